@@ -1,0 +1,53 @@
+"""chatd: a realtime chat daemon.
+
+``twistd chatd`` starts a parent process that holds the ports and the children. Worker processes,
+one Twisted reactor each, hold the clients. A Redis or Valkey server, by default a private one,
+carries every message to the members of its room on every worker::
+
+    twistd chatd (parent: ports, children, no messages)
+      +-- valkey-server     private; only without --redis
+      +-- worker 1 -------- its own listening sockets, its clients
+      +-- worker 2 -------- its own listening sockets, its clients
+
+The path of a message, a batch at a time::
+
+    socket -> door (first bytes only) -> client/connection -> client/session -> room/hub.publish
+      --(end of the turn)--> room/chatlog -> room/bus.publish
+    Redis: one script gives offsets and publishes
+    room/bus -> room/hub.deliver -> wire/text, wire/frames -> client/connection.deliver -> sockets
+
+The house. Code imports only from its own folder and from what stands above it in this list
+(``tests/test_layers.py`` reads the imports):
+
+=================  ====================================================================
+``closing``        why we hang up: code and reason
+``config``         every knob once: default with unit, check, hand-off to workers
+``message``        Message and the batch that travels on the bus
+``lifeline``       what parent and worker tell each other over a pipe
+``wire/``          bytes in, values out; no sockets, no clock
+``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it
+``  frames``       RFC 6455 frames, whole blobs out
+``  text``         the plain-text dress
+``room/``          what a room is, on this worker and across all of them
+``  chatlog``      the twisted.logger observer that owns logs/chat.log
+``  bus``          the only txredisapi import; ``scripts/*.lua`` beside it
+``  hub``          members here; the one fan-out loop
+``client/``        one client
+``  session``      what it may do and what it hears; no sockets
+``  connection``   the only Autobahn import: bytes, back-pressure, closing
+``web/``           the same port over HTTP
+``  status``       health and readiness
+``  site``         the tree of URLs
+``door``           a connection's first bytes; then Autobahn or twisted.web takes over
+``worker``         puts one worker together: ``python -m chatd.worker``
+``parent/``        the process twistd starts; no worker imports it
+``  tether``       runs a program that dies with us
+``  ports``        endpoint strings to bound sockets
+``  valkey``       the private broker
+``  fleet``        spawn, watch, replace, drain the workers
+``  daemon``       ports, broker and fleet, started and stopped in order
+``tap``            ``twistd chatd``: options to services
+=================  ====================================================================
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,146 @@
+"""A session: what one client may do and what it hears. It knows no sockets.
+
+A bare client's contract is a pipe's: what it says goes to the others unchanged, and nothing but their messages
+comes back. So the only way to tell it something is to stop reading it for a while, or to close with a reason.
+"""
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chatd.closing import BUS_AWAY, TOO_LARGE, Closing
+from chatd.config import Config
+from chatd.room.hub import Hub
+from chatd.wire.handshake import Place
+from chatd.wire.text import TooLarge, read_line
+
+log = Logger()
+
+
+class Line(Protocol):
+    """What a session asks of the connection that carries it."""
+
+    def deliver(self, blob: bytes) -> None:
+        """Send these frames."""
+
+    def pause(self) -> None:
+        """Read no more for now; what was read already may still be received."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def close(self, closing: Closing) -> None:
+        """Hang up, and say why."""
+
+
+class Session:
+    """One bare client in one room."""
+
+    __slots__ = (
+        "_config",
+        "_gone",
+        "_held",
+        "_hub",
+        "_line",
+        "_patience",
+        "_place",
+        "_timer",
+        "address",
+        "deliver",
+        "echo",
+        "id",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        config: Config,
+        clock: Any,
+        line: Line,
+        *,
+        id: str,
+        place: Place,
+        address: str,
+    ) -> None:
+        """Take what it stands on, who it is (id is unique for ever), where it goes and where it comes from."""
+        self._hub = hub
+        self._config = config
+        self._timer = clock
+        self._line = line
+        self._place = place
+        self._held: list[str] = []
+        self._gone = False
+        self._patience: Any = None
+        self.id = id
+        self.address = address
+        self.echo = place.echo
+        self.deliver = line.deliver  # the hub's loop calls it for each client and batch
+
+    # The connection calls
+
+    def join(self) -> "Deferred[None]":
+        """Enter the room; fires once the session hears it, in time or never."""
+        return self._hub.join(self._place.room, self)
+
+    def received(self, payload: bytes) -> None:
+        """Take a text message: valid UTF-8, at most two bytes over the limit (a line end)."""
+        try:
+            text = read_line(payload, self._config.max_message)
+        except TooLarge:
+            self._line.close(TOO_LARGE)
+            return
+        if not text:
+            return
+        if self._held or not self._hub.open:
+            self._hold(text)
+        else:
+            self._hub.publish(self._place.room, self, text)
+
+    def gone(self) -> None:
+        """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
+        self._gone = True
+        self._hub.leave(self._place.room, self)
+
+    # The hub calls
+
+    def carry_on(self) -> None:
+        """Publish what was held back, read on."""
+        self._stop_patience()
+        held, self._held = self._held, []
+        for text in held:
+            self._hub.publish(self._place.room, self, text)
+        if not self._gone:
+            self._line.resume()
+
+    def bus_away(self) -> None:
+        """Wait for the bus, but not for ever."""
+        if self._patience is None:
+            self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
+
+    def refused(self, closing: Closing) -> None:
+        """Hang up: there is no other way to tell a bare client that its message was not taken."""
+        self._line.close(closing)
+
+    # What was read and can't be published yet: bounded by what one read brings, for reading stops
+
+    def _hold(self, text: str) -> None:
+        if not self._held:
+            self._line.pause()
+            self._hub.wait(self)
+            if self._hub.away:
+                self.bus_away()
+        self._held.append(text)
+
+    def _out_of_patience(self) -> None:
+        self._patience = None
+        self._hub.stop_waiting(self)
+        held, self._held = self._held, []
+        if self._gone:
+            log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
+        self._line.close(BUS_AWAY)
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None

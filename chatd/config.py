@@ -1,0 +1,239 @@
+"""Every knob once: its default with the unit, its check, and the values as workers get them.
+
+The first part of ``Config`` is what ``twistd chatd`` takes as options; the second part are bounds that
+no operator has needed to move yet, here so that every queue, wait and retry has its limit in one place.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LOOPBACK_LISTEN = ("tcp:3000:interface=127.0.0.1", r"tcp:3000:interface=\:\:1")
+"""Where chatd listens unless ``--listen`` says otherwise; the second is left out where there is no IPv6."""
+
+
+class BadValue(ValueError):
+    """A value that can't be used; its text is one line for whoever typed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a Redis or Valkey server is and how to log in: what a ``--redis`` URL says."""
+
+    host: str = ""
+    port: int = 6379
+    path: str = ""
+    """A unix socket; where it is given, host and port mean nothing."""
+    user: str | None = None
+    password: str | None = None
+    database: int | None = None
+    tls: bool = False
+
+    def __str__(self) -> str:
+        """Name it without user and password, for logs."""
+        if self.path:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database or 0}"
+
+
+def broker_address(url: str) -> BrokerAddress:
+    """Read ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix:///path``.
+
+    Raises BadValue, without repeating the URL: it may hold a password.
+    """
+    form = "must be redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BadValue(form) from error
+    if parts.query or parts.fragment:
+        raise BadValue(form)
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return BrokerAddress(path=unquote(parts.path))
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise BadValue(form)
+    database = parts.path.strip("/")
+    if not re.fullmatch(r"[0-9]{0,5}", database):
+        raise BadValue(f"{form}; the database is a number")
+    return BrokerAddress(
+        host=parts.hostname,
+        port=port or 6379,
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        database=int(database) if database else None,
+        tls=parts.scheme == "rediss",
+    )
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Make a check for whole numbers from least to most; ``_`` between digits is fine."""
+
+    def check(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise BadValue(f"must be a whole number from {least} to {most}, not {text!r}")
+        return value
+
+    return check
+
+
+def seconds(least: float, most: float) -> Callable[[str], float]:
+    """Make a check for a time in seconds from least to most."""
+
+    def check(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise BadValue(f"must be a number of seconds from {least:g} to {most:g}, not {text!r}")
+        return value
+
+    return check
+
+
+def _broker_url(text: str) -> str:
+    if text:
+        broker_address(text)
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", text):
+        raise BadValue(f"must be 1 to 64 letters, digits or any of _ . : -, not {text!r}")
+    return text
+
+
+def _log_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise BadValue("must name a file")
+    if os.path.isdir(text):
+        raise BadValue(f"{text!r} is a folder; it must name a file")
+    return text
+
+
+def _option(default: Any, check: Callable[[str], Any], text: str, unit: str = "") -> Any:
+    return field(default=default, metadata={"check": check, "help": text, "unit": unit})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a chatd runs with. Built by ``tap`` from the command line, sent to every worker."""
+
+    # What the command line takes
+    listen: tuple[str, ...] = ()
+    """Twisted server endpoint strings; empty: LOOPBACK_LISTEN."""
+    workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
+    redis: str = _option(
+        "",
+        _broker_url,
+        "A Redis or Valkey server that carries the messages: redis://[user:password@]host[:port][/db], rediss://… "
+        "(TLS, certificate checked) or unix:///path. All chatds on one server share their rooms. "
+        "[default: none; chatd runs a private Valkey]",
+    )
+    redis_prefix: str = _option(
+        "chatd", _prefix, "What every key and channel on that server starts with; another prefix, other rooms."
+    )
+    chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
+    max_message: int = _option(16384, whole_number(1, 1_048_576), "The longest message taken.", "bytes of UTF-8")
+    bus_patience: float = _option(
+        10.0,
+        seconds(0, 86400),
+        "How long a client that wants to send waits for an unreachable message bus before it is closed with 1013.",
+        "seconds",
+    )
+    max_connections: int = _option(
+        10_000,
+        whole_number(1, 1_000_000),
+        "The most connections at once; what comes after is answered 503.",
+        "connections a worker",
+    )
+
+    # The door
+    head_bytes: int = 8192
+    """The longest request line and headers, together."""
+    head_seconds: float = 5.0
+    """From connecting to the end of the headers."""
+    full_house_margin: int = 64
+    """Connections over max_connections that still get to read a 503; what comes after is dropped at once."""
+    accept_backlog: int = 1024
+    """Connections a listening socket queues for its worker (the kernel's net.core.somaxconn caps it)."""
+    spare_descriptors: int = 64
+    """Open files a worker keeps for its log, links and libraries; the rest of RLIMIT_NOFILE is for connections."""
+    http_idle_seconds: float = 15.0
+    """How long an HTTP connection may say nothing between requests."""
+
+    # One client
+    join_seconds: float = 5.0
+    """How long a handshake waits for the room's subscription before it is answered 503."""
+    ping_seconds: float = 25.0
+    """From a client's last sign of life to our ping."""
+    pong_seconds: float = 10.0
+    """From our ping to hanging up on a client that did not answer."""
+    close_seconds: float = 2.0
+    """From our Close frame, or our answer to the client's, to dropping the connection."""
+    backlog_bytes: int = 1_048_576
+    """What may wait for a client that does not read; beyond it the client is closed with 1013."""
+    fragments: int = 65_536
+    """Frames one message may come in."""
+
+    # The bus
+    window_bytes: int = 4_194_304
+    """Text that one worker may have published without an answer; beyond it senders are not read."""
+    message_overhead_bytes: int = 200
+    """What a message costs in the window beside its text."""
+    bus_connect_seconds: float = 5.0
+    """From dialling the broker to a link that can be used."""
+    bus_retry_first_seconds: float = 0.1
+    """Before the first attempt to reach the broker again; grows by half each time."""
+    bus_retry_most_seconds: float = 1.0
+    """The longest wait between attempts to reach the broker."""
+    bus_tick_seconds: float = 1.0
+    """How often a link is looked at; one that was silent for a tick is asked for a sign of life."""
+    bus_silent_ticks: int = 4
+    """Ticks without a byte from the broker after which a link is dead: known within 5 s."""
+    bus_settle_seconds: float = 1.2
+    """After an outage, before anything is published again: as long as the slowest other worker takes to be back."""
+    probe_seconds: float = 2.0
+    """How long readiness waits for a probe to come back through the bus."""
+    republish_memory_seconds: int = 300
+    """How long the broker knows a batch, so that one whose answer got lost is not published twice."""
+    room_memory_seconds: int = 86_400
+    """How long the broker remembers a silent room's newest offset."""
+    publishers_known: int = 1024
+    """Publishers whose newest batch a worker remembers, for each room."""
+
+    # The chat log
+    log_check_seconds: float = 0.5
+    """How often the chat log is looked for: one that was renamed or removed is opened anew."""
+    log_lock_seconds: float = 0.25
+    """How long a write waits for another worker's to end; then the messages are refused."""
+
+    # The parent
+    restart_first_seconds: float = 0.1
+    """Before a worker or broker that died is started again; doubles each time."""
+    restart_most_seconds: float = 30.0
+    """The longest such wait."""
+    restart_healthy_seconds: float = 60.0
+    """A child that lived this long starts again with the first wait."""
+    hold_seconds: float = 4.0
+    """At a stop, how long workers may take to publish what they have taken."""
+    stop_seconds: float = 4.0
+    """At a stop, how long workers may then take to close their clients and end; after it they are killed."""
+    broker_stop_seconds: float = 1.5
+    """At a stop, how long the private broker may take; after it it is killed."""
+    relayed_line_bytes: int = 65_536
+    """The longest line a worker may say to the parent, and what it may have waiting to be said."""
+
+
+def options() -> list[Field[Any]]:
+    """List the fields of Config that ``twistd chatd`` takes as options, ``listen`` apart, in their order."""
+    return [each for each in fields(Config) if each.metadata]

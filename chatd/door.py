@@ -1,0 +1,141 @@
+"""The door: a connection's first bytes, bounded, checked and in time; then Autobahn or twisted.web takes over.
+
+It reads up to the end of the headers, refuses what neither should see, and then makes the one that is asked for
+the transport's protocol and hands it the bytes. From there on it is out of the way.
+"""
+
+from typing import Any
+
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+
+from chatd.client.connection import ConnectionFactory
+from chatd.config import Config
+from chatd.web.site import Site
+from chatd.wire.handshake import (
+    CONTROL,
+    HEAD_END,
+    Refused,
+    bad_request,
+    full_house,
+    head_too_large,
+    read_head,
+    read_target,
+    too_late,
+)
+
+log = Logger()
+
+
+class Door(Protocol):
+    """One connection, until it is known what it wants."""
+
+    factory: "DoorFactory"
+    transport: Any
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._late: Any = None
+        self._shut = False
+
+    def connectionMade(self) -> None:
+        """Start the clock; one connection far too many is dropped at once."""
+        if self.factory.crowded(self):
+            self._shut = True
+            self.transport.abortConnection()
+            return
+        self._late = self.factory.reactor.callLater(self.factory.config.head_seconds, self._refuse, too_late())
+
+    def dataReceived(self, data: bytes) -> None:
+        """Gather the head; decide when it is whole, or can't become so."""
+        if self._shut:
+            return
+        searched = max(0, len(self._head) - len(HEAD_END) + 1)
+        self._head += data
+        end = self._head.find(HEAD_END, searched)
+        limit = self.factory.config.head_bytes
+        if end < 0 and CONTROL.search(data):
+            self._refuse(bad_request("not HTTP: a control character"))
+        elif end + len(HEAD_END) > limit or (end < 0 and len(self._head) > limit):
+            self._refuse(head_too_large(limit))
+        elif end >= 0:
+            self._decide(bytes(self._head[: end + len(HEAD_END)]), bytes(self._head))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget it."""
+        self._stop_clock()
+        self.factory.waiting.discard(self)
+
+    def _decide(self, head: bytes, data: bytes) -> None:
+        factory = self.factory
+        try:
+            request = read_head(head)
+            if factory.full:
+                raise full_house()
+            if request.upgrades:
+                place = read_target(request.target)
+                self._hand_over(factory.connections.make(place, address_of(self.transport)), data)
+            else:
+                self._hand_over(factory.site.buildProtocol(self.transport.getPeer()), data)
+        except Refused as refused:
+            self._refuse(refused)
+
+    def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
+        """Leave the connection to another protocol, which reads all of it from the first byte."""
+        self._stop_clock()
+        self.factory.waiting.discard(self)
+        transport = self.transport
+        if isinstance(transport, ProtocolWrapper):  # TLS, the PROXY protocol
+            transport.wrappedProtocol = protocol
+        else:
+            transport.protocol = protocol
+        protocol.makeConnection(transport)
+        protocol.dataReceived(data)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer and hang up; a client that does not read the answer is dropped when the clock runs out again."""
+        self._shut = True
+        self._stop_clock()
+        self.transport.write(refused.response())
+        self.transport.loseConnection()
+        self._late = self.factory.reactor.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
+
+    def _stop_clock(self) -> None:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+
+
+def address_of(transport: Any) -> str:
+    """Name the host a connection comes from: an IP address, or ``unix``."""
+    return getattr(transport.getPeer(), "host", None) or "unix"
+
+
+class DoorFactory(Factory):
+    """The doors of all this worker's ports, and how many connections are behind them."""
+
+    noisy = False
+    protocol: type[Door] = Door  # type: ignore[assignment]
+
+    def __init__(self, reactor: Any, connections: ConnectionFactory, site: Site, config: Config, most: int) -> None:
+        """Take who gets WebSockets and who gets the rest; most is how many connections there may be."""
+        self.reactor = reactor
+        self.connections = connections
+        self.site = site
+        self.config = config
+        self.waiting: set[Door] = set()
+        self._most = most
+
+    @property
+    def full(self) -> bool:
+        """Whether there are too many connections, the one that asks included."""
+        return len(self.waiting) + len(self.connections.connections) > self._most
+
+    def crowded(self, door: Door) -> bool:
+        """Count a door in, unless there are so many that there is no time to tell it."""
+        if len(self.waiting) + len(self.connections.connections) >= self._most + self.config.full_house_margin:
+            return True
+        self.waiting.add(door)
+        return False

@@ -1,0 +1,81 @@
+"""The pipe between the parent and a worker: one JSON value a line, in both directions.
+
+The parent's first line is an Assignment; later ones are orders. A worker's lines are Ready, Held and Log.
+The end of the pipe means that the other side is gone: a worker then stops by itself, so that a parent
+that was killed leaves nobody behind.
+"""
+
+from typing import Final
+
+import msgspec
+
+from chatd.config import Config
+
+HOLD: Final = "hold"
+"""Order: take no more messages, publish what was taken, then say Held."""
+STOP: Final = "stop"
+"""Order: deliver what has been published, close the clients and end."""
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """A listening socket that a worker inherits."""
+
+    endpoint: str
+    """The endpoint string that it was bound for."""
+    descriptor: int
+    """Its number in the worker."""
+    family: int
+    """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a worker is to be."""
+
+    config: Config
+    broker: str
+    """The URL of the broker; the private one's too."""
+    listeners: tuple[Listener, ...]
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The worker listens, and a probe came back through the bus."""
+
+
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """The worker takes no more messages, and all it took have been published or refused."""
+
+
+class Log(msgspec.Struct, frozen=True, tag="log"):
+    """An event for the server's own log."""
+
+    level: str
+    """``info``, ``warn``, ``error`` or ``critical``."""
+    text: str
+
+
+Report = Ready | Held | Log
+
+_encoder = msgspec.json.Encoder()
+_assignments = msgspec.json.Decoder(Assignment)
+_orders = msgspec.json.Decoder(str)
+_reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+
+
+def encode(value: Assignment | Report | str) -> bytes:
+    """Give a value as a line, newline included."""
+    return _encoder.encode(value) + b"\n"
+
+
+def read_assignment(line: bytes) -> Assignment:
+    """Read the parent's first line. Raises ValueError (msgspec.ValidationError) for anything else."""
+    return _assignments.decode(line)
+
+
+def read_order(line: bytes) -> str:
+    """Read one of the parent's later lines: HOLD or STOP."""
+    return _orders.decode(line)
+
+
+def read_report(line: bytes) -> Report:
+    """Read a worker's line. Raises ValueError (msgspec.ValidationError, msgspec.DecodeError) for anything else."""
+    return _reports.decode(line)

@@ -1,0 +1,1 @@
+"""The process that twistd starts: ports, broker, workers, and no messages."""

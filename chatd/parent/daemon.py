@@ -1,0 +1,72 @@
+"""The daemon: ports, broker and fleet, started and stopped in order."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+import chatd
+from chatd.config import Config, broker_address
+from chatd.parent.fleet import Fleet
+from chatd.parent.ports import Ports
+from chatd.parent.valkey import Valkey
+
+log = Logger()
+
+
+class Daemon(Service):
+    """What ``twistd chatd`` runs."""
+
+    def __init__(self, reactor: Any, config: Config, server_program: str) -> None:
+        """Take the configuration, workers counted, and the private broker's program, empty where there is none."""
+        self._reactor = reactor
+        self._config = config
+        self._ports = Ports(config.listen, config.workers, config.accept_backlog)
+        self._valkey = Valkey(reactor, server_program, config) if server_program else None
+        self._fleet: Fleet | None = None
+
+    def privilegedStartService(self) -> None:
+        """Bind, while we may still be root."""
+        super().privilegedStartService()
+        self._config = replace(self._config, chat_log=os.path.abspath(self._config.chat_log))
+        self._ports.bind()
+
+    def startService(self) -> None:
+        """Start broker and workers, as the user we are to run as."""
+        super().startService()
+        if self._valkey is not None:
+            self._valkey.start()
+        self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
+        self._fleet.all_ready.addCallback(lambda _: self._say_ready())
+        self._fleet.start()
+
+    def stopService(self) -> "Deferred[None]":
+        """Stop: no new connections, clients closed, log written, broker last."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._ports.close()
+        if self._fleet is not None:
+            await self._fleet.stop()
+        if self._valkey is not None:
+            await self._valkey.stop()
+        log.info("chatd has stopped")
+
+    def _broker(self) -> str:
+        return self._valkey.url if self._valkey is not None else self._config.redis
+
+    def _say_ready(self) -> None:
+        broker = broker_address(self._config.redis) if self._config.redis else "a private Valkey"
+        log.info(
+            "chatd {version} is ready: {workers} workers, messages go through {broker}",
+            version=chatd.__version__,
+            workers=self._config.workers,
+            broker=broker,
+        )
+        for url in self._ports.urls():
+            log.info("connect with: websocat {url}", url=url)
+        log.info("the chat log: {path}", path=self._config.chat_log)

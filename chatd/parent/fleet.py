@@ -1,0 +1,207 @@
+"""The fleet: spawn, watch, replace and drain the workers.
+
+A worker is ready by its own word. One that ends is replaced on the same sockets, after a wait that grows while
+it keeps ending. At a stop all are first told to hold: to take nothing more and publish what they have; only
+when all have is each told to stop, so that whatever one of them published, the others still deliver.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+import chatd
+from chatd.config import Config
+from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, encode, read_report
+from chatd.parent.backoff import Backoff
+from chatd.parent.ports import Ports, inheritance
+
+log = Logger()
+
+COMMAND = (sys.executable, "-P", "-m", "chatd.worker")
+FIRST_DESCRIPTOR = 3  # after standard input, output and error
+
+
+class Worker(ProcessProtocol):
+    """One worker process, as the parent sees it, from its start to its end."""
+
+    transport: Any
+
+    def __init__(self, number: int, line_bytes: int, started: float, changed: Callable[["Worker"], None]) -> None:
+        """Take its number (1, 2, …), the longest line it may say, the time, and whom to tell that its state changed."""
+        self.number = number
+        self.pid = 0
+        self.started = started
+        self.ready = False
+        self.held: Deferred[None] = Deferred()
+        """Fires when it has published all it took, or has ended."""
+        self.ended: Deferred[None] = Deferred()
+        """Fires when it has ended."""
+        self.reason = ""
+        """Why it ended, then."""
+        self._changed = changed
+        self._line_bytes = line_bytes
+        self._said = {1: b"", 2: b""}
+
+    @property
+    def name(self) -> str:
+        """Name it in the log."""
+        return f"worker {self.number} (pid {self.pid})"
+
+    def tell(self, value: Assignment | str) -> None:
+        """Send its assignment or an order."""
+        self.transport.write(encode(value))
+
+    def kill(self) -> None:
+        """Kill it, if it is still there."""
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
+
+    # The process calls
+
+    def connectionMade(self) -> None:
+        """Note its process id: the transport forgets it when it ends."""
+        self.pid = self.transport.pid
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Read lines: reports from standard output; from standard error, what Python says of a crash."""
+        *lines, rest = (self._said[childFD] + data).split(b"\n")
+        self._said[childFD] = rest[-self._line_bytes :]
+        for line in lines:
+            if childFD == 1:
+                self._heard(line)
+            elif line:
+                log.error("worker {number}: {line}", number=self.number, line=line.decode("utf-8", "replace"))
+
+    def processEnded(self, reason: Failure) -> None:
+        """Tell that it is gone, and why."""
+        self.reason = _reason(reason)
+        self.ready = False
+        if not self.held.called:
+            self.held.callback(None)
+        self._changed(self)
+        self.ended.callback(None)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            report = read_report(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            log.error("worker {number} says {line!r}", number=self.number, line=line)
+            return
+        match report:
+            case Ready():
+                self.ready = True
+                self._changed(self)
+            case Held() if not self.held.called:
+                self.held.callback(None)
+            case Log(level, text):
+                log.emit(LogLevel.levelWithName(level), "worker {number}: {text}", number=self.number, text=text)
+
+
+def _reason(failure: Failure) -> str:
+    if isinstance(failure.value, ProcessTerminated):
+        if failure.value.signal:
+            return f"killed by {signal.Signals(failure.value.signal).name}"
+        return f"exit status {failure.value.exitCode}"
+    return "it stopped"
+
+
+class Fleet:
+    """All workers, from ``start`` to ``stop``."""
+
+    def __init__(self, reactor: Any, config: Config, ports: Ports, broker: Callable[[], str]) -> None:
+        """Take what workers need: how they are to be, where to listen, and (asked at each start) the broker's URL."""
+        self._reactor = reactor
+        self._config = config
+        self._ports = ports
+        self._broker = broker
+        self._workers: dict[int, Worker] = {}
+        self._backoffs: dict[int, Backoff] = {}
+        self._restarts: dict[int, Any] = {}
+        self._stopping = False
+        self.all_ready: Deferred[None] = Deferred()
+        """Fires when all workers have been ready for the first time."""
+
+    def start(self) -> None:
+        """Spawn all workers."""
+        for number in range(1, self._config.workers + 1):
+            self._backoffs[number] = Backoff(self._config)
+            self._spawn(number)
+
+    async def stop(self) -> None:
+        """Hold all, then stop all, each in its time; then kill what is left."""
+        self._stopping = True
+        for restart in self._restarts.values():
+            restart.cancel()
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.tell(HOLD)
+        await self._all([worker.held for worker in workers], self._config.hold_seconds)
+        for worker in workers:
+            worker.tell(STOP)
+        await self._all([worker.ended for worker in workers], self._config.stop_seconds)
+        left = list(self._workers.values())
+        for worker in left:
+            log.warn("{name} did not stop in time and is killed", name=worker.name)
+            worker.kill()
+        await self._all([worker.ended for worker in left], self._config.stop_seconds)
+
+    async def _all(self, deferreds: "list[Deferred[None]]", seconds: float) -> None:
+        late: Deferred[None] = Deferred()
+        timer = self._reactor.callLater(seconds, late.callback, None)
+        done: Deferred[Any] = DeferredList(deferreds)
+        await DeferredList([done, late], fireOnOneCallback=True)
+        if timer.active():
+            timer.cancel()
+
+    def _spawn(self, number: int) -> None:
+        self._restarts.pop(number, None)
+        worker = Worker(number, self._config.relayed_line_bytes, self._reactor.seconds(), self._changed)
+        bound = self._ports.bound
+        descriptors = inheritance(bound, number - 1, FIRST_DESCRIPTOR + int(os.environ.get("LISTEN_FDS", "0")))
+        listeners = tuple(
+            Listener(each.endpoint, descriptor, int(each.family))
+            for each, descriptor in zip(bound, descriptors, strict=True)
+        )
+        self._workers[number] = worker
+        self._reactor.spawnProcess(
+            worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
+        )
+        worker.tell(Assignment(self._config, self._broker(), listeners))
+
+    def _changed(self, worker: Worker) -> None:
+        """Note that a worker is ready, or gone."""
+        if worker.ready:
+            log.info("{name} is ready", name=worker.name)
+            if not self.all_ready.called and all(each.ready for each in self._workers.values()):
+                self.all_ready.callback(None)
+            return
+        self._workers.pop(worker.number, None)
+        if self._stopping:
+            log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)
+            return
+        wait = self._backoffs[worker.number].wait(self._reactor.seconds() - worker.started)
+        log.error(
+            "{name} is gone: {reason}; its replacement comes in {wait:g} s",
+            name=worker.name,
+            reason=worker.reason,
+            wait=wait,
+        )
+        self._restarts[worker.number] = self._reactor.callLater(wait, self._spawn, worker.number)
+
+
+def _environment() -> dict[str, str]:
+    """Give our environment, in which workers find this very chatd, however it came onto our path."""
+    root = str(Path(chatd.__file__).parent.parent)
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

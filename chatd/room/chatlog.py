@@ -1,0 +1,255 @@
+r"""The chat log: the twisted.logger observer that owns ``logs/chat.log``.
+
+One message is one line, appended before the message is published::
+
+    2026-11-22T20:33:45.123Z ops -@127.0.0.1 k3f9x2ab.7.1 the text
+
+time (RFC 3339, UTC), room, who (nick or ``-``, then ``@`` and the address), message id, text, with one space
+between them. Text that would end the line or move the terminal it is read on comes out as escapes
+(``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
+its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
+
+Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
+made while holding the file's lock (``flock``), so that whoever writes next can tell a line that was torn by
+a full disk or a killed process from one that is being written. A batch is in the file wholly or not at all.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import stat
+import time as clock
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.logger import ILogObserver, Logger
+from zope.interface import implementer
+
+from chatd.message import Message
+
+_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
+_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_LONG = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_TAIL = 65_536  # bytes read at once when looking for the last whole line
+
+
+def escape(text: str) -> str:
+    r"""Write any text in one line that no terminal trips over; ``unescape`` gives it back.
+
+    ``\`` becomes ``\\``; newline, carriage return and tab ``\n``, ``\r``, ``\t``; other C0 and C1 controls and DEL
+    ``\x1b``; line and paragraph separators, bidirectional overrides and lone surrogates ``\u2028``.
+    """
+    return _UNSAFE.sub(_escape_one, text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    one = match[0]
+    number = ord(one)
+    return _SHORT.get(one) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
+
+
+def unescape(line: str) -> str:
+    """Read back what ``escape`` wrote."""
+    return _ESCAPED.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else _LONG[m[3]], line)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message and what the log says of it beside."""
+
+    room: str
+    address: str
+    """Where the author connects from; stays on this host."""
+    message: Message
+
+
+def message_line(entry: Entry) -> str:
+    """Give the line of a message, newline included."""
+    message = entry.message
+    time, text = timestamp(message.time), escape(message.text)
+    return f"{time} {escape(entry.room)} -@{entry.address} {message.id} {text}\n"
+
+
+def outcome_line(entry: Entry, outcome: str, now: int) -> str:
+    """Give the second line of a message that was not published: outcome is ``refused`` or ``unknown``."""
+    return f"{timestamp(now)} {escape(entry.room)} ! {entry.message.id} {outcome}\n"
+
+
+def timestamp(milliseconds: int) -> str:
+    """Write milliseconds since 1970 as RFC 3339 in UTC."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+_last_second = (-1, "")
+
+
+def _second(seconds: int) -> str:
+    global _last_second  # noqa: PLW0603 - a batch is one second, mostly; strftime is 2 us, this is 0.1
+    if _last_second[0] != seconds:
+        _last_second = (seconds, datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+    return _last_second[1]
+
+
+@implementer(ILogObserver)
+class ChatLog:
+    """Appends the entries of an event to the file.
+
+    Give it to a Logger of its own (``Logger(observer=chat_log)``): called that way its OSError reaches whoever
+    logs, where the global publisher would swallow it, and no other observer sees what people say. An event has
+    ``entries``, and ``outcome`` and ``now`` where they say what became of entries logged before.
+    """
+
+    def __init__(self, path: str, log: Logger, *, lock_seconds: float) -> None:
+        """Take the file's path, the server's own log and how long to wait for another writer, in seconds."""
+        self._path = path
+        self._log = log
+        self._lock_seconds = lock_seconds
+        self._file = -1
+        self._regular = True
+        self._broken = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
+        entries: Iterable[Entry] = event["entries"]
+        if outcome := event.get("outcome"):
+            lines = [outcome_line(each, outcome, event["now"]) for each in entries]
+        else:
+            lines = [message_line(each) for each in entries]
+        self._append("".join(lines).encode())
+
+    def check(self) -> None:
+        """Open the file anew if it was renamed or removed. Call it every ``log_check_seconds``."""
+        try:
+            if self._moved():
+                self._open()
+            elif self._broken:
+                self._probe()
+        except OSError as error:
+            self._say_broken(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, data: bytes) -> None:
+        try:
+            if self._file < 0:
+                self._open()
+            self._write(data)
+        except OSError as error:
+            self._say_broken(error)
+            raise
+        self._say_mended()
+
+    def _write(self, data: bytes) -> None:
+        if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
+            self._write_whole(data)
+            return
+        self._lock()
+        try:
+            size = os.lseek(self._file, 0, os.SEEK_END)
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                size = self._cut_torn_line(size)
+            try:
+                self._write_whole(data)
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _write_whole(self, data: bytes) -> None:
+        if os.write(self._file, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+
+    def _lock(self) -> None:
+        """Wait for the lock, which others hold for some microseconds: a frozen holder must not freeze us too."""
+        give_up = None
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                now = clock.monotonic()
+                give_up = give_up or now + self._lock_seconds
+                if now > give_up:
+                    raise
+                clock.sleep(0.0001)
+
+    def _cut_torn_line(self, size: int) -> int:
+        """Take away the half line that a killed writer left; it was never published. Gives the new size."""
+        whole = size
+        while whole:
+            start = max(0, whole - _TAIL)
+            end = os.pread(self._file, whole - start, start).rfind(b"\n")
+            if end >= 0:
+                whole = start + end + 1
+                break
+            whole = start
+        os.ftruncate(self._file, whole)
+        self._log.warn(
+            "the chat log {path} ended in half a line of {bytes} bytes; it was cut off",
+            path=self._path,
+            bytes=size - whole,
+        )
+        return whole
+
+    def _moved(self) -> bool:
+        if self._file < 0:
+            return True
+        try:
+            there, ours = os.stat(self._path), os.fstat(self._file)
+        except FileNotFoundError:
+            return True
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
+
+    def _open(self) -> None:
+        self.close()
+        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+
+    def _probe(self) -> None:
+        """Try, while the file can't be written, whether it can be again: only the disk knows."""
+        if self._regular:
+            self._lock()
+            try:
+                size = os.lseek(self._file, 0, os.SEEK_END)
+                try:
+                    self._write_whole(b"\n")
+                finally:
+                    os.ftruncate(self._file, size)
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._say_mended()
+
+    def _say_broken(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            self._log.error(
+                "the chat log {path} cannot be written, messages are refused: {why}",
+                path=self._path,
+                why=error.strerror or error,
+            )
+
+    def _say_mended(self) -> None:
+        if self._broken:
+            self._broken = False
+            self._log.info("the chat log {path} can be written again", path=self._path)
+
+
+def log_entries(log: Logger, entries: Sequence[Entry]) -> None:
+    """Append entries through a Logger whose observer is the ChatLog. Raises OSError."""
+    log.info("{count} messages", count=len(entries), entries=entries)
+
+
+def log_outcome(log: Logger, entries: Sequence[Entry], outcome: str, now: int) -> None:
+    """Say of entries that were logged before that they were ``refused``, or that it is ``unknown``. Raises OSError."""
+    log.info("{count} messages {outcome}", count=len(entries), entries=entries, outcome=outcome, now=now)

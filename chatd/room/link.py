@@ -1,0 +1,184 @@
+"""The only txredisapi import: a connection to the broker, dialled again for ever.
+
+One link publishes, another one subscribes: a connection that subscribes can do nothing else. txredisapi brings
+the protocol; its own reconnecting factories are not used: they stop for good where a password is refused or
+the broker is full, and queue without bound what is sent meanwhile (txredisapi 1.6.0).
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import txredisapi
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from chatd.config import BrokerAddress, Config
+
+log = Logger()
+
+ReplyError = txredisapi.ResponseError
+"""The broker's answer to a command that it did not carry out; the text starts with a code (``OOM``, ``NOSCRIPT``)."""
+
+LinkLost = txredisapi.ConnectionError
+"""The link went away before the answer came: whether the command was carried out is unknown."""
+
+
+class Broken(Exception):
+    """A link that can't be used; its text says why."""
+
+
+class _Alive:
+    """Counts the ticks since the broker was last heard."""
+
+    silent_ticks = 0
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        self.silent_ticks = 0
+        super().dataReceived(data, unpause)  # type: ignore[misc]
+
+
+class Publisher(_Alive, txredisapi.RedisProtocol):
+    """A connection that sends commands."""
+
+
+class Subscriber(_Alive, txredisapi.SubscriberProtocol):
+    """A connection that hears channels."""
+
+    def messageReceived(self, pattern: None, channel: bytes, message: bytes) -> None:
+        """Hand a message on. An exception that got out of here would corrupt txredisapi's parser."""
+        try:
+            self.factory.heard(channel, message)
+        except Exception:  # noqa: BLE001 - nothing a message does may take the link down
+            log.failure("a message from the bus could not be handled")
+
+
+class Link(Factory):
+    """Keeps one connection of a kind to the broker, from ``start`` to ``stop``."""
+
+    noisy = False
+    isLazy = False  # asked for by txredisapi
+
+    def __init__(
+        self,
+        kind: type[Any],
+        reactor: Any,
+        endpoint: IStreamClientEndpoint,
+        address: BrokerAddress,
+        config: Config,
+        *,
+        prepare: Callable[[Any], Awaitable[None]],
+        changed: Callable[[], None],
+        heard: Callable[[bytes, bytes], None] | None = None,
+    ) -> None:
+        """Take what to do on each new connection before it counts, and whom to tell that it came or went."""
+        self._kind = kind
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._address = address
+        self._config = config
+        self._prepare = prepare
+        self._changed = changed
+        self.heard = heard
+        self.protocol: Any = None
+        """The connection, while it can be used."""
+        self.trouble = "not connected yet"
+        """Why there is none."""
+        self._refusal = ""
+        self._stopping = False
+        self._running: Deferred[None] | None = None
+
+    def start(self) -> None:
+        """Begin to dial."""
+        self._running = Deferred.fromCoroutine(self._keep())
+
+    def stop(self) -> None:
+        """Hang up and dial no more."""
+        self._stopping = True
+        if self._running is not None:
+            self._running.cancel()
+
+    def tick(self) -> bool:
+        """Count a tick; give whether the broker should be asked for a sign of life. A dead link is dropped."""
+        if self.protocol is None:
+            return False
+        self.protocol.silent_ticks += 1
+        if self.protocol.silent_ticks > self._config.bus_silent_ticks:
+            self.trouble = f"silent for {self._config.bus_silent_ticks * self._config.bus_tick_seconds:g} s"
+            self.protocol.transport.abortConnection()
+        return True
+
+    async def _keep(self) -> None:
+        attempt = 0
+        while not self._stopping:
+            try:
+                dialling: Deferred[Any] = self._endpoint.connect(self)
+                protocol = await dialling.addTimeout(self._config.bus_connect_seconds, self._reactor)
+                try:
+                    await self._until_ready(protocol)
+                    attempt = 0
+                    await self._until_lost(protocol)
+                finally:
+                    protocol.transport.abortConnection()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, it is tried again
+                self.trouble = str(error) or type(error).__name__
+            if not self._stopping:
+                attempt += 1
+                self._changed()
+                await deferLater(self._reactor, self._delay(attempt)).addErrback(
+                    lambda failure: failure.trap(CancelledError)
+                )
+
+    async def _until_ready(self, protocol: Any) -> None:
+        """Log in and prepare. Raises whatever keeps the connection from being used."""
+        self._refusal = ""
+        preparing = Deferred.fromCoroutine(self._get_ready(protocol))
+        preparing.addTimeout(self._config.bus_connect_seconds, self._reactor)
+        protocol.whenDisconnected().addCallback(lambda _: preparing.cancel())
+        try:
+            await preparing
+        except (CancelledError, txredisapi.ConnectionError):
+            raise Broken(self._refusal or "connection lost while logging in") from None
+
+    async def _get_ready(self, protocol: Any) -> None:
+        await protocol.whenConnected()
+        await self._prepare(protocol)
+
+    async def _until_lost(self, protocol: Any) -> None:
+        self.trouble = "connection lost"
+        self.protocol = protocol
+        self._changed()
+        try:
+            await protocol.whenDisconnected()
+        finally:
+            self.protocol = None
+
+    def _delay(self, attempt: int) -> float:
+        config = self._config
+        delay = min(config.bus_retry_first_seconds * 1.5 ** min(attempt - 1, 50), config.bus_retry_most_seconds)
+        return delay * random.uniform(0.9, 1.1)  # noqa: S311 - only so that workers do not dial in step
+
+    # What txredisapi asks of a factory
+
+    def buildProtocol(self, addr: object) -> Any:
+        """Make a protocol that leaves replies as they are: a line ``007`` stays one."""
+        address = self._address
+        protocol = self._kind(
+            charset=None,
+            convertNumbers=False,
+            username=address.user,
+            password=address.password,
+            dbid=address.database,
+        )
+        protocol.factory = self
+        return protocol
+
+    def stopTrying(self) -> None:
+        """Do not stop: what the broker refuses now it may take later."""
+
+    def connectionError(self, why: str) -> None:
+        """Remember why logging in failed."""
+        self._refusal = why.removeprefix("Redis error: ")

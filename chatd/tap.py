@@ -1,0 +1,87 @@
+"""``twistd chatd``: options to services. Nothing here behaves."""
+
+import os
+import sys
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+import chatd
+from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.parent.daemon import Daemon
+from chatd.parent.ports import Ports
+from chatd.parent.valkey import find_server
+
+
+def _parameter(knob: Any) -> list[Any]:
+    """Describe one knob to usage.Options: name, short name, default, help, check."""
+    name = knob.name.replace("_", "-")
+
+    def check(text: str) -> Any:
+        try:
+            return knob.metadata["check"](text)
+        except BadValue as error:
+            raise usage.UsageError(f"--{name} {error}") from error
+
+    unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
+    return [name, None, knob.default if knob.default != "" else None, knob.metadata["help"] + unit, check]
+
+
+class Options(usage.Options):
+    """The options of ``twistd chatd``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
+        "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
+    )
+    optParameters = [_parameter(knob) for knob in options()]  # noqa: RUF012 - Twisted's
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = ()
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Where to listen: any Twisted server endpoint string. May be given several times."""
+        self["listen"] += (endpoint,)
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"chatd {chatd.__version__}")  # noqa: T201 - to whoever asked
+        sys.exit(0)
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Read the command line; a bad value ends with one line, not with a page of help before it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            sys.exit(f"twistd chatd: {error}")
+
+    def parseArgs(self) -> None:
+        """Take no arguments."""
+
+    def config(self) -> Config:
+        """Give the configuration these options make."""
+        given = {knob.name: self[knob.name.replace("_", "-")] for knob in options()}
+        values = {name: value for name, value in given.items() if value is not None}
+        values["workers"] = values["workers"] or max(2, os.cpu_count() or 1)
+        return Config(listen=self["listen"], **values)
+
+
+Options.opt_listen.__doc__ = f"{Options.opt_listen.__doc__} [default: {' and '.join(LOOPBACK_LISTEN)}]"
+
+
+def makeService(options: Options) -> IService:
+    """Make the service; what can't be used is said in one line before anything runs."""
+    from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
+
+    config = options.config()
+    try:
+        server_program = "" if config.redis else find_server()
+        ports = Ports(config.listen, config.workers, config.accept_backlog)
+        ports.bind()
+        ports.close()
+    except BadValue as error:
+        sys.exit(f"twistd chatd: {error}")
+    return Daemon(reactor, config, server_program)

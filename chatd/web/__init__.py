@@ -1,0 +1,1 @@
+"""What the port says to HTTP."""

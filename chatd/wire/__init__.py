@@ -1,0 +1,1 @@
+"""Bytes in, values out: pure functions that know neither sockets nor clocks."""

@@ -1,0 +1,278 @@
+"""One worker, put together: ``python -m chatd.worker``, started by the parent with listening sockets and a pipe.
+
+Its standard input is the parent: an Assignment, then orders, then the end, at which it stops. Its standard output
+says Ready, Held and what is for the server's own log. Nobody starts it by hand.
+"""
+
+import os
+
+if (
+    "LISTEN_FDS" in os.environ
+):  # sockets passed by systemd count only for the process that is named, see sd_listen_fds(3)
+    os.environ["LISTEN_PID"] = str(os.getpid())
+
+import contextlib
+import resource
+import secrets
+import signal
+import time
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from chatd.client.connection import ConnectionFactory
+from chatd.closing import STOPPING
+from chatd.config import Config, broker_address
+from chatd.door import DoorFactory
+from chatd.lifeline import (
+    HOLD,
+    STOP,
+    Assignment,
+    Held,
+    Listener,
+    Log,
+    Ready,
+    Report,
+    encode,
+    read_assignment,
+    read_order,
+)
+from chatd.room.bus import Bus, NotPublished
+from chatd.room.chatlog import ChatLog
+from chatd.room.hub import Hub
+from chatd.web.site import Site
+
+log = Logger()
+
+
+@implementer(ILogObserver, IPushProducer)
+class Lifeline(LineOnlyReceiver):
+    """The pipe to the parent. What it does not read is dropped beyond a bound, and counted."""
+
+    delimiter = b"\n"
+    transport: Any
+
+    def __init__(self, worker: "Worker", most: int) -> None:
+        """Take who hears orders, and the longest line in bytes."""
+        self._worker = worker
+        self._most = most
+        self._choked = False
+        self._dropped = 0
+
+    def connectionMade(self) -> None:
+        """Watch how much waits to be read."""
+        self.transport.registerProducer(self, True)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take an order."""
+        self._worker.order(read_order(line))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Stop: the parent is gone."""
+        self._worker.stop()
+
+    def say(self, report: Report) -> None:
+        """Tell the parent, if it listens."""
+        if self._choked or self.transport is None:
+            self._dropped += 1
+            return
+        self.transport.write(encode(report))
+
+    def __call__(self, event: LogEvent) -> None:
+        """Pass an event on, for the server's own log."""
+        level = event.get("log_level", LogLevel.info)
+        ours = event.get("log_namespace", "").startswith("chatd.")
+        if level >= (LogLevel.info if ours else LogLevel.warn):
+            text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+            self.say(Log(level.name, text[: self._most // 8]))
+
+    def pauseProducing(self) -> None:
+        """Note that the parent does not read."""
+        self._choked = True
+
+    def resumeProducing(self) -> None:
+        """Note that it reads again."""
+        self._choked = False
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.say(Log("warn", f"{dropped} lines for the log were dropped: nobody read them"))
+
+    def stopProducing(self) -> None:
+        """Note that the pipe is gone; connectionLost says so too."""
+
+
+class Inherited:
+    """Listens, to those who parse endpoint strings, like a reactor; uses the sockets that the parent bound."""
+
+    def __init__(self, reactor: Any, listener: Listener) -> None:
+        """Take the real reactor and the socket to use."""
+        self._reactor = reactor
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the real reactor for anything else an endpoint may ask."""
+        return getattr(self._reactor, name)
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> IListeningPort:
+        """Listen on the inherited socket; the number is the parent's to know."""
+        listener = self._listener
+        os.set_blocking(listener.descriptor, False)
+        port: IListeningPort = self._reactor.adoptStreamPort(listener.descriptor, listener.family, factory)
+        if fileDescriptor != listener.descriptor:
+            os.close(listener.descriptor)
+        return port
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
+        """Listen in the clear."""
+        return self.adoptStreamPort(-1, 0, factory)
+
+    def listenUNIX(self, address: str, factory: Any, *args: Any, **options: Any) -> IListeningPort:
+        """Listen on a unix socket."""
+        return self.adoptStreamPort(-1, 0, factory)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """Listen with TLS."""
+        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(contextFactory, False, factory))
+
+
+class Worker:
+    """All the parts, and their beginning and end."""
+
+    def __init__(self, reactor: Any, assignment: Assignment) -> None:
+        """Take the reactor to run on and what the parent wants."""
+        config = assignment.config
+        self._reactor = reactor
+        self._assignment = assignment
+        self._config = config
+        name = secrets.token_hex(5)
+        self._lifeline = Lifeline(self, config.relayed_line_bytes)
+        self._bus = Bus(reactor, broker_address(assignment.broker), config, name)
+        self._chat_log = ChatLog(config.chat_log, log, lock_seconds=config.log_lock_seconds)
+        chat = Logger(namespace="chatd.chat", observer=self._chat_log)
+        self._hub = Hub(self._bus, chat, config, lambda work: reactor.callLater(0, work))
+        self._connections = ConnectionFactory(reactor, self._hub, config, name)
+        site = Site(reactor, self._bus, config)
+        self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))
+        self._log_check = LoopingCall(self._chat_log.check)
+        self._ports: list[IListeningPort] = []
+        self._held: Deferred[None] | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin: to talk to the parent and the broker, and to listen."""
+        StandardIO(self._lifeline, reactor=self._reactor)
+        globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
+        self._chat_log.check()
+        self._log_check.start(self._config.log_check_seconds, now=False)
+        self._bus.start()
+        for listener in self._assignment.listeners:
+            inherited = Inherited(self._reactor, listener)
+            endpoint = serverFromString(inherited, listener.endpoint)
+            endpoint.listen(self._door).addCallbacks(self._ports.append, self._no_port)
+        self._try_ready()
+
+    def order(self, order: str) -> None:
+        """Do what the parent says."""
+        if order == HOLD:
+            self.hold().addCallback(lambda _: self._lifeline.say(Held()))
+        elif order == STOP:
+            self.stop()
+
+    def hold(self) -> "Deferred[None]":
+        """Take no more connections and messages; fires when all that were taken are published, or time is up."""
+        if self._held is None:
+            self._held = Deferred()
+            self._hub.hold()
+            for port in self._ports:
+                port.stopListening()
+            self._hub.flush()
+            published = self._bus.flushed().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
+            published.addErrback(lambda _: None).chainDeferred(self._held)
+        held: Deferred[None] = Deferred()
+        self._held.addCallback(lambda _: held.callback(None))
+        return held
+
+    def stop(self) -> None:
+        """Deliver what is published, close the clients with 1001, end."""
+        if not self._stopping:
+            self._stopping = True
+            Deferred.fromCoroutine(self._wind_down()).addErrback(self._failed).addBoth(lambda _: self._end())
+
+    async def _wind_down(self) -> None:
+        await self.hold()
+        # Whatever other workers published before they said Held is delivered when our own probe is back.
+        await self._bus.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
+        closed = self._connections.close_all(STOPPING)
+        await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
+        self._bus.stop()
+        self._log_check.stop()
+        self._chat_log.close()
+        await deferLater(self._reactor, 0)
+
+    def _end(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice
+            self._reactor.stop()
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("a worker could not stop in order", failure)
+
+    def _no_port(self, failure: Failure) -> None:
+        log.failure("a port could not be adopted", failure)
+        self.stop()
+
+    def _try_ready(self) -> None:
+        """Say Ready once a probe comes back."""
+
+        def again(failure: Failure) -> None:
+            failure.trap(NotPublished)
+            if not self._stopping:
+                self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
+
+        self._bus.probe().addCallbacks(lambda _: self._lifeline.say(Ready()), again)
+
+
+def most_connections(config: Config) -> int:
+    """Raise the limit of open files as far as it goes; give how many connections that is enough for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        hard = soft
+    enough = hard - config.spare_descriptors if hard != resource.RLIM_INFINITY else config.max_connections
+    if enough < config.max_connections:
+        log.warn("{most} connections at most: {hard} files may be open (ulimit -n)", most=enough, hard=hard)
+    return max(1, min(enough, config.max_connections))
+
+
+def main() -> None:
+    """Run until the parent says stop, or is gone, or SIGTERM comes."""
+    with open(0, "rb", buffering=0, closefd=False) as parent:  # unbuffered: what follows is the reactor's to read
+        line = parent.readline()
+    if not line:
+        return
+    from twisted.internet import reactor as real_reactor  # noqa: PLC0415 - installed when everything else is settled
+
+    reactor: Any = real_reactor
+    reactor.seconds = time.monotonic  # timers must not follow the wall clock when it is set
+    worker = Worker(reactor, read_assignment(line))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us in order
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
+    reactor.callWhenRunning(worker.start)
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()
