@@ -30,7 +30,10 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  text``         the plain-text dress
 ``room/``          what a room is, on this worker and across all of them
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
-``  bus``          the only txredisapi import; ``scripts/*.lua`` beside it
+``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
+``  outbox``       batches on their way to the broker, and the window; ``scripts/*.lua`` beside it
+``  probe``        whether what goes into the broker comes out again
+``  bus``          the three above as one: publish, subscribe, away or not
 ``  hub``          members here; the one fan-out loop
 ``client/``        one client
 ``  session``      what it may do and what it hears; no sockets

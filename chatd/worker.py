@@ -48,9 +48,10 @@ from chatd.lifeline import (
     read_assignment,
     read_order,
 )
-from chatd.room.bus import Bus, NotPublished
+from chatd.room.bus import Bus
 from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
+from chatd.room.outbox import NotPublished
 from chatd.web.site import Site
 
 log = Logger()

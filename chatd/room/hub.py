@@ -24,8 +24,9 @@ from twisted.python.failure import Failure
 from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
 from chatd.config import Config
 from chatd.message import Batch, Message
-from chatd.room.bus import Bus, NotPublished
+from chatd.room.bus import Bus
 from chatd.room.chatlog import Entry, log_entries, log_outcome
+from chatd.room.outbox import NotPublished
 from chatd.wire.frames import text_frame
 from chatd.wire.text import bare
 

@@ -1,0 +1,253 @@
+"""The way out to the broker: batches on the wire, those whose answer got lost, and the window that bounds both.
+
+Each room has one batch on the wire at a time; what comes meanwhile makes the next one. So load makes batches
+bigger, and nothing that has to be sent again can be overtaken. A batch whose answer was lost with the link is
+unknown: it is sent again with the same sequence, by which the script and every receiver know it.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.message import Message, encode
+from chatd.room.link import LinkLost, ReplyError
+
+log = Logger()
+
+PUBLISH_SCRIPT = files("chatd.room").joinpath("scripts/publish.lua").read_bytes()
+
+_AWAY_CODES = frozenset(
+    ("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM")
+)
+"""Answers by which a broker says that it can't write now; what was asked for is tried again."""
+
+
+class NotPublished(Exception):
+    """A batch was refused for good, or its fate is unknown."""
+
+    def __init__(self, why: str, *, unknown: bool = False) -> None:
+        """Take the broker's words; unknown where it may have published the batch all the same."""
+        super().__init__(why)
+        self.unknown = unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a published batch stands in its room's order."""
+
+    epoch: str
+    first: int
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one ``publish`` call handed over."""
+
+    messages: Sequence[Message]
+    weight: int
+    done: "Deferred[Place]"
+
+
+@dataclass(slots=True)
+class _Sending:
+    """A batch that was sent, until its answer is there."""
+
+    sequence: int
+    count: int
+    payload: bytes
+    parts: list[_Part]
+    on_wire: bool = False
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What one room has to publish."""
+
+    room: str
+    waiting: list[_Part] = field(default_factory=list)
+    sending: _Sending | None = None
+
+
+class Outboxes:
+    """Everything this worker has to publish, by room."""
+
+    def __init__(
+        self,
+        config: Config,
+        publisher: str,
+        channel: Callable[[str], bytes],
+        *,
+        accepted: Callable[[], None],
+        refused: Callable[[str], None],
+        window_changed: Callable[[], None],
+    ) -> None:
+        """Take this worker's unique name, a room's channel, and whom to tell of the broker's moods and the window."""
+        self._config = config
+        self._publisher = publisher
+        self._channel = channel
+        self._accepted = accepted
+        self._refused = refused
+        self._window_changed = window_changed
+        self._protocol: Any = None
+        self._script = b""
+        self._run = b""
+        self._sequence = 0
+        self._outboxes: dict[str, _Outbox] = {}
+        self._in_flight = 0
+        self._waiters: list[Deferred[None]] = []
+        self._abandoned = False
+        self.full = False
+        """Whether the window is; once it was, it is until half of it is free."""
+        self.live = False
+        """Whether what comes is sent at once; else it waits for ``send_all``."""
+
+    # The window
+
+    @property
+    def space(self) -> int:
+        """How much more may be in flight, in bytes."""
+        return self._config.window_bytes - self._in_flight
+
+    def weight(self, message: Message) -> int:
+        """Give what a message takes of the window, in bytes."""
+        return len(message.text.encode()) + self._config.message_overhead_bytes
+
+    def _weigh(self) -> None:
+        window = self._config.window_bytes
+        full = self._in_flight > (window // 2 if self.full else window)
+        if full != self.full:
+            self.full = full
+            self._window_changed()
+
+    # What goes in
+
+    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Place]":
+        """Publish after all that was handed over before; fails with NotPublished."""
+        part = _Part(messages, sum(map(self.weight, messages)), Deferred())
+        outbox = self._outboxes.get(room)
+        if outbox is None:
+            outbox = self._outboxes[room] = _Outbox(room)
+        outbox.waiting.append(part)
+        self._in_flight += part.weight
+        if self.live:
+            self._send(outbox)
+        self._weigh()
+        return part.done
+
+    def flushed(self) -> "Deferred[None]":
+        """Fire once nothing is in flight."""
+        done: Deferred[None] = Deferred()
+        self._waiters.append(done)
+        self._look_whether_flushed()
+        return done
+
+    def abandon(self, why: str) -> None:
+        """Give up: what waits fails, what was sent fails as unknown."""
+        self._abandoned = True
+        self.live = False
+        outboxes, self._outboxes = self._outboxes, {}
+        for outbox in outboxes.values():
+            for part in outbox.sending.parts if outbox.sending else ():
+                part.done.errback(NotPublished(why, unknown=True))
+            for part in outbox.waiting:
+                part.done.errback(NotPublished(why))
+
+    # The broker's side
+
+    async def prepare(self, protocol: Any) -> None:
+        """Get ready to publish through a new connection: load the script, learn which run of the broker this is."""
+        info = await protocol.execute_command("INFO", "server")
+        fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
+        self._run = fields[b"run_id"]
+        self._script = await protocol.script_load(PUBLISH_SCRIPT)
+        self._protocol = protocol
+
+    def send_all(self) -> None:
+        """Send what waits, and again what has no answer and is not on the wire."""
+        for outbox in list(self._outboxes.values()):
+            self._send(outbox)
+
+    def _send(self, outbox: _Outbox) -> None:
+        sending = outbox.sending
+        if sending is None:
+            parts, outbox.waiting = outbox.waiting, []
+            messages = [message for part in parts for message in part.messages]
+            self._sequence += 1
+            sending = outbox.sending = _Sending(self._sequence, len(messages), encode(messages), parts)
+        if sending.on_wire or not self._protocol.connected:
+            return
+        sending.on_wire = True
+        config, channel = self._config, self._channel(outbox.room)
+        self._protocol.execute_command(
+            "EVALSHA",
+            self._script,
+            2,
+            channel,
+            f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode(),
+            channel,
+            self._publisher,
+            sending.sequence,
+            sending.count,
+            sending.payload,
+            self._run,
+            secrets.token_hex(4),
+            config.room_memory_seconds,
+            config.republish_memory_seconds,
+        ).addCallbacks(self._published, self._failed, callbackArgs=(outbox, sending), errbackArgs=(outbox, sending))
+
+    def _published(self, reply: list[Any], outbox: _Outbox, sending: _Sending) -> None:
+        if self._abandoned:
+            return
+        epoch, first = reply[0].decode(), int(reply[1])
+        self._strike_off(outbox, sending)
+        for part in sending.parts:
+            part.done.callback(Place(epoch, first))
+            first += len(part.messages)
+        self._accepted()
+        self._weigh()
+
+    def _failed(self, failure: Failure, outbox: _Outbox, sending: _Sending) -> None:
+        sending.on_wire = False
+        if self._abandoned or failure.check(LinkLost):
+            return  # sent again when the link is back
+        why = failure.getErrorMessage().strip()
+        code = why.partition(" ")[0]
+        if code == "NOSCRIPT":
+            self._protocol.script_load(PUBLISH_SCRIPT).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
+        elif code in _AWAY_CODES:
+            self._refused(why)
+        else:
+            if not failure.check(ReplyError):
+                log.failure("a publish failed", failure)
+            log.error("the broker refused messages for room {room}: {why}", room=outbox.room, why=why)
+            self._strike_off(outbox, sending)
+            for part in sending.parts:
+                part.done.errback(NotPublished(why))
+            self._weigh()
+
+    def _not_loaded(self, failure: Failure) -> None:
+        if not failure.check(LinkLost):
+            self._refused(failure.getErrorMessage())
+
+    def _strike_off(self, outbox: _Outbox, sending: _Sending) -> None:
+        """Forget a batch, send the room's next."""
+        outbox.sending = None
+        self._in_flight -= sum(part.weight for part in sending.parts)
+        if not outbox.waiting:
+            self._outboxes.pop(outbox.room, None)
+            self._look_whether_flushed()
+        elif self.live:
+            self._send(outbox)
+
+    def _look_whether_flushed(self) -> None:
+        if not self._outboxes:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
