@@ -1,4 +1,4 @@
-"""Test doubles: small, and true to the contracts that the real parts fulfil (``tests/room/test_bus.py`` holds both to it)."""
+"""Test doubles: small, and true to the contracts that the real parts fulfil (see ``tests/room/test_bus.py``)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

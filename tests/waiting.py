@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 20.0
-"""Seconds after which what should have happened did not. Far more than any takes, so that a slow machine is no failure."""
+"""Seconds after which what should have happened did not: far more than it takes, for slow machines."""
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
