@@ -54,7 +54,7 @@ from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
 from chatd.web.site import Site
 
-log = Logger()
+log = Logger("chatd.worker")  # this module runs as __main__
 
 
 @implementer(ILogObserver, IPushProducer)

@@ -4,12 +4,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IAddress
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, formatEvent
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from chatd.closing import Closing
 from chatd.message import Batch, Message
 from chatd.room.bus import BusListener
 from chatd.room.outbox import NotPublished, Place
+
+
+@implementer(ILogObserver)
+class Events:
+    """A log observer that remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        """Level and text of each event."""
+        return [(event["log_level"].name, formatEvent(event)) for event in self.events]
 
 
 class FakeBus:
@@ -119,3 +143,85 @@ class FakeLine:
 
     def close(self, closing: Closing) -> None:
         self.events.append(closing)
+
+
+class FakeTransport(StringTransport):
+    """A server's end of a socket; the clock's next turn closes it, as the reactor's does.
+
+    While ``client_reads`` is False what is written waits, and a push producer hears at every write that it is too
+    much, as from Twisted's sockets. What comes while reading is paused waits too.
+    """
+
+    MARK = 65_536
+
+    def __init__(self, clock: Clock, protocol: Any, peer: IAddress = IPv4Address("TCP", "192.0.2.7", 40000)) -> None:
+        super().__init__(peerAddress=peer)
+        self.clock = clock
+        self.protocol = protocol
+        self.client_reads = True
+        self.aborted = False
+        self.lost: Failure | None = None
+        self._unwritten = 0
+        self._unread = b""
+
+    # What the client does
+
+    def receive(self, data: bytes) -> None:
+        """Let the client send."""
+        if self.producerState == "paused":
+            self._unread += data
+        elif not self.disconnecting and self.lost is None:
+            self.protocol.dataReceived(data)
+
+    def catch_up(self) -> None:
+        """Let the client read all that waits for it, and go on reading."""
+        self.client_reads, self._unwritten = True, 0
+        if self.producer is not None:
+            self.producer.resumeProducing()
+        if self.disconnecting:
+            self.clock.callLater(0, self._lose, ConnectionDone())
+
+    def vanish(self) -> None:
+        """Let the client be gone."""
+        self._lose(ConnectionLost())
+
+    # What the protocol does
+
+    def write(self, data: bytes) -> None:
+        if self.lost is not None:
+            return
+        super().write(data)
+        if not self.client_reads:
+            self._unwritten += len(data)
+            if self._unwritten > self.MARK and self.producer is not None:
+                self.producer.pauseProducing()
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+        if not self._unwritten:
+            self.clock.callLater(0, self._lose, ConnectionDone())
+
+    def abortConnection(self) -> None:
+        self.disconnecting = self.aborted = True
+        self.clock.callLater(0, self._lose, ConnectionAborted())
+
+    def pauseProducing(self) -> None:
+        self.producerState = "paused"
+
+    def resumeProducing(self) -> None:
+        if not self.disconnecting:
+            self.producerState = "producing"
+            self.clock.callLater(0, self._read_on)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Do as a TCP socket does."""
+
+    def _read_on(self) -> None:
+        unread, self._unread = self._unread, b""
+        if unread:
+            self.receive(unread)
+
+    def _lose(self, error: Exception) -> None:
+        if self.lost is None:
+            self.lost = Failure(error)
+            self.protocol.connectionLost(self.lost)

@@ -1,0 +1,205 @@
+"""A real chatd for the system tests: started by twistd in a folder of its own, watched through its logs and /proc."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests.waiting import until
+
+TWISTD = str(Path(sys.executable).parent / "twistd")
+
+
+class Daemon:
+    """``twistd -n chatd`` on a port of its own, from ``with`` to the end of it."""
+
+    def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
+        self.folder = folder
+        self.port = 0
+        self._options = options
+        self._workers = workers
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(exist_ok=True)
+        command = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", str(self._workers), *self._options]
+        if not any(each.startswith("--listen") for each in self._options):
+            command += ["--listen", "tcp:0:interface=127.0.0.1"]
+        with (self.folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self.wait_for(r"chatd \S+ is ready")
+            self.port = int(self.wait_for(r"connect with: websocat ws://[^ ]*?:(\d+)")[1])
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        if kind is not None:
+            print(self.log())
+
+    def _end(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(15)
+        finally:
+            for pid in self.children():
+                os.kill(pid, signal.SIGKILL)
+            self.process.kill()
+
+    # What it says
+
+    def log(self) -> str:
+        """Give the server's own log."""
+        return (self.folder / "server.log").read_text()
+
+    def wait_for(self, pattern: str, *, after: int = 0) -> re.Match[str]:
+        """Wait for a line in the server's own log, beyond its first ``after`` characters."""
+
+        def look() -> re.Match[str] | None:
+            if self.process.poll() is not None and not re.search(pattern, self.log()[after:]):
+                raise AssertionError(f"chatd ended with {self.process.returncode}:\n{self.log()}")
+            return re.search(pattern, self.log()[after:])
+
+        found = until(look, f"{pattern!r} in the server's log")
+        assert found is not None
+        return found
+
+    def chat_lines(self, path: str = "logs/chat.log") -> list[str]:
+        """Give the lines of the chat log; one that is not ended is a failure."""
+        file = self.folder / path
+        text = file.read_bytes().decode() if file.exists() else ""
+        assert not text or text.endswith("\n"), f"half a line: {text[-200:]!r}"
+        return text.split("\n")[:-1]
+
+    def texts(self, path: str = "logs/chat.log") -> list[str]:
+        """Give the texts in the chat log, as they stand there."""
+        return [line.split(" ", 4)[4] for line in self.chat_lines(path)]
+
+    # Its processes
+
+    def children(self) -> list[int]:
+        """Give the process ids of workers and broker."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(pid) == self.process.pid]
+
+    def worker_pids(self) -> list[int]:
+        """Give those of the workers."""
+        return [pid for pid in self.children() if "chatd.worker" in _command(pid)]
+
+    def broker_pid(self) -> int:
+        """Give that of the private broker."""
+        [pid] = [pid for pid in self.children() if "-server" in _command(pid)]
+        return pid
+
+    def worker_of(self, client: ClientConnection) -> int:
+        """Give the process id of the worker that holds a client's connection."""
+        ours, theirs = self.port, client.socket.getsockname()[1]
+        for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[1].endswith(f":{ours:04X}") and fields[2].endswith(f":{theirs:04X}"):
+                for pid in self.worker_pids():
+                    if f"socket:[{fields[9]}]" in _open_files(pid):
+                        return pid
+        raise AssertionError("no worker has it")
+
+    # Its clients
+
+    def url(self, room: str = "", scheme: str = "ws") -> str:
+        """Give the URL of a room."""
+        return f"{scheme}://127.0.0.1:{self.port}/{room}"
+
+    def connect(self, room: str = "") -> ClientConnection:
+        """Connect a client that is not ours."""
+        return connect(self.url(room), compression=None, ping_interval=None, max_size=None, max_queue=None)
+
+    @contextmanager
+    def connect_to(self, worker: int, room: str = "") -> Iterator[ClientConnection]:
+        """Connect a client to the worker with that process id: the kernel chooses, so until it did."""
+        while True:
+            with self.connect(room) as client:
+                if self.worker_of(client) == worker:
+                    yield client
+                    return
+
+
+class Websocat:
+    """A terminal with websocat in it."""
+
+    def __init__(self, url: str, *options: str) -> None:
+        self._lines: list[str] = []
+        self._rest = b""
+        self.process = subprocess.Popen(
+            ["websocat", *options, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+
+    def type(self, line: str) -> None:
+        """Type a line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def lines(self) -> list[str]:
+        """Give what it has printed up to now."""
+        assert self.process.stdout is not None
+        data = self.process.stdout.read() or b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._lines += [line.decode() for line in lines]
+        return self._lines
+
+    def wait_for(self, count: int) -> list[str]:
+        """Wait until it has printed so many lines; give them."""
+        until(lambda: len(self.lines()) >= count, f"{count} lines; there are {len(self._lines)}: {self._lines[-3:]}")
+        return self._lines
+
+    def end(self) -> None:
+        """Close the terminal."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(os.readlink(each))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not just a zombie that waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,326 @@
+"""What happens when parts of it die, freeze or go away: clients, log and other processes, with every line accounted for."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from chatd.parent.valkey import find_server
+from tests.system.daemon import TWISTD, Daemon, is_running
+from tests.waiting import until
+
+
+class Listener:
+    """Gathers what a client hears, until its connection ends."""
+
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
+        self.heard: list[str] = []
+        self.close_code: int | None = None
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        try:
+            for message in self.client:
+                self.heard.append(str(message))
+        except ConnectionClosed:
+            pass
+        self.close_code = self.client.close_code
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has heard a text."""
+        until(lambda: text in self.heard, f"{text!r}; heard {len(self.heard)}, last {self.heard[-3:]}")
+
+    def wait_for_end(self) -> int | None:
+        """Wait until the connection has ended; give the close code."""
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.close_code
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Freeze a process."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as lost, daemon.connect_to(second) as kept, daemon.connect_to(second) as talker:
+            listener = Listener(kept)
+            lost_listener = Listener(lost)
+            talker.send("before")
+            listener.wait_for("before")
+            os.kill(first, signal.SIGKILL)
+            daemon.wait_for(rf"worker \d \(pid {first}\) is gone: killed by SIGKILL; its replacement comes in 0.1 s")
+            assert lost_listener.wait_for_end() == 1006
+            talker.send("meanwhile")
+            listener.wait_for("meanwhile")
+            until(lambda: len(daemon.worker_pids()) == 2, "the replacement")
+            [third] = set(daemon.worker_pids()) - {second}
+            daemon.wait_for(rf"worker \d \(pid {third}\) is ready")
+            with daemon.connect_to(third) as back:
+                back.send("after")
+                listener.wait_for("after")
+                talker.send("to the new one")
+                assert back.recv(20) == "to the new one"
+            assert listener.heard == ["before", "meanwhile", "after"] + ["to the new one"]
+        assert daemon.texts() == ["before", "meanwhile", "after", "to the new one"]
+
+
+def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(tmp_path: Path) -> None:
+    with Daemon(tmp_path, workers=1) as daemon:
+        [worker] = daemon.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not is_running(worker), "the worker's end")
+        with daemon.connect() as one, daemon.connect() as other:  # refused, if its socket had been closed
+            one.send("hello")
+            assert other.recv(20) == "hello"
+
+
+def test_a_killed_broker_is_restarted_and_nobody_is_disconnected(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as far, daemon.connect_to(first) as near:
+            listeners = [Listener(far), Listener(near)]
+            for number in range(300):
+                talker.send(f"{number}")
+                if number == 100:
+                    os.kill(daemon.broker_pid(), signal.SIGKILL)
+            for listener in listeners:
+                listener.wait_for("299")
+            assert [listener.heard for listener in listeners] == [[str(number) for number in range(300)]] * 2
+        assert daemon.texts() == [str(number) for number in range(300)]
+        assert daemon.log().count("is away") == 2  # once a worker
+        assert daemon.log().count("is back after") == 2
+
+
+def test_a_frozen_broker_costs_nobody_a_line(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as far:
+            listener = Listener(far)
+            talker.send("before")
+            listener.wait_for("before")
+            with stopped(daemon.broker_pid()):
+                for number in range(50):
+                    talker.send(f"{number}")
+                until(lambda: daemon.log().count("is away: silent for 4 s") == 2, "both workers to know")
+            listener.wait_for("49")
+            assert listener.heard == ["before"] + [str(number) for number in range(50)]
+        assert daemon.texts() == listener.heard
+
+
+def test_a_sender_is_closed_with_1013_when_the_bus_stays_away_and_a_listener_is_not(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as (server, url),
+        Daemon(tmp_path / "d", "--redis", url, "--bus-patience", "1") as daemon,
+    ):
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as quiet, daemon.connect_to(first) as near:
+            sender, listener = Listener(talker), Listener(quiet)
+            near.send("before")
+            listener.wait_for("before")
+            server.kill()
+            until(lambda: daemon.log().count("is away") == 2, "both workers to know")
+            talker.send("lost?")
+            assert sender.wait_for_end() == 1013
+            assert "lost?" not in daemon.texts()  # it was not taken
+            assert listener.close_code is None
+            with redis_server(tmp_path):
+                until(lambda: daemon.log().count("is back after") == 2, "both workers to be back")
+                near.send("again")
+                listener.wait_for("again")
+        assert listener.heard == ["before", "again"]
+
+
+def test_a_killed_parent_leaves_nobody_behind(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        children = daemon.children()
+        assert len(children) == 3
+        with daemon.connect() as client:
+            listener = Listener(client)
+            client.send("before")
+            until(lambda: daemon.texts() == ["before"], "the line in the log")
+            daemon.process.kill()
+            until(lambda: not any(map(is_running, children)), "the end of workers and broker")
+            assert listener.wait_for_end() == 1001
+    assert daemon.texts() == ["before"]
+    folders = [each for each in Path("/tmp").glob(f"chatd-{daemon.process.pid}-*")]
+    with Daemon(tmp_path):  # sweeps what the killed one could not
+        assert not [each for each in folders if each.exists()]
+
+
+def test_sigterm_delivers_what_was_taken_then_closes_with_1001(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        children = daemon.children()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as far, daemon.connect_to(first) as near:
+            listeners = [Listener(far), Listener(near)]
+            sender = Listener(talker)
+            sent = 0
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    talker.send(f"{sent}")
+                    sent += 1
+                    if sent == 2000:
+                        daemon.process.terminate()
+            codes = [each.wait_for_end() for each in [*listeners, sender]]
+        assert daemon.process.wait(15) == -signal.SIGTERM  # twistd ends itself by the signal that stopped it
+        logged = daemon.texts()
+        assert codes == [1001, 1001, 1001]
+        assert logged == [str(number) for number in range(len(logged))]
+        assert len(logged) >= 1000
+        assert [each.heard for each in listeners] == [logged, logged]  # every line that was taken, and no other
+        assert not any(map(is_running, children))
+        assert "killed" not in daemon.log()
+        assert "Unhandled" not in daemon.log()
+
+
+def test_ctrl_c_in_the_terminal_stops_in_order_too(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon, daemon.connect() as client:
+        listener = Listener(client)
+        children = daemon.children()
+        os.killpg(daemon.process.pid, signal.SIGINT)  # as a terminal does it: to all that were started in it
+        assert daemon.process.wait(15) == -signal.SIGINT  # twistd ends itself by the signal that stopped it
+        assert listener.wait_for_end() == 1001
+        assert not any(map(is_running, children))
+
+
+def test_a_log_renamed_under_load_loses_no_line(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        logs = tmp_path / "logs"
+        rotated = []
+        with daemon.connect_to(first) as one, daemon.connect_to(second) as other, daemon.connect() as watcher:
+            listener = Listener(watcher)
+            for turn in range(4):
+                for number in range(500):
+                    one.send(f"one {turn} {number}")
+                    other.send(f"other {turn} {number}")
+                listener.wait_for(f"one {turn} 499")
+                listener.wait_for(f"other {turn} 499")
+                if turn < 3:
+                    rotated.append(f"logs/chat.log.{turn}")
+                    os.rename(logs / "chat.log", tmp_path / rotated[-1])
+                    until((logs / "chat.log").exists, "a new log", seconds=3)
+        texts = [text for path in [*rotated, "logs/chat.log"] for text in daemon.texts(path)]
+        assert sorted(texts) == sorted(listener.heard)
+        assert len(texts) == len(set(texts)) == 4000
+
+
+def test_an_unwritable_log_refuses_messages_and_says_so_once(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        worker = daemon.worker_pids()[0]
+        with daemon.connect_to(worker) as other, daemon.connect_to(worker) as one:
+            listener = Listener(other)
+            one.send("before")
+            listener.wait_for("before")
+            os.rename(tmp_path / "logs", tmp_path / "moved")
+            (tmp_path / "logs").write_text("not a folder")
+            daemon.wait_for("cannot be written, messages are refused")
+            one.send("refused")
+            assert Listener(one).wait_for_end() == 1013
+        with daemon.connect_to(worker) as other, daemon.connect_to(worker) as one:
+            listener = Listener(other)
+            (tmp_path / "logs").unlink()
+            daemon.wait_for("can be written again")
+            one.send("after")
+            listener.wait_for("after")
+            assert listener.heard == ["after"]
+        assert daemon.texts() == ["after"]
+        assert daemon.texts("moved/chat.log") == ["before"]
+        assert daemon.log().count("cannot be written") <= len(daemon.worker_pids())
+
+
+def test_two_chatds_on_one_redis_share_their_rooms(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path) as (_, url),
+        Daemon(tmp_path / "a", "--redis", url) as here,
+        Daemon(tmp_path / "b", "--redis", url) as there,
+        Daemon(tmp_path / "c", "--redis", url, "--redis-prefix", "other") as apart,
+    ):
+        assert len(here.children()) == len(here.worker_pids()) == 2  # no broker of its own
+        with here.connect("ops") as one, there.connect("ops") as other, apart.connect("ops") as stranger:
+            one.send("from here")
+            assert other.recv(20) == "from here"
+            other.send("from there")
+            assert one.recv(20) == "from there"
+            stranger.send("only to myself")
+            one.send("last")
+            assert other.recv(20) == "last"
+        assert here.texts() == ["from here", "last"]
+        assert there.texts() == ["from there"]
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a server that is not chatd's own."""
+    path = folder / "redis.sock"
+    path.unlink(missing_ok=True)
+    command = [find_server(), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            until(path.exists, "the server's socket")
+            yield server, f"unix://{path}"
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--workers", "many"], "--workers must be a whole number from 0 to 256, not 'many'"),
+        (["--listen", "tcp:3000:interface=nowhere.invalid"], "cannot listen on tcp:3000:interface=nowhere.invalid: "),
+        (["--listen", "carrier-pigeon:1"], "'carrier-pigeon:1' is no server endpoint"),
+        (["--redis", "http://localhost"], "--redis must be redis://"),
+        (["--max-message", "0"], "--max-message must be a whole number from 1 to 1048576, not '0'"),
+        (["--bus-patience", "-1"], "--bus-patience must be a number of seconds from 0 to 86400, not '-1'"),
+        (["--chat-log", "/"], "--chat-log '/' is a folder"),
+        (["--wokers", "2"], "option --wokers not recognized"),
+        (["serve"], "Wrong number of arguments"),
+    ],
+)
+def test_a_bad_value_ends_at_once_with_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
+    done = subprocess.run(
+        [TWISTD, "-n", "--pidfile=", "chatd", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert complaint in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_occupied_port_ends_at_once_with_one_line(tmp_path: Path) -> None:
+    with Daemon(tmp_path / "first") as first:
+        done = subprocess.run(
+            [TWISTD, "-n", "--pidfile=", "chatd", "--listen", f"tcp:{first.port}:interface=127.0.0.1"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"twistd chatd: cannot listen on tcp:{first.port}:interface=127.0.0.1: Address already in use\n"
+    )
