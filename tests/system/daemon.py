@@ -21,16 +21,17 @@ TWISTD = str(Path(sys.executable).parent / "twistd")
 class Daemon:
     """``twistd -n chatd`` on a port of its own, from ``with`` to the end of it."""
 
-    def __init__(self, folder: Path, *options: str, workers: int = 2) -> None:
+    def __init__(self, folder: Path, *options: str, workers: int = 2, any_port: bool = True) -> None:
         self.folder = folder
         self.port = 0
         self._options = options
         self._workers = workers
+        self._any_port = any_port and "--listen" not in options
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
         command = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", str(self._workers), *self._options]
-        if not any(each.startswith("--listen") for each in self._options):
+        if self._any_port:
             command += ["--listen", "tcp:0:interface=127.0.0.1"]
         with (self.folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
@@ -38,7 +39,7 @@ class Daemon:
             )
         try:
             self.wait_for(r"chatd \S+ is ready")
-            self.port = int(self.wait_for(r"connect with: websocat ws://[^ ]*?:(\d+)")[1])
+            self.port = int(self.wait_for(r"connect with: websocat wss?://[^ ]*?:(\d+)")[1])
         except BaseException:
             self._end()
             raise

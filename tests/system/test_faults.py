@@ -1,4 +1,4 @@
-"""What happens when parts of it die, freeze or go away: clients, log and other processes, with every line accounted for."""
+"""What happens when parts of it die, freeze or go away, with every line accounted for."""
 
 import contextlib
 import os
@@ -77,7 +77,7 @@ def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Pat
                 listener.wait_for("after")
                 talker.send("to the new one")
                 assert back.recv(20) == "to the new one"
-            assert listener.heard == ["before", "meanwhile", "after"] + ["to the new one"]
+            assert listener.heard == ["before", "meanwhile", "after", "to the new one"]
         assert daemon.texts() == ["before", "meanwhile", "after", "to the new one"]
 
 
@@ -120,7 +120,7 @@ def test_a_frozen_broker_costs_nobody_a_line(tmp_path: Path) -> None:
                     talker.send(f"{number}")
                 until(lambda: daemon.log().count("is away: silent for 4 s") == 2, "both workers to know")
             listener.wait_for("49")
-            assert listener.heard == ["before"] + [str(number) for number in range(50)]
+            assert listener.heard == ["before", *map(str, range(50))]
         assert daemon.texts() == listener.heard
 
 
@@ -159,7 +159,7 @@ def test_a_killed_parent_leaves_nobody_behind(tmp_path: Path) -> None:
             until(lambda: not any(map(is_running, children)), "the end of workers and broker")
             assert listener.wait_for_end() == 1001
     assert daemon.texts() == ["before"]
-    folders = [each for each in Path("/tmp").glob(f"chatd-{daemon.process.pid}-*")]
+    folders = list(Path("/tmp").glob(f"chatd-{daemon.process.pid}-*"))
     with Daemon(tmp_path):  # sweeps what the killed one could not
         assert not [each for each in folders if each.exists()]
 

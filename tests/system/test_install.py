@@ -1,0 +1,134 @@
+"""What an installation is: the plugin found, whichever way it came; twistd from anywhere; the systemd unit."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import unix_connect
+
+from tests.system.daemon import TWISTD, is_running
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a copy of what git would give a newcomer."""
+    folder = tmp_path_factory.mktemp("clone") / "chatd"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def install(checkout: Path, venv: Path, *options: str) -> Path:
+    """Install chatd alone into a new environment that sees what this one has installed; give its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    python = venv / "bin" / "python"
+    site = venv / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--quiet",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+    ]
+    subprocess.run([*pip, *options, checkout], check=True, cwd=checkout.parent)
+    return python
+
+
+def twistd(python: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(python), TWISTD, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("options", [(), ("--editable",)], ids=["plain", "editable"])
+def test_twistd_chatd_runs_daemonized_from_anywhere(checkout: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    python = install(checkout, tmp_path / "venv", *options)
+    anywhere = tmp_path / "anywhere"
+    anywhere.mkdir()
+    assert "realtime chat daemon" in twistd(python, anywhere, "--help").stdout
+    started = twistd(python, anywhere, "chatd", "--listen", "tcp:0:interface=127.0.0.1")
+    assert (started.returncode, started.stderr) == (0, "")
+    pid = int((anywhere / "twistd.pid").read_text())
+    try:
+        until(lambda: "is ready: 2 workers" in (anywhere / "twistd.log").read_text(), "ready in twistd.log")
+        assert (anywhere / "logs" / "chat.log").exists()
+        where = subprocess.run(
+            [python, "-c", "import chatd; print(chatd.__file__)"],
+            cwd=anywhere,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        )
+        assert where.stdout.startswith(str(checkout if options else tmp_path / "venv"))
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    until(lambda: not is_running(pid), "its end")
+    assert not (anywhere / "twistd.pid").exists()
+    assert "chatd has stopped" in (anywhere / "twistd.log").read_text()
+
+
+def test_the_systemd_unit_verifies() -> None:
+    assert shutil.which("systemd-analyze"), "systemd-analyze is missing; get it with: sudo apt install systemd"
+    unit = ROOT / "deploy" / "chatd.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_command_of_the_systemd_unit_runs(tmp_path: Path) -> None:
+    unit = (ROOT / "deploy" / "chatd.service").read_text()
+    [command] = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
+    command = command.replace("/var/log/chatd", str(tmp_path))
+    environment = {**os.environ, "CHATD_OPTIONS": "--listen tcp:0:interface=127.0.0.1 --workers 2"}
+    with subprocess.Popen(
+        ["sh", "-c", f"exec {command}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as service:
+        assert service.stdout is not None
+        try:
+            said = []
+            for line in service.stdout:
+                said.append(line)
+                if "connect with" in line:
+                    break
+            assert "is ready: 2 workers" in said[-2]
+        finally:
+            service.terminate()
+        assert "chatd has stopped" in service.stdout.read()
+    assert (tmp_path / "chat.log").exists()
+
+
+def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:
+    activate = shutil.which("systemd-socket-activate")
+    assert activate, "systemd-socket-activate is missing; get it with: sudo apt install systemd"
+    path = tmp_path / "chatd.sock"
+    chatd = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--listen", "systemd:domain=UNIX:name=chatd"]
+    command = [activate, f"--listen={path}", "--fdname=chatd", "-E", "PATH", "-E", "PYTHONPATH", *chatd]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
+        try:
+            until(path.exists, "the socket that systemd makes")
+            with unix_connect(str(path), compression=None) as one, unix_connect(str(path), compression=None) as other:
+                one.send("through systemd")
+                assert other.recv(20) == "through systemd"
+        finally:
+            service.terminate()

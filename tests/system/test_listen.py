@@ -1,0 +1,91 @@
+"""Where it can listen: every kind of endpoint that PROTOCOL and --help name, with two workers behind it."""
+
+import datetime
+import socket
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from websockets.sync.client import connect, unix_connect
+
+from tests.system.daemon import Daemon
+from tests.system.test_bad_input import TEXT, frame, handshake, read_head
+from tests.waiting import until
+
+
+def certificate(folder: Path) -> Path:
+    """Make a certificate for localhost that signs itself; give the file that holds it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "localhost.pem"
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    file.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    return file
+
+
+def test_tls_in_two_workers(tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
+    listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
+    trust = ssl.create_default_context(cafile=str(pem))
+    with Daemon(tmp_path, "--listen", listen) as daemon:
+        daemon.wait_for(r"connect with: websocat wss://")
+        with (
+            connect(f"wss://localhost:{daemon.port}/", ssl=trust, compression=None) as one,
+            connect(f"wss://localhost:{daemon.port}/", ssl=trust, compression=None) as other,
+        ):
+            one.send("x" * 16384)
+            assert other.recv(20) == "x" * 16384
+
+
+def test_a_unix_socket_is_removed_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    with Daemon(tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{path}") as daemon:
+        with unix_connect(str(path), compression=None) as one, daemon.connect() as other:
+            one.send("from a file")
+            assert other.recv(20) == "from a file"
+        assert " -@unix " in daemon.chat_lines()[0]
+    assert not path.exists()
+
+
+def test_behind_haproxy_the_log_names_the_client(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--listen", "haproxy:tcp:0:interface=127.0.0.1") as daemon:
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw:
+            raw.sendall(b"PROXY TCP4 203.0.113.7 127.0.0.1 40000 3000\r\n" + handshake("/") + frame(TEXT, b"hi"))
+            assert read_head(raw).startswith("HTTP/1.1 101 ")
+            until(daemon.chat_lines, "the line in the log")
+        assert " -@203.0.113.7 " in daemon.chat_lines()[0]
+
+
+def test_by_default_it_is_port_3000_on_loopback_in_both_families(tmp_path: Path) -> None:
+    with Daemon(tmp_path, any_port=False) as daemon:
+        assert daemon.port == 3000
+        hosts = ["127.0.0.1", "[::1]"] if socket.has_ipv6 and _has_ipv6_loopback() else ["127.0.0.1"]
+        for host in hosts:
+            with connect(f"ws://{host}:3000/", compression=None) as one, daemon.connect() as other:
+                one.send(host)
+                assert other.recv(20) == host
+
+
+def _has_ipv6_loopback() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
