@@ -39,12 +39,14 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  session``      what it may do and what it hears; no sockets
 ``  connection``   the only Autobahn import: bytes, back-pressure, closing
 ``web/``           the same port over HTTP
+``  answer``       the two forms of every answer: text, and an error as JSON
 ``  status``       health and readiness
 ``  site``         the tree of URLs
 ``door``           a connection's first bytes; then Autobahn or twisted.web takes over
 ``worker``         puts one worker together: ``python -m chatd.worker``
 ``parent/``        the process twistd starts; no worker imports it
 ``  tether``       runs a program that dies with us
+``  backoff``      how long to wait before a child that died is started again
 ``  ports``        endpoint strings to bound sockets
 ``  valkey``       the private broker
 ``  fleet``        spawn, watch, replace, drain the workers

@@ -51,11 +51,11 @@ def broker_address(url: str) -> BrokerAddress:
         port = parts.port
     except ValueError as error:
         raise BadValue(form) from error
-    if parts.query or parts.fragment:
+    if parts.query or parts.fragment or port == 0 or not url.isprintable():
         raise BadValue(form)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return BrokerAddress(path=unquote(parts.path))
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or " " in parts.hostname:
         raise BadValue(form)
     database = parts.path.strip("/")
     if not re.fullmatch(r"[0-9]{0,5}", database):
@@ -113,7 +113,7 @@ def _prefix(text: str) -> str:
 
 
 def _log_path(text: str) -> str:
-    if not text or "\0" in text:
+    if not text or text.endswith("/") or "\0" in text:
         raise BadValue("must name a file")
     if os.path.isdir(text):
         raise BadValue(f"{text!r} is a folder; it must name a file")

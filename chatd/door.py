@@ -73,7 +73,7 @@ class Door(Protocol):
         factory = self.factory
         try:
             request = read_head(head)
-            if factory.full:
+            if factory.full and not request.target.startswith(b"/-/"):  # who asks for our health gets an answer
                 raise full_house()
             if request.upgrades:
                 place = read_target(request.target)
@@ -131,11 +131,15 @@ class DoorFactory(Factory):
     @property
     def full(self) -> bool:
         """Whether there are too many connections, the one that asks included."""
-        return len(self.waiting) + len(self.connections.connections) > self._most
+        return self._count > self._most
 
     def crowded(self, door: Door) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it."""
-        if len(self.waiting) + len(self.connections.connections) >= self._most + self.config.full_house_margin:
+        if self._count >= self._most + self.config.full_house_margin:
             return True
         self.waiting.add(door)
         return False
+
+    @property
+    def _count(self) -> int:
+        return len(self.waiting) + len(self.connections.connections) + len(self.site.channels)

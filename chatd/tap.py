@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService
@@ -14,16 +16,22 @@ from chatd.parent.ports import Ports
 from chatd.parent.valkey import find_server
 
 
+def _checked(name: str, check: Callable[[str], Any], text: str) -> Any:
+    """Read the value of one option. Raises UsageError, without repeating what the check does not repeat."""
+    try:
+        text.encode()
+        return check(text)
+    except UnicodeEncodeError:
+        raise usage.UsageError(f"--{name} must be UTF-8") from None
+    except BadValue as error:
+        raise usage.UsageError(f"--{name} {error}") from error
+
+
 def _parameter(knob: Any) -> list[Any]:
     """Describe one knob to usage.Options: name, short name, default, help, check."""
     name = knob.name.replace("_", "-")
 
-    def check(text: str) -> Any:
-        try:
-            return knob.metadata["check"](text)
-        except BadValue as error:
-            raise usage.UsageError(f"--{name} {error}") from error
-
+    check = partial(_checked, name, knob.metadata["check"])
     unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
     return [name, None, knob.default if knob.default != "" else None, knob.metadata["help"] + unit, check]
 
@@ -44,7 +52,7 @@ class Options(usage.Options):
 
     def opt_listen(self, endpoint: str) -> None:
         """Where to listen: any Twisted server endpoint string. May be given several times."""
-        self["listen"] += (endpoint,)
+        self["listen"] += (_checked("listen", str, endpoint),)
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -72,12 +80,21 @@ class Options(usage.Options):
 Options.opt_listen.__doc__ = f"{Options.opt_listen.__doc__} [default: {' and '.join(LOOPBACK_LISTEN)}]"
 
 
+def _check_utf8(path: str) -> None:
+    """See that workers can be told a path, which a working folder may have made what it is. Raises BadValue."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise BadValue(f"the chat log's path is not UTF-8: {path!r}") from None
+
+
 def makeService(options: Options) -> IService:
     """Make the service; what can't be used is said in one line before anything runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
     config = options.config()
     try:
+        _check_utf8(os.path.abspath(config.chat_log))
         server_program = "" if config.redis else find_server()
         ports = Ports(config.listen, config.workers, config.accept_backlog)
         ports.bind()

@@ -15,6 +15,7 @@ import contextlib
 import resource
 import secrets
 import signal
+import sys
 import time
 from typing import Any
 
@@ -96,7 +97,7 @@ class Lifeline(LineOnlyReceiver):
         ours = event.get("log_namespace", "").startswith("chatd.")
         if level >= (LogLevel.info if ours else LogLevel.warn):
             text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-            self.say(Log(level.name, text[: self._most // 8]))
+            self.say(Log(level.name, text[: self._most // 8].encode("utf-8", "backslashreplace").decode()))
 
     def pauseProducing(self) -> None:
         """Note that the parent does not read."""
@@ -171,6 +172,7 @@ class Worker:
         self._ports: list[IListeningPort] = []
         self._held: Deferred[None] | None = None
         self._stopping = False
+        self.exit_status = 0
 
     def start(self) -> None:
         """Begin: to talk to the parent and the broker, and to listen."""
@@ -221,7 +223,8 @@ class Worker:
         self._bus.stop()
         self._log_check.stop()
         self._chat_log.close()
-        await deferLater(self._reactor, 0)
+        for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
+            await deferLater(self._reactor, 0)
 
     def _end(self) -> None:
         with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice
@@ -232,6 +235,7 @@ class Worker:
 
     def _no_port(self, failure: Failure) -> None:
         log.failure("a port could not be adopted", failure)
+        self.exit_status = 1
         self.stop()
 
     def _try_ready(self) -> None:
@@ -258,22 +262,23 @@ def most_connections(config: Config) -> int:
     return max(1, min(enough, config.max_connections))
 
 
-def main() -> None:
-    """Run until the parent says stop, or is gone, or SIGTERM comes."""
+def main() -> int:
+    """Run until the parent says stop, or is gone, or SIGTERM comes; give the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us in order
     with open(0, "rb", buffering=0, closefd=False) as parent:  # unbuffered: what follows is the reactor's to read
         line = parent.readline()
     if not line:
-        return
+        return 0
     from twisted.internet import reactor as real_reactor  # noqa: PLC0415 - installed when everything else is settled
 
     reactor: Any = real_reactor
     reactor.seconds = time.monotonic  # timers must not follow the wall clock when it is set
     worker = Worker(reactor, read_assignment(line))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us in order
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
     reactor.callWhenRunning(worker.start)
     reactor.run(installSignalHandlers=False)
+    return worker.exit_status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

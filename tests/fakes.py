@@ -10,13 +10,14 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, formatEvent
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.closing import Closing
 from chatd.message import Batch, Message
 from chatd.room.bus import BusListener
+from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished, Place
 
 
@@ -154,8 +155,8 @@ class FakeTransport(StringTransport):
 
     MARK = 65_536
 
-    def __init__(self, clock: Clock, protocol: Any, peer: IAddress = IPv4Address("TCP", "192.0.2.7", 40000)) -> None:
-        super().__init__(peerAddress=peer)
+    def __init__(self, clock: Clock, protocol: Any, peer: IAddress | None = None) -> None:
+        super().__init__(peerAddress=peer or IPv4Address("TCP", "192.0.2.7", 40000))
         self.clock = clock
         self.protocol = protocol
         self.client_reads = True
@@ -196,24 +197,24 @@ class FakeTransport(StringTransport):
             if self._unwritten > self.MARK and self.producer is not None:
                 self.producer.pauseProducing()
 
-    def loseConnection(self) -> None:
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted's name
         self.disconnecting = True
         if not self._unwritten:
             self.clock.callLater(0, self._lose, ConnectionDone())
 
-    def abortConnection(self) -> None:
+    def abortConnection(self) -> None:  # noqa: N802 - Twisted's name
         self.disconnecting = self.aborted = True
         self.clock.callLater(0, self._lose, ConnectionAborted())
 
-    def pauseProducing(self) -> None:
+    def pauseProducing(self) -> None:  # noqa: N802 - Twisted's name
         self.producerState = "paused"
 
-    def resumeProducing(self) -> None:
+    def resumeProducing(self) -> None:  # noqa: N802 - Twisted's name
         if not self.disconnecting:
             self.producerState = "producing"
             self.clock.callLater(0, self._read_on)
 
-    def setTcpNoDelay(self, enabled: bool) -> None:
+    def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802 - Twisted's name
         """Do as a TCP socket does."""
 
     def _read_on(self) -> None:
@@ -225,3 +226,18 @@ class FakeTransport(StringTransport):
         if self.lost is None:
             self.lost = Failure(error)
             self.protocol.connectionLost(self.lost)
+
+
+@implementer(ILogObserver)
+class FakeChatLog:
+    """The observer of a chat log in memory; a full one can't be written."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.full = False
+        self.log = Logger(namespace="chatd.chat", observer=self)
+
+    def __call__(self, event: LogEvent) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.entries += event["entries"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,15 +20,24 @@ from chatd.client.session import Session
 from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, TOO_SLOW, Closing
 from chatd.config import Config
 from chatd.room.hub import Hub
-from chatd.wire.handshake import Place, Refused, bad_request
+from chatd.wire.handshake import Place, Refused
 
 log = Logger()
 
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
 
 
+_REFUSALS: dict[int, tuple[Any, ...]] = {
+    405: ("bad_request", ("Allow", "GET")),
+    426: ("bad_request", ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
+    500: ("internal",),
+    503: ("unavailable", ("Retry-After", "5")),
+}
+"""What a refused handshake is called, and its headers, by status; any other is a bad_request."""
+
+
 class _Quiet:
-    """Autobahn's own log, without what it says for each connection: a client's faults are the client's to know."""
+    """Autobahn's own log, said to nobody: all it tells is a client's fault, and told to the client."""
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         return self._drop
@@ -36,9 +45,12 @@ class _Quiet:
     def _drop(self, *args: object, **fields: object) -> None:
         """Say nothing."""
 
-    def error(self, text: str, **fields: object) -> None:
-        """Pass on what is our fault."""
-        log.error(text, **fields)
+
+class _Timers:
+    """Autobahn's timers, on the reactor that we are given and to the point: its own, on the global one, come early."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.call_later = reactor.callLater
 
 
 @implementer(IPushProducer)
@@ -65,9 +77,16 @@ class Connection(WebSocketServerProtocol):
 
     def onConnect(self, request: object) -> "Deferred[None]":
         """Enter the room before the handshake is answered: a client that reads 101 misses nothing from then on."""
-        joined = self.session.join()
+        joined = maybeDeferred(self.session.join)
         joined.addTimeout(self.factory.config.join_seconds, self.factory.reactor)
+        if not joined.called:
+            self.pause()  # what comes meanwhile would pile up here, and be searched for a second handshake
+            joined.addBoth(self._read_on)
         return joined.addErrback(self._not_joined)
+
+    def _read_on(self, result: Any) -> Any:
+        self.resume()
+        return result
 
     def _not_joined(self, failure: Failure) -> None:
         if failure.check(TimeoutError):
@@ -79,16 +98,13 @@ class Connection(WebSocketServerProtocol):
         """Refuse the handshake, as the door would. Autobahn's version puts reason into the status line."""
         if self.state == self.STATE_CLOSED:
             return
-        refused = bad_request(reason)
-        if code == 503:
-            refused = Refused(503, "unavailable", reason, (("Retry-After", "5"),))
-        elif code != 400:
-            refused = Refused(code, "bad_request", reason)
-        elif "not supported" in reason:  # the version: RFC 6455, section 4.4
-            refused = Refused(426, "bad_request", reason, (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")))
+        if "not supported" in reason and code == 400:  # the version: RFC 6455, section 4.4
+            code = 426
+        name, *headers = _REFUSALS.get(code, ("bad_request",))
         self.wasNotCleanReason = reason
-        self.sendData(refused.response())
+        self.sendData(Refused(code, name, reason, tuple(headers)).response())
         self.dropConnection(abort=False)
+        self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
 
     # Autobahn calls: messages
 
@@ -131,6 +147,11 @@ class Connection(WebSocketServerProtocol):
             super().onAutoPingTimeout()
 
     # Autobahn calls: the end
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        """Send a Close frame, ours or Autobahn's own, and read on: for the answer."""
+        self.resume()
+        super().sendCloseFrame(code, reasonUtf8, isReply)
 
     def _closeConnection(self, abort: bool = False) -> None:
         """Close the socket; where the client does not read what is left to be written, drop it after a while."""
@@ -177,7 +198,6 @@ class Connection(WebSocketServerProtocol):
     def close(self, closing: Closing) -> None:
         """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
         if self.state == self.STATE_OPEN:
-            self.resume()  # to read the answer
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING:
             self.failHandshake(closing.reason, 503)
@@ -185,9 +205,10 @@ class Connection(WebSocketServerProtocol):
     # The transport calls, as to a push producer: of what we write
 
     def pauseProducing(self) -> None:
-        """Note that the client does not keep up in reading."""
-        self._choked = True
-        self._backlog = 0
+        """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
+        if not self._choked:
+            self._choked = True
+            self._backlog = 0
 
     def resumeProducing(self) -> None:
         """Note that it has caught up."""
@@ -205,6 +226,7 @@ class ConnectionFactory(WebSocketServerFactory):
     def __init__(self, reactor: Any, hub: Hub, config: Config, worker: str) -> None:
         """Take the hub that its clients talk to, and this worker's unique name, with which session ids begin."""
         super().__init__(server="", reactor=reactor)
+        self._batched_timer = _Timers(reactor)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.connections: set[Connection] = set()
         self._hub = hub

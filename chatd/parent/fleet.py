@@ -15,14 +15,14 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger, LogLevel
+from twisted.logger import InvalidLogLevelError, Logger, LogLevel
 from twisted.python.failure import Failure
 
 import chatd
 from chatd.config import Config
-from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, encode, read_report
+from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
 from chatd.parent.backoff import Backoff
 from chatd.parent.ports import Ports, inheritance
 
@@ -94,10 +94,11 @@ class Worker(ProcessProtocol):
 
     def _heard(self, line: bytes) -> None:
         try:
-            report = read_report(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._report(read_report(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidLogLevelError):
             log.error("worker {number} says {line!r}", number=self.number, line=line)
-            return
+
+    def _report(self, report: Report) -> None:
         match report:
             case Ready():
                 self.ready = True
@@ -109,11 +110,16 @@ class Worker(ProcessProtocol):
 
 
 def _reason(failure: Failure) -> str:
-    if isinstance(failure.value, ProcessTerminated):
-        if failure.value.signal:
-            return f"killed by {signal.Signals(failure.value.signal).name}"
-        return f"exit status {failure.value.exitCode}"
-    return "it stopped"
+    match failure.value:
+        case ProcessDone():
+            return "it stopped"
+        case ProcessTerminated(signal=None, exitCode=code):
+            return f"exit status {code}"
+        case ProcessTerminated(signal=number):
+            named = {int(each): each.name for each in signal.Signals}
+            return f"killed by {named.get(number, f'signal {number}')}"
+        case _:
+            return failure.getErrorMessage()
 
 
 class Fleet:
@@ -168,22 +174,27 @@ class Fleet:
         self._restarts.pop(number, None)
         worker = Worker(number, self._config.relayed_line_bytes, self._reactor.seconds(), self._changed)
         bound = self._ports.bound
-        descriptors = inheritance(bound, number - 1, FIRST_DESCRIPTOR + int(os.environ.get("LISTEN_FDS", "0")))
+        descriptors = inheritance(bound, number - 1, FIRST_DESCRIPTOR)
         listeners = tuple(
             Listener(each.endpoint, descriptor, int(each.family))
             for each, descriptor in zip(bound, descriptors, strict=True)
         )
         self._workers[number] = worker
-        self._reactor.spawnProcess(
-            worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
-        )
+        try:
+            self._reactor.spawnProcess(
+                worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
+            )
+        except OSError:  # no process to be had: as if it had ended at once
+            worker.processEnded(Failure())
+            return
         worker.tell(Assignment(self._config, self._broker(), listeners))
 
     def _changed(self, worker: Worker) -> None:
         """Note that a worker is ready, or gone."""
         if worker.ready:
             log.info("{name} is ready", name=worker.name)
-            if not self.all_ready.called and all(each.ready for each in self._workers.values()):
+            ready = sum(each.ready for each in self._workers.values())
+            if ready == self._config.workers and not self.all_ready.called and not self._stopping:
                 self.all_ready.callback(None)
             return
         self._workers.pop(worker.number, None)

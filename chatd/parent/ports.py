@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.config import LOOPBACK_LISTEN, BadValue
@@ -27,11 +28,10 @@ class Bound:
     """What one endpoint string was bound to."""
 
     endpoint: str
+    """An endpoint string that a worker, which inherits the socket, can parse."""
     family: int
     sockets: list[socket.socket]
     """One a worker, or a single one that all share."""
-    passed: int = -1
-    """The number of a descriptor that systemd passed: workers must find it at the same one."""
     secure: bool = False
     path: str = ""
     """A unix socket's, to be removed in the end."""
@@ -57,6 +57,8 @@ class _Binder:
     copies: int
     backlog: int
     bound: Bound | None = field(default=None, init=False)
+    passed: int = field(default=-1, init=False)
+    """The number of a descriptor that systemd passed."""
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> "_Binder":
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
@@ -64,7 +66,7 @@ class _Binder:
         address = sockets[0].getsockname()
         sockets[0].close()  # it was to see that nobody else has the port: sockets that share one do not ask
         sockets = [_listening(family, address[:2], self.backlog) for _ in range(self.copies)]
-        self.bound = Bound("", family, sockets)
+        self.bound = Bound("", family, sockets, secure=isinstance(factory, TLSMemoryBIOFactory))
         return self
 
     def listenSSL(
@@ -80,15 +82,20 @@ class _Binder:
     ) -> "_Binder":
         _remove_stale(address)
         one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        one.bind(address)
-        os.chmod(address, mode)
-        one.listen(self.backlog)
+        try:
+            one.bind(address)
+            os.chmod(address, mode)
+            one.listen(self.backlog)
+        except BaseException:
+            one.close()
+            raise
         self.bound = Bound("", socket.AF_UNIX, [one], path=os.path.abspath(address))
         return self
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> "_Binder":
-        one = socket.socket(fileno=os.dup(fileDescriptor))  # the endpoint closes its own
-        self.bound = Bound("", addressFamily, [one], passed=fileDescriptor)
+        one = socket.socket(fileno=os.dup(fileDescriptor))
+        self.bound = Bound("", addressFamily, [one])
+        self.passed = fileDescriptor
         return self
 
 
@@ -129,15 +136,23 @@ def bind(endpoint: str, copies: int, backlog: int) -> Bound:
     except Exception as error:
         raise BadValue(f"{endpoint!r} is no server endpoint: {_one_line(error)}") from error
     if failures:
-        raise BadValue(f"cannot listen on {endpoint}: {_one_line(failures[0].value)}") from failures[0].value
+        raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(failures[0].value)}") from failures[0].value
     if binder.bound is None:
         raise BadValue(f"{endpoint!r} names no listening socket")
     binder.bound.endpoint = endpoint
+    if binder.passed >= 0:
+        # The endpoint has closed the number that systemd gave; whoever binds again needs it.
+        os.dup2(binder.bound.sockets[0].fileno(), binder.passed, inheritable=False)
+        # A worker is told no more by systemd (Twisted takes the variables out of the environment), and needs no more.
+        wrappers, systemd, _ = endpoint.partition("systemd:")
+        binder.bound.endpoint = f"{wrappers}tcp:0" if systemd else endpoint
     return binder.bound
 
 
 def _one_line(error: object) -> str:
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if file := getattr(error, "filename", None):
+        said = f"{said}: {file!r}"
     return " ".join(str(said).split())
 
 
@@ -191,15 +206,5 @@ def _has_ipv6() -> bool:
 
 
 def inheritance(bound: Sequence[Bound], worker: int, first: int) -> dict[int, int]:
-    """Map the descriptors a worker finds to ours, for ``spawnProcess(childFDs=…)``, in the order of bound.
-
-    Those that systemd passed keep their number, the others follow from first on.
-    """
-    numbers: dict[int, int] = {}
-    for each in bound:
-        if each.passed >= 0:
-            numbers[each.passed] = each.socket_for(worker).fileno()
-        else:
-            numbers[first] = each.socket_for(worker).fileno()
-            first += 1
-    return numbers
+    """Map the descriptors a worker finds, first and on in the order of bound, to ours, as ``childFDs`` takes them."""
+    return {first + index: each.socket_for(worker).fileno() for index, each in enumerate(bound)}

@@ -28,6 +28,8 @@ log = Logger()
 
 UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
+SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
+"""Where the socket is if the folder for temporary files is too deep."""
 
 
 def find_server() -> str:
@@ -70,27 +72,28 @@ class Valkey:
         self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-")
         if len(self.url) - len("unix://") > UNIX_PATH_BYTES:
             os.rmdir(self._folder)
-            self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir="/tmp")  # short, and 0700 as well
+            self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=SHORT_FOLDER)
         self._run()
 
     def stop(self) -> "Deferred[None]":
         """End it; fires when it is gone and its folder too."""
-        self._stopped = Deferred()
+        stopped: Deferred[None] = Deferred()
+        self._stopped = stopped
         if self._restart is not None and self._restart.active():
             self._restart.cancel()
         if self._process is None:
-            self._clean_up()
+            self._clean_up(stopped)
         else:
             self._signal("TERM")
             kill = self._reactor.callLater(self._config.broker_stop_seconds, self._signal, "KILL")
-            self._stopped.addCallback(lambda _: kill.cancel() if kill.active() else None)
-        return self._stopped
+            stopped.addCallback(lambda _: kill.cancel() if kill.active() else None)
+        return stopped
 
     def ended(self, reason: Failure, last_words: str) -> None:
         """Run it again, unless it was stopped."""
         self._process = None
         if self._stopped is not None:
-            self._clean_up()
+            self._clean_up(self._stopped)
             return
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
         why = reason.getErrorMessage() + (f": {last_words}" if last_words else "")
@@ -100,9 +103,14 @@ class Valkey:
     def _run(self) -> None:
         self._started = self._reactor.seconds()
         command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), self._program, *self._options()]
-        self._process = self._reactor.spawnProcess(
-            _Output(self), command[0], command, env=os.environ, path=self._folder, childFDs={0: "w", 1: "r", 2: "r"}
-        )
+        pipes = {0: "w", 1: "r", 2: "r"}
+        try:
+            self._process = self._reactor.spawnProcess(
+                _Output(self), command[0], command, env=os.environ, path=self._folder, childFDs=pipes
+            )
+        except OSError:  # no process to be had: as if it had ended at once
+            self.ended(Failure(), "")
+            return
         name = os.path.basename(self._program)
         log.info("private broker {name} started, pid {pid}", name=name, pid=self._process.pid)
 
@@ -125,11 +133,9 @@ class Valkey:
         with contextlib.suppress(ProcessExitedAlready):
             self._process.signalProcess(name)
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, stopped: "Deferred[None]") -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
-        stopped, self._stopped = self._stopped, Deferred()
-        if stopped is not None:
-            stopped.callback(None)
+        stopped.callback(None)
 
 
 class _Output(ProcessProtocol):
@@ -137,24 +143,25 @@ class _Output(ProcessProtocol):
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
-        self._last = b""
+        self._said = b""
 
     def outReceived(self, data: bytes) -> None:
-        lines = (self._last + data)[-4096:].rstrip().splitlines()
-        self._last = lines[-1] if lines else b""
+        self._said = (self._said + data)[-4096:]
 
     def errReceived(self, data: bytes) -> None:
         self.outReceived(data)
 
     def processEnded(self, reason: Failure) -> None:
-        self._valkey.ended(reason, self._last.decode("utf-8", "replace").strip())
+        last = self._said.strip().rpartition(b"\n")[2]
+        self._valkey.ended(reason, last.decode("utf-8", "replace"))
 
 
 def _sweep() -> None:
     """Remove folders whose chatd was killed before it could."""
-    for folder in Path(tempfile.gettempdir()).glob("chatd-*-*"):
+    places = (tempfile.gettempdir(), SHORT_FOLDER)
+    for folder in [folder for place in places for folder in Path(place).glob("chatd-*-*")]:
         pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             with contextlib.suppress(OSError):
                 if folder.stat().st_uid == os.getuid():
                     shutil.rmtree(folder, ignore_errors=True)

@@ -235,7 +235,6 @@ class Bus:
         connected = self._commands.protocol is not None and self._channels.protocol is not None
         if not connected:
             self._refusing = ""
-            self._probes.fail(self.away)
         live = connected and not self._refusing and not self._closed
         if not live and self._settling is not None:
             self._settling.cancel()
@@ -248,6 +247,8 @@ class Bus:
             self._away_since = self._clock.seconds()
             self._say_away()
             self.listener.bus_changed()
+        if not connected:
+            self._probes.fail(self.away)
 
     def _go_live(self) -> None:
         self._settling = None

@@ -206,7 +206,7 @@ class ChatLog:
             return True
         try:
             there, ours = os.stat(self._path), os.fstat(self._file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
@@ -218,16 +218,17 @@ class ChatLog:
 
     def _probe(self) -> None:
         """Try, while the file can't be written, whether it can be again: only the disk knows."""
-        if self._regular:
-            self._lock()
+        if not self._regular:  # what was written could not be taken back: the next message tells
+            return
+        self._lock()
+        try:
+            size = os.lseek(self._file, 0, os.SEEK_END)
             try:
-                size = os.lseek(self._file, 0, os.SEEK_END)
-                try:
-                    self._write_whole(b"\n")
-                finally:
-                    os.ftruncate(self._file, size)
+                self._write_whole(b"\n")
             finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+                os.ftruncate(self._file, size)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._say_mended()
 
     def _say_broken(self, error: OSError) -> None:

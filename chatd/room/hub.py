@@ -195,12 +195,11 @@ class Hub:
     def bus_changed(self) -> None:
         """Let those who wait carry on, or tell them that the bus is away."""
         if self.open:
-            waiting, self._waiting = self._waiting, {}
-            for member in waiting.values():
-                if self.open:
+            for member in list(self._waiting.values()):
+                if not self.open:  # those before it filled the window, or have to wait once more: behind it
+                    break
+                if self._waiting.pop(member.id, None) is not None:
                     member.carry_on()
-                else:  # those before it filled the window
-                    self._waiting.setdefault(member.id, member)
         elif self._bus.away:
             for member in list(self._waiting.values()):
                 member.bus_away()

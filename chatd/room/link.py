@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import txredisapi
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
 
@@ -32,13 +34,20 @@ class Broken(Exception):
 
 
 class _Alive:
-    """Counts the ticks since the broker was last heard."""
+    """Counts the ticks since the broker was last heard, and remembers why the connection went."""
 
     silent_ticks = 0
+    lost = ""
+    """What was wrong, where the connection did not simply end: a certificate, say."""
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         self.silent_ticks = 0
         super().dataReceived(data, unpause)  # type: ignore[misc]
+
+    def connectionLost(self, why: Failure) -> None:
+        if not why.check(ConnectionClosed):
+            self.lost = why.getErrorMessage()
+        super().connectionLost(why)  # type: ignore[misc]
 
 
 class Publisher(_Alive, txredisapi.RedisProtocol):
@@ -89,6 +98,7 @@ class Link(Factory):
         """Why there is none."""
         self._refusal = ""
         self._stopping = False
+        self._telling = False
         self._running: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -98,7 +108,7 @@ class Link(Factory):
     def stop(self) -> None:
         """Hang up and dial no more."""
         self._stopping = True
-        if self._running is not None:
+        if self._running is not None and not self._telling:  # else it looks for itself, when whom it told is done
             self._running.cancel()
 
     def tick(self) -> bool:
@@ -123,11 +133,14 @@ class Link(Factory):
                     await self._until_lost(protocol)
                 finally:
                     protocol.transport.abortConnection()
+            except TimeoutError:
+                self.trouble = f"no answer within {self._config.bus_connect_seconds:g} s"
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, it is tried again
                 self.trouble = str(error) or type(error).__name__
             if not self._stopping:
                 attempt += 1
-                self._changed()
+                self._tell()
+            if not self._stopping:
                 await deferLater(self._reactor, self._delay(attempt)).addErrback(
                     lambda failure: failure.trap(CancelledError)
                 )
@@ -141,7 +154,7 @@ class Link(Factory):
         try:
             await preparing
         except (CancelledError, txredisapi.ConnectionError):
-            raise Broken(self._refusal or "connection lost while logging in") from None
+            raise Broken(self._refusal or protocol.lost or "connection lost while logging in") from None
 
     async def _get_ready(self, protocol: Any) -> None:
         await protocol.whenConnected()
@@ -150,11 +163,21 @@ class Link(Factory):
     async def _until_lost(self, protocol: Any) -> None:
         self.trouble = "connection lost"
         self.protocol = protocol
-        self._changed()
         try:
-            await protocol.whenDisconnected()
+            self._tell()
+            if not self._stopping:
+                await protocol.whenDisconnected()
         finally:
             self.protocol = None
+
+    def _tell(self) -> None:
+        self._telling = True
+        try:
+            self._changed()
+        except Exception:  # noqa: BLE001 - whoever listens, the link goes on
+            log.failure("a change of a link to the message bus was not handled")
+        finally:
+            self._telling = False
 
     def _delay(self, attempt: int) -> float:
         config = self._config

@@ -212,6 +212,7 @@ class Outboxes:
             first += len(part.messages)
         self._accepted()
         self._weigh()
+        self._look_whether_flushed()
 
     def _failed(self, failure: Failure, outbox: _Outbox, sending: _Sending) -> None:
         sending.on_wire = False
@@ -231,6 +232,7 @@ class Outboxes:
             for part in sending.parts:
                 part.done.errback(NotPublished(why))
             self._weigh()
+            self._look_whether_flushed()
 
     def _not_loaded(self, failure: Failure) -> None:
         if not failure.check(LinkLost):
@@ -242,7 +244,6 @@ class Outboxes:
         self._in_flight -= sum(part.weight for part in sending.parts)
         if not outbox.waiting:
             self._outboxes.pop(outbox.room, None)
-            self._look_whether_flushed()
         elif self.live:
             self._send(outbox)
 

@@ -3,6 +3,9 @@
 import re
 from typing import Any
 
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
@@ -67,15 +70,33 @@ class Answers(Resource):
         return refuse(request, Refused(426, "bad_request", message, (("Upgrade", "websocket"),)))
 
 
+class Channel(HTTPChannel):
+    """One connection that speaks HTTP, counted: it may stay open between requests."""
+
+    site: "Site"
+
+    def connectionMade(self) -> None:
+        """Begin, on a transport that the door hands over."""
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End: the socket is gone."""
+        self.site.channels.discard(self)
+        super().connectionLost(reason)
+
+
 class Site(WebSite):
-    """The HTTP side of the port, for the door to hand connections to."""
+    """The HTTP side of the port, for the door to hand connections to, and who is there."""
 
     noisy = False
     displayTracebacks = False
+    protocol: type[Channel] = Channel  # type: ignore[assignment]
 
     def __init__(self, reactor: Any, bus: Bus, config: Config) -> None:
         """Take the bus, which readiness asks."""
         super().__init__(Answers(bus), requestFactory=Request, timeout=config.http_idle_seconds, reactor=reactor)
+        self.channels: set[Channel] = set()
 
     def log(self, request: object) -> None:
         """Keep no access log."""

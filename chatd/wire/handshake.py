@@ -19,7 +19,7 @@ CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
 """Bytes that no head may hold. Autobahn ends a header at \\x0b, \\x0c, \\x1c-\\x1e and \\x85, a proxy does not."""
 _BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.[01]")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*", re.DOTALL)
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 LOBBY = "lobby"
@@ -102,7 +102,7 @@ def read_head(data: bytes) -> Head:
         header = _FIELD.fullmatch(line)
         if header is None:
             raise bad_request("a header line that is none")
-        name, value = header[1].decode("ascii").lower(), header[2].decode("latin-1")
+        name, value = header[1].decode("ascii").lower(), header[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return Head(request[1].decode("ascii"), request[2], headers)
 

@@ -1,0 +1,670 @@
+"""One client's WebSocket: bytes, back-pressure and closing, on a clock and a transport in memory."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import TestCase
+
+from chatd.client.connection import Connection, ConnectionFactory
+from chatd.closing import OUR_FAULT, STOPPING
+from chatd.config import Config
+from chatd.room.hub import Hub
+from chatd.wire.frames import text_frame
+from chatd.wire.handshake import read_target
+from tests.fakes import FakeBus, FakeChatLog, FakeTransport
+from tests.frames import (
+    ACCEPT,
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Heard,
+    close_frame,
+    frame,
+    handshake,
+    header,
+    heard,
+)
+
+CONFIG = Config(max_message=1000, backlog_bytes=300_000, fragments=20)
+KIB64 = b"x" * 65_536
+
+
+class House:
+    """A factory on a bus in memory and a clock."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.7)
+        self.bus = FakeBus()
+        bus: Any = self.bus
+        self.hub = Hub(bus, FakeChatLog().log, config, lambda work: self.clock.callLater(0, work))
+        self.factory = ConnectionFactory(self.clock, self.hub, config, "w")
+
+    def client(self, target: str = "/", head: bytes | None = None) -> "Client":
+        return Client(self, target, head)
+
+    def said(self) -> list[str]:
+        """End this turn of the reactor; give all that was ever published."""
+        self.clock.advance(0)
+        self.bus.pump()
+        return [each.text for _, messages in self.bus.published for each in messages]
+
+
+class Client:
+    """A client that talks to a connection."""
+
+    def __init__(self, house: House, target: str, head: bytes | None) -> None:
+        self.clock = house.clock
+        self.connection: Connection = house.factory.make(read_target(target.encode()), "192.0.2.7")
+        self.transport = FakeTransport(house.clock, self.connection)
+        self.connection.makeConnection(self.transport)
+        self.transport.receive(head or handshake(target))
+
+    def send(self, *data: bytes) -> None:
+        for each in data:
+            self.transport.receive(each)
+
+    @property
+    def heard(self) -> Heard:
+        return heard(self.transport.value())
+
+    @property
+    def closed_with(self) -> int:
+        """Give the code of the Close frame that came; 0 where none did."""
+        return self.heard.close_code
+
+    @property
+    def gone(self) -> str:
+        """Give why the socket is gone: the name of the error; empty while it is there."""
+        self.clock.advance(0)
+        return "" if self.transport.lost is None else type(self.transport.lost.value).__name__
+
+
+class HandshakeTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+
+    def test_it_is_answered_as_rfc_6455_says(self) -> None:
+        answer = self.house.client().heard
+        assert answer.status == 101
+        assert answer.headers["sec-websocket-accept"] == ACCEPT
+        assert answer.headers["upgrade"].lower() == "websocket"
+        assert "server" not in answer.headers
+
+    def test_compression_is_not_taken_up(self) -> None:
+        head = handshake(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
+        answer = self.house.client(head=head).heard
+        assert answer.status == 101
+        assert "sec-websocket-extensions" not in answer.headers
+
+    def test_it_is_answered_only_once_the_room_is_subscribed(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        assert client.heard.status == 0
+        self.house.bus.confirm("ops")
+        assert client.heard.status == 101
+
+    def test_it_is_answered_before_any_message(self) -> None:
+        self.house.bus.confirm_at_once = False
+        first, second = self.house.client("/ops"), self.house.client("/ops")
+        self.house.bus.confirm("ops")
+        first.send(frame(b"a"))
+        self.house.said()
+        assert second.heard.status == 101
+        assert second.heard.texts == ["a"]
+
+    def test_a_frame_right_behind_it_is_not_lost(self) -> None:
+        self.house.client(head=handshake() + frame(b"a"))
+        assert self.house.said() == ["a"]
+
+    def test_frames_sent_while_joining_are_not_lost(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops", handshake("/ops") + frame(b"a")[:3])
+        client.send(frame(b"a")[3:], frame(b"b"))
+        assert self.house.said() == []
+        self.house.bus.confirm("ops")
+        assert self.house.said() == ["a", "b"]
+
+    def test_what_is_sent_while_joining_is_left_to_the_socket(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        assert client.transport.producerState == "paused"
+        self.house.bus.confirm("ops")
+        assert client.transport.producerState == "producing"
+
+    def test_a_second_handshake_while_joining_is_not_taken_for_one(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.send(handshake("/ops"), frame(b"a"))
+        self.house.bus.confirm("ops")
+        assert self.house.said() == []
+        assert client.heard.status == 101
+        assert client.closed_with == 1002
+
+    def test_a_room_that_cannot_be_joined_in_time_is_503(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        self.house.clock.advance(CONFIG.join_seconds - 0.1)
+        assert client.heard.status == 0
+        self.house.clock.advance(0.1)
+        assert client.heard.status == 503
+        assert client.heard.headers["retry-after"] == "5"
+        assert json.loads(client.heard.body)["error"] == "unavailable"
+        assert client.gone == "ConnectionDone"
+        assert self.house.bus.rooms == {}
+
+    def test_a_confirmation_after_the_503_changes_nothing(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.transport.client_reads = False
+        [waiter] = self.house.bus.rooms["ops"]
+        self.house.clock.advance(CONFIG.join_seconds)
+        assert self.house.bus.rooms == {}
+        said = client.transport.value()
+        waiter.callback(None)
+        assert client.heard.status == 503
+        assert client.transport.value() == said
+
+    def test_a_refused_client_that_does_not_read_is_aborted(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.transport.client_reads = False
+        self.house.clock.advance(CONFIG.join_seconds)
+        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        assert client.gone == ""
+        self.house.clock.advance(0.1)
+        assert client.gone == "ConnectionAborted"
+
+    def test_a_client_gone_while_joining_is_forgotten(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.transport.vanish()
+        assert self.house.bus.rooms == {}
+        assert self.house.factory.connections == set()
+        self.house.clock.advance(CONFIG.join_seconds)
+        assert client.heard.status == 0
+        assert self.house.clock.getDelayedCalls() == []
+
+    def test_an_error_of_ours_while_joining_is_500_and_logged(self) -> None:
+        self.house.hub.join = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        client = self.house.client("/ops")
+        assert client.heard.status == 500
+        assert json.loads(client.heard.body)["message"] == OUR_FAULT.reason
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def refused(self, head: bytes) -> Heard:
+        client = self.house.client(head=head)
+        answer = client.heard
+        assert json.loads(answer.body)["error"] == "bad_request"
+        assert int(answer.headers["content-length"]) == len(answer.body)
+        assert client.gone == "ConnectionDone"
+        assert self.house.factory.connections == set()
+        return answer
+
+    def test_a_missing_key_is_400(self) -> None:
+        assert self.refused(handshake(Sec_WebSocket_Key="")).status == 400
+
+    def test_a_missing_host_is_400(self) -> None:
+        assert self.refused(handshake(Host="")).status == 400
+
+    def test_a_missing_connection_header_is_400(self) -> None:
+        assert self.refused(handshake(Connection="")).status == 400
+
+    def test_text_of_the_client_in_a_refusal_stays_in_its_json_string(self) -> None:
+        answer = self.refused(handshake(Sec_WebSocket_Key='"}\\ñ'))
+        assert answer.status == 400
+        assert "ñ".encode().decode("latin-1") in json.loads(answer.body)["message"]
+
+    def test_another_version_is_426_and_says_which(self) -> None:
+        answer = self.refused(handshake(Sec_WebSocket_Version="8"))
+        assert answer.status == 426
+        assert answer.headers["sec-websocket-version"] == "13"
+        assert answer.headers["upgrade"] == "websocket"
+
+    def test_no_version_is_426(self) -> None:
+        assert self.refused(handshake(Sec_WebSocket_Version="")).status == 426
+
+    def test_another_method_is_405(self) -> None:
+        assert self.refused(handshake().replace(b"GET", b"POST", 1)).status == 405
+
+    def test_http_1_0_is_505(self) -> None:
+        assert self.refused(handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1)).status == 505
+
+
+class MessageTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.client = self.house.client()
+
+    def assert_closed_with(self, code: int) -> None:
+        """See that a Close went out, that nothing of the fault was published, and that nothing is taken any more."""
+        self.client.send(frame(b"too late"))
+        assert self.house.said() == []
+        assert self.client.closed_with == code
+        assert [opcode for opcode, _ in self.client.heard.frames] == [CLOSE]
+
+    def test_a_line_reaches_the_others_in_one_frame(self) -> None:
+        other = self.house.client()
+        self.client.send(frame(b"hello\n"))
+        assert self.house.said() == ["hello"]
+        assert other.heard.texts == ["hello"]
+        assert self.client.heard.texts == []
+
+    def test_frames_in_pieces_are_put_together(self) -> None:
+        for each in frame(b"hello") + frame(b"w" * 200) + frame("€".encode()):
+            self.client.send(bytes([each]))
+        assert self.house.said() == ["hello", "w" * 200, "€"]
+
+    def test_several_frames_in_one_read_are_one_batch(self) -> None:
+        self.client.send(frame(b"a") + frame(b"b") + frame(b"c"))
+        assert self.house.said() == ["a", "b", "c"]
+        assert len(self.house.bus.published) == 1
+
+    def test_a_message_in_fragments_is_one_message(self) -> None:
+        self.client.send(frame(b"a\xe2", fin=False), frame(b"hi", PING), frame(b"\x82\xacb", CONTINUATION))
+        assert self.house.said() == ["a€b"]
+
+    def test_binary_is_1003(self) -> None:
+        self.client.send(frame(b"hello", BINARY))
+        self.assert_closed_with(1003)
+
+    def test_invalid_utf_8_is_1007(self) -> None:
+        self.client.send(frame(b"ab\xff"))
+        self.assert_closed_with(1007)
+
+    def test_half_a_character_at_the_end_is_1007(self) -> None:
+        self.client.send(frame("€".encode()[:2]))
+        self.assert_closed_with(1007)
+
+    def test_one_byte_too_many_is_1009(self) -> None:
+        self.client.send(frame(b"x" * 1001))
+        self.assert_closed_with(1009)
+
+    def test_far_too_many_are_1009(self) -> None:
+        self.client.send(frame(b"x" * 1003))
+        self.assert_closed_with(1009)
+
+    def test_a_line_end_is_not_counted(self) -> None:
+        self.client.send(frame(b"x" * 1000 + b"\n"), frame(b"y" * 1000 + b"\r\n"))
+        assert self.house.said() == ["x" * 1000, "y" * 1000]
+        assert self.client.closed_with == 0
+
+    def test_too_large_in_fragments_is_1009_before_the_last_one_comes(self) -> None:
+        self.client.send(frame(b"x" * 600, fin=False), frame(b"x" * 600, CONTINUATION, fin=False))
+        self.assert_closed_with(1009)
+
+    def test_an_unmasked_frame_is_1002(self) -> None:
+        self.client.send(frame(b"hello", mask=b""))
+        self.assert_closed_with(1002)
+
+    def test_reserved_bits_are_1002(self) -> None:
+        self.client.send(bytes((0xC1,)) + frame(b"hello")[1:])
+        self.assert_closed_with(1002)
+
+    def test_a_lying_length_is_1009_before_the_payload_comes(self) -> None:
+        self.client.send(header(TEXT, 2**62) + b"mask")
+        assert self.client.closed_with == 1009
+        self.client.send(KIB64)
+        assert self.house.said() == []
+
+    def test_a_length_of_2_to_the_63_is_refused(self) -> None:
+        self.client.send(header(TEXT, 2**63) + b"mask")
+        assert self.client.closed_with in (1002, 1009)
+
+    def test_as_many_fragments_as_allowed_are_taken(self) -> None:
+        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 18, frame(b"b", CONTINUATION))
+        assert self.house.said() == ["ab"]
+
+    def test_one_fragment_too_many_is_1009(self) -> None:
+        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 19)
+        assert self.client.closed_with == 0
+        self.client.send(frame(b"", CONTINUATION))
+        self.assert_closed_with(1009)
+
+    def test_fragments_are_counted_for_each_message(self) -> None:
+        for _ in range(3):
+            self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 18)
+            self.client.send(frame(b"", CONTINUATION))
+        assert self.house.said() == ["a", "a", "a"]
+
+    def test_an_error_of_ours_is_1011_and_logged(self) -> None:
+        self.house.hub.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        self.client.send(frame(b"hello"))
+        assert self.client.closed_with == 1011
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_an_error_with_one_message_leaves_other_clients_alone(self) -> None:
+        other = self.house.client()
+        publish = self.house.hub.publish
+        self.house.hub.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        self.client.send(frame(b"hello"))
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.house.hub.publish = publish  # type: ignore[method-assign]
+        other.send(frame(b"still here"))
+        assert self.house.said() == ["still here"]
+
+    def test_a_fault_of_the_client_is_not_for_our_log(self) -> None:
+        with capturedLogs() as events:
+            self.client.send(frame(b"ab\xff"))
+            self.house.client(head=handshake(Sec_WebSocket_Key=""))
+            self.house.clock.advance(CONFIG.close_seconds)
+        assert events == []
+
+    def test_a_ping_is_answered_with_its_payload(self) -> None:
+        self.client.send(frame(b"abc", PING))
+        assert self.client.heard.frames == [(PONG, b"abc")]
+
+    @given(st.lists(st.binary(max_size=40), max_size=8))
+    @settings(max_examples=60)
+    def test_any_bytes_after_the_handshake_end_in_frames_or_a_close(self, reads: list[bytes]) -> None:
+        house = House()
+        client = house.client()
+        client.send(*reads)
+        house.said()
+        assert {opcode for opcode, _ in client.heard.frames} <= {PONG, CLOSE}
+        house.clock.pump([1.0] * 60)
+        assert client.gone
+        assert house.factory.connections == set()
+
+
+class CloseTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.client = self.house.client()
+
+    def test_a_close_is_answered_and_the_socket_closed(self) -> None:
+        self.client.send(close_frame(1000))
+        assert self.client.closed_with == 1000
+        assert self.client.gone == "ConnectionDone"
+        assert self.house.clock.getDelayedCalls() == []
+
+    def test_a_client_that_closes_and_does_not_read_is_aborted(self) -> None:
+        self.client.transport.client_reads = False
+        self.client.connection.deliver(text_frame(b"x" * 60_000))
+        self.client.send(close_frame(1000))
+        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        assert self.client.gone == ""
+        self.house.clock.advance(0.1)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_a_client_that_does_not_answer_our_close_is_aborted(self) -> None:
+        self.client.connection.close(STOPPING)
+        assert self.client.closed_with == 1001
+        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        assert self.client.gone == ""
+        self.house.clock.advance(0.1)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_a_client_that_answers_our_close_is_gone_at_once(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.send(close_frame(1001))
+        assert self.client.gone
+
+    def test_the_reason_is_told(self) -> None:
+        self.client.connection.close(STOPPING)
+        assert self.client.heard.frames == [(CLOSE, (1001).to_bytes(2) + STOPPING.reason.encode())]
+
+    def test_a_second_close_says_nothing(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.connection.close(OUR_FAULT)
+        assert [opcode for opcode, _ in self.client.heard.frames] == [CLOSE]
+        assert self.client.closed_with == 1001
+
+    def test_nothing_is_delivered_after_a_close(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.connection.deliver(text_frame(b"hello"))
+        assert self.client.heard.texts == []
+
+    def test_what_comes_after_our_close_is_not_published(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.send(frame(b"hello"))
+        assert self.house.said() == []
+
+    def test_a_paused_client_can_answer_our_close(self) -> None:
+        self.client.connection.pause()
+        self.client.connection.close(STOPPING)
+        self.client.send(close_frame(1001))
+        assert self.client.gone
+
+    def test_a_paused_client_that_broke_the_protocol_can_answer_the_close(self) -> None:
+        self.house.bus.away = "it is gone"
+        self.client.send(frame(b"held") + frame(b"unmasked", mask=b""))
+        assert self.client.closed_with == 1002
+        self.client.send(close_frame(1002))
+        assert self.client.gone == "ConnectionAborted"  # at once: both sides have said Close
+
+    def test_closing_while_joining_refuses_the_handshake(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.connection.close(STOPPING)
+        assert client.heard.status == 503
+        assert client.gone == "ConnectionDone"
+
+    def test_the_one_gone_is_no_member_any_more(self) -> None:
+        other = self.house.client()
+        self.client.transport.vanish()
+        other.send(frame(b"hello"))
+        self.house.said()
+        assert self.client.heard.texts == []
+        assert len(self.house.factory.connections) == 1
+
+    def test_closing_all_fires_when_the_last_one_is_gone(self) -> None:
+        other = self.house.client()
+        closed = self.house.factory.close_all(STOPPING)
+        assert (self.client.closed_with, other.closed_with) == (1001, 1001)
+        self.client.send(close_frame(1001))
+        assert self.client.gone
+        assert not closed.called
+        other.transport.vanish()
+        self.successResultOf(closed)
+
+    def test_closing_all_of_none_fires_at_once(self) -> None:
+        self.successResultOf(House().factory.close_all(STOPPING))
+
+    def test_closing_all_takes_no_longer_than_it_takes_to_abort_them(self) -> None:
+        closed = self.house.factory.close_all(STOPPING)
+        self.house.clock.advance(CONFIG.close_seconds)
+        assert self.client.gone == "ConnectionAborted"
+        self.successResultOf(closed)
+
+    def test_a_lost_connection_leaves_no_timer_behind(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.transport.vanish()
+        self.house.clock.advance(CONFIG.close_seconds)
+        assert self.house.clock.getDelayedCalls() == []
+
+
+class PingTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.client = self.house.client()
+
+    def pings(self) -> list[bytes]:
+        return [payload for opcode, payload in self.client.heard.frames if opcode == PING]
+
+    def advance(self, *seconds: float) -> None:
+        self.house.clock.pump(seconds)
+
+    def test_a_silent_client_is_pinged(self) -> None:
+        self.advance(CONFIG.ping_seconds - 0.1)
+        assert self.pings() == []
+        self.advance(0.1)
+        assert len(self.pings()) == 1
+
+    def test_one_that_answers_is_pinged_again_and_stays(self) -> None:
+        for count in range(1, 6):
+            self.advance(CONFIG.ping_seconds)
+            assert len(self.pings()) == count
+            self.client.send(frame(self.pings()[-1], PONG))
+        assert self.client.gone == ""
+
+    def test_one_that_does_not_answer_is_dropped(self) -> None:
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds - 0.1)
+        assert self.client.gone == ""
+        self.advance(0.1)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_half_a_frame_and_silence_is_dropped(self) -> None:
+        self.client.send(frame(b"hello")[:-1])
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        assert self.client.gone == "ConnectionAborted"
+        assert self.house.said() == []
+
+    def test_a_frame_that_drips_is_no_sign_of_life(self) -> None:
+        self.client.send(header(TEXT, 100) + b"mask")
+        self.advance(CONFIG.ping_seconds)
+        for _ in range(int(CONFIG.pong_seconds)):
+            self.client.send(b"x")
+            self.advance(1)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_a_message_counts_as_an_answer(self) -> None:
+        self.advance(CONFIG.ping_seconds)
+        self.client.send(frame(b"I am here"))
+        self.advance(CONFIG.pong_seconds)
+        assert self.client.gone == ""
+
+    def test_a_pong_of_something_else_is_no_answer(self) -> None:
+        self.advance(CONFIG.ping_seconds)
+        self.client.send(frame(b"made up", PONG))
+        self.advance(CONFIG.pong_seconds)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:
+        self.client.connection.pause()
+        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * 5)
+        assert self.client.gone == ""
+
+    def test_one_that_is_read_again_and_answers_stays(self) -> None:
+        self.client.connection.pause()
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds * 1.5)
+        self.client.send(frame(self.pings()[0], PONG))
+        self.client.connection.resume()
+        self.advance(0, CONFIG.pong_seconds)
+        assert self.client.gone == ""
+
+    def test_one_that_is_read_again_and_is_silent_is_dropped(self) -> None:
+        self.client.connection.pause()
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds * 1.5)
+        self.client.connection.resume()
+        self.advance(CONFIG.pong_seconds)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_a_paused_client_that_is_lost_leaves_no_timer_behind(self) -> None:
+        self.client.connection.pause()
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        self.client.transport.vanish()
+        assert self.house.clock.getDelayedCalls() == []
+
+
+class BackPressureTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.client = self.house.client()
+
+    def deliver(self, blobs: Iterable[bytes]) -> None:
+        for blob in blobs:
+            self.client.connection.deliver(blob)
+
+    def test_a_client_that_does_not_read_is_closed_at_the_bound(self) -> None:
+        self.client.transport.client_reads = False
+        self.deliver([text_frame(KIB64)] * 5)
+        assert self.client.closed_with == 0
+        self.deliver([text_frame(KIB64)] * 50)
+        assert self.client.closed_with == 1013
+        assert len(self.client.transport.value()) < CONFIG.backlog_bytes + 2 * 65_536
+        self.house.clock.advance(CONFIG.close_seconds)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_that_catches_up_is_not_closed(self) -> None:
+        for _ in range(10):
+            self.client.transport.client_reads = False
+            self.deliver([text_frame(KIB64)] * 4)
+            self.client.transport.catch_up()
+        assert self.client.closed_with == 0
+        assert len(self.client.heard.texts) == 40
+
+    def test_others_do_not_wait_for_it(self) -> None:
+        self.client.transport.client_reads = False
+        sender, reader = self.house.client(), self.house.client()
+        for _ in range(400):
+            sender.send(frame(b"x" * 1000))
+            self.house.said()
+        assert len(reader.heard.texts) == 400
+        assert self.client.closed_with == 1013
+
+    def test_pings_of_a_client_that_does_not_read_are_not_answered(self) -> None:
+        self.client.transport.client_reads = False
+        self.deliver([text_frame(KIB64)] * 2)
+        before = len(self.client.transport.value())
+        self.client.send(*[frame(b"x" * 125, PING)] * 1000)
+        assert len(self.client.transport.value()) == before
+        self.client.transport.catch_up()
+        self.client.send(frame(b"now", PING))
+        assert self.client.heard.frames[-1] == (PONG, b"now")
+
+    def test_a_paused_client_is_not_read(self) -> None:
+        self.client.connection.pause()
+        self.client.connection.pause()
+        self.client.send(frame(b"hello"))
+        assert self.house.said() == []
+        self.client.connection.resume()
+        self.client.connection.resume()
+        self.house.clock.advance(0)
+        assert self.house.said() == ["hello"]
+
+    def test_a_full_window_stops_reading_until_there_is_room(self) -> None:
+        self.house.bus.full = True
+        self.client.send(frame(b"a"), frame(b"b"))
+        assert self.client.transport.producerState == "paused"
+        self.house.bus.full = False
+        self.house.hub.bus_changed()
+        self.house.clock.advance(0)
+        assert self.house.said() == ["a", "b"]
+
+    def test_a_bus_away_too_long_is_1013(self) -> None:
+        self.house.bus.away = "it is gone"
+        self.client.send(frame(b"a"))
+        self.house.clock.advance(CONFIG.bus_patience)
+        assert self.client.closed_with == 1013
+        assert self.house.said() == []
+
+
+class FactoryTests(TestCase):
+    def test_sessions_have_ids_of_their_own(self) -> None:
+        house = House()
+        ids = [house.client().connection.session.id for _ in range(3)]
+        assert ids == ["w.1", "w.2", "w.3"]
+
+    def test_two_factories_keep_their_own_limits_and_time(self) -> None:
+        small, large = House(replace(CONFIG, max_message=10)), House(replace(CONFIG, max_message=2000))
+        clients = [house.client() for house in (small, large)]
+        small.clock.advance(CONFIG.ping_seconds)
+        assert [[opcode for opcode, _ in client.heard.frames] for client in clients] == [[PING], []]
+        for client in clients:
+            client.send(frame(b"x" * 500))
+        assert small.said() == []
+        assert large.said() == ["x" * 500]
+
+    def test_an_address_is_the_sessions(self) -> None:
+        connection = House().factory.make(read_target(b"/ops?echo=1"), "198.51.100.4")
+        assert connection.session.address == "198.51.100.4"
+        assert connection.session.echo
+
+    def test_a_lost_client_in_a_house_that_closes_is_counted_once(self) -> None:
+        house = House()
+        client = house.client()
+        closed: Deferred[None] = house.factory.close_all(STOPPING)
+        client.transport.vanish()
+        house.factory.connection_gone()
+        self.successResultOf(closed)

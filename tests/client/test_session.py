@@ -1,0 +1,312 @@
+"""What one bare client may do and hears: its session, between a line and a real hub."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+
+from chatd.client.session import Session
+from chatd.closing import BUS_AWAY, LOG_AWAY, OUR_FAULT, TOO_LARGE
+from chatd.config import Config
+from chatd.room.hub import Hub
+from chatd.room.outbox import NotPublished
+from chatd.wire.frames import text_frame
+from chatd.wire.handshake import Place
+from tests.fakes import FakeBus, FakeChatLog, FakeLine
+
+CONFIG = Config(max_message=16, bus_patience=10)
+
+
+class House:
+    """A hub on a bus in memory, its clock, and sessions in it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.bus = FakeBus()
+        self.chat_log = FakeChatLog()
+        bus: Any = self.bus
+        self.hub = Hub(bus, self.chat_log.log, CONFIG, lambda work: self.clock.callLater(0, work))
+
+    def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
+        line = FakeLine()
+        place = Place(room, echo)
+        session = Session(self.hub, CONFIG, self.clock, line, id=name, place=place, address="192.0.2.1")
+        session.join()
+        return session, line
+
+    def turn(self) -> list[tuple[str, str]]:
+        """End this turn of the reactor; give what it published: room and text."""
+        before = len(self.bus.published)
+        self.clock.advance(0)
+        self.bus.pump()
+        return [(room, each.text) for room, messages in self.bus.published[before:] for each in messages]
+
+    def bus_goes(self, why: str = "it is gone") -> None:
+        self.bus.away = why
+        self.hub.bus_changed()
+
+    def bus_comes_back(self) -> None:
+        self.bus.away, self.bus.full = "", False
+        self.hub.bus_changed()
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+# What it says
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_one_line_end_is_dropped(house: House, end: bytes) -> None:
+    session, _ = house.session()
+    session.received(b"a" + end)
+    assert house.turn() == [("lobby", "a")]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\n", "a\r", "\r", "\ta ", "\x00", "\x1b[31m", "a\nb", "a\u2028", "007", "1_000", "{}", "\ufeff"]
+)
+def test_anything_else_stays_as_it_is(house: House, text: str) -> None:
+    session, _ = house.session()
+    session.received(text.encode() + b"\r\n")
+    assert house.turn() == [("lobby", text)]
+
+
+@given(st.text(max_size=4))
+def test_any_line_is_published_unchanged(text: str) -> None:
+    house = House()
+    session, _ = house.session()
+    session.received(text.encode() + b"\n")
+    line = text.removesuffix("\r")
+    assert house.turn() == ([("lobby", line)] if line else [])
+
+
+@pytest.mark.parametrize("payload", [b"", b"\n", b"\r\n"])
+def test_an_empty_line_is_ignored(house: House, payload: bytes) -> None:
+    session, line = house.session()
+    session.received(payload)
+    assert house.turn() == []
+    assert line.events == []
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_message_of_the_longest_size_is_taken(house: House, end: bytes) -> None:
+    session, _ = house.session()
+    session.received(b"x" * 16 + end)
+    assert house.turn() == [("lobby", "x" * 16)]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_a_message_over_the_size_closes_and_reaches_nobody(house: House, end: bytes) -> None:
+    session, line = house.session()
+    session.received(b"x" * 17 + end)
+    assert line.events == [TOO_LARGE]
+    assert house.turn() == []
+
+
+def test_the_size_is_counted_in_bytes(house: House) -> None:
+    session, line = house.session()
+    session.received("€€€€€€".encode())
+    assert line.events == [TOO_LARGE]
+
+
+# What it hears
+
+
+def test_others_hear_it_and_it_does_not_hear_itself(house: House) -> None:
+    session, line = house.session("s1")
+    _, other = house.session("s2")
+    session.received(b"hello\n")
+    house.turn()
+    assert other.blobs == [text_frame(b"hello")]
+    assert line.blobs == []
+
+
+def test_it_hears_itself_where_it_asked_to(house: House) -> None:
+    session, line = house.session(echo=True)
+    session.received(b"hello\n")
+    house.turn()
+    assert line.blobs == [text_frame(b"hello")]
+
+
+def test_it_hears_nothing_of_another_room(house: House) -> None:
+    session, _ = house.session("s1", "ops")
+    _, other = house.session("s2", "lobby")
+    session.received(b"hello")
+    assert house.turn() == [("ops", "hello")]
+    assert other.blobs == []
+
+
+def test_it_has_joined_once_the_room_is_subscribed(house: House) -> None:
+    house.bus.confirm_at_once = False
+    session = Session(house.hub, CONFIG, house.clock, FakeLine(), id="s1", place=Place("ops"), address="192.0.2.1")
+    joined = session.join()
+    assert not joined.called
+    house.bus.confirm("ops")
+    assert joined.called
+
+
+def test_it_hears_nothing_once_it_is_gone(house: House) -> None:
+    session, line = house.session("s1")
+    other, _ = house.session("s2")
+    session.gone()
+    other.received(b"hello")
+    house.turn()
+    assert line.blobs == []
+
+
+def test_the_last_one_gone_leaves_no_subscription(house: House) -> None:
+    session, _ = house.session("s1", "ops")
+    session.gone()
+    assert house.bus.rooms == {}
+
+
+def test_what_it_said_before_it_left_is_published(house: House) -> None:
+    session, _ = house.session()
+    session.received(b"bye")
+    session.gone()
+    assert house.turn() == [("lobby", "bye")]
+
+
+# What can't be taken
+
+
+def test_it_is_closed_where_the_chat_log_cannot_be_written(house: House) -> None:
+    house.chat_log.full = True
+    session, line = house.session()
+    session.received(b"hello")
+    assert house.turn() == []
+    assert line.events == [LOG_AWAY]
+
+
+def test_it_is_closed_where_its_message_was_refused(house: House) -> None:
+    house.bus.refuse = NotPublished("ERR no")
+    session, line = house.session()
+    session.received(b"hello")
+    house.turn()
+    assert line.events == [OUR_FAULT]
+
+
+def test_a_full_window_only_pauses_reading(house: House) -> None:
+    house.bus.full = True
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(100)
+    assert line.events == ["pause"]
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", "a")]
+    assert line.events == ["pause", "resume"]
+
+
+def test_what_was_read_before_reading_stopped_is_kept_in_order(house: House) -> None:
+    house.bus.full = True
+    session, line = house.session()
+    session.received(b"a")
+    house.bus.full = False  # not told yet: what follows must not overtake
+    session.received(b"b")
+    assert house.turn() == []
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", "a"), ("lobby", "b")]
+    assert line.events == ["pause", "resume"]
+
+
+def test_an_away_bus_closes_it_after_its_patience_and_not_before(house: House) -> None:
+    house.bus_goes()
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(9.9)
+    assert line.events == ["pause"]
+    house.clock.advance(0.1)
+    assert line.events == ["pause", BUS_AWAY]
+
+
+def test_what_an_away_bus_did_not_take_is_not_published_later(house: House) -> None:
+    house.bus_goes()
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(10)
+    house.bus_comes_back()
+    assert house.turn() == []
+    assert line.events == ["pause", BUS_AWAY]
+
+
+def test_a_silent_client_stays_while_the_bus_is_away(house: House) -> None:
+    _, line = house.session()
+    house.bus_goes()
+    house.clock.advance(1000)
+    assert line.events == []
+
+
+def test_patience_begins_when_a_full_window_turns_into_an_outage(house: House) -> None:
+    house.bus.full = True
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(60)
+    house.bus_goes()
+    house.clock.advance(9.9)
+    house.bus_goes("another reason")  # said again: patience goes on, it does not begin anew
+    house.clock.advance(0.1)
+    assert line.events == ["pause", BUS_AWAY]
+    house.clock.advance(100)
+    assert line.events == ["pause", BUS_AWAY]
+
+
+def test_a_bus_that_is_back_in_time_takes_what_was_held(house: House) -> None:
+    house.bus_goes()
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(9.9)
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", "a")]
+    house.clock.advance(1000)
+    assert line.events == ["pause", "resume"]
+
+
+def test_a_second_outage_has_a_patience_of_its_own(house: House) -> None:
+    house.bus_goes()
+    session, line = house.session()
+    session.received(b"a")
+    house.clock.advance(9)
+    house.bus_comes_back()
+    house.turn()
+    house.bus_goes()
+    session.received(b"b")
+    house.clock.advance(9.9)
+    assert BUS_AWAY not in line.events
+    house.clock.advance(0.1)
+    assert line.events[-1] == BUS_AWAY
+
+
+def test_what_a_client_that_left_said_is_published_when_the_bus_is_back(house: House) -> None:
+    house.bus_goes()
+    session, line = house.session()
+    session.received(b"last words")
+    session.gone()
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", "last words")]
+    assert line.events == ["pause"]
+
+
+def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(house: House) -> None:
+    house.bus_goes()
+    session, _ = house.session()
+    session.received(b"a")
+    session.received(b"b")
+    session.gone()
+    with capturedLogs() as events:
+        house.clock.advance(10)
+    assert [(each["log_level"], each["count"]) for each in events] == [(LogLevel.warn, 2)]
+
+
+def test_a_session_leaves_no_timer_behind(house: House) -> None:
+    house.bus_goes()
+    session, _ = house.session()
+    session.received(b"a")
+    session.gone()
+    house.clock.advance(10)
+    assert house.clock.getDelayedCalls() == []

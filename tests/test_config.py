@@ -1,0 +1,259 @@
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.config import BadValue, BrokerAddress, Config, broker_address, options, seconds, whole_number
+
+KNOBS = {knob.name: knob for knob in options()}
+
+
+def check(knob: str, text: str) -> Any:
+    return KNOBS[knob].metadata["check"](text)
+
+
+def refusal(knob: str, text: str) -> str:
+    with pytest.raises(BadValue) as caught:
+        check(knob, text)
+    return str(caught.value)
+
+
+# Broker URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://broker", BrokerAddress(host="broker")),
+        ("redis://broker/", BrokerAddress(host="broker")),
+        ("redis://broker:6380/3", BrokerAddress(host="broker", port=6380, database=3)),
+        ("redis://broker/0", BrokerAddress(host="broker", database=0)),
+        ("redis://192.0.2.7", BrokerAddress(host="192.0.2.7")),
+        ("redis://[2001:db8::7]:6380", BrokerAddress(host="2001:db8::7", port=6380)),
+        ("redis://ann:secret@broker", BrokerAddress(host="broker", user="ann", password="secret")),
+        ("redis://:secret@broker", BrokerAddress(host="broker", password="secret")),
+        ("redis://:a%40b%2Fc%3A@broker", BrokerAddress(host="broker", password="a@b/c:")),
+        ("redis://a%3Ab:x@broker", BrokerAddress(host="broker", user="a:b", password="x")),
+        ("rediss://broker", BrokerAddress(host="broker", tls=True)),
+        ("REDISS://broker:7000/1", BrokerAddress(host="broker", port=7000, database=1, tls=True)),
+        ("unix:///run/valkey.sock", BrokerAddress(path="/run/valkey.sock")),
+        ("unix:///run/a%20b.sock", BrokerAddress(path="/run/a b.sock")),
+    ],
+)
+def test_a_broker_url_is_read(url: str, address: BrokerAddress) -> None:
+    assert broker_address(url) == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "broker",
+        "broker:6379",
+        "redis:broker",
+        "redis://",
+        "redis:///3",
+        "redis://:6379",
+        "redis://ann:secret@",
+        "http://broker",
+        "redis://broker:port",
+        "redis://broker:0",
+        "redis://broker:65536",
+        "redis://broker:-1",
+        "redis://broker/db",
+        "redis://broker/-1",
+        "redis://broker/1/2",
+        "redis://broker/123456",
+        "redis://broker/٣",
+        "redis://bro ker",
+        "redis://bro\nker",
+        "redis://broker\n",
+        "redis://broker?db=3",
+        "redis://broker#3",
+        "redis://[2001:db8::7",
+        "unix://run/valkey.sock",
+        "unix:run/valkey.sock",
+        "unix://",
+        "unix:///run/valkey.sock?db=3",
+    ],
+)
+def test_a_bad_broker_url_is_refused_with_one_line_that_shows_the_form(url: str) -> None:
+    with pytest.raises(BadValue, match=r"^must be redis://.+, rediss://… or unix:///path[^\n]*$"):
+        broker_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hunter2@broker/db",
+        "redis://:hunter2@broker?x",
+        "redis://ann:hunter2",
+        "redis://ann:hunter2/x@broker",
+        "redis://ann:7/hunter2@broker",
+        "redis://:hunter2#@broker",
+        "redis://:hunter2@broker:0",
+        "redis://:hunter2@[broker",
+        "http://ann:hunter2@broker",
+        "hunter2",
+    ],
+)
+def test_a_refusal_never_repeats_a_password(url: str) -> None:
+    assert "hunter2" not in refusal("redis", url)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("redis://ann:secret@broker", "redis://broker:6379/0"),
+        ("rediss://:secret@broker:7000/3", "rediss://broker:7000/3"),
+        ("redis://[2001:db8::7]", "redis://[2001:db8::7]:6379/0"),
+        ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+    ],
+)
+def test_a_broker_is_named_without_its_password(url: str, name: str) -> None:
+    assert str(broker_address(url)) == name
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_user_and_password_can_be_given_in_a_url(user: str, password: str) -> None:
+    address = broker_address(f"redis://{quote(user, safe='')}:{quote(password, safe='')}@broker")
+    assert (address.user, address.password) == (user, password or None)
+
+
+@given(st.text())
+def test_any_text_is_a_broker_or_refused(text: str) -> None:
+    for url in (text, f"redis://{text}", f"unix:///{text}"):
+        try:
+            assert str(broker_address(url)).startswith(("redis://", "rediss://", "unix:///"))
+        except BadValue:
+            continue
+
+
+# Checks
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("16", 16), ("1_0", 10), ("07", 7)])
+def test_a_whole_number_within_its_bounds_is_taken(text: str, value: int) -> None:
+    assert whole_number(1, 16)(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "17", "-1", "", "x", "1.5", "1e1", "0x1", "nan", "9" * 5000])
+def test_any_other_whole_number_is_refused_with_its_bounds(text: str) -> None:
+    with pytest.raises(BadValue, match="must be a whole number from 1 to 16, not "):
+        whole_number(1, 16)(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.25", 0.25), ("10", 10.0), ("1e1", 10.0)])
+def test_a_time_within_its_bounds_is_taken(text: str, value: float) -> None:
+    assert seconds(0, 10)(text) == value
+
+
+@pytest.mark.parametrize("text", ["-0.1", "10.5", "", "x", "10 s", "nan", "inf", "-inf"])
+def test_any_other_time_is_refused_with_its_bounds(text: str) -> None:
+    with pytest.raises(BadValue, match="must be a number of seconds from 0 to 10, not "):
+        seconds(0, 10)(text)
+
+
+@pytest.mark.parametrize(
+    ("knob", "least", "most"),
+    [("workers", 0, 256), ("max_message", 1, 1_048_576), ("max_connections", 1, 1_000_000), ("bus_patience", 0, 86400)],
+)
+def test_a_number_has_its_bounds(knob: str, least: int, most: int) -> None:
+    assert (check(knob, str(least)), check(knob, str(most))) == (least, most)
+    for beyond in (least - 1, most + 1):
+        assert f"from {least} to {most}" in refusal(knob, str(beyond))
+
+
+@pytest.mark.parametrize("prefix", ["chatd", "a", "A-b_c.d:9", "x" * 64])
+def test_a_prefix_of_letters_digits_and_a_few_marks_is_taken(prefix: str) -> None:
+    assert check("redis_prefix", prefix) == prefix
+
+
+@pytest.mark.parametrize("prefix", ["", "x" * 65, "a b", "a\n", "a*", "é", "a{b}", "a/b"])
+def test_any_other_prefix_is_refused(prefix: str) -> None:
+    assert "1 to 64 letters" in refusal("redis_prefix", prefix)
+
+
+@pytest.mark.parametrize("url", ["", "redis://broker", "unix:///run/valkey.sock"])
+def test_a_broker_is_kept_as_it_was_given(url: str) -> None:
+    assert check("redis", url) == url
+
+
+def test_a_chat_log_may_be_a_file_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = str(tmp_path / "logs" / "chat.log")
+    assert check("chat_log", path) == path
+
+
+def test_a_chat_log_may_be_a_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    path.touch()
+    assert check("chat_log", str(path)) == str(path)
+
+
+def test_a_chat_log_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "is a folder" in refusal("chat_log", str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "not-there-yet/"])
+def test_a_chat_log_that_names_no_file_is_refused(path: str) -> None:
+    assert refusal("chat_log", path) == "must name a file"
+
+
+@given(st.sampled_from(sorted(KNOBS)), st.text())
+def test_any_refusal_is_one_line(knob: str, text: str) -> None:
+    try:
+        check(knob, text)
+    except BadValue as error:
+        assert str(error).isprintable()
+
+
+# The whole
+
+
+def test_every_default_passes_its_own_check() -> None:
+    assert [knob.name for knob in options() if knob.metadata["check"](str(knob.default)) != knob.default] == []
+
+
+def test_the_options_are_the_promised_ones() -> None:
+    assert list(KNOBS) == [
+        "workers",
+        "redis",
+        "redis_prefix",
+        "chat_log",
+        "max_message",
+        "bus_patience",
+        "max_connections",
+    ]
+
+
+def test_every_bound_is_a_number_over_zero() -> None:
+    bounds = [each for each in dataclasses.fields(Config) if not each.metadata and each.name != "listen"]
+    assert [each.name for each in bounds if getattr(Config(), each.name) <= 0] == []
+
+
+def test_a_broker_that_falls_silent_is_known_within_five_seconds() -> None:
+    config = Config()
+    assert config.bus_tick_seconds * (config.bus_silent_ticks + 1) <= 5.0
+
+
+def test_a_stop_takes_ten_seconds_at_most() -> None:
+    config = Config()
+    assert config.hold_seconds + config.stop_seconds + config.broker_stop_seconds <= 10.0
+
+
+def test_a_renamed_log_is_noticed_within_a_second() -> None:
+    assert Config().log_check_seconds <= 1.0
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().workers = 3  # type: ignore[misc]
+
+
+def test_the_default_log_lies_under_the_working_folder() -> None:
+    assert not os.path.isabs(Config().chat_log)

@@ -1,0 +1,386 @@
+"""A connection's first bytes: bounded, checked, in time; then handed to Autobahn or twisted.web, none of them lost."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor
+from twisted.protocols.policies import WrappingFactory
+
+from chatd.client.connection import ConnectionFactory
+from chatd.config import Config
+from chatd.door import DoorFactory
+from chatd.room.hub import Hub
+from chatd.web.site import Site
+from tests.fakes import FakeBus, FakeChatLog, FakeTransport
+from tests.frames import Heard, close_frame, frame, handshake, heard
+
+CONFIG = Config(full_house_margin=2)
+PEER = IPv4Address("TCP", "192.0.2.7", 40000)
+GET = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class House:
+    """The doors of a worker on a bus in memory and a clock."""
+
+    def __init__(self, config: Config = CONFIG, most: int = 10) -> None:
+        self.clock = Clock()
+        self.bus = FakeBus()
+        bus: Any = self.bus
+        self.chat_log = FakeChatLog()
+        self.hub = Hub(bus, self.chat_log.log, config, lambda work: self.clock.callLater(0, work))
+        connections = ConnectionFactory(self.clock, self.hub, config, "w")
+        self.doors: IProtocolFactory = DoorFactory(self.clock, connections, Site(self.clock, bus, config), config, most)
+
+    def visitor(self, *data: bytes, peer: IAddress = PEER) -> "Visitor":
+        return Visitor(self, data, peer)
+
+    def said(self) -> list[str]:
+        """End this turn of the reactor; give all that was ever published."""
+        self.clock.advance(0)
+        return [each.text for _, messages in self.bus.published for each in messages]
+
+
+class Visitor:
+    """A client that comes to the door."""
+
+    def __init__(self, house: House, data: tuple[bytes, ...], peer: IAddress) -> None:
+        protocol: Any = house.doors.buildProtocol(peer)
+        self.clock = house.clock
+        self.transport = FakeTransport(house.clock, protocol, peer)
+        protocol.makeConnection(self.transport)
+        self.send(*data)
+
+    def send(self, *data: bytes) -> None:
+        for each in data:
+            self.transport.receive(each)
+
+    @property
+    def heard(self) -> Heard:
+        return heard(self.transport.value())
+
+    @property
+    def status(self) -> int:
+        return self.heard.status
+
+    @property
+    def gone(self) -> str:
+        """Give why the socket is gone: the name of the error; empty while it is there."""
+        self.clock.advance(0)
+        return "" if self.transport.lost is None else type(self.transport.lost.value).__name__
+
+    def assert_refused(self, status: int, code: str) -> None:
+        answer = self.heard
+        assert answer.status == status
+        assert answer.headers["content-type"] == "application/json"
+        assert int(answer.headers["content-length"]) == len(answer.body)
+        assert json.loads(answer.body)["error"] == code
+        assert self.gone == "ConnectionDone"
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+# Whom it hands over to
+
+
+def test_a_websocket_in_one_piece_is_let_in(house: House) -> None:
+    assert house.visitor(handshake()).status == 101
+
+
+def test_a_websocket_byte_by_byte_is_let_in(house: House) -> None:
+    visitor = house.visitor(*[bytes([each]) for each in handshake() + frame(b"hello")])
+    assert visitor.status == 101
+    assert house.said() == ["hello"]
+
+
+@given(st.lists(st.integers(0, len(handshake() + frame(b"hello"))), max_size=5))
+@settings(max_examples=50)
+def test_however_the_bytes_are_cut_none_is_lost(cuts: list[int]) -> None:
+    house = House()
+    data = handshake() + frame(b"hello")
+    edges = [0, *sorted(cuts), len(data)]
+    visitor = house.visitor(*[data[start:end] for start, end in pairwise(edges) if start < end])
+    assert visitor.status == 101
+    assert house.said() == ["hello"]
+
+
+def test_what_follows_the_head_in_one_segment_is_not_lost(house: House) -> None:
+    visitor = house.visitor(handshake("/ops") + frame(b"a") + frame(b"b") + close_frame())
+    assert house.said() == ["a", "b"]
+    assert visitor.heard.close_code == 1000
+
+
+def test_frames_may_hold_bytes_that_a_head_may_not(house: House) -> None:
+    house.visitor(handshake() + frame(b"\x00\x85\x0b", mask=b"\x00\x00\x00\x00").replace(b"\x85\x0b", b"\x1c\x0b"))
+    assert house.said() == ["\x00\x1c\x0b"]
+
+
+def test_http_in_one_piece_is_answered(house: House) -> None:
+    assert house.visitor(GET).status == 200
+
+
+def test_http_byte_by_byte_is_answered(house: House) -> None:
+    assert house.visitor(*[bytes([each]) for each in GET]).status == 200
+
+
+def test_two_http_requests_in_one_segment_are_both_answered(house: House) -> None:
+    assert house.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_an_upgrade_to_something_else_is_http(house: House) -> None:
+    assert house.visitor(handshake(Upgrade="h2c")).status == 200
+
+
+def test_a_websocket_among_several_upgrades_is_one(house: House) -> None:
+    assert house.visitor(handshake(Upgrade="h2c, WebSocket")).status == 101
+
+
+@pytest.mark.parametrize("peer", [PEER, IPv4Address("TCP", "198.51.100.9", 1)])
+def test_a_client_is_known_by_where_it_comes_from(house: House, peer: IPv4Address) -> None:
+    house.visitor(handshake() + frame(b"a"), peer=peer)
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == [peer.host]
+
+
+def test_a_client_on_a_unix_socket_is_known_as_such(house: House) -> None:
+    house.visitor(handshake() + frame(b"a"), peer=UNIXAddress(None))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(house: House) -> None:
+    house.doors = WrappingFactory(house.doors)
+    visitor = house.visitor(handshake() + frame(b"a"))
+    visitor.send(frame(b"b"))
+    assert visitor.status == 101
+    assert house.said() == ["a", "b"]
+    visitor.transport.vanish()
+    assert house.bus.rooms == {}
+
+
+def test_http_in_a_wrapper_is_answered(house: House) -> None:
+    house.doors = WrappingFactory(house.doors)
+    assert house.visitor(GET).status == 200
+
+
+def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(house: House) -> None:
+    reactor = MemoryReactor()
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
+    house.doors = reactor.tcpServers[0][1]
+    house.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+# What it refuses
+
+
+def test_a_head_of_the_longest_size_is_taken(house: House) -> None:
+    size = CONFIG.head_bytes - len(handshake(X="."))
+    assert house.visitor(handshake(X="x" * (size + 1))).status == 101
+
+
+def test_a_head_one_byte_longer_is_431(house: House) -> None:
+    size = CONFIG.head_bytes - len(handshake(X="."))
+    house.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
+
+
+@pytest.mark.parametrize("piece", [102_400, 1000])
+def test_100_kb_of_header_are_431(house: House, piece: int) -> None:
+    data = handshake(X="x" * 102_400)
+    visitor = house.visitor(*[data[start : start + piece] for start in range(0, len(data), piece)])
+    visitor.assert_refused(431, "too_large")
+
+
+def test_a_header_without_end_is_431_at_the_limit(house: House) -> None:
+    visitor = house.visitor(b"x" * CONFIG.head_bytes)
+    assert visitor.status == 0
+    visitor.send(b"x")
+    visitor.assert_refused(431, "too_large")
+
+
+def test_frames_behind_the_head_do_not_count(house: House) -> None:
+    house.visitor(handshake() + frame(b"x" * 9000))
+    assert house.said() == ["x" * 9000]
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
+def test_a_slow_head_is_408(house: House, start: bytes) -> None:
+    visitor = house.visitor(start) if start else house.visitor()
+    house.clock.advance(CONFIG.head_seconds - 0.1)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    visitor.assert_refused(408, "bad_request")
+
+
+def test_a_head_that_drips_is_408(house: House) -> None:
+    visitor = house.visitor()
+    for each in GET[:10]:
+        visitor.send(bytes([each]))
+        house.clock.advance(0.5)
+    visitor.assert_refused(408, "bad_request")
+
+
+CONTROLS = [bytes([each]) for each in [*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0x85]]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_byte_in_a_header_is_400(house: House, control: bytes) -> None:
+    head = handshake(X_Junk="a?X-Forwarded-User: admin").replace(b"?", control)
+    house.visitor(head).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_byte_is_400_before_the_head_ends(house: House, control: bytes) -> None:
+    house.visitor(b"GET /" + control).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n"])
+def test_half_a_line_end_is_400(house: House, end: bytes) -> None:
+    house.visitor(handshake(X_Junk="a?b: c").replace(b"?", end)).assert_refused(400, "bad_request")
+
+
+def test_tls_on_a_plain_port_is_400_at_once(house: House) -> None:
+    house.visitor(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("line", ["HELO there", "GET /", "GET / HTTP/2.0", "GET  / HTTP/1.1"])
+def test_another_protocol_is_400(house: House, line: str) -> None:
+    house.visitor(line.encode() + b"\r\n\r\n").assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*("/-ops", "/a/b", "/a%2Fb", "/a%20b", "/%0A", "/%C2%85", "/%FF", "/" + "x" * 65), *("/-/x", "/-/healthz")],
+)
+def test_a_bad_room_is_404_before_the_upgrade(house: House, path: str) -> None:
+    visitor = house.visitor(handshake(path))
+    visitor.assert_refused(404, "not_found" if path.startswith("/-/") else "bad_room")
+    assert house.bus.rooms == {}
+
+
+def test_a_bad_parameter_is_400_before_the_upgrade(house: House) -> None:
+    house.visitor(handshake("/ops?echo=2")).assert_refused(400, "bad_request")
+
+
+def test_nothing_is_read_after_a_refusal(house: House) -> None:
+    visitor = house.visitor()
+    visitor.transport.client_reads = False
+    visitor.send(b"GET /\x00")
+    before = visitor.transport.value()
+    visitor.transport.protocol.dataReceived(handshake())
+    assert visitor.transport.value() == before
+
+
+def test_a_refused_client_that_does_not_read_is_aborted(house: House) -> None:
+    visitor = house.visitor()
+    visitor.transport.client_reads = False
+    visitor.send(b"\x00")
+    house.clock.advance(CONFIG.close_seconds - 0.1)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    assert visitor.gone == "ConnectionAborted"
+
+
+@given(st.lists(st.binary(max_size=60), max_size=6))
+@settings(max_examples=60)
+def test_any_bytes_end_in_an_answer_and_leave_nothing_behind(reads: list[bytes]) -> None:
+    house = House()
+    visitor = house.visitor(*reads)
+    house.clock.pump([1.0] * 60)
+    assert visitor.status >= 400
+    assert visitor.gone
+    assert house.clock.getDelayedCalls() == []
+
+
+# How many
+
+
+def test_one_connection_too_many_is_503(house: House) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    last = house.visitor(handshake())
+    last.assert_refused(503, "unavailable")
+    assert last.heard.headers["retry-after"] == "5"
+    assert all(guest.status == 101 for guest in guests)
+
+
+def test_one_that_leaves_makes_room(house: House) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    guests[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_those_still_at_the_door_are_counted(house: House) -> None:
+    waiting = [house.visitor() for _ in range(10)]
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+    waiting[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_connections_that_speak_http_are_counted(house: House) -> None:
+    asking = [house.visitor(GET) for _ in range(10)]
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+    asking[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_a_full_house_still_tells_its_health(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    assert house.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+
+
+def test_far_too_many_are_dropped_at_once(house: House) -> None:
+    for _ in range(10 + CONFIG.full_house_margin):
+        house.visitor()
+    dropped = house.visitor(handshake())
+    assert dropped.gone == "ConnectionAborted"
+    assert dropped.transport.value() == b""
+
+
+def test_those_dropped_do_not_count(house: House) -> None:
+    waiting = [house.visitor() for _ in range(10 + CONFIG.full_house_margin)]
+    for _ in range(5):
+        assert house.visitor().gone
+    for each in waiting:
+        each.transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+# What it leaves behind
+
+
+def test_a_client_gone_at_the_door_leaves_no_timer(house: House) -> None:
+    house.visitor(b"GET").transport.vanish()
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_refused_client_leaves_no_timer(house: House) -> None:
+    assert house.visitor(b"\x00").gone
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_one_let_in_is_not_late_any_more(house: House) -> None:
+    visitor = house.visitor(handshake())
+    house.clock.advance(CONFIG.head_seconds)
+    assert visitor.gone == ""
+
+
+def test_a_silent_http_connection_is_closed_in_its_time() -> None:
+    house = House(replace(CONFIG, http_idle_seconds=7))
+    visitor = house.visitor(GET)
+    house.clock.advance(6.9)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    assert visitor.gone

