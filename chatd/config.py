@@ -228,6 +228,8 @@ class Config:
     """At a stop, how long workers may take to publish what they have taken."""
     stop_seconds: float = 4.0
     """At a stop, how long workers may then take to close their clients and end; after it they are killed."""
+    kill_seconds: float = 0.5
+    """How long the end of a killed process may take to be known."""
     broker_stop_seconds: float = 1.5
     """At a stop, how long the private broker may take; after it it is killed."""
     relayed_line_bytes: int = 65_536

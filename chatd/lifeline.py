@@ -21,7 +21,7 @@ class Listener(msgspec.Struct, frozen=True):
     """A listening socket that a worker inherits."""
 
     endpoint: str
-    """The endpoint string that it was bound for."""
+    """An endpoint string to parse for what is put around the socket: TLS, the PROXY protocol."""
     descriptor: int
     """Its number in the worker."""
     family: int

@@ -4,14 +4,8 @@ Its standard input is the parent: an Assignment, then orders, then the end, at w
 says Ready, Held and what is for the server's own log. Nobody starts it by hand.
 """
 
-import os
-
-if (
-    "LISTEN_FDS" in os.environ
-):  # sockets passed by systemd count only for the process that is named, see sd_listen_fds(3)
-    os.environ["LISTEN_PID"] = str(os.getpid())
-
 import contextlib
+import os
 import resource
 import secrets
 import signal

@@ -50,10 +50,12 @@ class Daemon(Service):
 
     async def _stop(self) -> None:
         self._ports.close()
-        if self._fleet is not None:
-            await self._fleet.stop()
-        if self._valkey is not None:
-            await self._valkey.stop()
+        try:
+            if self._fleet is not None:
+                await self._fleet.stop()
+        finally:
+            if self._valkey is not None:
+                await self._valkey.stop()
         log.info("chatd has stopped")
 
     def _broker(self) -> str:

@@ -160,7 +160,7 @@ class Fleet:
         for worker in left:
             log.warn("{name} did not stop in time and is killed", name=worker.name)
             worker.kill()
-        await self._all([worker.ended for worker in left], self._config.stop_seconds)
+        await self._all([worker.ended for worker in left], self._config.kill_seconds)
 
     async def _all(self, deferreds: "list[Deferred[None]]", seconds: float) -> None:
         late: Deferred[None] = Deferred()

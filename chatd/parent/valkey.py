@@ -158,6 +158,8 @@ class _Output(ProcessProtocol):
 
 def _sweep() -> None:
     """Remove folders whose chatd was killed before it could."""
+    if not Path("/proc/self").exists():
+        return
     places = (tempfile.gettempdir(), SHORT_FOLDER)
     for folder in [folder for place in places for folder in Path(place).glob("chatd-*-*")]:
         pid = folder.name.split("-")[1]

@@ -98,7 +98,6 @@ class Link(Factory):
         """Why there is none."""
         self._refusal = ""
         self._stopping = False
-        self._telling = False
         self._running: Deferred[None] | None = None
 
     def start(self) -> None:
@@ -108,7 +107,7 @@ class Link(Factory):
     def stop(self) -> None:
         """Hang up and dial no more."""
         self._stopping = True
-        if self._running is not None and not self._telling:  # else it looks for itself, when whom it told is done
+        if self._running is not None:
             self._running.cancel()
 
     def tick(self) -> bool:
@@ -171,13 +170,11 @@ class Link(Factory):
             self.protocol = None
 
     def _tell(self) -> None:
-        self._telling = True
+        """Say that the link came or went. Whoever hears it may stop the link."""
         try:
             self._changed()
         except Exception:  # noqa: BLE001 - whoever listens, the link goes on
             log.failure("a change of a link to the message bus was not handled")
-        finally:
-            self._telling = False
 
     def _delay(self, attempt: int) -> float:
         config = self._config

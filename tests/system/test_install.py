@@ -40,18 +40,8 @@ def install(checkout: Path, venv: Path, *options: str) -> Path:
     python = venv / "bin" / "python"
     site = venv / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "--quiet",
-        "--python",
-        python,
-        "install",
-        "--no-deps",
-    ]
-    subprocess.run([*pip, *options, checkout], check=True, cwd=checkout.parent)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", str(python)]
+    subprocess.run([*pip, "install", "--no-deps", *options, str(checkout)], check=True, cwd=checkout.parent)
     return python
 
 

@@ -1,0 +1,238 @@
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet import reactor as real_reactor
+from twisted.trial.unittest import TestCase
+
+from chatd import __version__
+from chatd.config import BadValue, Config
+from chatd.lifeline import HOLD, STOP, Held, Ready, encode, read_assignment
+from chatd.parent import fleet
+from chatd.parent.daemon import Daemon
+from chatd.parent.valkey import find_server
+from tests.parent.children import FakeProcess, FakeReactor, Said
+from tests.parent.test_fleet import WORKER
+
+CONFIG = Config(listen=("tcp:0:interface=127.0.0.1",), workers=2)
+REDIS = "redis://ann:secret@192.0.2.7:6380/3"
+
+
+class Fixture:
+    """A daemon whose children are none."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.over: list[str] = []
+        self.daemon: Daemon
+
+    def make(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen, chat_log: str = "chat.log") -> Daemon:
+        config = Config(listen=listen, workers=2, redis=redis, chat_log=chat_log)
+        self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server")
+        return self.daemon
+
+    def start(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen) -> list[FakeProcess]:
+        self.make(redis=redis, listen=listen)
+        self.daemon.privilegedStartService()
+        self.daemon.startService()
+        return self.reactor.processes
+
+    def stop(self) -> list[str]:
+        self.daemon.stopService().addCallback(lambda _: self.over.append("stopped"))
+        return self.over
+
+
+@pytest.fixture
+def of() -> Iterator[Fixture]:
+    made = Fixture()
+    yield made
+    if made.daemon.running:
+        made.stop()
+    for process in reversed(made.reactor.processes):
+        if not process.gone:
+            process.end()
+
+
+def urls(said: Said) -> list[str]:
+    return [line.split("websocat ")[1] for line in said.lines if "websocat" in line]
+
+
+def orders(process: FakeProcess) -> list[str]:
+    return [json.loads(line) for line in process.told[1:]]
+
+
+# Starting
+
+
+def test_ports_are_bound_before_privileges_are_shed_and_nothing_is_started_yet(of: Fixture, tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.sock")
+    daemon = of.make(listen=(f"unix:{path}",))
+    assert not os.path.exists(path)
+    daemon.privilegedStartService()
+    assert os.path.exists(path)
+    assert of.reactor.processes == []
+    daemon.startService()
+
+
+def test_a_port_that_cannot_be_had_ends_the_start(of: Fixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        daemon = of.make(listen=(f"tcp:{other.getsockname()[1]}:interface=127.0.0.1",))
+        with pytest.raises(BadValue, match="Address already in use"):
+            daemon.privilegedStartService()
+    assert of.reactor.processes == []
+
+
+def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
+    broker, *workers = of.start()
+    assert "/opt/valkey-server" in broker.command
+    assert [worker.command for worker in workers] == [list(fleet.COMMAND)] * 2
+
+
+def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
+    broker, *workers = of.start()
+    assert {read_assignment(each.told[0]).broker for each in workers} == {f"unix://{broker.path}/broker.sock"}
+
+
+def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
+    processes = of.start(redis=REDIS)
+    assert [process.command for process in processes] == [list(fleet.COMMAND)] * 2
+    assert {read_assignment(each.told[0]).broker for each in processes} == {REDIS}
+
+
+def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(
+    of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon = of.make(chat_log="logs/chat.log")
+    daemon.privilegedStartService()
+    monkeypatch.chdir("/")
+    daemon.startService()
+    worker = of.reactor.processes[-1]
+    assert read_assignment(worker.told[0]).config.chat_log == str(tmp_path / "logs" / "chat.log")
+
+
+# Ready
+
+
+def test_once_all_are_ready_the_log_says_where_to_connect_and_where_the_chat_log_is(
+    of: Fixture, said: Said, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, first, second = of.start()
+    first.say(encode(Ready()))
+    assert urls(said) == []
+    second.say(encode(Ready()))
+    ready, connect, chat_log = said.lines[-3:]
+    assert ready == f"info: chatd {__version__} is ready: 2 workers, messages go through a private Valkey"
+    host, port = connect.removeprefix("info: connect with: websocat ws://").split(":")
+    assert host == "127.0.0.1"
+    with socket.create_connection((host, int(port))):
+        pass
+    assert chat_log == f"info: the chat log: {tmp_path}/chat.log"
+
+
+def test_each_way_to_connect_is_said(of: Fixture, said: Said, tmp_path: Path) -> None:
+    for worker in of.start(listen=(*CONFIG.listen, f"unix:{tmp_path}/chat.sock"))[1:]:
+        worker.say(encode(Ready()))
+    assert [url.split(":")[0] for url in urls(said)] == ["ws", "ws-unix"]
+
+
+def test_the_password_of_the_redis_server_is_not_said(of: Fixture, said: Said) -> None:
+    for worker in of.start(redis=REDIS):
+        worker.say(encode(Ready()))
+    assert said.lines[2].endswith("messages go through redis://192.0.2.7:6380/3")
+    assert "secret" not in "".join(said.lines)
+
+
+# Stopping
+
+
+def test_a_stop_closes_the_ports_at_once_so_that_another_chatd_may_start(of: Fixture, tmp_path: Path) -> None:
+    of.start(listen=(f"unix:{tmp_path}/chat.sock",))
+    of.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_hold_then_stop_then_the_broker_ends(of: Fixture, said: Said) -> None:
+    broker, first, second = of.start()
+    of.stop()
+    assert orders(first) == orders(second) == [HOLD]
+    for worker in (first, second):
+        worker.say(encode(Held()))
+    assert orders(first) == orders(second) == [HOLD, STOP]
+    first.end()
+    assert broker.signals == []
+    second.end()
+    assert (broker.signals, of.over) == (["TERM"], [])
+    broker.end()
+    assert of.over == ["stopped"]
+    assert said.lines[-1] == "info: chatd has stopped"
+    assert of.reactor.getDelayedCalls() == []
+
+
+def test_a_stop_takes_ten_seconds_at_most_however_stubborn_the_children_are(of: Fixture) -> None:
+    broker, first, second = of.start()
+    begun = of.reactor.seconds()
+    of.stop()
+    while not all("KILL" in process.signals for process in of.reactor.processes):
+        of.reactor.advance(0.1)
+        for worker in (first, second):
+            if "KILL" in worker.signals and not worker.gone:
+                worker.end(signal=9)
+    broker.end(signal=9)
+    assert of.over == ["stopped"]
+    assert of.reactor.seconds() - begun <= 10.0
+
+
+def test_a_stop_while_the_broker_is_down_is_over_when_the_workers_are(of: Fixture) -> None:
+    broker, first, second = of.start()
+    broker.end(signal=9)
+    of.stop()
+    first.end()
+    second.end()
+    assert of.over == ["stopped"]
+
+
+def test_without_a_broker_of_ours_the_stop_is_over_when_the_workers_are(of: Fixture) -> None:
+    first, second = of.start(redis=REDIS)
+    of.stop()
+    first.end()
+    assert of.over == []
+    second.end()
+    assert of.over == ["stopped"]
+
+
+def test_one_that_never_started_stops_at_once(of: Fixture) -> None:
+    of.make().privilegedStartService()
+    assert of.stop() == ["stopped"]
+
+
+def test_workers_that_become_ready_during_a_stop_make_nobody_connect(of: Fixture, said: Said) -> None:
+    _, *workers = of.start()
+    of.stop()
+    for worker in workers:
+        worker.say(encode(Ready()))
+    assert urls(said) == []
+
+
+class RealChildren(TestCase):
+    """The same with a real broker, and processes for workers."""
+
+    async def test_all_start_and_none_is_left(self) -> None:
+        self.patch(fleet, "COMMAND", (sys.executable, "-c", WORKER))
+        said = Said.during(self)
+        ready = said.next("is ready: 2 workers")
+        daemon = Daemon(real_reactor, CONFIG, find_server())
+        daemon.privilegedStartService()
+        daemon.startService()
+        await ready
+        pids = [event["pid"] for event in said.events if "pid" in event]
+        pids += [int(line.split("pid ")[1].split(")")[0]) for line in said.lines if line.endswith("is ready")]
+        assert len(pids) == 3
+        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)  # noqa: ASYNC240 - /proc does not block
+        await daemon.stopService()
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)  # noqa: ASYNC240 - /proc does not block

@@ -1,0 +1,472 @@
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as real_reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+import chatd
+from chatd.config import Config
+from chatd.lifeline import HOLD, STOP, Held, Listener, Log, Ready, encode, read_assignment
+from chatd.parent import fleet
+from chatd.parent.fleet import Fleet, Worker
+from chatd.parent.ports import Ports
+from tests.parent.children import FakeProcess, FakeReactor, Said
+
+CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, relayed_line_bytes=1000)
+URL = "unix:///run/broker.sock"
+
+
+class Fixture:
+    """A fleet of two workers that are none, on two endpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.reactor = FakeReactor()
+        self.ports = Ports(["tcp:0:interface=127.0.0.1", f"unix:{folder}/chat.sock"], CONFIG.workers, 16)
+        self.ports.bind()
+        self.brokers = iter(range(1, 100))
+        self.fleet = Fleet(self.reactor, CONFIG, self.ports, lambda: f"{URL}.{next(self.brokers)}")
+
+    @property
+    def processes(self) -> list[FakeProcess]:
+        return self.reactor.processes
+
+    def start(self) -> list[FakeProcess]:
+        self.fleet.start()
+        return list(self.processes)
+
+    def stop(self) -> list[str]:
+        """Begin to stop; give a list that says ``stopped`` once that is over."""
+        over: list[str] = []
+        Deferred.fromCoroutine(self.fleet.stop()).addCallback(lambda _: over.append("stopped"))
+        return over
+
+
+@pytest.fixture
+def of(tmp_path: Path) -> Iterator[Fixture]:
+    made = Fixture(tmp_path)
+    yield made
+    made.ports.close()
+
+
+def orders(process: FakeProcess) -> list[str]:
+    """What a worker was told after its assignment."""
+    return [json.loads(line) for line in process.told[1:]]
+
+
+# Spawning
+
+
+def test_each_worker_is_started_once(of: Fixture) -> None:
+    of.start()
+    assert [process.command for process in of.processes] == [[sys.executable, "-P", "-m", "chatd.worker"]] * 2
+
+
+def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
+    first, _ = of.start()
+    assignment = read_assignment(first.told[0])
+    assert assignment.config == CONFIG
+    assert assignment.broker == f"{URL}.1"
+    tcp, unix = of.ports.bound
+    assert assignment.listeners == (
+        Listener(tcp.endpoint, 3, int(socket.AF_INET)),
+        Listener(unix.endpoint, 4, int(socket.AF_UNIX)),
+    )
+
+
+def test_a_worker_gets_its_own_socket_of_each_port(of: Fixture) -> None:
+    first, second = of.start()
+    tcp, unix = of.ports.bound
+    standard = {0: "w", 1: "r", 2: "r"}
+    assert first.descriptors == {**standard, 3: tcp.sockets[0].fileno(), 4: unix.sockets[0].fileno()}
+    assert second.descriptors == {**standard, 3: tcp.sockets[1].fileno(), 4: unix.sockets[0].fileno()}
+
+
+def test_a_worker_finds_this_chatd_first_on_its_path(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(Path(chatd.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    of.start()
+    assert of.processes[0].env["PYTHONPATH"] == f"{root}:/elsewhere"
+    assert of.processes[0].env["LANG"] == "C.UTF-8"
+
+
+def test_a_worker_finds_this_chatd_without_a_python_path(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    assert of.start()[0].env["PYTHONPATH"] == str(Path(chatd.__file__).parent.parent)
+
+
+# Readiness
+
+
+def test_the_fleet_is_ready_once_every_worker_has_said_so(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+    second.say(encode(Ready()))
+    assert of.fleet.all_ready.called
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) is ready" for n, p in enumerate((first, second), 1)]
+
+
+def test_the_fleet_is_ready_only_once(of: Fixture) -> None:
+    first, second = of.start()
+    times: list[str] = []
+    of.fleet.all_ready.addCallback(lambda _: times.append("ready"))
+    first.say(encode(Ready()))
+    second.say(encode(Ready()))
+    first.end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    of.processes[2].say(encode(Ready()))
+    assert times == ["ready"]
+
+
+def test_the_fleet_is_not_ready_while_a_worker_is_missing(of: Fixture) -> None:
+    first, second = of.start()
+    second.end(exit_code=1)
+    first.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+    of.reactor.advance(0.1)
+    of.processes[2].say(encode(Ready()))
+    assert of.fleet.all_ready.called
+
+
+def test_a_worker_that_was_ready_and_ended_does_not_count(of: Fixture) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    first.end(exit_code=1)
+    second.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+
+
+def test_a_fleet_that_stops_does_not_become_ready(of: Fixture) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    of.stop()
+    second.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+
+
+# Replacing
+
+
+def test_a_worker_that_ends_is_replaced_on_the_same_sockets(of: Fixture) -> None:
+    _, second = of.start()
+    second.end(signal=signal.SIGKILL)
+    assert len(of.processes) == 2
+    of.reactor.advance(0.1)
+    replacement = of.processes[2]
+    assert replacement.descriptors == second.descriptors
+    assert read_assignment(replacement.told[0]).listeners == read_assignment(second.told[0]).listeners
+
+
+def test_a_replacement_is_told_where_the_broker_is_by_then(of: Fixture) -> None:
+    first, _ = of.start()
+    first.end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert read_assignment(of.processes[2].told[0]).broker == f"{URL}.3"
+
+
+def test_the_wait_doubles_from_a_tenth_of_a_second_to_thirty_while_a_worker_keeps_ending(
+    of: Fixture, said: Said
+) -> None:
+    of.start()[0].end(exit_code=1)
+    waits = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+    for count, wait in enumerate(waits, 2):
+        of.reactor.advance(wait * 0.99)
+        assert len(of.processes) == count
+        of.reactor.advance(wait * 0.011)
+        assert len(of.processes) == count + 1
+        of.processes[-1].end(exit_code=1)
+    assert [event["wait"] for event in said.events] == [*waits, 30.0]
+
+
+def test_a_minute_of_health_makes_the_wait_short_again(of: Fixture) -> None:
+    of.start()[0].end(exit_code=1)
+    of.reactor.advance(0.1)
+    of.processes[-1].end(exit_code=1)
+    of.reactor.advance(0.2)
+    of.reactor.advance(60.0)
+    of.processes[-1].end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 5
+
+
+def test_each_worker_has_a_wait_of_its_own(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    of.reactor.advance(0.1)
+    second.end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 4
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ({}, "it stopped"),
+        ({"exit_code": 3}, "exit status 3"),
+        ({"signal": signal.SIGKILL}, "killed by SIGKILL"),
+        ({"signal": 40}, "killed by signal 40"),
+    ],
+)
+def test_the_log_says_why_a_worker_is_gone(of: Fixture, said: Said, end: dict[str, int], reason: str) -> None:
+    first, _ = of.start()
+    first.end(**end)
+    assert said.lines == [f"error: worker 1 (pid {first.pid}) is gone: {reason}; its replacement comes in 0.1 s"]
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    first.end(exit_code=1)
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    of.reactor.advance(0.1)
+    assert "Resource temporarily unavailable; its replacement comes in 0.2 s" in said.lines[-1]
+    of.reactor.refuse = None
+    of.reactor.advance(0.2)
+    assert len(of.processes) == 3
+
+
+def test_a_fleet_of_which_one_cannot_be_started_stops_in_order(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    of.reactor.advance(0.1)
+    over = of.stop()
+    second.end()
+    assert over == ["stopped"]
+
+
+# What workers say
+
+
+def test_what_a_worker_logs_is_passed_on_with_its_level(of: Fixture, said: Said) -> None:
+    _, second = of.start()
+    for level in ("info", "warn", "error", "critical"):
+        second.say(encode(Log(level, "the disk is {full}")))
+    assert said.lines == [f"{level}: worker 2: the disk is {{full}}" for level in ("info", "warn", "error", "critical")]
+
+
+def test_lines_arrive_whole_however_they_are_cut(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    for byte in encode(Log("info", "smörgås")) + encode(Log("warn", "two")):
+        first.say(bytes([byte]))
+    assert said.lines == ["info: worker 1: smörgås", "warn: worker 1: two"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"hello", b"", b"{}", b'{"type":"dance"}', b'{"type":"log","level":7,"text":""}', b'"\xff"', b"\0", b"[" * 9000],
+)
+def test_a_worker_that_says_nonsense_is_noted_and_lives_on(of: Fixture, said: Said, line: bytes) -> None:
+    first, second = of.start()
+    first.say(line + b"\n" + encode(Ready()))
+    second.say(encode(Ready()))
+    assert said.lines[0] == f"error: worker 1 says {line!r}"
+    assert of.fleet.all_ready.called
+
+
+def test_a_level_that_is_none_is_nonsense_too(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    line = encode(Log("shout", "hello"))
+    first.say(line + encode(Log("info", "calm")))
+    assert said.lines == [f"error: worker 1 says {line.rstrip()!r}", "info: worker 1: calm"]
+
+
+@given(st.lists(st.binary(), max_size=20))
+def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
+    worker = Worker(1, 100, 0.0, lambda worker: None)
+    for chunk in chunks:
+        worker.childDataReceived(1, chunk)
+        worker.childDataReceived(2, chunk)
+
+
+def test_a_line_without_an_end_is_bounded(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    for _ in range(50):
+        first.say(b"x" * 100)
+    first.say(b"\n")
+    assert said.lines == [f"error: worker 1 says {b'x' * 1000!r}"]
+
+
+def test_what_python_says_of_a_crash_is_in_the_log(of: Fixture, said: Said) -> None:
+    _, second = of.start()
+    second.say(b"Traceback:\n\n  \xff {boom}\nunfinished", descriptor=2)
+    assert said.lines == ["error: worker 2: Traceback:", "error: worker 2:   \ufffd {boom}"]
+
+
+# Stopping
+
+
+def test_at_a_stop_all_are_told_to_hold_and_none_yet_to_stop(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    assert (orders(first), orders(second), over) == ([HOLD], [HOLD], [])
+
+
+def test_only_when_all_have_held_are_they_told_to_stop(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.say(encode(Held()))
+    assert orders(first) == orders(second) == [HOLD]
+    second.say(encode(Held()))
+    assert orders(first) == orders(second) == [HOLD, STOP]
+
+
+def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    over = of.stop()
+    for process in (first, second):
+        process.say(encode(Held()))
+    first.end()
+    assert over == []
+    second.end()
+    assert over == ["stopped"]
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) is gone: it stopped" for n, p in enumerate(of.processes, 1)]
+    assert of.reactor.getDelayedCalls() == []
+
+
+def test_one_that_does_not_hold_in_time_does_not_keep_the_others(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.say(encode(Held()))
+    of.reactor.advance(3.9)
+    assert orders(first) == [HOLD]
+    of.reactor.advance(0.1)
+    assert orders(first) == orders(second) == [HOLD, STOP]
+
+
+def test_one_that_says_held_twice_or_late_is_no_trouble(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    first.say(encode(Held()) * 2)
+    of.reactor.advance(4.0)
+    second.say(encode(Held()))
+    first.end()
+    second.end()
+    assert over == ["stopped"]
+
+
+def test_one_that_ends_while_others_hold_counts_as_held(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.end(signal=signal.SIGKILL)
+    second.say(encode(Held()))
+    assert orders(second) == [HOLD, STOP]
+
+
+def test_one_that_does_not_stop_in_time_is_killed(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    over = of.stop()
+    for process in (first, second):
+        process.say(encode(Held()))
+    first.end()
+    of.reactor.advance(2.9)
+    assert second.signals == []
+    of.reactor.advance(0.1)
+    assert (first.signals, second.signals) == ([], ["KILL"])
+    assert f"warn: worker 2 (pid {second.pid}) did not stop in time and is killed" in said.lines
+    assert over == []
+    second.end(signal=signal.SIGKILL)
+    assert over == ["stopped"]
+
+
+def test_one_that_cannot_even_be_killed_does_not_keep_us(of: Fixture) -> None:
+    of.start()
+    over = of.stop()
+    of.reactor.pump([4.0, 3.0, 3.0])
+    assert over == ["stopped"]
+
+
+def test_one_that_is_gone_but_not_yet_known_to_be_may_be_killed(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    first.gone = second.gone = True
+    of.reactor.pump([4.0, 3.0])
+    first.end()
+    second.end()
+    assert over == ["stopped"]
+
+
+def test_nobody_is_replaced_during_a_stop(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.end(exit_code=1)
+    second.end(exit_code=1)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 2
+
+
+def test_a_replacement_that_is_due_does_not_come_after_a_stop(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    over = of.stop()
+    second.end()
+    assert over == ["stopped"]
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 2
+    assert of.reactor.getDelayedCalls() == []
+
+
+def test_a_fleet_of_which_all_are_gone_stops_at_once(of: Fixture) -> None:
+    for process in of.start():
+        process.end(exit_code=1)
+    assert of.stop() == ["stopped"]
+
+
+# A real process
+
+WORKER = """
+import json, os, socket, sys
+listeners = json.loads(sys.stdin.readline())["listeners"]
+names = [socket.socket(fileno=each["descriptor"]).getsockname()[1] for each in listeners]
+print(json.dumps({"type": "log", "level": "info", "text": f"listens on {names}"}), flush=True)
+print("oh dear", file=sys.stderr, flush=True)
+print('{"type":"ready"}', flush=True)
+for order in sys.stdin:
+    if order == '"hold"\\n':
+        print('{"type":"held"}', flush=True)
+    if order == '"stop"\\n':
+        break
+"""
+"""As much of a worker as the parent sees."""
+
+
+class RealProcess(TestCase):
+    """The same with processes."""
+
+    def setUp(self) -> None:
+        self.patch(fleet, "COMMAND", (sys.executable, "-c", WORKER))
+        self.said = Said.during(self)
+        config = Config(workers=1, restart_first_seconds=0.01)
+        self.ports = Ports(["tcp:0:interface=127.0.0.1"], 1, 16)
+        self.ports.bind()
+        self.addCleanup(self.ports.close)
+        self.fleet = Fleet(real_reactor, config, self.ports, lambda: URL)
+
+    async def test_a_worker_comes_is_killed_is_replaced_and_stops(self) -> None:
+        crash = self.said.next("oh dear")
+        self.fleet.start()
+        await self.fleet.all_ready
+        await crash
+        port = self.ports.bound[0].sockets[0].getsockname()[1]
+        assert f"info: worker 1: listens on [{port}]" in self.said.lines
+        assert "error: worker 1: oh dear" in self.said.lines
+        again = self.said.next("is ready")
+        os.kill(self._pid(), signal.SIGKILL)
+        await again
+        assert any("is gone: killed by SIGKILL; its replacement comes in 0.01 s" in line for line in self.said.lines)
+        await self.fleet.stop()
+        assert self.said.lines[-1].endswith("is gone: it stopped")
+
+    def _pid(self) -> int:
+        ready: Any = next(line for line in self.said.lines if line.endswith("is ready"))
+        return int(ready.split("pid ")[1].split(")")[0])

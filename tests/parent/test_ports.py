@@ -1,0 +1,480 @@
+import datetime
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.config import BadValue
+from chatd.parent import ports
+from chatd.parent.ports import Bound, Ports, bind, inheritance
+from tests.waiting import PATIENCE
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+LOOPBACK6 = r"tcp:0:interface=\:\:1"
+
+
+@pytest.fixture
+def bound() -> Iterator[Callable[..., Bound]]:
+    """Bind endpoint strings that are closed again when the test ends."""
+    opened: list[Bound] = []
+
+    def bind_one(endpoint: str, copies: int = 2, backlog: int = 16) -> Bound:
+        opened.append(bind(endpoint, copies, backlog))
+        return opened[-1]
+
+    yield bind_one
+    for each in opened:
+        for one in each.sockets:
+            one.close()
+
+
+def refusal(endpoint: str) -> str:
+    with pytest.raises(BadValue) as caught:
+        bind(endpoint, 2, 16)
+    return str(caught.value)
+
+
+def port_of(one: socket.socket) -> int:
+    port: int = one.getsockname()[1]
+    return port
+
+
+def occupied(*, family: int = socket.AF_INET, host: str = "127.0.0.1", shared: bool = False) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    if shared:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    one.bind((host, 0))
+    one.listen()
+    return one
+
+
+def certificate(path: Path) -> None:
+    """Write a key and a certificate that it signs itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    form = serialization.PrivateFormat.PKCS8
+    pem = serialization.Encoding.PEM
+    path.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()) + made.public_bytes(pem))
+
+
+# TCP
+
+
+def test_each_worker_has_a_socket_of_its_own_on_the_one_port(bound: Callable[..., Bound]) -> None:
+    made = bound(LOOPBACK, copies=3)
+    assert len({one.fileno() for one in made.sockets}) == 3
+    assert len({one.getsockname() for one in made.sockets}) == 1
+    assert all(one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for one in made.sockets)
+    assert [made.socket_for(worker) for worker in range(3)] == made.sockets
+
+
+def test_port_0_gives_a_real_port(bound: Callable[..., Bound]) -> None:
+    assert port_of(bound(LOOPBACK).sockets[1]) > 0
+
+
+def test_clients_may_connect_before_a_worker_runs(bound: Callable[..., Bound]) -> None:
+    made = bound(LOOPBACK, copies=1)
+    with socket.create_connection(made.sockets[0].getsockname(), timeout=PATIENCE):
+        client, _ = made.sockets[0].accept()
+        client.close()
+
+
+def test_the_queue_is_as_long_as_the_backlog(bound: Callable[..., Bound]) -> None:
+    made = bound(f"{LOOPBACK}:backlog=1", copies=1, backlog=20)
+    clients = [socket.create_connection(made.sockets[0].getsockname(), timeout=PATIENCE) for _ in range(20)]
+    made.sockets[0].setblocking(False)
+    for client in clients:
+        made.sockets[0].accept()[0].close()
+        client.close()
+
+
+def test_an_occupied_port_is_one_clear_line() -> None:
+    with occupied() as other:
+        endpoint = f"tcp:{port_of(other)}:interface=127.0.0.1"
+        assert refusal(endpoint) == f"cannot listen on {endpoint}: Address already in use"
+
+
+def test_a_port_whose_occupier_shares_it_is_occupied_too() -> None:
+    with occupied(shared=True) as other:
+        endpoint = f"tcp:{port_of(other)}:interface=127.0.0.1"
+        assert refusal(endpoint) == f"cannot listen on {endpoint}: Address already in use"
+
+
+def test_a_second_chatd_on_the_port_is_refused(bound: Callable[..., Bound]) -> None:
+    endpoint = f"tcp:{port_of(bound(LOOPBACK).sockets[0])}:interface=127.0.0.1"
+    assert refusal(endpoint).endswith("Address already in use")
+
+
+def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[..., Bound]) -> None:
+    made = bind(LOOPBACK, 1, 16)
+    address = made.sockets[0].getsockname()
+    with socket.create_connection(address, timeout=PATIENCE):
+        client, _ = made.sockets[0].accept()
+        client.close()  # the side that closes first keeps the port in TIME_WAIT
+    made.sockets[0].close()
+    assert bound(f"tcp:{address[1]}:interface=127.0.0.1").sockets[0].getsockname() == address
+
+
+def test_ipv6_is_bound_alone_so_that_ipv4_may_have_the_same_port(bound: Callable[..., Bound]) -> None:
+    six = bound(LOOPBACK6)
+    assert six.family == socket.AF_INET6
+    assert six.url == f"ws://[::1]:{port_of(six.sockets[0])}"
+    assert len({port_of(one) for one in six.sockets}) == 1
+    every6 = bound(r"tcp:0:interface=\:\:")
+    assert bound(f"tcp:{port_of(every6.sockets[0])}").family == socket.AF_INET
+
+
+def test_an_occupied_ipv6_port_is_one_clear_line() -> None:
+    with occupied(family=socket.AF_INET6, host="::1", shared=True) as other:
+        endpoint = rf"tcp:{port_of(other)}:interface=\:\:1"
+        assert refusal(endpoint) == f"cannot listen on {endpoint}: Address already in use"
+
+
+def test_a_url_says_how_to_connect(bound: Callable[..., Bound]) -> None:
+    made = bound(LOOPBACK)
+    assert made.url == f"ws://127.0.0.1:{port_of(made.sockets[0])}"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp:0", r"tcp:0:interface=\:\:"])
+def test_a_url_for_every_address_names_the_host(bound: Callable[..., Bound], endpoint: str) -> None:
+    made = bound(endpoint)
+    assert made.url == f"ws://{socket.gethostname()}:{port_of(made.sockets[0])}"
+
+
+def test_sockets_are_not_inherited_by_accident(bound: Callable[..., Bound]) -> None:
+    assert not any(one.get_inheritable() for one in bound(LOOPBACK).sockets)
+
+
+# TLS and wrappers
+
+
+def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    pem = tmp_path / "both.pem"
+    certificate(pem)
+    made = bound(f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
+    assert made.url == f"wss://127.0.0.1:{port_of(made.sockets[1])}"
+    assert len(made.sockets) == 2
+
+
+@pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")  # Twisted reads certificates the old way
+def test_tls_is_shown_as_wss_too(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    certificate(tmp_path / "localhost.pem")
+    made = bound(rf"tls:{tmp_path}:port=0:interface=\:\:1")
+    assert made.url == f"wss://[::1]:{port_of(made.sockets[0])}"
+
+
+def test_ssl_without_its_certificate_names_the_file(tmp_path: Path) -> None:
+    missing = tmp_path / "none.pem"
+    endpoint = f"ssl:0:privateKey={missing}"
+    assert refusal(endpoint) == f"{endpoint!r} is no server endpoint: No such file or directory: {str(missing)!r}"
+
+
+def test_a_certificate_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.pem").write_text("no certificate")
+    assert "\n" not in refusal(f"ssl:0:privateKey={tmp_path}/bad.pem")
+
+
+def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., Bound]) -> None:
+    endpoint = f"haproxy:{LOOPBACK}"
+    made = bound(endpoint)
+    assert (made.endpoint, made.family, len(made.sockets)) == (endpoint, socket.AF_INET, 2)
+
+
+# Unix sockets
+
+
+def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    made = bound(f"unix:{path}", copies=3)
+    assert [made.socket_for(worker) for worker in range(3)] == made.sockets * 3
+    assert (made.family, made.url) == (socket.AF_UNIX, f"ws-unix:{path}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_unix_socket_has_the_mode_that_is_asked_for(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    bound(f"unix:{tmp_path}/chat.sock:mode=620")
+    assert (tmp_path / "chat.sock").stat().st_mode & 0o777 == 0o620
+
+
+def test_a_stale_unix_socket_is_taken_over(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+        old.listen()
+    bound(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_live_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        assert refusal(f"unix:{path}") == f"cannot listen on unix:{path}: Address already in use"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_file_in_the_way_of_a_unix_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "chat.sock"
+    path.write_text("precious")
+    assert refusal(f"unix:{path}").endswith("Address already in use")
+    assert path.read_text() == "precious"
+
+
+def test_a_unix_socket_is_removed_at_close_wherever_we_are_by_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    these = Ports(["unix:chat.sock"], 2, 16)
+    these.bind()
+    monkeypatch.chdir("/")
+    these.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_unix_socket_that_somebody_removed_is_no_trouble_at_close(tmp_path: Path) -> None:
+    these = Ports([f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these.bind()
+    (tmp_path / "chat.sock").unlink()
+    these.close()
+
+
+# Sockets that systemd passed
+
+
+SYSTEMD = """
+import json, os, socket, sys
+with socket.create_server(("127.0.0.1", 0)) as passed:
+    os.dup2(passed.fileno(), 9)
+os.dup2(9, 3)
+os.close(9)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="chat")
+from chatd.parent.ports import Ports, inheritance
+
+def same(one):
+    return os.path.sameopenfile(one, 3)
+
+ports = Ports(sys.argv[1:], 2, 16)
+seen = []
+for _ in range(2):
+    ports.bind()
+    for each in ports.bound:
+        numbers = inheritance([each], 1, 7)
+        assert set(numbers) == {7} and all(map(same, numbers.values())), numbers
+        seen.append([each.endpoint, int(each.family), len(each.sockets), each.url])
+    ports.close()
+assert socket.socket(fileno=3).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+print(json.dumps(seen))
+"""
+"""Has a listening socket as descriptor 3, as if from systemd; binds and closes twice, as twistd does; says what."""
+
+
+def passed(*endpoints: str) -> list[list[object]]:
+    """Bind endpoint strings in a process to which systemd passed a listening socket."""
+    command = [sys.executable, "-c", SYSTEMD, *endpoints]
+    seen: list[list[object]] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=PATIENCE).stdout
+    )
+    return seen
+
+
+def test_a_socket_that_systemd_passed_is_used_and_stays_usable() -> None:
+    first, second = passed("systemd:domain=INET:index=0")
+    assert first == second
+    assert first[1:3] == [int(socket.AF_INET), 1]
+    assert str(first[3]).startswith("ws://127.0.0.1:")
+
+
+def test_a_socket_that_systemd_passed_is_found_by_its_name() -> None:
+    assert len(passed("systemd:domain=INET:name=chat")) == 2
+
+
+def test_workers_need_not_ask_systemd_for_a_passed_socket() -> None:
+    assert passed("haproxy:systemd:domain=INET:index=0")[0][0] == "haproxy:tcp:0"
+
+
+def test_a_passed_socket_may_be_listened_on_twice() -> None:
+    assert len(passed("systemd:domain=INET:index=0", "haproxy:systemd:domain=INET:index=0")) == 4
+
+
+def test_where_systemd_passed_nothing_that_is_one_line() -> None:
+    assert "\n" not in refusal("systemd:domain=INET:index=0")
+
+
+# What is no endpoint
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("", "3000", "tcp", "tcp:", "tcp:http", "tcp:0:colour=red", "tcp:0:backlog=x", "foo:1", "stdio:"),
+        *("haproxy:tcp", "ssl:0:privateKey=", "systemd:domain=INET:index=x", "unix:/tmp/x:mode=99", "tcp:0\0"),
+    ],
+)
+def test_what_is_no_server_endpoint_is_refused_in_one_line(endpoint: str) -> None:
+    said = refusal(endpoint)
+    assert said.startswith(f"{endpoint!r} is no server endpoint: ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("tcp:70000", "tcp:-1", "tcp:0:interface=192.0.2.1", "unix:"),
+        *("unix:/no/such\nfolder/chat.sock", "unix:/tmp", f"unix:/{'x' * 200}", "unix:/tmp/a\0b"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_refused_in_one_line(endpoint: str) -> None:
+    said = refusal(endpoint)
+    assert said.startswith("cannot listen on ")
+    assert len(said.splitlines()) == 1
+
+
+@given(st.text(st.characters(exclude_characters=":")))
+def test_any_text_without_a_colon_is_refused_in_one_line(text: str) -> None:
+    assert len(refusal(text).splitlines()) == 1
+
+
+def test_an_endpoint_that_listens_on_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "serverFromString", lambda reactor, endpoint: Silent())
+    assert refusal("silent:") == "'silent:' names no listening socket"
+
+
+class Silent:
+    """An endpoint from some plugin, that binds nothing."""
+
+    def listen(self, factory: object) -> "Silent":
+        return self
+
+    def addErrback(self, errback: object) -> None:  # noqa: N802 - Twisted's
+        pass
+
+
+# All of them
+
+
+def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
+    endpoints = [LOOPBACK, f"unix:{tmp_path}/chat.sock", f"haproxy:{LOOPBACK}"]
+    these = Ports(endpoints, 2, 16)
+    these.bind()
+    assert [each.endpoint for each in these.bound] == endpoints
+    assert these.urls() == [each.url for each in these.bound]
+    these.close()
+
+
+def test_one_bad_endpoint_leaves_nothing_bound(tmp_path: Path) -> None:
+    with occupied() as other:
+        free = port_of(other)
+    these = Ports([f"tcp:{free}:interface=127.0.0.1", f"unix:{tmp_path}/chat.sock", "nonsense"], 2, 16)
+    with pytest.raises(BadValue, match=r"^'nonsense' is no server endpoint"):
+        these.bind()
+    assert these.bound == []
+    assert list(tmp_path.iterdir()) == []
+    with socket.create_server(("127.0.0.1", free)):
+        pass
+
+
+def test_a_failed_bind_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    refusal(f"unix:{tmp_path}/none/chat.sock")
+    before = os.listdir("/proc/self/fd")
+    with occupied() as other:
+        endpoints = (f"unix:{tmp_path}/none/chat.sock", f"tcp:{port_of(other)}:interface=127.0.0.1")
+        said = [refused(endpoint) for endpoint in endpoints]  # what was raised is kept, and all that it refers to
+    assert len(said) == 2
+    assert os.listdir("/proc/self/fd") == before
+
+
+def refused(endpoint: str) -> BadValue:
+    with pytest.raises(BadValue) as caught:
+        bind(endpoint, 2, 16)
+    return caught.value
+
+
+def test_ports_can_be_bound_again_once_they_are_closed() -> None:
+    these = Ports([LOOPBACK], 2, 16)
+    these.bind()
+    address = these.bound[0].sockets[0].getsockname()
+    these.close()
+    assert these.bound == []
+    again = Ports([f"tcp:{address[1]}:interface=127.0.0.1"], 2, 16)
+    again.bind()
+    again.close()
+
+
+def test_without_endpoints_it_is_both_loopback_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "LOOPBACK_LISTEN", (LOOPBACK, LOOPBACK6))
+    these = Ports((), 2, 16)
+    these.bind()
+    assert [each.family for each in these.bound] == [socket.AF_INET, socket.AF_INET6]
+    assert these.urls() == [f"ws://localhost:{port_of(these.bound[0].sockets[0])}"]
+    these.close()
+
+
+class Ipv4Only(socket.socket):
+    """A socket of a machine without IPv6."""
+
+    def __init__(self, family: int = -1, type: int = -1, proto: int = -1, fileno: int | None = None) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        super().__init__(family, type, proto, fileno)
+
+
+def test_without_ipv6_the_default_is_ipv4_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "LOOPBACK_LISTEN", (LOOPBACK, LOOPBACK6))
+    monkeypatch.setattr(socket, "socket", Ipv4Only)
+    these = Ports((), 2, 16)
+    these.bind()
+    assert [each.family for each in these.bound] == [socket.AF_INET]
+    these.close()
+
+
+def test_without_ipv6_asking_for_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "socket", Ipv4Only)
+    with pytest.raises(BadValue, match="Address family not supported by protocol"):
+        Ports([LOOPBACK, LOOPBACK6], 2, 16).bind()
+
+
+def test_an_occupied_default_port_is_refused_on_ipv6_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with occupied(family=socket.AF_INET6, host="::1") as other:
+        six = rf"tcp:{port_of(other)}:interface=\:\:1"
+        monkeypatch.setattr(ports, "LOOPBACK_LISTEN", (LOOPBACK, six))
+        with pytest.raises(BadValue, match="Address already in use"):
+            Ports((), 2, 16).bind()
+
+
+# What a worker inherits
+
+
+def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., Bound], tmp_path: Path) -> None:
+    one, shared, other = bound(LOOPBACK), bound(f"unix:{tmp_path}/chat.sock"), bound(LOOPBACK)
+    assert inheritance([one, shared, other], 0, 3) == {
+        3: one.sockets[0].fileno(),
+        4: shared.sockets[0].fileno(),
+        5: other.sockets[0].fileno(),
+    }
+    assert list(inheritance([one, shared, other], 1, 3).values()) == [
+        one.sockets[1].fileno(),
+        shared.sockets[0].fileno(),
+        other.sockets[1].fileno(),
+    ]
