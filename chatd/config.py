@@ -214,7 +214,7 @@ class Config:
     # The chat log
     log_check_seconds: float = 0.5
     """How often the chat log is looked for: one that was renamed or removed is opened anew."""
-    log_lock_seconds: float = 0.25
+    log_lock_seconds: float = 1.0
     """How long a write waits for another worker's to end; then the messages are refused."""
 
     # The parent

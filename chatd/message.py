@@ -32,7 +32,7 @@ class Batch:
     publisher: str
     """The worker that published them."""
     sequence: int
-    """1, 2, 3 … for each publisher and room: a batch that is published again keeps its number."""
+    """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
     messages: tuple[Message, ...]
 
     @property

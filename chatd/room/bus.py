@@ -222,7 +222,9 @@ class Bus:
         self._subscriber = protocol
         protocol.whenDisconnected().addCallback(self._forget_subscriber)
         await protocol.subscribe([self._probes.channel])
-        await gatherResults([self._subscribe_on(protocol, room) for room in self._rooms], consumeErrors=True)
+        # A room that is refused is said, and waits; the others must not wait with it.
+        rooms = [self._subscribe_on(protocol, room).addErrback(self._not_subscribed, room) for room in self._rooms]
+        await gatherResults(rooms)
 
     def _forget_subscriber(self, protocol: Any) -> None:
         if self._subscriber is protocol:

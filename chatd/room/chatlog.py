@@ -11,7 +11,7 @@ its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where t
 
 Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
 made while holding the file's lock (``flock``), so that whoever writes next can tell a line that was torn by
-a full disk or a killed process from one that is being written. A batch is in the file wholly or not at all.
+a full disk or a killed process from one that is being written. A batch that can't be written wholly is taken back.
 """
 
 import errno

@@ -1,0 +1,133 @@
+"""Real buses for tests, and a listener that remembers what it heard."""
+
+import itertools
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+from chatd.config import BrokerAddress, Config, broker_address
+from chatd.message import Batch, Message
+from chatd.room.bus import Bus
+from tests.fakes import Events
+
+_numbers = itertools.count(1)
+
+
+def messages(*texts: str) -> list[Message]:
+    """Make messages of these texts."""
+    return [Message(f"s.{next(_numbers)}", 0, "s", text) for text in texts]
+
+
+class Ears:
+    """Hears a bus as the hub does: a batch that comes again is dropped, known by its publisher and sequence."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.again: list[Batch] = []
+        self.changes = 0
+        self._newest: dict[tuple[str, str], int] = {}
+        self._waiting: list[tuple[Callable[[], Any], Deferred[None]]] = []
+
+    def deliver(self, batch: Batch) -> None:
+        who = (batch.room, batch.publisher)
+        if batch.sequence <= self._newest.get(who, 0):
+            self.again.append(batch)
+        else:
+            self._newest[who] = batch.sequence
+            self.batches.append(batch)
+        self.look()
+
+    def bus_changed(self) -> None:
+        self.changes += 1
+        self.look()
+
+    def texts(self, room: str = "ops") -> list[str]:
+        """All that was heard in a room, in order."""
+        return [message.text for batch in self.batches if batch.room == room for message in batch.messages]
+
+    def offsets(self, room: str = "ops") -> list[int]:
+        """The offsets of all that was heard in a room."""
+        return [offset for batch in self.batches if batch.room == room for offset in range(batch.first, batch.last + 1)]
+
+    def until(self, condition: Callable[[], Any]) -> "Deferred[None]":
+        """Fire once a condition holds; it is looked at whenever the bus calls."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append((condition, done))
+        self.look()
+        return done
+
+    def look(self) -> None:
+        """Look at the conditions again."""
+        for each in list(self._waiting):
+            if each[0]():
+                self._waiting.remove(each)
+                each[1].callback(None)
+
+
+FAST: dict[str, Any] = {
+    "bus_tick_seconds": 0.05,
+    "bus_retry_first_seconds": 0.01,
+    "bus_retry_most_seconds": 0.05,
+    "bus_settle_seconds": 0.05,
+}
+"""What makes outages short."""
+
+
+class BusTestCase(TestCase):
+    """Makes buses and stops them."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.prefix = f"t{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._running: list[Bus] = []
+        self.addCleanup(self._stop_all)
+        self.events = Events()
+        globalLogPublisher.addObserver(self.events)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events)
+
+    def make(self, address: str | BrokerAddress, **knobs: Any) -> tuple[Bus, Ears]:
+        """Give a bus that was started, and who hears it."""
+        config = Config(**{"redis_prefix": self.prefix, **FAST, **knobs})
+        broker = broker_address(address) if isinstance(address, str) else address
+        bus = Bus(reactor, broker, config, f"w{next(_numbers)}")
+        bus.listener = ears = Ears()
+        bus.start()
+        self._running.append(bus)
+        return bus, ears
+
+    def _stop_all(self) -> None:
+        for bus in self._running[:]:
+            self.stop(bus)
+
+    def stop(self, bus: Bus) -> None:
+        """Stop a bus before the test ends."""
+        self._running.remove(bus)
+        bus.stop()
+
+    async def ready(self, address: str | BrokerAddress, *rooms: str, **knobs: Any) -> tuple[Bus, Ears]:
+        """Give a bus that is open and hears these rooms."""
+        bus, ears = self.make(address, **knobs)
+        await ears.until(lambda: bus.open)
+        for room in rooms:
+            await bus.subscribe(room)
+        return bus, ears
+
+    def said(self) -> list[tuple[str, str]]:
+        """What the bus said in the server's own log: level and text."""
+        events = [event for event in self.events.events if event.get("log_namespace", "").startswith("chatd.")]
+        told = Events()
+        told.events = events
+        return told.said
+
+    def said_or_look(self, ears: Ears) -> bool:
+        """Whether the bus has said that it is away; looked at again until it has."""
+        if not self.said():
+            reactor.callLater(0.01, ears.look)
+        return bool(self.said())

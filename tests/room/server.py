@@ -1,0 +1,98 @@
+"""A Valkey server of a test's own, to be frozen, killed and started again, and a blocking client for it."""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+from chatd.parent.valkey import find_server
+from tests.waiting import until
+
+
+class Client:
+    """A blocking connection to the server with this socket."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(10)
+        self._socket.connect(path)
+        self._reader = hiredis.Reader()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._socket.close()
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Send one command and give its answer; errors are raised."""
+        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        return self.read()
+
+    def read(self) -> Any:
+        """Wait for what the server says next."""
+        while (answer := self._reader.gets()) is False:
+            data = self._socket.recv(65536)
+            if not data:
+                raise EOFError("the server hung up")
+            self._reader.feed(data)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Server:
+    """One server process at a time on one socket path; ``close`` leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
+        self.path = str(Path(self._folder.name, "broker.sock"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        """Run it, until its socket takes connections."""
+        command = [find_server(), "--port", "0", "--unixsocket", self.path, "--save", "", "--dir", self._folder.name]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen([*command, *options], stdout=quiet, stderr=quiet)
+        until(self._listens, "the Valkey server to listen")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(self.path) == 0
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Send one command and give its answer."""
+        with Client(self.path) as client:
+            return client.ask(*command)
+
+    def freeze(self) -> None:
+        """Stop it in its tracks; its connections stay."""
+        self._signal(signal.SIGSTOP)
+        assert self._process
+        state = Path(f"/proc/{self._process.pid}/stat")
+        until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "the server to be frozen")
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """Kill it and take its folder away."""
+        self.kill()
+        self._folder.cleanup()
+
+    def _signal(self, number: int) -> None:
+        assert self._process
+        os.kill(self._process.pid, number)

@@ -1,0 +1,558 @@
+"""The chat log: escapes, lines, and a file that several processes append to."""
+
+import fcntl
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger
+
+from chatd.message import Message
+from chatd.room.chatlog import (
+    ChatLog,
+    Entry,
+    escape,
+    log_entries,
+    log_outcome,
+    message_line,
+    outcome_line,
+    timestamp,
+    unescape,
+)
+from tests.fakes import Events
+from tests.room.log_writer import MESSAGES
+from tests.waiting import until
+
+ANY_TEXT = st.text(st.characters())
+"""Lone surrogates too, which a plain ``st.text()`` leaves out."""
+
+FORBIDDEN = (
+    {chr(number) for number in [*range(0x20), *range(0x7F, 0xA0)]}
+    | set("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+    | {chr(number) for number in range(0xD800, 0xE000)}
+)
+
+TIME = 1_795_379_625_123  # 2026-11-22T20:33:45.123Z
+
+
+def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> Entry:
+    return Entry(room, "192.0.2.1", Message(id, TIME, "s", text))
+
+
+def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
+    return f"2026-11-22T20:33:45.123Z {room} -@192.0.2.1 {id} {text}\n"
+
+
+class File:
+    """A chat log, what it holds and what the server's own log said of it."""
+
+    def __init__(self, path: Path, lock_seconds: float = 5) -> None:
+        self.path = path
+        self.events = Events()
+        self.log = ChatLog(str(path), Logger(observer=self.events), lock_seconds=lock_seconds)
+        self.chat = Logger(observer=self.log)
+
+    def write(self, *texts: str) -> None:
+        log_entries(self.chat, [entry(text) for text in texts])
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text()
+
+    @property
+    def said(self) -> list[tuple[str, str]]:
+        return self.events.said
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[File]:
+    file = File(tmp_path / "chat.log")
+    yield file
+    file.log.close()
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond size: what goes over it is written short or not at all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def writer(path: Path, name: str, batches: int, size: int) -> Iterator["subprocess.Popen[str]"]:
+    """Run ``log_writer``, from its first batch on; kill it at the end, if it still runs."""
+    command = [sys.executable, "-m", "tests.room.log_writer", str(path), name, str(batches), str(size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def started(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout
+    assert process.stdout.readline() == "writing\n"
+
+
+def finished(process: "subprocess.Popen[str]") -> int:
+    """Tell it to end; give how many batches it wrote."""
+    process.terminate()
+    return int(process.communicate()[0])
+
+
+def batch_lines(name: str, batches: int, size: int) -> list[str]:
+    return [f"{name} {batch} {number} {'x' * size}" for batch in range(batches) for number in range(MESSAGES)]
+
+
+def texts(data: str) -> list[str]:
+    return [each.split(" ", 4)[4] for each in data.splitlines()]
+
+
+# Escapes
+
+
+@given(ANY_TEXT)
+def test_any_text_can_be_read_back_from_its_escapes(text: str) -> None:
+    assert unescape(escape(text)) == text
+
+
+@given(ANY_TEXT)
+def test_escaped_text_has_nothing_that_ends_a_line_or_moves_a_terminal(text: str) -> None:
+    assert not FORBIDDEN & set(escape(text))
+
+
+def test_every_forbidden_character_comes_out_escaped_and_can_be_read_back() -> None:
+    for one in FORBIDDEN:
+        assert escape(one).isascii() and escape(one).isprintable()
+        assert unescape(escape(one)) == one
+
+
+@given(ANY_TEXT)
+def test_any_text_is_one_line_of_utf_8(text: str) -> None:
+    encoded = message_line(entry(text)).encode()
+    decoded = encoded.decode()
+    assert decoded.splitlines(keepends=True) == [decoded]
+    assert unescape(decoded[:-1].split(" ", 4)[4]) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a\nb", r"a\nb"),
+        ("a\r\tb", r"a\r\tb"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\x9b", r"\x9b"),
+        ("\x7f\0", r"\x7f\x00"),
+        ("\u2028\u2029\u202e\u2066", r"\u2028\u2029\u202e\u2066"),
+        ("\ud800", r"\ud800"),
+        (r"C:\new", r"C:\\new"),
+        (r"\x41", r"\\x41"),
+        ("007 Å 👋 \u200d", "007 Å 👋 \u200d"),
+    ],
+)
+def test_escapes_are_spelt_as_documented(text: str, escaped: str) -> None:
+    assert escape(text) == escaped
+
+
+@given(ANY_TEXT)
+def test_reading_back_takes_any_text(text: str) -> None:
+    unescape(text)
+
+
+# Lines
+
+
+def test_a_message_is_time_room_who_id_and_text() -> None:
+    assert message_line(entry("the text")) == "2026-11-22T20:33:45.123Z ops -@192.0.2.1 s.1 the text\n"
+
+
+def test_a_line_007_stays_text(file: File) -> None:
+    file.write("007", "1_000", "1.50")
+    assert file.text == line("007") + line("1_000") + line("1.50")
+
+
+def test_a_room_is_escaped_like_text() -> None:
+    assert message_line(entry(room="a\u202eb")) == line(room=r"a\u202eb")
+
+
+def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
+    assert outcome_line(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "written"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (TIME, "2026-11-22T20:33:45.123Z"),
+        (TIME + 1, "2026-11-22T20:33:45.124Z"),
+        (TIME + 1000, "2026-11-22T20:33:46.123Z"),
+    ],
+)
+def test_time_is_rfc_3339_in_utc_with_milliseconds(milliseconds: int, written: str) -> None:
+    assert timestamp(milliseconds) == written
+
+
+def test_user_text_is_no_format(file: File) -> None:
+    file.write("{entries} {0} {f()} %s")
+    assert file.text == line("{entries} {0} {f()} %s")
+
+
+# Appending
+
+
+def test_entries_of_an_event_are_appended_in_order(file: File) -> None:
+    file.write("one", "two")
+    file.write("three")
+    assert file.text == line("one") + line("two") + line("three")
+
+
+def test_outcomes_are_appended_for_each_entry(file: File) -> None:
+    log_outcome(file.chat, [entry(id="s.1"), entry(id="s.2")], "unknown", TIME)
+    time = "2026-11-22T20:33:45.123Z"
+    assert file.text == f"{time} ops ! s.1 unknown\n{time} ops ! s.2 unknown\n"
+
+
+def test_a_batch_is_one_write(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    file.write("one", "two", "three")
+    assert sizes == [len(file.text)]
+
+
+def test_what_was_there_before_stays(file: File) -> None:
+    file.path.write_text("before\n")
+    file.write("after")
+    assert file.text == "before\n" + line("after")
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    file = File(tmp_path / "a" / "b" / "chat.log")
+    file.write("hello")
+    file.log.close()
+    assert file.text == line()
+
+
+def test_a_path_without_a_folder_is_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = File(Path("chat.log"))
+    file.write("hello")
+    file.log.close()
+    assert (tmp_path / "chat.log").read_text() == line()
+
+
+def test_others_may_not_read_the_file(file: File) -> None:
+    file.write("hello")
+    assert file.path.stat().st_mode & 0o007 == 0
+
+
+def test_the_file_is_opened_by_the_first_check_already(file: File) -> None:
+    file.log.check()
+    assert file.text == ""
+    assert file.said == []
+
+
+def test_close_closes_the_file_and_a_later_write_opens_it_again(file: File) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    file.write("one")
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    file.log.close()
+    file.log.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    file.write("two")
+    assert file.text == line("one") + line("two")
+
+
+def test_several_processes_never_mix_or_lose_lines(tmp_path: Path) -> None:
+    path, names, batches = tmp_path / "chat.log", "abcd", 500
+    with (
+        writer(path, "a", batches, 50) as a,
+        writer(path, "b", batches, 500) as b,
+        writer(path, "c", batches, 5000) as c,
+        writer(path, "d", batches, 5) as d,
+    ):
+        assert [each.wait() for each in (a, b, c, d)] == [0, 0, 0, 0]
+    written = texts(path.read_text())
+    for name, size in zip(names, (50, 500, 5000, 5), strict=True):
+        assert [each for each in written if each.startswith(name)] == batch_lines(name, batches, size)
+    runs = [written[start].split()[:2] for start in range(0, len(written), MESSAGES)]
+    assert [each.split()[:2] for each in written] == [run for run in runs for _ in range(MESSAGES)]
+
+
+# Renamed and removed
+
+
+def test_a_renamed_file_is_noticed_by_a_check(file: File) -> None:
+    file.write("one")
+    old = file.path.rename(file.path.with_name("chat.log.1"))
+    file.log.check()
+    file.write("two")
+    assert (old.read_text(), file.text) == (line("one"), line("two"))
+
+
+def test_what_is_written_before_the_check_is_in_the_renamed_file(file: File) -> None:
+    file.write("one")
+    old = file.path.rename(file.path.with_name("chat.log.1"))
+    file.write("two")
+    file.log.check()
+    file.write("three")
+    assert (old.read_text(), file.text) == (line("one") + line("two"), line("three"))
+
+
+def test_a_removed_file_is_made_again_by_a_check(file: File) -> None:
+    file.write("one")
+    file.path.unlink()
+    file.log.check()
+    assert file.text == ""
+    file.write("two")
+    assert file.text == line("two")
+
+
+def test_another_file_in_its_place_is_noticed(file: File) -> None:
+    file.write("one")
+    other = file.path.with_name("other")
+    other.write_text("other\n")
+    other.rename(file.path)
+    file.log.check()
+    file.write("two")
+    assert file.text == "other\n" + line("two")
+
+
+def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
+    file = File(tmp_path / "logs" / "chat.log")
+    file.write("one")
+    file.path.unlink()
+    file.path.parent.rmdir()
+    file.log.check()
+    file.write("two")
+    file.log.close()
+    assert file.text == line("two")
+
+
+def test_a_folder_that_became_a_file_refuses_until_it_is_a_folder_again(tmp_path: Path) -> None:
+    file = File(tmp_path / "logs" / "chat.log")
+    file.write("one")
+    file.path.parent.rename(tmp_path / "old")
+    file.path.parent.write_text("")
+    file.log.check()
+    with pytest.raises(FileExistsError):
+        file.write("two")
+    file.path.parent.unlink()
+    file.log.check()
+    file.write("three")
+    file.log.close()
+    assert file.text == line("three")
+
+
+def test_a_check_leaves_a_file_that_stayed_alone(file: File) -> None:
+    file.write("one")
+    before = file.path.stat()
+    file.log.check()
+    assert file.path.stat() == before
+    assert file.said == []
+
+
+def test_renames_under_load_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    with writer(path, "a", 0, 100) as a, writer(path, "b", 0, 100) as b:
+        started(a)
+        started(b)
+        for number in range(1, 6):
+            until(lambda: path.exists() and path.stat().st_size, "a new chat.log")
+            path.rename(tmp_path / f"chat.log.{number}")
+        until(lambda: path.exists() and path.stat().st_size, "the last chat.log")
+        batches = [finished(a), finished(b)]
+    written = texts("".join(each.read_text() for each in tmp_path.iterdir()))
+    assert sorted(written) == sorted(batch_lines("a", batches[0], 100) + batch_lines("b", batches[1], 100))
+
+
+# What can't be written
+
+
+def test_a_short_write_raises_and_leaves_the_file_as_it_was(file: File) -> None:
+    file.write("one")
+    before = file.text
+    with full_disk(len(before) + 100), pytest.raises(OSError, match="No space left"):
+        file.write("two", "x" * 200)
+    assert file.text == before
+
+
+def test_a_write_that_fails_wholly_leaves_the_file_as_it_was(file: File) -> None:
+    file.write("one")
+    before = file.text
+    with full_disk(len(before)), pytest.raises(OSError, match="File too large"):
+        file.write("two")
+    assert file.text == before
+
+
+def test_a_full_disk_is_said_once_and_so_is_its_end(file: File) -> None:
+    file.write("one")
+    with full_disk(len(file.text)):
+        for _ in range(3):
+            with pytest.raises(OSError, match="File too large"):
+                file.write("two")
+    file.write("three")
+    file.write("four")
+    assert file.said == [
+        ("error", f"the chat log {file.path} cannot be written, messages are refused: File too large"),
+        ("info", f"the chat log {file.path} can be written again"),
+    ]
+    assert file.text == line("one") + line("three") + line("four")
+
+
+def test_a_check_finds_that_the_disk_is_back_and_leaves_no_trace(file: File) -> None:
+    file.write("one")
+    with full_disk(len(file.text)):
+        with pytest.raises(OSError, match="File too large"):
+            file.write("two")
+        file.log.check()
+        file.log.check()
+        assert [level for level, _ in file.said] == ["error"]
+    file.log.check()
+    file.log.check()
+    assert [level for level, _ in file.said] == ["error", "info"]
+    assert file.text == line("one")
+
+
+def test_a_second_outage_is_said_again(file: File) -> None:
+    file.write("one")
+    for _ in range(2):
+        with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
+            file.write("two")
+        file.log.check()
+    assert [level for level, _ in file.said] == ["error", "info", "error", "info"]
+
+
+def test_a_file_that_cannot_be_opened_refuses_until_it_can(file: File) -> None:
+    file.path.mkdir()
+    for _ in range(2):
+        with pytest.raises(IsADirectoryError):
+            file.write("one")
+    file.log.check()
+    file.path.rmdir()
+    file.write("two")
+    assert file.text == line("two")
+    assert [level for level, _ in file.said] == ["error", "info"]
+
+
+def test_a_check_that_cannot_open_the_file_says_so_and_goes_on(file: File) -> None:
+    file.path.mkdir()
+    file.log.check()
+    file.log.check()
+    assert [level for level, _ in file.said] == ["error"]
+
+
+def test_a_lock_that_another_holds_refuses_after_a_while(tmp_path: Path) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=0.05)
+    file.write("one")
+    with open(file.path) as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            file.write("two")
+    file.write("three")
+    file.log.close()
+    assert file.text == line("one") + line("three")
+    assert [level for level, _ in file.said] == ["error", "info"]
+
+
+def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
+    file.write("one")
+    with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
+        file.write("two")
+    with open(file.path) as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# Torn lines
+
+
+@pytest.mark.parametrize("torn", [10, 65_535, 65_536, 65_537, 200_000])
+def test_a_torn_line_is_cut_off_by_the_next_writer(file: File, torn: int) -> None:
+    file.path.write_text(line("one") + "x" * torn)
+    file.write("two")
+    assert file.text == line("one") + line("two")
+    said = f"the chat log {file.path} ended in half a line of {torn} bytes; it was cut off"
+    assert file.said == [("warn", said)]
+
+
+def test_a_file_that_is_one_torn_line_is_emptied(file: File) -> None:
+    file.path.write_text("x" * 70_000)
+    file.write("one")
+    assert file.text == line("one")
+
+
+def test_a_writer_that_has_the_file_open_cuts_off_what_another_tore(file: File) -> None:
+    file.write("one", "two")
+    os.truncate(file.path, len(file.text) - 1)
+    file.write("three")
+    assert file.text == line("one") + line("three")
+
+
+def test_a_killed_writer_leaves_only_whole_lines_after_the_next_append(file: File) -> None:
+    for name in "abc":
+        with writer(file.path, name, 0, 200_000) as process:
+            started(process)
+            size = file.path.stat().st_size
+            until(lambda size=size: file.path.stat().st_size > size, "some more batches")  # type: ignore[misc]
+            process.kill()
+            process.wait()
+    file.write("after")
+    assert file.text.endswith(line("after"))
+    assert {len(each.split(" ", 4)[4].split(" ", 3)[3]) for each in file.text.splitlines()[:-1]} == {200_000}
+
+
+# Files that are none
+
+
+def test_a_device_that_takes_everything_can_be_the_log() -> None:
+    file = File(Path(os.devnull))
+    file.write("one")
+    file.log.check()
+    file.log.close()
+    assert file.said == []
+
+
+def test_a_device_that_takes_nothing_refuses() -> None:
+    file = File(Path("/dev/full"))
+    with pytest.raises(OSError, match="No space left"):
+        file.write("one")
+    file.log.close()
+
+
+def test_a_device_that_takes_nothing_is_said_once_however_often_it_is_checked() -> None:
+    file = File(Path("/dev/full"))
+    for _ in range(3):
+        with pytest.raises(OSError, match="No space left"):
+            file.write("one")
+        file.log.check()
+    file.log.close()
+    assert [level for level, _ in file.said] == ["error"]
+
+
+def test_a_pipe_gets_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = File(path)
+    file.write("one", "two")
+    file.log.check()
+    file.log.close()
+    assert os.read(reader, 65536).decode() == line("one") + line("two")
+    os.close(reader)

@@ -1,0 +1,454 @@
+"""Batches on their way to the broker: on a wire whose far end is the test, and the script on the real Valkey."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.message import Message, decode, encode
+from chatd.room.link import LinkLost, ReplyError
+from chatd.room.outbox import PUBLISH_SCRIPT, NotPublished, Outboxes, Place
+from tests.fakes import Events
+from tests.room.server import Client
+
+AWAY = ["LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM"]
+
+
+class Wire:
+    """A connection whose answers the test gives."""
+
+    def __init__(self) -> None:
+        self.connected = 1
+        self.calls: list[tuple[Any, ...]] = []
+        self._answers: list[Deferred[Any]] = []
+
+    def execute_command(self, *command: Any) -> "Deferred[Any]":
+        self.calls.append(command)
+        self._answers.append(Deferred())
+        return self._answers[-1]
+
+    def script_load(self, script: bytes) -> "Deferred[Any]":
+        return self.execute_command("SCRIPT LOAD", script)
+
+    def answer(self, *answers: Any) -> None:
+        """Answer the oldest calls."""
+        for answer in answers:
+            waiting = self._answers.pop(0)
+            if isinstance(answer, Exception):
+                waiting.errback(answer)
+            else:
+                waiting.callback(answer)
+
+    def lose(self) -> None:
+        """Let the connection break."""
+        self.connected = 0
+        while self._answers:
+            self.answer(LinkLost("Lost connection"))
+
+    @property
+    def batches(self) -> list[tuple[str, int, list[str]]]:
+        """Channel, sequence and texts of each batch that was sent."""
+        return [
+            (call[3].decode(), call[7], [message.text for message in decode("", b"e 1 w 1\n" + call[9]).messages])
+            for call in self.calls
+            if call[0] == "EVALSHA"
+        ]
+
+
+class Office:
+    """Outboxes, their wire and what they told."""
+
+    def __init__(self, config: Config) -> None:
+        self.told: list[str] = []
+        self.wire = Wire()
+        self.boxes = Outboxes(
+            config,
+            "w1",
+            str.encode,
+            accepted=lambda: self.told.append("accepted"),
+            refused=self.told.append,
+            window_changed=lambda: self.told.append("full" if self.boxes.full else "not full"),
+        )
+
+    def connect(self) -> None:
+        """Prepare a new wire and go live."""
+        self.wire = Wire()
+        ready = Deferred.fromCoroutine(self.boxes.prepare(self.wire))
+        self.wire.answer(b"# Server\r\nredis_version:9\r\nrun_id:r1\r\n", b"sha")
+        assert ready.called
+        self.wire.calls.clear()
+        self.boxes.live = True
+        self.boxes.send_all()
+
+    def lose(self) -> None:
+        """Lose the wire."""
+        self.boxes.live = False
+        self.wire.lose()
+
+    def publish(self, *texts: str, room: str = "ops") -> "Deferred[Place]":
+        return self.boxes.publish(room, [message(text) for text in texts])
+
+
+def message(text: str) -> Message:
+    return Message("s.1", 0, "s", text)
+
+
+def outcome(published: "Deferred[Place]") -> Place | NotPublished | None:
+    """Give what became of a publish; None: nothing yet."""
+    seen: list[Any] = []
+
+    def look(result: Any) -> Any:
+        seen.append(result.value if isinstance(result, Failure) else result)
+        return None if isinstance(result, Failure) else result
+
+    published.addBoth(look)
+    return seen[0] if seen else None
+
+
+@pytest.fixture
+def office() -> Office:
+    office = Office(Config())
+    office.connect()
+    return office
+
+
+# On the wire
+
+
+def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
+    office = Office(Config(redis_prefix="p", room_memory_seconds=11, republish_memory_seconds=22))
+    office.connect()
+    office.publish("one", "two")
+    (call,) = office.wire.calls
+    payload = encode([message("one"), message("two")])
+    assert call[:11] == ("EVALSHA", b"sha", 2, b"ops", b"p:sent:w1:ops", b"ops", "w1", 1, 2, payload, b"r1")
+    assert call[12:] == (11, 22)
+
+
+def test_each_call_offers_an_epoch_of_its_own(office: Office) -> None:
+    office.publish("one", room="a")
+    office.publish("two", room="b")
+    first, second = (call[11] for call in office.wire.calls)
+    assert first != second
+
+
+def test_the_answer_says_where_the_batch_stands(office: Office) -> None:
+    published = office.publish("one")
+    assert outcome(published) is None
+    office.wire.answer([b"e", 7])
+    assert outcome(published) == Place("e", 7)
+
+
+def test_what_comes_while_a_batch_is_on_the_wire_makes_the_next_one(office: Office) -> None:
+    for text in ("one", "two", "three"):
+        office.publish(text)
+    assert office.wire.batches == [("ops", 1, ["one"])]
+    office.wire.answer([b"e", 1])
+    assert office.wire.batches[1:] == [("ops", 2, ["two", "three"])]
+
+
+def test_each_part_of_a_batch_has_its_own_place(office: Office) -> None:
+    office.publish("first")
+    parts = [office.publish("one", "two"), office.publish("three"), office.publish("four")]
+    office.wire.answer([b"e", 1], [b"e", 2])
+    assert [outcome(each) for each in parts] == [Place("e", 2), Place("e", 4), Place("e", 5)]
+
+
+def test_rooms_do_not_wait_for_each_other(office: Office) -> None:
+    office.publish("one", room="a")
+    office.publish("two", room="b")
+    assert office.wire.batches == [("a", 1, ["one"]), ("b", 2, ["two"])]
+
+
+def test_what_comes_while_not_live_waits_and_goes_out_as_one_batch_a_room() -> None:
+    office = Office(Config())
+    office.publish("one")
+    office.publish("two")
+    office.publish("three", room="dev")
+    assert office.wire.calls == []
+    office.connect()
+    assert office.wire.batches == [("ops", 1, ["one", "two"]), ("dev", 2, ["three"])]
+
+
+def test_what_is_on_the_wire_is_not_sent_twice(office: Office) -> None:
+    office.publish("one")
+    office.boxes.send_all()
+    assert len(office.wire.calls) == 1
+
+
+def test_nothing_is_sent_on_a_connection_that_is_gone(office: Office) -> None:
+    office.wire.connected = 0
+    office.publish("one")
+    assert office.wire.calls == []
+
+
+# Lost answers
+
+
+def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_sequence(office: Office) -> None:
+    published = office.publish("one")
+    first = office.wire
+    office.lose()
+    office.connect()
+    assert office.wire.batches == first.batches
+    office.wire.answer([b"e", 1])
+    assert outcome(published) == Place("e", 1)
+
+
+def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
+    office.publish("one")
+    office.publish("two")
+    office.lose()
+    office.publish("three")
+    office.connect()
+    office.wire.answer([b"e", 1])
+    assert office.wire.batches == [("ops", 1, ["one"]), ("ops", 2, ["two", "three"])]
+
+
+# Refusals
+
+
+def test_an_unknown_script_is_loaded_and_the_batch_sent_again(office: Office) -> None:
+    published = office.publish("one")
+    office.wire.answer(ReplyError("NOSCRIPT No matching script."))
+    assert office.wire.calls[1] == ("SCRIPT LOAD", PUBLISH_SCRIPT)
+    office.wire.answer(b"sha", [b"e", 1])
+    assert office.wire.batches == [("ops", 1, ["one"])] * 2
+    assert (outcome(published), office.told) == (Place("e", 1), ["accepted"])
+
+
+def test_a_script_that_cannot_be_loaded_is_a_refusal_that_can_end(office: Office) -> None:
+    published = office.publish("one")
+    office.wire.answer(ReplyError("NOSCRIPT No matching script."), ReplyError("OOM no"))
+    assert (outcome(published), office.told) == (None, ["OOM no"])
+
+
+def test_a_link_lost_while_the_script_is_loaded_leaves_the_batch_for_the_next(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer(ReplyError("NOSCRIPT No matching script."))
+    office.lose()
+    assert office.told == []
+    office.connect()
+    assert office.wire.batches == [("ops", 1, ["one"])]
+
+
+@pytest.mark.parametrize("code", AWAY)
+def test_a_broker_that_cannot_write_now_is_asked_again(office: Office, code: str) -> None:
+    published = office.publish("one")
+    office.publish("two")
+    office.wire.answer(ReplyError(f"{code} why"))
+    assert (outcome(published), office.told) == (None, [f"{code} why"])
+    office.boxes.send_all()
+    office.wire.answer([b"e", 1])
+    assert office.wire.batches == [("ops", 1, ["one"]), ("ops", 1, ["one"]), ("ops", 2, ["two"])]
+    assert office.told == [f"{code} why", "accepted"]
+
+
+def test_any_other_answer_fails_the_batch_for_good_and_the_next_goes_on(office: Office, events: Events) -> None:
+    failed, fine = office.publish("one"), office.publish("two")
+    office.wire.answer(ReplyError("WRONGTYPE not a hash"), [b"e", 1])
+    refusal = outcome(failed)
+    assert isinstance(refusal, NotPublished)
+    assert (str(refusal), refusal.unknown) == ("WRONGTYPE not a hash", False)
+    assert outcome(fine) == Place("e", 1)
+    assert events.said == [("error", "the broker refused messages for room ops: WRONGTYPE not a hash")]
+
+
+def test_a_fault_of_our_own_fails_the_batch_and_is_logged(office: Office, events: Events) -> None:
+    failed = office.publish("one")
+    office.wire.answer(ValueError("bad argument"))
+    assert isinstance(outcome(failed), NotPublished)
+    assert events.said[0] == ("critical", "a publish failed")
+
+
+# The end
+
+
+def test_giving_up_tells_what_was_sent_from_what_was_not(office: Office) -> None:
+    sent, waiting = office.publish("one"), office.publish("two")
+    office.boxes.abandon("the server stopped")
+    outcomes = [outcome(sent), outcome(waiting)]
+    assert [each.unknown for each in outcomes if isinstance(each, NotPublished)] == [True, False]
+    assert [str(each) for each in outcomes] == ["the server stopped"] * 2
+
+
+@pytest.mark.parametrize("answer", [[b"e", 1], LinkLost("Lost connection"), ReplyError("OOM no")])
+def test_an_answer_after_giving_up_changes_nothing(office: Office, answer: Any) -> None:
+    office.publish("one").addErrback(lambda _: None)
+    office.boxes.abandon("the server stopped")
+    office.wire.answer(answer)
+    assert (office.told, len(office.wire.calls)) == ([], 1)
+
+
+def test_flushed_fires_at_once_when_nothing_is_in_flight(office: Office) -> None:
+    assert office.boxes.flushed().called
+
+
+def test_flushed_fires_with_the_last_answer_of_all_rooms(office: Office) -> None:
+    office.publish("one", room="a")
+    office.publish("two", room="a")
+    office.publish("three", room="b")
+    flushed = office.boxes.flushed()
+    office.wire.answer([b"e", 1], [b"e", 1])
+    assert not flushed.called
+    office.wire.answer([b"e", 2])
+    assert flushed.called
+
+
+def test_what_was_published_is_known_before_flushed_fires(office: Office) -> None:
+    order: list[str] = []
+    office.publish("one").addCallback(lambda _: order.append("published"))
+    office.boxes.flushed().addCallback(lambda _: order.append("flushed"))
+    office.wire.answer([b"e", 1])
+    assert order == ["published", "flushed"]
+
+
+def test_flushed_waits_for_what_was_published_meanwhile_too(office: Office) -> None:
+    office.publish("one")
+    flushed = office.boxes.flushed()
+    office.publish("two")
+    office.wire.answer([b"e", 1])
+    assert not flushed.called
+    office.wire.answer([b"e", 2])
+    assert flushed.called
+
+
+# The window
+
+SMALL = Config(window_bytes=100, message_overhead_bytes=10)
+
+
+def test_a_message_weighs_its_utf_8_and_an_overhead() -> None:
+    assert Office(SMALL).boxes.weight(message("aÅ👋")) == 10 + 1 + 2 + 4
+
+
+def test_the_space_is_what_is_left_of_the_window() -> None:
+    office = Office(SMALL)
+    office.connect()
+    assert office.boxes.space == 100
+    office.publish("x" * 20, "y" * 5)
+    assert office.boxes.space == 55
+    office.wire.answer([b"e", 1])
+    assert office.boxes.space == 100
+
+
+def test_a_failed_batch_leaves_the_window(events: Events) -> None:
+    office = Office(SMALL)
+    office.connect()
+    office.publish("x" * 20).addErrback(lambda _: None)
+    office.wire.answer(ReplyError("WRONGTYPE no"))
+    assert office.boxes.space == 100
+
+
+def test_the_window_is_full_beyond_its_size_and_until_half_of_it_is_free() -> None:
+    office = Office(SMALL)
+    office.connect()
+    for room in "abcd":
+        office.publish("x" * 15, room=room)  # 25 each
+    assert (office.boxes.full, office.told) == (False, [])
+    office.publish("", room="e")
+    assert (office.boxes.full, office.told) == (True, ["full"])
+    office.wire.answer([b"e", 1], [b"e", 1])  # 60 are left
+    assert office.boxes.full
+    office.wire.answer([b"e", 1])
+    assert not office.boxes.full
+    assert [each for each in office.told if each != "accepted"] == ["full", "not full"]
+
+
+# The script
+
+
+@pytest.fixture
+def broker(valkey_url: str) -> Iterator[Client]:
+    with Client(valkey_url.removeprefix("unix://")) as client:
+        yield client
+
+
+class Room:
+    """A room that the script is run for."""
+
+    def __init__(self, broker: Client) -> None:
+        self._broker = broker
+        self.name = uuid.uuid4().hex
+        self.run = "r1"
+        self.epoch = "e1"
+
+    def publish(self, sequence: int, count: int = 1, publisher: str = "w1", payload: bytes = b"") -> tuple[str, int]:
+        keys = (self.name, f"{self.name}:sent:{publisher}")
+        values = (self.name, publisher, sequence, count, payload, self.run, self.epoch, 100, 50)
+        epoch, first = self._broker.ask("EVAL", PUBLISH_SCRIPT, 2, *keys, *values)
+        return epoch.decode(), int(first)
+
+
+@pytest.fixture
+def room(broker: Client) -> Room:
+    return Room(broker)
+
+
+def test_offsets_are_1_2_3_in_an_epoch(room: Room) -> None:
+    assert [room.publish(sequence) for sequence in (1, 2, 3)] == [("e1", 1), ("e1", 2), ("e1", 3)]
+
+
+def test_a_batch_takes_as_many_offsets_as_it_has_messages(room: Room) -> None:
+    assert [room.publish(1, 5), room.publish(2, 2), room.publish(3)] == [("e1", 1), ("e1", 6), ("e1", 8)]
+
+
+def test_publishers_share_the_order(room: Room) -> None:
+    places = [room.publish(1, publisher=publisher) for publisher in ("w1", "w2", "w3")]
+    assert places == [("e1", 1), ("e1", 2), ("e1", 3)]
+
+
+def test_an_epoch_once_made_stays(room: Room) -> None:
+    room.publish(1)
+    room.epoch = "e2"
+    assert room.publish(2) == ("e1", 2)
+
+
+def test_a_batch_that_comes_again_keeps_its_place(room: Room) -> None:
+    room.publish(1)
+    assert room.publish(2, 3) == room.publish(2, 3) == ("e1", 2)
+    assert room.publish(3) == ("e1", 5)
+
+
+def test_another_publisher_with_the_same_sequence_is_another_batch(room: Room) -> None:
+    assert room.publish(1, publisher="w1") != room.publish(1, publisher="w2")
+
+
+def test_another_run_of_the_broker_starts_a_new_epoch_at_1(room: Room) -> None:
+    room.publish(1, 40)
+    room.run, room.epoch = "r2", "e2"
+    assert [room.publish(2), room.publish(3)] == [("e2", 1), ("e2", 2)]
+
+
+def test_a_batch_that_comes_again_in_a_new_epoch_gets_a_new_place(room: Room) -> None:
+    room.publish(1, 40)
+    assert room.publish(2) == ("e1", 41)
+    room.run, room.epoch = "r2", "e2"
+    assert room.publish(2) == ("e2", 1)
+
+
+def test_a_large_offset_stays_a_whole_number(room: Room, broker: Client) -> None:
+    room.publish(1)
+    broker.ask("HSET", room.name, "top", 10**15)
+    assert [room.publish(2), room.publish(3)] == [("e1", 10**15 + 1), ("e1", 10**15 + 2)]
+
+
+def test_what_the_script_stores_is_forgotten_in_time(room: Room, broker: Client) -> None:
+    room.publish(1)
+    lives = [broker.ask("TTL", key) for key in (room.name, f"{room.name}:sent:w1")]
+    assert 90 < lives[0] <= 100
+    assert 40 < lives[1] <= 50
+
+
+def test_every_byte_comes_through_behind_the_head(room: Room, broker: Client, valkey_url: str) -> None:
+    payload = bytes(range(256)) * 2
+    with Client(valkey_url.removeprefix("unix://")) as subscriber:
+        subscriber.ask("SUBSCRIBE", room.name)
+        room.publish(7, payload=payload)
+        room.publish(7, payload=payload)
+        expected = [b"message", room.name.encode(), b"e1 1 w1 7\n" + payload]
+        assert [subscriber.read(), subscriber.read()] == [expected, expected]

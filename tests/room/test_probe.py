@@ -1,0 +1,103 @@
+"""Probes, on links whose far end is the test."""
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.room.link import LinkLost
+from chatd.room.outbox import NotPublished
+from chatd.room.probe import Probes
+
+
+class Commands:
+    """A publishing link that notes what was published."""
+
+    def __init__(self, answer: "Deferred[Any]") -> None:
+        self._answer = answer
+        self.published: list[tuple[bytes, str]] = []
+
+    def publish(self, channel: bytes, data: str) -> "Deferred[Any]":
+        self.published.append((channel, data))
+        return self._answer
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def probes(clock: Clock) -> Probes:
+    return Probes(clock, Config(redis_prefix="p", probe_seconds=2), "w1")
+
+
+def why(probe: "Deferred[None]") -> str:
+    """Give why a probe failed."""
+    seen: list[BaseException | None] = []
+
+    def failed(failure: Failure) -> None:
+        seen.append(failure.value)
+
+    probe.addErrback(failed)
+    assert isinstance(seen[0], NotPublished)
+    return str(seen[0])
+
+
+def test_a_probe_is_published_to_our_own_channel(probes: Probes) -> None:
+    commands = Commands(succeed(1))
+    probes.send(commands)
+    assert commands.published == [(probes.channel, "1")]
+    assert probes.channel == b"p:probe:w1"
+
+
+def test_a_probe_that_comes_back_is_fine_and_leaves_no_timer(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(succeed(1)))
+    assert not probe.called
+    probes.heard(b"1")
+    assert probe.called
+    assert clock.getDelayedCalls() == []
+
+
+def test_one_that_comes_back_vouches_for_those_before_it_but_not_after(probes: Probes) -> None:
+    first, second, third = (probes.send(Commands(succeed(1))) for _ in range(3))
+    probes.heard(b"2")
+    assert (first.called, second.called, third.called) == (True, True, False)
+
+
+def test_one_that_comes_back_too_late_or_twice_is_ignored(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(succeed(1)))
+    clock.advance(2)
+    probes.heard(b"1")
+    probes.heard(b"1")
+    assert "within 2 s" in why(probe)
+
+
+def test_a_publish_without_an_answer_blames_the_publishing_link(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(Deferred()))
+    clock.advance(1.9)
+    assert not probe.called
+    clock.advance(0.2)
+    assert why(probe) == "nothing came through the publishing link within 2 s"
+
+
+def test_a_publish_that_failed_blames_the_publishing_link(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(fail(LinkLost("gone"))))
+    clock.advance(2)
+    assert why(probe) == "nothing came through the publishing link within 2 s"
+
+
+def test_a_publish_that_does_not_come_back_blames_the_subscribing_link(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(succeed(0)))
+    clock.advance(2)
+    assert why(probe) == "nothing came through the subscribing link within 2 s"
+
+
+def test_all_that_are_on_their_way_can_be_given_up(probes: Probes, clock: Clock) -> None:
+    both = [probes.send(Commands(succeed(1))) for _ in range(2)]
+    probes.fail("connection lost")
+    assert [why(each) for each in both] == ["connection lost"] * 2
+    assert clock.getDelayedCalls() == []
