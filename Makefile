@@ -39,6 +39,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@echo "installing what the tests need into $(VENV), once"
 	@$(PIP) --editable '.[test]'
 	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
+	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
 	@touch $@
 
 clean:
