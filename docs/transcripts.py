@@ -2,25 +2,30 @@
 
 A block that starts with ``<!-- transcript: NAME -->`` gets what NAME prints today: a daemon is started as the
 README says, on its own port, and websocat runs in terminals. ``--check`` changes nothing and fails where what is
-printed differs from what stands there, times, ids, process ids and addresses apart. The folder of the checkout is
-shown as /srv/chatd.
+printed differs from what stands there, times, ids, process ids and addresses apart; it runs on any free port, so
+that a chatd may run beside it. The folder of the checkout is shown as /srv/chatd.
 """
 
+import contextlib
 import difflib
 import os
 import pty
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/install.md", "docs/chat-log.md", "docs/protocol.md")
 BLOCK = re.compile(r"(<!-- transcript: (\w+) -->\n```\w*\n)(.*?)(```\n)", re.DOTALL)
 PATIENCE = 60.0
+DEFAULT_PORT = 3000
+HOST = f"localhost:{DEFAULT_PORT}"
 MASKS = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}Z|\+0000)", "TIME"),
     (r"\b[0-9a-f]{10}\.\d+\.\d+\b", "ID"),
@@ -52,15 +57,12 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Wait until a text is on the screen."""
-        end = time.monotonic() + PATIENCE
-        while text not in self.shown:
-            if time.monotonic() > end:
-                raise SystemExit(f"no {text!r} on this screen:\n{self.shown}")
-            time.sleep(0.01)
-            try:
-                self.shown += os.read(self._screen, 65536).decode().replace("\r\n", "\n")
-            except (BlockingIOError, OSError):
-                continue
+        wait_until(lambda: text in self._look())
+
+    def _look(self) -> str:
+        with contextlib.suppress(OSError):  # nothing new
+            self.shown += os.read(self._screen, 65536).decode().replace("\r\n", "\n")
+        return self.shown
 
     def end(self) -> None:
         """Close it."""
@@ -75,49 +77,59 @@ def run(command: str) -> str:
     return f"$ {command}\n{done.stdout}"
 
 
-def sessions() -> dict[str, str]:
+def sessions(port: int) -> dict[str, str]:
     """Run everything once; give what each block shows."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    if port != DEFAULT_PORT:
+        os.environ["OPTIONS"] = f"--listen tcp:{port}:interface=127.0.0.1"
+    host = f"localhost:{port}"
     shown = {}
     server = Terminal("make", "run")
     try:
         server.wait_for("the chat log:")
-        one, other = Terminal("websocat", "ws://localhost:3000"), Terminal("websocat", "ws://localhost:3000")
-        ops = Terminal("websocat", "ws://localhost:3000/ops")
+        one = Terminal("websocat", f"ws://{host}")
+        one.type("is anyone here?")  # nobody; in the log it shows that this one is in the room
+        wait_until(lambda: "is anyone here?" in run("tail -n 1 logs/chat.log"))
+        other, ops = Terminal("websocat", f"ws://{host}"), Terminal("websocat", f"ws://{host}/ops")
         try:
-            say_until_heard(one, other, "hello, anyone there?")
-            other.type("yes, on the other worker perhaps")
-            one.wait_for("yes, on")
+            other.type("now there is")
+            one.wait_for("now there is")
+            one.type("welcome")
+            other.wait_for("welcome")
             ops.type("this is another room")
+            wait_until(lambda: "this is another room" in run("tail -n 1 logs/chat.log"))
         finally:
             for terminal in (one, other, ops):
                 terminal.end()
         shown["one"], shown["other"], shown["ops"] = one.shown, other.shown, ops.shown
-        shown["log"] = run("tail -n 3 logs/chat.log")
-        shown["curl"] = run("curl -s http://localhost:3000/")
-        shown["readyz"] = run("curl -s -w '%{http_code}\\n' http://localhost:3000/-/readyz")
+        shown["log"] = run("tail -n 4 logs/chat.log")
+        shown["curl"] = run(f"curl -s http://{host}/")
+        shown["readyz"] = run(f"curl -s -w '%{{http_code}}\\n' http://{host}/-/readyz")
     finally:
         server.end()
     shown["run"] = "".join(
         line for line in server.shown.splitlines(keepends=True) if "twistd" not in line and "once" not in line
     )
     shown["help"] = run("twistd chatd --help")
-    return {name: text.replace(str(ROOT), "/srv/chatd") for name, text in shown.items()}
+    for real, said in ((str(ROOT), "/srv/chatd"), (host, HOST), (f"127.0.0.1:{port}", HOST)):
+        shown = {name: text.replace(real, said) for name, text in shown.items()}
+    return shown
 
 
-def say_until_heard(one: Terminal, other: Terminal, line: str) -> None:
-    """Type a line once the other one is connected too: it shows by the connections that the kernel has."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Ask until it is so."""
     end = time.monotonic() + PATIENCE
-    while run("curl -s http://localhost:3000/-/healthz") and time.monotonic() < end:
-        if sum(row.split()[2].endswith(":0BB8") and row.split()[3] == "01" for row in sockets()) >= 3:
-            break
-    one.type(line)
-    other.wait_for(line)
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit("what should have happened did not")
+        time.sleep(0.01)
 
 
-def sockets() -> list[str]:
-    """List the kernel's TCP connections, IPv4 and IPv6."""
-    return [row for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def masked(text: str) -> str:
@@ -129,7 +141,7 @@ def masked(text: str) -> str:
 
 def main(check: bool) -> int:
     """Put what was printed into the pages, or see whether it stands there."""
-    shown = sessions()
+    shown = sessions(free_port() if check else DEFAULT_PORT)
     differences = 0
     for name in PAGES:
         page = ROOT / name

@@ -289,7 +289,7 @@ def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         (["--redis", "http://localhost"], "--redis must be redis://"),
         (["--max-message", "0"], "--max-message must be a whole number from 1 to 1048576, not '0'"),
         (["--bus-patience", "-1"], "--bus-patience must be a number of seconds from 0 to 86400, not '-1'"),
-        (["--chat-log", "/"], "--chat-log '/' is a folder"),
+        (["--chat-log", "/tmp"], "--chat-log '/tmp' is a folder"),
         (["--wokers", "2"], "option --wokers not recognized"),
         (["serve"], "Wrong number of arguments"),
     ],
