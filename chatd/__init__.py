@@ -46,7 +46,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``worker``         puts one worker together: ``python -m chatd.worker``
 ``parent/``        the process twistd starts; no worker imports it
 ``  tether``       runs a program that dies with us
-``  backoff``      how long to wait before a child that died is started again
+``  child``        why a child process ended, and how long to wait before the next
 ``  ports``        endpoint strings to bound sockets
 ``  valkey``       the private broker
 ``  fleet``        spawn, watch, replace, drain the workers

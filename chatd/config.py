@@ -204,6 +204,8 @@ class Config:
     """After an outage, before anything is published again: as long as the slowest other worker takes to be back."""
     probe_seconds: float = 2.0
     """How long readiness waits for a probe to come back through the bus."""
+    answered_seconds: float = 2.0
+    """How far back batches are published again to a broker that started anew: the last may not have passed them on."""
     republish_memory_seconds: int = 300
     """How long the broker knows a batch, so that one whose answer got lost is not published twice."""
     room_memory_seconds: int = 86_400

@@ -82,6 +82,8 @@ def sessions(port: int) -> dict[str, str]:
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     if port != DEFAULT_PORT:
         os.environ["OPTIONS"] = f"--listen tcp:{port}:interface=127.0.0.1"
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the make that may have called us
+        os.environ.pop(name, None)
     host = f"localhost:{port}"
     shown = {}
     server = Terminal("make", "run")

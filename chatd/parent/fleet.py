@@ -7,7 +7,6 @@ when all have is each told to stop, so that whatever one of them published, the 
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import InvalidLogLevelError, Logger, LogLevel
 from twisted.python.failure import Failure
@@ -23,7 +22,7 @@ from twisted.python.failure import Failure
 import chatd
 from chatd.config import Config
 from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
-from chatd.parent.backoff import Backoff
+from chatd.parent.child import Backoff, why_ended
 from chatd.parent.ports import Ports, inheritance
 
 log = Logger()
@@ -85,7 +84,7 @@ class Worker(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """Tell that it is gone, and why."""
-        self.reason = _reason(reason)
+        self.reason = why_ended(reason)
         self.ready = False
         if not self.held.called:
             self.held.callback(None)
@@ -107,19 +106,6 @@ class Worker(ProcessProtocol):
                 self.held.callback(None)
             case Log(level, text):
                 log.emit(LogLevel.levelWithName(level), "worker {number}: {text}", number=self.number, text=text)
-
-
-def _reason(failure: Failure) -> str:
-    match failure.value:
-        case ProcessDone():
-            return "it stopped"
-        case ProcessTerminated(signal=None, exitCode=code):
-            return f"exit status {code}"
-        case ProcessTerminated(signal=number):
-            named = {int(each): each.name for each in signal.Signals}
-            return f"killed by {named.get(number, f'signal {number}')}"
-        case _:
-            return failure.getErrorMessage()
 
 
 class Fleet:

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import BadValue, Config
 from chatd.parent import tether
-from chatd.parent.backoff import Backoff
+from chatd.parent.child import Backoff, why_ended
 
 log = Logger()
 
@@ -96,8 +96,10 @@ class Valkey:
             self._clean_up(self._stopped)
             return
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
-        why = reason.getErrorMessage() + (f": {last_words}" if last_words else "")
-        log.error("the private broker ended, next try in {wait:g} s: {why}", wait=wait, why=why)
+        why = why_ended(reason)
+        if last_words and not why.startswith("killed"):  # who is killed says nothing of it
+            why = f"{why}: {last_words}"
+        log.error("the private broker is gone: {why}; the next one starts in {wait:g} s", wait=wait, why=why)
         self._restart = self._reactor.callLater(wait, self._run)
 
     def _run(self) -> None:

@@ -76,6 +76,7 @@ class Bus:
             config,
             publisher,
             self._channel,
+            now=reactor.seconds,
             accepted=self._accepted,
             refused=self._refused,
             window_changed=self._window_changed,
@@ -245,7 +246,7 @@ class Bus:
             wait = self._config.bus_settle_seconds if self._was_live else 0
             self._settling = self._clock.callLater(wait, self._go_live)
         elif not live and self._outboxes.live:
-            self._outboxes.live = False
+            self._outboxes.lost()
             self._away_since = self._clock.seconds()
             self._say_away()
             self.listener.bus_changed()
@@ -254,7 +255,7 @@ class Bus:
 
     def _go_live(self) -> None:
         self._settling = None
-        self._outboxes.live = self._was_live = True
+        self._was_live = True
         if self._said_away:
             self._said_away = False
             log.info(
@@ -262,7 +263,7 @@ class Bus:
                 address=self._address,
                 seconds=self._clock.seconds() - self._away_since,
             )
-        self._outboxes.send_all()
+        self._outboxes.go_live()
         self.listener.bus_changed()
 
     def _window_changed(self) -> None:

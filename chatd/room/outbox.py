@@ -2,10 +2,12 @@
 
 Each room has one batch on the wire at a time; what comes meanwhile makes the next one. So load makes batches
 bigger, and nothing that has to be sent again can be overtaken. A batch whose answer was lost with the link is
-unknown: it is sent again with the same sequence, by which the script and every receiver know it.
+unknown: it is sent again with the same sequence, by which the script and every receiver know it. So is what a
+broker that died had answered shortly before: it may have died before it had passed it on.
 """
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -56,8 +58,8 @@ class _Part:
 
 
 @dataclass(slots=True)
-class _Sending:
-    """A batch that was sent, until its answer is there."""
+class _Batch:
+    """What goes over the wire at once. Without parts it is sent once more: who handed it over knows its place."""
 
     sequence: int
     count: int
@@ -72,7 +74,8 @@ class _Outbox:
 
     room: str
     waiting: list[_Part] = field(default_factory=list)
-    sending: _Sending | None = None
+    batches: "deque[_Batch]" = field(default_factory=deque)
+    """Those without an answer, oldest first; only the first is on the wire."""
 
 
 class Outboxes:
@@ -84,14 +87,16 @@ class Outboxes:
         publisher: str,
         channel: Callable[[str], bytes],
         *,
+        now: Callable[[], float],
         accepted: Callable[[], None],
         refused: Callable[[str], None],
         window_changed: Callable[[], None],
     ) -> None:
-        """Take this worker's unique name, a room's channel, and whom to tell of the broker's moods and the window."""
+        """Take this worker's unique name, a room's channel, the time in seconds, and whom to tell what changed."""
         self._config = config
         self._publisher = publisher
         self._channel = channel
+        self._now = now
         self._accepted = accepted
         self._refused = refused
         self._window_changed = window_changed
@@ -102,6 +107,8 @@ class Outboxes:
         self._outboxes: dict[str, _Outbox] = {}
         self._in_flight = 0
         self._waiters: list[Deferred[None]] = []
+        self._answered: deque[tuple[float, str, _Batch]] = deque()
+        self._answered_bytes = 0
         self._abandoned = False
         self.full = False
         """Whether the window is; once it was, it is until half of it is free."""
@@ -154,7 +161,7 @@ class Outboxes:
         self.live = False
         outboxes, self._outboxes = self._outboxes, {}
         for outbox in outboxes.values():
-            for part in outbox.sending.parts if outbox.sending else ():
+            for part in [part for batch in outbox.batches for part in batch.parts]:
                 part.done.errback(NotPublished(why, unknown=True))
             for part in outbox.waiting:
                 part.done.errback(NotPublished(why))
@@ -165,9 +172,39 @@ class Outboxes:
         """Get ready to publish through a new connection: load the script, learn which run of the broker this is."""
         info = await protocol.execute_command("INFO", "server")
         fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
-        self._run = fields[b"run_id"]
         self._script = await protocol.script_load(PUBLISH_SCRIPT)
         self._protocol = protocol
+        if self._run not in (b"", fields[b"run_id"]):
+            self._publish_again()
+        self._run = fields[b"run_id"]
+
+    def lost(self) -> None:
+        """Hold back what comes: nothing can be published now."""
+        self.live = False
+        self._forget_answered()
+
+    def go_live(self) -> None:
+        """Send what was held back, and from now on what comes."""
+        self.live = True
+        self.send_all()
+
+    def _publish_again(self) -> None:
+        """Put what another run of the broker answered last before what it did not answer."""
+        while self._answered:
+            _, room, batch = self._answered.pop()
+            self._outboxes.setdefault(room, _Outbox(room)).batches.appendleft(batch)
+        self._answered_bytes = 0
+
+    def _remember(self, room: str, batch: _Batch) -> None:
+        self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, batch.payload, [])))
+        self._answered_bytes += len(batch.payload)
+        self._forget_answered()
+
+    def _forget_answered(self) -> None:
+        """Keep what was answered just now, and no more of it than the window holds."""
+        oldest, most = self._now() - self._config.answered_seconds, self._config.window_bytes
+        while self._answered and (self._answered[0][0] < oldest or self._answered_bytes > most):
+            self._answered_bytes -= len(self._answered.popleft()[2].payload)
 
     def send_all(self) -> None:
         """Send what waits, and again what has no answer and is not on the wire."""
@@ -175,15 +212,15 @@ class Outboxes:
             self._send(outbox)
 
     def _send(self, outbox: _Outbox) -> None:
-        sending = outbox.sending
-        if sending is None:
+        if not outbox.batches:
             parts, outbox.waiting = outbox.waiting, []
             messages = [message for part in parts for message in part.messages]
             self._sequence += 1
-            sending = outbox.sending = _Sending(self._sequence, len(messages), encode(messages), parts)
-        if sending.on_wire or not self._protocol.connected:
+            outbox.batches.append(_Batch(self._sequence, len(messages), encode(messages), parts))
+        batch = outbox.batches[0]
+        if batch.on_wire or not self._protocol.connected:
             return
-        sending.on_wire = True
+        batch.on_wire = True
         config, channel = self._config, self._channel(outbox.room)
         self._protocol.execute_command(
             "EVALSHA",
@@ -193,29 +230,30 @@ class Outboxes:
             f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode(),
             channel,
             self._publisher,
-            sending.sequence,
-            sending.count,
-            sending.payload,
+            batch.sequence,
+            batch.count,
+            batch.payload,
             self._run,
             secrets.token_hex(4),
             config.room_memory_seconds,
             config.republish_memory_seconds,
-        ).addCallbacks(self._published, self._failed, callbackArgs=(outbox, sending), errbackArgs=(outbox, sending))
+        ).addCallbacks(self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch))
 
-    def _published(self, reply: list[Any], outbox: _Outbox, sending: _Sending) -> None:
+    def _published(self, reply: list[Any], outbox: _Outbox, batch: _Batch) -> None:
         if self._abandoned:
             return
         epoch, first = reply[0].decode(), int(reply[1])
-        self._strike_off(outbox, sending)
-        for part in sending.parts:
+        self._strike_off(outbox, batch)
+        self._remember(outbox.room, batch)
+        for part in batch.parts:
             part.done.callback(Place(epoch, first))
             first += len(part.messages)
         self._accepted()
         self._weigh()
         self._look_whether_flushed()
 
-    def _failed(self, failure: Failure, outbox: _Outbox, sending: _Sending) -> None:
-        sending.on_wire = False
+    def _failed(self, failure: Failure, outbox: _Outbox, batch: _Batch) -> None:
+        batch.on_wire = False
         if self._abandoned or failure.check(LinkLost):
             return  # sent again when the link is back
         why = failure.getErrorMessage().strip()
@@ -228,8 +266,8 @@ class Outboxes:
             if not failure.check(ReplyError):
                 log.failure("a publish failed", failure)
             log.error("the broker refused messages for room {room}: {why}", room=outbox.room, why=why)
-            self._strike_off(outbox, sending)
-            for part in sending.parts:
+            self._strike_off(outbox, batch)
+            for part in batch.parts:
                 part.done.errback(NotPublished(why))
             self._weigh()
             self._look_whether_flushed()
@@ -238,11 +276,11 @@ class Outboxes:
         if not failure.check(LinkLost):
             self._refused(failure.getErrorMessage())
 
-    def _strike_off(self, outbox: _Outbox, sending: _Sending) -> None:
+    def _strike_off(self, outbox: _Outbox, batch: _Batch) -> None:
         """Forget a batch, send the room's next."""
-        outbox.sending = None
-        self._in_flight -= sum(part.weight for part in sending.parts)
-        if not outbox.waiting:
+        outbox.batches.remove(batch)
+        self._in_flight -= sum(part.weight for part in batch.parts)
+        if not outbox.waiting and not outbox.batches:
             self._outboxes.pop(outbox.room, None)
         elif self.live:
             self._send(outbox)

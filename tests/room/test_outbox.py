@@ -64,29 +64,30 @@ class Office:
 
     def __init__(self, config: Config) -> None:
         self.told: list[str] = []
+        self.now = 0.0
         self.wire = Wire()
         self.boxes = Outboxes(
             config,
             "w1",
             str.encode,
+            now=lambda: self.now,
             accepted=lambda: self.told.append("accepted"),
             refused=self.told.append,
             window_changed=lambda: self.told.append("full" if self.boxes.full else "not full"),
         )
 
-    def connect(self) -> None:
-        """Prepare a new wire and go live."""
+    def connect(self, run: str = "r1") -> None:
+        """Prepare a new wire to a run of the broker and go live."""
         self.wire = Wire()
         ready = Deferred.fromCoroutine(self.boxes.prepare(self.wire))
-        self.wire.answer(b"# Server\r\nredis_version:9\r\nrun_id:r1\r\n", b"sha")
+        self.wire.answer(f"# Server\r\nredis_version:9\r\nrun_id:{run}\r\n".encode(), b"sha")
         assert ready.called
         self.wire.calls.clear()
-        self.boxes.live = True
-        self.boxes.send_all()
+        self.boxes.go_live()
 
     def lose(self) -> None:
         """Lose the wire."""
-        self.boxes.live = False
+        self.boxes.lost()
         self.wire.lose()
 
     def publish(self, *texts: str, room: str = "ops") -> "Deferred[Place]":
@@ -210,6 +211,58 @@ def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
 
 
 # Refusals
+
+
+def test_what_a_broker_answered_just_before_it_died_is_sent_again_first(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer([b"e", 1])
+    office.publish("two")
+    office.wire.answer([b"e", 2])
+    unanswered = office.publish("three")
+    office.lose()
+    office.connect("r2")
+    for offset, text in enumerate(("one", "two", "three"), start=1):
+        assert office.wire.batches[-1] == ("ops", offset, [text])
+        office.wire.answer([b"f", offset])
+    assert outcome(unanswered) == Place("f", 3)
+    assert len(office.wire.calls) == 3
+
+
+def test_the_same_run_of_the_broker_is_not_sent_what_it_answered(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer([b"e", 1])
+    office.lose()
+    office.connect("r1")
+    assert office.wire.calls == []
+
+
+def test_what_was_answered_long_before_the_broker_died_is_not_sent_again(office: Office) -> None:
+    office.publish("old")
+    office.wire.answer([b"e", 1])
+    office.now += Config().answered_seconds + 0.1
+    office.lose()
+    office.connect("r2")
+    assert office.wire.calls == []
+
+
+def test_how_long_the_outage_lasts_makes_no_difference(office: Office) -> None:
+    office.publish("new")
+    office.wire.answer([b"e", 1])
+    office.lose()
+    office.now += 60
+    office.connect("r2")
+    assert office.wire.batches == [("ops", 1, ["new"])]
+
+
+def test_no_more_is_remembered_than_the_window_holds() -> None:
+    office = Office(Config(window_bytes=300, message_overhead_bytes=0))
+    office.connect()
+    for number in range(10):
+        office.publish(f"{number}" + "x" * 99)
+        office.wire.answer([b"e", number + 1])
+    office.lose()
+    office.connect("r2")
+    assert office.wire.batches == [("ops", 9, ["8" + "x" * 99])]
 
 
 def test_an_unknown_script_is_loaded_and_the_batch_sent_again(office: Office) -> None:

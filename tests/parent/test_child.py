@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.config import Config
-from chatd.parent.backoff import Backoff
+from chatd.parent.child import Backoff
 
 CONFIG = Config(restart_first_seconds=0.1, restart_most_seconds=30.0, restart_healthy_seconds=60.0)
 
