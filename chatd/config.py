@@ -101,8 +101,7 @@ def seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def _broker_url(text: str) -> str:
-    if text:
-        broker_address(text)
+    broker_address(text)
     return text
 
 
@@ -186,6 +185,8 @@ class Config:
     """Frames one message may come in."""
 
     # The bus
+    batch_bytes: int = 262_144
+    """What goes over the wire at once for one room, about: a member gets all of it in one write."""
     window_bytes: int = 4_194_304
     """Text that one worker may have published without an answer; beyond it senders are not read."""
     message_overhead_bytes: int = 200
@@ -235,7 +236,7 @@ class Config:
     broker_stop_seconds: float = 1.5
     """At a stop, how long the private broker may take; after it it is killed."""
     relayed_line_bytes: int = 65_536
-    """The longest line a worker may say to the parent, and what it may have waiting to be said."""
+    """The longest line a worker may say to the parent."""
 
 
 def options() -> list[Field[Any]]:

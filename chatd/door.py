@@ -6,11 +6,12 @@ the transport's protocol and hands it the bytes. From there on it is out of the 
 
 from typing import Any
 
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IProtocol, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from chatd.client.connection import ConnectionFactory
 from chatd.config import Config
@@ -113,6 +114,7 @@ def address_of(transport: Any) -> str:
     return getattr(transport.getPeer(), "host", None) or "unix"
 
 
+@implementer(IProtocolNegotiationFactory)
 class DoorFactory(Factory):
     """The doors of all this worker's ports, and how many connections are behind them."""
 
@@ -127,11 +129,23 @@ class DoorFactory(Factory):
         self.config = config
         self.waiting: set[Door] = set()
         self._most = most
+        self._said_full = False
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
+        return [b"http/1.1"]
 
     @property
     def full(self) -> bool:
-        """Whether there are too many connections, the one that asks included."""
-        return self._count > self._most
+        """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""
+        count, full = self._count, self._count > self._most
+        if full and not self._said_full:
+            self._said_full = True
+            log.warn("{most} connections are open, as many as may be: new ones are answered 503", most=self._most)
+        elif self._said_full and count < self._most * 0.9:
+            self._said_full = False
+            log.info("there is room for connections again")
+        return full
 
     def crowded(self, door: Door) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it."""

@@ -51,6 +51,10 @@ class Log(msgspec.Struct, frozen=True, tag="log"):
     level: str
     """``info``, ``warn``, ``error`` or ``critical``."""
     text: str
+    trouble: str = ""
+    """What all workers share, where this is about that: ``bus``, ``chat log``. It is said once, not once a worker."""
+    over: bool = False
+    """Whether this trouble has ended for the worker."""
 
 
 Report = Ready | Held | Log

@@ -1,4 +1,4 @@
-"""``twistd chatd``: options to services. Nothing here behaves."""
+"""``twistd chatd``: options to services, and one line for what can't be, before anything runs."""
 
 import os
 import sys

@@ -80,7 +80,7 @@ class Lifeline(LineOnlyReceiver):
 
     def say(self, report: Report) -> None:
         """Tell the parent, if it listens."""
-        if self._choked or self.transport is None:
+        if self.transport is None or (self._choked and isinstance(report, Log)):
             self._dropped += 1
             return
         self.transport.write(encode(report))
@@ -91,7 +91,8 @@ class Lifeline(LineOnlyReceiver):
         ours = event.get("log_namespace", "").startswith("chatd.")
         if level >= (LogLevel.info if ours else LogLevel.warn):
             text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-            self.say(Log(level.name, text[: self._most // 8].encode("utf-8", "backslashreplace").decode()))
+            text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
+            self.say(Log(level.name, text, event.get("trouble", ""), event.get("over", False)))
 
     def pauseProducing(self) -> None:
         """Note that the parent does not read."""
@@ -173,7 +174,8 @@ class Worker:
         StandardIO(self._lifeline, reactor=self._reactor)
         globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
         self._chat_log.check()
-        self._log_check.start(self._config.log_check_seconds, now=False)
+        checking = self._log_check.start(self._config.log_check_seconds, now=False)
+        checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
         self._bus.start()
         for listener in self._assignment.listeners:
             inherited = Inherited(self._reactor, listener)

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.logger import globalLogPublisher
 
 from chatd.parent.valkey import find_server
+from tests.fakes import Events
 from tests.waiting import until
 
 
@@ -25,6 +27,15 @@ def valkey_url() -> Iterator[str]:
                 yield f"unix://{path}"
             finally:
                 server.terminate()
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """Hear what the server's own log is told."""
+    events = Events()
+    globalLogPublisher.addObserver(events)
+    yield events
+    globalLogPublisher.removeObserver(events)
 
 
 @pytest.fixture(scope="class")

@@ -18,7 +18,7 @@ from chatd.closing import Closing
 from chatd.message import Batch, Message
 from chatd.room.bus import BusListener
 from chatd.room.chatlog import Entry
-from chatd.room.outbox import NotPublished, Place
+from chatd.room.outbox import NotPublished, Position
 
 
 @implementer(ILogObserver)
@@ -62,7 +62,7 @@ class FakeBus:
     def weight(self, message: Message) -> int:
         return len(message.text)
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Place]":
+    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
         if self.refuse is not None:
             return fail(self.refuse)
         self.published.append((room, list(messages)))
@@ -70,7 +70,7 @@ class FakeBus:
         first = self._tops.get(room, 0) + 1
         self._tops[room] = first + len(messages) - 1
         self._queue.append(Batch(room, "e", first, self.publisher, self._sequence, tuple(messages)))
-        return succeed(Place("e", first))
+        return succeed(Position("e", first))
 
     def pump(self) -> None:
         """Deliver what has been published."""

@@ -1,5 +1,9 @@
 """The client's half of a WebSocket, for tests: a handshake, masked frames, and what came back taken apart."""
 
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -91,3 +95,18 @@ def heard(data: bytes) -> Heard:
         answer.frames.append((rest[0] & 0x0F, rest[start : start + size]))
         rest = rest[start + size :]
     return answer
+
+
+@contextmanager
+def websocket_over_tls(address: tuple[str, int], trust: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """Connect to localhost: from one thread, for a TLS connection of Python 3.11 is not for two at a time."""
+    with (
+        socket.create_connection(address, timeout=20) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
+        secure.sendall(handshake())
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += secure.recv(1)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        yield secure

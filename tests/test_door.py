@@ -20,7 +20,7 @@ from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.room.hub import Hub
 from chatd.web.site import Site
-from tests.fakes import FakeBus, FakeChatLog, FakeTransport
+from tests.fakes import Events, FakeBus, FakeChatLog, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
 CONFIG = Config(full_house_margin=2)
@@ -333,6 +333,19 @@ def test_connections_that_speak_http_are_counted(house: House) -> None:
     house.visitor(handshake()).assert_refused(503, "unavailable")
     asking[0].transport.vanish()
     assert house.visitor(handshake()).status == 101
+
+
+def test_a_full_house_is_said_when_it_begins_and_when_it_ends(house: House, events: Events) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    for _ in range(5):
+        house.visitor(handshake())
+    full = ("warn", "10 connections are open, as many as may be: new ones are answered 503")
+    assert events.said == [full]
+    for guest in guests[:3]:
+        guest.transport.vanish()
+    house.clock.advance(0)
+    house.visitor(handshake())
+    assert events.said == [full, ("info", "there is room for connections again")]
 
 
 def test_a_full_house_still_tells_its_health(house: House) -> None:

@@ -99,8 +99,8 @@ def test_one_worker_is_one() -> None:
     assert config_of("--workers=1").workers == 1
 
 
-def test_an_empty_redis_is_the_private_broker() -> None:
-    assert config_of("--redis", "").redis == ""
+def test_an_empty_redis_is_refused_and_not_taken_for_the_private_broker() -> None:
+    assert refusal("--redis", "").startswith("twistd chatd: --redis must be redis://")
 
 
 # Help

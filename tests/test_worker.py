@@ -33,7 +33,7 @@ from websockets.sync.client import ClientConnection, connect, unix_connect
 from chatd.config import Config
 from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
 from chatd.worker import Inherited, Lifeline, most_connections
-from tests.frames import handshake
+from tests.frames import frame, handshake, websocket_over_tls
 from tests.waiting import until
 
 # Its lifeline
@@ -87,6 +87,14 @@ def test_a_report_is_a_line(pipe: Pipe) -> None:
     pipe.lifeline.say(Ready())
     pipe.lifeline.say(Log("info", "two\nlines"))
     assert pipe.said() == [Ready(), Log("info", "two\nlines")]
+
+
+def test_what_the_parent_waits_for_is_never_dropped(pipe: Pipe) -> None:
+    pipe.transport.producer.pauseProducing()
+    pipe.lifeline.say(Ready())
+    pipe.lifeline.say(Log("info", "lost"))
+    pipe.lifeline.say(Held())
+    assert pipe.said() == [Ready(), Held()]
 
 
 def test_what_a_parent_does_not_read_is_dropped_and_counted(pipe: Pipe) -> None:
@@ -482,14 +490,14 @@ def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> N
 def test_tls_serves_both_websockets_and_http(station: Station, certificate: Path) -> None:
     trust = ssl.create_default_context(cafile=str(certificate))
     with station.worker(f"ssl:0:privateKey={certificate}:certKey={certificate}:interface=127.0.0.1") as worker:
-        address = f"127.0.0.1:{station.port}"
-        names: dict[str, Any] = {"ssl": trust, "server_hostname": "localhost", "proxy": None}
-        with connect(f"wss://{address}/", **names) as ann, connect(f"wss://{address}/", **names) as bob:
-            assert talks(ann, bob)
+        address = ("127.0.0.1", station.port)
+        with websocket_over_tls(address, trust) as ann, websocket_over_tls(address, trust) as bob:
+            ann.sendall(frame(b"hello"))
+            assert bob.recv(7) == b"\x81\x05hello"
             with urlopen(f"https://localhost:{station.port}/-/healthz", timeout=20, context=trust) as answer:
                 assert answer.read() == b"ok\n"
             worker.tell(STOP)
-            assert close_code(ann) == 1001
+            assert ann.recv(4)[2:] == (1001).to_bytes(2)
         assert worker.exit_status() == 0
 
 

@@ -106,6 +106,11 @@ class Connection(WebSocketServerProtocol):
         self.dropConnection(abort=False)
         self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
 
+    def onOpen(self) -> None:
+        """Begin, unless everybody is being closed: this one came in meanwhile."""
+        if self.factory.closing is not None:
+            self.close(self.factory.closing)
+
     # Autobahn calls: messages
 
     def onMessageBegin(self, isBinary: bool) -> None:
@@ -229,6 +234,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self._batched_timer = _Timers(reactor)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.connections: set[Connection] = set()
+        self.closing: Closing | None = None
+        """Why everybody is being closed, once they are."""
         self._hub = hub
         self._worker = worker
         self._sessions = 0
@@ -268,6 +275,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def close_all(self, closing: Closing) -> "Deferred[None]":
         """Close every connection; fires when the last one is gone."""
+        self.closing = closing
         emptied = self._emptied = Deferred()
         for connection in list(self.connections):
             connection.close(closing)

@@ -101,6 +101,8 @@ class Session:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
         self._gone = True
         self._hub.leave(self._place.room, self)
+        if self._held and self._hub.waiting > self._config.max_connections:
+            self._out_of_patience()  # too many have left something behind
 
     # The hub calls
 
@@ -133,7 +135,7 @@ class Session:
         self._held.append(text)
 
     def _out_of_patience(self) -> None:
-        self._patience = None
+        self._stop_patience()
         self._hub.stop_waiting(self)
         held, self._held = self._held, []
         if self._gone:
@@ -141,6 +143,6 @@ class Session:
         self._line.close(BUS_AWAY)
 
     def _stop_patience(self) -> None:
-        if self._patience is not None:
+        if self._patience is not None and self._patience.active():
             self._patience.cancel()
-            self._patience = None
+        self._patience = None

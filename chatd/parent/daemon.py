@@ -1,6 +1,7 @@
 """The daemon: ports, broker and fleet, started and stopped in order."""
 
 import os
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,8 @@ class Daemon(Service):
     def startService(self) -> None:
         """Start broker and workers, as the user we are to run as."""
         super().startService()
+        # A terminal that is closed; twistd would end without stopping anything.
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
         if self._valkey is not None:
             self._valkey.start()
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
@@ -69,6 +72,6 @@ class Daemon(Service):
             workers=self._config.workers,
             broker=broker,
         )
-        for url in self._ports.urls():
-            log.info("connect with: websocat {url}", url=url)
+        for hint in self._ports.hints():
+            log.info("{hint}", hint=hint)
         log.info("the chat log: {path}", path=self._config.chat_log)

@@ -36,8 +36,15 @@ class Worker(ProcessProtocol):
 
     transport: Any
 
-    def __init__(self, number: int, line_bytes: int, started: float, changed: Callable[["Worker"], None]) -> None:
-        """Take its number (1, 2, …), the longest line it may say, the time, and whom to tell that its state changed."""
+    def __init__(
+        self,
+        number: int,
+        line_bytes: int,
+        started: float,
+        changed: Callable[["Worker"], None],
+        said: Callable[["Worker", Log], None],
+    ) -> None:
+        """Take its number (1, 2, …), the longest line it may say, the time, whom to tell of changes and words."""
         self.number = number
         self.pid = 0
         self.started = started
@@ -49,6 +56,7 @@ class Worker(ProcessProtocol):
         self.reason = ""
         """Why it ended, then."""
         self._changed = changed
+        self._said_something = said
         self._line_bytes = line_bytes
         self._said = {1: b"", 2: b""}
 
@@ -104,8 +112,8 @@ class Worker(ProcessProtocol):
                 self._changed(self)
             case Held() if not self.held.called:
                 self.held.callback(None)
-            case Log(level, text):
-                log.emit(LogLevel.levelWithName(level), "worker {number}: {text}", number=self.number, text=text)
+            case Log():
+                self._said_something(self, report)
 
 
 class Fleet:
@@ -120,6 +128,7 @@ class Fleet:
         self._workers: dict[int, Worker] = {}
         self._backoffs: dict[int, Backoff] = {}
         self._restarts: dict[int, Any] = {}
+        self._troubled: dict[str, set[int]] = {}
         self._stopping = False
         self.all_ready: Deferred[None] = Deferred()
         """Fires when all workers have been ready for the first time."""
@@ -158,7 +167,7 @@ class Fleet:
 
     def _spawn(self, number: int) -> None:
         self._restarts.pop(number, None)
-        worker = Worker(number, self._config.relayed_line_bytes, self._reactor.seconds(), self._changed)
+        worker = Worker(number, self._config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said)
         bound = self._ports.bound
         descriptors = inheritance(bound, number - 1, FIRST_DESCRIPTOR)
         listeners = tuple(
@@ -184,6 +193,8 @@ class Fleet:
                 self.all_ready.callback(None)
             return
         self._workers.pop(worker.number, None)
+        for troubled in self._troubled.values():
+            troubled.discard(worker.number)
         if self._stopping:
             log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)
             return
@@ -195,6 +206,21 @@ class Fleet:
             wait=wait,
         )
         self._restarts[worker.number] = self._reactor.callLater(wait, self._spawn, worker.number)
+
+    def _said(self, worker: Worker, report: Log) -> None:
+        """Log what a worker says; a trouble of all of them when the first has it and when the last one is over it."""
+        level = LogLevel.levelWithName(report.level)
+        if not report.trouble:
+            log.emit(level, "worker {number}: {text}", number=worker.number, text=report.text)
+            return
+        troubled = self._troubled.setdefault(report.trouble, set())
+        known = bool(troubled)
+        if report.over:
+            troubled.discard(worker.number)
+        else:
+            troubled.add(worker.number)
+        if not (troubled if report.over else known):
+            log.emit(level, "{text}", text=report.text)
 
 
 def _environment() -> dict[str, str]:

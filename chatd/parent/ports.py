@@ -41,13 +41,16 @@ class Bound:
         return self.sockets[worker % len(self.sockets)]
 
     @property
-    def url(self) -> str:
-        """Say how to connect."""
+    def hint(self) -> str:
+        """Say how to connect, in a line for the log."""
         if self.family == socket.AF_UNIX:
-            return f"ws-unix:{self.sockets[0].getsockname()}"
+            return f"connect with: websocat --ws-c-uri=ws://localhost/ - ws-c:unix:{self.sockets[0].getsockname()}"
         host, port = self.sockets[0].getsockname()[:2]
         host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104 - to show
-        return f"{'wss' if self.secure else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}"
+        place = f"{f'[{host}]' if ':' in host else host}:{port}"
+        if self.endpoint.startswith("haproxy:"):
+            return f"for a proxy that speaks the PROXY protocol: {place}"
+        return f"connect with: websocat {'wss' if self.secure else 'ws'}://{place}"
 
 
 @dataclass
@@ -80,7 +83,7 @@ class _Binder:
     def listenUNIX(
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> "_Binder":
-        _remove_stale(address)
+        remove_stale(address)
         one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             one.bind(address)
@@ -115,7 +118,7 @@ def _listening(family: int, address: tuple[str, int], backlog: int, *, exclusive
     return one
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Remove a unix socket on which nobody listens any more."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
@@ -190,12 +193,11 @@ class Ports:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each.path)
 
-    def urls(self) -> list[str]:
-        """Say how to connect, shortest way first."""
-        urls = [each.url for each in self.bound]
+    def hints(self) -> list[str]:
+        """Say how to connect, a line for each way."""
         if self._optional:
-            urls = [f"ws://localhost:{self.bound[0].sockets[0].getsockname()[1]}"]
-        return urls
+            return [f"connect with: websocat ws://localhost:{self.bound[0].sockets[0].getsockname()[1]}"]
+        return [each.hint for each in self.bound]
 
 
 def _has_ipv6() -> bool:

@@ -23,11 +23,13 @@ from twisted.python.failure import Failure
 from chatd.config import BadValue, Config
 from chatd.parent import tether
 from chatd.parent.child import Backoff, why_ended
+from chatd.parent.ports import remove_stale
 
 log = Logger()
 
 UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
+SOCKET = "broker.sock"
 SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
 """Where the socket is if the folder for temporary files is too deep."""
 
@@ -64,7 +66,7 @@ class Valkey:
     @property
     def url(self) -> str:
         """Where workers find it, once it was started."""
-        return f"unix://{self._folder}/broker.sock"
+        return f"unix://{self._folder}/{SOCKET}"
 
     def start(self) -> None:
         """Make its folder (mode 0700) and run it."""
@@ -119,7 +121,7 @@ class Valkey:
     def _options(self) -> list[str]:
         options = {
             "port": "0",
-            "unixsocket": f"{self._folder}/broker.sock",
+            "unixsocket": f"{self._folder}/{SOCKET}",
             "unixsocketperm": "700",
             "dir": self._folder,
             "save": "",
@@ -168,4 +170,5 @@ def _sweep() -> None:
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             with contextlib.suppress(OSError):
                 if folder.stat().st_uid == os.getuid():
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_stale(str(folder / SOCKET))
+                    folder.rmdir()  # unless there is anything else in it, or somebody listens

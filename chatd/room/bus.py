@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from chatd.config import BrokerAddress, Config
 from chatd.message import Batch, Message, decode
 from chatd.room.link import Link, LinkLost, Publisher, Subscriber
-from chatd.room.outbox import NotPublished, Outboxes, Place
+from chatd.room.outbox import NotPublished, Outboxes, Position
 from chatd.room.probe import Probes
 
 log = Logger()
@@ -77,7 +77,7 @@ class Bus:
             publisher,
             self._channel,
             now=reactor.seconds,
-            accepted=self._accepted,
+            answered=self._answered,
             refused=self._refused,
             window_changed=self._window_changed,
         )
@@ -112,7 +112,8 @@ class Bus:
         self._away_since = self._clock.seconds()
         self._commands.start()
         self._channels.start()
-        self._ticker.start(self._config.bus_tick_seconds, now=False)
+        ticking = self._ticker.start(self._config.bus_tick_seconds, now=False)
+        ticking.addErrback(lambda failure: log.failure("a frozen broker will not be noticed any more", failure))
 
     def stop(self) -> None:
         """Hang up. What was not published fails with NotPublished."""
@@ -150,7 +151,7 @@ class Bus:
         """Give what a message takes of the window, in bytes."""
         return self._outboxes.weight(message)
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Place]":
+    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
         """Publish messages of a room, after all that were handed over before; fails with NotPublished.
 
         The Deferred fires once they have their offsets; they may be delivered before that.
@@ -170,17 +171,16 @@ class Bus:
     # Rooms
 
     def subscribe(self, room: str) -> "Deferred[None]":
-        """Hear a room from the moment the Deferred fires: the broker has confirmed it. Waits while it is away."""
-        done: Deferred[None] = Deferred()
+        """Hear a room once the Deferred, which may be cancelled, fires: the broker has confirmed it."""
         subscription = self._rooms.get(room)
         if subscription is None:
             subscription = self._rooms[room] = _Subscription()
             if self._subscriber is not None:
                 self._subscribe_on(self._subscriber, room).addErrback(self._not_subscribed, room)
         if subscription.confirmed:
-            done.callback(None)
-        else:
-            subscription.waiters.append(done)
+            return succeed(None)
+        done: Deferred[None] = Deferred(subscription.waiters.remove)
+        subscription.waiters.append(done)
         return done
 
     def unsubscribe(self, room: str) -> None:
@@ -262,6 +262,8 @@ class Bus:
                 "the message bus {address} is back after {seconds:.1f} s",
                 address=self._address,
                 seconds=self._clock.seconds() - self._away_since,
+                trouble="bus",
+                over=True,
             )
         self._outboxes.go_live()
         self.listener.bus_changed()
@@ -279,15 +281,15 @@ class Bus:
             self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._outboxes.send_all)
         self._links_changed()
 
-    def _accepted(self) -> None:
-        """Be back, where the broker could not write for a while."""
+    def _answered(self) -> None:
+        """Be back, where the broker could not write for a while: it has done as asked, or refused for good."""
         if self._refusing:
             self._refusing, self._refusals = "", 0
             self._links_changed()
 
     def _say_away(self) -> None:
         self._said_away = True
-        log.warn("the message bus {address} is away: {why}", address=self._address, why=self.away)
+        log.warn("the message bus {address} is away: {why}", address=self._address, why=self.away, trouble="bus")
 
     def _tick(self) -> None:
         """Ask the links for a sign of life: a frozen broker breaks no connection."""
@@ -295,6 +297,12 @@ class Bus:
             away = self._clock.seconds() - self._away_since
             if away >= 2 * self._config.bus_tick_seconds:  # a start takes a moment, and is no outage
                 self._say_away()
-        ask_commands, ask_channels = self._commands.tick(), self._channels.tick()
-        if ask_commands and ask_channels:
+        links = (self._commands, self._channels)
+        if any(link.protocol is None for link in links):
+            for link in links:
+                link.rest()  # it takes both to ask: the silence is ours
+            return
+        for link in links:
+            link.tick()
+        if all(link.protocol is not None for link in links):
             self.probe().addErrback(lambda _: None)

@@ -2,10 +2,10 @@ r"""The chat log: the twisted.logger observer that owns ``logs/chat.log``.
 
 One message is one line, appended before the message is published::
 
-    2026-11-22T20:33:45.123Z ops -@127.0.0.1 k3f9x2ab.7.1 the text
+    2026-11-22T20:33:45.123Z ops -@127.0.0.1 6f2a91c07e.7.1 the text
 
-time (RFC 3339, UTC), room, who (nick or ``-``, then ``@`` and the address), message id, text, with one space
-between them. Text that would end the line or move the terminal it is read on comes out as escapes
+time (RFC 3339, UTC), room, who (``-``, for nobody has a name yet, ``@`` and the address), message id, text, with
+one space between them. Text that would end the line or move the terminal it is read on comes out as escapes
 (``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
 its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
 
@@ -34,6 +34,8 @@ _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_SHAPE = b"0000-00-00T00:00:00.000Z "  # how a line begins
+_DIGIT = re.compile(rb"[0-9]")
 _TAIL = 65_536  # bytes read at once when looking for the last whole line
 
 
@@ -71,7 +73,7 @@ def message_line(entry: Entry) -> str:
     """Give the line of a message, newline included."""
     message = entry.message
     time, text = timestamp(message.time), escape(message.text)
-    return f"{time} {escape(entry.room)} -@{entry.address} {message.id} {text}\n"
+    return f"{time} {escape(entry.room)} -@{escape(entry.address)} {message.id} {text}\n"
 
 
 def outcome_line(entry: Entry, outcome: str, now: int) -> str:
@@ -152,11 +154,13 @@ class ChatLog:
         if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
             self._write_whole(data)
             return
-        self._lock()
+        self._lock(wait=not self._broken)
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             if size and os.pread(self._file, 1, size - 1) != b"\n":
-                size = self._cut_torn_line(size)
+                whole = self._cut_torn_line(size)
+                data = b"\n" + data if whole == size else data
+                size = whole
             try:
                 self._write_whole(data)
             except OSError:
@@ -169,14 +173,16 @@ class ChatLog:
         if os.write(self._file, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
 
-    def _lock(self) -> None:
-        """Wait for the lock, which others hold for some microseconds: a frozen holder must not freeze us too."""
+    def _lock(self, *, wait: bool) -> None:
+        """Take the lock, which others hold for some microseconds: a frozen holder must not freeze us for long."""
         give_up = None
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
+                if not wait:
+                    raise
                 now = clock.monotonic()
                 give_up = give_up or now + self._lock_seconds
                 if now > give_up:
@@ -184,7 +190,10 @@ class ChatLog:
                 clock.sleep(0.0001)
 
     def _cut_torn_line(self, size: int) -> int:
-        """Take away the half line that a killed writer left; it was never published. Gives the new size."""
+        """Take away the half line that a killed writer left; it was never published. Gives the new size.
+
+        What does not begin like a line of ours is not touched: somebody named the wrong file.
+        """
         whole = size
         while whole:
             start = max(0, whole - _TAIL)
@@ -193,6 +202,9 @@ class ChatLog:
                 whole = start + end + 1
                 break
             whole = start
+        begin = os.pread(self._file, len(_SHAPE), whole)
+        if not _SHAPE.startswith(_DIGIT.sub(b"0", begin)):
+            return size
         os.ftruncate(self._file, whole)
         self._log.warn(
             "the chat log {path} ended in half a line of {bytes} bytes; it was cut off",
@@ -220,7 +232,7 @@ class ChatLog:
         """Try, while the file can't be written, whether it can be again: only the disk knows."""
         if not self._regular:  # what was written could not be taken back: the next message tells
             return
-        self._lock()
+        self._lock(wait=False)
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             try:
@@ -238,12 +250,13 @@ class ChatLog:
                 "the chat log {path} cannot be written, messages are refused: {why}",
                 path=self._path,
                 why=error.strerror or error,
+                trouble="chat log",
             )
 
     def _say_mended(self) -> None:
         if self._broken:
             self._broken = False
-            self._log.info("the chat log {path} can be written again", path=self._path)
+            self._log.info("the chat log {path} can be written again", path=self._path, trouble="chat log", over=True)
 
 
 def log_entries(log: Logger, entries: Sequence[Entry]) -> None:

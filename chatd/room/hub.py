@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -63,7 +63,8 @@ class _Room:
     def __init__(self, name: str) -> None:
         self.name = name
         self.members: dict[str, Member] = {}
-        self.joining: dict[str, tuple[Member, Deferred[None]]] = {}
+        self.joining: dict[str, tuple[Deferred[None], Deferred[None]]] = {}
+        """Of each member that is: its join, and what the bus was asked for."""
         self.seen: OrderedDict[str, int] = OrderedDict()
         """The newest batch of each publisher: one that comes again, after an outage, is known by its number."""
 
@@ -101,8 +102,9 @@ class Hub:
         if room is None:
             room = self._rooms[name] = _Room(name)
         joined: Deferred[None] = Deferred()
-        room.joining[member.id] = (member, joined)
-        self._bus.subscribe(name).addCallback(lambda _: self._admit(room, member))
+        subscribed = self._bus.subscribe(name)
+        room.joining[member.id] = (joined, subscribed)
+        subscribed.addCallbacks(lambda _: self._admit(room, member), lambda failure: failure.trap(CancelledError))
         return joined
 
     def leave(self, name: str, member: Member) -> None:
@@ -110,7 +112,8 @@ class Hub:
         room = self._rooms.get(name)
         if room is None:
             return
-        room.joining.pop(member.id, None)
+        if joining := room.joining.pop(member.id, None):
+            joining[1].cancel()
         room.members.pop(member.id, None)
         if not room.members and not room.joining:
             del self._rooms[name]
@@ -120,7 +123,7 @@ class Hub:
         joining = room.joining.pop(member.id, None)
         if joining is not None:
             room.members[member.id] = member
-            joining[1].callback(None)
+            joining[0].callback(None)
 
     # Messages in
 
@@ -146,6 +149,11 @@ class Hub:
     def wait(self, member: Member) -> None:
         """Call ``member.carry_on`` once the hub takes messages again."""
         self._waiting[member.id] = member
+
+    @property
+    def waiting(self) -> int:
+        """How many members wait."""
+        return len(self._waiting)
 
     def stop_waiting(self, member: Member) -> None:
         """Do not call it any more."""
@@ -223,6 +231,7 @@ class Hub:
                     member.deliver(others)
             except Exception:  # noqa: BLE001 - one member's trouble is not the others'
                 log.failure("a batch was not delivered to {member}", member=member.id)
+                member.refused(OUR_FAULT)
 
     @staticmethod
     def _without(member: Member, frames: list[bytes], batch: Batch) -> bytes:

@@ -110,15 +110,17 @@ class Link(Factory):
         if self._running is not None:
             self._running.cancel()
 
-    def tick(self) -> bool:
-        """Count a tick; give whether the broker should be asked for a sign of life. A dead link is dropped."""
-        if self.protocol is None:
-            return False
+    def tick(self) -> None:
+        """Count a tick, with which the broker is asked for a sign of life; drop a link that is silent for too long."""
         self.protocol.silent_ticks += 1
         if self.protocol.silent_ticks > self._config.bus_silent_ticks:
             self.trouble = f"silent for {self._config.bus_silent_ticks * self._config.bus_tick_seconds:g} s"
             self.protocol.transport.abortConnection()
-        return True
+
+    def rest(self) -> None:
+        """Begin to count anew: the broker is not asked, for the other link is down."""
+        if self.protocol is not None:
+            self.protocol.silent_ticks = 0
 
     async def _keep(self) -> None:
         attempt = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -41,7 +41,7 @@ class NotPublished(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Where a published batch stands in its room's order."""
 
     epoch: str
@@ -54,7 +54,7 @@ class _Part:
 
     messages: Sequence[Message]
     weight: int
-    done: "Deferred[Place]"
+    done: "Deferred[Position]"
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Outboxes:
         channel: Callable[[str], bytes],
         *,
         now: Callable[[], float],
-        accepted: Callable[[], None],
+        answered: Callable[[], None],
         refused: Callable[[str], None],
         window_changed: Callable[[], None],
     ) -> None:
@@ -97,7 +97,7 @@ class Outboxes:
         self._publisher = publisher
         self._channel = channel
         self._now = now
-        self._accepted = accepted
+        self._answered_something = answered
         self._refused = refused
         self._window_changed = window_changed
         self._protocol: Any = None
@@ -128,15 +128,17 @@ class Outboxes:
 
     def _weigh(self) -> None:
         window = self._config.window_bytes
-        full = self._in_flight > (window // 2 if self.full else window)
+        full = self._in_flight > window // 2 if self.full else self._in_flight >= window
         if full != self.full:
             self.full = full
             self._window_changed()
 
     # What goes in
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Place]":
+    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
         """Publish after all that was handed over before; fails with NotPublished."""
+        if self._abandoned:
+            return fail(NotPublished("the server stopped"))
         part = _Part(messages, sum(map(self.weight, messages)), Deferred())
         outbox = self._outboxes.get(room)
         if outbox is None:
@@ -165,6 +167,7 @@ class Outboxes:
                 part.done.errback(NotPublished(why, unknown=True))
             for part in outbox.waiting:
                 part.done.errback(NotPublished(why))
+        self._look_whether_flushed()
 
     # The broker's side
 
@@ -213,7 +216,7 @@ class Outboxes:
 
     def _send(self, outbox: _Outbox) -> None:
         if not outbox.batches:
-            parts, outbox.waiting = outbox.waiting, []
+            parts = self._next_parts(outbox)
             messages = [message for part in parts for message in part.messages]
             self._sequence += 1
             outbox.batches.append(_Batch(self._sequence, len(messages), encode(messages), parts))
@@ -239,6 +242,15 @@ class Outboxes:
             config.republish_memory_seconds,
         ).addCallbacks(self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch))
 
+    def _next_parts(self, outbox: _Outbox) -> list[_Part]:
+        """Take what waits, up to the size of a batch; what was handed over at once stays together."""
+        count, weight = 0, 0
+        while count < len(outbox.waiting) and (not count or weight < self._config.batch_bytes):
+            weight += outbox.waiting[count].weight
+            count += 1
+        parts, outbox.waiting = outbox.waiting[:count], outbox.waiting[count:]
+        return parts
+
     def _published(self, reply: list[Any], outbox: _Outbox, batch: _Batch) -> None:
         if self._abandoned:
             return
@@ -246,9 +258,9 @@ class Outboxes:
         self._strike_off(outbox, batch)
         self._remember(outbox.room, batch)
         for part in batch.parts:
-            part.done.callback(Place(epoch, first))
+            part.done.callback(Position(epoch, first))
             first += len(part.messages)
-        self._accepted()
+        self._answered_something()
         self._weigh()
         self._look_whether_flushed()
 
@@ -269,6 +281,7 @@ class Outboxes:
             self._strike_off(outbox, batch)
             for part in batch.parts:
                 part.done.errback(NotPublished(why))
+            self._answered_something()
             self._weigh()
             self._look_whether_flushed()
 

@@ -468,6 +468,10 @@ class CloseTests(TestCase):
         other.transport.vanish()
         self.successResultOf(closed)
 
+    def test_one_that_comes_in_meanwhile_is_closed_too(self) -> None:
+        self.house.factory.close_all(STOPPING)
+        assert self.house.client().closed_with == 1001
+
     def test_closing_all_of_none_fires_at_once(self) -> None:
         self.successResultOf(House().factory.close_all(STOPPING))
 

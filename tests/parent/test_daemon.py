@@ -138,7 +138,7 @@ def test_once_all_are_ready_the_log_says_where_to_connect_and_where_the_chat_log
 def test_each_way_to_connect_is_said(of: Fixture, said: Said, tmp_path: Path) -> None:
     for worker in of.start(listen=(*CONFIG.listen, f"unix:{tmp_path}/chat.sock"))[1:]:
         worker.say(encode(Ready()))
-    assert [url.split(":")[0] for url in urls(said)] == ["ws", "ws-unix"]
+    assert [url.split(":")[0] for url in urls(said)] == ["ws", "--ws-c-uri=ws"]
 
 
 def test_the_password_of_the_redis_server_is_not_said(of: Fixture, said: Said) -> None:

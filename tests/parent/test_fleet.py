@@ -281,9 +281,34 @@ def test_a_level_that_is_none_is_nonsense_too(of: Fixture, said: Said) -> None:
     assert said.lines == [f"error: worker 1 says {line.rstrip()!r}", "info: worker 1: calm"]
 
 
+def test_a_trouble_of_all_is_said_when_the_first_has_it_and_when_the_last_is_over_it(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    for worker in (second, first, second):
+        worker.say(encode(Log("warn", "away", "bus")))
+    for worker in (second, second, first):
+        worker.say(encode(Log("info", "back", "bus", over=True)))
+    assert said.lines == ["warn: away", "info: back"]
+
+
+def test_two_troubles_are_two(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Log("warn", "away", "bus")))
+    second.say(encode(Log("error", "full", "chat log")))
+    assert said.lines == ["warn: away", "error: full"]
+
+
+def test_a_worker_that_is_gone_is_in_no_trouble(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Log("warn", "away", "bus")))
+    first.end(exit_code=1)
+    second.say(encode(Log("warn", "away again", "bus")))
+    second.say(encode(Log("info", "back", "bus", over=True)))
+    assert [said.lines[0], *said.lines[2:]] == ["warn: away", "warn: away again", "info: back"]
+
+
 @given(st.lists(st.binary(), max_size=20))
 def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
-    worker = Worker(1, 100, 0.0, lambda worker: None)
+    worker = Worker(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
     for chunk in chunks:
         worker.childDataReceived(1, chunk)
         worker.childDataReceived(2, chunk)

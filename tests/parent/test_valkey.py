@@ -276,9 +276,28 @@ def test_it_can_be_stopped_twice(of: Fixture) -> None:
 def test_the_folder_of_a_chatd_that_was_killed_is_removed(of: Fixture) -> None:
     left = of.folder / f"chatd-{gone_pid()}-abc"
     left.mkdir(mode=0o700)
-    (left / "broker.sock").touch()
+    with socket.socket(socket.AF_UNIX) as broker:
+        broker.bind(str(left / "broker.sock"))
     of.start()
     assert not left.exists()
+
+
+def test_a_folder_that_holds_anything_else_is_left_alone(of: Fixture) -> None:
+    named_alike = of.folder / f"chatd-{gone_pid()}-backup"
+    named_alike.mkdir()
+    (named_alike / "precious").touch()
+    of.start()
+    assert (named_alike / "precious").exists()
+
+
+def test_a_folder_whose_broker_listens_is_left_alone(of: Fixture) -> None:
+    elsewhere = of.folder / f"chatd-{gone_pid()}-abc"  # a live chatd in another container, say
+    elsewhere.mkdir()
+    with socket.socket(socket.AF_UNIX) as broker:
+        broker.bind(str(elsewhere / "broker.sock"))
+        broker.listen()
+        of.start()
+        assert (elsewhere / "broker.sock").exists()
 
 
 def test_the_folder_of_a_chatd_that_lives_is_left_alone(of: Fixture) -> None:

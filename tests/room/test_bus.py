@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 from chatd.config import Config, broker_address
 from chatd.message import encode
 from chatd.room.bus import Bus, broker_endpoint
-from chatd.room.outbox import NotPublished, Place
+from chatd.room.outbox import NotPublished, Position
 from tests.fakes import Events, FakeBus
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client
@@ -39,7 +39,7 @@ class Contract:
         await ears.until(lambda: ears.batches)
         (batch,) = ears.batches
         assert list(batch.messages) == taken
-        assert (batch.room, Place(batch.epoch, batch.first)) == ("ops", place)
+        assert (batch.room, Position(batch.epoch, batch.first)) == ("ops", place)
 
     async def test_offsets_follow_one_another_from_1_in_each_room(self) -> None:
         bus, ears = await self.make_bus()
@@ -261,7 +261,7 @@ class TestBus(Contract, BusTestCase):
     async def test_nothing_is_lost_or_twice_when_links_are_cut_under_load(self) -> None:
         one, heard_by_one = await self.ready(self.valkey_url, "ops")
         two, heard_by_two = await self.ready(self.valkey_url, "ops", bus_settle_seconds=0.3)
-        published: list[Place] = []
+        published: list[Position] = []
         for number in range(300):
             one.publish("ops", messages(str(number))).addCallback(published.append)
             if number % 100 == 50:

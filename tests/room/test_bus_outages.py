@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
@@ -157,6 +157,38 @@ class TestOutages(BusTestCase):
         assert (await published).first == 1
         await ears.until(lambda: bus.open and ears.texts() == ["hello"])
         assert [level for level, _ in self.said()] == ["warn", "info"]
+
+    async def test_a_refusal_for_good_ends_one_for_now(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.ask("LPUSH", "a list", "x")
+        self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        self.server.ask("RENAME", "a list", f"{self.prefix}:room:ops")  # where the room's hash should be
+        await self.assertFailure(published, NotPublished)
+        await ears.until(lambda: bus.open)
+
+    async def test_while_one_link_is_refused_the_other_stays_and_the_reason_too(self) -> None:
+        self.server.start()
+        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
+        bus, ears = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
+        await ears.until(lambda: self.said_or_look(ears))
+        assert "NOPERM" in bus.away
+        await deferLater(reactor, 8 * FAST["bus_tick_seconds"])
+        assert "NOPERM" in bus.away
+
+    async def test_a_join_that_is_given_up_leaves_nothing_to_wait_for_it(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.kill()
+        await self.away(bus, ears)
+        asked = bus.subscribe("ops")
+        asked.cancel()
+        await self.assertFailure(asked, CancelledError)
+        kept = bus.subscribe("ops")
+        self.server.start()
+        await kept
 
     async def test_a_broker_that_may_not_write_is_away(self) -> None:
         self.server.start()

@@ -472,6 +472,29 @@ def test_a_lock_that_another_holds_refuses_after_a_while(tmp_path: Path) -> None
     assert [level for level, _ in file.said] == ["error", "info"]
 
 
+def test_a_lock_that_stays_held_is_waited_for_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=0.05)
+    file.write("one")
+    with open(file.path) as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            file.write("two")
+        naps: list[float] = []
+        monkeypatch.setattr("chatd.room.chatlog.clock.sleep", naps.append)
+        file.log.check()
+        with pytest.raises(BlockingIOError):
+            file.write("two")
+        assert naps == []
+    file.log.check()
+    assert [level for level, _ in file.said] == ["error", "info"]
+    file.log.close()
+
+
+def test_the_address_cannot_move_a_terminal(file: File) -> None:
+    log_entries(file.chat, [Entry("ops", "1\x1b[2J", entry().message)])
+    assert " -@1\\x1b[2J s.1 hello\n" in file.text
+
+
 def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
     file.write("one")
     with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
@@ -483,9 +506,9 @@ def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
 # Torn lines
 
 
-@pytest.mark.parametrize("torn", [10, 65_535, 65_536, 65_537, 200_000])
+@pytest.mark.parametrize("torn", [1, 4, 10, 24, 25, 80, 65_535, 65_536, 65_537, 200_000])
 def test_a_torn_line_is_cut_off_by_the_next_writer(file: File, torn: int) -> None:
-    file.path.write_text(line("one") + "x" * torn)
+    file.path.write_text(line("one") + line("x" * torn)[:torn])
     file.write("two")
     assert file.text == line("one") + line("two")
     said = f"the chat log {file.path} ended in half a line of {torn} bytes; it was cut off"
@@ -493,9 +516,16 @@ def test_a_torn_line_is_cut_off_by_the_next_writer(file: File, torn: int) -> Non
 
 
 def test_a_file_that_is_one_torn_line_is_emptied(file: File) -> None:
-    file.path.write_text("x" * 70_000)
+    file.path.write_text(line("x" * 70_000)[:70_000])
     file.write("one")
     assert file.text == line("one")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"precious": 1}', "2026 was a good year", "a\nb\nc"])
+def test_a_file_that_is_none_of_ours_loses_nothing(file: File, text: str) -> None:
+    file.path.write_text(text)
+    file.write("one")
+    assert file.text == f"{text}\n{line('one')}"
 
 
 def test_a_writer_that_has_the_file_open_cuts_off_what_another_tore(file: File) -> None:

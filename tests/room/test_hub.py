@@ -14,7 +14,7 @@ from chatd.config import Config
 from chatd.message import Batch, Message
 from chatd.room.chatlog import Entry
 from chatd.room.hub import Hub
-from chatd.room.outbox import NotPublished, Place
+from chatd.room.outbox import NotPublished, Position
 from chatd.wire.frames import text_frame
 from tests.fakes import Events, FakeBus, FakeMember
 
@@ -167,10 +167,12 @@ def test_one_failing_member_does_not_stop_the_others(house: House, events: Event
         def deliver(self, blob: bytes) -> None:
             raise RuntimeError("no")
 
-    house.hub.join("ops", Failing("bad"))
+    bad = Failing("bad")
+    house.hub.join("ops", bad)
     bob = house.member("bob")
     house.hear("one", number=1)
     assert bob.blobs == [frames("one")]
+    assert bad.events == [OUR_FAULT]  # it is not left to miss the rest in silence
     assert events.said == [("critical", "a batch was not delivered to bad")]
 
 
@@ -398,7 +400,7 @@ def test_what_was_not_published_gets_a_second_line_and_is_refused(
 
 def test_only_the_room_that_was_not_published_is_refused() -> None:
     class Choosy(FakeBus):
-        def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Place]":
+        def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
             self.refuse = NotPublished("no") if room == "dev" else None
             return super().publish(room, messages)
 

@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Message, decode, encode
 from chatd.room.link import LinkLost, ReplyError
-from chatd.room.outbox import PUBLISH_SCRIPT, NotPublished, Outboxes, Place
+from chatd.room.outbox import PUBLISH_SCRIPT, NotPublished, Outboxes, Position
 from tests.fakes import Events
 from tests.room.server import Client
 
@@ -71,7 +71,7 @@ class Office:
             "w1",
             str.encode,
             now=lambda: self.now,
-            accepted=lambda: self.told.append("accepted"),
+            answered=lambda: self.told.append("answered"),
             refused=self.told.append,
             window_changed=lambda: self.told.append("full" if self.boxes.full else "not full"),
         )
@@ -90,7 +90,7 @@ class Office:
         self.boxes.lost()
         self.wire.lose()
 
-    def publish(self, *texts: str, room: str = "ops") -> "Deferred[Place]":
+    def publish(self, *texts: str, room: str = "ops") -> "Deferred[Position]":
         return self.boxes.publish(room, [message(text) for text in texts])
 
 
@@ -98,7 +98,7 @@ def message(text: str) -> Message:
     return Message("s.1", 0, "s", text)
 
 
-def outcome(published: "Deferred[Place]") -> Place | NotPublished | None:
+def outcome(published: "Deferred[Position]") -> Position | NotPublished | None:
     """Give what became of a publish; None: nothing yet."""
     seen: list[Any] = []
 
@@ -141,7 +141,7 @@ def test_the_answer_says_where_the_batch_stands(office: Office) -> None:
     published = office.publish("one")
     assert outcome(published) is None
     office.wire.answer([b"e", 7])
-    assert outcome(published) == Place("e", 7)
+    assert outcome(published) == Position("e", 7)
 
 
 def test_what_comes_while_a_batch_is_on_the_wire_makes_the_next_one(office: Office) -> None:
@@ -156,7 +156,7 @@ def test_each_part_of_a_batch_has_its_own_place(office: Office) -> None:
     office.publish("first")
     parts = [office.publish("one", "two"), office.publish("three"), office.publish("four")]
     office.wire.answer([b"e", 1], [b"e", 2])
-    assert [outcome(each) for each in parts] == [Place("e", 2), Place("e", 4), Place("e", 5)]
+    assert [outcome(each) for each in parts] == [Position("e", 2), Position("e", 4), Position("e", 5)]
 
 
 def test_rooms_do_not_wait_for_each_other(office: Office) -> None:
@@ -197,7 +197,7 @@ def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_sequence(office: O
     office.connect()
     assert office.wire.batches == first.batches
     office.wire.answer([b"e", 1])
-    assert outcome(published) == Place("e", 1)
+    assert outcome(published) == Position("e", 1)
 
 
 def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
@@ -224,7 +224,7 @@ def test_what_a_broker_answered_just_before_it_died_is_sent_again_first(office: 
     for offset, text in enumerate(("one", "two", "three"), start=1):
         assert office.wire.batches[-1] == ("ops", offset, [text])
         office.wire.answer([b"f", offset])
-    assert outcome(unanswered) == Place("f", 3)
+    assert outcome(unanswered) == Position("f", 3)
     assert len(office.wire.calls) == 3
 
 
@@ -271,7 +271,7 @@ def test_an_unknown_script_is_loaded_and_the_batch_sent_again(office: Office) ->
     assert office.wire.calls[1] == ("SCRIPT LOAD", PUBLISH_SCRIPT)
     office.wire.answer(b"sha", [b"e", 1])
     assert office.wire.batches == [("ops", 1, ["one"])] * 2
-    assert (outcome(published), office.told) == (Place("e", 1), ["accepted"])
+    assert (outcome(published), office.told) == (Position("e", 1), ["answered"])
 
 
 def test_a_script_that_cannot_be_loaded_is_a_refusal_that_can_end(office: Office) -> None:
@@ -298,7 +298,7 @@ def test_a_broker_that_cannot_write_now_is_asked_again(office: Office, code: str
     office.boxes.send_all()
     office.wire.answer([b"e", 1])
     assert office.wire.batches == [("ops", 1, ["one"]), ("ops", 1, ["one"]), ("ops", 2, ["two"])]
-    assert office.told == [f"{code} why", "accepted"]
+    assert office.told == [f"{code} why", "answered"]
 
 
 def test_any_other_answer_fails_the_batch_for_good_and_the_next_goes_on(office: Office, events: Events) -> None:
@@ -307,7 +307,7 @@ def test_any_other_answer_fails_the_batch_for_good_and_the_next_goes_on(office: 
     refusal = outcome(failed)
     assert isinstance(refusal, NotPublished)
     assert (str(refusal), refusal.unknown) == ("WRONGTYPE not a hash", False)
-    assert outcome(fine) == Place("e", 1)
+    assert outcome(fine) == Position("e", 1)
     assert events.said == [("error", "the broker refused messages for room ops: WRONGTYPE not a hash")]
 
 
@@ -400,16 +400,46 @@ def test_a_failed_batch_leaves_the_window(events: Events) -> None:
 def test_the_window_is_full_beyond_its_size_and_until_half_of_it_is_free() -> None:
     office = Office(SMALL)
     office.connect()
-    for room in "abcd":
+    for room in "abc":
         office.publish("x" * 15, room=room)  # 25 each
-    assert (office.boxes.full, office.told) == (False, [])
+    office.publish("x" * 14, room="d")
+    assert (office.boxes.full, office.boxes.space, office.told) == (False, 1, [])
     office.publish("", room="e")
     assert (office.boxes.full, office.told) == (True, ["full"])
     office.wire.answer([b"e", 1], [b"e", 1])  # 60 are left
     assert office.boxes.full
     office.wire.answer([b"e", 1])
     assert not office.boxes.full
-    assert [each for each in office.told if each != "accepted"] == ["full", "not full"]
+    assert [each for each in office.told if each != "answered"] == ["full", "not full"]
+
+
+def test_a_window_that_is_exactly_filled_is_full() -> None:
+    office = Office(SMALL)
+    office.connect()
+    for room in "abcd":
+        office.publish("x" * 15, room=room)
+    assert (office.boxes.space, office.boxes.full, office.told) == (0, True, ["full"])
+    office.wire.answer([b"e", 1], [b"e", 1])
+    assert (office.boxes.full, office.told[-1]) == (False, "not full")
+
+
+def test_a_batch_has_a_size_and_the_rest_waits() -> None:
+    office = Office(Config(batch_bytes=100, message_overhead_bytes=0))
+    office.connect()
+    office.publish("first")
+    for number in range(5):
+        office.publish(f"{number}" + "x" * 39)
+    for _ in range(3):
+        office.wire.answer([b"e", 1])
+    assert [[text[0] for text in texts] for _, _, texts in office.wire.batches] == [["f"], ["0", "1", "2"], ["3", "4"]]
+
+
+def test_after_giving_up_nothing_is_taken_and_nothing_is_in_flight(office: Office) -> None:
+    office.publish("one")
+    flushed = office.boxes.flushed()
+    office.boxes.abandon("the end")
+    assert flushed.called
+    assert isinstance(outcome(office.publish("two")), NotPublished)
 
 
 # The script

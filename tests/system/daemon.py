@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ class Daemon:
             )
         try:
             self.wait_for(r"chatd \S+ is ready")
-            self.port = int(self.wait_for(r"connect with: websocat wss?://[^ ]*?:(\d+)")[1])
+            self.port = int(self.wait_for(r"(?:connect with: websocat wss?|PROXY protocol): ?(?://)?[^ ]*?:(\d+)\n")[1])
         except BaseException:
             self._end()
             raise
@@ -106,9 +107,9 @@ class Daemon:
         [pid] = [pid for pid in self.children() if "-server" in _command(pid)]
         return pid
 
-    def worker_of(self, client: ClientConnection) -> int:
+    def worker_of(self, client: socket.socket) -> int:
         """Give the process id of the worker that holds a client's connection."""
-        ours, theirs = self.port, client.socket.getsockname()[1]
+        ours, theirs = self.port, client.getsockname()[1]
         for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = row.split()
             if fields[1].endswith(f":{ours:04X}") and fields[2].endswith(f":{theirs:04X}"):
@@ -116,6 +117,14 @@ class Daemon:
                     if f"socket:[{fields[9]}]" in _open_files(pid):
                         return pid
         raise AssertionError("no worker has it")
+
+    def ready(self, worker: int) -> bool:
+        """Whether a worker says that it is ready."""
+        while True:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as client:
+                if self.worker_of(client) == worker:
+                    client.sendall(b"GET /-/readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    return client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
     # Its clients
 
@@ -132,7 +141,7 @@ class Daemon:
         """Connect a client to the worker with that process id: the kernel chooses, so until it did."""
         while True:
             with self.connect(room) as client:
-                if self.worker_of(client) == worker:
+                if self.worker_of(client.socket) == worker:
                     yield client
                     return
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from chatd.closing import TOO_SLOW
 from tests.system.daemon import Daemon
 from tests.waiting import until
 
@@ -240,11 +241,15 @@ def test_a_client_that_closes_and_reads_no_more_does_not_keep_its_descriptor(dae
 
 
 def test_a_client_that_does_not_read_is_closed_and_the_others_notice_nothing(daemon: Daemon) -> None:
-    with daemon.connect("flood") as talker, daemon.connect("flood") as other, websocket(daemon, "flood"):
-        for number in range(1000):
+    with daemon.connect("flood") as talker, daemon.connect("flood") as other, websocket(daemon, "flood") as deaf:
+        for number in range(1000):  # 16 MB, more than the kernel and chatd keep for one that does not read
             talker.send(f"{number:04d}" + "x" * 16380)
-        for number in range(1000):
             assert str(other.recv(20))[:4] == f"{number:04d}"
+        heard = b""
+        with suppress(ConnectionResetError):
+            while chunk := deaf.recv(1 << 20):
+                heard += chunk
+        assert heard.endswith((1013).to_bytes(2) + TOO_SLOW.reason.encode()) or len(heard) < 16_000_000
 
 
 def test_the_server_says_little_of_all_this(daemon: Daemon) -> None:

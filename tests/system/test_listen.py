@@ -1,6 +1,7 @@
 """Where it can listen: every kind of endpoint that PROTOCOL and --help name, with two workers behind it."""
 
 import datetime
+import shlex
 import socket
 import ssl
 from pathlib import Path
@@ -9,9 +10,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from websockets.sync.client import connect, unix_connect
+from websockets.sync.client import connect
 
-from tests.system.daemon import Daemon
+from tests.frames import websocket_over_tls
+from tests.system.daemon import Daemon, Websocat
 from tests.system.test_bad_input import TEXT, frame, handshake, read_head
 from tests.waiting import until
 
@@ -43,28 +45,34 @@ def test_tls_in_two_workers(tmp_path: Path) -> None:
     pem = certificate(tmp_path)
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     trust = ssl.create_default_context(cafile=str(pem))
+    trust.set_alpn_protocols(["http/1.1"])  # as curl and browsers do
     with Daemon(tmp_path, "--listen", listen) as daemon:
         daemon.wait_for(r"connect with: websocat wss://")
-        with (
-            connect(f"wss://localhost:{daemon.port}/", ssl=trust, compression=None) as one,
-            connect(f"wss://localhost:{daemon.port}/", ssl=trust, compression=None) as other,
-        ):
-            one.send("x" * 16384)
-            assert other.recv(20) == "x" * 16384
+        address = ("127.0.0.1", daemon.port)
+        with websocket_over_tls(address, trust) as one, websocket_over_tls(address, trust) as other:
+            one.sendall(frame(TEXT, b"x" * 16384))
+            heard = b""
+            while len(heard) < 4 + 16384:
+                heard += other.recv(65536)
+            assert heard == b"\x81\x7e\x40\x00" + b"x" * 16384
 
 
 def test_a_unix_socket_is_removed_in_the_end(tmp_path: Path) -> None:
     path = tmp_path / "chatd.sock"
     with Daemon(tmp_path, "--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{path}") as daemon:
-        with unix_connect(str(path), compression=None) as one, daemon.connect() as other:
-            one.send("from a file")
+        hint = daemon.wait_for(r"connect with: (websocat .*ws-c:unix:.*)\n")[1]
+        with daemon.connect() as other:
+            terminal = Websocat(*shlex.split(hint)[-1:], *shlex.split(hint)[1:-1])
+            terminal.type("from a file")
             assert other.recv(20) == "from a file"
+            terminal.end()
         assert " -@unix " in daemon.chat_lines()[0]
     assert not path.exists()
 
 
 def test_behind_haproxy_the_log_names_the_client(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--listen", "haproxy:tcp:0:interface=127.0.0.1") as daemon:
+        daemon.wait_for("for a proxy that speaks the PROXY protocol")
         with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw:
             raw.sendall(b"PROXY TCP4 203.0.113.7 127.0.0.1 40000 3000\r\n" + handshake("/") + frame(TEXT, b"hi"))
             assert read_head(raw).startswith("HTTP/1.1 101 ")
