@@ -241,7 +241,7 @@ def test_a_client_that_closes_and_reads_no_more_does_not_keep_its_descriptor(dae
 
 
 def test_a_client_that_does_not_read_is_closed_and_the_others_notice_nothing(daemon: Daemon) -> None:
-    with daemon.connect("flood") as talker, daemon.connect("flood") as other, websocket(daemon, "flood") as deaf:
+    with daemon.connect("deaf") as talker, daemon.connect("deaf") as other, websocket(daemon, "deaf") as deaf:
         for number in range(1000):  # 16 MB, more than the kernel and chatd keep for one that does not read
             talker.send(f"{number:04d}" + "x" * 16380)
             assert str(other.recv(20))[:4] == f"{number:04d}"
