@@ -10,7 +10,7 @@ PATIENCE = 20.0
 """Seconds after which what should have happened did not: far more than it takes, for slow machines."""
 
 
-def until(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
     """Ask again and again until the answer is true; give it. Fails, saying what was waited for."""
     end = time.monotonic() + seconds
     while True:

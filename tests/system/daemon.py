@@ -109,14 +109,18 @@ class Daemon:
 
     def worker_of(self, client: socket.socket) -> int:
         """Give the process id of the worker that holds a client's connection."""
-        ours, theirs = self.port, client.getsockname()[1]
+        theirs = client.getsockname()[1]
+        return until(lambda: self._holder(theirs), "a worker to take the connection")
+
+    def _holder(self, theirs: int) -> int | None:
+        ours = self.port
         for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = row.split()
             if fields[1].endswith(f":{ours:04X}") and fields[2].endswith(f":{theirs:04X}"):
                 for pid in self.worker_pids():
                     if f"socket:[{fields[9]}]" in _open_files(pid):
                         return pid
-        raise AssertionError("no worker has it")
+        return None
 
     def ready(self, worker: int) -> bool:
         """Whether a worker says that it is ready."""
