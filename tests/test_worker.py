@@ -421,6 +421,20 @@ def test_hold_publishes_what_was_taken_and_says_so(station: Station) -> None:
         assert "too late" not in (station.folder / "chat.log").read_text()
 
 
+def test_hold_leaves_the_port_to_whoever_else_has_it(station: Station) -> None:
+    def listens(pid: int) -> bool:
+        """Whether a process has a socket that listens (proc(5): state 0A)."""
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+        return any(os.readlink(each) in listening for each in Path(f"/proc/{pid}/fd").iterdir())
+
+    with station.worker() as worker:
+        assert listens(worker.process.pid)
+        worker.tell(HOLD)
+        worker.wait_for(Held())
+        until(lambda: not listens(worker.process.pid), "the port to be left")
+
+
 def test_stop_closes_the_clients_with_1001_and_ends(station: Station) -> None:
     with station.worker() as worker, station.client() as ann, station.client("/ops") as bob:
         worker.tell(STOP)

@@ -72,6 +72,33 @@ class TestOutages(BusTestCase):
         assert first[0].epoch == first[1].epoch != third.epoch
         assert [batch.epoch for batch in ears.batches] == [first[0].epoch, first[0].epoch, third.epoch]
 
+    async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, bus_settle_seconds=0.3)
+        self.server.kill()
+        await self.away(bus, ears)
+        self.server.start()
+        while bus.away != "waiting for other workers to be back":
+            await deferLater(reactor, 0.01)
+        self.server.kill()
+        changes = ears.changes
+        await deferLater(reactor, 0.5)  # longer than it would have taken to go live
+        assert (bus.open, ears.changes) == (False, changes)
+        self.server.start()
+        await ears.until(lambda: bus.open)
+
+    async def test_a_refusal_is_forgotten_with_the_link(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url)
+        self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        self.server.kill()
+        while bus.away.startswith("OOM"):
+            await deferLater(reactor, 0.01)
+        self.server.start()
+        await published
+
     async def test_a_frozen_broker_is_known_dead_and_heard_again_when_it_goes_on(self) -> None:
         self.server.start()
         bus, ears = await self.ready(self.url, "ops")
