@@ -219,6 +219,8 @@ class Config:
     """How often the chat log is looked for: one that was renamed or removed is opened anew."""
     log_lock_seconds: float = 1.0
     """How long a write waits for another worker's to end; then the messages are refused."""
+    log_calm_seconds: float = 5.0
+    """After a write that failed, before the log is said to be good again without a write of that size."""
 
     # The parent
     restart_first_seconds: float = 0.1

@@ -34,6 +34,8 @@ class Batch:
     sequence: int
     """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
     messages: tuple[Message, ...]
+    again: bool = False
+    """Whether another run of the broker had it already: only for those who were there when it was said."""
 
     @property
     def last(self) -> int:
@@ -45,6 +47,14 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[Message, ...])
 
 
+_AGAIN = b"!"  # no array begins so in msgpack
+
+
+def again(payload: bytes) -> bytes:
+    """Mark what ``encode`` gave as published once more."""
+    return payload if payload.startswith(_AGAIN) else _AGAIN + payload
+
+
 def encode(messages: Sequence[Message]) -> bytes:
     """Give the bytes in which messages travel on the bus, without the first line."""
     return _encoder.encode(messages)
@@ -54,4 +64,5 @@ def decode(room: str, data: bytes) -> Batch:
     """Read what came from the bus for a room. Raises ValueError for what is no batch."""
     head, _, payload = data.partition(b"\n")
     epoch, first, publisher, sequence = head.decode("ascii").split(" ")
-    return Batch(room, epoch, int(first), publisher, int(sequence), _decoder.decode(payload))
+    messages = _decoder.decode(payload.removeprefix(_AGAIN))
+    return Batch(room, epoch, int(first), publisher, int(sequence), messages, payload.startswith(_AGAIN))

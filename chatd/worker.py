@@ -157,7 +157,9 @@ class Worker:
         name = secrets.token_hex(5)
         self._lifeline = Lifeline(self, config.relayed_line_bytes)
         self._bus = Bus(reactor, broker_address(assignment.broker), config, name)
-        self._chat_log = ChatLog(config.chat_log, log, lock_seconds=config.log_lock_seconds)
+        self._chat_log = ChatLog(
+            config.chat_log, log, lock_seconds=config.log_lock_seconds, calm_seconds=config.log_calm_seconds
+        )
         chat = Logger(namespace="chatd.chat", observer=self._chat_log)
         self._hub = Hub(self._bus, chat, config, lambda work: reactor.callLater(0, work))
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
@@ -260,7 +262,9 @@ def most_connections(config: Config) -> int:
 
 def main() -> int:
     """Run until the parent says stop, or is gone, or SIGTERM comes; give the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops us in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # what is sent to the parent's whole group is the parent's: it stops us in order
+        os.setsid()
     with open(0, "rb", buffering=0, closefd=False) as parent:  # unbuffered: what follows is the reactor's to read
         line = parent.readline()
     if not line:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.message import Batch, Message, decode, encode
+from chatd.message import Batch, Message, again, decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
@@ -73,3 +73,10 @@ def test_any_bytes_are_a_batch_or_a_value_error(data: bytes) -> None:
             decode("ops", each)
         except ValueError:
             continue
+
+
+def test_what_is_published_again_says_so_however_often() -> None:
+    messages = (Message("w.1.1", 7, "w.1", "hello"),)
+    payload = again(again(encode(messages)))
+    assert decode("ops", b"e 1 w 1\n" + payload) == Batch("ops", "e", 1, "w", 1, messages, again=True)
+    assert not decode("ops", b"e 1 w 1\n" + encode(messages)).again

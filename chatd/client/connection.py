@@ -13,6 +13,7 @@ from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -183,10 +184,18 @@ class Connection(WebSocketServerProtocol):
             return
         if self._choked:
             self._backlog += len(blob)
-            if self._backlog > self.factory.config.backlog_bytes:
+            if self._waiting() > self.factory.config.backlog_bytes:
                 self.close(TOO_SLOW)
                 return
         self.transport.write(blob)
+
+    def _waiting(self) -> int:
+        """Count the bytes that wait for the client; where the transport does not tell, all since it last had none."""
+        transport = self.transport
+        if isinstance(transport, ProtocolWrapper) or not hasattr(transport, "dataBuffer"):
+            return self._backlog
+        waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+        return waiting
 
     def pause(self) -> None:
         """Read no more for now."""

@@ -106,14 +106,21 @@ class ChatLog:
     ``entries``, and ``outcome`` and ``now`` where they say what became of entries logged before.
     """
 
-    def __init__(self, path: str, log: Logger, *, lock_seconds: float) -> None:
-        """Take the file's path, the server's own log and how long to wait for another writer, in seconds."""
+    def __init__(self, path: str, log: Logger, *, lock_seconds: float, calm_seconds: float = 0.0) -> None:
+        """Take the file's path, the server's own log, and two times in seconds.
+
+        How long to wait for another writer; and how long after a write that failed the file is taken to be good
+        again if no write of that size has shown it before.
+        """
         self._path = path
         self._log = log
         self._lock_seconds = lock_seconds
         self._file = -1
         self._regular = True
+        self._calm_seconds = calm_seconds
         self._broken = False
+        self._needed = 0
+        self._failed_at = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
@@ -129,7 +136,7 @@ class ChatLog:
         try:
             if self._moved():
                 self._open()
-            elif self._broken:
+            elif self._broken and (not self._needed or clock.monotonic() >= self._failed_at + self._calm_seconds):
                 self._probe()
         except OSError as error:
             self._say_broken(error)
@@ -141,14 +148,18 @@ class ChatLog:
             self._file = -1
 
     def _append(self, data: bytes) -> None:
+        needed = 0
         try:
-            if self._file < 0:
+            if self._file < 0 or os.fstat(self._file).st_nlink == 0:  # removed: what goes there is in no log
                 self._open()
+            needed = len(data)
             self._write(data)
         except OSError as error:
+            self._needed, self._failed_at = needed, clock.monotonic()
             self._say_broken(error)
             raise
-        self._say_mended()
+        if needed >= self._needed:  # a smaller one may still fit on a full disk
+            self._say_mended()
 
     def _write(self, data: bytes) -> None:
         if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
@@ -220,6 +231,8 @@ class ChatLog:
             there, ours = os.stat(self._path), os.fstat(self._file)
         except (FileNotFoundError, NotADirectoryError):
             return True
+        except OSError:  # may not look; what is open can still be written
+            return False
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def _open(self) -> None:

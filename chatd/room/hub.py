@@ -58,11 +58,13 @@ class Member(Protocol):
 class _Room:
     """One room on this worker."""
 
-    __slots__ = ("joining", "members", "name", "seen")
+    __slots__ = ("joining", "members", "name", "seen", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.members: dict[str, Member] = {}
+        self.since: dict[str, int] = {}
+        """When each of them joined: milliseconds since 1970."""
         self.joining: dict[str, tuple[Deferred[None], Deferred[None]]] = {}
         """Of each member that is: its join, and what the bus was asked for."""
         self.seen: OrderedDict[str, int] = OrderedDict()
@@ -115,6 +117,7 @@ class Hub:
         if joining := room.joining.pop(member.id, None):
             joining[1].cancel()
         room.members.pop(member.id, None)
+        room.since.pop(member.id, None)
         if not room.members and not room.joining:
             del self._rooms[name]
             self._bus.unsubscribe(name)
@@ -123,6 +126,7 @@ class Hub:
         joining = room.joining.pop(member.id, None)
         if joining is not None:
             room.members[member.id] = member
+            room.since[member.id] = int(self._now() * 1000)
             joining[0].callback(None)
 
     # Messages in
@@ -225,13 +229,28 @@ class Hub:
         }
         for member in list(members.values()):
             try:
-                if member.id not in authors:
+                if batch.again:
+                    self._deliver_again(member, room.since.get(member.id), frames, batch)
+                elif member.id not in authors:
                     member.deliver(blob)
                 elif others := self._without(member, frames, batch):
                     member.deliver(others)
             except Exception:  # noqa: BLE001 - one member's trouble is not the others'
                 log.failure("a batch was not delivered to {member}", member=member.id)
                 member.refused(OUR_FAULT)
+
+    @staticmethod
+    def _deliver_again(member: Member, since: int | None, frames: list[bytes], batch: Batch) -> None:
+        """Give a member what it was there for and may have missed: nothing said before it came, nothing of its own."""
+        if since is None:  # it has left meanwhile
+            return
+        missed = [
+            frame
+            for frame, message in zip(frames, batch.messages, strict=True)
+            if message.time >= since and (member.echo or message.session != member.id)
+        ]
+        if missed:
+            member.deliver(b"".join(missed))
 
     @staticmethod
     def _without(member: Member, frames: list[bytes], batch: Batch) -> bytes:

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.message import Message, encode
+from chatd.message import Message, again, encode
 from chatd.room.link import LinkLost, ReplyError
 
 log = Logger()
@@ -199,7 +199,7 @@ class Outboxes:
         self._answered_bytes = 0
 
     def _remember(self, room: str, batch: _Batch) -> None:
-        self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, batch.payload, [])))
+        self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, again(batch.payload), [])))
         self._answered_bytes += len(batch.payload)
         self._forget_answered()
 
@@ -272,7 +272,7 @@ class Outboxes:
         code = why.partition(" ")[0]
         if code == "NOSCRIPT":
             self._protocol.script_load(PUBLISH_SCRIPT).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
-        elif code in _AWAY_CODES:
+        elif code in _AWAY_CODES or "ACL failure" in why:
             self._refused(why)
         else:
             if not failure.check(ReplyError):

@@ -53,10 +53,12 @@ def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
 class File:
     """A chat log, what it holds and what the server's own log said of it."""
 
-    def __init__(self, path: Path, lock_seconds: float = 5) -> None:
+    def __init__(self, path: Path, lock_seconds: float = 5, calm_seconds: float = 0) -> None:
         self.path = path
         self.events = Events()
-        self.log = ChatLog(str(path), Logger(observer=self.events), lock_seconds=lock_seconds)
+        self.log = ChatLog(
+            str(path), Logger(observer=self.events), lock_seconds=lock_seconds, calm_seconds=calm_seconds
+        )
         self.chat = Logger(observer=self.log)
 
     def write(self, *texts: str) -> None:
@@ -501,6 +503,39 @@ def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
         file.write("two")
     with open(file.path) as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_is_written_after_the_file_was_removed_is_in_the_new_one(file: File) -> None:
+    file.write("one")
+    file.path.unlink()
+    file.write("two")
+    assert file.text == line("two")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_trouble(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write("one")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("chatd.room.chatlog.os.stat", refuse)
+    file.log.check()
+    file.write("two")
+    assert (file.text, file.said) == (line("one") + line("two"), [])
+
+
+def test_on_a_full_disk_a_smaller_write_does_not_mean_that_it_is_good_again(tmp_path: Path) -> None:
+    file = File(tmp_path / "chat.log", calm_seconds=60)
+    with full_disk(200):
+        for _ in range(5):
+            with pytest.raises(OSError, match="No space left"):
+                file.write("x" * 500)
+            file.log.check()
+        file.write("small")
+    assert [level for level, _ in file.said] == ["error"]
+    file.write("x" * 500)
+    assert [level for level, _ in file.said] == ["error", "info"]
+    file.log.close()
 
 
 # Torn lines

@@ -199,6 +199,23 @@ def test_a_batch_that_comes_again_is_dropped(house: House) -> None:
     assert bob.blobs == [frames("one"), frames("two")]
 
 
+def test_what_is_published_again_is_only_for_those_who_were_there(house: House) -> None:
+    bob = house.member("bob")
+    joined = int(NOW * 1000)
+    said = [("before", joined - 1, "w"), ("his own", joined, "bob"), ("missed", joined, "w")]
+    messages = tuple(Message(f"w.{text}", time, session, text) for text, time, session in said)
+    house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
+    assert bob.blobs == [frames("missed")]
+
+
+def test_what_is_published_again_and_was_heard_is_known(house: House) -> None:
+    bob = house.member("bob")
+    messages = (Message("w.1", int(NOW * 1000), "w", "once"),)
+    house.hub.deliver(Batch("ops", "e", 1, "w", 1, messages))
+    house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
+    assert bob.blobs == [frames("once")]
+
+
 def test_publishers_count_apart(house: House) -> None:
     bob = house.member("bob")
     house.hear("one", number=7, publisher="w1")

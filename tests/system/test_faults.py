@@ -201,6 +201,24 @@ def test_ctrl_c_in_the_terminal_stops_in_order_too(tmp_path: Path) -> None:
         assert not any(map(is_running, children))
 
 
+def test_sigterm_to_the_whole_group_loses_no_line_either(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as one, daemon.connect_to(second) as other, daemon.connect_to(first) as near:
+            listener = Listener(near)
+            with contextlib.suppress(ConnectionClosed):
+                for number in range(100_000):
+                    one.send(f"one {number}")
+                    other.send(f"other {number}")
+                    if number == 2000:
+                        os.killpg(daemon.process.pid, signal.SIGTERM)  # as a shell's kill %1 does
+            assert listener.wait_for_end() == 1001
+        daemon.process.wait(15)
+        logged = daemon.texts()
+        assert len(logged) > 2000
+        assert sorted(listener.heard) == sorted(logged)
+
+
 def test_a_closed_terminal_stops_it_in_order(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon, daemon.connect() as client:
         listener = Listener(client)

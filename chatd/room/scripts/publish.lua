@@ -11,12 +11,11 @@
 -- more, for those whose own link broke with the publisher's; who has it already knows it by its sequence.
 
 local room = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'top')
-local epoch, first = room[1], nil
+local epoch, top, first = room[1], tonumber(room[3] or '0'), nil
 
 -- Another run of the broker may have lost offsets that were given before: they start anew.
 if not epoch or room[2] ~= ARGV[6] then
-  epoch = ARGV[7]
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[6], 'top', 0)
+  epoch, top = ARGV[7], 0
 end
 
 local newest = redis.call('GET', KEYS[2])
@@ -27,11 +26,17 @@ if newest then
   end
 end
 
+local last = nil
 if not first then
-  first = string.format('%.0f', redis.call('HINCRBY', KEYS[1], 'top', ARGV[4]) - ARGV[4] + 1)
+  first = string.format('%.0f', top + 1)
+  last = string.format('%.0f', top + ARGV[4])
+end
+
+-- First of all, for it may be forbidden: then nothing has been given away.
+redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. first .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. '\n' .. ARGV[5])
+if last then
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[6], 'top', last)
   redis.call('SET', KEYS[2], ARGV[3] .. ' ' .. epoch .. ' ' .. first, 'EX', ARGV[9])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[8])
-
-redis.call('PUBLISH', ARGV[1], epoch .. ' ' .. first .. ' ' .. ARGV[2] .. ' ' .. ARGV[3] .. '\n' .. ARGV[5])
 return {epoch, first}
