@@ -12,6 +12,7 @@ What it promises:
 It knows members by what they offer (``Member``), never their sockets.
 """
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -229,34 +230,27 @@ class Hub:
         }
         for member in list(members.values()):
             try:
-                if batch.again:
-                    self._deliver_again(member, room.since.get(member.id), frames, batch)
-                elif member.id not in authors:
+                if not batch.again and member.id not in authors:
                     member.deliver(blob)
-                elif others := self._without(member, frames, batch):
-                    member.deliver(others)
+                    continue
+                # What comes again is not for those who joined after it was said, nor for one that has just left.
+                since = room.since.get(member.id, sys.maxsize) if batch.again else 0
+                if share := self._share(member, frames, batch, since):
+                    member.deliver(share)
             except Exception:  # noqa: BLE001 - one member's trouble is not the others'
                 log.failure("a batch was not delivered to {member}", member=member.id)
                 member.refused(OUR_FAULT)
 
     @staticmethod
-    def _deliver_again(member: Member, since: int | None, frames: list[bytes], batch: Batch) -> None:
-        """Give a member what it was there for and may have missed: nothing said before it came, nothing of its own."""
-        if since is None:  # it has left meanwhile
-            return
-        missed = [
-            frame
-            for frame, message in zip(frames, batch.messages, strict=True)
-            if message.time >= since and (member.echo or message.session != member.id)
-        ]
-        if missed:
-            member.deliver(b"".join(missed))
-
-    @staticmethod
-    def _without(member: Member, frames: list[bytes], batch: Batch) -> bytes:
-        """Join the frames of the messages that are not the member's own."""
-        pairs = zip(frames, batch.messages, strict=True)
-        return b"".join([frame for frame, message in pairs if message.session != member.id])
+    def _share(member: Member, frames: list[bytes], batch: Batch, since: int) -> bytes:
+        """Join the frames of what was said since then, in milliseconds since 1970, and is not the member's own."""
+        return b"".join(
+            [
+                frame
+                for frame, message in zip(frames, batch.messages, strict=True)
+                if message.time >= since and (member.echo or message.session != member.id)
+            ]
+        )
 
     def _known(self, room: _Room, batch: Batch) -> bool:
         """Whether this batch was here before: its publisher did not hear of its success and sent it again."""

@@ -317,6 +317,12 @@ def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
             server.kill()
 
 
+def run_chatd(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """Start chatd with options that must end it at once."""
+    command = [TWISTD, "-n", "--pidfile=", "chatd", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -332,14 +338,7 @@ def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     ],
 )
 def test_a_bad_value_ends_at_once_with_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
-    done = subprocess.run(
-        [TWISTD, "-n", "--pidfile=", "chatd", *options],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+    done = run_chatd(tmp_path, *options)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -349,14 +348,7 @@ def test_a_bad_value_ends_at_once_with_one_line(tmp_path: Path, options: list[st
 
 def test_an_occupied_port_ends_at_once_with_one_line(tmp_path: Path) -> None:
     with Daemon(tmp_path / "first") as first:
-        done = subprocess.run(
-            [TWISTD, "-n", "--pidfile=", "chatd", "--listen", f"tcp:{first.port}:interface=127.0.0.1"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        done = run_chatd(tmp_path, "--listen", f"tcp:{first.port}:interface=127.0.0.1")
     assert done.returncode == 1
     assert done.stderr == (
         f"twistd chatd: cannot listen on tcp:{first.port}:interface=127.0.0.1: Address already in use\n"
