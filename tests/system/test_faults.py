@@ -177,6 +177,8 @@ def test_sigterm_delivers_what_was_taken_then_closes_with_1001(tmp_path: Path) -
                 while True:
                     talker.send(f"{sent}")
                     sent += 1
+                    if sent == 1000:  # so much is taken for sure; what follows is under way when the signal comes
+                        listeners[0].wait_for("999")
                     if sent == 2000:
                         daemon.process.terminate()
             codes = [each.wait_for_end() for each in [*listeners, sender]]
@@ -210,7 +212,10 @@ def test_sigterm_to_the_whole_group_loses_no_line_either(tmp_path: Path) -> None
                 for number in range(100_000):
                     one.send(f"one {number}")
                     other.send(f"other {number}")
-                    if number == 2000:
+                    if number == 2000:  # so much is taken for sure; what follows is under way when the signal comes
+                        listener.wait_for("one 2000")
+                        listener.wait_for("other 2000")
+                    if number == 2500:
                         os.killpg(daemon.process.pid, signal.SIGTERM)  # as a shell's kill %1 does
             assert listener.wait_for_end() == 1001
         daemon.process.wait(15)
