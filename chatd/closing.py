@@ -1,7 +1,7 @@
 """Why we hang up on a client: each reason once, with its close code (RFC 6455, section 7.4).
 
-Autobahn itself closes with 1002, 1007 and, where a frame announces its size, 1009. Every other
-code that leaves chatd stands here and is written by ``client.connection.Connection.close``.
+Autobahn itself finds frames that are wrong (1002), not UTF-8 (1007) or announced too large (1009), and says what is
+wrong with them. Every other reason stands here. All leave by ``client.connection.Connection``.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,28 @@ class Closing:
 STOPPING = Closing(1001, "the server stops")
 NOT_TEXT = Closing(1003, "text messages only")
 TOO_LARGE = Closing(1009, "the message is too large")
+BAD_CODE = Closing(1002, "no such close code")
+BAD_REASON = Closing(1007, "the close reason is not UTF-8")
 OUR_FAULT = Closing(1011, "an error on our side; it is in our log")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
-TOO_SLOW = Closing(1013, "too far behind in reading; try again later")
+
+
+def too_slow(missed: int) -> Closing:
+    """Give the reason for a client that read too slowly, and so missed as many messages."""
+    return Closing(1013, f"read too slowly: {missed} messages were missed; try again later")
+
+
+_CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
+"""What a Close frame may say: RFC 6455, section 7.4, and what IANA has registered since (1012 to 1014)."""
+
+
+def fault_in_close(code: int | None, reason: bytes | None) -> Closing | None:
+    """Say what is wrong with a client's Close frame, None where nothing is; code and reason may be left out."""
+    if code is not None and code not in _CODES:
+        return BAD_CODE
+    try:
+        (reason or b"").decode()
+    except UnicodeDecodeError:
+        return BAD_REASON
+    return None

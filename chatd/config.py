@@ -87,14 +87,22 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 def seconds(least: float, most: float) -> Callable[[str], float]:
     """Make a check for a time in seconds from least to most."""
+    return _number("seconds", least, most)
 
+
+def milliseconds(least: float, most: float) -> Callable[[str], float]:
+    """Make a check for a time in milliseconds from least to most."""
+    return _number("milliseconds", least, most)
+
+
+def _number(unit: str, least: float, most: float) -> Callable[[str], float]:
     def check(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = -1.0
         if not least <= value <= most:
-            raise BadValue(f"must be a number of seconds from {least:g} to {most:g}, not {text!r}")
+            raise BadValue(f"must be a number of {unit} from {least:g} to {most:g}, not {text!r}")
         return value
 
     return check
@@ -149,6 +157,25 @@ class Config:
         "How long a client that wants to send waits for an unreachable message bus before it is closed with 1013.",
         "seconds",
     )
+    compress: bool = _option(
+        False,
+        bool,
+        "Compress what is sent to clients that offer permessage-deflate, and let them compress what they send.",
+    )
+    flush_interval: float = _option(
+        2.0,
+        milliseconds(0, 1000),
+        "The shortest time between two batches of a worker, each way: under load messages wait as long for others to "
+        "go with them, an idle worker sends at once; 0: at each turn of its loop.",
+        "milliseconds",
+    )
+    max_backlog: int = _option(
+        1_048_576,
+        whole_number(65_536, 1_073_741_824),
+        "What may wait for a client that does not read; beyond it the client gets no more, and is closed with 1013 "
+        "once it has read that.",
+        "bytes",
+    )
     max_connections: int = _option(
         10_000,
         whole_number(1, 1_000_000),
@@ -171,6 +198,8 @@ class Config:
     """How long an HTTP connection may say nothing between requests."""
 
     # One client
+    timer_seconds: float = 0.1
+    """How late a client's timers may come: those that are due within it share one."""
     join_seconds: float = 5.0
     """How long a handshake waits for the room's subscription before it is answered 503."""
     ping_seconds: float = 25.0
@@ -179,14 +208,16 @@ class Config:
     """From our ping to hanging up on a client that did not answer."""
     close_seconds: float = 2.0
     """From our Close frame, or our answer to the client's, to dropping the connection."""
-    backlog_bytes: int = 1_048_576
-    """What may wait for a client that does not read; beyond it the client is closed with 1013."""
+    catch_up_seconds: float = 60.0
+    """How long a client beyond ``max_backlog`` may take to read what waits for it."""
+    slow_report_seconds: float = 1.0
+    """How long clients that were too slow are counted before the log says so, in one line."""
     fragments: int = 65_536
     """Frames one message may come in."""
 
     # The bus
     batch_bytes: int = 262_144
-    """What goes over the wire at once for one room, about: a member gets all of it in one write."""
+    """What goes over the wire at once for one room, about, and what a worker hears before it must not wait any more."""
     window_bytes: int = 4_194_304
     """Text that one worker may have published without an answer; beyond it senders are not read."""
     message_overhead_bytes: int = 200

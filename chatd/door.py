@@ -1,4 +1,4 @@
-"""The door: a connection's first bytes, bounded, checked and in time; then Autobahn or twisted.web takes over.
+"""The door: a connection's first bytes, bounded, checked and in time; then a WebSocket or twisted.web takes over.
 
 It reads up to the end of the headers, refuses what neither should see, and then makes the one that is asked for
 the transport's protocol and hands it the bytes. From there on it is out of the way.
@@ -13,7 +13,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.client.connection import ConnectionFactory
+from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.web.site import Site
 from chatd.wire.handshake import (
@@ -25,6 +25,7 @@ from chatd.wire.handshake import (
     head_too_large,
     read_head,
     read_target,
+    read_upgrade,
     too_late,
 )
 
@@ -48,7 +49,9 @@ class Door(Protocol):
             self._shut = True
             self.transport.abortConnection()
             return
-        self._late = self.factory.reactor.callLater(self.factory.config.head_seconds, self._refuse, too_late())
+        self._late = self.factory.connections.timers.callLater(
+            self.factory.config.head_seconds, self._refuse, too_late()
+        )
 
     def dataReceived(self, data: bytes) -> None:
         """Gather the head; decide when it is whole, or can't become so."""
@@ -77,15 +80,17 @@ class Door(Protocol):
             if factory.full and not request.target.startswith(b"/-/"):  # who asks for our health gets an answer
                 raise full_house()
             if request.upgrades:
-                place = read_target(request.target)
-                self._hand_over(factory.connections.make(place, address_of(self.transport)), data)
+                connection = factory.connections.make(
+                    read_upgrade(request), read_target(request.target), address_of(self.transport)
+                )
+                self._hand_over(connection, data[len(head) :])
             else:
                 self._hand_over(factory.site.buildProtocol(self.transport.getPeer()), data)
         except Refused as refused:
             self._refuse(refused)
 
     def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
-        """Leave the connection to another protocol, which reads all of it from the first byte."""
+        """Leave the connection to another protocol, with what was read that is for it."""
         self._stop_clock()
         self.factory.waiting.discard(self)
         transport = self.transport
@@ -94,7 +99,8 @@ class Door(Protocol):
         else:
             transport.protocol = protocol
         protocol.makeConnection(transport)
-        protocol.dataReceived(data)
+        if data:
+            protocol.dataReceived(data)
 
     def _refuse(self, refused: Refused) -> None:
         """Answer and hang up; a client that does not read the answer is dropped when the clock runs out again."""
@@ -102,10 +108,12 @@ class Door(Protocol):
         self._stop_clock()
         self.transport.write(refused.response())
         self.transport.loseConnection()
-        self._late = self.factory.reactor.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
+        self._late = self.factory.connections.timers.callLater(
+            self.factory.config.close_seconds, self.transport.abortConnection
+        )
 
     def _stop_clock(self) -> None:
-        if self._late is not None and self._late.active():
+        if self._late is not None:
             self._late.cancel()
 
 

@@ -36,6 +36,8 @@ class Batch:
     messages: tuple[Message, ...]
     again: bool = False
     """Whether another run of the broker had it already: only for those who were there when it was said."""
+    size: int = 0
+    """How many bytes it had on the bus."""
 
     @property
     def last(self) -> int:
@@ -65,4 +67,5 @@ def decode(room: str, data: bytes) -> Batch:
     head, _, payload = data.partition(b"\n")
     epoch, first, publisher, sequence = head.decode("ascii").split(" ")
     messages = _decoder.decode(payload.removeprefix(_AGAIN))
-    return Batch(room, epoch, int(first), publisher, int(sequence), messages, payload.startswith(_AGAIN))
+    marked = payload.startswith(_AGAIN)
+    return Batch(room, epoch, int(first), publisher, int(sequence), messages, marked, len(payload))

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import Field
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,17 @@ def _checked(name: str, check: Callable[[str], Any], text: str) -> Any:
         raise usage.UsageError(f"--{name} {error}") from error
 
 
-def _parameter(knob: Any) -> list[Any]:
-    """Describe one knob to usage.Options: name, short name, default, help, check."""
-    name = knob.name.replace("_", "-")
+def _name(knob: Field[Any]) -> str:
+    return knob.name.replace("_", "-")
 
+
+def _is_flag(knob: Field[Any]) -> bool:
+    return knob.metadata["check"] is bool
+
+
+def _parameter(knob: Field[Any]) -> list[Any]:
+    """Describe one knob to usage.Options: name, short name, default, help, check."""
+    name = _name(knob)
     check = partial(_checked, name, knob.metadata["check"])
     unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
     return [name, None, knob.default if knob.default != "" else None, knob.metadata["help"] + unit, check]
@@ -44,7 +52,8 @@ class Options(usage.Options):
         "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
         "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
     )
-    optParameters = [_parameter(knob) for knob in options()]  # noqa: RUF012 - Twisted's
+    optFlags = [[_name(knob), None, knob.metadata["help"]] for knob in options() if _is_flag(knob)]  # noqa: RUF012
+    optParameters = [_parameter(knob) for knob in options() if not _is_flag(knob)]  # noqa: RUF012 - Twisted's
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,8 +80,9 @@ class Options(usage.Options):
 
     def config(self) -> Config:
         """Give the configuration these options make."""
-        given = {knob.name: self[knob.name.replace("_", "-")] for knob in options()}
-        values = {name: value for name, value in given.items() if value is not None}
+        given = {knob: self[_name(knob)] for knob in options()}
+        values: dict[str, Any] = {knob.name: value for knob, value in given.items() if value is not None}
+        values["compress"] = bool(values["compress"])
         values["workers"] = values["workers"] or max(2, os.cpu_count() or 1)
         return Config(listen=self["listen"], **values)
 

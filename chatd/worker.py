@@ -26,7 +26,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.client.connection import ConnectionFactory
+from chatd.client.factory import ConnectionFactory
 from chatd.closing import STOPPING
 from chatd.config import Config, broker_address
 from chatd.door import DoorFactory
@@ -161,7 +161,7 @@ class Worker:
             config.chat_log, log, lock_seconds=config.log_lock_seconds, calm_seconds=config.log_calm_seconds
         )
         chat = Logger(namespace="chatd.chat", observer=self._chat_log)
-        self._hub = Hub(self._bus, chat, config, lambda work: reactor.callLater(0, work))
+        self._hub = Hub(self._bus, chat, config, reactor)
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
         site = Site(reactor, self._bus, config)
         self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))
@@ -216,6 +216,7 @@ class Worker:
         await self.hold()
         # Whatever other workers published before they said Held is delivered when our own probe is back.
         await self._bus.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
+        self._hub.fan_out()
         closed = self._connections.close_all(STOPPING)
         await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
         self._bus.stop()

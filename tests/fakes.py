@@ -19,6 +19,7 @@ from chatd.message import Batch, Message
 from chatd.room.bus import BusListener
 from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished, Position
+from chatd.wire.text import BARE, Dress
 
 
 @implementer(ILogObserver)
@@ -59,8 +60,8 @@ class FakeBus:
     def open(self) -> bool:
         return not self.away and not self.full
 
-    def weight(self, message: Message) -> int:
-        return len(message.text)
+    def weight(self, messages: Sequence[Message]) -> int:
+        return sum(len(each.text) for each in messages)
 
     def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
         if self.refuse is not None:
@@ -110,11 +111,15 @@ class FakeMember:
     id: str
     address: str = "192.0.2.1"
     echo: bool = False
+    dress: Dress = BARE
     blobs: list[bytes] = field(default_factory=list)
+    count: int = 0
+    """Messages that were delivered, by what was said of each blob."""
     events: list[Any] = field(default_factory=list)
 
-    def deliver(self, blob: bytes) -> None:
+    def deliver(self, blob: bytes, count: int) -> None:
         self.blobs.append(blob)
+        self.count += count
 
     def carry_on(self) -> None:
         self.events.append("carry on")
@@ -133,7 +138,7 @@ class FakeLine:
     blobs: list[bytes] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
 
-    def deliver(self, blob: bytes) -> None:
+    def deliver(self, blob: bytes, count: int) -> None:
         self.blobs.append(blob)
 
     def pause(self) -> None:
@@ -163,6 +168,7 @@ class FakeTransport(StringTransport):
         self.aborted = False
         self.lost: Failure | None = None
         self._unwritten = 0
+        self._producer_paused = False
         self._unread = b""
 
     # What the client does
@@ -177,7 +183,8 @@ class FakeTransport(StringTransport):
     def catch_up(self) -> None:
         """Let the client read all that waits for it, and go on reading."""
         self.client_reads, self._unwritten = True, 0
-        if self.producer is not None:
+        if self.producer is not None and self._producer_paused:
+            self._producer_paused = False
             self.producer.resumeProducing()
         if self.disconnecting:
             self.clock.callLater(0, self._lose, ConnectionDone())
@@ -195,6 +202,7 @@ class FakeTransport(StringTransport):
         if not self.client_reads:
             self._unwritten += len(data)
             if self._unwritten > self.MARK and self.producer is not None:
+                self._producer_paused = True
                 self.producer.pauseProducing()
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted's name

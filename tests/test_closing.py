@@ -7,6 +7,7 @@ from chatd import closing
 from chatd.closing import Closing
 
 EVERY = [each for each in vars(closing).values() if isinstance(each, Closing)]
+EVERY += [closing.too_slow(1), closing.too_slow(2**63)]
 
 SENDABLE = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
 """What an endpoint may put in a Close frame: RFC 6455, sections 7.4.1 and 7.4.2, and IANA's 1012 to 1014."""
@@ -41,15 +42,36 @@ def test_no_reason_stands_twice() -> None:
         (closing.STOPPING, 1001),
         (closing.NOT_TEXT, 1003),
         (closing.TOO_LARGE, 1009),
+        (closing.BAD_CODE, 1002),
+        (closing.BAD_REASON, 1007),
         (closing.OUR_FAULT, 1011),
         (closing.BUS_AWAY, 1013),
         (closing.LOG_AWAY, 1013),
-        (closing.TOO_SLOW, 1013),
+        (closing.too_slow(3), 1013),
     ],
     ids=str,
 )
 def test_a_reason_has_the_code_that_clients_are_promised(each: Closing, code: int) -> None:
     assert each.code == code
+
+
+def test_a_slow_reader_is_told_how_many_messages_it_missed() -> None:
+    assert " 12345 " in closing.too_slow(12345).reason
+
+
+def test_any_code_that_may_be_sent_is_taken_and_no_other() -> None:
+    taken = {code for code in range(65_536) if closing.fault_in_close(code, None) is None}
+    assert taken == SENDABLE
+    assert closing.fault_in_close(1005, b"") is closing.BAD_CODE
+
+
+def test_a_close_frame_may_say_nothing() -> None:
+    assert closing.fault_in_close(None, None) is None
+
+
+def test_a_reason_must_be_utf_8() -> None:
+    assert closing.fault_in_close(1000, "grüß".encode()) is None
+    assert closing.fault_in_close(1000, b"\xc3") is closing.BAD_REASON
 
 
 def test_a_closing_is_frozen() -> None:

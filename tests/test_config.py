@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.config import BadValue, BrokerAddress, Config, broker_address, options, seconds, whole_number
+from chatd.config import BadValue, BrokerAddress, Config, broker_address, milliseconds, options, seconds, whole_number
 
 KNOBS = {knob.name: knob for knob in options()}
 
@@ -159,9 +159,27 @@ def test_any_other_time_is_refused_with_its_bounds(text: str) -> None:
         seconds(0, 10)(text)
 
 
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.5", 0.5), ("2", 2.0), ("1e3", 1000.0)])
+def test_an_interval_is_read_in_milliseconds(text: str, value: float) -> None:
+    assert milliseconds(0, 1000)(text) == value
+
+
+@pytest.mark.parametrize("text", ["-1", "1001", "", "2 ms", "nan", "inf"])
+def test_any_other_interval_is_refused_with_its_bounds(text: str) -> None:
+    with pytest.raises(BadValue, match="must be a number of milliseconds from 0 to 1000, not "):
+        milliseconds(0, 1000)(text)
+
+
 @pytest.mark.parametrize(
     ("knob", "least", "most"),
-    [("workers", 0, 256), ("max_message", 1, 1_048_576), ("max_connections", 1, 1_000_000), ("bus_patience", 0, 86400)],
+    [
+        ("workers", 0, 256),
+        ("max_message", 1, 1_048_576),
+        ("max_backlog", 65_536, 1_073_741_824),
+        ("max_connections", 1, 1_000_000),
+        ("bus_patience", 0, 86400),
+        ("flush_interval", 0, 1000),
+    ],
 )
 def test_a_number_has_its_bounds(knob: str, least: int, most: int) -> None:
     assert (check(knob, str(least)), check(knob, str(most))) == (least, most)
@@ -216,7 +234,7 @@ def test_any_refusal_is_one_line(knob: str, text: str) -> None:
 
 
 def test_every_default_passes_its_own_check() -> None:
-    given = [knob for knob in options() if knob.default != ""]
+    given = [knob for knob in options() if knob.default not in ("", False)]
     assert [knob.name for knob in given if knob.metadata["check"](str(knob.default)) != knob.default] == []
 
 
@@ -228,6 +246,9 @@ def test_the_options_are_the_promised_ones() -> None:
         "chat_log",
         "max_message",
         "bus_patience",
+        "compress",
+        "flush_interval",
+        "max_backlog",
         "max_connections",
     ]
 
@@ -249,6 +270,12 @@ def test_a_stop_takes_ten_seconds_at_most() -> None:
 
 def test_a_renamed_log_is_noticed_within_a_second() -> None:
     assert Config().log_check_seconds <= 1.0
+
+
+def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -> None:
+    config = Config()
+    waits = (config.join_seconds, config.ping_seconds, config.pong_seconds, config.close_seconds)
+    assert config.timer_seconds * 10 <= min(*waits, config.catch_up_seconds, config.slow_report_seconds)
 
 
 def test_a_config_is_frozen() -> None:

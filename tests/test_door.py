@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor
 from twisted.protocols.policies import WrappingFactory
 
-from chatd.client.connection import ConnectionFactory
+from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.room.hub import Hub
@@ -23,7 +23,7 @@ from chatd.web.site import Site
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
-CONFIG = Config(full_house_margin=2)
+CONFIG = Config(full_house_margin=2, flush_interval=0)
 PEER = IPv4Address("TCP", "192.0.2.7", 40000)
 GET = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -36,7 +36,7 @@ class House:
         self.bus = FakeBus()
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
-        self.hub = Hub(bus, self.chat_log.log, config, lambda work: self.clock.callLater(0, work))
+        self.hub = Hub(bus, self.chat_log.log, config, self.clock)
         connections = ConnectionFactory(self.clock, self.hub, config, "w")
         self.doors: IProtocolFactory = DoorFactory(self.clock, connections, Site(self.clock, bus, config), config, most)
 
@@ -272,6 +272,29 @@ def test_a_bad_room_is_404_before_the_upgrade(house: House, path: str) -> None:
 
 def test_a_bad_parameter_is_400_before_the_upgrade(house: House) -> None:
     house.visitor(handshake("/ops?echo=2")).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (handshake(Sec_WebSocket_Key=""), 400),
+        (handshake(Host=""), 400),
+        (handshake(Connection=""), 400),
+        (handshake(Sec_WebSocket_Version="8"), 426),
+        (handshake(Sec_WebSocket_Version=""), 426),
+        (handshake().replace(b"GET", b"POST", 1), 405),
+        (handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1), 505),
+    ],
+    ids=["key", "host", "connection", "version", "no version", "method", "http/1.0"],
+)
+def test_a_bad_handshake_is_refused_and_leaves_nothing(house: House, events: Events, head: bytes, status: int) -> None:
+    house.visitor(head).assert_refused(status, "bad_request")
+    assert (house.bus.rooms, house.clock.getDelayedCalls(), events.said) == ({}, [], [])
+
+
+def test_another_version_is_told_which_would_do(house: House) -> None:
+    answer = house.visitor(handshake(Sec_WebSocket_Version="8")).heard
+    assert (answer.headers["sec-websocket-version"], answer.headers["upgrade"]) == ("13", "websocket")
 
 
 def test_nothing_is_read_after_a_refusal(house: House) -> None:

@@ -17,8 +17,15 @@ FOLDER = Path(chatd.__file__).parent
 PARENT_MAY = {"chatd", "chatd.closing", "chatd.config", "chatd.message", "chatd.lifeline"}
 """What the parent and the workers share."""
 
-OWNERS = {"txredisapi": "chatd.room.link", "autobahn": "chatd.client.connection"}
-"""Libraries that one module alone knows."""
+OWNERS = {
+    "txredisapi": ("chatd.room.link",),
+    "autobahn": ("chatd.client.connection", "chatd.client.deflate", "chatd.client.factory"),
+    "twisted.internet.tcp": ("chatd.client.outflow",),
+}
+"""Libraries, and a part of one that looks into Twisted's own buffers, that these modules alone know."""
+
+NEVER = {"benchmarks", "tests"}
+"""What looks at chatd from outside, and is not installed with it."""
 
 IMPURE = {"twisted", "socket", "ssl", "asyncio", "threading", "time", "datetime", "random", "secrets", "os"}
 """What brings in sockets, a clock, or anything else by which the same bytes could give other values."""
@@ -149,8 +156,11 @@ class House:
     def _against_the_rules(self, module: str) -> Iterator[str]:
         for each in self.imports(module):
             library = each.name.split(".")[0]
-            if OWNERS.get(library, module) != module:
-                yield f"{module}:{each.line} imports {library}, which only {OWNERS[library]} knows"
+            for owned, owners in OWNERS.items():
+                if f"{each.name}.".startswith(f"{owned}.") and module not in owners:
+                    yield f"{module}:{each.line} imports {owned}, which is for {', '.join(owners)}"
+            if library in NEVER:
+                yield f"{module}:{each.line} imports {library}, which is not installed with chatd"
             if each.at_once and each.name.startswith("twisted.internet.reactor"):
                 yield f"{module}:{each.line} imports the reactor as soon as it is imported"
             if place(module) == "wire" and library in IMPURE:
@@ -237,8 +247,13 @@ def test_the_map_is_read_in_its_order() -> None:
         ("parent/fleet.py", "from chatd.wire import text", "the parent needs nothing that a worker runs on"),
         ("parent/fleet.py", "from chatd.worker import Worker", "the parent needs nothing that a worker runs on"),
         ("room/hub.py", "from chatd.room.gone import it", "imports chatd.room.gone.it, which is not there"),
-        ("room/hub.py", "import txredisapi", "imports txredisapi, which only chatd.room.link knows"),
-        ("client/session.py", "from autobahn.websocket import types", "which only chatd.client.connection knows"),
+        ("room/hub.py", "import txredisapi", "imports txredisapi, which is for chatd.room.link"),
+        ("client/session.py", "from autobahn.websocket import types", "which is for chatd.client.connection"),
+        ("door.py", "from twisted.internet.tcp import Server", "which is for chatd.client.outflow"),
+        ("door.py", "from twisted.internet import tcp", "which is for chatd.client.outflow"),
+        ("timers.py", "from chatd.wire import text", "imports chatd.wire.text, which stands below it"),
+        ("client/outflow.py", "import autobahn", "which is for chatd.client.connection"),
+        ("client/outflow.py", "from chatd.client.connection import Connection", "in a circle, or what does: chatd."),
         ("door.py", "from twisted.internet import reactor", "imports the reactor as soon as it is imported"),
         ("door.py", "import twisted.internet.reactor", "imports the reactor as soon as it is imported"),
         ("door.py", "try:\n    from twisted.internet import reactor\nfinally: pass", "imports the reactor as soon as"),
@@ -247,6 +262,8 @@ def test_the_map_is_read_in_its_order() -> None:
         ("wire/frames.py", "import time", "the wire knows neither sockets nor clocks"),
         ("room/link.py", "from chatd.room.hub import Hub", "in a circle, or what does: chatd."),
         ("room/__init__.py", "from chatd.room.hub import Hub\nimport chatd.room", "in a circle, or what does: chatd."),
+        ("tap.py", "from benchmarks.rows import ROWS", "imports benchmarks, which is not installed with chatd"),
+        ("tap.py", "def late():\n    import tests.fakes", "imports tests, which is not installed with chatd"),
         ("extra.py", "", "chatd.extra does not stand in the map"),
         ("room/extra.py", "", "chatd.room.extra does not stand in the map"),
     ],
@@ -261,6 +278,7 @@ def test_a_bad_import_is_caught(path: str, lines: str, told: str) -> None:
         ("room/hub.py", "from chatd.wire import text"),
         ("room/hub.py", "import chatd"),
         ("room/hub.py", "from . import bus"),
+        ("room/hub.py", "from chatd.timers import TimerWheel"),
         ("room/hub.py", "from chatd import __version__"),
         ("parent/fleet.py", "from chatd.closing import STOPPING"),
         ("door.py", "def late():\n    from twisted.internet import reactor"),

@@ -43,6 +43,8 @@ def test_every_knob_reaches_the_worker() -> None:
     def other(value: object) -> object:
         if isinstance(value, tuple):
             return ("unix:/run/chatd.sock",)
+        if isinstance(value, bool):
+            return not value
         return f"{value}x" if isinstance(value, str) else value + 1  # type: ignore[operator]
 
     changed = Config(**{each.name: other(each.default) for each in dataclasses.fields(Config)})  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def refusal(*words: str) -> str:
 
 def help_of(option: str) -> str:
     """Give what --help says about an option, in one line."""
-    text = re.search(rf"^ +--{option}= +(.*?)(?=^ +--|^$)", str(Options()), re.DOTALL | re.MULTILINE)
+    text = re.search(rf"^ +--{option}=? +(.*?)(?=^ +--|^$)", str(Options()), re.DOTALL | re.MULTILINE)
     assert text, f"--{option} is not in the help"
     return " ".join(text[1].split())
 
@@ -67,16 +67,22 @@ def test_every_option_reaches_the_configuration() -> None:
         "chat-log": "/var/log/chatd/chat.log",
         "max-message": "100",
         "bus-patience": "0.5",
+        "flush-interval": "0.25",
+        "max-backlog": "70000",
         "max-connections": "20",
     }
-    assert set(words) == {knob.name.replace("_", "-") for knob in options()}
-    assert config_of(*(word for name, value in words.items() for word in (f"--{name}", value))) == Config(
+    assert {*words, "compress"} == {knob.name.replace("_", "-") for knob in options()}
+    given = [word for name, value in words.items() for word in (f"--{name}", value)]
+    assert config_of("--compress", *given) == Config(
+        compress=True,
         workers=3,
         redis="rediss://:secret@broker:7000/2",
         redis_prefix="other",
         chat_log="/var/log/chatd/chat.log",
         max_message=100,
         bus_patience=0.5,
+        flush_interval=0.25,
+        max_backlog=70_000,
         max_connections=20,
     )
 
@@ -106,11 +112,16 @@ def test_an_empty_redis_is_refused_and_not_taken_for_the_private_broker() -> Non
 # Help
 
 
-@pytest.mark.parametrize("knob", options(), ids=lambda knob: knob.name)
+@pytest.mark.parametrize("knob", [knob for knob in options() if knob.default is not False], ids=lambda knob: knob.name)
 def test_the_help_says_an_option_with_default_and_unit(knob: Field[Any]) -> None:
     said = help_of(knob.name.replace("_", "-"))
     assert f"[default: {'none' if knob.default == '' else knob.default}" in said
     assert knob.metadata["unit"] in said
+
+
+def test_the_help_says_a_switch_without_a_value() -> None:
+    assert "--compress= " not in str(Options())
+    assert "permessage-deflate" in help_of("compress")
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
+from chatd.closing import too_slow
 from chatd.config import Config
 from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
 from chatd.worker import Inherited, Lifeline, most_connections
-from tests.frames import frame, handshake, websocket_over_tls
+from tests.frames import CLOSE, close_frame, frame, handshake, heard, websocket_over_tls
 from tests.waiting import until
 
 # Its lifeline
@@ -292,6 +293,12 @@ class RunningWorker:
     def wait_for(self, report: Report) -> None:
         until(lambda: report in self.reports, f"{report} among {self.reports}")
 
+    def wait_for_log(self, text: str) -> None:
+        until(
+            lambda: any(text in each.text for each in self.reports if isinstance(each, Log)),
+            f"{text} in {self.reports}",
+        )
+
     def exit_status(self) -> int:
         return self.process.wait(20)
 
@@ -523,9 +530,9 @@ def test_a_unix_socket_serves_too(station: Station) -> None:
         assert " -@unix " in (station.folder / "chat.log").read_text()
 
 
-def test_a_client_that_does_not_read_is_dropped_and_hurts_nobody(station: Station) -> None:
+def test_a_client_that_does_not_catch_up_in_time_is_dropped_and_hurts_nobody(station: Station) -> None:
     with (
-        station.worker(backlog_bytes=100_000, close_seconds=0.05),
+        station.worker(max_backlog=100_000, catch_up_seconds=0.05, slow_report_seconds=0.05) as worker,
         station.client() as ann,
         station.client() as bob,
         station.raw(handshake()) as deaf,
@@ -537,6 +544,70 @@ def test_a_client_that_does_not_read_is_dropped_and_hurts_nobody(station: Statio
         with pytest.raises(ConnectionResetError):
             while deaf.recv(1_000_000):
                 pass
+        worker.wait_for_log("slow readers that were closed: 1; messages they missed: ")
+
+
+def test_over_tls_a_client_that_reads_again_is_told_what_it_missed(station: Station, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=str(certificate))
+    count, payload = 700, b"x" * 16_000
+    endpoint = f"ssl:0:privateKey={certificate}:certKey={certificate}:interface=127.0.0.1"
+    with (
+        station.worker(endpoint, max_backlog=100_000),
+        websocket_over_tls(("127.0.0.1", station.port), trust) as ann,
+        websocket_over_tls(("127.0.0.1", station.port), trust) as bob,
+        websocket_over_tls(("127.0.0.1", station.port), trust) as slow,
+    ):
+        for number in range(count):
+            ann.sendall(frame(b"%03d" % number + payload))
+            left = 16_007
+            while left:
+                left -= len(bob.recv(left))
+        data = b""
+        while b"read too slowly" not in data[-200:]:
+            chunk = slow.recv(1_000_000)
+            assert chunk, data[-200:]
+            data += chunk
+    *texts, last = heard(b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + data).frames
+    assert [text[:3] for _, text in texts] == [b"%03d" % number for number in range(len(texts))]
+    missed = int(last[1].split()[3])
+    assert last == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
+    assert 0 < missed <= count - len(texts)  # it is told when the kernel has taken what waited for it
+
+
+def read_to_the_end(client: socket.socket) -> bytes:
+    """Read until the connection ends, in order."""
+    data = b""
+    while chunk := client.recv(1_000_000):
+        data += chunk
+    return data
+
+
+def test_a_slow_client_that_closes_hears_all_that_waited_for_it_and_the_connection_ends(station: Station) -> None:
+    count = 900  # 14 MB: some of it waits for the client to read
+    with (
+        station.worker(max_backlog=100_000_000, close_seconds=600),
+        station.client() as ann,
+        station.client() as bob,
+        station.raw(handshake()) as slow,
+    ):
+        for _ in range(count):
+            ann.send("x" * 16_000)
+            assert len(bob.recv(20)) == 16_000
+        slow.sendall(close_frame())
+        answer = heard(read_to_the_end(slow))
+    assert [len(text) for text in answer.texts] == [16_000] * count
+    assert answer.close_code == 1000
+
+
+def test_over_tls_a_close_ends_the_connection_at_once(station: Station, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=str(certificate))
+    endpoint = f"ssl:0:privateKey={certificate}:certKey={certificate}:interface=127.0.0.1"
+    with (
+        station.worker(endpoint, close_seconds=600),
+        websocket_over_tls(("127.0.0.1", station.port), trust) as client,
+    ):
+        client.sendall(close_frame())
+        assert read_to_the_end(client) == b"\x88\x02\x03\xe8"
 
 
 def test_a_head_far_too_long_is_answered_on_a_real_socket(station: Station) -> None:

@@ -1,40 +1,31 @@
-"""The only Autobahn import: one client's WebSocket, from the end of its handshake to the end of its socket.
+"""One client's WebSocket on Autobahn's, from the answer to its handshake to the end of its socket.
 
 A thin adapter: bytes, back-pressure and closing are here, what a client may do is its session's. All of RFC 6455
 is Autobahn's; where it leaves something unbounded, the bound is put here. Names in camelCase are Autobahn's
 and Twisted's, who call them.
 """
 
+import contextlib
 from collections.abc import Callable
-from typing import Any
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
-from autobahn.websocket.types import ConnectionDeny
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
-from twisted.internet.interfaces import IPushProducer
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.util import encode_truncate
+from twisted.internet.defer import TimeoutError, maybeDeferred
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
+from chatd.client.deflate import TAKEN_UP, Inflater, meets
+from chatd.client.outflow import Outflow
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, TOO_SLOW, Closing
-from chatd.config import Config
-from chatd.room.hub import Hub
-from chatd.wire.handshake import Place, Refused
+from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close, too_slow
+from chatd.timers import Timer
+from chatd.wire.frames import take_texts
+from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
 
 log = Logger()
 
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
-
-
-_REFUSALS: dict[int, tuple[Any, ...]] = {
-    405: ("bad_request", ("Allow", "GET")),
-    426: ("bad_request", ("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")),
-    500: ("internal",),
-    503: ("unavailable", ("Retry-After", "5")),
-}
-"""What a refused handshake is called, and its headers, by status; any other is a bad_request."""
+_PATIENCE = 4096  # bytes of one frame that are looked at anew with each read that does not complete it
 
 
 class _Quiet:
@@ -47,155 +38,323 @@ class _Quiet:
         """Say nothing."""
 
 
-class _Timers:
-    """Autobahn's timers, on the reactor that we are given and to the point: its own, on the global one, come early."""
+_LASTING = (
+    "_perMessageCompress",
+    "_transport_details",
+    "autoPingPending",
+    "autoPingPendingCall",
+    "autoPingPendingSent",
+    "autoPingPendingSeq",
+    "autoPingTimeoutCall",
+    "closeHandshakeTimeoutCall",
+    "closedByMe",
+    "connected",
+    "current_frame",
+    "data",
+    "droppedByMe",
+    "factory",
+    "failedByMe",
+    "inside_message",
+    "localCloseCode",
+    "localCloseReason",
+    "openHandshakeTimeoutCall",
+    "peer",
+    "remoteCloseCode",
+    "remoteCloseReason",
+    "send_queue",
+    "send_state",
+    "state",
+    "trackedTimings",
+    "trafficStats",
+    "transport",
+    "triggered",
+    "utf8validator",
+    "wasClean",
+    "wasCloseHandshakeTimeout",
+    "wasMaxFramePayloadSizeExceeded",
+    "wasMaxMessagePayloadSizeExceeded",
+    "wasNotCleanReason",
+    "wasOpenHandshakeTimeout",
+    "wasServerConnectionDropTimeout",
+    "wasServingFlashSocketPolicyFile",
+    "websocket_extensions_in_use",
+    "websocket_protocol_in_use",
+)
+"""What Autobahn 26.10.2 keeps in an open connection. In slots it takes a third of the memory; another version's
+further attributes go into a dict, and only cost more."""
 
-    def __init__(self, reactor: Any) -> None:
-        self.call_later = reactor.callLater
 
+class Connection(Outflow, WebSocketServerProtocol):
+    """One client's connection. Its options stand on a subclass that the factory makes once."""
 
-@implementer(IPushProducer)
-class Connection(WebSocketServerProtocol):
-    """One client's connection. Its options stand on a subclass that ``ConnectionFactory`` makes once."""
+    __slots__ = (
+        *_LASTING,
+        "_catch_up",
+        "_drop",
+        "_fragments",
+        "_heard_at",
+        "_paused",
+        "_ping",
+        "_upgrade",
+        "session",
+    )
+
+    data: bytes
+    failedByMe: bool
+    state: int
+    message_data: list[bytes]
 
     log = _Quiet()
-    session: Session
-    failedByMe: bool
+    is_open = is_closed = _Quiet()  # Autobahn's Deferreds, on which nobody waits
+    websocket_version = 13
 
-    _choked = False  # the transport's buffer is over its mark
-    _backlog = 0  # bytes written since then
-    _paused = False  # not reading
-    _fragments = 0
-    _drop: Any = None
+    def __init__(self, upgrade: Upgrade) -> None:
+        """Take the handshake that is to be answered."""
+        self.session: Session
+        self._upgrade: Upgrade | None = upgrade
+        self._paused = False  # not reading
+        self._fragments = 0  # of the message that is coming in
+        self._heard_at = 0.0  # when the last whole frame came
+        self._ping: Timer | None = None  # to come, or to be answered
+        self._catch_up: Timer | None = None
+        self._drop: Timer | None = None
 
-    # Autobahn calls: the handshake
+    # The handshake
 
     def connectionMade(self) -> None:
-        """Begin, on a transport that the door hands over."""
-        super().connectionMade()
+        """Enter the room, before the handshake is answered: a client that reads 101 misses nothing from then on."""
+        self._transport_details, self.peer = None, ""  # who asks for them asks the transport
+        with contextlib.suppress(AttributeError, OSError):  # a unix socket has no such delay
+            self.transport.setTcpNoDelay(True)
+        self._connectionMade()
+        self.trafficStats = self.factory.traffic  # nobody reads it: one for all
+        self.send_queue = ()  # nor uses this: we write at once
         self.factory.connections.add(self)
-        self.transport.registerProducer(self, True)
-
-    def onConnect(self, request: object) -> "Deferred[None]":
-        """Enter the room before the handshake is answered: a client that reads 101 misses nothing from then on."""
+        self.attach()
         joined = maybeDeferred(self.session.join)
-        joined.addTimeout(self.factory.config.join_seconds, self.factory.reactor)
         if not joined.called:
-            self.pause()  # what comes meanwhile would pile up here, and be searched for a second handshake
-            joined.addBoth(self._read_on)
-        return joined.addErrback(self._not_joined)
+            joined.addTimeout(self.factory.config.join_seconds, self.factory.timers)
+            self.pause()  # what comes meanwhile would pile up here
+        joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
 
-    def _read_on(self, result: Any) -> Any:
+    def _open(self, _: object) -> None:
+        """Answer the handshake, unless it was refused meanwhile."""
+        if self.state != self.STATE_CONNECTING or self._upgrade is None:
+            return
         self.resume()
-        return result
+        compress = self.factory.config.compress and meets(self._parseExtensionsHeader(self._upgrade.extensions))
+        if compress:
+            self._perMessageCompress = Inflater(self.factory.config.max_message + LINE_END)
+            self.session.dress = self.session.dress.deflated
+        self.write(accept(self._upgrade, TAKEN_UP if compress else ""))
+        self._upgrade = None
+        self.inside_message, self.current_frame = False, None
+        self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
+        self.state = self.STATE_OPEN
+        if self.factory.closing is not None:  # everybody is being closed
+            self.close(self.factory.closing)
+        else:
+            self.open_out()
+            self._heard()
+            self._ping = self.factory.timers.callLater(self.factory.config.ping_seconds, self._look_for_life)
+        self.consumeData()
 
     def _not_joined(self, failure: Failure) -> None:
         if failure.check(TimeoutError):
-            raise ConnectionDeny(503, BUS_AWAY.reason)
-        log.failure("{session} could not join", failure, session=self.session.id)
-        raise ConnectionDeny(500, OUR_FAULT.reason)
+            self._refuse(unavailable(BUS_AWAY.reason))
+        else:
+            log.failure("{session} could not join", failure, session=self.session.id)
+            self._refuse(internal(OUR_FAULT.reason))
 
-    def failHandshake(self, reason: str, code: int = 400, responseHeaders: object = None) -> None:
-        """Refuse the handshake, as the door would. Autobahn's version puts reason into the status line."""
-        if self.state == self.STATE_CLOSED:
-            return
-        if "not supported" in reason and code == 400:  # the version: RFC 6455, section 4.4
-            code = 426
-        name, *headers = _REFUSALS.get(code, ("bad_request",))
-        self.wasNotCleanReason = reason
-        self.sendData(Refused(code, name, reason, tuple(headers)).response())
+    def _failed(self, failure: Failure) -> None:
+        log.failure("{session} could not be opened", failure, session=self.session.id)
+        self.close(OUR_FAULT)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer the handshake with an error."""
+        self.write(refused.response())
         self.dropConnection(abort=False)
         self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
 
-    def onOpen(self) -> None:
-        """Begin, unless everybody is being closed: this one came in meanwhile."""
-        if self.factory.closing is not None:
-            self.close(self.factory.closing)
+    # Twisted calls: what comes in
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read."""
+        self.data += data
+        self.consumeData()
+
+    def consumeData(self) -> None:
+        """Read frames: whole text messages down the fast lane, anything else as Autobahn does, in their order."""
+        while self.state in (self.STATE_OPEN, self.STATE_CLOSING):
+            between = self.state == self.STATE_OPEN and self.current_frame is None and not self.inside_message
+            if (between and self._take_texts()) or not self.processData():
+                return
+        if self.state == self.STATE_CLOSED:
+            self.data = b""  # what still comes is for nobody
+
+    def _take_texts(self) -> bool:
+        """Take the messages that the buffer begins with; give whether what is left, if anything, has to wait."""
+        texts, used, wait = take_texts(self.data, self.factory.longest)
+        if used:
+            self.data = self.data[used:]
+            self._heard()
+            self._received(texts)
+        return wait and (used > 0 or len(self.data) < _PATIENCE)
+
+    def _received(self, texts: list[str]) -> None:
+        try:
+            self.session.received(texts)
+        except Exception:  # noqa: BLE001 - whatever went wrong, it is ours; Autobahn would drop the socket
+            log.failure("a message of {session} could not be handled", session=self.session.id)
+            self.close(OUR_FAULT)
 
     # Autobahn calls: messages
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """Start to count a message's frames."""
+        """Start to count a message's frames; refuse it where it is of the wrong kind."""
         self._fragments = 0
         super().onMessageBegin(isBinary)
+        if isBinary and not self.session.takes_binary:
+            self._fail_connection(NOT_TEXT.code, NOT_TEXT.reason)
 
     def onMessageFrameBegin(self, length: int) -> None:
         """Bound the frames of a message: empty ones are bounded by no size."""
         self._fragments += 1
         super().onMessageFrameBegin(length)
-        if self._fragments > self.factory.config.fragments and not self.failedByMe:
-            self.failedByMe = True
-            self.close(TOO_LARGE)
+        if self._fragments > self.factory.config.fragments:
+            self._fail_connection(TOO_LARGE.code, TOO_LARGE.reason)
+
+    def onMessageEnd(self) -> None:
+        """Put a message together."""
+        payload, self.message_data = b"".join(self.message_data), []
+        if not self.failedByMe:
+            self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Hand a message to the session, unless we are closing already. Autobahn would drop the socket if it failed."""
+        """Hand a message on that did not come down the fast lane, unless we are closing already."""
         if self.state != self.STATE_OPEN:
             return
         if isBinary:
-            self.close(NOT_TEXT)
-            return
-        try:
-            self.session.received(payload)
-        except Exception:  # noqa: BLE001 - whatever went wrong, it is ours
-            log.failure("a message of {session} could not be handled", session=self.session.id)
-            self.close(OUR_FAULT)
+            self.session.received_binary(payload)
+        else:
+            self._received([payload.decode()])
+
+    def onFrameEnd(self) -> bool | None:
+        """Note that the client lives: a whole frame of it came."""
+        self._heard()
+        ended: bool | None = super().onFrameEnd()
+        return ended
 
     def onPing(self, payload: bytes) -> None:
         """Answer, if the client reads its answers (RFC 6455, section 5.5.3, allows to leave some out)."""
-        if not self._choked:
+        if not self.choked:
             super().onPing(payload)
 
-    def onAutoPingTimeout(self) -> None:
-        """Hang up on a client that did not answer, unless it is we who do not read."""
-        if self._paused:
-            self.autoPingTimeoutCall = self.factory.reactor.callLater(self.autoPingTimeout, self.onAutoPingTimeout)
+    # Whether it lives
+
+    def _heard(self) -> None:
+        self._heard_at = self.factory.reactor.seconds()
+
+    def _look_for_life(self) -> None:
+        """Ping a client that has been silent."""
+        config, now = self.factory.config, self.factory.reactor.seconds()
+        silent = now - self._heard_at
+        if silent < config.ping_seconds:
+            self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
-            super().onAutoPingTimeout()
+            self.sendPing()
+            self._ping = self.factory.timers.callLater(config.pong_seconds, self._look_for_answer, now, self.waiting)
+
+    def _look_for_answer(self, pinged_at: float, unread: int) -> None:
+        """Hang up on a client that did not answer; not where it is we who do not read, or while it still does.
+
+        Unread is what waited for it when it was pinged, or when this was looked at last.
+        """
+        if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
+            self._look_for_life()
+        elif self._paused or self.waiting < unread:
+            wait = self.factory.config.pong_seconds
+            self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, self.waiting)
+        else:
+            self.dropConnection(abort=True)
+
+    # Autobahn calls: what goes out
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Write a frame of Autobahn's, or its answer to the handshake."""
+        self.write(data)
 
     # Autobahn calls: the end
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Send a Close frame, ours or Autobahn's own, and read on: for the answer."""
+        self.shut_out()
         self.resume()
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> None:
+        """Answer a Close frame with its code, unless it is the answer to ours; then close the socket (5.5.1, 7.1.1)."""
+        if fault := fault_in_close(code, reasonRaw):
+            self._fail_connection(fault.code, fault.reason)
+        else:
+            self.sendCloseFrame(code, isReply=True)
+            self.dropConnection(abort=False)
+
+    def _fail_connection(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455, section 7.1.7): say why, take nothing more, close the socket."""
+        if self.state != self.STATE_CLOSED:
+            self.failedByMe = True
+            self.sendCloseFrame(code, encode_truncate(reason, 123), isReply=True)  # no answer will be read
+            self.dropConnection(abort=False)
+
     def _closeConnection(self, abort: bool = False) -> None:
-        """Close the socket; where the client does not read what is left to be written, drop it after a while."""
-        super()._closeConnection(abort)
-        if not abort and self._drop is None:
-            self._drop = self.factory.reactor.callLater(
-                self.factory.config.close_seconds, self.transport.abortConnection
-            )
+        """Close the socket: our half once all is written, and the other when the client has closed it, in time.
+
+        What the client still sends is read until then. Left unread it would make TCP reset the connection, and a
+        reset may overtake our Close frame.
+        """
+        self.shut_out()
+        if abort:
+            self.transport.abortConnection()
+            return
+        self.resume()
+        if self.plain:
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+        self._drop = self.factory.timers.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
 
     def connectionLost(self, reason: Failure) -> None:
         """End: the socket is gone."""
-        if self._drop is not None and self._drop.active():
-            self._drop.cancel()
+        self.shut_out()
+        for timer in (self._ping, self._catch_up, self._drop, self.closeHandshakeTimeoutCall):
+            if timer is not None:
+                timer.cancel()
+        if self.missed:
+            self.factory.say_missed(self.missed)
         self.factory.connections.discard(self)
         self.session.gone()
-        super().connectionLost(reason)
+        self._connectionLost(reason)
         self.factory.connection_gone()
 
     # The session and the hub call
 
-    def deliver(self, blob: bytes) -> None:
-        """Send frames, unless we are closing. What a client does not read piles up to a bound, then it is closed."""
-        if self.state != self.STATE_OPEN:
-            return
-        if self._choked:
-            self._backlog += len(blob)
-            if self._waiting() > self.factory.config.backlog_bytes:
-                self.close(TOO_SLOW)
-                return
-        self.transport.write(blob)
+    def fell_behind(self) -> None:
+        """Give the client some time to catch up."""
+        self._catch_up = self.factory.timers.callLater(self.factory.config.catch_up_seconds, self._abandon)
 
-    def _waiting(self) -> int:
-        """Count the bytes that wait for the client; where the transport does not tell, all since it last had none."""
-        transport = self.transport
-        if isinstance(transport, ProtocolWrapper) or not hasattr(transport, "dataBuffer"):
-            return self._backlog
-        waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-        return waiting
+    def caught_up(self) -> None:
+        """Tell a bare client what it missed, in the only way there is.
+
+        It has what is left of its time to read that: the kernel may still hold seconds of a slow line.
+        """
+        self.closeHandshakeTimeout = 0  # ``_catch_up`` comes
+        if self._ping is not None:
+            self._ping.cancel()
+        self.close(too_slow(self.missed))
+
+    def _abandon(self) -> None:
+        self.dropConnection(abort=True)
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -210,89 +369,13 @@ class Connection(WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def close(self, closing: Closing) -> None:
-        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
+        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``.
+
+        A client that missed messages is told so, whatever it is closed for.
+        """
+        if self.behind:
+            closing = too_slow(self.missed)
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING:
-            self.failHandshake(closing.reason, 503)
-
-    # The transport calls, as to a push producer: of what we write
-
-    def pauseProducing(self) -> None:
-        """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
-        if not self._choked:
-            self._choked = True
-            self._backlog = 0
-
-    def resumeProducing(self) -> None:
-        """Note that it has caught up."""
-        self._choked = False
-
-    def stopProducing(self) -> None:
-        """Note that the socket is gone; connectionLost says so too."""
-
-
-class ConnectionFactory(WebSocketServerFactory):
-    """Makes connections for the door, and knows them all."""
-
-    noisy = False
-
-    def __init__(self, reactor: Any, hub: Hub, config: Config, worker: str) -> None:
-        """Take the hub that its clients talk to, and this worker's unique name, with which session ids begin."""
-        super().__init__(server="", reactor=reactor)
-        self._batched_timer = _Timers(reactor)  # private to Autobahn; 26.10.2 has no other way in
-        self.config = config
-        self.connections: set[Connection] = set()
-        self.closing: Closing | None = None
-        """Why everybody is being closed, once they are."""
-        self._hub = hub
-        self._worker = worker
-        self._sessions = 0
-        self._emptied: Deferred[None] | None = None
-        self.setProtocolOptions(
-            versions=[13],
-            webStatus=False,
-            failByDrop=False,
-            maxFramePayloadSize=config.max_message + LINE_END,
-            maxMessagePayloadSize=config.max_message + LINE_END,
-            openHandshakeTimeout=0,  # the door has waited for the headers, onConnect waits for the room
-            closeHandshakeTimeout=config.close_seconds,
-            autoPingInterval=config.ping_seconds,
-            autoPingTimeout=config.pong_seconds,
-            allowNullOrigin=True,
-        )
-        options = {name: getattr(self, name) for name in Connection.CONFIG_ATTRS}
-        options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
-        # Options on a class need no copying into each connection, and no pretty-printing on the way.
-        self.protocol = type("Connection", (Connection,), {**options, "CONFIG_ATTRS": ()})
-
-    def make(self, place: Place, address: str) -> Connection:
-        """Make the connection of a client whose URL names place, and that comes from address."""
-        connection: Connection = self.protocol()
-        connection.factory = self
-        self._sessions += 1
-        connection.session = Session(
-            self._hub,
-            self.config,
-            self.reactor,
-            connection,
-            id=f"{self._worker}.{self._sessions}",
-            place=place,
-            address=address,
-        )
-        return connection
-
-    def close_all(self, closing: Closing) -> "Deferred[None]":
-        """Close every connection; fires when the last one is gone."""
-        self.closing = closing
-        emptied = self._emptied = Deferred()
-        for connection in list(self.connections):
-            connection.close(closing)
-        self.connection_gone()
-        return emptied
-
-    def connection_gone(self) -> None:
-        """Look whether it was the last one."""
-        if self._emptied is not None and not self.connections:
-            emptied, self._emptied = self._emptied, None
-            emptied.callback(None)
+            self._refuse(unavailable(closing.reason))

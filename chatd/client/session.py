@@ -4,16 +4,17 @@ A bare client's contract is a pipe's: what it says goes to the others unchanged,
 comes back. So the only way to tell it something is to stop reading it for a while, or to close with a reason.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chatd.closing import BUS_AWAY, TOO_LARGE, Closing
+from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing
 from chatd.config import Config
 from chatd.room.hub import Hub
 from chatd.wire.handshake import Place
-from chatd.wire.text import TooLarge, read_line
+from chatd.wire.text import BARE, Dress, read_line, utf8_size
 
 log = Logger()
 
@@ -21,8 +22,8 @@ log = Logger()
 class Line(Protocol):
     """What a session asks of the connection that carries it."""
 
-    def deliver(self, blob: bytes) -> None:
-        """Send these frames."""
+    def deliver(self, blob: bytes, count: int) -> None:
+        """Send these frames, which are count messages."""
 
     def pause(self) -> None:
         """Read no more for now; what was read already may still be received."""
@@ -37,6 +38,9 @@ class Line(Protocol):
 class Session:
     """One bare client in one room."""
 
+    takes_binary = False
+    """Whether binary messages may come; where not, the connection closes at the first frame of one."""
+
     __slots__ = (
         "_config",
         "_gone",
@@ -48,6 +52,7 @@ class Session:
         "_timer",
         "address",
         "deliver",
+        "dress",
         "echo",
         "id",
     )
@@ -69,12 +74,13 @@ class Session:
         self._timer = clock
         self._line = line
         self._place = place
-        self._held: list[str] = []
+        self._held: list[str] | tuple[()] = ()  # nearly always, and one for all
         self._gone = False
         self._patience: Any = None
         self.id = id
         self.address = address
         self.echo = place.echo
+        self.dress: Dress = BARE
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
 
     # The connection calls
@@ -83,19 +89,28 @@ class Session:
         """Enter the room; fires once the session hears it, in time or never."""
         return self._hub.join(self._place.room, self)
 
-    def received(self, payload: bytes) -> None:
-        """Take a text message: valid UTF-8, at most two bytes over the limit (a line end)."""
-        try:
-            text = read_line(payload, self._config.max_message)
-        except TooLarge:
-            self._line.close(TOO_LARGE)
-            return
-        if not text:
+    def received(self, texts: Sequence[str]) -> None:
+        """Take the text messages of one read, in their order."""
+        lines = [line for text in texts if (line := read_line(text))]
+        most = self._config.max_message
+        for place, line in enumerate(lines):
+            if len(line) * 4 > most and utf8_size(line) > most:
+                self._take(lines[:place])
+                self._line.close(TOO_LARGE)
+                return
+        self._take(lines)
+
+    def received_binary(self, payload: bytes) -> None:
+        """Hang up: a bare client may send none. The connection does so at the first frame, where it can."""
+        self._line.close(NOT_TEXT)
+
+    def _take(self, lines: Sequence[str]) -> None:
+        if not lines:
             return
         if self._held or not self._hub.open:
-            self._hold(text)
+            self._hold(lines)
         else:
-            self._hub.publish(self._place.room, self, text)
+            self._hub.publish(self._place.room, self, lines)
 
     def gone(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
@@ -109,9 +124,8 @@ class Session:
     def carry_on(self) -> None:
         """Publish what was held back, read on."""
         self._stop_patience()
-        held, self._held = self._held, []
-        for text in held:
-            self._hub.publish(self._place.room, self, text)
+        held, self._held = self._held, ()
+        self._hub.publish(self._place.room, self, held)
         if not self._gone:
             self._line.resume()
 
@@ -126,18 +140,20 @@ class Session:
 
     # What was read and can't be published yet: bounded by what one read brings, for reading stops
 
-    def _hold(self, text: str) -> None:
-        if not self._held:
-            self._line.pause()
-            self._hub.wait(self)
-            if self._hub.away:
-                self.bus_away()
-        self._held.append(text)
+    def _hold(self, lines: Sequence[str]) -> None:
+        if self._held:
+            self._held += lines
+            return
+        self._held = list(lines)
+        self._line.pause()
+        self._hub.wait(self)
+        if self._hub.away:
+            self.bus_away()
 
     def _out_of_patience(self) -> None:
         self._stop_patience()
         self._hub.stop_waiting(self)
-        held, self._held = self._held, []
+        held, self._held = self._held, ()
         if self._gone:
             log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
         self._line.close(BUS_AWAY)

@@ -144,12 +144,12 @@ class Bus:
 
     @property
     def space(self) -> int:
-        """How much more may be in flight, in bytes; ``weight`` says what a message takes."""
+        """How much more may be in flight, in bytes; ``weight`` says what messages take."""
         return self._outboxes.space
 
-    def weight(self, message: Message) -> int:
-        """Give what a message takes of the window, in bytes."""
-        return self._outboxes.weight(message)
+    def weight(self, messages: Sequence[Message]) -> int:
+        """Give what messages take of the window, in bytes."""
+        return self._outboxes.weight(messages)
 
     def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
         """Publish messages of a room, after all that were handed over before; fails with NotPublished.

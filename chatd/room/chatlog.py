@@ -23,6 +23,7 @@ import time as clock
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from twisted.logger import ILogObserver, Logger
@@ -45,6 +46,8 @@ def escape(text: str) -> str:
     ``\`` becomes ``\\``; newline, carriage return and tab ``\n``, ``\r``, ``\t``; other C0 and C1 controls and DEL
     ``\x1b``; line and paragraph separators, bidirectional overrides and lone surrogates ``\u2028``.
     """
+    if text.isprintable() and "\\" not in text:
+        return text  # nearly always, and five times as fast
     return _UNSAFE.sub(_escape_one, text)
 
 
@@ -61,40 +64,36 @@ def unescape(line: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message and what the log says of it beside."""
+    """What one author said in a room at a time, and what the log says of it beside."""
 
     room: str
     address: str
     """Where the author connects from; stays on this host."""
-    message: Message
+    messages: Sequence[Message]
 
 
-def message_line(entry: Entry) -> str:
-    """Give the line of a message, newline included."""
-    message = entry.message
-    time, text = timestamp(message.time), escape(message.text)
-    return f"{time} {escape(entry.room)} -@{escape(entry.address)} {message.id} {text}\n"
+def message_lines(entry: Entry) -> str:
+    """Give the lines of an entry's messages, each with its newline."""
+    head = f"{escape(entry.room)} -@{escape(entry.address)}"
+    return "".join([f"{timestamp(each.time)} {head} {each.id} {escape(each.text)}\n" for each in entry.messages])
 
 
-def outcome_line(entry: Entry, outcome: str, now: int) -> str:
-    """Give the second line of a message that was not published: outcome is ``refused`` or ``unknown``."""
-    return f"{timestamp(now)} {escape(entry.room)} ! {entry.message.id} {outcome}\n"
+def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
+    """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
+    head = f"{timestamp(now)} {escape(entry.room)} !"
+    return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
 
 
+@lru_cache(maxsize=4)  # the messages of a batch share it
 def timestamp(milliseconds: int) -> str:
     """Write milliseconds since 1970 as RFC 3339 in UTC."""
     seconds, rest = divmod(milliseconds, 1000)
     return f"{_second(seconds)}.{rest:03d}Z"
 
 
-_last_second = (-1, "")
-
-
+@lru_cache(maxsize=4)
 def _second(seconds: int) -> str:
-    global _last_second  # noqa: PLW0603 - a batch is one second, mostly; strftime is 2 us, this is 0.1
-    if _last_second[0] != seconds:
-        _last_second = (seconds, datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
-    return _last_second[1]
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @implementer(ILogObserver)
@@ -126,9 +125,9 @@ class ChatLog:
         """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
         entries: Iterable[Entry] = event["entries"]
         if outcome := event.get("outcome"):
-            lines = [outcome_line(each, outcome, event["now"]) for each in entries]
+            lines = [outcome_lines(each, outcome, event["now"]) for each in entries]
         else:
-            lines = [message_line(each) for each in entries]
+            lines = [message_lines(each) for each in entries]
         self._append("".join(lines).encode())
 
     def check(self) -> None:
@@ -274,9 +273,9 @@ class ChatLog:
 
 def log_entries(log: Logger, entries: Sequence[Entry]) -> None:
     """Append entries through a Logger whose observer is the ChatLog. Raises OSError."""
-    log.info("{count} messages", count=len(entries), entries=entries)
+    log.info("{entries}", entries=entries)
 
 
 def log_outcome(log: Logger, entries: Sequence[Entry], outcome: str, now: int) -> None:
     """Say of entries that were logged before that they were ``refused``, or that it is ``unknown``. Raises OSError."""
-    log.info("{count} messages {outcome}", count=len(entries), entries=entries, outcome=outcome, now=now)
+    log.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)

@@ -3,7 +3,8 @@
 What it promises:
 
 * A message is in the chat log before it is published; where it can't be logged, its author is told and nobody
-  hears it. What is taken in one turn of the reactor is logged in one write and published in one batch a room.
+  hears it. What is taken between two flushes is logged in one write and published in one batch a room; what comes
+  from the bus between two flushes reaches a member in one write.
 * Members get messages only from the bus, the sender's neighbours on this worker too: one path, one order.
 * A member hears every message of its room that gets an offset after its ``join`` has fired, once; its own
   only where it asked for them.
@@ -12,7 +13,6 @@ What it promises:
 It knows members by what they offer (``Member``), never their sockets.
 """
 
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ from chatd.message import Batch, Message
 from chatd.room.bus import Bus
 from chatd.room.chatlog import Entry, log_entries, log_outcome
 from chatd.room.outbox import NotPublished
-from chatd.wire.frames import text_frame
-from chatd.wire.text import bare
+from chatd.room.pacer import Pacer
+from chatd.wire.text import Dress
 
 log = Logger()
 
@@ -42,9 +42,11 @@ class Member(Protocol):
     address: str
     echo: bool
     """Whether it hears its own messages."""
+    dress: Dress
+    """How it sees messages."""
 
-    def deliver(self, blob: bytes) -> None:
-        """Send these frames."""
+    def deliver(self, blob: bytes, count: int) -> None:
+        """Send these frames, which are count messages."""
 
     def carry_on(self) -> None:
         """Publish what was held back: the hub takes messages again."""
@@ -59,11 +61,13 @@ class Member(Protocol):
 class _Room:
     """One room on this worker."""
 
-    __slots__ = ("joining", "members", "name", "seen", "since")
+    __slots__ = ("by_dress", "joining", "members", "name", "seen", "since")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.members: dict[str, Member] = {}
+        self.by_dress: dict[Dress, dict[str, Callable[[bytes, int], None]]] | None = None
+        """How to deliver to each of them, where that was looked up since the last one came or went."""
         self.since: dict[str, int] = {}
         """When each of them joined: milliseconds since 1970."""
         self.joining: dict[str, tuple[Deferred[None], Deferred[None]]] = {}
@@ -80,18 +84,22 @@ class Hub:
         bus: Bus,
         chat: Logger,
         config: Config,
-        later: Callable[[Callable[[], None]], Any],
+        clock: Any,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take the bus, the Logger of the chat log, how to run something at the end of the turn, and the time."""
+        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970."""
         self._bus = bus
         self._chat = chat
         self._config = config
-        self._later = later
+        self._clock = clock
         self._now = now
         self._rooms: dict[str, _Room] = {}
-        self._turn: list[tuple[Member, Entry]] = []
-        self._turn_weight = 0
+        self._taken: list[tuple[Member, Entry]] = []
+        self._taken_weight = 0
+        self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
+        self._heard: list[tuple[_Room, Batch]] = []
+        self._heard_bytes = 0
+        self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
         self._waiting: dict[str, Member] = {}
         self._holding = False
         self._messages = 0
@@ -119,6 +127,7 @@ class Hub:
             joining[1].cancel()
         room.members.pop(member.id, None)
         room.since.pop(member.id, None)
+        room.by_dress = None
         if not room.members and not room.joining:
             del self._rooms[name]
             self._bus.unsubscribe(name)
@@ -127,6 +136,7 @@ class Hub:
         joining = room.joining.pop(member.id, None)
         if joining is not None:
             room.members[member.id] = member
+            room.by_dress = None
             room.since[member.id] = int(self._now() * 1000)
             joining[0].callback(None)
 
@@ -135,21 +145,21 @@ class Hub:
     @property
     def open(self) -> bool:
         """Whether ``publish`` may be called; a member that would and may not calls ``wait``."""
-        return self._bus.open and self._turn_weight < self._bus.space and not self._holding
+        return self._bus.open and self._taken_weight < self._bus.space and not self._holding
 
     @property
     def away(self) -> str:
         """Why nothing can be published for now, where it is for more than a full window; else empty."""
         return self._bus.away
 
-    def publish(self, name: str, member: Member, text: str) -> None:
-        """Take a message, log and publish it at the end of the turn; a failure reaches ``member.refused``."""
-        self._messages += 1
-        message = Message(f"{member.id}.{self._messages}", int(self._now() * 1000), member.id, text)
-        if not self._turn:
-            self._later(self.flush)
-        self._turn.append((member, Entry(name, member.address, message)))
-        self._turn_weight += self._bus.weight(message)
+    def publish(self, name: str, member: Member, texts: Sequence[str]) -> None:
+        """Take messages, log and publish them at the next flush; a failure reaches ``member.refused``."""
+        number, author, time = self._messages, member.id, int(self._now() * 1000)
+        self._messages += len(texts)
+        messages = [Message(f"{author}.{number}", time, author, text) for number, text in enumerate(texts, number + 1)]
+        self._taken.append((member, Entry(name, member.address, messages)))
+        self._taken_weight += self._bus.weight(messages)
+        self._flushes.ask()
 
     def wait(self, member: Member) -> None:
         """Call ``member.carry_on`` once the hub takes messages again."""
@@ -169,23 +179,26 @@ class Hub:
         self._holding = True
 
     def flush(self) -> None:
-        """Log and publish what this turn has taken."""
-        turn, self._turn, self._turn_weight = self._turn, [], 0
+        """Log and publish at once what was taken."""
+        self._flushes.run()
+
+    def _flush(self) -> None:
+        taken, self._taken, self._taken_weight = self._taken, [], 0
         if self._waiting:
-            self._later(self.bus_changed)  # this turn was full, the next one may not be
-        if not turn:
+            self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
+        if not taken:
             return
         try:
-            log_entries(self._chat, [entry for _, entry in turn])
+            log_entries(self._chat, [entry for _, entry in taken])
         except OSError:  # said by the chat log itself, once
-            self._tell_refused(turn, LOG_AWAY)
+            self._tell_refused(taken, LOG_AWAY)
             return
         rooms: dict[str, list[tuple[Member, Entry]]] = {}
-        for each in turn:
+        for each in taken:
             rooms.setdefault(each[1].room, []).append(each)
-        for name, taken in rooms.items():
-            messages = [entry.message for _, entry in taken]
-            self._bus.publish(name, messages).addErrback(self._not_published, taken)
+        for name, share in rooms.items():
+            messages = [message for _, entry in share for message in entry.messages]
+            self._bus.publish(name, messages).addErrback(self._not_published, share)
 
     def _not_published(self, failure: Failure, taken: Sequence[tuple[Member, Entry]]) -> None:
         error = failure.value
@@ -196,7 +209,8 @@ class Hub:
             entries = [entry for _, entry in taken]
             log_outcome(self._chat, entries, "unknown" if unknown else "refused", int(self._now() * 1000))
         except OSError:  # said by the chat log itself
-            log.error("{count} messages in the chat log were not published", count=len(taken))
+            count = sum(len(entry.messages) for entry in entries)
+            log.error("{count} messages in the chat log were not published", count=count)
         self._tell_refused(taken, OUR_FAULT)
 
     def _tell_refused(self, taken: Sequence[tuple[Member, Entry]], closing: Closing) -> None:
@@ -218,39 +232,81 @@ class Hub:
                 member.bus_away()
 
     def deliver(self, batch: Batch) -> None:
-        """Fan a batch out: framed once, one write a member; whoever wrote in it gets it without its own."""
+        """Take a batch for the members of its room; they get it with the next fan-out."""
         room = self._rooms.get(batch.room)
-        if room is None or self._known(room, batch):
-            return
-        frames = [text_frame(bare(message).encode()) for message in batch.messages]
-        blob = b"".join(frames)
-        members = room.members
-        authors = {
-            each.session for each in batch.messages if each.session in members and not members[each.session].echo
-        }
-        for member in list(members.values()):
-            try:
-                if not batch.again and member.id not in authors:
-                    member.deliver(blob)
-                    continue
-                # What comes again is not for those who joined after it was said, nor for one that has just left.
-                since = room.since.get(member.id, sys.maxsize) if batch.again else 0
-                if share := self._share(member, frames, batch, since):
-                    member.deliver(share)
-            except Exception:  # noqa: BLE001 - one member's trouble is not the others'
-                log.failure("a batch was not delivered to {member}", member=member.id)
-                member.refused(OUR_FAULT)
+        if room is not None and not self._known(room, batch):
+            self._heard.append((room, batch))
+            self._heard_bytes += batch.size
+            if self._heard_bytes < self._config.batch_bytes:
+                self._fan_outs.ask()
+            else:  # or a blob could be larger than what may wait for a client
+                self.fan_out()
 
-    @staticmethod
-    def _share(member: Member, frames: list[bytes], batch: Batch, since: int) -> bytes:
-        """Join the frames of what was said since then, in milliseconds since 1970, and is not the member's own."""
-        return b"".join(
-            [
-                frame
-                for frame, message in zip(frames, batch.messages, strict=True)
-                if message.time >= since and (member.echo or message.session != member.id)
-            ]
-        )
+    def fan_out(self) -> None:
+        """Deliver at once what came from the bus."""
+        self._fan_outs.run()
+
+    def _fan_out(self) -> None:
+        if self._flushes.due:
+            self.flush()  # first, for the broker to have something to do meanwhile
+        heard, self._heard, self._heard_bytes = self._heard, [], 0
+        rooms: dict[_Room, list[Batch]] = {}  # one that was forgotten meanwhile has no members
+        for room, batch in heard:
+            rooms.setdefault(room, []).append(batch)
+        for room, batches in rooms.items():
+            messages: list[Message] = []
+            for batch in batches:
+                if not batch.again:
+                    messages += batch.messages
+                    continue
+                # What comes again is not for those who joined after it was said.
+                self._send(room, messages)
+                self._send_again(room, batch.messages)
+                messages = []
+            self._send(room, messages)
+
+    def _send(self, room: _Room, messages: Sequence[Message]) -> None:
+        """Write messages to every member: framed once a dress, one write a member, an author's own left out."""
+        if not messages:
+            return
+        if room.by_dress is None:
+            room.by_dress = {}
+            for name, member in room.members.items():
+                room.by_dress.setdefault(member.dress, {})[name] = member.deliver
+        own: dict[str, list[int]] = {}
+        for place, message in enumerate(messages):
+            if (author := room.members.get(message.session)) is not None and not author.echo:
+                own.setdefault(message.session, []).append(place)
+        count = len(messages)
+        for dress, delivers in room.by_dress.items():
+            frames = dress.frames(messages)
+            blob = b"".join(frames)
+            for name, deliver in delivers.items():
+                try:
+                    if name not in own:
+                        deliver(blob, count)
+                    elif count > len(own[name]):
+                        share = frames.copy()
+                        for place in reversed(own[name]):
+                            del share[place]
+                        deliver(b"".join(share), len(share))
+                except Exception:  # noqa: BLE001 - one member's trouble is not the others'
+                    log.failure("a batch was not delivered to {member}", member=name)
+                    if name in room.members:  # it may have left on the way
+                        room.members[name].refused(OUR_FAULT)
+
+    def _send_again(self, room: _Room, messages: Sequence[Message]) -> None:
+        """Write messages that were published once more to those who were there when they were said."""
+        for name, member in list(room.members.items()):
+            since = room.since.get(name)
+            share = [each for each in messages if since is not None and each.time >= since]
+            share = [each for each in share if member.echo or each.session != name]
+            try:
+                if share:
+                    member.deliver(b"".join(member.dress.frames(share)), len(share))
+            except Exception:  # noqa: BLE001 - as above
+                log.failure("a batch was not delivered to {member}", member=name)
+                member.refused(OUR_FAULT)
 
     def _known(self, room: _Room, batch: Batch) -> bool:
         """Whether this batch was here before: its publisher did not hear of its success and sent it again."""

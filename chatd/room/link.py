@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import hiredis
 import txredisapi
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionClosed
@@ -52,6 +53,11 @@ class _Alive:
 
 class Publisher(_Alive, txredisapi.RedisProtocol):
     """A connection that sends commands."""
+
+    def _build_command(self, *args: Any, **options: object) -> bytes:
+        """Put a command into bytes: txredisapi's own way took a tenth of what a message costs (1.6.0)."""
+        command: bytes = hiredis.pack_command(args)
+        return command
 
 
 class Subscriber(_Alive, txredisapi.SubscriberProtocol):

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Message, again, encode
 from chatd.room.link import LinkLost, ReplyError
+from chatd.wire.text import utf8_size
 
 log = Logger()
 
@@ -122,9 +123,10 @@ class Outboxes:
         """How much more may be in flight, in bytes."""
         return self._config.window_bytes - self._in_flight
 
-    def weight(self, message: Message) -> int:
-        """Give what a message takes of the window, in bytes."""
-        return len(message.text.encode()) + self._config.message_overhead_bytes
+    def weight(self, messages: Sequence[Message]) -> int:
+        """Give what messages take of the window, in bytes."""
+        texts = sum([utf8_size(each.text) for each in messages])
+        return texts + len(messages) * self._config.message_overhead_bytes
 
     def _weigh(self) -> None:
         window = self._config.window_bytes
@@ -139,7 +141,7 @@ class Outboxes:
         """Publish after all that was handed over before; fails with NotPublished."""
         if self._abandoned:
             return fail(NotPublished("the server stopped"))
-        part = _Part(messages, sum(map(self.weight, messages)), Deferred())
+        part = _Part(messages, self.weight(messages), Deferred())
         outbox = self._outboxes.get(room)
         if outbox is None:
             outbox = self._outboxes[room] = _Outbox(room)

@@ -1,13 +1,116 @@
-"""RFC 6455 frames, written whole: what a server sends is neither masked nor fragmented (sections 5.1, 5.2)."""
+"""RFC 6455 frames: the fast lane in, whole frames out; RFC 7692's compressed ones too.
 
-_TEXT = 0x81  # FIN and the opcode of a text frame
+The fast lane reads what nearly every client sends: whole text messages in one frame each. Whatever it does not
+know (fragments, control frames, 64-bit lengths, compression) and whatever is wrong stays in the buffer, for a
+parser that knows all of it. What goes out is neither masked nor fragmented (sections 5.1, 5.2).
+"""
+
+import zlib
+from codecs import utf_8_decode
+
+LONGEST = 65_535
+"""The longest payload, in bytes, that the fast lane reads: what a 16-bit length can say."""
+
+_TEXT, _BINARY = 0x81, 0x82  # FIN and the opcode
+_DEFLATED = 0x40  # RSV1
+_TAIL = b"\x00\x00\xff\xff"  # of what deflate flushes; left out on the wire
 
 
 def text_frame(payload: bytes) -> bytes:
     """Frame one text message; payload is its UTF-8."""
+    return _frame(_TEXT, payload)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """Frame one binary message."""
+    return _frame(_BINARY, payload)
+
+
+def deflated_text_frame(payload: bytes) -> bytes:
+    """Frame one text message for a client that has permessage-deflate: compressed by itself, where that helps.
+
+    Nothing before it is needed to read it (``server_no_context_takeover``; RFC 7692, sections 7.1.1.1 and 7.2.1).
+    """
+    return _deflated_frame(_TEXT, payload)
+
+
+def deflated_binary_frame(payload: bytes) -> bytes:
+    """Frame one binary message in the same way."""
+    return _deflated_frame(_BINARY, payload)
+
+
+def _deflated_frame(first: int, payload: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_TAIL)
+    return _frame(first | _DEFLATED, deflated) if len(deflated) < len(payload) else _frame(first, payload)
+
+
+def _frame(first: int, payload: bytes) -> bytes:
     size = len(payload)
     if size < 126:
-        return bytes((_TEXT, size)) + payload
+        return bytes((first, size)) + payload
     if size < 65536:
-        return bytes((_TEXT, 126)) + size.to_bytes(2) + payload
-    return bytes((_TEXT, 127)) + size.to_bytes(8) + payload
+        return bytes((first, 126)) + size.to_bytes(2) + payload
+    return bytes((first, 127)) + size.to_bytes(8) + payload
+
+
+def take_texts(data: bytes, most: int) -> tuple[list[str], int, bool]:
+    """Take the text messages with which data begins, each a whole frame of a client with at most most bytes.
+
+    Gives the messages; how many bytes of data they took; and whether the rest is such a frame of which more has to
+    come (or nothing at all). Where it is not, the rest begins with a frame for the other parser, which may be bad.
+    """
+    texts: list[str] = []
+    from_bytes, size, start = int.from_bytes, len(data), 0
+    while True:
+        body = start + 6
+        if body > size:
+            return texts, start, _may_become_text(data[start:], most)
+        length = data[start + 1] - 128
+        if data[start] != _TEXT or not 0 <= length < 127:
+            break
+        if length == 126:
+            body += 2
+            length = data[start + 2] << 8 | data[start + 3]
+            if length < 126:
+                break
+        if length > most:
+            break
+        end = body + length
+        if end > size:
+            return texts, start, _may_become_utf8(data[body - 4 : body], data[body:])
+        # As one large number: one XOR for the whole payload.
+        mask = from_bytes((data[body - 4 : body] * ((length >> 2) + 1))[:length])
+        payload = (from_bytes(data[body:end]) ^ mask).to_bytes(length)
+        try:
+            texts.append(payload.decode())  # rejects what RFC 3629 rejects
+        except UnicodeDecodeError:
+            break
+        start = end
+    return texts, start, False
+
+
+def _may_become_text(begin: bytes, most: int) -> bool:
+    """Whether the first bytes of a frame, less than its header, leave open that it is one for the fast lane."""
+    if begin[:1] not in (b"", b"\x81"):
+        return False
+    if len(begin) < 2:
+        return True
+    length = begin[1] - 128
+    if length < 126:
+        return 0 <= length <= most
+    if length > 126:
+        return False
+    least = int.from_bytes(begin[2:4].ljust(2, b"\0"))
+    return 126 <= least <= most if len(begin) >= 4 else max(126, least) <= most
+
+
+def _may_become_utf8(mask: bytes, begin: bytes) -> bool:
+    """Whether the first bytes of a payload, still masked, leave open that all of it is UTF-8: else it fails at once."""
+    key = (mask * ((len(begin) >> 2) + 1))[: len(begin)]
+    begin = (int.from_bytes(begin) ^ int.from_bytes(key)).to_bytes(len(begin))
+    try:
+        utf_8_decode(begin, "strict", False)
+    except UnicodeDecodeError:
+        return False
+    return not b"\xed\xa0" <= begin[-2:] <= b"\xed\xbf"  # half of a surrogate, of which the decoder waits for the rest

@@ -1,13 +1,15 @@
 """The head of an HTTP request: checked, parsed, and refused where it must be; the room that its target names.
 
-Only what the door needs to choose who takes the connection over; Autobahn and twisted.web then read the same
-bytes for themselves. What one of them would read differently than a proxy before us (RFC 9112, section 11.2)
-never reaches them.
+The opening handshake of a WebSocket is read and answered here. A plain HTTP request is only looked at, for the door
+to choose: twisted.web then reads the same bytes for itself. What it would read differently than a proxy before us
+(RFC 9112, section 11.2) never reaches it.
 """
 
 import re
 import unicodedata
+from base64 import b64encode
 from dataclasses import dataclass, field
+from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -16,10 +18,12 @@ import msgspec
 HEAD_END = b"\r\n\r\n"
 
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
-"""Bytes that no head may hold. Autobahn ends a header at \\x0b, \\x0c, \\x1c-\\x1e and \\x85, a proxy does not."""
+"""Bytes that no head may hold: some programs end a header at one of them, and others do not."""
 _BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.[01]")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/(1\.[01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
+_KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455, section 1.3
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 LOBBY = "lobby"
@@ -70,9 +74,19 @@ def too_late() -> Refused:
     return Refused(408, "bad_request", "the request did not come in time")
 
 
+def unavailable(message: str) -> Refused:
+    """Refuse for now."""
+    return Refused(503, "unavailable", message, (("Retry-After", "5"),))
+
+
 def full_house() -> Refused:
     """Refuse one connection too many."""
-    return Refused(503, "unavailable", "too many connections; try again later", (("Retry-After", "5"),))
+    return unavailable("too many connections; try again later")
+
+
+def internal(message: str) -> Refused:
+    """Refuse because of a fault of ours."""
+    return Refused(500, "internal", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +96,16 @@ class Head:
     method: str
     target: bytes
     headers: dict[str, str] = field(default_factory=dict)
+    version: str = "1.1"
 
     @property
     def upgrades(self) -> bool:
         """Whether it asks for a WebSocket (RFC 6455, section 4.2.1)."""
-        return "websocket" in [each.strip().lower() for each in self.headers.get("upgrade", "").split(",")]
+        return "websocket" in self.listed("upgrade")
+
+    def listed(self, name: str) -> list[str]:
+        """Give the values of a header that is a list, in lower case."""
+        return [each.strip() for each in self.headers.get(name, "").lower().split(",")]
 
 
 def read_head(data: bytes) -> Head:
@@ -104,7 +123,49 @@ def read_head(data: bytes) -> Head:
             raise bad_request("a header line that is none")
         name, value = header[1].decode("ascii").lower(), header[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return Head(request[1].decode("ascii"), request[2], headers)
+    return Head(request[1].decode("ascii"), request[2], headers, request[3].decode("ascii"))
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """A client's opening handshake, which may be answered with 101."""
+
+    key: str
+    extensions: str = ""
+    """Those it offers, as its header says."""
+
+
+def read_upgrade(head: Head) -> Upgrade:
+    """Check the opening handshake of a client (RFC 6455, section 4.2.1). Raises Refused: 400, 405, 426 or 505."""
+    headers = head.headers
+    if head.method != "GET":
+        raise Refused(405, "bad_request", "a WebSocket handshake is a GET", (("Allow", "GET"),))
+    if head.version != "1.1":
+        raise Refused(505, "bad_request", "a WebSocket handshake is HTTP/1.1")
+    if headers.get("host", ",").count(","):
+        raise bad_request("there must be one Host header")
+    if "upgrade" not in head.listed("connection"):
+        raise bad_request("Connection: Upgrade is missing")
+    if headers.get("sec-websocket-version") != "13":
+        wanted = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+        raise Refused(426, "bad_request", "Sec-WebSocket-Version must be 13", wanted)
+    key = headers.get("sec-websocket-key", "")
+    if not _KEY.fullmatch(key):
+        raise bad_request("Sec-WebSocket-Key must be 16 bytes in base64")
+    return Upgrade(key, headers.get("sec-websocket-extensions", ""))
+
+
+def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
+    """Give the answer that opens the WebSocket (RFC 6455, section 4.2.2), with the extensions that are taken up."""
+    proof = b64encode(sha1(upgrade.key.encode("ascii") + _GUID, usedforsecurity=False).digest())
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {proof.decode()}",
+        *([f"Sec-WebSocket-Extensions: {extensions}"] if extensions else ()),
+    ]
+    return "\r\n".join(lines).encode("ascii") + HEAD_END
 
 
 @dataclass(frozen=True, slots=True)

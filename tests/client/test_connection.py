@@ -9,21 +9,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
-from chatd.client.connection import Connection, ConnectionFactory
-from chatd.closing import OUR_FAULT, STOPPING
+from chatd.client.connection import Connection
+from chatd.client.factory import ConnectionFactory
+from chatd.client.outflow import Outflow
+from chatd.closing import OUR_FAULT, STOPPING, too_slow
 from chatd.config import Config
 from chatd.room.hub import Hub
 from chatd.wire.frames import text_frame
-from chatd.wire.handshake import read_target
+from chatd.wire.handshake import HEAD_END, Upgrade, read_head, read_target, read_upgrade
 from tests.fakes import FakeBus, FakeChatLog, FakeTransport
 from tests.frames import (
     ACCEPT,
     BINARY,
     CLOSE,
     CONTINUATION,
+    KEY,
     PING,
     PONG,
     TEXT,
@@ -35,7 +38,7 @@ from tests.frames import (
     heard,
 )
 
-CONFIG = Config(max_message=1000, backlog_bytes=300_000, fragments=20)
+CONFIG = Config(max_message=1000, max_backlog=300_000, fragments=20, flush_interval=0)
 KIB64 = b"x" * 65_536
 
 
@@ -47,7 +50,7 @@ class House:
         self.clock.advance(1000.7)
         self.bus = FakeBus()
         bus: Any = self.bus
-        self.hub = Hub(bus, FakeChatLog().log, config, lambda work: self.clock.callLater(0, work))
+        self.hub = Hub(bus, FakeChatLog().log, config, self.clock)
         self.factory = ConnectionFactory(self.clock, self.hub, config, "w")
 
     def client(self, target: str = "/", head: bytes | None = None) -> "Client":
@@ -57,6 +60,7 @@ class House:
         """End this turn of the reactor; give all that was ever published."""
         self.clock.advance(0)
         self.bus.pump()
+        self.clock.advance(0)
         return [each.text for _, messages in self.bus.published for each in messages]
 
 
@@ -65,10 +69,13 @@ class Client:
 
     def __init__(self, house: House, target: str, head: bytes | None) -> None:
         self.clock = house.clock
-        self.connection: Connection = house.factory.make(read_target(target.encode()), "192.0.2.7")
+        asked, end, rest = (head or handshake(target)).partition(HEAD_END)
+        upgrade = read_upgrade(read_head(asked + end))
+        self.connection: Connection = house.factory.make(upgrade, read_target(target.encode()), "192.0.2.7")
         self.transport = FakeTransport(house.clock, self.connection)
         self.connection.makeConnection(self.transport)
-        self.transport.receive(head or handshake(target))
+        if rest:
+            self.transport.receive(rest)
 
     def send(self, *data: bytes) -> None:
         for each in data:
@@ -202,43 +209,21 @@ class HandshakeTests(TestCase):
         assert json.loads(client.heard.body)["message"] == OUR_FAULT.reason
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
-    def refused(self, head: bytes) -> Heard:
-        client = self.house.client(head=head)
-        answer = client.heard
-        assert json.loads(answer.body)["error"] == "bad_request"
-        assert int(answer.headers["content-length"]) == len(answer.body)
-        assert client.gone == "ConnectionDone"
-        assert self.house.factory.connections == set()
-        return answer
+    def test_an_error_of_ours_right_after_the_answer_is_1011_and_no_second_answer(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops", handshake("/ops") + frame(b"a"))
+        client.connection.consumeData = lambda: 1 // 0  # type: ignore[method-assign, assignment]
+        self.house.bus.confirm("ops")
+        assert client.heard.status == 101
+        assert client.closed_with == 1011
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
-    def test_a_missing_key_is_400(self) -> None:
-        assert self.refused(handshake(Sec_WebSocket_Key="")).status == 400
-
-    def test_a_missing_host_is_400(self) -> None:
-        assert self.refused(handshake(Host="")).status == 400
-
-    def test_a_missing_connection_header_is_400(self) -> None:
-        assert self.refused(handshake(Connection="")).status == 400
-
-    def test_text_of_the_client_in_a_refusal_stays_in_its_json_string(self) -> None:
-        answer = self.refused(handshake(Sec_WebSocket_Key='"}\\ñ'))
-        assert answer.status == 400
-        assert "ñ".encode().decode("latin-1") in json.loads(answer.body)["message"]
-
-    def test_another_version_is_426_and_says_which(self) -> None:
-        answer = self.refused(handshake(Sec_WebSocket_Version="8"))
-        assert answer.status == 426
-        assert answer.headers["sec-websocket-version"] == "13"
-        assert answer.headers["upgrade"] == "websocket"
-
-    def test_no_version_is_426(self) -> None:
-        assert self.refused(handshake(Sec_WebSocket_Version="")).status == 426
-
-    def test_another_method_is_405(self) -> None:
-        assert self.refused(handshake().replace(b"GET", b"POST", 1)).status == 405
-
-    def test_http_1_0_is_505(self) -> None:
-        assert self.refused(handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1)).status == 505
+    def test_a_wait_for_a_room_that_came_in_time_is_over(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        self.house.bus.confirm("ops")
+        self.house.clock.advance(CONFIG.join_seconds * 2)
+        assert (client.heard.status, client.gone) == (101, "")
 
 
 class MessageTests(TestCase):
@@ -356,7 +341,6 @@ class MessageTests(TestCase):
     def test_a_fault_of_the_client_is_not_for_our_log(self) -> None:
         with capturedLogs() as events:
             self.client.send(frame(b"ab\xff"))
-            self.house.client(head=handshake(Sec_WebSocket_Key=""))
             self.house.clock.advance(CONFIG.close_seconds)
         assert events == []
 
@@ -390,7 +374,7 @@ class CloseTests(TestCase):
 
     def test_a_client_that_closes_and_does_not_read_is_aborted(self) -> None:
         self.client.transport.client_reads = False
-        self.client.connection.deliver(text_frame(b"x" * 60_000))
+        self.client.connection.deliver(text_frame(b"x" * 60_000), 1)
         self.client.send(close_frame(1000))
         self.house.clock.advance(CONFIG.close_seconds - 0.1)
         assert self.client.gone == ""
@@ -408,7 +392,7 @@ class CloseTests(TestCase):
     def test_a_client_that_answers_our_close_is_gone_at_once(self) -> None:
         self.client.connection.close(STOPPING)
         self.client.send(close_frame(1001))
-        assert self.client.gone
+        assert self.client.gone == "ConnectionDone"
 
     def test_the_reason_is_told(self) -> None:
         self.client.connection.close(STOPPING)
@@ -422,7 +406,7 @@ class CloseTests(TestCase):
 
     def test_nothing_is_delivered_after_a_close(self) -> None:
         self.client.connection.close(STOPPING)
-        self.client.connection.deliver(text_frame(b"hello"))
+        self.client.connection.deliver(text_frame(b"hello"), 1)
         assert self.client.heard.texts == []
 
     def test_what_comes_after_our_close_is_not_published(self) -> None:
@@ -436,12 +420,39 @@ class CloseTests(TestCase):
         self.client.send(close_frame(1001))
         assert self.client.gone
 
-    def test_a_paused_client_that_broke_the_protocol_can_answer_the_close(self) -> None:
+    def test_a_paused_client_that_broke_the_protocol_is_closed_in_order(self) -> None:
         self.house.bus.away = "it is gone"
         self.client.send(frame(b"held") + frame(b"unmasked", mask=b""))
         assert self.client.closed_with == 1002
-        self.client.send(close_frame(1002))
-        assert self.client.gone == "ConnectionAborted"  # at once: both sides have said Close
+        assert self.client.transport.producerState == "producing"
+        assert self.client.gone == "ConnectionDone"
+
+    def test_a_close_frame_is_answered_with_its_code(self) -> None:
+        self.client.send(close_frame(4321, b"enough"))
+        assert self.client.heard.frames == [(CLOSE, (4321).to_bytes(2))]
+        assert self.client.gone == "ConnectionDone"
+
+    def test_a_close_frame_that_says_nothing_is_answered_with_one(self) -> None:
+        self.client.send(frame(b"", CLOSE))
+        assert self.client.heard.frames == [(CLOSE, b"")]
+        assert self.client.gone == "ConnectionDone"
+
+    def test_a_bad_close_code_is_1002_and_no_reset(self) -> None:
+        self.client.send(close_frame(1005))
+        assert self.client.closed_with == 1002
+        assert self.client.gone == "ConnectionDone"
+
+    def test_a_bad_answer_to_our_close_ends_in_order_too(self) -> None:
+        self.client.connection.close(STOPPING)
+        self.client.send(close_frame(1001, b"\xff"))
+        assert [opcode for opcode, _ in self.client.heard.frames] == [CLOSE]
+        assert self.client.gone == "ConnectionDone"
+
+    def test_what_comes_after_the_end_is_not_kept(self) -> None:
+        self.client.transport.client_reads = False
+        self.client.send(frame(b"unmasked", mask=b""))
+        self.client.connection.dataReceived(KIB64)
+        assert self.client.connection.data == b""
 
     def test_closing_while_joining_refuses_the_handshake(self) -> None:
         self.house.bus.confirm_at_once = False
@@ -538,10 +549,57 @@ class PingTests(TestCase):
         self.advance(CONFIG.pong_seconds)
         assert self.client.gone == ""
 
-    def test_a_pong_of_something_else_is_no_answer(self) -> None:
+    def test_a_pong_of_anything_is_a_sign_of_life(self) -> None:
         self.advance(CONFIG.ping_seconds)
         self.client.send(frame(b"made up", PONG))
         self.advance(CONFIG.pong_seconds)
+        assert self.client.gone == ""
+
+    def test_a_fragment_of_a_message_is_a_sign_of_life(self) -> None:
+        self.advance(CONFIG.ping_seconds)
+        self.client.send(frame(b"to be", fin=False))
+        self.advance(CONFIG.pong_seconds)
+        assert self.client.gone == ""
+
+    def test_an_answer_at_once_is_one_however_late_it_is_looked_for(self) -> None:
+        self.house.clock.advance(CONFIG.timer_seconds * 0.34)  # between two ticks of the wheel
+        client = self.house.client()
+        self.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
+        client.send(frame(b"", PONG))
+        self.advance(*[CONFIG.timer_seconds] * int(CONFIG.pong_seconds * 12))
+        assert client.gone == ""
+
+    def test_one_that_talks_is_not_pinged(self) -> None:
+        for _ in range(10):
+            self.advance(CONFIG.ping_seconds * 0.9)
+            self.client.send(frame(b"hello"))
+        assert self.pings() == []
+        self.advance(CONFIG.ping_seconds - 1, 1.1)
+        assert len(self.pings()) == 1
+
+    def test_one_that_answers_late_is_asked_again_only_when_it_has_been_silent(self) -> None:
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds - 1)
+        self.client.send(frame(b"", PONG))
+        self.advance(1.1, CONFIG.ping_seconds - 2)
+        assert len(self.pings()) == 1
+        self.advance(1.1)
+        assert len(self.pings()) == 2
+
+    def test_one_that_says_nothing_new_but_answered_once_is_dropped_the_next_time(self) -> None:
+        self.advance(CONFIG.ping_seconds)
+        self.client.send(frame(b"", PONG))
+        self.advance(CONFIG.pong_seconds, CONFIG.ping_seconds, CONFIG.pong_seconds + CONFIG.timer_seconds)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_that_does_not_answer_but_reads_on_is_not_dropped(self) -> None:
+        unread = 500_000
+        self.patch(Outflow, "waiting", property(lambda _: unread))
+        self.advance(CONFIG.ping_seconds)
+        for _ in range(5):
+            unread -= 1
+            self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
+            assert self.client.gone == ""
+        self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:
@@ -576,21 +634,133 @@ class BackPressureTests(TestCase):
         self.house = House()
         self.client = self.house.client()
 
-    def deliver(self, blobs: Iterable[bytes]) -> None:
+    def deliver(self, blobs: Iterable[bytes], client: "Client | None" = None) -> None:
         for blob in blobs:
-            self.client.connection.deliver(blob)
+            (client or self.client).connection.deliver(blob, 1)
 
-    def test_a_client_that_does_not_read_is_closed_at_the_bound(self) -> None:
+    def fall_behind(self, client: "Client | None" = None) -> int:
+        """Let a client stop reading and fall behind; give how many of 50 messages it missed."""
+        client = client or self.client
+        client.transport.client_reads = False
+        self.deliver([text_frame(KIB64)] * 50, client)
+        return 50 - len(client.heard.texts)
+
+    def test_a_client_that_does_not_read_is_sent_no_more_than_the_bound(self) -> None:
         self.client.transport.client_reads = False
-        self.deliver([text_frame(KIB64)] * 5)
-        assert self.client.closed_with == 0
-        self.deliver([text_frame(KIB64)] * 50)
-        assert self.client.closed_with == 1013
-        assert len(self.client.transport.value()) < CONFIG.backlog_bytes + 2 * 65_536
-        self.house.clock.advance(CONFIG.close_seconds)
+        self.deliver([text_frame(KIB64)] * 4)
+        assert len(self.client.heard.texts) == 4
+        self.fall_behind()
+        assert len(self.client.transport.value()) < CONFIG.max_backlog + 65_536
+        assert (self.client.closed_with, self.client.gone) == (0, "")
+
+    def test_once_it_has_read_it_is_told_what_it_missed(self) -> None:
+        missed = self.fall_behind()
+        self.client.transport.catch_up()
+        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
+        assert f" {missed} " in too_slow(missed).reason
+        assert len(self.client.heard.texts) + missed == 50
+
+    def test_it_gets_nothing_after_what_it_missed(self) -> None:
+        self.fall_behind()
+        self.client.transport.catch_up()
+        said = self.client.transport.value()
+        self.deliver([text_frame(b"later")])
+        assert self.client.transport.value() == said
+
+    def test_once_it_is_told_and_answers_it_is_gone(self) -> None:
+        self.fall_behind()
+        self.client.transport.catch_up()
+        self.client.send(close_frame(1013))
+        assert self.client.gone
+        assert self.house.factory.connections == set()
+
+    def test_what_is_said_to_it_has_the_rest_of_its_time_to_be_read(self) -> None:
+        self.fall_behind()
+        self.house.clock.advance(CONFIG.pong_seconds)
+        self.client.transport.catch_up()  # into the kernel's buffers, which hold seconds of a slow line
+        self.house.clock.pump([1.0] * int(CONFIG.catch_up_seconds - CONFIG.pong_seconds - 1))
+        assert self.client.gone == ""
+        self.client.send(close_frame(1013))
+        assert self.client.gone
+
+    def alive_for(self, seconds: float) -> None:
+        """Let the client talk for a while, though it does not read."""
+        for _ in range(int(seconds)):
+            self.client.send(frame(b"", PONG))
+            self.house.clock.advance(1)
+
+    def test_one_that_does_not_catch_up_in_time_is_dropped(self) -> None:
+        self.fall_behind()
+        self.alive_for(CONFIG.catch_up_seconds - 1)
+        assert self.client.gone == ""
+        self.alive_for(2)
         assert self.client.gone == "ConnectionAborted"
 
-    def test_one_that_catches_up_is_not_closed(self) -> None:
+    def test_one_that_was_told_and_does_not_answer_is_dropped(self) -> None:
+        self.fall_behind()
+        self.client.transport.catch_up()
+        self.alive_for(CONFIG.catch_up_seconds + 1)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_that_is_silent_too_is_dropped_as_any_silent_one(self) -> None:
+        self.fall_behind()
+        self.house.clock.pump([CONFIG.ping_seconds, CONFIG.pong_seconds + 0.2])
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_that_is_closed_for_another_reason_is_told_what_it_missed_all_the_same(self) -> None:
+        missed = self.fall_behind()
+        self.client.connection.close(STOPPING)
+        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
+
+    def test_one_that_is_lost_while_it_is_behind_leaves_no_timer_behind(self) -> None:
+        self.fall_behind()
+        self.client.transport.vanish()
+        self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        assert self.house.clock.getDelayedCalls() == []
+
+    def test_many_that_did_not_keep_up_are_one_line_in_the_log(self) -> None:
+        others = [self.house.client() for _ in range(3)]
+        with capturedLogs() as events:
+            missed = sum(self.fall_behind(client) for client in others)
+            for client in others:
+                client.transport.catch_up()
+                client.send(close_frame(1013))
+                assert client.gone
+            assert events == []
+            self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        assert [formatEvent(event) for event in events] == [
+            f"slow readers that were closed: 3; messages they missed: {missed}"
+        ]
+        assert events[0]["log_level"] == LogLevel.warn
+
+    def test_those_that_come_later_are_a_line_of_their_own(self) -> None:
+        other = self.house.client()
+        with capturedLogs() as events:
+            for client in (self.client, other):
+                self.fall_behind(client)
+                client.transport.vanish()
+                self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        assert [event["clients"] for event in events] == [1, 1]
+
+    def test_those_that_are_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
+        missed = self.fall_behind()
+        logged: list[int] = []
+        with capturedLogs() as events:
+            closed = self.house.factory.close_all(STOPPING)
+            closed.addCallback(lambda _: logged.extend(event["messages"] for event in events))
+            self.client.transport.vanish()
+        assert logged == [missed]
+        self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        assert len(events) == 1
+
+    def test_one_that_keeps_up_is_in_no_log(self) -> None:
+        with capturedLogs() as events:
+            self.deliver([text_frame(b"hello")] * 10)
+            self.client.transport.vanish()
+            self.house.clock.advance(10)
+        assert events == []
+
+    def test_one_that_catches_up_in_time_misses_nothing(self) -> None:
         for _ in range(10):
             self.client.transport.client_reads = False
             self.deliver([text_frame(KIB64)] * 4)
@@ -598,14 +768,25 @@ class BackPressureTests(TestCase):
         assert self.client.closed_with == 0
         assert len(self.client.heard.texts) == 40
 
+    def test_what_was_read_in_time_does_not_count_later(self) -> None:
+        self.deliver([text_frame(b"x" * 60_000)] * 20)  # below the mark of the transport, which so says nothing
+        self.client.transport.client_reads = False
+        self.deliver([text_frame(KIB64)] * 3)
+        self.client.transport.catch_up()
+        assert (self.client.closed_with, len(self.client.heard.texts)) == (0, 23)
+
     def test_others_do_not_wait_for_it(self) -> None:
         self.client.transport.client_reads = False
         sender, reader = self.house.client(), self.house.client()
-        for _ in range(400):
-            sender.send(frame(b"x" * 1000))
+        for number in range(400):
+            sender.send(frame(b"%03d" % number + b"x" * 997))
             self.house.said()
-        assert len(reader.heard.texts) == 400
-        assert self.client.closed_with == 1013
+        expected = [f"{number:03d}" + "x" * 997 for number in range(400)]
+        assert reader.heard.texts == expected
+        heard = self.client.heard.texts
+        assert heard == expected[: len(heard)]
+        self.client.transport.catch_up()
+        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(400 - len(heard)).reason.encode())
 
     def test_pings_of_a_client_that_does_not_read_are_not_answered(self) -> None:
         self.client.transport.client_reads = False
@@ -661,7 +842,7 @@ class FactoryTests(TestCase):
         assert large.said() == ["x" * 500]
 
     def test_an_address_is_the_sessions(self) -> None:
-        connection = House().factory.make(read_target(b"/ops?echo=1"), "198.51.100.4")
+        connection = House().factory.make(Upgrade(KEY), read_target(b"/ops?echo=1"), "198.51.100.4")
         assert connection.session.address == "198.51.100.4"
         assert connection.session.echo
 

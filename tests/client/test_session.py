@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, LOG_AWAY, OUR_FAULT, TOO_LARGE
+from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE
 from chatd.config import Config
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
@@ -17,7 +17,7 @@ from chatd.wire.frames import text_frame
 from chatd.wire.handshake import Place
 from tests.fakes import FakeBus, FakeChatLog, FakeLine
 
-CONFIG = Config(max_message=16, bus_patience=10)
+CONFIG = Config(max_message=16, bus_patience=10, flush_interval=0)
 
 
 class House:
@@ -28,7 +28,7 @@ class House:
         self.bus = FakeBus()
         self.chat_log = FakeChatLog()
         bus: Any = self.bus
-        self.hub = Hub(bus, self.chat_log.log, CONFIG, lambda work: self.clock.callLater(0, work))
+        self.hub = Hub(bus, self.chat_log.log, CONFIG, self.clock)
 
     def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
         line = FakeLine()
@@ -42,6 +42,7 @@ class House:
         before = len(self.bus.published)
         self.clock.advance(0)
         self.bus.pump()
+        self.clock.advance(0)
         return [(room, each.text) for room, messages in self.bus.published[before:] for each in messages]
 
     def bus_goes(self, why: str = "it is gone") -> None:
@@ -61,10 +62,10 @@ def house() -> House:
 # What it says
 
 
-@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_one_line_end_is_dropped(house: House, end: bytes) -> None:
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_one_line_end_is_dropped(house: House, end: str) -> None:
     session, _ = house.session()
-    session.received(b"a" + end)
+    session.received(["a" + end])
     assert house.turn() == [("lobby", "a")]
 
 
@@ -73,7 +74,7 @@ def test_one_line_end_is_dropped(house: House, end: bytes) -> None:
 )
 def test_anything_else_stays_as_it_is(house: House, text: str) -> None:
     session, _ = house.session()
-    session.received(text.encode() + b"\r\n")
+    session.received([text + "\r\n"])
     assert house.turn() == [("lobby", text)]
 
 
@@ -81,38 +82,71 @@ def test_anything_else_stays_as_it_is(house: House, text: str) -> None:
 def test_any_line_is_published_unchanged(text: str) -> None:
     house = House()
     session, _ = house.session()
-    session.received(text.encode() + b"\n")
+    session.received([text + "\n"])
     line = text.removesuffix("\r")
     assert house.turn() == ([("lobby", line)] if line else [])
 
 
-@pytest.mark.parametrize("payload", [b"", b"\n", b"\r\n"])
-def test_an_empty_line_is_ignored(house: House, payload: bytes) -> None:
+@pytest.mark.parametrize("text", ["", "\n", "\r\n"])
+def test_an_empty_line_is_ignored(house: House, text: str) -> None:
     session, line = house.session()
-    session.received(payload)
+    session.received([text])
     assert house.turn() == []
     assert line.events == []
 
 
-@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
-def test_a_message_of_the_longest_size_is_taken(house: House, end: bytes) -> None:
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_message_of_the_longest_size_is_taken(house: House, end: str) -> None:
     session, _ = house.session()
-    session.received(b"x" * 16 + end)
+    session.received(["x" * 16 + end])
     assert house.turn() == [("lobby", "x" * 16)]
 
 
-@pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_message_over_the_size_closes_and_reaches_nobody(house: House, end: bytes) -> None:
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_message_over_the_size_closes_and_reaches_nobody(house: House, end: str) -> None:
     session, line = house.session()
-    session.received(b"x" * 17 + end)
+    session.received(["x" * 17 + end])
     assert line.events == [TOO_LARGE]
     assert house.turn() == []
 
 
 def test_the_size_is_counted_in_bytes(house: House) -> None:
     session, line = house.session()
-    session.received("€€€€€€".encode())
+    session.received(["€€€€€€"])
     assert line.events == [TOO_LARGE]
+
+
+def test_the_longest_size_of_characters_of_several_bytes_is_taken(house: House) -> None:
+    session, line = house.session()
+    session.received(["€€€€€x", "ÅÅÅÅÅÅÅÅ\r\n"])
+    assert (house.turn(), line.events) == ([("lobby", "€€€€€x"), ("lobby", "ÅÅÅÅÅÅÅÅ")], [])
+
+
+def test_the_messages_of_one_read_are_published_together_in_their_order(house: House) -> None:
+    session, _ = house.session()
+    session.received(["a", "\n", "b\r\n", "", "c"])
+    assert house.turn() == [("lobby", "a"), ("lobby", "b"), ("lobby", "c")]
+    assert len(house.bus.published) == len(house.chat_log.entries) == 1
+
+
+def test_one_too_large_in_a_read_lets_those_before_it_through_and_none_behind_it(house: House) -> None:
+    session, line = house.session()
+    session.received(["a", "b\n", "x" * 17, "c"])
+    assert house.turn() == [("lobby", "a"), ("lobby", "b")]
+    assert line.events == [TOO_LARGE]
+
+
+def test_a_read_of_nothing_changes_nothing(house: House) -> None:
+    session, line = house.session()
+    session.received([])
+    assert (house.turn(), line.events) == ([], [])
+
+
+def test_binary_is_not_taken(house: House) -> None:
+    session, line = house.session()
+    assert not session.takes_binary
+    session.received_binary(b"hello")
+    assert (house.turn(), line.events) == ([], [NOT_TEXT])
 
 
 # What it hears
@@ -121,7 +155,7 @@ def test_the_size_is_counted_in_bytes(house: House) -> None:
 def test_others_hear_it_and_it_does_not_hear_itself(house: House) -> None:
     session, line = house.session("s1")
     _, other = house.session("s2")
-    session.received(b"hello\n")
+    session.received(["hello\n"])
     house.turn()
     assert other.blobs == [text_frame(b"hello")]
     assert line.blobs == []
@@ -129,7 +163,7 @@ def test_others_hear_it_and_it_does_not_hear_itself(house: House) -> None:
 
 def test_it_hears_itself_where_it_asked_to(house: House) -> None:
     session, line = house.session(echo=True)
-    session.received(b"hello\n")
+    session.received(["hello\n"])
     house.turn()
     assert line.blobs == [text_frame(b"hello")]
 
@@ -137,7 +171,7 @@ def test_it_hears_itself_where_it_asked_to(house: House) -> None:
 def test_it_hears_nothing_of_another_room(house: House) -> None:
     session, _ = house.session("s1", "ops")
     _, other = house.session("s2", "lobby")
-    session.received(b"hello")
+    session.received(["hello"])
     assert house.turn() == [("ops", "hello")]
     assert other.blobs == []
 
@@ -155,7 +189,7 @@ def test_it_hears_nothing_once_it_is_gone(house: House) -> None:
     session, line = house.session("s1")
     other, _ = house.session("s2")
     session.gone()
-    other.received(b"hello")
+    other.received(["hello"])
     house.turn()
     assert line.blobs == []
 
@@ -168,7 +202,7 @@ def test_the_last_one_gone_leaves_no_subscription(house: House) -> None:
 
 def test_what_it_said_before_it_left_is_published(house: House) -> None:
     session, _ = house.session()
-    session.received(b"bye")
+    session.received(["bye"])
     session.gone()
     assert house.turn() == [("lobby", "bye")]
 
@@ -179,7 +213,7 @@ def test_what_it_said_before_it_left_is_published(house: House) -> None:
 def test_it_is_closed_where_the_chat_log_cannot_be_written(house: House) -> None:
     house.chat_log.full = True
     session, line = house.session()
-    session.received(b"hello")
+    session.received(["hello"])
     assert house.turn() == []
     assert line.events == [LOG_AWAY]
 
@@ -187,7 +221,7 @@ def test_it_is_closed_where_the_chat_log_cannot_be_written(house: House) -> None
 def test_it_is_closed_where_its_message_was_refused(house: House) -> None:
     house.bus.refuse = NotPublished("ERR no")
     session, line = house.session()
-    session.received(b"hello")
+    session.received(["hello"])
     house.turn()
     assert line.events == [OUR_FAULT]
 
@@ -195,7 +229,7 @@ def test_it_is_closed_where_its_message_was_refused(house: House) -> None:
 def test_a_full_window_only_pauses_reading(house: House) -> None:
     house.bus.full = True
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(100)
     assert line.events == ["pause"]
     house.bus_comes_back()
@@ -206,19 +240,29 @@ def test_a_full_window_only_pauses_reading(house: House) -> None:
 def test_what_was_read_before_reading_stopped_is_kept_in_order(house: House) -> None:
     house.bus.full = True
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.bus.full = False  # not told yet: what follows must not overtake
-    session.received(b"b")
+    session.received(["b"])
     assert house.turn() == []
     house.bus_comes_back()
     assert house.turn() == [("lobby", "a"), ("lobby", "b")]
     assert line.events == ["pause", "resume"]
 
 
+def test_a_read_that_cannot_be_published_is_kept_whole(house: House) -> None:
+    house.bus.full = True
+    session, line = house.session()
+    session.received(["a", "b"])
+    session.received(["c", "d"])
+    assert line.events == ["pause"]
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", text) for text in "abcd"]
+
+
 def test_an_away_bus_closes_it_after_its_patience_and_not_before(house: House) -> None:
     house.bus_goes()
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(9.9)
     assert line.events == ["pause"]
     house.clock.advance(0.1)
@@ -228,7 +272,7 @@ def test_an_away_bus_closes_it_after_its_patience_and_not_before(house: House) -
 def test_what_an_away_bus_did_not_take_is_not_published_later(house: House) -> None:
     house.bus_goes()
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(10)
     house.bus_comes_back()
     assert house.turn() == []
@@ -245,7 +289,7 @@ def test_a_silent_client_stays_while_the_bus_is_away(house: House) -> None:
 def test_patience_begins_when_a_full_window_turns_into_an_outage(house: House) -> None:
     house.bus.full = True
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(60)
     house.bus_goes()
     house.clock.advance(9.9)
@@ -259,7 +303,7 @@ def test_patience_begins_when_a_full_window_turns_into_an_outage(house: House) -
 def test_a_bus_that_is_back_in_time_takes_what_was_held(house: House) -> None:
     house.bus_goes()
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(9.9)
     house.bus_comes_back()
     assert house.turn() == [("lobby", "a")]
@@ -270,12 +314,12 @@ def test_a_bus_that_is_back_in_time_takes_what_was_held(house: House) -> None:
 def test_a_second_outage_has_a_patience_of_its_own(house: House) -> None:
     house.bus_goes()
     session, line = house.session()
-    session.received(b"a")
+    session.received(["a"])
     house.clock.advance(9)
     house.bus_comes_back()
     house.turn()
     house.bus_goes()
-    session.received(b"b")
+    session.received(["b"])
     house.clock.advance(9.9)
     assert BUS_AWAY not in line.events
     house.clock.advance(0.1)
@@ -285,7 +329,7 @@ def test_a_second_outage_has_a_patience_of_its_own(house: House) -> None:
 def test_what_a_client_that_left_said_is_published_when_the_bus_is_back(house: House) -> None:
     house.bus_goes()
     session, line = house.session()
-    session.received(b"last words")
+    session.received(["last words"])
     session.gone()
     house.bus_comes_back()
     assert house.turn() == [("lobby", "last words")]
@@ -295,8 +339,8 @@ def test_what_a_client_that_left_said_is_published_when_the_bus_is_back(house: H
 def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(house: House) -> None:
     house.bus_goes()
     session, _ = house.session()
-    session.received(b"a")
-    session.received(b"b")
+    session.received(["a"])
+    session.received(["b"])
     session.gone()
     with capturedLogs() as events:
         house.clock.advance(10)
@@ -306,7 +350,7 @@ def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(house: Hous
 def test_a_session_leaves_no_timer_behind(house: House) -> None:
     house.bus_goes()
     session, _ = house.session()
-    session.received(b"a")
+    session.received(["a"])
     session.gone()
     house.clock.advance(10)
     assert house.clock.getDelayedCalls() == []

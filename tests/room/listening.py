@@ -131,3 +131,9 @@ class BusTestCase(TestCase):
         if not self.said():
             reactor.callLater(0.01, ears.look)
         return bool(self.said())
+
+    def away_or_look(self, bus: Bus, ears: Ears, why: str) -> bool:
+        """Whether the bus is away for a reason; looked at again until it is."""
+        if why not in bus.away:
+            reactor.callLater(0.01, ears.look)
+        return why in bus.away

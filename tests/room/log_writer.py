@@ -25,7 +25,7 @@ def main(path: str, name: str, batches: int, size: int) -> None:
     batch = 0
     while batch < batches if batches else not told:
         texts = [f"{name} {batch} {number} {'x' * size}" for number in range(MESSAGES)]
-        log_entries(chat, [Entry("ops", "192.0.2.1", Message(name, 0, name, text)) for text in texts])
+        log_entries(chat, [Entry("ops", "192.0.2.1", [Message(name, 0, name, text)]) for text in texts])
         if batch == 0:
             print("writing", flush=True)
         if batch % 10 == 0:

@@ -62,6 +62,20 @@ class Contract:
         await ears.until(lambda: len(ears.texts()) == 200)
         assert (ears.texts(), ears.offsets()) == (texts, list(range(1, 201)))
 
+    async def test_rooms_that_are_published_in_one_turn_are_all_heard_each_in_its_order(self) -> None:
+        bus, ears = await self.make_bus()
+        rooms = [f"r{number}" for number in range(20)]
+        for room in rooms:
+            await bus.subscribe(room)
+        published = [bus.publish(room, messages(f"{room} {turn}", "more")) for turn in range(3) for room in rooms]
+        positions = await gatherResults(published)
+        self.deliver(bus)
+        await ears.until(lambda: sum(len(ears.texts(room)) for room in rooms) == 120)
+        for room in rooms:
+            assert ears.texts(room) == [f"{room} 0", "more", f"{room} 1", "more", f"{room} 2", "more"]
+            assert ears.offsets(room) == [1, 2, 3, 4, 5, 6]
+        assert [each.first for each in positions] == [1] * 20 + [3] * 20 + [5] * 20
+
     async def test_a_room_that_was_not_subscribed_is_not_heard(self) -> None:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
@@ -95,7 +109,7 @@ class Contract:
     async def test_a_bus_that_is_well_is_open_and_not_away(self) -> None:
         bus, _ = await self.make_bus()
         assert (bus.open, bus.away) == (True, "")
-        assert bus.space >= bus.weight(*messages("hello")) > 0
+        assert bus.space >= bus.weight(messages("hello")) > 0
 
     async def test_a_probe_comes_back(self) -> None:
         bus, _ = await self.make_bus()

@@ -200,8 +200,7 @@ class TestOutages(BusTestCase):
         self.server.start()
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
         bus, ears = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
-        await ears.until(lambda: self.said_or_look(ears))
-        assert "NOPERM" in bus.away
+        await ears.until(lambda: self.away_or_look(bus, ears, "NOPERM"))
         await deferLater(reactor, 8 * FAST["bus_tick_seconds"])
         assert "NOPERM" in bus.away
 
@@ -230,8 +229,7 @@ class TestOutages(BusTestCase):
     async def test_a_password_that_is_missing_is_why_it_is_away_until_it_is_not_asked_for(self) -> None:
         self.server.start("--requirepass", "secret")
         bus, ears = self.make(self.url)
-        await ears.until(lambda: self.said_or_look(ears))
-        assert bus.away.startswith("NOAUTH")
+        await ears.until(lambda: self.away_or_look(bus, ears, "NOAUTH"))
         with Client(self.server.path) as client:
             client.ask("AUTH", "secret")
             client.ask("CONFIG", "SET", "requirepass", "")
@@ -273,5 +271,4 @@ class TestTls(BusTestCase):
         listening = await port.listen(Factory.forProtocol(Protocol))
         self.addCleanup(listening.stopListening)
         bus, ears = self.make(f"rediss://localhost:{listening.getHost().port}")
-        await ears.until(lambda: self.said_or_look(ears))
-        assert "certificate verify failed" in bus.away
+        await ears.until(lambda: self.away_or_look(bus, ears, "certificate verify failed"))

@@ -21,8 +21,8 @@ from chatd.room.chatlog import (
     escape,
     log_entries,
     log_outcome,
-    message_line,
-    outcome_line,
+    message_lines,
+    outcome_lines,
     timestamp,
     unescape,
 )
@@ -43,7 +43,7 @@ TIME = 1_795_379_625_123  # 2026-11-22T20:33:45.123Z
 
 
 def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> Entry:
-    return Entry(room, "192.0.2.1", Message(id, TIME, "s", text))
+    return Entry(room, "192.0.2.1", [Message(id, TIME, "s", text)])
 
 
 def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
@@ -143,7 +143,7 @@ def test_every_forbidden_character_comes_out_escaped_and_can_be_read_back() -> N
 
 @given(ANY_TEXT)
 def test_any_text_is_one_line_of_utf_8(text: str) -> None:
-    encoded = message_line(entry(text)).encode()
+    encoded = message_lines(entry(text)).encode()
     decoded = encoded.decode()
     assert decoded.splitlines(keepends=True) == [decoded]
     assert unescape(decoded[:-1].split(" ", 4)[4]) == text
@@ -177,7 +177,21 @@ def test_reading_back_takes_any_text(text: str) -> None:
 
 
 def test_a_message_is_time_room_who_id_and_text() -> None:
-    assert message_line(entry("the text")) == "2026-11-22T20:33:45.123Z ops -@192.0.2.1 s.1 the text\n"
+    assert message_lines(entry("the text")) == "2026-11-22T20:33:45.123Z ops -@192.0.2.1 s.1 the text\n"
+
+
+def test_what_one_author_said_at_a_time_is_a_line_each() -> None:
+    said = [Message("s.1", TIME, "s", "one"), Message("s.2", TIME + 1000, "s", "two\nlines")]
+    both = Entry("ops", "192.0.2.1", said)
+    second = line(r"two\nlines", "s.2").replace("45.123Z", "46.123Z")
+    assert message_lines(both) == line("one") + second
+    assert outcome_lines(both, "unknown", TIME).splitlines() == [
+        f"2026-11-22T20:33:45.123Z ops ! {each.id} unknown" for each in said
+    ]
+
+
+def test_an_entry_without_messages_has_no_line() -> None:
+    assert message_lines(Entry("ops", "192.0.2.1", [])) == ""
 
 
 def test_a_line_007_stays_text(file: File) -> None:
@@ -186,11 +200,11 @@ def test_a_line_007_stays_text(file: File) -> None:
 
 
 def test_a_room_is_escaped_like_text() -> None:
-    assert message_line(entry(room="a\u202eb")) == line(room=r"a\u202eb")
+    assert message_lines(entry(room="a\u202eb")) == line(room=r"a\u202eb")
 
 
 def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
-    assert outcome_line(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
+    assert outcome_lines(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +218,11 @@ def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
 )
 def test_time_is_rfc_3339_in_utc_with_milliseconds(milliseconds: int, written: str) -> None:
     assert timestamp(milliseconds) == written
+
+
+def test_a_time_that_comes_again_is_written_as_before() -> None:
+    times = [TIME + number for number in (0, 1, 2, 3, 4, 5, 0, 1)]  # more than are kept
+    assert [timestamp(each)[-5:-1] for each in times] == [f".{123 + number}" for number in (0, 1, 2, 3, 4, 5, 0, 1)]
 
 
 def test_user_text_is_no_format(file: File) -> None:
@@ -236,6 +255,21 @@ def test_a_batch_is_one_write(file: File, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(os, "write", counted)
     file.write("one", "two", "three")
+    assert sizes == [len(file.text)]
+
+
+def test_entries_of_many_messages_are_one_write_too(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = os.write
+
+    def counted(descriptor: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    said = [Message(f"s.{number}", TIME, "s", f"{number}") for number in range(100)]
+    log_entries(file.chat, [Entry("ops", "192.0.2.1", said[:60]), Entry("ops", "192.0.2.1", said[60:])])
+    assert file.text == "".join(line(f"{number}", f"s.{number}") for number in range(100))
     assert sizes == [len(file.text)]
 
 
@@ -493,7 +527,7 @@ def test_a_lock_that_stays_held_is_waited_for_only_once(tmp_path: Path, monkeypa
 
 
 def test_the_address_cannot_move_a_terminal(file: File) -> None:
-    log_entries(file.chat, [Entry("ops", "1\x1b[2J", entry().message)])
+    log_entries(file.chat, [Entry("ops", "1\x1b[2J", entry().messages)])
     assert " -@1\\x1b[2J s.1 hello\n" in file.text
 
 

@@ -1,96 +1,22 @@
 """The hub, on a bus in memory: who hears what, in which order, and who is told what went wrong."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, Logger
-from zope.interface import implementer
 
 from chatd.closing import LOG_AWAY, OUR_FAULT
 from chatd.config import Config
 from chatd.message import Batch, Message
 from chatd.room.chatlog import Entry
-from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished, Position
-from chatd.wire.frames import text_frame
 from tests.fakes import Events, FakeBus, FakeMember
-
-NOW = 1_795_379_625.123
-
-
-@implementer(ILogObserver)
-class Chat:
-    """A chat log in memory, that can be broken; it notes what was on the bus when it was written."""
-
-    def __init__(self, bus: FakeBus) -> None:
-        self._bus = bus
-        self.broken = False
-        self.takes_outcomes = True
-        self.events: list[dict[str, Any]] = []
-        self.published_before: list[int] = []
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        if self.broken or ("outcome" in event and not self.takes_outcomes):
-            raise OSError("the disk is full")
-        self.events.append(event)
-        self.published_before.append(len(self._bus.published))
-
-    @property
-    def batches(self) -> list[list[str]]:
-        """The texts of each event."""
-        return [[entry.message.text for entry in event["entries"]] for event in self.events]
-
-
-@dataclass
-class House:
-    """A hub with all that it stands on."""
-
-    bus: FakeBus
-    chat: Chat
-    hub: Hub
-    turn: list[Callable[[], None]] = field(default_factory=list)
-
-    def end_turn(self) -> None:
-        """Run what was put off to the end of the turn."""
-        works = self.turn[:]
-        self.turn.clear()
-        for work in works:
-            work()
-
-    def go_round(self) -> None:
-        """End the turn, and let the bus deliver what that published."""
-        self.end_turn()
-        self.bus.pump()
-
-    def member(self, name: str, room: str = "ops", *, echo: bool = False) -> FakeMember:
-        """Give a member that has joined."""
-        member = FakeMember(name, echo=echo)
-        self.hub.join(room, member)
-        return member
-
-    def hear(self, *texts: str, number: int, room: str = "ops", publisher: str = "w") -> None:
-        """Let a batch of another worker come from the bus."""
-        messages = tuple(Message(f"elsewhere.{text}", 0, "elsewhere", text) for text in texts)
-        self.hub.deliver(Batch(room, "e", 1, publisher, number, messages))
-
-
-def make_house(config: Config, bus: FakeBus) -> House:
-    chat = Chat(bus)
-    turn: list[Callable[[], None]] = []
-    hub = Hub(bus, Logger(observer=chat), config, turn.append, lambda: NOW)  # type: ignore[arg-type]
-    return House(bus, chat, hub, turn)
+from tests.room.house import NOW, TURNS, House, batch, frames, make_house
 
 
 @pytest.fixture
 def house() -> House:
-    return make_house(Config(), FakeBus())
-
-
-def frames(*texts: str) -> bytes:
-    return b"".join(text_frame(text.encode()) for text in texts)
+    return make_house(TURNS, FakeBus())
 
 
 # Who hears what
@@ -98,21 +24,21 @@ def frames(*texts: str) -> bytes:
 
 def test_a_message_reaches_all_others_in_the_room(house: House) -> None:
     ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve")
-    house.hub.publish("ops", ann, "hello")
+    house.hub.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs, eve.blobs) == ([], [frames("hello")], [frames("hello")])
 
 
 def test_nothing_is_delivered_around_the_bus(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, "hello")
+    house.hub.publish("ops", ann, ["hello"])
     house.end_turn()
     assert bob.blobs == []
 
 
 def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
     ann, bob = house.member("ann", echo=True), house.member("bob")
-    house.hub.publish("ops", ann, "hello")
+    house.hub.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs) == ([frames("hello")], [frames("hello")])
 
@@ -120,7 +46,7 @@ def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
 @pytest.mark.parametrize("text", ["007", "1_000", "1.50", "👋 Å", "a\nb", "\x1b[2J\0", " "])
 def test_text_goes_out_as_it_came_in(house: House, text: str) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, text)
+    house.hub.publish("ops", ann, [text])
     house.go_round()
     assert bob.blobs == [frames(text)]
 
@@ -129,6 +55,7 @@ def test_a_batch_is_one_blob(house: House) -> None:
     bob = house.member("bob")
     house.hear("one", "two", "three", number=1)
     assert bob.blobs == [frames("one", "two", "three")]
+    assert bob.count == 3
 
 
 def test_all_get_the_same_blob_object(house: House) -> None:
@@ -140,9 +67,10 @@ def test_all_get_the_same_blob_object(house: House) -> None:
 def test_of_a_mixed_batch_an_author_hears_the_others_in_order(house: House) -> None:
     ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve", echo=True)
     for author, text in ((ann, "a1"), (bob, "b1"), (eve, "e1"), (ann, "a2")):
-        house.hub.publish("ops", author, text)
+        house.hub.publish("ops", author, [text])
     house.go_round()
     assert ann.blobs == [frames("b1", "e1")]
+    assert (ann.count, bob.count, eve.count) == (2, 3, 4)
     assert bob.blobs == [frames("a1", "e1", "a2")]
     assert eve.blobs == [frames("a1", "b1", "e1", "a2")]
 
@@ -150,8 +78,8 @@ def test_of_a_mixed_batch_an_author_hears_the_others_in_order(house: House) -> N
 def test_two_rooms_do_not_mix(house: House) -> None:
     ann, bob = house.member("ann", "ops"), house.member("bob", "ops")
     eve, dan = house.member("eve", "dev"), house.member("dan", "dev")
-    house.hub.publish("ops", ann, "for ops")
-    house.hub.publish("dev", eve, "for dev")
+    house.hub.publish("ops", ann, ["for ops"])
+    house.hub.publish("dev", eve, ["for dev"])
     house.go_round()
     assert [each.blobs for each in (ann, bob, eve, dan)] == [[], [frames("for ops")], [], [frames("for dev")]]
 
@@ -164,7 +92,7 @@ def test_a_batch_of_a_room_without_members_is_dropped(house: House) -> None:
 
 def test_one_failing_member_does_not_stop_the_others(house: House, events: Events) -> None:
     class Failing(FakeMember):
-        def deliver(self, blob: bytes) -> None:
+        def deliver(self, blob: bytes, count: int) -> None:
             raise RuntimeError("no")
 
     bad = Failing("bad")
@@ -178,13 +106,38 @@ def test_one_failing_member_does_not_stop_the_others(house: House, events: Event
 
 def test_a_member_may_leave_while_a_batch_is_delivered(house: House) -> None:
     class Leaving(FakeMember):
-        def deliver(self, blob: bytes) -> None:
+        def deliver(self, blob: bytes, count: int) -> None:
             house.hub.leave("ops", self)
 
     house.hub.join("ops", Leaving("shy"))
     bob = house.member("bob")
     house.hear("one", number=1)
     assert bob.blobs == [frames("one")]
+
+
+def test_one_that_leaves_and_then_fails_does_not_stop_the_others(house: House, events: Events) -> None:
+    class Leaving(FakeMember):
+        def deliver(self, blob: bytes, count: int) -> None:
+            house.hub.leave("ops", self)
+            raise RuntimeError("no")
+
+    house.hub.join("ops", Leaving("shy"))
+    bob = house.member("bob")
+    house.hear("one", number=1)
+    assert bob.blobs == [frames("one")]
+    assert events.said == [("critical", "a batch was not delivered to shy")]
+
+
+def test_several_messages_of_one_author_at_a_time_are_one_entry_and_numbered_in_their_order(house: House) -> None:
+    ann, bob = house.member("ann"), house.member("bob")
+    house.hub.publish("ops", ann, ["one", "two", "three"])
+    house.hub.publish("ops", bob, ["four"])
+    house.go_round()
+    assert house.chat.batches == [["one", "two", "three", "four"]]
+    assert [len(entry.messages) for entry in house.chat.events[0]["entries"]] == [3, 1]
+    [(_, messages)] = house.bus.published
+    assert [each.id for each in messages] == ["ann.1", "ann.2", "ann.3", "bob.4"]
+    assert (ann.blobs, bob.blobs) == ([frames("four")], [frames("one", "two", "three")])
 
 
 # Batches that come again
@@ -205,7 +158,9 @@ def test_what_is_published_again_is_only_for_those_who_were_there(house: House) 
     said = [("before", joined - 1, "w"), ("his own", joined, "bob"), ("missed", joined, "w")]
     messages = tuple(Message(f"w.{text}", time, session, text) for text, time, session in said)
     house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
+    house.end_turn()
     assert bob.blobs == [frames("missed")]
+    assert bob.count == 1
 
 
 def test_what_is_published_again_and_was_heard_is_known(house: House) -> None:
@@ -213,6 +168,7 @@ def test_what_is_published_again_and_was_heard_is_known(house: House) -> None:
     messages = (Message("w.1", int(NOW * 1000), "w", "once"),)
     house.hub.deliver(Batch("ops", "e", 1, "w", 1, messages))
     house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
+    house.end_turn()
     assert bob.blobs == [frames("once")]
 
 
@@ -231,7 +187,7 @@ def test_rooms_count_apart(house: House) -> None:
 
 
 def test_of_too_many_publishers_the_one_longest_silent_is_forgotten() -> None:
-    house = make_house(Config(publishers_known=2), FakeBus())
+    house = make_house(Config(flush_interval=0, publishers_known=2), FakeBus())
     bob = house.member("bob")
     house.hear("one", number=1, publisher="w1")
     house.hear("two", number=1, publisher="w2")
@@ -314,6 +270,17 @@ def test_an_empty_room_is_unsubscribed_and_forgotten(house: House) -> None:
     assert (ann.blobs, bob.blobs) == ([], [])
 
 
+def test_what_came_for_a_room_that_was_forgotten_meanwhile_is_not_for_those_who_made_it_anew(house: House) -> None:
+    ann = house.member("ann")
+    house.hub.deliver(batch("for ann", number=1))
+    house.hub.leave("ops", ann)
+    bob = house.member("bob")
+    house.end_turn()
+    assert (ann.blobs, bob.blobs) == ([], [])
+    house.hear("hello", number=2)
+    assert bob.blobs == [frames("hello")]
+
+
 def test_a_forgotten_room_can_be_joined_again(house: House) -> None:
     ann = house.member("ann")
     house.hub.leave("ops", ann)
@@ -331,7 +298,7 @@ def test_leaving_a_room_nobody_is_in_does_nothing(house: House) -> None:
 
 
 def test_a_message_is_logged_before_it_is_published(house: House) -> None:
-    house.hub.publish("ops", house.member("ann"), "hello")
+    house.hub.publish("ops", house.member("ann"), ["hello"])
     house.end_turn()
     assert house.chat.batches == [["hello"]]
     assert house.chat.published_before == [0]
@@ -340,20 +307,20 @@ def test_a_message_is_logged_before_it_is_published(house: House) -> None:
 
 def test_a_message_has_room_address_author_time_and_an_id_of_its_own(house: House) -> None:
     ann = house.member("ann")
-    house.hub.publish("ops", ann, "one")
-    house.hub.publish("ops", ann, "two")
+    house.hub.publish("ops", ann, ["one"])
+    house.hub.publish("ops", ann, ["two"])
     house.end_turn()
     first, second = house.chat.events[0]["entries"]
-    assert first == Entry("ops", "192.0.2.1", Message("ann.1", 1_795_379_625_123, "ann", "one"))
-    assert first.message.id != second.message.id
-    assert house.bus.published == [("ops", [first.message, second.message])]
+    assert first == Entry("ops", "192.0.2.1", [Message("ann.1", 1_795_379_625_123, "ann", "one")])
+    assert first.messages[0].id != second.messages[0].id
+    assert house.bus.published == [("ops", [*first.messages, *second.messages])]
 
 
 def test_a_turn_is_one_write_to_the_log_and_one_batch_a_room(house: House) -> None:
     ann, eve = house.member("ann", "ops"), house.member("eve", "dev")
     for member, room, text in ((ann, "ops", "1"), (eve, "dev", "2"), (ann, "ops", "3")):
-        house.hub.publish(room, member, text)
-    assert len(house.turn) == 1
+        house.hub.publish(room, member, [text])
+    assert len(house.clock.getDelayedCalls()) == 1
     house.end_turn()
     assert house.chat.batches == [["1", "2", "3"]]
     published = [(room, [message.text for message in messages]) for room, messages in house.bus.published]
@@ -363,7 +330,7 @@ def test_a_turn_is_one_write_to_the_log_and_one_batch_a_room(house: House) -> No
 def test_each_turn_is_flushed(house: House) -> None:
     ann = house.member("ann")
     for text in ("one", "two"):
-        house.hub.publish("ops", ann, text)
+        house.hub.publish("ops", ann, [text])
         house.end_turn()
     assert house.chat.batches == [["one"], ["two"]]
 
@@ -376,9 +343,9 @@ def test_an_idle_flush_neither_logs_nor_publishes(house: House) -> None:
 def test_what_cannot_be_logged_is_refused_and_not_published(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
     house.chat.broken = True
-    house.hub.publish("ops", ann, "one")
-    house.hub.publish("ops", ann, "two")
-    house.hub.publish("ops", bob, "three")
+    house.hub.publish("ops", ann, ["one"])
+    house.hub.publish("ops", ann, ["two"])
+    house.hub.publish("ops", bob, ["three"])
     house.go_round()
     assert house.bus.published == []
     assert (ann.events, bob.events) == ([LOG_AWAY], [LOG_AWAY])
@@ -388,10 +355,10 @@ def test_what_cannot_be_logged_is_refused_and_not_published(house: House) -> Non
 def test_the_next_turn_is_taken_when_the_log_is_back(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
     house.chat.broken = True
-    house.hub.publish("ops", ann, "lost")
+    house.hub.publish("ops", ann, ["lost"])
     house.end_turn()
     house.chat.broken = False
-    house.hub.publish("ops", ann, "kept")
+    house.hub.publish("ops", ann, ["kept"])
     house.go_round()
     assert bob.blobs == [frames("kept")]
 
@@ -405,8 +372,8 @@ def test_what_was_not_published_gets_a_second_line_and_is_refused(
 ) -> None:
     ann = house.member("ann")
     house.bus.refuse = refusal
-    house.hub.publish("ops", ann, "one")
-    house.hub.publish("ops", ann, "two")
+    house.hub.publish("ops", ann, ["one"])
+    house.hub.publish("ops", ann, ["two"])
     house.end_turn()
     taken, second = house.chat.events
     assert second["outcome"] == outcome
@@ -421,10 +388,10 @@ def test_only_the_room_that_was_not_published_is_refused() -> None:
             self.refuse = NotPublished("no") if room == "dev" else None
             return super().publish(room, messages)
 
-    house = make_house(Config(), Choosy())
+    house = make_house(TURNS, Choosy())
     ann, eve = house.member("ann", "ops"), house.member("eve", "dev")
-    house.hub.publish("ops", ann, "one")
-    house.hub.publish("dev", eve, "two")
+    house.hub.publish("ops", ann, ["one"])
+    house.hub.publish("dev", eve, ["two"])
     house.end_turn()
     assert (ann.events, eve.events) == ([], [OUR_FAULT])
     assert house.chat.batches == [["one", "two"], ["two"]]
@@ -434,7 +401,7 @@ def test_a_second_line_that_cannot_be_logged_is_said_and_the_author_told(house: 
     ann = house.member("ann")
     house.bus.refuse = NotPublished("no")
     house.chat.takes_outcomes = False
-    house.hub.publish("ops", ann, "one")
+    house.hub.publish("ops", ann, ["one"])
     house.end_turn()
     assert ann.events == [OUR_FAULT]
     assert events.said == [("error", "1 messages in the chat log were not published")]
@@ -454,23 +421,28 @@ def test_the_hub_is_open_while_the_bus_is(house: House) -> None:
 def test_one_turn_takes_no_more_than_the_window_has_room_for(house: House) -> None:
     ann = house.member("ann")
     house.bus.space = 10
-    house.hub.publish("ops", ann, "12345")
+    house.hub.publish("ops", ann, ["12345"])
     assert house.hub.open
-    house.hub.publish("ops", ann, "67890")
+    house.hub.publish("ops", ann, ["67890"])
     assert not house.hub.open
     house.end_turn()
     assert house.hub.open
 
 
-def test_a_member_that_waits_for_a_full_turn_carries_on_in_the_next(house: House) -> None:
+def test_a_member_that_waits_for_a_full_turn_carries_on_once_that_is_published(house: House) -> None:
+    published: list[int] = []
+
+    class Waiting(FakeMember):
+        def carry_on(self) -> None:
+            published.append(len(house.bus.published))
+
     ann = house.member("ann")
     house.bus.space = 1
-    house.hub.publish("ops", ann, "12345")
-    house.hub.wait(ann)
+    house.hub.publish("ops", ann, ["12345"])
+    house.hub.wait(Waiting("bob"))
+    assert published == []
     house.end_turn()
-    assert ann.events == []
-    house.end_turn()
-    assert ann.events == ["carry on"]
+    assert published == [1]
 
 
 def test_those_who_wait_carry_on_in_order_when_the_window_opens(house: House) -> None:
@@ -566,7 +538,7 @@ def test_one_that_another_made_stop_waiting_does_not_carry_on(house: House) -> N
 
 def test_a_hub_on_hold_takes_no_more_but_publishes_what_it_has(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, "last")
+    house.hub.publish("ops", ann, ["last"])
     house.hub.hold()
     house.hub.wait(ann)
     house.hub.bus_changed()

@@ -165,6 +165,39 @@ def test_rooms_do_not_wait_for_each_other(office: Office) -> None:
     assert office.wire.batches == [("a", 1, ["one"]), ("b", 2, ["two"])]
 
 
+def test_the_rooms_of_one_turn_are_all_sent_before_any_answer(office: Office) -> None:
+    published = [office.publish(f"{number}", f"{number}'", room=f"r{number}") for number in range(50)]
+    assert office.wire.batches == [(f"r{number}", number + 1, [f"{number}", f"{number}'"]) for number in range(50)]
+    assert [outcome(each) for each in published] == [None] * 50
+    office.wire.answer(*[[b"e", number + 1] for number in range(50)])
+    assert [outcome(each) for each in published] == [Position("e", number + 1) for number in range(50)]
+
+
+def test_an_answer_to_one_room_sends_that_room_only_on(office: Office) -> None:
+    for room in "abc":
+        office.publish("one", room=room)
+        office.publish("two", room=room)
+    office.wire.answer([b"e", 1])
+    assert [(room, texts) for room, _, texts in office.wire.batches[3:]] == [("a", ["two"])]
+
+
+def test_rooms_whose_answers_were_lost_are_all_sent_again_before_any_answer(office: Office) -> None:
+    published = [office.publish(room, room=room) for room in "abc"]
+    first = office.wire
+    office.lose()
+    office.connect()
+    assert office.wire.batches == first.batches
+    office.wire.answer([b"e", 1], [b"e", 1], [b"e", 1])
+    assert [outcome(each) for each in published] == [Position("e", 1)] * 3
+
+
+def test_a_refusal_of_one_room_is_not_that_of_another_on_the_wire(office: Office, events: Events) -> None:
+    failed, fine = office.publish("one", room="a"), office.publish("two", room="b")
+    office.wire.answer(ReplyError("WRONGTYPE not a hash"), [b"e", 1])
+    assert isinstance(outcome(failed), NotPublished)
+    assert outcome(fine) == Position("e", 1)
+
+
 def test_what_comes_while_not_live_waits_and_goes_out_as_one_batch_a_room() -> None:
     office = Office(Config())
     office.publish("one")
@@ -376,7 +409,13 @@ SMALL = Config(window_bytes=100, message_overhead_bytes=10)
 
 
 def test_a_message_weighs_its_utf_8_and_an_overhead() -> None:
-    assert Office(SMALL).boxes.weight(message("aÅ👋")) == 10 + 1 + 2 + 4
+    assert Office(SMALL).boxes.weight([message("aÅ👋")]) == 10 + 1 + 2 + 4
+
+
+def test_messages_weigh_what_each_of_them_does() -> None:
+    boxes = Office(SMALL).boxes
+    assert boxes.weight([]) == 0
+    assert boxes.weight([message("a"), message("Å"), message("")]) == 11 + 12 + 10
 
 
 def test_the_space_is_what_is_left_of_the_window() -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from chatd.closing import TOO_SLOW
 from tests.system.daemon import Daemon
 from tests.waiting import until
 
@@ -238,18 +237,6 @@ def test_a_client_that_closes_and_reads_no_more_does_not_keep_its_descriptor(dae
                 talker.send("x" * 16384)
             raw.sendall(frame(CLOSE, (1000).to_bytes(2)))
             until(lambda: connections() <= before, "the descriptor to be closed", seconds=10)
-
-
-def test_a_client_that_does_not_read_is_closed_and_the_others_notice_nothing(daemon: Daemon) -> None:
-    with daemon.connect("deaf") as talker, daemon.connect("deaf") as other, websocket(daemon, "deaf") as deaf:
-        for number in range(1000):  # 16 MB, more than the kernel and chatd keep for one that does not read
-            talker.send(f"{number:04d}" + "x" * 16380)
-            assert str(other.recv(20))[:4] == f"{number:04d}"
-        heard = b""
-        with suppress(ConnectionResetError):
-            while chunk := deaf.recv(1 << 20):
-                heard += chunk
-        assert heard.endswith((1013).to_bytes(2) + TOO_SLOW.reason.encode()) or len(heard) < 16_000_000
 
 
 def test_the_server_says_little_of_all_this(daemon: Daemon) -> None:

@@ -77,6 +77,7 @@ def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Pat
                 listener.wait_for("after")
                 talker.send("to the new one")
                 assert back.recv(20) == "to the new one"
+                listener.wait_for("to the new one")
             assert listener.heard == ["before", "meanwhile", "after", "to the new one"]
         assert daemon.texts() == ["before", "meanwhile", "after", "to the new one"]
 

@@ -1,6 +1,8 @@
 import json
 import time
 import unicodedata
+from base64 import b64encode
+from hashlib import sha1
 from urllib.parse import quote, quote_from_bytes
 
 import pytest
@@ -13,14 +15,20 @@ from chatd.wire.handshake import (
     Head,
     Place,
     Refused,
+    Upgrade,
+    accept,
     bad_request,
     full_house,
     head_too_large,
+    internal,
     read_head,
     read_target,
+    read_upgrade,
     room_name,
     too_late,
+    unavailable,
 )
+from tests.frames import ACCEPT, KEY, handshake
 
 FORBIDDEN = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0x85]
 
@@ -41,6 +49,12 @@ def refused_target(target: bytes | str) -> Refused:
     return caught.value
 
 
+def refused_upgrade(data: bytes) -> Refused:
+    with pytest.raises(Refused) as caught:
+        read_upgrade(read_head(data))
+    return caught.value
+
+
 def room_at(target: str) -> str:
     return read_target(target.encode()).room
 
@@ -50,7 +64,7 @@ def room_at(target: str) -> str:
 
 def test_a_head_is_read_into_method_target_and_headers() -> None:
     data = b"POST /ops?echo=1 HTTP/1.0\r\nHost: example.org:3000\r\nX-Empty:\r\n\r\n"
-    assert read_head(data) == Head("POST", b"/ops?echo=1", {"host": "example.org:3000", "x-empty": ""})
+    assert read_head(data) == Head("POST", b"/ops?echo=1", {"host": "example.org:3000", "x-empty": ""}, "1.0")
 
 
 def test_a_head_may_hold_no_headers() -> None:
@@ -194,6 +208,105 @@ def test_an_upgrade_to_websocket_is_seen(lines: tuple[bytes, ...]) -> None:
 )
 def test_what_is_no_upgrade_to_websocket_is_none(line: bytes) -> None:
     assert not read_head(head(line)).upgrades
+
+
+# Handshakes
+
+
+def test_a_handshake_is_its_key() -> None:
+    assert read_upgrade(read_head(handshake())) == Upgrade(KEY)
+
+
+def test_a_handshake_is_answered_as_rfc_6455_shows_it() -> None:
+    assert accept(Upgrade(KEY)) == (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + ACCEPT.encode() + b"\r\n\r\n"
+    )
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_any_16_bytes_are_a_key_and_its_proof_is_that_of_the_rfc(nonce: bytes) -> None:
+    key = b64encode(nonce).decode()
+    proof = b64encode(sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", usedforsecurity=False).digest())
+    assert accept(read_upgrade(read_head(handshake(Sec_WebSocket_Key=key)))).splitlines()[3].split(b" ")[1] == proof
+
+
+def test_what_extensions_are_offered_is_kept() -> None:
+    offer = "permessage-deflate; client_max_window_bits, x-other"
+    assert read_upgrade(read_head(handshake(Sec_WebSocket_Extensions=offer))) == Upgrade(KEY, offer)
+
+
+@pytest.mark.parametrize("connection", ["upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade,TE", "\tUpgrade "])
+def test_a_connection_header_may_list_other_things_too(connection: str) -> None:
+    assert read_upgrade(read_head(handshake(Connection=connection))).key == KEY
+
+
+@pytest.mark.parametrize("connection", ["", "keep-alive", "upgraded", "Up grade"])
+def test_a_connection_that_is_not_upgraded_is_400(connection: str) -> None:
+    refused = refused_upgrade(handshake(Connection=connection))
+    assert (refused.status, refused.code) == (400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "x",
+        KEY[:-1],
+        KEY + "=",
+        KEY[:-3] + "h==",
+        KEY.replace("==", "AA"),
+        f"{KEY},{KEY}",
+        "dGhlIHNhbXBsZSBub25jZ_==",
+    ],
+)
+def test_a_key_that_is_not_16_bytes_in_base64_is_400(key: str) -> None:
+    refused = refused_upgrade(handshake(Sec_WebSocket_Key=key))
+    assert (refused.status, refused.code) == (400, "bad_request")
+
+
+def test_a_key_of_the_client_is_never_repeated() -> None:
+    assert "secret" not in refused_upgrade(handshake(Sec_WebSocket_Key="secret")).message
+
+
+@pytest.mark.parametrize("host", ["", "a,b"])
+def test_a_handshake_needs_one_host(host: str) -> None:
+    assert refused_upgrade(handshake(Host=host)).status == 400
+
+
+def test_two_hosts_are_400() -> None:
+    assert refused_upgrade(handshake().replace(b"\r\n\r\n", b"\r\nHost: other\r\n\r\n")).status == 400
+
+
+@pytest.mark.parametrize("version", ["", "8", "14", "013", "13, 8", "x"])
+def test_another_version_is_426_and_told_which_would_do(version: str) -> None:
+    refused = refused_upgrade(handshake(Sec_WebSocket_Version=version))
+    assert refused.status == 426
+    assert dict(refused.headers) == {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+
+
+@pytest.mark.parametrize("method", [b"POST", b"HEAD", b"get"])
+def test_another_method_is_405(method: bytes) -> None:
+    refused = refused_upgrade(handshake().replace(b"GET", method, 1))
+    assert (refused.status, dict(refused.headers)) == (405, {"Allow": "GET"})
+
+
+def test_a_handshake_in_http_1_0_is_505() -> None:
+    assert refused_upgrade(handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1)).status == 505
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["Host", "Connection", "Sec_WebSocket_Key"]),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+        max_size=3,
+    )
+)
+def test_any_handshake_is_read_or_refused(headers: dict[str, str]) -> None:
+    try:
+        assert accept(read_upgrade(read_head(handshake(**headers)))).startswith(b"HTTP/1.1 101 ")
+    except Refused as refused:
+        assert refused.response().startswith(b"HTTP/1.1 400 ")
 
 
 # Targets
@@ -373,6 +486,8 @@ def test_any_target_is_read_or_refused(path: bytes) -> None:
         (refused_target("/a/b"), b"HTTP/1.1 404 Not Found"),
         (too_late(), b"HTTP/1.1 408 Request Timeout"),
         (head_too_large(8192), b"HTTP/1.1 431 Request Header Fields Too Large"),
+        (internal("our fault"), b"HTTP/1.1 500 Internal Server Error"),
+        (unavailable("the bus"), b"HTTP/1.1 503 Service Unavailable"),
         (full_house(), b"HTTP/1.1 503 Service Unavailable"),
     ],
 )

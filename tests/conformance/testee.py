@@ -1,0 +1,121 @@
+"""An echo behind chatd's real door and connections, for a conformance suite to be pointed at.
+
+``python -m tests.conformance.testee PORT [--compress]`` listens on 127.0.0.1 (port 0: any that is free), says where on
+its standard output, and sends every message back as it came: text or binary, empty ones too, up to 16 MiB. It ends at
+SIGTERM, and at the end of its standard input where that is a pipe.
+"""
+
+import argparse
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.python.failure import Failure
+
+from chatd.client.connection import Connection
+from chatd.client.factory import ConnectionFactory
+from chatd.client.session import Session
+from chatd.closing import TOO_LARGE
+from chatd.config import Config
+from chatd.door import DoorFactory
+from chatd.web.site import Site
+from chatd.wire.frames import binary_frame, deflated_binary_frame, deflated_text_frame, text_frame
+from chatd.wire.handshake import Place
+from chatd.wire.text import BARE
+from tests.fakes import FakeBus
+
+LIMIT = 16 * 1024 * 1024
+CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT)
+
+
+class Echo(Session):
+    """A session that sends every message back, to its sender alone."""
+
+    takes_binary = True
+
+    def __init__(self, connection: Connection, id: str, most: int) -> None:
+        self.id = id
+        self._line = connection
+        self._most = most
+        self.dress = BARE
+
+    def join(self) -> "Deferred[None]":
+        return succeed(None)
+
+    def received(self, texts: Sequence[str]) -> None:
+        self._send(deflated_text_frame if self._compresses else text_frame, [text.encode() for text in texts])
+
+    def received_binary(self, payload: bytes) -> None:
+        self._send(deflated_binary_frame if self._compresses else binary_frame, [payload])
+
+    def gone(self) -> None:
+        """Leave nothing behind: there is no room."""
+
+    @property
+    def _compresses(self) -> bool:
+        return self.dress is BARE.deflated
+
+    def _send(self, frame: Callable[[bytes], bytes], payloads: Sequence[bytes]) -> None:
+        """Send messages back, up to the first that is too large."""
+        fit = next((place for place, each in enumerate(payloads) if len(each) > self._most), len(payloads))
+        if fit:
+            self._line.deliver(b"".join(map(frame, payloads[:fit])), fit)
+        if fit < len(payloads):
+            self._line.close(TOO_LARGE)
+
+
+class EchoFactory(ConnectionFactory):
+    """Makes connections with an echo in place of the room."""
+
+    def __init__(self, reactor: Any, config: Config) -> None:
+        nowhere: Any = None
+        super().__init__(reactor, nowhere, config, "testee")
+
+    def new_session(self, connection: Connection, id: str, place: Place, address: str) -> Session:
+        return Echo(connection, id, self.config.max_message)
+
+
+def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
+    """Listen on 127.0.0.1; give the port, which knows its number, and the factory, which knows the connections."""
+    factory, bus = EchoFactory(reactor, config), FakeBus()
+    door = DoorFactory(reactor, factory, Site(reactor, bus, config), config, config.max_connections)  # type: ignore[arg-type]
+    listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
+    return listening, factory
+
+
+class _End(Protocol):
+    """Standard input, of which only its end matters."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:  # noqa: N802 - Twisted's name
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def main() -> None:
+    """Listen until told to end."""
+    parser = argparse.ArgumentParser(prog="testee", description="Echo every WebSocket message, for conformance suites.")
+    parser.add_argument("port", type=int, help="where to listen on 127.0.0.1; 0: any port")
+    parser.add_argument("--compress", action="store_true", help="agree to permessage-deflate")
+    given = parser.parse_args()
+    from twisted.internet import reactor as real_reactor
+
+    reactor: Any = real_reactor
+    listening, _ = listen(reactor, given.port, replace(CONFIG, compress=given.compress))
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        StandardIO(_End(reactor), reactor=reactor)
+    address: Any = listening.getHost()
+    print(f"listening on {address.host}:{address.port}", flush=True)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
