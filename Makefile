@@ -6,13 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint types clean
+NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
+  .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
+
+.PHONY: run test bench lint types clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
 
 test: lint types
 	$(BIN)/python -m pytest $(TESTS)
+
+# make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
+bench: $(VENV)/bench.stamp build/load build/seed.stamp
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -40,6 +47,29 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@$(PIP) --editable '.[test]'
 	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
 	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
+	@$(NEED_CC)
+	@touch $@
+
+# The load generator, and the Node peer with what it is built from; both are used by the tests or the benchmark only.
+build/load: benchmarks/load.c
+	@mkdir -p $(@D)
+	@$(CC) -std=c11 -O2 -Wall -Wextra -Werror -o $@ $< -lm
+
+build/seed.stamp: $(wildcard benchmarks/peers/seed/*)
+	@mkdir -p build/seed
+	@cp benchmarks/peers/seed/* build/seed/
+	@cd build/seed && npm ci --omit=dev --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(VENV)/bench.stamp: $(VENV)/run.stamp
+	@echo "installing what the benchmarks need, once"
+	@$(PIP) --editable '.[bench]'
+	@$(NEED_CC)
+	@.ci/need node nodejs "the Node peer cannot run"
+	@.ci/need npm npm "the Node peer cannot be installed"
+	@.ci/need nginx nginx "Nchan is not measured" || true
+	@.ci/need /usr/lib/nginx/modules/ngx_nchan_module.so libnginx-mod-nchan "Nchan is not measured" || true
+	@.ci/need $(BIN)/python:socketify libuv1 "uWebSockets is not measured" || true
 	@touch $@
 
 clean:

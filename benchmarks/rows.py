@@ -1,0 +1,217 @@
+"""What is measured: the rows, each with its bounds, and the growth curves. Data only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from benchmarks.generator import Load
+from benchmarks.measure import Subject
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the promise: a figure of chatd, held against a peer or against a number."""
+
+    name: str
+    work: str
+    figure: str
+    """Which figure of a sample counts."""
+    unit: str
+    at_least: float
+    """What must be reached or not passed: by chatd's figure over the first peer's, or by the figure if ``absolute``."""
+    aim: float
+    ours: Subject
+    peers: tuple[Subject, ...] = ()
+    """The first one is what chatd is held against; the others are shown beside."""
+    more: bool = False
+    """Whether more is better."""
+    absolute: bool = False
+    remark: str = ""
+
+    def subjects(self) -> tuple[Subject, ...]:
+        """Give all that is measured, in the order to do it."""
+        return (self.ours, *self.peers)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a figure grows with something: at each ``x``, a subject for each candidate."""
+
+    name: str
+    title: str
+    axis: str
+    figure: str
+    unit: str
+    points: tuple[tuple[float, Subject], ...]
+    remark: str = ""
+
+
+FAN_OUT = Load(200, senders=20, window=64)
+STEADY = Load(500, senders=50, rate=100)
+DROWNING = Load(500, senders=50, rate=400)
+PIPE = Load(2, senders=1, window=4096)
+CROWD = Load(3000)
+IDLE = Load(5000)
+ROOM_RATE = 500.0
+"""Messages a second over all rooms: one or so in each of chatd's flushes, so that a batch never holds two of a room."""
+FILES_A_PROCESS = 10_000
+
+
+def _all(load: Load, workers: int = 2, *, broker: bool = True, pinned: bool = False) -> tuple[Subject, ...]:
+    """Give the peers, the seed first, under the same load; what is one process by its nature stays one."""
+    seed = Subject("seed", load, workers, broker, pinned)
+    others = [replace(seed, candidate=name, broker=False) for name in ("nchan", "uws", "naive")]
+    return (seed, *others)
+
+
+def _rooms(rooms: int) -> Subject:
+    load = Load(2 * rooms, senders=rooms, rooms=rooms, rate=ROOM_RATE, processes=-(-2 * rooms // FILES_A_PROCESS))
+    return Subject("chatd", load, label="chatd, 1 room" if rooms == 1 else f"chatd, {rooms:,} rooms")
+
+
+ROWS = (
+    Row(
+        "fan-out",
+        "200 clients, 20 of them send 64 bytes, closed loop of 64 messages; 2 workers",
+        "deliveries_per_s",
+        "deliveries/s",
+        at_least=8,
+        aim=16,
+        ours=Subject("chatd", FAN_OUT),
+        peers=_all(FAN_OUT),
+        more=True,
+    ),
+    Row(
+        "steady",
+        "500 clients, 100 messages/s offered by 50 of them; 2 workers",
+        "cpu_us",
+        "µs CPU a delivery",
+        at_least=0.85,
+        aim=0.6,
+        ours=Subject("chatd", STEADY),
+        peers=_all(STEADY),
+    ),
+    Row(
+        "drowning",
+        "500 clients, 400 messages/s offered by 50 of them; 2 workers",
+        "p99_ms",
+        "ms, p99",
+        at_least=150,
+        aim=50,
+        ours=Subject("chatd", DROWNING),
+        peers=_all(DROWNING),
+        absolute=True,
+    ),
+    Row(
+        "one-to-one",
+        "1 sender to 1 receiver, closed loop of 4,096 messages; 1 worker",
+        "messages_per_s",
+        "messages/s",
+        at_least=1.2,
+        aim=2.5,
+        ours=Subject("chatd", PIPE, workers=1),
+        peers=tuple(each for each in _all(PIPE, workers=1, broker=False) if each.candidate != "nchan"),
+        more=True,
+        remark="The Node peer has no broker here, chatd has its own. Nchan is left out: in five of six trials, with "
+        "buffers of 100 to 100,000 messages, it stopped delivering for good after 32,768 messages or somewhat more.",
+    ),
+    Row(
+        "accepting",
+        "3,000 WebSockets, 128 handshakes at once; 1 worker on core 0, the generator on core 1",
+        "connects_per_s",
+        "connections/s",
+        at_least=1.0,
+        aim=2.0,
+        ours=Subject("chatd", CROWD, workers=1, pinned=True),
+        peers=_all(CROWD, workers=1, broker=False, pinned=True),
+        more=True,
+    ),
+    Row(
+        "memory",
+        "5,000 idle connections; 1 worker",
+        "memory_bytes",
+        "bytes a connection",
+        at_least=1.0,
+        aim=0.6,
+        ours=Subject("chatd", IDLE, workers=1),
+        peers=_all(IDLE, workers=1, broker=False),
+        remark="Growth of the proportional set size of all server processes, without the kernel's socket buffers.",
+    ),
+    Row(
+        "rooms",
+        "500 messages/s offered over all rooms, 2 clients a room, 10,000 rooms against 1; 2 workers",
+        "cpu_us",
+        "µs CPU a message",
+        at_least=1.5,
+        aim=1.2,
+        ours=_rooms(10_000),
+        peers=(_rooms(1),),
+        remark="Flat is said in numbers here: at most 1.5 times, better 1.2 times.",
+    ),
+    Row(
+        "start",
+        "from the command to ready; 2 workers",
+        "start_s",
+        "s",
+        at_least=3.0,
+        aim=1.5,
+        ours=Subject("chatd", Load(1)),
+        peers=(Subject("seed", Load(1)),),
+        absolute=True,
+    ),
+)
+
+
+def _both(subject: Callable[[float, str], Subject], points: tuple[int, ...]) -> tuple[tuple[float, Subject], ...]:
+    return tuple((float(x), subject(x, name)) for x in points for name in ("chatd", "seed"))
+
+
+def _crowd(clients: float, candidate: str) -> Subject:
+    return Subject(candidate, replace(FAN_OUT, clients=int(clients), senders=min(20, int(clients))))
+
+
+def _size(size: float, candidate: str) -> Subject:
+    return Subject(candidate, replace(FAN_OUT, size=int(size), window=min(64, 262_144 // int(size))))
+
+
+def _workers(workers: float, candidate: str) -> Subject:
+    return Subject(candidate, FAN_OUT, workers=int(workers))
+
+
+CURVES = (
+    Curve(
+        "clients",
+        "Clients in one room",
+        "clients",
+        "deliveries_per_s",
+        "deliveries/s",
+        _both(_crowd, (10, 100, 1_000, 10_000)),
+        remark="20 of them send (of 10, all), closed loop of 64 messages.",
+    ),
+    Curve(
+        "many-rooms",
+        "Rooms of 2 clients",
+        "rooms",
+        "cpu_us",
+        "µs CPU a message",
+        tuple((float(rooms), replace(_rooms(rooms), label="chatd")) for rooms in (1, 10, 100, 1_000, 10_000)),
+        remark="500 messages/s over all rooms. The Node peer has one room only.",
+    ),
+    Curve(
+        "workers",
+        "Workers",
+        "workers",
+        "deliveries_per_s",
+        "deliveries/s",
+        _both(_workers, (1, 2, 3, 4)),
+        remark="The clients of the row fan-out.",
+    ),
+    Curve(
+        "size",
+        "Size of a message",
+        "bytes",
+        "deliveries_per_s",
+        "deliveries/s",
+        _both(_size, (16, 64, 256, 1_024, 4_096, 16_384)),
+        remark="The clients of the row fan-out; at most 256 KiB of messages on their way.",
+    ),
+)
