@@ -14,7 +14,7 @@ from twisted.internet.defer import TimeoutError, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.client.deflate import TAKEN_UP, Inflater, meets
+from chatd.client.deflate import Inflater, take_up
 from chatd.client.outflow import Outflow
 from chatd.client.session import Session
 from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close, too_slow
@@ -93,6 +93,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         "_drop",
         "_fragments",
         "_heard_at",
+        "_owed",
         "_paused",
         "_ping",
         "_upgrade",
@@ -114,6 +115,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._upgrade: Upgrade | None = upgrade
         self._paused = False  # not reading
         self._fragments = 0  # of the message that is coming in
+        self._owed: bytes | None = None  # a ping that is still to be answered
         self._heard_at = 0.0  # when the last whole frame came
         self._ping: Timer | None = None  # to come, or to be answered
         self._catch_up: Timer | None = None
@@ -142,11 +144,11 @@ class Connection(Outflow, WebSocketServerProtocol):
         if self.state != self.STATE_CONNECTING or self._upgrade is None:
             return
         self.resume()
-        compress = self.factory.config.compress and meets(self._parseExtensionsHeader(self._upgrade.extensions))
+        compress = self.factory.config.compress and take_up(self._parseExtensionsHeader(self._upgrade.extensions))
         if compress:
             self._perMessageCompress = Inflater(self.factory.config.max_message + LINE_END)
             self.session.dress = self.session.dress.deflated
-        self.write(accept(self._upgrade, TAKEN_UP if compress else ""))
+        self.write(accept(self._upgrade, compress or ""))
         self._upgrade = None
         self.inside_message, self.current_frame = False, None
         self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
@@ -246,9 +248,18 @@ class Connection(Outflow, WebSocketServerProtocol):
         return ended
 
     def onPing(self, payload: bytes) -> None:
-        """Answer, if the client reads its answers (RFC 6455, section 5.5.3, allows to leave some out)."""
-        if not self.choked:
+        """Answer; the newest alone, and when it can be written, where the client does not read (RFC 6455, 5.5.3)."""
+        if self.choked:
+            self._owed = payload
+        else:
             super().onPing(payload)
+
+    def resumeProducing(self) -> None:
+        """Note that the client has read everything, and answer its newest ping."""
+        owed, self._owed = self._owed, None
+        super().resumeProducing()
+        if owed is not None:
+            super().onPing(owed)
 
     # Whether it lives
 

@@ -12,21 +12,19 @@ from typing import Any
 from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.websocket.compress import PerMessageDeflate, PerMessageDeflateOffer
 
-TAKEN_UP = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-"""The answer to an offer that is taken up."""
-
 _DEFLATE_END = b"\x00\x00\xff\xff\x01\x00\x00\xff\xff"  # the tail of RFC 7692, section 7.2.2, and a last empty block
 
 
-def meets(offers: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> bool:
-    """Whether one of the extensions that a client offers is permessage-deflate with nothing that we can't do."""
+def take_up(offers: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> str:
+    """Answer the extensions that a client offers: the first permessage-deflate that we can meet; empty without one."""
     for name, parameters in offers:
         with contextlib.suppress(Exception):  # Autobahn raises nothing finer for an offer that is wrong
             if name == PerMessageDeflateOffer.EXTENSION_NAME:
                 window = PerMessageDeflateOffer.parse(parameters).request_max_window_bits
                 if window in (0, zlib.MAX_WBITS):  # a blob for all can't keep to the smallest window of any
-                    return True
-    return False
+                    asked = f"; server_max_window_bits={window}" if window else ""  # has to be said again (7.1.2.1)
+                    return f"{name}; server_no_context_takeover; client_no_context_takeover{asked}"
+    return ""
 
 
 def longest_deflated(size: int) -> int:

@@ -788,13 +788,15 @@ class BackPressureTests(TestCase):
         self.client.transport.catch_up()
         assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(400 - len(heard)).reason.encode())
 
-    def test_pings_of_a_client_that_does_not_read_are_not_answered(self) -> None:
+    def test_of_a_client_that_does_not_read_the_newest_ping_is_answered_once_it_does(self) -> None:
         self.client.transport.client_reads = False
         self.deliver([text_frame(KIB64)] * 2)
         before = len(self.client.transport.value())
         self.client.send(*[frame(b"x" * 125, PING)] * 1000)
         assert len(self.client.transport.value()) == before
+        self.client.send(frame(b"newest", PING))
         self.client.transport.catch_up()
+        assert [each for each in self.client.heard.frames if each[0] == PONG] == [(PONG, b"newest")]
         self.client.send(frame(b"now", PING))
         assert self.client.heard.frames[-1] == (PONG, b"now")
 

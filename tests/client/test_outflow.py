@@ -492,3 +492,16 @@ def test_a_transport_that_does_not_tell_what_waits_is_bounded_by_what_it_was_giv
     client.deliver(b"x", 1)
     assert client.told[:2] == ["behind", client.missed]
     assert transport.value().endswith(b"xx")
+
+
+def test_what_waits_gets_less_with_what_the_socket_took(reactor: Any) -> None:
+    line = Line(reactor, 4096)
+    line.client.deliver(b"x" * 3_000_000, 1)
+    seen = [line.client.waiting]
+    while line.client.waiting:
+        line.read(50_000)
+        line.turn()
+        seen.append(line.client.waiting)
+        assert line.client.waiting + len(line.heard) <= 3_000_000
+    assert sorted(seen, reverse=True) == seen
+    assert len(set(seen)) > 5
