@@ -48,6 +48,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no such row or curve: {', '.join(sorted(wrong))}")
     if wrong := set(given.only or ()) - CANDIDATES.keys():
         parser.error(f"no such server: {', '.join(sorted(wrong))}")
+    if given.rounds < 1 or given.seconds <= 0:
+        parser.error("there must be at least one round, and more than no time")
     if given.quick:
         given.rounds, given.seconds, given.out = 1, 1.0, given.out or QUICK
     elif given.out is None and (given.names or given.only):

@@ -151,7 +151,10 @@ def free_port() -> int:
 @contextlib.contextmanager
 def running(candidate: Candidate, *, workers: int, broker: bool, cores: str = "") -> Iterator[Server]:
     """Run a candidate, pinned to cores, from ready to the end of the ``with``. Raises NotReady."""
-    with tempfile.TemporaryDirectory(prefix=f"bench-{candidate.name}-") as name, contextlib.ExitStack() as stack:
+    disk = ROOT / "build"  # /tmp may be memory
+    disk.mkdir(exist_ok=True)
+    temporary = tempfile.TemporaryDirectory(prefix=f"{candidate.name}-", dir=disk)
+    with temporary as name, contextlib.ExitStack() as stack:
         place = Place(Path(name), free_port(), workers, broker)
         began = time.perf_counter()
         roots = [stack.enter_context(_started(program, place.folder, cores)) for program in candidate.programs(place)]

@@ -25,7 +25,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "memory": f"{memory / 2**30:.1f} GiB",
         "load average before": f"{os.getloadavg()[0]:.2f}",
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {_number(platform.release())}",
     }
 
 

@@ -61,7 +61,8 @@ def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -
         machine.append(processes.machine_seconds())
         clock.append(time.monotonic())
 
-    options = [f"--seconds={seconds:g}", f"--warmup={warmup:g}", f"--drain={DRAIN_SECONDS:g}"]
+    options = [f"--seconds={seconds:g}", f"--warmup={warmup:g}"]
+    options += [f"--drain={DRAIN_SECONDS:g}", f"--patience={DRAIN_SECONDS:g}"]
     if subject.kind.echo:
         options.append("--echo")
     phases = {"measuring": look, "measured": look}
