@@ -14,7 +14,7 @@ class Sample:
     """By name: ``deliveries_per_s``, ``messages_per_s``, ``connects_per_s``; ``p50_ms``, ``p99_ms``, ``p99.9_ms``,
     ``max_ms`` and ``send_lag_ms`` (the longest that a message waited to be sent); ``cpu_us`` of all server processes
     for a delivery; ``memory_bytes`` of all of them for a connection; ``start_s``; ``expected`` deliveries;
-    ``others``: the cores that neither the server nor the generator kept busy."""
+    ``others``: how many cores other programs, or other machines on the same processor, kept busy."""
     faults: dict[str, int] = field(default_factory=dict)
     """What went wrong with the messages, by name, where anything did."""
     busy: list[float] = field(default_factory=list)
@@ -52,10 +52,10 @@ class Run:
     """Candidates that could not run here, by title, and why."""
     entries: list[Entry]
 
-    def samples(self, part: str, title: str, x: float | None = None) -> list[Sample]:
-        """Give the samples of one subject, a round each, in their order."""
+    def samples(self, part: str, title: str, x: float | None = None) -> dict[int, Sample]:
+        """Give the samples of one subject by round."""
         mine = [each for each in self.entries if (each.part, each.title, each.x) == (part, title, x)]
-        return [each.sample for each in sorted(mine, key=lambda each: each.round) if each.sample]
+        return {each.round: each.sample for each in mine if each.sample}
 
 
 def save(run: Run, path: Path) -> None:

@@ -43,7 +43,12 @@ def number(value: float) -> str:
 
 def figures(run: Run, part: str, subject: Subject, figure: str, x: float | None = None) -> list[float]:
     """Give one figure of one subject, a round each."""
-    return [each.figures[figure] for each in run.samples(part, subject.title, x) if figure in each.figures]
+    return list(_by_round(run, part, subject, figure, x).values())
+
+
+def _by_round(run: Run, part: str, subject: Subject, figure: str, x: float | None = None) -> dict[int, float]:
+    samples = run.samples(part, subject.title, x)
+    return {round: each.figures[figure] for round, each in samples.items() if figure in each.figures}
 
 
 def judged(run: Run, row: Row) -> Spread | None:
@@ -51,13 +56,13 @@ def judged(run: Run, row: Row) -> Spread | None:
 
     None where a measurement is missing.
     """
-    ours = figures(run, row.name, row.ours, row.figure)
+    ours = _by_round(run, row.name, row.ours, row.figure)
     if row.absolute:
-        return Spread.of(ours) if ours else None
-    theirs = figures(run, row.name, row.peers[0], row.figure)
-    if not ours or len(ours) != len(theirs) or not all(theirs):
+        return Spread.of([*ours.values()]) if ours else None
+    theirs = _by_round(run, row.name, row.peers[0], row.figure)
+    if not ours or ours.keys() != theirs.keys() or not all(theirs.values()):
         return None
-    return Spread.of([mine / other for mine, other in zip(ours, theirs, strict=True)])
+    return Spread.of([ours[each] / theirs[each] for each in ours])
 
 
 def holds(row: Row, value: float, bound: float) -> bool:
@@ -82,8 +87,8 @@ def broken_bounds(run: Run) -> list[str]:
     found = []
     for row in ROWS:
         got = judged(run, row)
-        if got and not holds(row, got.median, row.at_least):
-            found.append(f"{row.name}: {_amount(row, got.median)}, not {_bound(row, row.at_least)}")
+        if got and not holds(row, got.median, row.bound):
+            found.append(f"{row.name}: {_amount(row, got.median)}, not {_bound(row, row.bound)}")
         elif not got and _tried(run, row):
             found.append(f"{row.name}: there is nothing to hold it against")
     return found
@@ -140,13 +145,10 @@ def _summary(run: Run) -> Iterator[str]:
             got = judged(run, row)
             if not got:
                 continue
-            unit = f" {row.unit}" if row.absolute else ""
-            bounds = [
-                f"{_bound(row, bound)}: {_yes(holds(row, got.median, bound))}" for bound in (row.at_least, row.aim)
-            ]
+            bounds = [f"{_bound(row, bound)}: {_yes(holds(row, got.median, bound))}" for bound in (row.bound, row.aim)]
             against = "" if row.absolute else row.peers[0].title
             ours = str(Spread.of(figures(run, row.name, row.ours, row.figure)))
-            yield row.work, f"{ours} {row.unit}", against, "" if row.absolute else f"{got}{unit}", *bounds
+            yield row.work, f"{ours} {row.unit}", against, "" if row.absolute else str(got), *bounds
 
     yield from _table(("work", "chatd", "against", "ratio", "must hold", "aim"), lines())
 
@@ -202,7 +204,8 @@ IDLE_ONLY = ("connects_per_s", "memory_bytes")
 
 def _shown(run: Run, row: Row) -> list[str]:
     """Give the figures that belong in a row's table: the one that counts first."""
-    known = {name for each in row.subjects() for sample in run.samples(row.name, each.title) for name in sample.figures}
+    samples = [sample for each in row.subjects() for sample in run.samples(row.name, each.title).values()]
+    known = {name for sample in samples for name in sample.figures}
     idle = "cpu_us" not in known
     rest = [
         name
@@ -218,12 +221,12 @@ def _columns(run: Run, row: Row) -> list[str]:
 
 def _line(run: Run, row: Row, subject: Subject) -> Sequence[str]:
     title = subject.title + (f", {subject.workers} worker{'s' * (subject.workers > 1)}" if subject.kind.scales else "")
-    samples = run.samples(row.name, subject.title)
+    samples = run.samples(row.name, subject.title).values()
     shown = _shown(run, row)
     if not samples:
         failed = [each.failure for each in run.entries if (each.part, each.title) == (row.name, subject.title)]
         return title, *["-"] * (len(shown) + 1), (failed or [run.left_out.get(subject.title, "not measured")])[0]
-    cells = [str(Spread.of(values)) if (values := _values(run, row, subject, name)) else "-" for name in shown]
+    cells = [str(Spread.of(values)) if (values := figures(run, row.name, subject, name)) else "-" for name in shown]
     wrong: dict[str, int] = {}
     for sample in samples:
         for name, count in sample.faults.items():
@@ -233,16 +236,15 @@ def _line(run: Run, row: Row, subject: Subject) -> Sequence[str]:
     return title, *cells, f"{busiest:.0%}{limit}", _words(wrong) or "all right"
 
 
-def _values(run: Run, row: Row, subject: Subject, figure: str) -> list[float]:
-    return figures(run, row.name, subject, figure)
-
-
 def _curves(run: Run) -> Iterator[str]:
     measured = [curve for curve in CURVES if _measured(run, [curve.name])]
     if measured:
         yield "## As things grow"
         yield ""
         yield "![growth curves](../docs/growth.svg)"
+        yield ""
+        cores = run.machine.get("cores", "?")
+        yield f"One round each, so there is no spread. All of it on {cores} cores, the generator and the broker too."
         yield ""
     for curve in measured:
         yield f"### {curve.title}"
@@ -292,15 +294,16 @@ def _how(run: Run) -> Iterator[str]:
 HOW = (
     "Server and generator share the machine. Where a row says so, the server is pinned to core 0 and the generator to "
     "core 1; else the kernel places both, for all servers alike.",
-    "chatd is started as a user would: `twistd -n chatd`, its own Valkey beside it, its chat log on disk. CPU and "
-    "memory count all processes of a server: parent, workers, broker. The Node peer with 2 workers has the same Valkey "
-    "as its broker, on a unix socket as well; it writes a chat log too.",
+    "chatd is started as a user would: `twistd -n chatd` on a port of its own, with room for 20,000 connections a "
+    "worker, its own Valkey beside it, its chat log on disk. CPU and memory count all processes of a server: parent, "
+    "workers, broker. The Node peer with 2 workers has the same Valkey as its broker, on a unix socket as well; it "
+    "writes a chat log too, and does not wait for it.",
     "Autobahn and uWebSockets are one process with neither log nor broker. Nchan has as many workers as chatd, no log. "
     "uWebSockets is driven from Python by socketify; its fan-out is C++ alone.",
     "Open loop: a message's latency counts from the moment it was due, however late it could be sent. Closed loop: a "
     "message is on its way until the last receiver has it.",
-    "Missing is what had not come 10 s after the last message, gaps are messages that a later one of the same sender "
-    "overtook for good.",
+    "What went wrong with messages is counted over all rounds. Missing is what had not come 10 s after the last "
+    "message was sent, gaps are messages that a later one of the same sender overtook for good.",
     "A second of load comes before what is measured, so that just-in-time compilers are warm. Compression is off.",
     "Generator busy: the part of the measured time that its busiest process ran, in the busiest round. Where it is "
     "called the limit, the server may be faster than the figure says. A server that writes each message alone makes "

@@ -165,8 +165,8 @@ class Config:
     flush_interval: float = _option(
         2.0,
         milliseconds(0, 1000),
-        "The shortest time between two batches of a worker, each way: under load messages wait as long for others to "
-        "go with them, an idle worker sends at once; 0: at each turn of its loop.",
+        "The shortest time between two batches of a worker, each way: under load a message waits that long for others "
+        "to go with it, an idle worker sends at once; 0: at each turn of its loop.",
         "milliseconds",
     )
     max_backlog: int = _option(
@@ -212,12 +212,14 @@ class Config:
     """How long a client beyond ``max_backlog`` may take to read what waits for it."""
     slow_report_seconds: float = 1.0
     """How long clients that were too slow are counted before the log says so, in one line."""
+    reread_bytes: int = 4096
+    """How much of a frame that is not whole yet is looked at anew with each read; then it is read as it comes."""
     fragments: int = 65_536
     """Frames one message may come in."""
 
     # The bus
     batch_bytes: int = 262_144
-    """What goes over the wire at once for one room, about, and what a worker hears before it must not wait any more."""
+    """What goes over the wire at once for one room, about; and what a worker hears before it fans out at once."""
     window_bytes: int = 4_194_304
     """Text that one worker may have published without an answer; beyond it senders are not read."""
     message_overhead_bytes: int = 200

@@ -1,8 +1,8 @@
 """One client's WebSocket on Autobahn's, from the answer to its handshake to the end of its socket.
 
-A thin adapter: bytes, back-pressure and closing are here, what a client may do is its session's. All of RFC 6455
-is Autobahn's; where it leaves something unbounded, the bound is put here. Names in camelCase are Autobahn's
-and Twisted's, who call them.
+A thin adapter: bytes, back-pressure and closing are here, what a client may do is its session's. Frames that the
+fast lane leaves are Autobahn's; where it leaves something unbounded, the bound is put here. Names in camelCase are
+Autobahn's and Twisted's, who call them.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
 log = Logger()
 
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
-_PATIENCE = 4096  # bytes of one frame that are looked at anew with each read that does not complete it
 
 
 class _Quiet:
@@ -39,6 +38,7 @@ class _Quiet:
 
 
 _LASTING = (
+    "_isMessageCompressed",
     "_perMessageCompress",
     "_transport_details",
     "autoPingPending",
@@ -49,14 +49,21 @@ _LASTING = (
     "closeHandshakeTimeoutCall",
     "closedByMe",
     "connected",
+    "control_frame_data",
     "current_frame",
+    "current_frame_masker",
     "data",
     "droppedByMe",
     "factory",
     "failedByMe",
+    "frame_data",
+    "frame_length",
     "inside_message",
     "localCloseCode",
     "localCloseReason",
+    "message_data",
+    "message_data_total_length",
+    "message_is_binary",
     "openHandshakeTimeoutCall",
     "peer",
     "remoteCloseCode",
@@ -68,6 +75,8 @@ _LASTING = (
     "trafficStats",
     "transport",
     "triggered",
+    "utf8validateIncomingCurrentMessage",
+    "utf8validateLast",
     "utf8validator",
     "wasClean",
     "wasCloseHandshakeTimeout",
@@ -162,6 +171,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         self.consumeData()
 
     def _not_joined(self, failure: Failure) -> None:
+        if self.state != self.STATE_CONNECTING:  # it was refused meanwhile
+            return
         if failure.check(TimeoutError):
             self._refuse(unavailable(BUS_AWAY.reason))
         else:
@@ -201,7 +212,7 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.data = self.data[used:]
             self._heard()
             self._received(texts)
-        return wait and (used > 0 or len(self.data) < _PATIENCE)
+        return wait and (used > 0 or len(self.data) < self.factory.config.reread_bytes)
 
     def _received(self, texts: list[str]) -> None:
         try:
@@ -292,7 +303,7 @@ class Connection(Outflow, WebSocketServerProtocol):
     # Autobahn calls: what goes out
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Write a frame of Autobahn's, or its answer to the handshake."""
+        """Write a frame of Autobahn's."""
         self.write(data)
 
     # Autobahn calls: the end

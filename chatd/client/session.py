@@ -101,7 +101,7 @@ class Session:
         self._take(lines)
 
     def received_binary(self, payload: bytes) -> None:
-        """Hang up: a bare client may send none. The connection does so at the first frame, where it can."""
+        """Hang up. The connection has done so at the first frame: this is for sessions that take such messages."""
         self._line.close(NOT_TEXT)
 
     def _take(self, lines: Sequence[str]) -> None:

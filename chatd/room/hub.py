@@ -239,7 +239,7 @@ class Hub:
             self._heard_bytes += batch.size
             if self._heard_bytes < self._config.batch_bytes:
                 self._fan_outs.ask()
-            else:  # or a blob could be larger than what may wait for a client
+            else:  # a blob larger than that would wait whole for each client that does not read
                 self.fan_out()
 
     def fan_out(self) -> None:

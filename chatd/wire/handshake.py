@@ -142,6 +142,8 @@ def read_upgrade(head: Head) -> Upgrade:
         raise Refused(405, "bad_request", "a WebSocket handshake is a GET", (("Allow", "GET"),))
     if head.version != "1.1":
         raise Refused(505, "bad_request", "a WebSocket handshake is HTTP/1.1")
+    if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+        raise bad_request("a WebSocket handshake has no body")  # it would be read as frames
     if headers.get("host", ",").count(","):
         raise bad_request("there must be one Host header")
     if "upgrade" not in head.listed("connection"):

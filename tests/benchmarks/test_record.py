@@ -17,4 +17,4 @@ def test_the_samples_of_a_subject_are_in_the_order_of_rounds() -> None:
     found = [Entry("a", "chatd", "chatd", 2, sample=second), Entry("a", "chatd", "chatd", 1, sample=first)]
     others = [Entry("a", "seed", "seed", 1, sample=first), Entry("a", "chatd", "chatd", 1, x=3.0, sample=second)]
     failed = Entry("a", "chatd", "chatd", 3, failure="no")
-    assert run([*found, *others, failed]).samples("a", "chatd") == [first, second]
+    assert run([*found, *others, failed]).samples("a", "chatd") == {1: first, 2: second}

@@ -15,7 +15,7 @@ def test_every_row_and_curve_has_a_name_of_its_own() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_row_is_sound(row: Row) -> None:
     assert row.figure in FIGURES
-    assert row.aim > row.at_least if row.more else row.aim < row.at_least
+    assert row.aim > row.bound if row.more else row.aim < row.bound
     assert row.absolute or row.peers
     titles = [each.title for each in row.subjects()]
     assert len(set(titles)) == len(titles)

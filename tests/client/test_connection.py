@@ -459,7 +459,10 @@ class CloseTests(TestCase):
         client = self.house.client("/ops")
         client.connection.close(STOPPING)
         assert client.heard.status == 503
+        said = client.transport.value()
         assert client.gone == "ConnectionDone"
+        self.house.clock.advance(CONFIG.join_seconds)
+        assert client.transport.value() == said
 
     def test_the_one_gone_is_no_member_any_more(self) -> None:
         other = self.house.client()
@@ -736,11 +739,12 @@ class BackPressureTests(TestCase):
     def test_those_that_come_later_are_a_line_of_their_own(self) -> None:
         other = self.house.client()
         with capturedLogs() as events:
+            missed = []
             for client in (self.client, other):
-                self.fall_behind(client)
+                missed.append(self.fall_behind(client))
                 client.transport.vanish()
                 self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
-        assert [event["clients"] for event in events] == [1, 1]
+        assert [(event["clients"], event["messages"]) for event in events] == [(1, each) for each in missed]
 
     def test_those_that_are_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
         missed = self.fall_behind()
@@ -825,6 +829,17 @@ class BackPressureTests(TestCase):
         self.house.clock.advance(CONFIG.bus_patience)
         assert self.client.closed_with == 1013
         assert self.house.said() == []
+
+
+class MemoryTests(TestCase):
+    def test_a_connection_that_has_seen_every_kind_of_frame_keeps_all_it_has_in_slots(self) -> None:
+        house = House()
+        client = house.client()
+        client.send(frame(b"a"), frame(b"b", fin=False), frame(b"hi", PING), frame(b"c", CONTINUATION))
+        house.clock.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
+        client.send(frame(b"", PONG))
+        assert house.said() == ["a", "bc"]
+        assert vars(client.connection) == {}
 
 
 class FactoryTests(TestCase):

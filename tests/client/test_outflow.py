@@ -503,5 +503,18 @@ def test_what_waits_gets_less_with_what_the_socket_took(reactor: Any) -> None:
         line.turn()
         seen.append(line.client.waiting)
         assert line.client.waiting + len(line.heard) <= 3_000_000
+    line.close()
     assert sorted(seen, reverse=True) == seen
     assert len(set(seen)) > 5
+
+
+def test_nothing_is_written_once_it_is_shut(reactor: Any) -> None:
+    line = Line(reactor)
+    line.client.deliver(b"a", 1)
+    line.read_until(1)
+    line.client.shut_out()
+    line.client.deliver(b"b", 1)
+    line.turn()
+    line.read()
+    line.close()
+    assert line.heard == b"a"

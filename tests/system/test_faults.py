@@ -105,6 +105,7 @@ def test_a_killed_broker_is_restarted_and_nobody_is_disconnected(tmp_path: Path)
                 listener.wait_for("299")
             assert [listener.heard for listener in listeners] == [[str(number) for number in range(300)]] * 2
         assert daemon.texts() == [str(number) for number in range(300)]
+        daemon.wait_for("is back after")  # the last worker says so, maybe after the first has delivered
         assert daemon.log().count("is away") == 1  # not once a worker
         assert daemon.log().count("is back after") == 1
 

@@ -513,3 +513,12 @@ def test_a_head_that_is_too_large_hears_the_limit() -> None:
 
 def test_a_refusal_says_its_message_as_an_exception_too() -> None:
     assert str(bad_request("what is wrong")) == "what is wrong"
+
+
+@pytest.mark.parametrize("body", [{"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}])
+def test_a_websocket_handshake_with_a_body_is_400(body: dict[str, str]) -> None:
+    assert refused_upgrade(handshake(**body)).status == 400
+
+
+def test_a_body_of_no_bytes_is_none() -> None:
+    assert read_upgrade(read_head(handshake(Content_Length="0"))).key == KEY
