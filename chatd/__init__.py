@@ -40,10 +40,11 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  bus``          the three above as one: publish, subscribe, away or not
 ``  pacer``        when to do what piles up
 ``  hub``          members here; the one fan-out loop
-``client/``        one client; the last three of its modules stand on Autobahn
+``client/``        one client; deflate, connection and factory stand on Autobahn
 ``  session``      what it may do and what it hears; no sockets
 ``  outflow``      what goes out: straight to the socket, or to a bounded backlog
 ``  deflate``      permessage-deflate: taken up or not, what comes in compressed
+``  lean``         what makes a connection on Autobahn light
 ``  connection``   a WebSocket on Autobahn's: bytes in, whether the client lives, closing
 ``  factory``      makes the connections of a worker, and knows them all
 ``web/``           the same port over HTTP

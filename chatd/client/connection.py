@@ -6,7 +6,6 @@ Autobahn's and Twisted's, who call them.
 """
 
 import contextlib
-from collections.abc import Callable
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import encode_truncate
@@ -15,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.client.deflate import Inflater, take_up
+from chatd.client.lean import LASTING, Quiet
 from chatd.client.outflow import Outflow
 from chatd.client.session import Session
 from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close, too_slow
@@ -27,77 +27,11 @@ log = Logger()
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
 
 
-class _Quiet:
-    """Autobahn's own log, said to nobody: all it tells is a client's fault, and told to the client."""
-
-    def __getattr__(self, level: str) -> Callable[..., None]:
-        return self._drop
-
-    def _drop(self, *args: object, **fields: object) -> None:
-        """Say nothing."""
-
-
-_LASTING = (
-    "_isMessageCompressed",
-    "_perMessageCompress",
-    "_transport_details",
-    "autoPingPending",
-    "autoPingPendingCall",
-    "autoPingPendingSent",
-    "autoPingPendingSeq",
-    "autoPingTimeoutCall",
-    "closeHandshakeTimeoutCall",
-    "closedByMe",
-    "connected",
-    "control_frame_data",
-    "current_frame",
-    "current_frame_masker",
-    "data",
-    "droppedByMe",
-    "factory",
-    "failedByMe",
-    "frame_data",
-    "frame_length",
-    "inside_message",
-    "localCloseCode",
-    "localCloseReason",
-    "message_data",
-    "message_data_total_length",
-    "message_is_binary",
-    "openHandshakeTimeoutCall",
-    "peer",
-    "remoteCloseCode",
-    "remoteCloseReason",
-    "send_queue",
-    "send_state",
-    "state",
-    "trackedTimings",
-    "trafficStats",
-    "transport",
-    "triggered",
-    "utf8validateIncomingCurrentMessage",
-    "utf8validateLast",
-    "utf8validator",
-    "wasClean",
-    "wasCloseHandshakeTimeout",
-    "wasMaxFramePayloadSizeExceeded",
-    "wasMaxMessagePayloadSizeExceeded",
-    "wasNotCleanReason",
-    "wasOpenHandshakeTimeout",
-    "wasServerConnectionDropTimeout",
-    "wasServingFlashSocketPolicyFile",
-    "websocket_extensions_in_use",
-    "websocket_protocol_in_use",
-)
-"""What Autobahn 26.10.2 keeps in an open connection. In slots it takes a third of the memory; another version's
-further attributes go into a dict, and only cost more."""
-
-
 class Connection(Outflow, WebSocketServerProtocol):
     """One client's connection. Its options stand on a subclass that the factory makes once."""
 
     __slots__ = (
-        *_LASTING,
+        *LASTING,
         "_catch_up",
         "_drop",
         "_fragments",
@@ -114,8 +48,8 @@ class Connection(Outflow, WebSocketServerProtocol):
     state: int
     message_data: list[bytes]
 
-    log = _Quiet()
-    is_open = is_closed = _Quiet()  # Autobahn's Deferreds, on which nobody waits
+    log = Quiet()
+    is_open = is_closed = Quiet()  # Autobahn's Deferreds, on which nobody waits
     websocket_version = 13
 
     def __init__(self, upgrade: Upgrade) -> None:
@@ -153,11 +87,11 @@ class Connection(Outflow, WebSocketServerProtocol):
         if self.state != self.STATE_CONNECTING or self._upgrade is None:
             return
         self.resume()
-        compress = self.factory.config.compress and take_up(self._parseExtensionsHeader(self._upgrade.extensions))
-        if compress:
+        offers = self._parseExtensionsHeader(self._upgrade.extensions) if self.factory.config.compress else ()
+        if extension := take_up(offers):
             self._perMessageCompress = Inflater(self.factory.config.max_message + LINE_END)
             self.session.dress = self.session.dress.deflated
-        self.write(accept(self._upgrade, compress or ""))
+        self.write(accept(self._upgrade, extension))
         self._upgrade = None
         self.inside_message, self.current_frame = False, None
         self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
@@ -363,7 +297,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def fell_behind(self) -> None:
         """Give the client some time to catch up."""
-        self._catch_up = self.factory.timers.callLater(self.factory.config.catch_up_seconds, self._abandon)
+        self._catch_up = self.factory.timers.callLater(self.factory.config.catch_up_seconds, self.dropConnection, True)
 
     def caught_up(self) -> None:
         """Tell a bare client what it missed, in the only way there is.
@@ -374,9 +308,6 @@ class Connection(Outflow, WebSocketServerProtocol):
         if self._ping is not None:
             self._ping.cancel()
         self.close(too_slow(self.missed))
-
-    def _abandon(self) -> None:
-        self.dropConnection(abort=True)
 
     def pause(self) -> None:
         """Read no more for now."""

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 
 from chatd.client.connection import LINE_END, Connection
 from chatd.client.deflate import longest_deflated
+from chatd.client.lean import Timers
 from chatd.client.session import Session
 from chatd.closing import Closing
 from chatd.config import Config
@@ -23,13 +24,6 @@ from chatd.wire.handshake import Place, Upgrade
 log = Logger()
 
 
-class _Timers:
-    """Autobahn's timers, on the wheel: its own, on the global reactor, come early."""
-
-    def __init__(self, timers: TimerWheel) -> None:
-        self.call_later = timers.callLater
-
-
 class ConnectionFactory(WebSocketServerFactory):
     """Makes connections for the door, and knows them all."""
 
@@ -39,7 +33,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """Take the hub that its clients talk to, and this worker's unique name, with which session ids begin."""
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
-        self._batched_timer = _Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
+        self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.longest = min(LONGEST, config.max_message + LINE_END)
         """The longest payload, in bytes, that may take the fast lane."""

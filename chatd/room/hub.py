@@ -291,9 +291,7 @@ class Hub:
                             del share[place]
                         deliver(b"".join(share), len(share))
                 except Exception:  # noqa: BLE001 - one member's trouble is not the others'
-                    log.failure("a batch was not delivered to {member}", member=name)
-                    if name in room.members:  # it may have left on the way
-                        room.members[name].refused(OUR_FAULT)
+                    self._not_delivered(room, name)
 
     def _send_again(self, room: _Room, messages: Sequence[Message]) -> None:
         """Write messages that were published once more to those who were there when they were said."""
@@ -305,8 +303,14 @@ class Hub:
                 if share:
                     member.deliver(b"".join(member.dress.frames(share)), len(share))
             except Exception:  # noqa: BLE001 - as above
-                log.failure("a batch was not delivered to {member}", member=name)
-                member.refused(OUR_FAULT)
+                self._not_delivered(room, name)
+
+    @staticmethod
+    def _not_delivered(room: _Room, name: str) -> None:
+        """Log what just went wrong, and hang up on the member, if it has not left on the way."""
+        log.failure("a batch was not delivered to {member}", member=name)
+        if member := room.members.get(name):
+            member.refused(OUR_FAULT)
 
     def _known(self, room: _Room, batch: Batch) -> bool:
         """Whether this batch was here before: its publisher did not hear of its success and sent it again."""

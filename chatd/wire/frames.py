@@ -11,7 +11,7 @@ from codecs import utf_8_decode
 LONGEST = 65_535
 """The longest payload, in bytes, that the fast lane reads: what a 16-bit length can say."""
 
-_TEXT, _BINARY = 0x81, 0x82  # FIN and the opcode
+_TEXT = 0x81  # FIN and the opcode of a text frame
 _DEFLATED = 0x40  # RSV1
 _TAIL = b"\x00\x00\xff\xff"  # of what deflate flushes; left out on the wire
 
@@ -21,28 +21,14 @@ def text_frame(payload: bytes) -> bytes:
     return _frame(_TEXT, payload)
 
 
-def binary_frame(payload: bytes) -> bytes:
-    """Frame one binary message."""
-    return _frame(_BINARY, payload)
-
-
 def deflated_text_frame(payload: bytes) -> bytes:
     """Frame one text message for a client that has permessage-deflate: compressed by itself, where that helps.
 
     Nothing before it is needed to read it (``server_no_context_takeover``; RFC 7692, sections 7.1.1.1 and 7.2.1).
     """
-    return _deflated_frame(_TEXT, payload)
-
-
-def deflated_binary_frame(payload: bytes) -> bytes:
-    """Frame one binary message in the same way."""
-    return _deflated_frame(_BINARY, payload)
-
-
-def _deflated_frame(first: int, payload: bytes) -> bytes:
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     deflated = (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(_TAIL)
-    return _frame(first | _DEFLATED, deflated) if len(deflated) < len(payload) else _frame(first, payload)
+    return _frame(_TEXT | _DEFLATED, deflated) if len(deflated) < len(payload) else text_frame(payload)
 
 
 def _frame(first: int, payload: bytes) -> bytes:
@@ -61,7 +47,7 @@ def take_texts(data: bytes, most: int) -> tuple[list[str], int, bool]:
     come (or nothing at all). Where it is not, the rest begins with a frame for the other parser, which may be bad.
     """
     texts: list[str] = []
-    from_bytes, size, start = int.from_bytes, len(data), 0
+    size, start = len(data), 0
     while True:
         body = start + 6
         if body > size:
@@ -78,16 +64,20 @@ def take_texts(data: bytes, most: int) -> tuple[list[str], int, bool]:
             break
         end = body + length
         if end > size:
-            return texts, start, _may_become_utf8(data[body - 4 : body], data[body:])
-        # As one large number: one XOR for the whole payload.
-        mask = from_bytes((data[body - 4 : body] * ((length >> 2) + 1))[:length])
-        payload = (from_bytes(data[body:end]) ^ mask).to_bytes(length)
+            return texts, start, _may_become_utf8(_unmasked(data[body - 4 : body], data[body:]))
         try:
-            texts.append(payload.decode())  # rejects what RFC 3629 rejects
+            texts.append(_unmasked(data[body - 4 : body], data[body:end]).decode())  # rejects what RFC 3629 rejects
         except UnicodeDecodeError:
             break
         start = end
     return texts, start, False
+
+
+def _unmasked(mask: bytes, payload: bytes) -> bytes:
+    """Take the mask of 4 bytes from a payload, or from its beginning: one XOR of both as large numbers."""
+    size = len(payload)
+    key = (mask * ((size >> 2) + 1))[:size]
+    return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
 
 
 def _may_become_text(begin: bytes, most: int) -> bool:
@@ -105,10 +95,8 @@ def _may_become_text(begin: bytes, most: int) -> bool:
     return 126 <= least <= most if len(begin) >= 4 else max(126, least) <= most
 
 
-def _may_become_utf8(mask: bytes, begin: bytes) -> bool:
-    """Whether the first bytes of a payload, still masked, leave open that all of it is UTF-8: else it fails at once."""
-    key = (mask * ((len(begin) >> 2) + 1))[: len(begin)]
-    begin = (int.from_bytes(begin) ^ int.from_bytes(key)).to_bytes(len(begin))
+def _may_become_utf8(begin: bytes) -> bool:
+    """Whether the first bytes of a payload leave open that all of it is UTF-8: else it fails at once."""
     try:
         utf_8_decode(begin, "strict", False)
     except UnicodeDecodeError:

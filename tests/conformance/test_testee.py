@@ -6,7 +6,9 @@ import sys
 
 from websockets.sync.client import connect as connect_websockets
 
+from chatd.wire.frames import deflated_text_frame, text_frame
 from tests.conformance.conftest import running
+from tests.conformance.testee import binary_frame, deflated_binary_frame
 
 
 def test_it_ends_at_sigterm() -> None:
@@ -29,3 +31,10 @@ def test_it_echoes_what_it_was_sent_exactly(testee: tuple[str, int]) -> None:
         for each in messages:
             client.send(each)
         assert [client.recv(timeout=20) for _ in messages] == messages
+
+
+def test_a_binary_frame_differs_in_its_opcode_alone() -> None:
+    assert binary_frame(b"Hello") == b"\x82" + text_frame(b"Hello")[1:]
+    assert deflated_binary_frame(b"x" * 99) == b"\xc2" + deflated_text_frame(b"x" * 99)[1:]
+    assert deflated_binary_frame(b"\xff") == binary_frame(b"\xff")
+    assert binary_frame(b"x" * 70_000) == b"\x82" + text_frame(b"x" * 70_000)[1:]

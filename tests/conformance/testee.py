@@ -25,13 +25,27 @@ from chatd.closing import TOO_LARGE
 from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.web.site import Site
-from chatd.wire.frames import binary_frame, deflated_binary_frame, deflated_text_frame, text_frame
+from chatd.wire.frames import deflated_text_frame, text_frame
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE
 from tests.fakes import FakeBus
 
 LIMIT = 16 * 1024 * 1024
 CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT)
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """Frame one binary message, of which chatd itself sends none."""
+    return _as_binary(text_frame(payload))
+
+
+def deflated_binary_frame(payload: bytes) -> bytes:
+    """Frame one binary message, compressed where that helps."""
+    return _as_binary(deflated_text_frame(payload))
+
+
+def _as_binary(frame: bytes) -> bytes:
+    return bytes((frame[0] + 1,)) + frame[1:]  # from opcode 1 to 2
 
 
 class Echo(Session):

@@ -46,6 +46,13 @@ class Chat:
         return [[each.text for entry in event["entries"] for each in entry.messages] for event in self.events]
 
 
+class Failing(FakeMember):
+    """A member that nothing can be delivered to."""
+
+    def deliver(self, blob: bytes, count: int) -> None:
+        raise RuntimeError("no")
+
+
 @dataclass
 class House:
     """A hub with all that it stands on."""

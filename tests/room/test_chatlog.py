@@ -245,7 +245,9 @@ def test_outcomes_are_appended_for_each_entry(file: File) -> None:
     assert file.text == f"{time} ops ! s.1 unknown\n{time} ops ! s.2 unknown\n"
 
 
-def test_a_batch_is_one_write(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give the size of each write from now on, in bytes."""
     sizes: list[int] = []
     write = os.write
 
@@ -254,19 +256,15 @@ def test_a_batch_is_one_write(file: File, monkeypatch: pytest.MonkeyPatch) -> No
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", counted)
+    return sizes
+
+
+def test_a_batch_is_one_write(file: File, sizes: list[int]) -> None:
     file.write("one", "two", "three")
     assert sizes == [len(file.text)]
 
 
-def test_entries_of_many_messages_are_one_write_too(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    write = os.write
-
-    def counted(descriptor: int, data: bytes) -> int:
-        sizes.append(len(data))
-        return write(descriptor, data)
-
-    monkeypatch.setattr(os, "write", counted)
+def test_entries_of_many_messages_are_one_write_too(file: File, sizes: list[int]) -> None:
     said = [Message(f"s.{number}", TIME, "s", f"{number}") for number in range(100)]
     log_entries(file.chat, [Entry("ops", "192.0.2.1", said[:60]), Entry("ops", "192.0.2.1", said[60:])])
     assert file.text == "".join(line(f"{number}", f"s.{number}") for number in range(100))

@@ -11,7 +11,7 @@ from chatd.message import Batch, Message
 from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished, Position
 from tests.fakes import Events, FakeBus, FakeMember
-from tests.room.house import NOW, TURNS, House, batch, frames, make_house
+from tests.room.house import NOW, TURNS, Failing, House, batch, frames, make_house
 
 
 @pytest.fixture
@@ -91,10 +91,6 @@ def test_a_batch_of_a_room_without_members_is_dropped(house: House) -> None:
 
 
 def test_one_failing_member_does_not_stop_the_others(house: House, events: Events) -> None:
-    class Failing(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
-            raise RuntimeError("no")
-
     bad = Failing("bad")
     house.hub.join("ops", bad)
     bob = house.member("bob")

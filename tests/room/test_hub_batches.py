@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chatd.message import Batch, Message
 from chatd.wire.text import Dress
 from tests.fakes import Events, FakeBus, FakeMember
-from tests.room.house import INTERVAL, NOW, PACED, TURNS, House, batch, frames, make_house
+from tests.room.house import INTERVAL, NOW, PACED, TURNS, Failing, House, batch, frames, make_house
 
 SHORT = INTERVAL / 16
 
@@ -309,10 +309,6 @@ def test_nothing_comes_again_for_one_that_was_not_there(house: House) -> None:
 
 
 def test_one_that_fails_at_what_comes_again_does_not_stop_the_others(house: House, events: Events) -> None:
-    class Failing(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
-            raise RuntimeError("no")
-
     bad = Failing("bad")
     house.hub.join("ops", bad)
     bob = house.member("bob")
