@@ -474,9 +474,10 @@ def test_a_batch_has_a_size_and_the_rest_waits() -> None:
 
 
 def test_after_giving_up_nothing_is_taken_and_nothing_is_in_flight(office: Office) -> None:
-    office.publish("one")
+    given_up = office.publish("one")
     flushed = office.boxes.flushed()
     office.boxes.abandon("the end")
+    assert isinstance(outcome(given_up), NotPublished)
     assert flushed.called
     assert isinstance(outcome(office.publish("two")), NotPublished)
 
