@@ -9,7 +9,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 
-.PHONY: run test bench lint types clean
+SOAK ?= 600
+
+.PHONY: run test bench soak lint types clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
@@ -20,6 +22,10 @@ test: lint types
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
 bench: $(VENV)/bench.stamp build/load build/seed.stamp
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+# make soak SOAK=60: a minute of it; python -m tests.soak --help: the same faults again
+soak: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.soak --seconds $(SOAK)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -46,6 +52,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@echo "installing what the tests need into $(VENV), once"
 	@$(PIP) --editable '.[test]'
 	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
+	@.ci/need ip iproute2 "the network between two hosts cannot be cut"
 	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
 	@$(NEED_CC)
 	@touch $@

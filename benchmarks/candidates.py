@@ -52,6 +52,8 @@ class Place:
     workers: int
     broker: bool
     """Whether workers talk through a broker; a server that always does, or never can, takes no notice."""
+    options: Sequence[str] = ()
+    """What else is on chatd's command line."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class Server:
     port: int
     start_seconds: float
     roots: Sequence[int]
+    folder: Path
+
+    def workers(self) -> list[int]:
+        """Give the ids of chatd's workers among them."""
+        return [pid for pid in self.processes() if b"chatd.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def said(self) -> str:
+        """Give what its programs have said so far."""
+        return "".join(log.read_text(errors="replace") for log in self.folder.glob("*.log"))
 
     def processes(self) -> list[int]:
         """Give the ids of all its processes: parents, workers, brokers."""
@@ -86,7 +97,7 @@ class Server:
 def _chatd(place: Place) -> list[Program]:
     twistd = str(Path(sys.executable).with_name("twistd"))
     listen = f"tcp:{place.port}:interface=127.0.0.1"
-    options = ["--listen", listen, "--workers", str(place.workers), "--max-connections", "20000"]
+    options = ["--listen", listen, "--workers", str(place.workers), "--max-connections", "20000", *place.options]
     return [Program([twistd, "-n", "--pidfile=", "chatd", *options], "is ready:")]
 
 
@@ -149,16 +160,18 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(candidate: Candidate, *, workers: int, broker: bool, cores: str = "") -> Iterator[Server]:
+def running(
+    candidate: Candidate, *, workers: int, broker: bool, cores: str = "", options: Sequence[str] = ()
+) -> Iterator[Server]:
     """Run a candidate, pinned to cores, from ready to the end of the ``with``. Raises NotReady."""
     disk = ROOT / "build"  # /tmp may be memory
     disk.mkdir(exist_ok=True)
     temporary = tempfile.TemporaryDirectory(prefix=f"{candidate.name}-", dir=disk)
     with temporary as name, contextlib.ExitStack() as stack:
-        place = Place(Path(name), free_port(), workers, broker)
+        place = Place(Path(name), free_port(), workers, broker, options)
         began = time.perf_counter()
         roots = [stack.enter_context(_started(program, place.folder, cores)) for program in candidate.programs(place)]
-        yield Server(place.port, time.perf_counter() - began, roots)
+        yield Server(place.port, time.perf_counter() - began, roots, place.folder)
 
 
 @contextlib.contextmanager

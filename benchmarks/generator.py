@@ -30,6 +30,10 @@ class Load:
     window: int = 0
     rate: float = 0.0
     processes: int = 1
+    stopped: int = 0
+    """How many of them stop reading once they are connected."""
+    query: str = ""
+    """What comes behind the path of the URL."""
 
     def options(self) -> list[str]:
         """Give them as the generator's command line takes them."""
@@ -40,8 +44,9 @@ class Load:
             f"--size={self.size}",
         ]
         words.append(f"--processes={self.processes}")
-        if self.rooms > 1:
-            words.append("--path=/room{}")
+        words.append(f"--path=/{'room{}' if self.rooms > 1 else ''}{self.query}")
+        if self.stopped:
+            words.append(f"--stopped={self.stopped}")
         if self.window:
             return [*words, f"--window={self.window}"]
         return [*words, f"--rate={self.rate}"] if self.rate else [*words, "--hold"]

@@ -60,7 +60,7 @@ static const char *KEY = "dGhlIHNhbXBsZSBub25jZQ==", *ACCEPT = "s3pPLMBiTxaQ9kYG
 
 static struct {
   int port, processes, parallel;
-  uint32_t clients, senders, rooms, size, window;
+  uint32_t clients, senders, rooms, stopped, size, window;
   double rate, seconds, warmup, settle, patience, drain;
   const char *path, *send_path, *subprotocol;
   bool apart, echo, hold, phases;
@@ -81,7 +81,7 @@ typedef struct {
   int fd;
   uint32_t index, room;
   uint8_t state;
-  bool sends, receives, armed, listed;
+  bool sends, receives, stops, armed, listed;
   uint32_t number;     /* of the newest message it framed */
   uint32_t owed;       /* messages due that are not framed yet */
   uint32_t rest_used, rest_cap, out_from, out_to, out_cap;
@@ -260,7 +260,7 @@ static void frame(Client *c, uint8_t opcode, const uint8_t *head, size_t head_si
 
 static uint32_t members(uint32_t room) { /* that receive */
   uint32_t all = share_of(opt.clients, opt.rooms, room), sending = share_of(opt.senders, opt.rooms, room);
-  return opt.apart ? all - sending : all;
+  return (opt.apart ? all - sending : all) - opt.stopped; /* in one room, where any are */
 }
 
 static uint32_t reach(const Client *c) { return members(c->room) - (opt.apart || opt.echo ? 0 : 1); }
@@ -405,6 +405,10 @@ static void hear(Client *c) {
   n += (size_t)got;
   incoming[n] = 0;
   size_t used = c->state == SHAKING ? shake(c, incoming, n) : 0;
+  if (c->stops && c->state == OPEN) { /* from now on what comes stays in the kernel */
+    if (epoll_ctl(epoll, EPOLL_CTL_DEL, c->fd, NULL)) die("epoll_ctl: %s", strerror(errno));
+    return;
+  }
   if (c->state == OPEN) used += parse(c, incoming + used, n - used, at);
   if (c->state == CLOSED) return;
   if (board->measure && at >= board->measure && at < board->stop) mine->delivered_in_time += mine->delivered - before;
@@ -421,6 +425,7 @@ static void dial(Client *c) {
   c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (c->fd < 0) die("socket: %s", strerror(errno));
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (c->stops) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
   if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) die("connect: %s", strerror(errno));
   c->state = DIALLING;
   watch(c, true);
@@ -589,7 +594,8 @@ _Noreturn static void live(uint32_t which) {
     c->index = i * (uint32_t)opt.processes + self;
     c->room = c->index % opt.rooms;
     c->sends = c->index < opt.senders;
-    c->receives = !(opt.apart && c->sends);
+    c->stops = c->index >= opt.clients - opt.stopped;
+    c->receives = !c->stops && !(opt.apart && c->sends);
     uint32_t heard = share_of(opt.senders, opt.rooms, c->room);
     if (c->receives && heard) c->tracks = memset(room_for(NULL, heard * sizeof(Track)), 0, heard * sizeof(Track));
   }
@@ -738,6 +744,7 @@ static const char HELP[] =
     "  --clients N       connections (2)\n"
     "  --senders S       the first S of them send (1)\n"
     "  --apart           senders only send, the others only receive\n"
+    "  --stopped K       the last K clients read nothing after the answer to their handshake (0)\n"
     "  --echo            the server gives a sender its own messages too\n"
     "  --rooms R         client i is in room i mod R (1)\n"
     "  --path PATH       the request target; {} in it becomes the room's number (/)\n"
@@ -766,7 +773,7 @@ static double number(const char *name, const char *text, double least, double mo
 
 int main(int argc, char **argv) {
   static const struct option known[] = {
-      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"echo", 0, 0, 'e'},
+      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"stopped", 1, 0, 'k'}, {"echo", 0, 0, 'e'},
       {"rooms", 1, 0, 'r'}, {"path", 1, 0, 'u'}, {"send-path", 1, 0, 'U'}, {"subprotocol", 1, 0, 'P'}, {"size", 1, 0, 'z'},
       {"window", 1, 0, 'w'}, {"rate", 1, 0, 'R'}, {"warmup", 1, 0, 'W'}, {"seconds", 1, 0, 'd'}, {"settle", 1, 0, 'S'},
       {"patience", 1, 0, 't'}, {"drain", 1, 0, 'D'}, {"parallel", 1, 0, 'c'}, {"processes", 1, 0, 'm'}, {"hold", 0, 0, 'H'},
@@ -781,6 +788,7 @@ int main(int argc, char **argv) {
       case 'n': opt.clients = (uint32_t)number(name, optarg, 1, 1e6); break;
       case 's': opt.senders = (uint32_t)number(name, optarg, 0, SENDERS_MOST); break;
       case 'a': opt.apart = true; break;
+      case 'k': opt.stopped = (uint32_t)number(name, optarg, 0, 1e6); break;
       case 'e': opt.echo = true; break;
       case 'r': opt.rooms = (uint32_t)number(name, optarg, 1, 1e6); break;
       case 'u': opt.path = optarg; break;
@@ -806,7 +814,8 @@ int main(int argc, char **argv) {
   if (optind < argc) die("what is %s? See load --help", argv[optind]);
   if (!opt.port) die("--port is needed");
   if (!opt.hold && !opt.window == !opt.rate) die("either --window or --rate is needed, or --hold");
-  if (opt.senders > opt.clients) die("more senders than clients");
+  if (opt.senders + opt.stopped > opt.clients) die("more senders than clients, those that stop reading apart");
+  if (opt.stopped && opt.rooms > 1) die("--stopped is for one room");
   if ((uint32_t)opt.processes > opt.clients) opt.processes = (int)opt.clients;
   struct rlimit files;
   getrlimit(RLIMIT_NOFILE, &files);

@@ -196,9 +196,11 @@ COLUMNS = {
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "p99.9_ms": "p99.9 ms",
+    "join_us": "µs CPU a connection",
+    "grown_bytes": "bytes grown",
     "start_s": "start s",
 }
-IDLE_ONLY = ("connects_per_s", "memory_bytes")
+IDLE_ONLY = ("connects_per_s", "memory_bytes", "join_us")
 """What is shown only where the clients do nothing but connect."""
 
 

@@ -51,9 +51,15 @@ DROWNING = Load(500, senders=50, rate=400)
 PIPE = Load(2, senders=1, window=4096)
 CROWD = Load(3000)
 IDLE = Load(5000)
+AUDIENCE = Load(900, senders=50, size=1024, rate=1000)
+STOPPED = Load(1000, senders=50, size=1024, rate=1000, stopped=100)
+BACKLOG = 65_536
+"""What may wait for each client that stopped: so small that they fall behind within the time that is measured."""
+LIMITED = ("--max-backlog", str(BACKLOG))
 ROOM_RATE = 500.0
 """Messages a second over all rooms: one or so in each of chatd's flushes, so that a batch never holds two of a room."""
 FILES_A_PROCESS = 10_000
+NO_HISTORY = ("--history", "0")
 
 
 def _all(load: Load, workers: int = 2, *, broker: bool = True, pinned: bool = False) -> tuple[Subject, ...]:
@@ -146,6 +152,61 @@ ROWS = (
         ours=_rooms(10_000),
         peers=(_rooms(1),),
         remark="Flat is said in numbers here: at most 1.5 times, better 1.2 times.",
+    ),
+    Row(
+        "history",
+        "as fan-out, with history (1,000 messages, as it comes) against none; 2 workers",
+        "deliveries_per_s",
+        "deliveries/s",
+        bound=0.75,
+        aim=0.95,
+        ours=Subject("chatd", FAN_OUT),
+        peers=(Subject("chatd", FAN_OUT, options=NO_HISTORY, label="chatd --history 0"),),
+        more=True,
+    ),
+    Row(
+        "history-one-to-one",
+        "as one-to-one, with history against none; 1 worker",
+        "messages_per_s",
+        "messages/s",
+        bound=0.75,
+        aim=0.95,
+        ours=Subject("chatd", PIPE, workers=1),
+        peers=(Subject("chatd", PIPE, workers=1, options=NO_HISTORY, label="chatd --history 0"),),
+        more=True,
+    ),
+    Row(
+        "join-last",
+        "3,000 joins with last=20 to a room that has them; 1 worker",
+        "join_us",
+        "µs CPU a join",
+        bound=2000,
+        aim=500,
+        ours=Subject("chatd", Load(3000, query="?last=20"), workers=1, lines=20, label="chatd, last=20"),
+        peers=(Subject("chatd", CROWD, workers=1, lines=20, label="chatd, nothing asked for"),),
+        absolute=True,
+        remark="All processes of the server, from the handshake until the 20 messages are sent.",
+    ),
+    Row(
+        "slow",
+        "1,000 messages/s offered to 900 clients that read, beside 100 that stopped reading against none; 2 workers",
+        "p99_ms",
+        "ms, p99",
+        bound=1.25,
+        aim=1.0,
+        ours=Subject("chatd", STOPPED, options=LIMITED, label="chatd, 100 of 1,000 stopped"),
+        peers=(Subject("chatd", AUDIENCE, options=LIMITED, label="chatd, 900, none stopped"),),
+        remark="1,024 bytes a message. 64 KiB may wait for each client that stopped; all of them fell behind.",
+    ),
+    Row(
+        "slow-memory",
+        "the same: what the workers' memory grows by while 100 clients do not read; 2 workers",
+        "grown_bytes",
+        "bytes",
+        bound=100 * BACKLOG,
+        aim=50 * BACKLOG,
+        ours=Subject("chatd", STOPPED, options=LIMITED, label="chatd, 100 of 1,000 stopped"),
+        absolute=True,
     ),
     Row(
         "start",

@@ -11,10 +11,13 @@ carries every message to the members of its room on every worker::
 
 The path of a message, a batch at a time::
 
-    socket -> door (first bytes only) -> client/connection -> wire/frames -> client/session -> room/hub.publish
+    socket -> door (first bytes only) -> client/connection -> wire/frames -> client/session -> room/intake.publish
       --(paced)--> room/chatlog -> room/bus.publish
-    Redis: one script gives offsets and publishes
-    room/bus -> room/hub.deliver --(paced)--> wire/text, wire/frames -> client/outflow.deliver -> sockets
+    Redis: one script gives offsets, keeps history and publishes
+    room/bus -> room/hub.deliver -> room/timeline --(paced)--> room/audience -> client/outflow.deliver -> sockets
+
+What does not follow on what came before is held back in the room's timeline until history has filled the hole. Who is
+behind (it comes back, wants what was said before, or reads slowly) gets history from ``room/catchup``, then is live.
 
 *Paced* is at the end of the reactor's turn, and no more often than ``flush_interval`` (``room/pacer``): under load
 batches get bigger, not queues longer.
@@ -28,6 +31,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``message``        Message and the batch that travels on the bus
 ``lifeline``       what parent and worker tell each other over a pipe
 ``timers``         one timer of the reactor for the many that clients need
+``tally``          what befalls many clients, counted, to be logged in one line
 ``wire/``          bytes in, values out; no sockets, no clock
 ``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it; a WebSocket's accepted
 ``  frames``       RFC 6455 frames: the fast lane in, whole frames out
@@ -35,14 +39,26 @@ The house. Code imports only from its own folder and from what stands above it i
 ``room/``          what a room is, on this worker and across all of them
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
-``  outbox``       batches on their way to the broker, and the window; ``scripts/*.lua`` beside it
+``  script``       what runs in the broker, atomically: ``scripts/*.lua``
+``  queries``      what is asked of the broker, and asked again where the link broke
+``  history``      a stretch of a room's history, and where the order of rooms stands
+``  outbox``       batches on their way to the broker, and the window
 ``  probe``        whether what goes into the broker comes out again
-``  bus``          the three above as one: publish, subscribe, away or not
+``  places``       how far clients with a resume key have come, kept in the broker
+``  comparison``   whether this worker has heard everything
+``  bus``          all of these as one: publish, subscribe, read, away or not
 ``  pacer``        when to do what piles up
-``  hub``          members here; the one fan-out loop
+``  intake``       what members say: taken, logged, handed to the bus
+``  cursor``       a position in a room's order that moves on
+``  timeline``     a room's order on this worker: holes found, filled, or told
+``  catchup``      a member that is behind its room
+``  audience``     the live members of a room; the one fan-out loop
+``  room``         one room on this worker: who is live, who is behind
+``  hub``          who is in which room, from joining to leaving; when it is delivered
 ``client/``        one client; deflate, connection and factory stand on Autobahn
 ``  session``      what it may do and what it hears; no sockets
 ``  outflow``      what goes out: straight to the socket, or to a bounded backlog
+``  receipts``     what a client with a resume key has surely got
 ``  deflate``      permessage-deflate: taken up or not, what comes in compressed
 ``  lean``         what makes a connection on Autobahn light
 ``  connection``   a WebSocket on Autobahn's: bytes in, whether the client lives, closing
@@ -57,10 +73,17 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  tether``       runs a program that dies with us
 ``  child``        why a child process ended, and how long to wait before the next
 ``  ports``        endpoint strings to bound sockets
+``  state``        the state folder: who uses it, and whether it is still the same
 ``  valkey``       the private broker
 ``  fleet``        spawn, watch, replace, drain the workers
 ``  daemon``       ports, broker and fleet, started and stopped in order
 ``tap``            ``twistd chatd``: options to services
+``verify/``        whether the chat logs have all that the histories have; for the command, not the server
+``  unreadable``   why nothing can be said
+``  ledger``       what histories hold against what logs say; no broker, no files
+``  logs``         chat logs as they lie about: rotated, compressed
+``  histories``    the histories of all rooms, read from the broker
+``cli``            the command ``chatd``: ``chatd verify``
 =================  ====================================================================
 """
 

@@ -21,13 +21,15 @@ TOO_LARGE = Closing(1009, "the message is too large")
 BAD_CODE = Closing(1002, "no such close code")
 BAD_REASON = Closing(1007, "the close reason is not UTF-8")
 OUR_FAULT = Closing(1011, "an error on our side; it is in our log")
+TAKEN_OVER = Closing(1008, "another connection has come with this resume key")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
 
 
-def too_slow(missed: int) -> Closing:
-    """Give the reason for a client that read too slowly, and so missed as many messages."""
-    return Closing(1013, f"read too slowly: {missed} messages were missed; try again later")
+def too_slow(missed: int | None) -> Closing:
+    """Give the reason for a client that read too slowly, and so missed as many messages; None: nobody knows."""
+    count = "some" if missed is None else missed
+    return Closing(1013, f"read too slowly: {count} messages were missed; try again later")
 
 
 _CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))

@@ -102,7 +102,7 @@ def _number(unit: str, least: float, most: float) -> Callable[[str], float]:
         except ValueError:
             value = -1.0
         if not least <= value <= most:
-            raise BadValue(f"must be a number of {unit} from {least:g} to {most:g}, not {text!r}")
+            raise BadValue(f"must be a number of {unit} from {least:.12g} to {most:.12g}, not {text!r}")
         return value
 
     return check
@@ -124,6 +124,14 @@ def _log_path(text: str) -> str:
         raise BadValue("must name a file")
     if os.path.isdir(text):
         raise BadValue(f"{text!r} is a folder; it must name a file")
+    return text
+
+
+def _folder_path(text: str) -> str:
+    if not text or not text.isprintable():
+        raise BadValue("must name a folder")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise BadValue(f"{text!r} is a file; it must name a folder")
     return text
 
 
@@ -150,6 +158,12 @@ class Config:
         "chatd", _prefix, "What every key and channel on that server starts with; another prefix, other rooms."
     )
     chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
+    state: str = _option(
+        "",
+        _folder_path,
+        "A folder in which the private Valkey keeps history and places, so that they survive a restart of everything. "
+        "It means nothing with --redis. [default: none; nothing is kept]",
+    )
     max_message: int = _option(16384, whole_number(1, 1_048_576), "The longest message taken.", "bytes of UTF-8")
     bus_patience: float = _option(
         10.0,
@@ -162,6 +176,18 @@ class Config:
         bool,
         "Compress what is sent to clients that offer permessage-deflate, and let them compress what they send.",
     )
+    history: int = _option(
+        1000,
+        whole_number(0, 1_000_000),
+        "How many messages of each room are kept, for those who come back, read slowly, or missed something; 0: none.",
+        "messages",
+    )
+    history_ttl: float = _option(
+        86400.0,
+        seconds(0, 31_536_000),
+        "How long they are kept; 0: not at all.",
+        "seconds",
+    )
     flush_interval: float = _option(
         2.0,
         milliseconds(0, 1000),
@@ -172,8 +198,8 @@ class Config:
     max_backlog: int = _option(
         1_048_576,
         whole_number(65_536, 1_073_741_824),
-        "What may wait for a client that does not read; beyond it the client gets no more, and is closed with 1013 "
-        "once it has read that.",
+        "What may wait for a client that does not read. Beyond it the client falls behind: it gets the rest from "
+        "history as it reads. Without history it is closed with 1013 once it has read what waits.",
         "bytes",
     )
     max_connections: int = _option(
@@ -208,10 +234,10 @@ class Config:
     """From our ping to hanging up on a client that did not answer."""
     close_seconds: float = 2.0
     """From our Close frame, or our answer to the client's, to dropping the connection."""
-    catch_up_seconds: float = 60.0
-    """How long a client beyond ``max_backlog`` may take to read what waits for it."""
-    slow_report_seconds: float = 1.0
-    """How long clients that were too slow are counted before the log says so, in one line."""
+    report_seconds: float = 1.0
+    """How long clients that something befalls are counted before the log says so, in one line."""
+    marks: int = 64
+    """Positions, a second or so apart, of which it is not yet known whether a client with a resume key has got them."""
     reread_bytes: int = 4096
     """How much of a frame that is not whole yet is looked at anew with each read; then it is read as it comes."""
     fragments: int = 65_536
@@ -236,6 +262,8 @@ class Config:
     """Ticks without a byte from the broker after which a link is dead: known within 5 s."""
     bus_settle_seconds: float = 1.2
     """After an outage, before anything is published again: as long as the slowest other worker takes to be back."""
+    bus_queries: int = 16
+    """Questions to the broker that are on their way at once; the others wait."""
     probe_seconds: float = 2.0
     """How long readiness waits for a probe to come back through the bus."""
     answered_seconds: float = 2.0
@@ -246,6 +274,24 @@ class Config:
     """How long the broker remembers a silent room's newest offset."""
     publishers_known: int = 1024
     """Publishers whose newest batch a worker remembers, for each room."""
+    compare_seconds: float = 10.0
+    """How often a worker looks whether it has the newest message of its rooms."""
+    compare_rooms: int = 500
+    """Rooms that are compared in one go."""
+    history_bytes: int = 262_144
+    """What is read of a room's history at once, about."""
+    recent_seconds: int = 10
+    """What was said in the last so many seconds is kept however many messages that is, as far as there is history:"""
+    recent_bytes: int = 8_388_608
+    """but no more than the last so many bytes of a room; up to twice as much of either."""
+    held_bytes: int = 1_048_576
+    """What a room holds back while it reads what is missing before it; the rest is read then too."""
+    place_seconds: float = 1.0
+    """How often the places of clients with a resume key are written to the broker, where they moved."""
+    places: int = 500
+    """Places that are written in one go."""
+    takeover_seconds: float = 2.0
+    """How long a client that comes back waits for the worker that still holds its last connection."""
 
     # The chat log
     log_check_seconds: float = 0.5
@@ -254,6 +300,16 @@ class Config:
     """How long a write waits for another worker's to end; then the messages are refused."""
     log_calm_seconds: float = 5.0
     """After a write that failed, before the log is said to be good again without a write of that size."""
+
+    # chatd verify
+    log_line_bytes: int = 8_388_608
+    """The longest line of a chat log that is read: more than the longest message with all of it escaped."""
+    rotation_seconds: float = 5.0
+    """How long the renaming of chat logs may take while they are opened."""
+    verify_keys: int = 1000
+    """Keys of the broker that are looked at in one step, for those of histories."""
+    verify_entries: int = 16
+    """Batches of a history that are read in one step."""
 
     # The parent
     restart_first_seconds: float = 0.1
@@ -270,8 +326,25 @@ class Config:
     """How long the end of a killed process may take to be known."""
     broker_stop_seconds: float = 1.5
     """At a stop, how long the private broker may take; after it it is killed."""
+    state_lock_seconds: float = 2.0
+    """How long the broker of a chatd that was killed may hold on to the state folder."""
     relayed_line_bytes: int = 65_536
     """The longest line a worker may say to the parent."""
+
+    @property
+    def keeps_history(self) -> bool:
+        """Whether there is any history."""
+        return self.history > 0 and self.history_ttl > 0
+
+    @property
+    def history_seconds(self) -> int:
+        """How long the broker keeps history and places, in whole seconds."""
+        return max(1, round(self.history_ttl))
+
+    @property
+    def room_seconds(self) -> int:
+        """How long the broker remembers a silent room: no shorter than its history."""
+        return max(self.room_memory_seconds, self.history_seconds)
 
 
 def options() -> list[Field[Any]]:

@@ -35,6 +35,8 @@ class Assignment(msgspec.Struct, frozen=True):
     broker: str
     """The URL of the broker; the private one's too."""
     listeners: tuple[Listener, ...]
+    run: str = ""
+    """The lineage of the private broker's data; empty: what counts is the broker's own run id."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -1,11 +1,11 @@
-"""Message and Batch: what travels from a client through the bus to all members of a room.
+"""What travels from a client through the bus to all members of a room, and where it stands in the room's order.
 
-A batch on the bus is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in msgpack. The script
-``room/scripts/publish.lua`` puts the first line before the messages, which it does not read.
+A batch on the bus, and in a room's history, is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in
+msgpack. The script ``room/scripts/publish.lua`` puts the first line before the messages, which it does not read.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -14,12 +14,34 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One message, as everybody gets it."""
 
     id: str
-    """Unique: the author's session and a number."""
+    """Unique: the author's connection and a number."""
     time: int
     """When it was taken: milliseconds since 1970, UTC."""
     session: str
-    """The author's connection; its own lines are left out of what it hears."""
+    """Its author: a connection, or all those that a client has had with one resume key; who hears all but its own."""
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position in a room's order: that of the message with this offset, 1, 2, 3 … within an epoch; 0: before all."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        """Write it as the scripts do: ``EPOCH OFFSET``."""
+        return f"{self.epoch} {self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages that are lost for good; what comes next stands behind ``last``."""
+
+    epoch: str
+    last: int
+    count: int | None
+    """How many they are; None where nobody knows: the broker has begun another epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +56,8 @@ class Batch:
     sequence: int
     """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
     messages: tuple[Message, ...]
-    again: bool = False
-    """Whether another run of the broker had it already: only for those who were there when it was said."""
+    before: Position | None = None
+    """Where the first message stood in another run of the broker, which had answered that it was published."""
     size: int = 0
     """How many bytes it had on the bus."""
 
@@ -43,6 +65,27 @@ class Batch:
     def last(self) -> int:
         """The offset of the newest message."""
         return self.first + len(self.messages) - 1
+
+    def first_ones(self, count: int) -> "Batch":
+        """Give it up to so many messages."""
+        return replace(self, messages=self.messages[:count])
+
+    def without_first(self, count: int) -> "Batch":
+        """Give the rest of it, behind so many messages."""
+        before = self.before and Position(self.before.epoch, self.before.offset + count)
+        return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a room's history."""
+
+    batches: Sequence[Batch]
+    """In order, and all of one epoch; the first may begin with messages that were not asked for."""
+    top: Position
+    """Where the room's order stood when it was read."""
+    more: bool = False
+    """Whether history has more between these and the top."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -52,9 +95,9 @@ _decoder = msgspec.msgpack.Decoder(tuple[Message, ...])
 _AGAIN = b"!"  # no array begins so in msgpack
 
 
-def again(payload: bytes) -> bytes:
-    """Mark what ``encode`` gave as published once more."""
-    return payload if payload.startswith(_AGAIN) else _AGAIN + payload
+def again(payload: bytes, first: Position) -> bytes:
+    """Mark what ``encode`` gave as published once more, and where its first message stood."""
+    return payload if payload.startswith(_AGAIN) else b"%b%b\n%b" % (_AGAIN, str(first).encode("ascii"), payload)
 
 
 def encode(messages: Sequence[Message]) -> bytes:
@@ -63,9 +106,12 @@ def encode(messages: Sequence[Message]) -> bytes:
 
 
 def decode(room: str, data: bytes) -> Batch:
-    """Read what came from the bus for a room. Raises ValueError for what is no batch."""
+    """Read what came from the bus, or from history, for a room. Raises ValueError for what is no batch."""
     head, _, payload = data.partition(b"\n")
     epoch, first, publisher, sequence = head.decode("ascii").split(" ")
-    messages = _decoder.decode(payload.removeprefix(_AGAIN))
-    marked = payload.startswith(_AGAIN)
-    return Batch(room, epoch, int(first), publisher, int(sequence), messages, marked, len(payload))
+    before = None
+    if payload.startswith(_AGAIN):
+        mark, _, payload = payload.partition(b"\n")
+        its_epoch, its_first = mark.removeprefix(_AGAIN).decode("ascii").split(" ")
+        before = Position(its_epoch, int(its_first))
+    return Batch(room, epoch, int(first), publisher, int(sequence), _decoder.decode(payload), before, len(data))

@@ -14,6 +14,7 @@ import chatd
 from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
+from chatd.parent.state import State
 from chatd.parent.valkey import find_server
 
 
@@ -90,12 +91,12 @@ class Options(usage.Options):
 Options.opt_listen.__doc__ = f"{Options.opt_listen.__doc__} [default: {' and '.join(LOOPBACK_LISTEN)}]"
 
 
-def _check_utf8(path: str) -> None:
+def _check_utf8(what: str, path: str) -> None:
     """See that workers can be told a path, which a working folder may have made what it is. Raises BadValue."""
     try:
-        path.encode()
+        os.path.abspath(path).encode()
     except UnicodeEncodeError:
-        raise BadValue(f"the chat log's path is not UTF-8: {path!r}") from None
+        raise BadValue(f"{what} is not UTF-8: {os.path.abspath(path)!r}") from None
 
 
 def makeService(options: Options) -> IService:
@@ -104,8 +105,11 @@ def makeService(options: Options) -> IService:
 
     config = options.config()
     try:
-        _check_utf8(os.path.abspath(config.chat_log))
+        _check_utf8("the chat log's path", config.chat_log)
+        _check_utf8("the state folder's path", config.state)
         server_program = "" if config.redis else find_server()
+        if config.state and server_program:
+            State(config.state, config.state_lock_seconds).check()
         ports = Ports(config.listen, config.workers, config.accept_backlog)
         ports.bind()
         ports.close()

@@ -156,7 +156,7 @@ class Worker:
         self._config = config
         name = secrets.token_hex(5)
         self._lifeline = Lifeline(self, config.relayed_line_bytes)
-        self._bus = Bus(reactor, broker_address(assignment.broker), config, name)
+        self._bus = Bus(reactor, broker_address(assignment.broker), config, name, run=assignment.run)
         self._chat_log = ChatLog(
             config.chat_log, log, lock_seconds=config.log_lock_seconds, calm_seconds=config.log_calm_seconds
         )
@@ -179,6 +179,7 @@ class Worker:
         checking = self._log_check.start(self._config.log_check_seconds, now=False)
         checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
         self._bus.start()
+        self._hub.start()
         for listener in self._assignment.listeners:
             inherited = Inherited(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
@@ -196,10 +197,10 @@ class Worker:
         """Take no more connections and messages; fires when all that were taken are published, or time is up."""
         if self._held is None:
             self._held = Deferred()
-            self._hub.hold()
+            self._hub.intake.hold()
             for port in self._ports:
                 port.stopListening()
-            self._hub.flush()
+            self._hub.intake.flush()
             published = self._bus.flushed().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
         held: Deferred[None] = Deferred()
@@ -219,6 +220,8 @@ class Worker:
         self._hub.fan_out()
         closed = self._connections.close_all(STOPPING)
         await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
+        await self._bus.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
+        self._hub.stop()
         self._bus.stop()
         self._log_check.stop()
         self._chat_log.close()

@@ -100,11 +100,12 @@ def sessions(port: int) -> dict[str, str]:
             other.wait_for("welcome")
             ops.type("this is another room")
             wait_until(lambda: "this is another room" in run("tail -n 1 logs/chat.log"))
+            shown["log"] = run("tail -n 4 logs/chat.log")
+            shown |= coming_back(host, ops)
         finally:
             for terminal in (one, other, ops):
                 terminal.end()
         shown["one"], shown["other"], shown["ops"] = one.shown, other.shown, ops.shown
-        shown["log"] = run("tail -n 4 logs/chat.log")
         shown["curl"] = run(f"curl -s http://{host}/")
         shown["readyz"] = run(f"curl -s -w '%{{http_code}}\\n' http://{host}/-/readyz")
     finally:
@@ -115,6 +116,30 @@ def sessions(port: int) -> dict[str, str]:
     shown["help"] = run("twistd chatd --help")
     for real, said in ((str(ROOT), "/srv/chatd"), (host, HOST), (f"127.0.0.1:{port}", HOST)):
         shown = {name: text.replace(real, said) for name, text in shown.items()}
+    return shown
+
+
+def coming_back(host: str, ops: Terminal) -> dict[str, str]:
+    """Give the sessions of one that goes away and comes back, and of one that wants to know what was said."""
+    command = ("websocat", f"ws://{host}/ops?resume=a-key-of-mine")
+    shown = {}
+    before = Terminal(*command)
+    try:
+        before.type("I go for lunch")
+        ops.wait_for("I go for lunch")
+    finally:
+        before.end()
+    ops.type("it is on fire")
+    ops.type("no, it is not")
+    wait_until(lambda: "no, it is not" in run("tail -n 1 logs/chat.log"))
+    after, late = Terminal(*command), Terminal("websocat", f"ws://{host}/ops?last=2")
+    try:
+        after.wait_for("no, it is not")
+        late.wait_for("no, it is not")
+    finally:
+        after.end()
+        late.end()
+    shown["before"], shown["after"], shown["late"] = before.shown, after.shown, late.shown
     return shown
 
 

@@ -1,8 +1,8 @@
 """Test doubles: small, and true to the contracts that the real parts fulfil (see ``tests/room/test_bus.py``)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
@@ -15,11 +15,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.closing import Closing
-from chatd.message import Batch, Message
+from chatd.message import Batch, Gap, Message, Position, Span
 from chatd.room.bus import BusListener
 from chatd.room.chatlog import Entry
-from chatd.room.outbox import NotPublished, Position
+from chatd.room.outbox import NotPublished, Published
+from chatd.room.places import Place
 from chatd.wire.text import BARE, Dress
+
+T = TypeVar("T")
 
 
 @implementer(ILogObserver)
@@ -39,22 +42,37 @@ class Events:
 
 
 class FakeBus:
-    """A bus in memory for one worker: what is published comes back when ``pump`` is called."""
+    """A bus in memory for one worker: what is published comes back when ``pump`` is called, or is lost on the way.
+
+    It keeps history, as the broker does, of every room and epoch. Answers come at once, or with ``answer`` where
+    ``answer_at_once`` is off.
+    """
 
     listener: BusListener
 
-    def __init__(self, publisher: str = "fake") -> None:
+    def __init__(self, publisher: str = "fake", history: int = 1000) -> None:
         self.publisher = publisher
+        self.history = history
         self.away = ""
         self.full = False
         self.space = 1_000_000
         self.rooms: dict[str, list[Deferred[None]]] = {}
         self.confirm_at_once = True
+        self._heard: set[str] = set()
+        self.answer_at_once = True
         self.refuse: NotPublished | None = None
         self.published: list[tuple[str, list[Message]]] = []
+        self.kept: dict[tuple[str, str], list[Batch]] = {}
+        """History: batches of each room and epoch."""
+        self.places: dict[tuple[str, str], Place] = {}
+        """By room and key."""
+        self.owners: dict[tuple[str, str], str] = {}
+        """Which connection has which of them."""
         self._queue: list[Batch] = []
-        self._tops: dict[str, int] = {}
+        self._tops: dict[str, Position] = {}
+        self._epochs = 0
         self._sequence = 0
+        self._asked: list[tuple[Callable[[], Any], Deferred[Any]]] = []
 
     @property
     def open(self) -> bool:
@@ -63,22 +81,51 @@ class FakeBus:
     def weight(self, messages: Sequence[Message]) -> int:
         return sum(len(each.text) for each in messages)
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
+    # Messages
+
+    def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None) -> Any:
         if self.refuse is not None:
             return fail(self.refuse)
         self.published.append((room, list(messages)))
         self._sequence += 1
-        first = self._tops.get(room, 0) + 1
-        self._tops[room] = first + len(messages) - 1
-        self._queue.append(Batch(room, "e", first, self.publisher, self._sequence, tuple(messages)))
-        return succeed(Position("e", first))
+        return succeed(Published(self.say(room, messages, self._sequence, self.publisher)))
 
-    def pump(self) -> None:
-        """Deliver what has been published."""
+    def say(self, room: str, messages: Sequence[Message], sequence: int, publisher: str) -> Position:
+        """Give messages their offsets, keep them and send them out, as the script does; give where the first stands."""
+        top = self.top(room)
+        batch = Batch(room, top.epoch, top.offset + 1, publisher, sequence, tuple(messages), size=100 * len(messages))
+        self._tops[room] = Position(top.epoch, batch.last)
+        kept = self.kept.setdefault((room, top.epoch), [])
+        kept.append(batch)
+        while kept and kept[0].last <= batch.last - self.history:
+            del kept[0]
+        self._queue.append(batch)
+        return Position(top.epoch, batch.first)
+
+    def top(self, room: str) -> Position:
+        """Say where a room's order stands."""
+        return self._tops.setdefault(room, Position(f"e{self._epochs}", 0))
+
+    def restart(self) -> None:
+        """Let the broker lose everything it had; what is on its way still comes."""
+        self._epochs += 1
+        self._tops.clear()
+        self.kept.clear()
+        self.places.clear()
+        self.owners.clear()
+
+    def pump(self, lost: Callable[[Batch], bool] = lambda _: False) -> None:
+        """Deliver what has been published, but for what is lost on the way."""
         queue, self._queue = self._queue, []
         for batch in queue:
-            if batch.room in self.rooms:
+            if batch.room in self.rooms and not lost(batch):
                 self.listener.deliver(batch)
+
+    def compare(self) -> None:
+        """Say how far each room has come: all that was on its way has come, or is lost."""
+        self.pump()
+        for room in list(self.rooms):
+            self.listener.compare(room, self.top(room))
 
     def flushed(self) -> "Deferred[None]":
         return succeed(None)
@@ -86,22 +133,89 @@ class FakeBus:
     def probe(self) -> "Deferred[None]":
         return fail(NotPublished(self.away)) if self.away else succeed(None)
 
+    # History and places
+
+    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+        return self._answer(lambda: self._span(room, after, most))
+
+    def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
+        def claim() -> Place:
+            owner = self.owners.get((room, key))
+            if owner is not None and owner != session and (place := self.listener.give_up(room, owner)) is not None:
+                self._keep((room, key), place)
+            self.owners[room, key] = session
+            return self.places.setdefault((room, key), Place(None, session))
+
+        return self._answer(claim)
+
+    def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
+        if self.owners.get((room, key), session) == session:
+            self._keep((room, key), place)
+            self.owners[room, key] = session
+            if left:
+                del self.owners[room, key]
+
+    def saved(self) -> "Deferred[None]":
+        return succeed(None)
+
+    def answer(self, count: int = 1_000_000) -> None:
+        """Let the broker answer what was asked first, as it stands now; and what is asked meanwhile."""
+        while self._asked and count:
+            count -= 1
+            work, done = self._asked.pop(0)
+            done.callback(work())
+
+    def _answer(self, work: Callable[[], T]) -> "Deferred[T]":
+        if self.answer_at_once:
+            return succeed(work())
+        done: Deferred[T] = Deferred(lambda _: self._asked.remove((work, done)))
+        self._asked.append((work, done))
+        return done
+
+    def _keep(self, name: tuple[str, str], place: Place) -> None:
+        if place.position is not None:
+            self.places[name] = place
+
+    def _span(self, room: str, after: Position | None, most: int) -> Span:
+        top = self.top(room)
+        if after is None or not self.history:
+            return Span((), top)
+        rest = [each for each in self.kept.get((room, after.epoch), ()) if each.last > after.offset]
+        old = bool(rest) and after.epoch != top.epoch
+        if not rest and after.epoch != top.epoch:
+            rest = self.kept.get((room, top.epoch), [])
+        batches: list[Batch] = []
+        for batch in rest:
+            if sum(each.size for each in batches) >= most:
+                return Span(batches, top, more=True)
+            batches.append(batch)
+        return Span(batches, top, more=old)
+
+    # Rooms
+
     def subscribe(self, room: str) -> "Deferred[None]":
         waiters = self.rooms.setdefault(room, [])
         if self.confirm_at_once:
+            self._heard.add(room)
+        if room in self._heard:
             return succeed(None)
-        done: Deferred[None] = Deferred()
+        done: Deferred[None] = Deferred(waiters.remove)
         waiters.append(done)
         return done
 
+    def hears(self, room: str) -> bool:
+        return room in self._heard
+
     def confirm(self, room: str) -> None:
         """Let the broker confirm a subscription."""
+        self._heard.add(room)
         waiters, self.rooms[room] = self.rooms[room], []
         for waiter in waiters:
             waiter.callback(None)
 
     def unsubscribe(self, room: str) -> None:
         self.rooms.pop(room, None)
+        self._heard.discard(room)
 
 
 @dataclass(eq=False)
@@ -112,14 +226,42 @@ class FakeMember:
     address: str = "192.0.2.1"
     echo: bool = False
     dress: Dress = BARE
+    key: str = ""
+    since: Position | None = None
+    last: int = 0
+    author: str = ""
+    choked: bool = False
+    fall_behind: Callable[[], None] | None = None
+    """What to call in place of taking what is delivered."""
     blobs: list[bytes] = field(default_factory=list)
     count: int = 0
     """Messages that were delivered, by what was said of each blob."""
     events: list[Any] = field(default_factory=list)
+    got: Position | None = None
+    """Up to where it has got everything."""
+
+    def __post_init__(self) -> None:
+        self.author = self.author or self.id
 
     def deliver(self, blob: bytes, count: int) -> None:
+        if self.fall_behind is not None:
+            self.fall_behind()
+        else:
+            self.replay(blob, count)
+
+    def replay(self, blob: bytes, count: int) -> None:
         self.blobs.append(blob)
         self.count += count
+
+    def lost(self, gap: Gap) -> None:
+        self.events.append(gap)
+
+    def too_slow(self, gap: Gap) -> None:
+        self.events.append(("too slow", gap))
+
+    def given(self, position: Position) -> Position | None:
+        self.got = position
+        return position
 
     def carry_on(self) -> None:
         self.events.append("carry on")
@@ -137,8 +279,13 @@ class FakeLine:
 
     blobs: list[bytes] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
+    choked: bool = False
+    progress: tuple[int, int] = (0, 0)
 
     def deliver(self, blob: bytes, count: int) -> None:
+        self.blobs.append(blob)
+
+    def replay(self, blob: bytes, count: int) -> None:
         self.blobs.append(blob)
 
     def pause(self) -> None:
@@ -182,7 +329,12 @@ class FakeTransport(StringTransport):
 
     def catch_up(self) -> None:
         """Let the client read all that waits for it, and go on reading."""
-        self.client_reads, self._unwritten = True, 0
+        self.client_reads = True
+        self.read_what_waits()
+
+    def read_what_waits(self) -> None:
+        """Let the client read all that waits for it."""
+        self._unwritten = 0
         if self.producer is not None and self._producer_paused:
             self._producer_paused = False
             self.producer.resumeProducing()
@@ -233,6 +385,8 @@ class FakeTransport(StringTransport):
     def _lose(self, error: Exception) -> None:
         if self.lost is None:
             self.lost = Failure(error)
+            if self.producer is not None:
+                self.producer.stopProducing()
             self.protocol.connectionLost(self.lost)
 
 

@@ -178,6 +178,8 @@ def test_any_other_interval_is_refused_with_its_bounds(text: str) -> None:
         ("max_backlog", 65_536, 1_073_741_824),
         ("max_connections", 1, 1_000_000),
         ("bus_patience", 0, 86400),
+        ("history", 0, 1_000_000),
+        ("history_ttl", 0, 31_536_000),
         ("flush_interval", 0, 1000),
     ],
 )
@@ -222,6 +224,26 @@ def test_a_chat_log_that_names_no_file_is_refused(path: str) -> None:
     assert refusal("chat_log", path) == "must name a file"
 
 
+def test_a_state_folder_may_be_one_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    assert check("state", path) == path
+
+
+def test_a_state_folder_may_be_one_that_is_there(tmp_path: Path) -> None:
+    assert check("state", str(tmp_path)) == str(tmp_path)
+
+
+def test_a_state_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    path.touch()
+    assert "is a file" in refusal("state", str(path))
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a\nb"])
+def test_a_state_folder_without_a_name_that_can_be_said_is_refused(path: str) -> None:
+    assert refusal("state", path) == "must name a folder"
+
+
 @given(st.sampled_from(sorted(KNOBS)), st.text())
 def test_any_refusal_is_one_line(knob: str, text: str) -> None:
     try:
@@ -244,9 +266,12 @@ def test_the_options_are_the_promised_ones() -> None:
         "redis",
         "redis_prefix",
         "chat_log",
+        "state",
         "max_message",
         "bus_patience",
         "compress",
+        "history",
+        "history_ttl",
         "flush_interval",
         "max_backlog",
         "max_connections",
@@ -275,7 +300,41 @@ def test_a_renamed_log_is_noticed_within_a_second() -> None:
 def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -> None:
     config = Config()
     waits = (config.join_seconds, config.ping_seconds, config.pong_seconds, config.close_seconds)
-    assert config.timer_seconds * 10 <= min(*waits, config.catch_up_seconds, config.slow_report_seconds)
+    assert config.timer_seconds * 10 <= min(*waits, config.report_seconds)
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [(Config(), True), (Config(history=0), False), (Config(history_ttl=0), False), (Config(history=1), True)],
+)
+def test_no_messages_or_no_time_is_no_history(config: Config, kept: bool) -> None:
+    assert config.keeps_history == kept
+
+
+@pytest.mark.parametrize(("ttl", "whole"), [(86_400.0, 86_400), (0.2, 1), (0.0, 1), (1.6, 2)])
+def test_the_broker_keeps_history_for_whole_seconds_and_one_at_least(ttl: float, whole: int) -> None:
+    assert Config(history_ttl=ttl).history_seconds == whole
+
+
+def test_a_room_is_remembered_no_shorter_than_its_history() -> None:
+    assert Config(history_ttl=60, room_memory_seconds=600).room_seconds == 600
+    assert Config(history_ttl=6000, room_memory_seconds=600).room_seconds == 6000
+
+
+def test_a_batch_whose_answer_got_lost_is_known_for_five_minutes() -> None:
+    assert Config().republish_memory_seconds == 300
+
+
+def test_a_lost_message_that_has_no_successor_is_noticed_within_ten_seconds() -> None:
+    assert Config().compare_seconds <= 10.0
+
+
+def test_places_are_written_once_a_second() -> None:
+    assert Config().place_seconds == 1.0
+
+
+def test_one_that_comes_back_waits_for_its_last_connection_shorter_than_a_handshake_may_take() -> None:
+    assert Config().takeover_seconds < Config().join_seconds
 
 
 def test_a_config_is_frozen() -> None:

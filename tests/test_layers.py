@@ -148,7 +148,7 @@ class House:
                 yield f"{module}:{each.line} imports {target}, which is not there"
             elif self.rank(target) > self.rank(module):
                 yield f"{module}:{each.line} imports {target}, which stands below it"
-            elif place(target) == "parent" and place(module) not in ("parent", "tap"):
+            elif place(target) == "parent" and place(module) not in ("parent", "tap", "cli"):
                 yield f"{module}:{each.line} imports {target}, but is no part of the parent"
             elif place(module) == "parent" and place(target) != "parent" and target not in PARENT_MAY:
                 yield f"{module}:{each.line} imports {target}, but the parent needs nothing that a worker runs on"
@@ -262,6 +262,8 @@ def test_the_map_is_read_in_its_order() -> None:
         ("wire/frames.py", "import time", "the wire knows neither sockets nor clocks"),
         ("room/link.py", "from chatd.room.hub import Hub", "in a circle, or what does: chatd."),
         ("room/__init__.py", "from chatd.room.hub import Hub\nimport chatd.room", "in a circle, or what does: chatd."),
+        ("verify/logs.py", "from chatd.parent.valkey import find_sockets", "but is no part of the parent"),
+        ("worker.py", "import chatd.cli", "imports chatd.cli, which stands below it"),
         ("tap.py", "from benchmarks.rows import ROWS", "imports benchmarks, which is not installed with chatd"),
         ("tap.py", "def late():\n    import tests.fakes", "imports tests, which is not installed with chatd"),
         ("extra.py", "", "chatd.extra does not stand in the map"),

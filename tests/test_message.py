@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.message import Batch, Message, again, decode, encode
+from chatd.message import Batch, Message, Position, again, decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
 MESSAGES = st.lists(st.builds(Message, id=WORD, time=st.integers(0, 2**63 - 1), session=WORD, text=TEXT), min_size=1)
 NUMBER = st.integers(1, 2**53)
 BATCHES = st.builds(Batch, TEXT, WORD, NUMBER, WORD, NUMBER, MESSAGES.map(tuple))
+POSITIONS = st.builds(Position, WORD, NUMBER)
 
 HELLO = Message(id="s-1", time=1_700_000_000_000, session="s", text="hello")
 
@@ -19,8 +20,8 @@ HELLO = Message(id="s-1", time=1_700_000_000_000, session="s", text="hello")
 @given(BATCHES)
 def test_any_batch_travels_unchanged(batch: Batch) -> None:
     head = f"{batch.epoch} {batch.first} {batch.publisher} {batch.sequence}\n"
-    payload = encode(batch.messages)
-    assert decode(batch.room, head.encode() + payload) == replace(batch, size=len(payload))
+    data = head.encode() + encode(batch.messages)
+    assert decode(batch.room, data) == replace(batch, size=len(data))
 
 
 @pytest.mark.parametrize("text", ["007", "1_000", "1.50", "", "a\nb", "é\0"])
@@ -78,9 +79,27 @@ def test_any_bytes_are_a_batch_or_a_value_error(data: bytes) -> None:
             continue
 
 
-def test_what_is_published_again_says_so_however_often() -> None:
-    messages = (Message("w.1.1", 7, "w.1", "hello"),)
-    payload = again(again(encode(messages)))
-    whole = Batch("ops", "e", 1, "w", 1, messages, again=True, size=len(payload))
-    assert decode("ops", b"e 1 w 1\n" + payload) == whole
-    assert not decode("ops", b"e 1 w 1\n" + encode(messages)).again
+@given(BATCHES, POSITIONS, POSITIONS)
+def test_what_is_published_again_says_where_it_stood_first_however_often(
+    batch: Batch, before: Position, later: Position
+) -> None:
+    head = f"{batch.epoch} {batch.first} {batch.publisher} {batch.sequence}\n"
+    payload = again(encode(batch.messages), before)
+    assert again(payload, later) == payload
+    data = head.encode() + payload
+    assert decode(batch.room, data) == replace(batch, before=before, size=len(data))
+
+
+@pytest.mark.parametrize("mark", [b"!", b"!\n", b"!e\n", b"!e x\n", b"!e 1 2\n", b"!\xff 1\n"])
+def test_a_mark_that_names_no_position_is_a_value_error(mark: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode("ops", b"e 1 w 1\n" + mark + encode([HELLO]))
+
+
+def test_the_first_ones_and_the_rest_are_the_batch() -> None:
+    messages = tuple(msgspec.structs.replace(HELLO, id=f"s-{number}") for number in range(5))
+    batch = Batch("ops", "e", 11, "w", 1, messages, Position("d", 7))
+    first, rest = batch.first_ones(2), batch.without_first(2)
+    assert (first.first, first.last, first.messages, first.before) == (11, 12, messages[:2], Position("d", 7))
+    assert (rest.first, rest.last, rest.messages, rest.before) == (13, 15, messages[2:], Position("d", 9))
+    assert replace(batch, before=None).without_first(2).before is None

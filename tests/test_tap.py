@@ -14,6 +14,7 @@ from twisted.plugin import getPlugins
 
 import chatd
 from chatd.config import LOOPBACK_LISTEN, Config, options
+from chatd.parent.state import State
 from chatd.tap import Options, makeService
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
@@ -65,8 +66,11 @@ def test_every_option_reaches_the_configuration() -> None:
         "redis": "rediss://:secret@broker:7000/2",
         "redis-prefix": "other",
         "chat-log": "/var/log/chatd/chat.log",
+        "state": "/var/lib/chatd",
         "max-message": "100",
         "bus-patience": "0.5",
+        "history": "50",
+        "history-ttl": "600",
         "flush-interval": "0.25",
         "max-backlog": "70000",
         "max-connections": "20",
@@ -79,8 +83,11 @@ def test_every_option_reaches_the_configuration() -> None:
         redis="rediss://:secret@broker:7000/2",
         redis_prefix="other",
         chat_log="/var/log/chatd/chat.log",
+        state="/var/lib/chatd",
         max_message=100,
         bus_patience=0.5,
+        history=50,
+        history_ttl=600.0,
         flush_interval=0.25,
         max_backlog=70_000,
         max_connections=20,
@@ -161,6 +168,9 @@ def test_the_help_says_how_to_connect() -> None:
         (["--chat-log", ""], "--chat-log must name a file"),
         (["--chat-log", "/"], "--chat-log must name a file"),
         (["--chat-log", "log-\udcff"], "--chat-log must be UTF-8"),
+        (["--state", ""], "--state must name a folder"),
+        (["--state", "/dev/null"], "--state '/dev/null' is a file; it must name a folder"),
+        (["--state", "state-\udcff"], "--state must be UTF-8"),
         (["--listen", "unix:/run/\udcff.sock"], "--listen must be UTF-8"),
         (["--redis", "redis://:hunter2@\udcff"], "--redis must be UTF-8"),
         (["--workers"], "option --workers requires argument"),
@@ -211,6 +221,21 @@ def test_without_any_broker_one_line_says_what_to_do(monkeypatch: pytest.MonkeyP
     assert re.fullmatch(r"twistd chatd: [^\n]*(valkey|redis)[^\n]*", said)
 
 
+def test_a_state_folder_that_another_chatd_uses_is_refused_with_one_line(tmp_path: Path) -> None:
+    other = State(str(tmp_path), 0)
+    other.take()
+    assert refusal("--listen", LOCAL, "--state", str(tmp_path)) == (
+        f"twistd chatd: --state {tmp_path} is in use by another chatd"
+    )
+    other.release()
+
+
+def test_a_state_folder_that_cannot_be_made_is_refused_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refusal("--listen", LOCAL, "--state", str(tmp_path / "file" / "state"))
+    assert said == (f"twistd chatd: --state {tmp_path}/file/state cannot be used: {tmp_path}/file cannot be written to")
+
+
 # The service
 
 
@@ -219,6 +244,22 @@ def test_the_service_is_made_and_does_not_run_yet() -> None:
     parsed.parseOptions(["--redis", "redis://broker", "--listen", LOCAL])
     service = makeService(parsed)
     assert IService.providedBy(service) and not service.running
+
+
+def test_nothing_is_made_in_the_state_folder_before_it_runs(tmp_path: Path) -> None:
+    parsed = Options()
+    parsed.parseOptions(["--state", str(tmp_path / "state"), "--listen", LOCAL])
+    makeService(parsed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_redis_server_the_state_folder_is_not_looked_at(tmp_path: Path) -> None:
+    other = State(str(tmp_path), 0)
+    other.take()
+    parsed = Options()
+    parsed.parseOptions(["--redis", "redis://broker", "--state", str(tmp_path), "--listen", LOCAL])
+    assert IService.providedBy(makeService(parsed))
+    other.release()
 
 
 def test_a_unix_socket_is_not_left_behind_by_looking(tmp_path: Path) -> None:

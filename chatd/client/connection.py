@@ -17,7 +17,7 @@ from chatd.client.deflate import Inflater, take_up
 from chatd.client.lean import LASTING, Quiet
 from chatd.client.outflow import Outflow
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close, too_slow
+from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close
 from chatd.timers import Timer
 from chatd.wire.frames import take_texts
 from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
@@ -32,7 +32,6 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     __slots__ = (
         *LASTING,
-        "_catch_up",
         "_drop",
         "_fragments",
         "_heard_at",
@@ -61,7 +60,6 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._owed: bytes | None = None  # a ping that is still to be answered
         self._heard_at = 0.0  # when the last whole frame came
         self._ping: Timer | None = None  # to come, or to be answered
-        self._catch_up: Timer | None = None
         self._drop: Timer | None = None
 
     # The handshake
@@ -219,18 +217,21 @@ class Connection(Outflow, WebSocketServerProtocol):
             self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
             self.sendPing()
-            self._ping = self.factory.timers.callLater(config.pong_seconds, self._look_for_answer, now, self.waiting)
+            self._ping = self.factory.timers.callLater(
+                config.pong_seconds, self._look_for_answer, now, self.unacknowledged
+            )
 
     def _look_for_answer(self, pinged_at: float, unread: int) -> None:
         """Hang up on a client that did not answer; not where it is we who do not read, or while it still does.
 
-        Unread is what waited for it when it was pinged, or when this was looked at last.
+        Unread is what it had yet to take when it was pinged, or when this was looked at last.
         """
+        now_unread = self.unacknowledged
         if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
             self._look_for_life()
-        elif self._paused or self.waiting < unread:
+        elif self._paused or now_unread < unread:
             wait = self.factory.config.pong_seconds
-            self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, self.waiting)
+            self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, now_unread)
         else:
             self.dropConnection(abort=True)
 
@@ -244,7 +245,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Send a Close frame, ours or Autobahn's own, and read on: for the answer."""
-        self.shut_out()
+        self._shut()
         self.resume()
         super().sendCloseFrame(code, reasonUtf8, isReply)
 
@@ -269,7 +270,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         What the client still sends is read until then. Left unread it would make TCP reset the connection, and a
         reset may overtake our Close frame.
         """
-        self.shut_out()
+        self._shut()
         if abort:
             self.transport.abortConnection()
             return
@@ -280,14 +281,27 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.transport.loseConnection()
         self._drop = self.factory.timers.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
 
+    def _shut(self) -> None:
+        """Deliver no more, and note how far the client has come."""
+        self.session.given_all()
+        self.shut_out()
+
+    def unregisterProducer(self) -> None:
+        """See what has arrived: Autobahn hangs up, and the transport will say no more when the socket is closed."""
+        self.stopProducing()
+        super().unregisterProducer()
+
+    def stopProducing(self) -> None:
+        """See what has arrived: the socket is about to be closed."""
+        self._shut()
+        self.session.going()
+
     def connectionLost(self, reason: Failure) -> None:
         """End: the socket is gone."""
         self.shut_out()
-        for timer in (self._ping, self._catch_up, self._drop, self.closeHandshakeTimeoutCall):
+        for timer in (self._ping, self._drop, self.closeHandshakeTimeoutCall):
             if timer is not None:
                 timer.cancel()
-        if self.missed:
-            self.factory.say_missed(self.missed)
         self.factory.connections.discard(self)
         self.session.gone()
         self._connectionLost(reason)
@@ -296,18 +310,13 @@ class Connection(Outflow, WebSocketServerProtocol):
     # The session and the hub call
 
     def fell_behind(self) -> None:
-        """Give the client some time to catch up."""
-        self._catch_up = self.factory.timers.callLater(self.factory.config.catch_up_seconds, self.dropConnection, True)
+        """Let the session see that the client gets it later."""
+        self.factory.slow.add(clients=1)
+        self.session.fell_behind()
 
-    def caught_up(self) -> None:
-        """Tell a bare client what it missed, in the only way there is.
-
-        It has what is left of its time to read that: the kernel may still hold seconds of a slow line.
-        """
-        self.closeHandshakeTimeout = 0  # ``_catch_up`` comes
-        if self._ping is not None:
-            self._ping.cancel()
-        self.close(too_slow(self.missed))
+    def drained(self) -> None:
+        """Tell the session that there is room for more."""
+        self.session.drained()
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -322,12 +331,7 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.transport.resumeProducing()
 
     def close(self, closing: Closing) -> None:
-        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``.
-
-        A client that missed messages is told so, whatever it is closed for.
-        """
-        if self.behind:
-            closing = too_slow(self.missed)
+        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING:

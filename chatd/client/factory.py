@@ -17,7 +17,8 @@ from chatd.client.session import Session
 from chatd.closing import Closing
 from chatd.config import Config
 from chatd.room.hub import Hub
-from chatd.timers import Timer, TimerWheel
+from chatd.tally import Tally
+from chatd.timers import TimerWheel
 from chatd.wire.frames import LONGEST
 from chatd.wire.handshake import Place, Upgrade
 
@@ -45,9 +46,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self._worker = worker
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
-        self._slow = 0
-        self._missed = 0
-        self._saying: Timer | None = None
+        self.slow = Tally(self.timers, config.report_seconds, log, "slow readers that fell behind: {clients}")
         longest = config.max_message + LINE_END
         if config.compress:
             longest = longest_deflated(longest)
@@ -86,26 +85,9 @@ class ConnectionFactory(WebSocketServerFactory):
         self.connection_gone()
         return emptied
 
-    def say_missed(self, count: int) -> None:
-        """Log that a client did not keep up, and how many messages it missed; many at once are one line."""
-        self._slow += 1
-        self._missed += count
-        if self._saying is None:
-            self._saying = self.timers.callLater(self.config.slow_report_seconds, self._say_missed)
-
-    def _say_missed(self) -> None:
-        clients, messages, self._slow, self._missed, self._saying = self._slow, self._missed, 0, 0, None
-        log.warn(
-            "slow readers that were closed: {clients}; messages they missed: {messages}",
-            clients=clients,
-            messages=messages,
-        )
-
     def connection_gone(self) -> None:
         """Look whether it was the last one."""
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
-            if self._saying is not None:  # the end of the worker would be sooner
-                self._saying.cancel()
-                self._say_missed()
+            self.slow.say()  # the end of the worker would be sooner
             emptied.callback(None)

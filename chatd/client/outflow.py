@@ -1,14 +1,20 @@
 """What goes out to one client: straight to its socket while it keeps up, to a bounded backlog where it does not.
 
-A client with more than ``max_backlog`` unread is behind: it gets no more messages, those it misses are counted, and
-it is told once it has read all that waited for it. Nobody else notices. Of WebSockets it knows nothing.
+A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
+gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
 """
 
+import fcntl
+import socket
+import struct
+import sys
+import termios
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.tcp import Connection as Socket
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import BufferingTLSTransport
 from zope.interface import implementer
 
 
@@ -20,7 +26,7 @@ class Outflow:
     """
 
     # One message a client means one walk over all clients: what each of them costs is mostly the memory it touches.
-    __slots__ = ("_backlog", "_idle", "behind", "choked", "missed", "opened")
+    __slots__ = ("_backlog", "_idle", "choked", "opened")
 
     transport: Any
     max_backlog: int
@@ -31,10 +37,6 @@ class Outflow:
         self.opened = False
         self.choked = False
         """Whether the transport has more to write than it likes to keep."""
-        self.behind = False
-        """Whether the client gets no messages until it has read what waits for it."""
-        self.missed = 0
-        """Messages dropped since the client fell behind."""
         self._backlog = 0
         self._idle: Any = None  # the socket, while it may be written to directly
         self.transport.registerProducer(self, True)
@@ -54,7 +56,7 @@ class Outflow:
         self.transport.write(data)
 
     def deliver(self, blob: bytes, count: int) -> None:
-        """Write frames that are count messages; none of them where the client does not read."""
+        """Write frames that are count messages; where the client does not read, say so and write none of them."""
         socket = self._idle
         if socket is None:
             self._deliver_in_order(blob, count)
@@ -75,14 +77,16 @@ class Outflow:
         if self.plain and not transport.dataBuffer and not transport._tempDataLen:
             self._idle = transport.getHandle()
             self.deliver(blob, count)
-        elif self.behind:
-            self.missed += count
         elif self.choked and self.waiting + len(blob) > self.max_backlog:
-            self.behind, self.missed = True, count
             self.fell_behind()
         else:
+            self.replay(blob, count)
+
+    def replay(self, blob: bytes, count: int) -> None:
+        """Write frames that are count messages, however much waits."""
+        if self.opened:
             self._backlog = self._backlog + len(blob) if self.choked else len(blob)
-            transport.write(blob)
+            self.write(blob)
 
     @property
     def plain(self) -> bool:
@@ -100,11 +104,28 @@ class Outflow:
         waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
         return waiting
 
-    def fell_behind(self) -> None:
-        """Learn that the client gets nothing more for now."""
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes the client's kernel has not said that it has; what waits here is among them."""
+        return self.waiting + _ask_kernel(self.transport)[1]
 
-    def caught_up(self) -> None:
-        """Learn that a client that was behind has read all that waited for it; ``missed`` says what it did not get."""
+    @property
+    def progress(self) -> tuple[int, int]:
+        """How many bytes were written, and how many of them the client's kernel has; both counted from anywhere.
+
+        What knows no such numbers has either everything or nothing. What was written may be less than it says.
+        """
+        acknowledged, sent = _ask_kernel(self.transport)
+        ahead = self.waiting + sent
+        if acknowledged is None:
+            return (ahead, 0) if ahead else (0, sys.maxsize)
+        return sys.maxsize if _is_held_back(self.transport) else acknowledged + ahead, acknowledged
+
+    def fell_behind(self) -> None:
+        """Learn that the client does not get what was just delivered."""
+
+    def drained(self) -> None:
+        """Learn that the client has read all that waited for it."""
 
     # The transport calls
 
@@ -115,9 +136,36 @@ class Outflow:
     def resumeProducing(self) -> None:
         """Note that it has read everything."""
         self.choked, self._backlog = False, 0
-        if self.behind:
-            self.caught_up()
-            self.behind = False
+        self.drained()
 
     def stopProducing(self) -> None:
         """Note that the socket is gone; connectionLost says so too."""
+
+
+def _is_held_back(transport: Any) -> bool:
+    """Whether TLS keeps something that was written, as it does up to the end of the turn; its length is not known."""
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, BufferingTLSTransport):  # Twisted 26.10 has no public way to ask
+            aggregated: Any = getattr(transport._aggregator, "_buffer", None)
+            return bool(aggregated or transport._appSendBuffer)
+        transport = transport.transport
+    return False
+
+
+_BYTES_ACKED = struct.Struct("=120xQ")
+"""Of Linux's ``struct tcp_info``: ``tcpi_bytes_acked`` (since 4.1)."""
+
+
+def _ask_kernel(transport: Any) -> tuple[int | None, int]:
+    """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    try:
+        handle = transport.getHandle()
+        unsent = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        if handle.family == socket.AF_UNIX:
+            return None, unsent
+        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+        return _BYTES_ACKED.unpack(info)[0], unsent
+    except (AttributeError, OSError, struct.error):
+        return None, 0

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing
+from chatd.client.receipts import Receipts, Written
+from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
+from chatd.message import Gap, Position
 from chatd.room.hub import Hub
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
@@ -19,11 +21,17 @@ from chatd.wire.text import BARE, Dress, read_line, utf8_size
 log = Logger()
 
 
-class Line(Protocol):
+class Line(Written, Protocol):
     """What a session asks of the connection that carries it."""
 
+    choked: bool
+    """Whether more waits for the client than it likes."""
+
     def deliver(self, blob: bytes, count: int) -> None:
-        """Send these frames, which are count messages."""
+        """Send these frames, which are count messages; or call ``fell_behind``."""
+
+    def replay(self, blob: bytes, count: int) -> None:
+        """Send these frames, which are count messages, however much waits."""
 
     def pause(self) -> None:
         """Read no more for now; what was read already may still be received."""
@@ -49,11 +57,12 @@ class Session:
         "_line",
         "_patience",
         "_place",
+        "_receipts",
         "_timer",
         "address",
+        "author",
         "deliver",
         "dress",
-        "echo",
         "id",
     )
 
@@ -77,11 +86,37 @@ class Session:
         self._held: list[str] | tuple[()] = ()  # nearly always, and one for all
         self._gone = False
         self._patience: Any = None
+        self._receipts = Receipts(line, config.marks) if place.resume else None
         self.id = id
+        self.author = id
         self.address = address
-        self.echo = place.echo
         self.dress: Dress = BARE
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._place.echo
+
+    @property
+    def key(self) -> str:
+        """Its resume key; empty where it has none."""
+        return self._place.resume
+
+    @property
+    def last(self) -> int:
+        """How many messages it wants to hear that were said before."""
+        return self._place.last
+
+    @property
+    def since(self) -> Position | None:
+        """Nothing: a bare client knows no positions."""
+        return None
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has enough to read for now."""
+        return self._line.choked
 
     # The connection calls
 
@@ -107,16 +142,35 @@ class Session:
     def _take(self, lines: Sequence[str]) -> None:
         if not lines:
             return
-        if self._held or not self._hub.open:
+        if self._held or not self._hub.intake.open:
             self._hold(lines)
         else:
-            self._hub.publish(self._place.room, self, lines)
+            self._hub.intake.publish(self._place.room, self, lines)
+
+    def fell_behind(self) -> None:
+        """Let history give it what it can't take now."""
+        self._hub.fall_behind(self._place.room, self)
+
+    def drained(self) -> None:
+        """Go on with that, where it is behind."""
+        self._hub.drained(self._place.room, self)
+
+    def given_all(self) -> None:
+        """Note, before the connection closes, up to where it was given everything."""
+        if self._receipts is not None:
+            self._hub.note(self._place.room, self)
+            self._receipts.seal()
+
+    def going(self) -> None:
+        """See, while the socket is still there, what has arrived."""
+        if self._receipts is not None:
+            self._receipts.close()
 
     def gone(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
         self._gone = True
         self._hub.leave(self._place.room, self)
-        if self._held and self._hub.waiting > self._config.max_connections:
+        if self._held and self._hub.intake.waiting > self._config.max_connections:
             self._out_of_patience()  # too many have left something behind
 
     # The hub calls
@@ -125,7 +179,7 @@ class Session:
         """Publish what was held back, read on."""
         self._stop_patience()
         held, self._held = self._held, ()
-        self._hub.publish(self._place.room, self, held)
+        self._hub.intake.publish(self._place.room, self, held)
         if not self._gone:
             self._line.resume()
 
@@ -138,6 +192,21 @@ class Session:
         """Hang up: there is no other way to tell a bare client that its message was not taken."""
         self._line.close(closing)
 
+    def given(self, position: Position) -> Position | None:
+        """Note that it was given all up to a position; give up to where it has surely got it."""
+        return self._receipts.given(position) if self._receipts is not None else None
+
+    def replay(self, blob: bytes, count: int) -> None:
+        """Send these frames, which are count messages that others have had before."""
+        self._line.replay(blob, count)
+
+    def lost(self, gap: Gap) -> None:
+        """Say nothing: a bare client gets messages and nothing else."""
+
+    def too_slow(self, gap: Gap) -> None:
+        """Hang up: without history there is no other way to tell a bare client that it missed something."""
+        self._line.close(too_slow(gap.count))
+
     # What was read and can't be published yet: bounded by what one read brings, for reading stops
 
     def _hold(self, lines: Sequence[str]) -> None:
@@ -146,13 +215,13 @@ class Session:
             return
         self._held = list(lines)
         self._line.pause()
-        self._hub.wait(self)
-        if self._hub.away:
+        self._hub.intake.wait(self)
+        if self._hub.intake.away:
             self.bus_away()
 
     def _out_of_patience(self) -> None:
         self._stop_patience()
-        self._hub.stop_waiting(self)
+        self._hub.intake.stop_waiting(self)
         held, self._held = self._held, ()
         if self._gone:
             log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))

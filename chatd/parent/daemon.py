@@ -26,13 +26,16 @@ class Daemon(Service):
         self._reactor = reactor
         self._config = config
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)
-        self._valkey = Valkey(reactor, server_program, config) if server_program else None
+        self._server_program = server_program
+        self._valkey: Valkey | None = None
         self._fleet: Fleet | None = None
 
     def privilegedStartService(self) -> None:
         """Bind, while we may still be root."""
         super().privilegedStartService()
-        self._config = replace(self._config, chat_log=os.path.abspath(self._config.chat_log))
+        config = self._config
+        state = os.path.abspath(config.state) if config.state else ""
+        self._config = replace(config, chat_log=os.path.abspath(config.chat_log), state=state)
         self._ports.bind()
 
     def startService(self) -> None:
@@ -40,7 +43,8 @@ class Daemon(Service):
         super().startService()
         # A terminal that is closed; twistd would end without stopping anything.
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
-        if self._valkey is not None:
+        if self._server_program:
+            self._valkey = Valkey(self._reactor, self._server_program, self._config)
             self._valkey.start()
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
@@ -61,8 +65,8 @@ class Daemon(Service):
                 await self._valkey.stop()
         log.info("chatd has stopped")
 
-    def _broker(self) -> str:
-        return self._valkey.url if self._valkey is not None else self._config.redis
+    def _broker(self) -> tuple[str, str]:
+        return (self._valkey.url, self._valkey.run) if self._valkey is not None else (self._config.redis, "")
 
     def _say_ready(self) -> None:
         broker = broker_address(self._config.redis) if self._config.redis else "a private Valkey"

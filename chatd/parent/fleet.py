@@ -119,8 +119,8 @@ class Worker(ProcessProtocol):
 class Fleet:
     """All workers, from ``start`` to ``stop``."""
 
-    def __init__(self, reactor: Any, config: Config, ports: Ports, broker: Callable[[], str]) -> None:
-        """Take what workers need: how they are to be, where to listen, and (asked at each start) the broker's URL."""
+    def __init__(self, reactor: Any, config: Config, ports: Ports, broker: Callable[[], tuple[str, str]]) -> None:
+        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage."""
         self._reactor = reactor
         self._config = config
         self._ports = ports
@@ -182,7 +182,8 @@ class Fleet:
         except OSError:  # no process to be had: as if it had ended at once
             worker.processEnded(Failure())
             return
-        worker.tell(Assignment(self._config, self._broker(), listeners))
+        url, run = self._broker()
+        worker.tell(Assignment(self._config, url, listeners, run))
 
     def _changed(self, worker: Worker) -> None:
         """Note that a worker is ready, or gone."""

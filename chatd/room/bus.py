@@ -6,13 +6,17 @@ What it promises:
 * What it has in flight is bounded (``window_bytes``): hand nothing over while ``open`` is False.
 * While the broker can't be reached, or refuses to write, it is ``away`` and says why; everything waits.
 * Nothing is delivered around the broker: the sender's own worker, too, gets messages only from there.
-* Only rooms that were subscribed are heard; a subscription survives reconnects.
+* Only rooms that were subscribed are heard; a subscription survives reconnects. What was not heard meanwhile, or is
+  lost on the way, shows: ``compare`` says every now and then how far those who listen should have come.
+* What is read, or asked for, waits while the broker can't be reached.
 * A frozen broker, which breaks no connection, is known to be dead within five ticks.
 
 It does not know members, nor what a message says.
 """
 
-from collections.abc import Callable, Sequence
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,12 +29,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
-from chatd.message import Batch, Message, decode
-from chatd.room.link import Link, LinkLost, Publisher, Subscriber
-from chatd.room.outbox import NotPublished, Outboxes, Position
+from chatd.message import Batch, Message, Position, Span, decode
+from chatd.room.comparison import Comparison
+from chatd.room.history import History
+from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
+from chatd.room.outbox import NotPublished, Outboxes, Published
+from chatd.room.places import Place, Places
 from chatd.room.probe import Probes
+from chatd.room.queries import Queries
+from chatd.room.script import ALL
 
 log = Logger()
+
+OLDEST_REDIS = "6.2"
+"""The first that trims a stream by id. Every Valkey calls itself Redis 7 here."""
+
+_NO_IDS: Mapping[int, str] = {}
 
 
 class BusListener(Protocol):
@@ -41,6 +55,12 @@ class BusListener(Protocol):
 
     def bus_changed(self) -> None:
         """Look at ``open`` and ``away`` again."""
+
+    def compare(self, room: str, top: Position) -> None:
+        """Learn how far a room has come: whatever was published up to there was heard by now, or never will be."""
+
+    def give_up(self, room: str, session: str) -> Place | None:
+        """Hang up on a connection, for its key has come with another one; give how far it has come."""
 
 
 @dataclass(slots=True)
@@ -66,8 +86,21 @@ class Bus:
 
     listener: BusListener
 
-    def __init__(self, reactor: Any, address: BrokerAddress, config: Config, publisher: str) -> None:
-        """Take the reactor, where the broker is, and a name for this worker that no other has or had."""
+    def __init__(
+        self,
+        reactor: Any,
+        address: BrokerAddress,
+        config: Config,
+        publisher: str,
+        *,
+        run: str = "",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Take the reactor, where the broker is, and a name for this worker that no other has or had.
+
+        Run names the stretch of time in which the broker has lost nothing; where nobody knows, each of its processes
+        is one. Now is the time of day, in seconds since 1970.
+        """
         self._clock = reactor
         self._address = address
         self._config = config
@@ -82,6 +115,10 @@ class Bus:
             window_changed=self._window_changed,
         )
         self._probes = Probes(reactor, config, publisher)
+        self._known_run = run.encode()
+        self._queries = Queries(reactor, config)
+        self._history = History(self._queries, config, self._channel, lambda: secrets.token_hex(4), now)
+        self._places = Places(reactor, self._queries, config, publisher, self._give_up)
         endpoint = broker_endpoint(reactor, address, config.bus_connect_seconds)
 
         def link(kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None) -> Link:
@@ -89,12 +126,15 @@ class Bus:
                 kind, reactor, endpoint, address, config, prepare=prepare, changed=self._links_changed, heard=heard
             )
 
-        self._commands = link(Publisher, self._outboxes.prepare)
+        self._commands = link(Publisher, self._prepare_commands)
         self._channels = link(Subscriber, self._prepare_channels, self._heard)
         self._subscriber: Any = None  # from the moment it is prepared
         self._rooms: dict[str, _Subscription] = {}
         self._ticker = LoopingCall(self._tick)
         self._ticker.clock = reactor
+        self._comparison = Comparison(
+            reactor, config, self._history, rooms=self._heard_rooms, probe=self.probe, compare=self._compare
+        )
 
         self._was_live = False
         self._refusing = ""
@@ -114,11 +154,14 @@ class Bus:
         self._channels.start()
         ticking = self._ticker.start(self._config.bus_tick_seconds, now=False)
         ticking.addErrback(lambda failure: log.failure("a frozen broker will not be noticed any more", failure))
+        self._comparison.start()
 
     def stop(self) -> None:
         """Hang up. What was not published fails with NotPublished."""
         self._closed = True
         self._ticker.stop()
+        self._comparison.stop()
+        self._queries.stop()
         for timer in (self._settling, self._retrying):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -151,12 +194,16 @@ class Bus:
         """Give what messages take of the window, in bytes."""
         return self._outboxes.weight(messages)
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
+    def publish(
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] = _NO_IDS
+    ) -> "Deferred[Published]":
         """Publish messages of a room, after all that were handed over before; fails with NotPublished.
 
-        The Deferred fires once they have their offsets; they may be delivered before that.
+        The Deferred fires once they have their offsets; they may be delivered before that. Ids are those that authors
+        gave to some of them, by their number (0, 1, …): what its author has published with the same id before, within
+        ``republish_memory_seconds``, is not published again.
         """
-        return self._outboxes.publish(room, messages)
+        return self._outboxes.publish(room, messages, ids)
 
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""
@@ -167,6 +214,27 @@ class Bus:
         if self._commands.protocol is None or self._channels.protocol is None:
             return fail(NotPublished(self.away))
         return self._probes.send(self._commands.protocol)
+
+    # History and places: each answer waits for the broker
+
+    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+        """Read what follows a position, up to about so many bytes; without one only where the room's order stands."""
+        return self._history.read(room, after, most)
+
+    def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
+        """Take over the place that was kept under a key, for a connection; or begin one."""
+        return Deferred.fromCoroutine(self._places.claim(room, key, session))
+
+    def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
+        """Keep a place under a key, as long as the connection has it; it may have left."""
+        self._places.save(room, key, session, place, left=left)
+
+    def saved(self) -> "Deferred[None]":
+        """Fire once all places are kept."""
+        return self._places.saved()
+
+    def _give_up(self, room: str, session: str) -> Place | None:
+        return self.listener.give_up(room, session)
 
     # Rooms
 
@@ -182,6 +250,11 @@ class Bus:
         done: Deferred[None] = Deferred(subscription.waiters.remove)
         subscription.waiters.append(done)
         return done
+
+    def hears(self, room: str) -> bool:
+        """Whether a room is heard now: its subscription is confirmed."""
+        subscription = self._rooms.get(room)
+        return subscription is not None and subscription.confirmed
 
     def unsubscribe(self, room: str) -> None:
         """Hear a room no more."""
@@ -206,6 +279,13 @@ class Bus:
         if not failure.check(LinkLost):  # else it is done again when the link is back
             log.error("room {room} cannot be subscribed: {why}", room=room, why=failure.getErrorMessage())
 
+    def _heard_rooms(self) -> list[str]:
+        return [room for room, subscription in self._rooms.items() if subscription.confirmed]
+
+    def _compare(self, room: str, top: Position) -> None:
+        if self.hears(room):
+            self.listener.compare(room, top)
+
     def _channel(self, room: str) -> bytes:
         return (self._prefix + room).encode()
 
@@ -213,16 +293,33 @@ class Bus:
         if channel == self._probes.channel:
             self._probes.heard(data)
             return
+        if channel == self._places.channel:
+            self._places.heard(data)
+            return
         room = channel.decode()[len(self._prefix) :]
         if room in self._rooms:
             self.listener.deliver(decode(room, data))
 
     # The links
 
+    async def _prepare_commands(self, protocol: Any) -> None:
+        """Load the scripts, learn which run of the broker this is."""
+        info = await protocol.execute_command("INFO", "server")
+        fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
+        version = fields[b"redis_version"].decode()
+        if [int(each) for each in version.split(".")[:2]] < [int(each) for each in OLDEST_REDIS.split(".")]:
+            raise Broken(f"it is Redis {version}; {OLDEST_REDIS} or newer is needed")
+        for script in ALL:
+            await script.load(protocol)
+        run = self._known_run or fields[b"run_id"]
+        self._outboxes.connected(protocol, run)
+        self._queries.connected(protocol, run)
+
     async def _prepare_channels(self, protocol: Any) -> None:
         self._subscriber = protocol
         protocol.whenDisconnected().addCallback(self._forget_subscriber)
-        await protocol.subscribe([self._probes.channel])
+        for channel in (self._probes.channel, self._places.channel):
+            await protocol.subscribe([channel])
         # A room that is refused is said, and waits; the others must not wait with it.
         rooms = [self._subscribe_on(protocol, room).addErrback(self._not_subscribed, room) for room in self._rooms]
         await gatherResults(rooms)
@@ -250,7 +347,9 @@ class Bus:
             self._away_since = self._clock.seconds()
             self._say_away()
             self.listener.bus_changed()
-        if not connected:
+        if connected:
+            self._comparison.run()
+        else:
             self._probes.fail(self.away)
 
     def _go_live(self) -> None:

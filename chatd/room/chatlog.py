@@ -36,6 +36,7 @@ _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _SHAPE = b"0000-00-00T00:00:00.000Z "  # how a line begins
+_LINE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z) ([^ ]+) ([^ ]+) ([^ ]+) (.*)")
 _DIGIT = re.compile(rb"[0-9]")
 _TAIL = 65_536  # bytes read at once when looking for the last whole line
 
@@ -82,6 +83,35 @@ def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
     """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
     head = f"{timestamp(now)} {escape(entry.room)} !"
     return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a chat log, its escapes read back."""
+
+    time: str
+    """As it stands there: RFC 3339, UTC."""
+    room: str
+    who: str
+    id: str
+    text: str
+
+    @property
+    def is_outcome(self) -> bool:
+        """Whether it is a second line, whose text says what became of the message with that id."""
+        return self.who == "!"
+
+
+def read_line(line: bytes) -> Line | None:
+    """Read a line, without its newline; None where it is no line of a chat log."""
+    try:
+        found = _LINE.fullmatch(line.decode())
+    except UnicodeDecodeError:
+        return None
+    if found is None:
+        return None
+    time, room, who, id, text = found.groups()
+    return Line(time, unescape(room), unescape(who), id, unescape(text))
 
 
 @lru_cache(maxsize=4)  # the messages of a batch share it

@@ -1,79 +1,53 @@
-"""The hub: who is in which room on this worker, and the one loop that fans messages out.
+"""The hub: who is in which room on this worker, from joining to leaving, and when what came from the bus is delivered.
 
 What it promises:
 
-* A message is in the chat log before it is published; where it can't be logged, its author is told and nobody
-  hears it. What is taken between two flushes is logged in one write and published in one batch a room; what comes
-  from the bus between two flushes reaches a member in one write.
 * Members get messages only from the bus, the sender's neighbours on this worker too: one path, one order.
-* A member hears every message of its room that gets an offset after its ``join`` has fired, once; its own
-  only where it asked for them.
+* A member hears every message of its room that follows on where it began, once, in order, or is told what is lost;
+  its own only where it asked for them. It begins where the room stands when its ``join`` fires, or where it asked to.
+* What comes from the bus between two flushes reaches a member in one write.
+* A member that reads too slowly, or has to get what was said before, gets it from history, and nobody waits for it.
 * A room without members is forgotten.
 
-It knows members by what they offer (``Member``), never their sockets.
+It knows members by what they offer (``room.Member``), never their sockets.
 """
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
+from chatd.closing import TAKEN_OVER
 from chatd.config import Config
-from chatd.message import Batch, Message
+from chatd.message import Batch, Gap, Position
 from chatd.room.bus import Bus
-from chatd.room.chatlog import Entry, log_entries, log_outcome
-from chatd.room.outbox import NotPublished
+from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
-from chatd.wire.text import Dress
+from chatd.room.places import Place
+from chatd.room.room import Member, Room
+from chatd.tally import Tally
 
 log = Logger()
 
-
-class Member(Protocol):
-    """What the hub asks of a client in a room."""
-
-    id: str
-    """Its session: unique among all that ever were."""
-    address: str
-    echo: bool
-    """Whether it hears its own messages."""
-    dress: Dress
-    """How it sees messages."""
-
-    def deliver(self, blob: bytes, count: int) -> None:
-        """Send these frames, which are count messages."""
-
-    def carry_on(self) -> None:
-        """Publish what was held back: the hub takes messages again."""
-
-    def bus_away(self) -> None:
-        """Learn, while holding messages back, that the bus is away."""
-
-    def refused(self, closing: Closing) -> None:
-        """Learn that a message it published was not."""
+LOSSES = "messages lost for good: {messages}, by clients: {clients}; clients that may have lost some: {unknown}"
 
 
-class _Room:
-    """One room on this worker."""
+class _Door:
+    """A room, and who is about to come in."""
 
-    __slots__ = ("by_dress", "joining", "members", "name", "seen", "since")
+    __slots__ = ("begun", "entering", "room", "waiting")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.members: dict[str, Member] = {}
-        self.by_dress: dict[Dress, dict[str, Callable[[bytes, int], None]]] | None = None
-        """How to deliver to each of them, where that was looked up since the last one came or went."""
-        self.since: dict[str, int] = {}
-        """When each of them joined: milliseconds since 1970."""
-        self.joining: dict[str, tuple[Deferred[None], Deferred[None]]] = {}
-        """Of each member that is: its join, and what the bus was asked for."""
-        self.seen: OrderedDict[str, int] = OrderedDict()
-        """The newest batch of each publisher: one that comes again, after an outage, is known by its number."""
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.begun: Deferred[None]
+        self.waiting: list[Deferred[None]] | None = []
+        """Who waits for the room to be heard; None once it is."""
+        self.entering: dict[str, tuple[Member, Deferred[Any]]] = {}
+        """Those who are about to be members, by id, and what brings them in."""
 
 
 class Hub:
@@ -88,236 +62,226 @@ class Hub:
         now: Callable[[], float] = time.time,
     ) -> None:
         """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970."""
+        self.intake = Intake(bus, chat, config, clock, now)
+        """What members say."""
         self._bus = bus
-        self._chat = chat
         self._config = config
         self._clock = clock
-        self._now = now
-        self._rooms: dict[str, _Room] = {}
-        self._taken: list[tuple[Member, Entry]] = []
-        self._taken_weight = 0
-        self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
-        self._heard: list[tuple[_Room, Batch]] = []
+        self._doors: dict[str, _Door] = {}
+        self._keyed: dict[str, tuple[Room, Member]] = {}
+        self._heard: list[Room] = []
         self._heard_bytes = 0
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
-        self._waiting: dict[str, Member] = {}
-        self._holding = False
-        self._messages = 0
+        self._losses = Tally(clock, config.report_seconds, log, LOSSES)
+        self._saving = LoopingCall(self._save_places)
+        self._saving.clock = clock
         bus.listener = self
+
+    def start(self) -> None:
+        """Begin to write down the places of members with a key, now and then."""
+        saving = self._saving.start(self._config.place_seconds, now=False)
+        saving.addErrback(lambda failure: log.failure("places are not written any more", failure))
+
+    def stop(self) -> None:
+        """Do so no more."""
+        if self._saving.running:
+            self._saving.stop()
+        self._losses.say()
 
     # Members
 
     def join(self, name: str, member: Member) -> "Deferred[None]":
         """Make a member of the room; fires, in the turn in which it begins to hear it, once the room is subscribed."""
-        room = self._rooms.get(name)
-        if room is None:
-            room = self._rooms[name] = _Room(name)
+        door = self._doors.get(name) or self._open(name)
+        if door.waiting is None and self._bus.hears(name) and not member.key:  # nearly always
+            self._admit(door.room, member, None)
+            return succeed(None)
         joined: Deferred[None] = Deferred()
-        subscribed = self._bus.subscribe(name)
-        room.joining[member.id] = (joined, subscribed)
-        subscribed.addCallbacks(lambda _: self._admit(room, member), lambda failure: failure.trap(CancelledError))
+        entering = Deferred.fromCoroutine(self._enter(door, member))
+        door.entering[member.id] = (member, entering)
+
+        def admit(place: Place | None) -> None:
+            if door.entering.pop(member.id, None) is not None:
+                self._admit(door.room, member, place)
+                joined.callback(None)
+
+        def fail(failure: Failure) -> None:
+            if door.entering.pop(member.id, None) is not None:
+                self._forget_if_empty(door)
+                joined.errback(failure)
+
+        entering.addCallbacks(admit, fail).addErrback(
+            lambda failure: log.failure("a member that joined was not told", failure)
+        )
         return joined
 
     def leave(self, name: str, member: Member) -> None:
         """Let a member go, or one that is still joining; its Deferred then never fires."""
-        room = self._rooms.get(name)
-        if room is None:
+        door = self._doors.get(name)
+        if door is None:
             return
-        if joining := room.joining.pop(member.id, None):
-            joining[1].cancel()
-        room.members.pop(member.id, None)
-        room.since.pop(member.id, None)
-        room.by_dress = None
-        if not room.members and not room.joining:
-            del self._rooms[name]
+        if (entering := door.entering.pop(member.id, None)) is not None:
+            entering[1].cancel()
+        elif door.room.member(member.author) is member:
+            if member.key:
+                self._save_place(door.room, member, left=True)
+            self._remove(door.room, member)
+        self._forget_if_empty(door)
+
+    def fall_behind(self, name: str, member: Member) -> None:
+        """Take a member that can't take what it was just given out of the way; it gets that from history."""
+        if (door := self._doors.get(name)) is not None:
+            door.room.fall_behind(member)
+
+    def drained(self, name: str, member: Member) -> None:
+        """Go on with a member that has read all it was given, where it is behind."""
+        if (door := self._doors.get(name)) is not None and door.room.member(member.author) is member:
+            door.room.drained(member)
+
+    def note(self, name: str, member: Member) -> None:
+        """Tell a member up to where it was given everything, while its connection knows what arrived."""
+        if (door := self._doors.get(name)) is not None and door.room.member(member.author) is member:
+            member.given(door.room.position(member))
+
+    # How a room begins and ends, who comes in and goes
+
+    def _open(self, name: str) -> _Door:
+        room = Room(name, self._config, read=self._bus.read, pending=self._pending, losses=self._count_losses)
+        door = self._doors[name] = _Door(room)
+        door.begun = Deferred.fromCoroutine(self._begin(door))
+        return door
+
+    async def _begin(self, door: _Door) -> None:
+        """Hear the room and learn where its order stands; then let in who waits."""
+        name, failure = door.room.name, None
+        try:
+            await self._bus.subscribe(name)
+            await door.room.timeline.start()
+            door.room.begin()
+        except CancelledError:
+            return
+        except Exception:  # noqa: BLE001 - who waits is told
+            failure = Failure()
+            del self._doors[name]
             self._bus.unsubscribe(name)
+        waiting, door.waiting = door.waiting or [], None
+        for each in waiting:
+            if failure is None:
+                each.callback(None)
+            else:
+                each.errback(failure)
 
-    def _admit(self, room: _Room, member: Member) -> None:
-        joining = room.joining.pop(member.id, None)
-        if joining is not None:
-            room.members[member.id] = member
-            room.by_dress = None
-            room.since[member.id] = int(self._now() * 1000)
-            joining[0].callback(None)
+    async def _enter(self, door: _Door, member: Member) -> Place | None:
+        """Wait for all that a member needs before it is in the room."""
+        if door.waiting is not None:
+            begun: Deferred[None] = Deferred(door.waiting.remove)
+            door.waiting.append(begun)
+            await begun
+        await self._bus.subscribe(door.room.name)  # anew, where the link has broken since
+        return await self._bus.claim(door.room.name, member.key, member.id) if member.key else None
 
-    # Messages in
+    def _admit(self, room: Room, member: Member, place: Place | None) -> None:
+        """Let a member in, live or behind."""
+        if place is not None:
+            member.author = place.author
+            if (other := room.member(member.author)) is not None:
+                self._take_over(room, other)
+            self._keyed[member.id] = (room, member)
+        go_on = room.admit(member, (place and place.position) or member.since)
+        if go_on is not None:
+            self._clock.callLater(0, go_on)  # when it has been told that it is in
+        if place is not None:
+            self._save_place(room, member)
 
-    @property
-    def open(self) -> bool:
-        """Whether ``publish`` may be called; a member that would and may not calls ``wait``."""
-        return self._bus.open and self._taken_weight < self._bus.space and not self._holding
+    def _remove(self, room: Room, member: Member) -> None:
+        self._keyed.pop(member.id, None)
+        room.remove(member)
 
-    @property
-    def away(self) -> str:
-        """Why nothing can be published for now, where it is for more than a full window; else empty."""
-        return self._bus.away
-
-    def publish(self, name: str, member: Member, texts: Sequence[str]) -> None:
-        """Take messages, log and publish them at the next flush; a failure reaches ``member.refused``."""
-        number, author, time = self._messages, member.id, int(self._now() * 1000)
-        self._messages += len(texts)
-        messages = [Message(f"{author}.{number}", time, author, text) for number, text in enumerate(texts, number + 1)]
-        self._taken.append((member, Entry(name, member.address, messages)))
-        self._taken_weight += self._bus.weight(messages)
-        self._flushes.ask()
-
-    def wait(self, member: Member) -> None:
-        """Call ``member.carry_on`` once the hub takes messages again."""
-        self._waiting[member.id] = member
-
-    @property
-    def waiting(self) -> int:
-        """How many members wait."""
-        return len(self._waiting)
-
-    def stop_waiting(self, member: Member) -> None:
-        """Do not call it any more."""
-        self._waiting.pop(member.id, None)
-
-    def hold(self) -> None:
-        """Take no more messages, for good: the worker stops."""
-        self._holding = True
-
-    def flush(self) -> None:
-        """Log and publish at once what was taken."""
-        self._flushes.run()
-
-    def _flush(self) -> None:
-        taken, self._taken, self._taken_weight = self._taken, [], 0
-        if self._waiting:
-            self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
-        if not taken:
+    def _forget_if_empty(self, door: _Door) -> None:
+        if door.room or door.entering or self._doors.get(door.room.name) is not door:
             return
-        try:
-            log_entries(self._chat, [entry for _, entry in taken])
-        except OSError:  # said by the chat log itself, once
-            self._tell_refused(taken, LOG_AWAY)
-            return
-        rooms: dict[str, list[tuple[Member, Entry]]] = {}
-        for each in taken:
-            rooms.setdefault(each[1].room, []).append(each)
-        for name, share in rooms.items():
-            messages = [message for _, entry in share for message in entry.messages]
-            self._bus.publish(name, messages).addErrback(self._not_published, share)
+        del self._doors[door.room.name]
+        door.begun.cancel()
+        door.room.timeline.stop()
+        self._bus.unsubscribe(door.room.name)
 
-    def _not_published(self, failure: Failure, taken: Sequence[tuple[Member, Entry]]) -> None:
-        error = failure.value
-        unknown = isinstance(error, NotPublished) and error.unknown
-        if not isinstance(error, NotPublished):
-            log.failure("a batch was not published", failure)
-        try:
-            entries = [entry for _, entry in taken]
-            log_outcome(self._chat, entries, "unknown" if unknown else "refused", int(self._now() * 1000))
-        except OSError:  # said by the chat log itself
-            count = sum(len(entry.messages) for entry in entries)
-            log.error("{count} messages in the chat log were not published", count=count)
-        self._tell_refused(taken, OUR_FAULT)
+    # Places
 
-    def _tell_refused(self, taken: Sequence[tuple[Member, Entry]], closing: Closing) -> None:
-        for member in {member.id: member for member, _ in taken}.values():
-            member.refused(closing)
+    def _place(self, room: Room, member: Member) -> Place:
+        """Say how far a member has surely come."""
+        return Place(member.given(room.position(member)), member.author)
+
+    def _save_place(self, room: Room, member: Member, *, left: bool = False) -> None:
+        self._bus.save(room.name, member.key, member.id, self._place(room, member), left=left)
+
+    def _save_places(self) -> None:
+        for room, member in list(self._keyed.values()):
+            self._save_place(room, member)
+
+    def _take_over(self, room: Room, member: Member) -> Place:
+        place = self._place(room, member)
+        self._remove(room, member)
+        member.refused(TAKEN_OVER)
+        return place
 
     # The bus calls
 
     def bus_changed(self) -> None:
         """Let those who wait carry on, or tell them that the bus is away."""
-        if self.open:
-            for member in list(self._waiting.values()):
-                if not self.open:  # those before it filled the window, or have to wait once more: behind it
-                    break
-                if self._waiting.pop(member.id, None) is not None:
-                    member.carry_on()
-        elif self._bus.away:
-            for member in list(self._waiting.values()):
-                member.bus_away()
+        self.intake.bus_changed()
 
     def deliver(self, batch: Batch) -> None:
-        """Take a batch for the members of its room; they get it with the next fan-out."""
-        room = self._rooms.get(batch.room)
-        if room is not None and not self._known(room, batch):
-            self._heard.append((room, batch))
-            self._heard_bytes += batch.size
-            if self._heard_bytes < self._config.batch_bytes:
-                self._fan_outs.ask()
-            else:  # a blob larger than that would wait whole for each client that does not read
-                self.fan_out()
+        """Take a batch for the members of its room; they get it with the next fan-out, once nothing is missing."""
+        if (door := self._doors.get(batch.room)) is not None:
+            door.room.timeline.hear(batch)
+
+    def compare(self, name: str, top: Position) -> None:
+        """Take where a room's order stood, when all that was published up to there should have come."""
+        if (door := self._doors.get(name)) is not None:
+            door.room.timeline.compare(top)
+
+    def give_up(self, name: str, id: str) -> Place | None:
+        """Hang up on a member, for it has come back on another connection; give how far it has come, if it is here."""
+        door = self._doors.get(name)
+        if door is None:
+            return None
+        place = None
+        if (entering := door.entering.pop(id, None)) is not None:
+            entering[1].cancel()
+            entering[0].refused(TAKEN_OVER)
+        elif id in self._keyed:
+            place = self._take_over(*self._keyed[id])
+        self._forget_if_empty(door)
+        return place
+
+    # Fan-out
 
     def fan_out(self) -> None:
         """Deliver at once what came from the bus."""
         self._fan_outs.run()
 
+    def _pending(self, room: Room, item: Batch | Gap) -> None:
+        """Have what is next in a room delivered."""
+        self._heard.append(room)
+        if isinstance(item, Batch):
+            self._heard_bytes += item.size
+        if self._heard_bytes < self._config.batch_bytes:
+            self._fan_outs.ask()
+        else:  # a blob larger than that would wait whole for each client that does not read
+            self.fan_out()
+
     def _fan_out(self) -> None:
-        if self._flushes.due:
-            self.flush()  # first, for the broker to have something to do meanwhile
+        self.intake.flush_due()  # first, for the broker to have something to do meanwhile
         heard, self._heard, self._heard_bytes = self._heard, [], 0
-        rooms: dict[_Room, list[Batch]] = {}  # one that was forgotten meanwhile has no members
-        for room, batch in heard:
-            rooms.setdefault(room, []).append(batch)
-        for room, batches in rooms.items():
-            messages: list[Message] = []
-            for batch in batches:
-                if not batch.again:
-                    messages += batch.messages
-                    continue
-                # What comes again is not for those who joined after it was said.
-                self._send(room, messages)
-                self._send_again(room, batch.messages)
-                messages = []
-            self._send(room, messages)
-
-    def _send(self, room: _Room, messages: Sequence[Message]) -> None:
-        """Write messages to every member: framed once a dress, one write a member, an author's own left out."""
-        if not messages:
-            return
-        if room.by_dress is None:
-            room.by_dress = {}
-            for name, member in room.members.items():
-                room.by_dress.setdefault(member.dress, {})[name] = member.deliver
-        own: dict[str, list[int]] = {}
-        for place, message in enumerate(messages):
-            if (author := room.members.get(message.session)) is not None and not author.echo:
-                own.setdefault(message.session, []).append(place)
-        count = len(messages)
-        for dress, delivers in room.by_dress.items():
-            frames = dress.frames(messages)
-            blob = b"".join(frames)
-            for name, deliver in delivers.items():
-                try:
-                    if name not in own:
-                        deliver(blob, count)
-                    elif count > len(own[name]):
-                        share = frames.copy()
-                        for place in reversed(own[name]):
-                            del share[place]
-                        deliver(b"".join(share), len(share))
-                except Exception:  # noqa: BLE001 - one member's trouble is not the others'
-                    self._not_delivered(room, name)
-
-    def _send_again(self, room: _Room, messages: Sequence[Message]) -> None:
-        """Write messages that were published once more to those who were there when they were said."""
-        for name, member in list(room.members.items()):
-            since = room.since.get(name)
-            share = [each for each in messages if since is not None and each.time >= since]
-            share = [each for each in share if member.echo or each.session != name]
+        for room in heard:  # one that was forgotten meanwhile has no members, one that comes again nothing pending
             try:
-                if share:
-                    member.deliver(b"".join(member.dress.frames(share)), len(share))
-            except Exception:  # noqa: BLE001 - as above
-                self._not_delivered(room, name)
+                room.deliver()
+            except Exception:  # noqa: BLE001 - one room's trouble is not the others'
+                log.failure("messages of room {room} were not delivered", room=room.name)
 
-    @staticmethod
-    def _not_delivered(room: _Room, name: str) -> None:
-        """Log what just went wrong, and hang up on the member, if it has not left on the way."""
-        log.failure("a batch was not delivered to {member}", member=name)
-        if member := room.members.get(name):
-            member.refused(OUR_FAULT)
-
-    def _known(self, room: _Room, batch: Batch) -> bool:
-        """Whether this batch was here before: its publisher did not hear of its success and sent it again."""
-        if batch.sequence <= room.seen.get(batch.publisher, 0):
-            return True
-        room.seen[batch.publisher] = batch.sequence
-        room.seen.move_to_end(batch.publisher)
-        if len(room.seen) > self._config.publishers_known:
-            room.seen.popitem(last=False)
-        return False
+    def _count_losses(self, gap: Gap, members: int) -> None:
+        if members:
+            known = gap.count is not None
+            self._losses.add(
+                clients=members * known, messages=members * (gap.count or 0), unknown=members * (not known)
+            )

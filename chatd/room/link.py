@@ -26,6 +26,11 @@ log = Logger()
 ReplyError = txredisapi.ResponseError
 """The broker's answer to a command that it did not carry out; the text starts with a code (``OOM``, ``NOSCRIPT``)."""
 
+AWAY_CODES = frozenset(
+    ("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM")
+)
+"""Answers by which a broker says that it can't do it now; what was asked for is tried again."""
+
 LinkLost = txredisapi.ConnectionError
 """The link went away before the answer came: whether the command was carried out is unknown."""
 

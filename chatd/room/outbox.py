@@ -8,9 +8,8 @@ broker that died had answered shortly before: it may have died before it had pas
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -18,18 +17,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.message import Message, again, encode
-from chatd.room.link import LinkLost, ReplyError
+from chatd.message import Message, Position, again, encode
+from chatd.room.history import history_key
+from chatd.room.link import AWAY_CODES, LinkLost, ReplyError
+from chatd.room.script import PUBLISH
 from chatd.wire.text import utf8_size
 
 log = Logger()
-
-PUBLISH_SCRIPT = files("chatd.room").joinpath("scripts/publish.lua").read_bytes()
-
-_AWAY_CODES = frozenset(
-    ("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM")
-)
-"""Answers by which a broker says that it can't write now; what was asked for is tried again."""
 
 
 class NotPublished(Exception):
@@ -42,11 +36,13 @@ class NotPublished(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where a published batch stands in its room's order."""
+class Published:
+    """Where messages stand that were handed over together."""
 
-    epoch: str
-    first: int
+    first: Position
+    """Where the first one stands that is new; the others follow."""
+    duplicates: Mapping[int, Position] = field(default_factory=dict)
+    """Those that their authors had published before, by their number among all, and where they stand."""
 
 
 @dataclass(slots=True)
@@ -54,8 +50,14 @@ class _Part:
     """What one ``publish`` call handed over."""
 
     messages: Sequence[Message]
+    ids: Mapping[int, str]
     weight: int
-    done: "Deferred[Position]"
+    done: "Deferred[Published]"
+    duplicates: dict[int, Position] = field(default_factory=dict)
+
+    def new(self) -> list[tuple[int, Message]]:
+        """Give those that are no duplicates, as far as is known, with their numbers."""
+        return [each for each in enumerate(self.messages) if each[0] not in self.duplicates]
 
 
 @dataclass(slots=True)
@@ -66,6 +68,12 @@ class _Batch:
     count: int
     payload: bytes
     parts: list[_Part]
+    ids: Sequence[tuple[int, bytes]] = ()
+    """The number of each message, from 1, that its author gave an id, and the key of that."""
+    new: Sequence[tuple[_Part, int]] = ()
+    """The part and the number there of each message; where none has an id they do not matter."""
+    repeats: Sequence[tuple[_Part, int, int]] = ()
+    """Part and number of each one that is left out, for it has the id of one before it; and the number of that."""
     on_wire: bool = False
 
 
@@ -102,7 +110,6 @@ class Outboxes:
         self._refused = refused
         self._window_changed = window_changed
         self._protocol: Any = None
-        self._script = b""
         self._run = b""
         self._sequence = 0
         self._outboxes: dict[str, _Outbox] = {}
@@ -137,11 +144,11 @@ class Outboxes:
 
     # What goes in
 
-    def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
+    def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str]) -> "Deferred[Published]":
         """Publish after all that was handed over before; fails with NotPublished."""
         if self._abandoned:
             return fail(NotPublished("the server stopped"))
-        part = _Part(messages, self.weight(messages), Deferred())
+        part = _Part(messages, ids, self.weight(messages), Deferred())
         outbox = self._outboxes.get(room)
         if outbox is None:
             outbox = self._outboxes[room] = _Outbox(room)
@@ -173,15 +180,12 @@ class Outboxes:
 
     # The broker's side
 
-    async def prepare(self, protocol: Any) -> None:
-        """Get ready to publish through a new connection: load the script, learn which run of the broker this is."""
-        info = await protocol.execute_command("INFO", "server")
-        fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
-        self._script = await protocol.script_load(PUBLISH_SCRIPT)
+    def connected(self, protocol: Any, run: bytes) -> None:
+        """Publish through a new connection, which knows the script, to this run of the broker."""
         self._protocol = protocol
-        if self._run not in (b"", fields[b"run_id"]):
+        if self._run not in (b"", run):
             self._publish_again()
-        self._run = fields[b"run_id"]
+        self._run = run
 
     def lost(self) -> None:
         """Hold back what comes: nothing can be published now."""
@@ -200,9 +204,10 @@ class Outboxes:
             self._outboxes.setdefault(room, _Outbox(room)).batches.appendleft(batch)
         self._answered_bytes = 0
 
-    def _remember(self, room: str, batch: _Batch) -> None:
-        self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, again(batch.payload), [])))
-        self._answered_bytes += len(batch.payload)
+    def _remember(self, room: str, batch: _Batch, first: Position) -> None:
+        payload = again(batch.payload, first)
+        self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, payload, [])))
+        self._answered_bytes += len(payload)
         self._forget_answered()
 
     def _forget_answered(self) -> None:
@@ -218,31 +223,62 @@ class Outboxes:
 
     def _send(self, outbox: _Outbox) -> None:
         if not outbox.batches:
-            parts = self._next_parts(outbox)
-            messages = [message for part in parts for message in part.messages]
             self._sequence += 1
-            outbox.batches.append(_Batch(self._sequence, len(messages), encode(messages), parts))
+            batch = _Batch(self._sequence, 0, b"", self._next_parts(outbox))
+            outbox.batches.append(batch)
+            self._fill(batch, outbox.room)
         batch = outbox.batches[0]
         if batch.on_wire or not self._protocol.connected:
             return
         batch.on_wire = True
-        config, channel = self._config, self._channel(outbox.room)
-        self._protocol.execute_command(
-            "EVALSHA",
-            self._script,
-            2,
-            channel,
-            f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode(),
-            channel,
+        config = self._config
+        arguments: list[Any] = [
+            *history_key(config.redis_prefix, outbox.room),
             self._publisher,
             batch.sequence,
             batch.count,
             batch.payload,
             self._run,
             secrets.token_hex(4),
-            config.room_memory_seconds,
+            config.room_seconds,
             config.republish_memory_seconds,
-        ).addCallbacks(self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch))
+            config.history if config.keeps_history else 0,
+            config.history_seconds,
+            config.recent_seconds,
+            config.recent_bytes,
+        ]
+        for each in batch.ids:
+            arguments += each
+        sent = f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode()
+        PUBLISH.run(self._protocol, [self._channel(outbox.room), sent], arguments).addCallbacks(
+            self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch)
+        )
+
+    def _fill(self, batch: _Batch, room: str) -> None:
+        """Put the messages of its parts into a batch."""
+        if any(part.ids for part in batch.parts):
+            messages = self._with_ids(batch, f"{self._config.redis_prefix}:id:{room} ")
+        else:  # nearly always
+            messages = [message for part in batch.parts for message in part.messages]
+        batch.count, batch.payload = len(messages), encode(messages)
+
+    def _with_ids(self, batch: _Batch, prefix: str) -> list[Message]:
+        """Give the messages that are new, and remember their ids; no room or session holds a space."""
+        messages: list[Message] = []
+        ids: dict[bytes, int] = {}
+        new, repeats = [], []
+        for part in batch.parts:
+            for number, message in part.new():
+                if number in part.ids:
+                    key = f"{prefix}{message.session} {part.ids[number]}".encode()
+                    if key in ids:
+                        repeats.append((part, number, ids[key]))
+                        continue
+                    ids[key] = len(messages) + 1
+                messages.append(message)
+                new.append((part, number))
+        batch.new, batch.repeats, batch.ids = new, repeats, [(at, key) for key, at in ids.items()]
+        return messages
 
     def _next_parts(self, outbox: _Outbox) -> list[_Part]:
         """Take what waits, up to the size of a batch; what was handed over at once stays together."""
@@ -256,12 +292,33 @@ class Outboxes:
     def _published(self, reply: list[Any], outbox: _Outbox, batch: _Batch) -> None:
         if self._abandoned:
             return
+        if reply[0] is None:
+            batch.on_wire = False
+            self._leave_out(batch, outbox, reply[1:])
+            return
         epoch, first = reply[0].decode(), int(reply[1])
+        self._remember(outbox.room, batch, Position(epoch, first))
+        self._done(outbox, batch, epoch, first)
+
+    def _leave_out(self, batch: _Batch, outbox: _Outbox, duplicates: list[Any]) -> None:
+        """Leave out what its authors have published before, and publish the rest."""
+        for at, before in duplicates:
+            part, number = batch.new[int(at) - 1]
+            epoch, _, offset = before.decode().partition(" ")
+            part.duplicates[number] = Position(epoch, int(offset))
+        self._fill(batch, outbox.room)
+        if batch.count:
+            self._send(outbox)
+        else:
+            self._done(outbox, batch, "", 0)
+
+    def _done(self, outbox: _Outbox, batch: _Batch, epoch: str, first: int) -> None:
         self._strike_off(outbox, batch)
-        self._remember(outbox.room, batch)
+        for part, number, at in batch.repeats:
+            part.duplicates[number] = Position(epoch, first + at - 1)
         for part in batch.parts:
-            part.done.callback(Position(epoch, first))
-            first += len(part.messages)
+            part.done.callback(Published(Position(epoch, first), part.duplicates))
+            first += len(part.messages) - len(part.duplicates)
         self._answered_something()
         self._weigh()
         self._look_whether_flushed()
@@ -273,8 +330,8 @@ class Outboxes:
         why = failure.getErrorMessage().strip()
         code = why.partition(" ")[0]
         if code == "NOSCRIPT":
-            self._protocol.script_load(PUBLISH_SCRIPT).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
-        elif code in _AWAY_CODES or "ACL failure" in why:
+            PUBLISH.load(self._protocol).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
+        elif code in AWAY_CODES or "ACL failure" in why:
             self._refused(why)
         else:
             if not failure.check(ReplyError):

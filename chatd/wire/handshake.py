@@ -24,6 +24,8 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/(1\.[01])
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
 _KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455, section 1.3
+_NUMBER = re.compile(rb"[0-9]{1,18}")
+_RESUME_KEY = re.compile(rb"[A-Za-z0-9._~-]{8,64}")  # what RFC 3986, section 2.3, lets stand in a URL as it is
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 LOBBY = "lobby"
@@ -177,6 +179,10 @@ class Place:
     room: str
     echo: bool = False
     """Whether it hears its own messages too."""
+    last: int = 0
+    """How many messages it wants to hear that were said before."""
+    resume: str = ""
+    """The key under which its place is kept; empty: none is."""
 
 
 def read_target(target: bytes) -> Place:
@@ -190,7 +196,13 @@ def read_target(target: bytes) -> Place:
     echo = parameters.get(b"echo", b"0")
     if echo not in (b"0", b"1"):
         raise bad_request("echo must be 0 or 1")
-    return Place(room, echo == b"1")
+    last = parameters.get(b"last", b"0")
+    if not _NUMBER.fullmatch(last):
+        raise bad_request("last must be a number of messages")
+    resume = parameters.get(b"resume")
+    if resume is not None and not _RESUME_KEY.fullmatch(resume):
+        raise bad_request("resume must be 8 to 64 letters, digits or any of - . _ ~")
+    return Place(room, echo == b"1", int(last), resume.decode("ascii") if resume is not None else "")
 
 
 def room_name(path: bytes) -> str:

@@ -17,6 +17,8 @@ FIGURES = {
     "p99.9_ms": 30.0,
     "max_ms": 40.0,
     "send_lag_ms": 0.1,
+    "join_us": 300.0,
+    "grown_bytes": 1_000_000.0,
     "start_s": 1.0,
     "expected": 12_000.0,
     "others": 0.02,

@@ -63,6 +63,13 @@ def test_an_echo_nobody_asked_for_is_counted_and_one_that_was_is_expected() -> N
     assert figures["delivered"] == 2 * SENT
 
 
+def test_clients_that_stop_reading_are_expected_to_get_nothing() -> None:
+    with Chat() as chat:
+        figures = exchange(chat, Load(5, senders=1, rate=400, stopped=2))
+    assert wrong(figures) == {}
+    assert figures["delivered"] == 2 * SENT
+
+
 def test_an_echo_that_does_not_come_is_missing() -> None:
     with Chat() as chat:
         assert wrong(exchange(chat, OPEN, "--echo")) == {"missing": SENT}

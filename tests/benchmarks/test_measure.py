@@ -24,7 +24,7 @@ def test_chatd_gives_every_message_once_and_in_order() -> None:
     sample = half_a_second(Subject("chatd", Load(30, senders=6, window=16, processes=2)))
     assert sample.faults == {}
     assert sample.figures["expected"] > 0
-    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes"}
+    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes", "join_us", "grown_bytes"}
     assert len(sample.busy) == 2
 
 
@@ -41,7 +41,7 @@ def test_idle_connections_are_held_and_weighed(monkeypatch: pytest.MonkeyPatch) 
     # Enough to outweigh the shared pages of another chatd that begins or ends meanwhile.
     sample = half_a_second(Subject("chatd", Load(3000), workers=1))
     assert sample.faults == {}
-    assert sample.figures.keys() == {"connects_per_s", "memory_bytes", "start_s"}
+    assert sample.figures.keys() == {"connects_per_s", "memory_bytes", "join_us", "start_s"}
     assert sample.figures["memory_bytes"] > 0
 
 

@@ -1,7 +1,7 @@
 """One client's WebSocket: bytes, back-pressure and closing, on a clock and a transport in memory."""
 
 import json
-from collections.abc import Iterable
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from twisted.trial.unittest import TestCase
 from chatd.client.connection import Connection
 from chatd.client.factory import ConnectionFactory
 from chatd.client.outflow import Outflow
-from chatd.closing import OUR_FAULT, STOPPING, too_slow
+from chatd.closing import OUR_FAULT, STOPPING, TAKEN_OVER, too_slow
 from chatd.config import Config
+from chatd.message import Message
 from chatd.room.hub import Hub
 from chatd.wire.frames import text_frame
 from chatd.wire.handshake import HEAD_END, Upgrade, read_head, read_target, read_upgrade
@@ -52,9 +53,22 @@ class House:
         bus: Any = self.bus
         self.hub = Hub(bus, FakeChatLog().log, config, self.clock)
         self.factory = ConnectionFactory(self.clock, self.hub, config, "w")
+        self.heard = 0
 
     def client(self, target: str = "/", head: bytes | None = None) -> "Client":
         return Client(self, target, head)
+
+    def say(self, count: int, size: int = 65_536) -> list[str]:
+        """Let somebody elsewhere say so many messages; give these."""
+        texts = []
+        for _ in range(count):
+            self.heard += 1
+            texts.append(f"{self.heard:04d}".ljust(size, "x"))
+            message = Message(f"e.{self.heard}", int(time.time() * 1000), "elsewhere", texts[-1])
+            self.bus.say("lobby", [message], self.heard, "elsewhere")
+            self.bus.pump()
+            self.clock.advance(0)
+        return texts
 
     def said(self) -> list[str]:
         """End this turn of the reactor; give all that was ever published."""
@@ -84,6 +98,10 @@ class Client:
     @property
     def heard(self) -> Heard:
         return heard(self.transport.value())
+
+    def takes_all(self) -> None:
+        """Let everything that was written arrive."""
+        self.connection.resumeProducing()
 
     @property
     def closed_with(self) -> int:
@@ -170,17 +188,26 @@ class HandshakeTests(TestCase):
         assert client.gone == "ConnectionDone"
         assert self.house.bus.rooms == {}
 
-    def test_a_confirmation_after_the_503_changes_nothing(self) -> None:
+    def test_after_the_503_nothing_waits_for_a_confirmation(self) -> None:
         self.house.bus.confirm_at_once = False
         client = self.house.client("/ops")
         client.transport.client_reads = False
-        [waiter] = self.house.bus.rooms["ops"]
+        waiters = self.house.bus.rooms["ops"]
+        assert waiters
         self.house.clock.advance(CONFIG.join_seconds)
-        assert self.house.bus.rooms == {}
+        assert (self.house.bus.rooms, waiters) == ({}, [])
+
+    def test_an_answer_of_the_broker_after_the_503_changes_nothing(self) -> None:
+        self.house.bus.answer_at_once = False
+        client = self.house.client("/ops?resume=abcdefgh")
+        client.transport.client_reads = False
+        self.house.bus.answer(1)  # where the order stands; not yet the place
+        self.house.clock.advance(CONFIG.join_seconds)
         said = client.transport.value()
-        waiter.callback(None)
+        self.house.bus.answer()
         assert client.heard.status == 503
         assert client.transport.value() == said
+        assert self.house.bus.rooms == {}
 
     def test_a_refused_client_that_does_not_read_is_aborted(self) -> None:
         self.house.bus.confirm_at_once = False
@@ -323,18 +350,18 @@ class MessageTests(TestCase):
         assert self.house.said() == ["a", "a", "a"]
 
     def test_an_error_of_ours_is_1011_and_logged(self) -> None:
-        self.house.hub.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        self.house.hub.intake.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         assert self.client.closed_with == 1011
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_an_error_with_one_message_leaves_other_clients_alone(self) -> None:
         other = self.house.client()
-        publish = self.house.hub.publish
-        self.house.hub.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        publish = self.house.hub.intake.publish
+        self.house.hub.intake.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         self.flushLoggedErrors(ZeroDivisionError)
-        self.house.hub.publish = publish  # type: ignore[method-assign]
+        self.house.hub.intake.publish = publish  # type: ignore[method-assign]
         other.send(frame(b"still here"))
         assert self.house.said() == ["still here"]
 
@@ -637,147 +664,147 @@ class BackPressureTests(TestCase):
         self.house = House()
         self.client = self.house.client()
 
-    def deliver(self, blobs: Iterable[bytes], client: "Client | None" = None) -> None:
-        for blob in blobs:
-            (client or self.client).connection.deliver(blob, 1)
-
-    def fall_behind(self, client: "Client | None" = None) -> int:
-        """Let a client stop reading and fall behind; give how many of 50 messages it missed."""
-        client = client or self.client
-        client.transport.client_reads = False
-        self.deliver([text_frame(KIB64)] * 50, client)
-        return 50 - len(client.heard.texts)
+    def fall_behind(self, *clients: "Client", count: int = 50) -> list[str]:
+        """Let clients stop reading, and so many messages be said; give these."""
+        for client in clients or (self.client,):
+            client.transport.client_reads = False
+        return self.house.say(count)
 
     def test_a_client_that_does_not_read_is_sent_no_more_than_the_bound(self) -> None:
-        self.client.transport.client_reads = False
-        self.deliver([text_frame(KIB64)] * 4)
-        assert len(self.client.heard.texts) == 4
-        self.fall_behind()
-        assert len(self.client.transport.value()) < CONFIG.max_backlog + 65_536
+        said = self.fall_behind()
+        heard = self.client.heard.texts
+        assert heard == said[: len(heard)]
+        assert CONFIG.max_backlog - 65_546 < len(self.client.transport.value()) < CONFIG.max_backlog + 65_536
         assert (self.client.closed_with, self.client.gone) == (0, "")
 
-    def test_once_it_has_read_it_is_told_what_it_missed(self) -> None:
-        missed = self.fall_behind()
+    def test_once_it_has_read_it_gets_what_it_was_not_given(self) -> None:
+        said = self.fall_behind()
         self.client.transport.catch_up()
-        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
-        assert f" {missed} " in too_slow(missed).reason
-        assert len(self.client.heard.texts) + missed == 50
+        assert self.client.heard.texts == said
+        assert self.client.closed_with == 0
 
-    def test_it_gets_nothing_after_what_it_missed(self) -> None:
-        self.fall_behind()
+    def test_it_hears_what_is_said_then(self) -> None:
+        said = self.fall_behind()
         self.client.transport.catch_up()
-        said = self.client.transport.value()
-        self.deliver([text_frame(b"later")])
-        assert self.client.transport.value() == said
+        said += self.house.say(3)
+        assert self.client.heard.texts == said
 
-    def test_once_it_is_told_and_answers_it_is_gone(self) -> None:
-        self.fall_behind()
+    def test_as_long_as_it_is_behind_it_gets_no_more_at_once_than_the_bound(self) -> None:
+        said = self.fall_behind()
+        steps = 0
+        while len(self.client.heard.texts) < len(said):
+            before = len(self.client.transport.value())
+            self.client.transport.read_what_waits()
+            assert before < len(self.client.transport.value()) <= before + CONFIG.max_backlog + 65_546
+            steps += 1
+        assert steps >= 50 * 65_536 // (CONFIG.max_backlog + 65_546) - 1
+        assert self.client.heard.texts == said
+
+    def test_what_is_said_while_it_is_behind_is_not_written_before_it_has_read(self) -> None:
+        said = self.fall_behind()
+        before = self.client.transport.value()
+        said += self.house.say(10)
+        assert self.client.transport.value() == before
         self.client.transport.catch_up()
-        self.client.send(close_frame(1013))
-        assert self.client.gone
-        assert self.house.factory.connections == set()
+        assert self.client.heard.texts == said
 
-    def test_what_is_said_to_it_has_the_rest_of_its_time_to_be_read(self) -> None:
+    def test_its_own_messages_are_left_out_of_what_it_gets_later(self) -> None:
+        said = self.fall_behind()
+        self.client.send(frame(b"mine"))
+        self.house.said()
+        said += self.house.say(1)
+        self.client.transport.catch_up()
+        assert self.client.heard.texts == said
+
+    def test_what_history_has_no_more_is_lost_and_it_stays(self) -> None:
+        self.house.bus.history = 10
+        said = self.fall_behind()
+        heard = self.client.heard.texts
+        self.client.transport.catch_up()
+        assert self.client.heard.texts == heard + said[-10:]
+        assert (self.client.closed_with, self.client.gone) == (0, "")
+        assert self.client.heard.texts[-10:] + self.house.say(1) == self.client.heard.texts[-11:]
+
+    def test_one_that_never_reads_and_answers_pings_stays(self) -> None:
         self.fall_behind()
-        self.house.clock.advance(CONFIG.pong_seconds)
-        self.client.transport.catch_up()  # into the kernel's buffers, which hold seconds of a slow line
-        self.house.clock.pump([1.0] * int(CONFIG.catch_up_seconds - CONFIG.pong_seconds - 1))
-        assert self.client.gone == ""
-        self.client.send(close_frame(1013))
-        assert self.client.gone
-
-    def alive_for(self, seconds: float) -> None:
-        """Let the client talk for a while, though it does not read."""
-        for _ in range(int(seconds)):
+        for _ in range(600):
             self.client.send(frame(b"", PONG))
             self.house.clock.advance(1)
-
-    def test_one_that_does_not_catch_up_in_time_is_dropped(self) -> None:
-        self.fall_behind()
-        self.alive_for(CONFIG.catch_up_seconds - 1)
-        assert self.client.gone == ""
-        self.alive_for(2)
-        assert self.client.gone == "ConnectionAborted"
-
-    def test_one_that_was_told_and_does_not_answer_is_dropped(self) -> None:
-        self.fall_behind()
-        self.client.transport.catch_up()
-        self.alive_for(CONFIG.catch_up_seconds + 1)
-        assert self.client.gone == "ConnectionAborted"
+        assert (self.client.closed_with, self.client.gone) == (0, "")
 
     def test_one_that_is_silent_too_is_dropped_as_any_silent_one(self) -> None:
         self.fall_behind()
         self.house.clock.pump([CONFIG.ping_seconds, CONFIG.pong_seconds + 0.2])
         assert self.client.gone == "ConnectionAborted"
 
-    def test_one_that_is_closed_for_another_reason_is_told_what_it_missed_all_the_same(self) -> None:
-        missed = self.fall_behind()
+    def test_one_that_is_closed_for_another_reason_gets_what_waits_and_that_reason(self) -> None:
+        said = self.fall_behind()
         self.client.connection.close(STOPPING)
-        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
+        self.client.transport.catch_up()
+        assert self.client.closed_with == STOPPING.code
+        heard = self.client.heard.texts
+        assert heard == said[: len(heard)] != said
 
-    def test_one_that_is_lost_while_it_is_behind_leaves_no_timer_behind(self) -> None:
+    def test_one_that_is_lost_while_it_is_behind_leaves_nothing_behind(self) -> None:
         self.fall_behind()
         self.client.transport.vanish()
-        self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
         assert self.house.clock.getDelayedCalls() == []
+        assert self.house.bus.rooms == {}
 
     def test_many_that_did_not_keep_up_are_one_line_in_the_log(self) -> None:
         others = [self.house.client() for _ in range(3)]
         with capturedLogs() as events:
-            missed = sum(self.fall_behind(client) for client in others)
-            for client in others:
-                client.transport.catch_up()
-                client.send(close_frame(1013))
-                assert client.gone
+            self.fall_behind(*others)
             assert events == []
-            self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
-        assert [formatEvent(event) for event in events] == [
-            f"slow readers that were closed: 3; messages they missed: {missed}"
-        ]
+            self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        assert [formatEvent(event) for event in events] == ["slow readers that fell behind: 3"]
         assert events[0]["log_level"] == LogLevel.warn
 
     def test_those_that_come_later_are_a_line_of_their_own(self) -> None:
-        other = self.house.client()
         with capturedLogs() as events:
-            missed = []
-            for client in (self.client, other):
-                missed.append(self.fall_behind(client))
-                client.transport.vanish()
-                self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
-        assert [(event["clients"], event["messages"]) for event in events] == [(1, each) for each in missed]
+            for client in (self.client, self.house.client()):
+                self.fall_behind(client)
+                client.transport.catch_up()
+                self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        assert [event["clients"] for event in events] == [1, 1]
 
-    def test_those_that_are_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
-        missed = self.fall_behind()
+    def test_those_that_fell_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
+        self.fall_behind()
         logged: list[int] = []
         with capturedLogs() as events:
             closed = self.house.factory.close_all(STOPPING)
-            closed.addCallback(lambda _: logged.extend(event["messages"] for event in events))
+            closed.addCallback(lambda _: logged.extend(event["clients"] for event in events))
             self.client.transport.vanish()
-        assert logged == [missed]
-        self.house.clock.advance(CONFIG.slow_report_seconds + CONFIG.timer_seconds)
+        assert logged == [1]
+        self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
         assert len(events) == 1
 
     def test_one_that_keeps_up_is_in_no_log(self) -> None:
         with capturedLogs() as events:
-            self.deliver([text_frame(b"hello")] * 10)
+            self.house.say(10)
             self.client.transport.vanish()
             self.house.clock.advance(10)
         assert events == []
 
-    def test_one_that_catches_up_in_time_misses_nothing(self) -> None:
-        for _ in range(10):
-            self.client.transport.client_reads = False
-            self.deliver([text_frame(KIB64)] * 4)
-            self.client.transport.catch_up()
-        assert self.client.closed_with == 0
-        assert len(self.client.heard.texts) == 40
+    def test_one_that_reads_in_time_never_falls_behind(self) -> None:
+        said = []
+        with capturedLogs() as events:
+            for _ in range(10):
+                self.client.transport.client_reads = False
+                said += self.house.say(4)
+                self.client.transport.catch_up()
+            self.house.clock.advance(10)
+        assert (self.client.heard.texts, events) == (said, [])
 
     def test_what_was_read_in_time_does_not_count_later(self) -> None:
-        self.deliver([text_frame(b"x" * 60_000)] * 20)  # below the mark of the transport, which so says nothing
-        self.client.transport.client_reads = False
-        self.deliver([text_frame(KIB64)] * 3)
-        self.client.transport.catch_up()
-        assert (self.client.closed_with, len(self.client.heard.texts)) == (0, 23)
+        said = self.house.say(20, 60_000)  # below the mark of the transport, which so says nothing
+        with capturedLogs() as events:
+            self.client.transport.client_reads = False
+            said += self.house.say(3)
+            self.client.transport.catch_up()
+            self.house.clock.advance(10)
+        assert (self.client.heard.texts, events) == (said, [])
 
     def test_others_do_not_wait_for_it(self) -> None:
         self.client.transport.client_reads = False
@@ -788,13 +815,13 @@ class BackPressureTests(TestCase):
         expected = [f"{number:03d}" + "x" * 997 for number in range(400)]
         assert reader.heard.texts == expected
         heard = self.client.heard.texts
-        assert heard == expected[: len(heard)]
+        assert heard == expected[: len(heard)] != expected
         self.client.transport.catch_up()
-        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(400 - len(heard)).reason.encode())
+        assert self.client.heard.texts == expected
 
     def test_of_a_client_that_does_not_read_the_newest_ping_is_answered_once_it_does(self) -> None:
         self.client.transport.client_reads = False
-        self.deliver([text_frame(KIB64)] * 2)
+        self.house.say(2)
         before = len(self.client.transport.value())
         self.client.send(*[frame(b"x" * 125, PING)] * 1000)
         assert len(self.client.transport.value()) == before
@@ -829,6 +856,116 @@ class BackPressureTests(TestCase):
         self.house.clock.advance(CONFIG.bus_patience)
         assert self.client.closed_with == 1013
         assert self.house.said() == []
+
+
+class NoHistoryTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House(replace(CONFIG, history=0))
+        self.house.bus.history = 0
+        self.client = self.house.client()
+        self.client.transport.client_reads = False
+        self.said = self.house.say(50)
+
+    def test_one_that_falls_behind_is_told_what_it_missed_once_it_has_read(self) -> None:
+        assert self.client.closed_with == 0
+        heard = self.client.heard.texts
+        self.client.transport.catch_up()
+        missed = 50 - len(heard)
+        assert self.client.heard.frames[-1] == (CLOSE, (1013).to_bytes(2) + too_slow(missed).reason.encode())
+        assert f" {missed} " in too_slow(missed).reason
+        assert self.client.heard.texts == heard == self.said[: len(heard)]
+
+    def test_what_is_said_before_it_has_read_is_counted(self) -> None:
+        missed = 50 - len(self.client.heard.texts)
+        self.house.say(7)
+        self.client.transport.catch_up()
+        assert self.client.heard.frames[-1][1][2:].decode() == too_slow(missed + 7).reason
+
+    def test_it_gets_nothing_after_that(self) -> None:
+        self.client.transport.catch_up()
+        said = self.client.transport.value()
+        self.house.say(1)
+        assert self.client.transport.value() == said
+
+    def test_once_it_is_told_and_answers_it_is_gone(self) -> None:
+        self.client.transport.catch_up()
+        self.client.send(close_frame(1013))
+        assert self.client.gone
+        assert self.house.factory.connections == set()
+
+    def test_one_that_was_told_and_does_not_answer_is_dropped(self) -> None:
+        self.client.transport.catch_up()
+        self.house.clock.pump([1.0] * int(CONFIG.close_seconds + 1))
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_that_keeps_up_stays(self) -> None:
+        other = self.house.client()
+        said = self.house.say(50)
+        assert (other.heard.texts, other.closed_with) == (said, 0)
+
+
+class ReplayTests(TestCase):
+    def setUp(self) -> None:
+        self.house = House()
+        self.reader = self.house.client()
+        self.said = self.house.say(5, 10)
+
+    def come(self, query: str) -> "Client":
+        client = self.house.client("/?" + query)
+        self.house.clock.advance(0)
+        return client
+
+    def test_the_last_messages_follow_the_answer_to_the_handshake(self) -> None:
+        client = self.come("last=3")
+        assert client.heard.status == 101
+        assert client.heard.texts == self.said[-3:]
+
+    def test_without_asking_it_hears_only_what_is_said_from_then_on(self) -> None:
+        client = self.come("")
+        assert client.heard.texts == []
+        assert client.heard.texts + self.house.say(1, 10) == client.heard.texts
+
+    def test_with_a_key_it_gets_what_was_said_while_it_was_away(self) -> None:
+        client = self.come("resume=abcdefgh")
+        heard = self.house.say(1, 10)
+        assert client.heard.texts == heard
+        client.takes_all()
+        client.send(close_frame())
+        client.transport.vanish()
+        missed = self.house.say(3, 10)
+        assert self.come("resume=abcdefgh").heard.texts == missed
+
+    def test_what_had_not_arrived_when_it_vanished_comes_again(self) -> None:
+        client = self.come("resume=abcdefgh")
+        client.takes_all()
+        self.house.hub.note("lobby", client.connection.session)
+        heard = self.house.say(1, 10)
+        assert client.heard.texts == heard
+        client.transport.vanish()  # whatever it was written, nothing more has arrived
+        assert self.come("resume=abcdefgh").heard.texts == heard
+
+    def test_the_newer_of_two_with_one_key_is_alone_with_it(self) -> None:
+        older, newer = self.come("resume=abcdefgh"), self.come("resume=abcdefgh")
+        assert older.heard.frames[-1] == (CLOSE, (1008).to_bytes(2) + TAKEN_OVER.reason.encode())
+        said = self.house.say(1, 10)
+        assert (older.heard.texts, newer.heard.texts) == ([], said)
+
+    def come_and_go(self) -> list[str]:
+        """Let a client say "mine" and go, and something be said then; give that."""
+        client = self.come("resume=abcdefgh")
+        client.takes_all()
+        client.send(frame(b"mine"), close_frame())
+        self.house.said()
+        client.transport.vanish()
+        return self.house.say(1, 10)
+
+    def test_it_does_not_hear_what_it_said_itself_on_its_last_connection(self) -> None:
+        missed = self.come_and_go()
+        assert self.come("resume=abcdefgh").heard.texts == missed
+
+    def test_with_echo_it_hears_what_it_said_itself_on_its_last_connection(self) -> None:
+        missed = self.come_and_go()
+        assert self.come("resume=abcdefgh&echo=1").heard.texts == ["mine", *missed]
 
 
 class MemoryTests(TestCase):

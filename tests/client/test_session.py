@@ -1,5 +1,6 @@
 """What one bare client may do and hears: its session, between a line and a real hub."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE
+from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, too_slow
 from chatd.config import Config
+from chatd.message import Gap, Position
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
 from chatd.wire.frames import text_frame
@@ -354,3 +356,113 @@ def test_a_session_leaves_no_timer_behind(house: House) -> None:
     session.gone()
     house.clock.advance(10)
     assert house.clock.getDelayedCalls() == []
+
+
+# What was said before, and while it was away
+
+
+def keyed(house: House, name: str, *, last: int = 0, echo: bool = False) -> tuple[Session, FakeLine]:
+    line = FakeLine()
+    place = Place("lobby", echo, last=last, resume="abcdefgh")
+    session = Session(house.hub, CONFIG, house.clock, line, id=name, place=place, address="192.0.2.1")
+    session.join()
+    return session, line
+
+
+def test_it_hears_the_last_messages_it_asked_for(house: House) -> None:
+    other, _ = house.session("s1")
+    other.received(["a", "b", "c"])
+    house.turn()
+    line = FakeLine()
+    place = Place("lobby", last=2)
+    Session(house.hub, CONFIG, house.clock, line, id="s2", place=place, address="192.0.2.1").join()
+    house.turn()
+    assert b"".join(line.blobs) == text_frame(b"b") + text_frame(b"c")
+
+
+def test_without_a_key_it_knows_of_no_place(house: House) -> None:
+    session, line = house.session()
+    line.progress = (0, 0)
+    assert (session.key, session.last, session.since) == ("", 0, None)
+    assert session.given(Position("e0", 5)) is None
+    session.given_all()
+    session.going()
+
+
+def test_it_is_the_author_that_was_the_first_with_its_key(house: House) -> None:
+    first, _ = keyed(house, "s1")
+    first.gone()
+    second, line = keyed(house, "s2")
+    assert (second.id, second.author) == ("s2", "s1")
+    second.received(["mine"])
+    house.turn()
+    [(_, [message])] = house.bus.published
+    assert (message.session, message.id) == ("s1", "s2.1")
+    assert line.blobs == []
+
+
+def test_what_arrived_is_its_place_when_it_is_gone(house: House) -> None:
+    session, line = keyed(house, "s1")
+    other, _ = house.session("s2")
+    other.received(["a"])
+    house.turn()
+    line.progress = (10, 10)
+    session.given_all()
+    session.going()
+    session.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+
+
+def test_what_had_not_arrived_is_behind_its_place(house: House) -> None:
+    session, line = keyed(house, "s1")
+    other, _ = house.session("s2")
+    for text in "ab":
+        other.received([text])
+        house.turn()
+        line.progress = (line.progress[0] + 10, 10)
+        house.hub.note("lobby", session)
+    session.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+
+
+def test_what_is_said_once_no_more_is_written_is_behind_its_place(house: House) -> None:
+    session, _ = keyed(house, "s1")
+    other, _ = house.session("s2")
+    session.given_all()
+    other.received(["too late"])
+    house.turn()
+    house.hub.note("lobby", session)
+    session.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 0)
+
+
+def test_of_what_is_lost_it_is_told_nothing(house: House) -> None:
+    session, line = house.session()
+    session.lost(Gap("e0", 5, 5))
+    assert (line.events, line.blobs) == ([], [])
+
+
+@pytest.mark.parametrize("count", [7, None])
+def test_without_history_one_that_was_too_slow_is_closed(house: House, count: int | None) -> None:
+    session, line = house.session()
+    session.too_slow(Gap("e0", 7, count))
+    assert line.events == [too_slow(count)]
+
+
+def test_one_whose_place_was_taken_over_is_closed(house: House) -> None:
+    _, line = keyed(house, "s1")
+    keyed(house, "s2")
+    assert line.events == [TAKEN_OVER]
+
+
+def test_when_its_socket_is_gone_what_had_arrived_before_counts(house: House) -> None:
+    session, line = keyed(house, "s1")
+    other, _ = house.session("s2")
+    other.received(["a"])
+    house.turn()
+    line.progress = (10, 9)
+    session.given_all()
+    session.going()
+    line.progress = (0, sys.maxsize)  # nobody knows any more
+    session.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 0)

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from chatd.client.connection import Connection
 from chatd.client.factory import ConnectionFactory
 from chatd.client.session import Session
-from chatd.closing import TOO_LARGE
+from chatd.closing import TOO_LARGE, too_slow
 from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.web.site import Site
@@ -57,6 +57,7 @@ class Echo(Session):
         self.id = id
         self._line = connection
         self._most = most
+        self._receipts = None
         self.dress = BARE
 
     def join(self) -> "Deferred[None]":
@@ -67,6 +68,13 @@ class Echo(Session):
 
     def received_binary(self, payload: bytes) -> None:
         self._send(deflated_binary_frame if self._compresses else binary_frame, [payload])
+
+    def fell_behind(self) -> None:
+        """Hang up: an echo has no history."""
+        self._line.close(too_slow(1))
+
+    def drained(self) -> None:
+        """Go on: nothing waits."""
 
     def gone(self) -> None:
         """Leave nothing behind: there is no room."""

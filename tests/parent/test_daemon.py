@@ -30,8 +30,15 @@ class Fixture:
         self.over: list[str] = []
         self.daemon: Daemon
 
-    def make(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen, chat_log: str = "chat.log") -> Daemon:
-        config = Config(listen=listen, workers=2, redis=redis, chat_log=chat_log)
+    def make(
+        self,
+        *,
+        redis: str = "",
+        listen: tuple[str, ...] = CONFIG.listen,
+        chat_log: str = "chat.log",
+        state: str = "",
+    ) -> Daemon:
+        config = Config(listen=listen, workers=2, redis=redis, chat_log=chat_log, state=state)
         self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server")
         return self.daemon
 
@@ -94,13 +101,15 @@ def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
 
 def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
     broker, *workers = of.start()
-    assert {read_assignment(each.told[0]).broker for each in workers} == {f"unix://{broker.path}/broker.sock"}
+    told = [read_assignment(each.told[0]) for each in workers]
+    assert [(each.broker, each.run) for each in told] == [(f"unix://{broker.path}/broker.sock", "")] * 2
 
 
 def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
     processes = of.start(redis=REDIS)
     assert [process.command for process in processes] == [list(fleet.COMMAND)] * 2
-    assert {read_assignment(each.told[0]).broker for each in processes} == {REDIS}
+    told = [read_assignment(each.told[0]) for each in processes]
+    assert [(each.broker, each.run) for each in told] == [(REDIS, "")] * 2
 
 
 def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(
@@ -113,6 +122,28 @@ def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(
     daemon.startService()
     worker = of.reactor.processes[-1]
     assert read_assignment(worker.told[0]).config.chat_log == str(tmp_path / "logs" / "chat.log")
+
+
+def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
+    of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    daemon = of.make(state="state")
+    daemon.privilegedStartService()
+    monkeypatch.chdir("/")
+    daemon.startService()
+    broker, *workers = of.reactor.processes
+    assert broker.path == str(tmp_path / "state" / "broker")
+    told = [read_assignment(each.told[0]) for each in workers]
+    lineage = Path(str(broker.path), "lineage").read_text().split()[0]
+    assert [(each.config.state, each.run) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
+
+
+def test_with_a_redis_server_the_state_folder_is_left_alone(of: Fixture, tmp_path: Path) -> None:
+    daemon = of.make(redis=REDIS, state=str(tmp_path / "state"))
+    daemon.privilegedStartService()
+    daemon.startService()
+    assert list(tmp_path.iterdir()) == []
 
 
 # Ready

@@ -5,16 +5,20 @@ import stat
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hiredis import ReplyError
 from twisted.internet import reactor as real_reactor
 from twisted.trial.unittest import TestCase
 
 from chatd.config import BadValue, Config, broker_address
 from chatd.parent import tether
-from chatd.parent.valkey import Valkey, find_server
+from chatd.parent.state import State
+from chatd.parent.valkey import Valkey, find_server, find_sockets
 from tests.parent.children import FakeProcess, FakeReactor, Said
+from tests.room.server import Client
 from tests.waiting import until
 
 # The server program
@@ -79,10 +83,10 @@ CONFIG = Config(broker_stop_seconds=1.5)
 class Fixture:
     """A broker that is none, and whose folders are in one of the test's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, state: str = "") -> None:
         self.folder = folder
         self.reactor = FakeReactor()
-        self.valkey = Valkey(self.reactor, "/opt/valkey-server", CONFIG)
+        self.valkey = Valkey(self.reactor, "/opt/valkey-server", replace(CONFIG, state=state))
 
     @property
     def processes(self) -> list[FakeProcess]:
@@ -103,6 +107,15 @@ class Fixture:
 def of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fixture:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return Fixture(tmp_path)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fixture:
+    """The same with a state folder, and another one for temporary files."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return Fixture(temporary, str(tmp_path / "state"))
 
 
 def folders(of: Fixture) -> list[str]:
@@ -270,6 +283,70 @@ def test_it_can_be_stopped_twice(of: Fixture) -> None:
     assert of.stop() == ["stopped"]
 
 
+# With a state folder
+
+
+def test_with_a_state_folder_it_is_run_there_and_holds_its_lock(kept: Fixture, tmp_path: Path) -> None:
+    process = kept.start()
+    folder = str(tmp_path / "state" / "broker")
+    assert (process.path, kept.valkey.url) == (folder, f"unix://{folder}/broker.sock")
+    assert process.command[process.command.index("--dir") + 1] == folder
+    assert os.path.samestat(os.fstat(process.descriptors[3]), os.stat(tmp_path / "state" / "lock"))
+    assert folders(kept) == []
+
+
+def test_without_one_it_keeps_nothing_and_has_no_lineage(of: Fixture) -> None:
+    process = of.start()
+    assert process.command[process.command.index("--appendonly") + 1] == "no"
+    assert of.valkey.run == ""
+
+
+def test_its_lineage_stays_while_it_is_started_again(kept: Fixture) -> None:
+    kept.start().end(signal=signal.SIGKILL)
+    before = kept.valkey.run
+    kept.reactor.advance(0.1)
+    assert kept.valkey.run == before != ""
+    assert kept.processes[1].descriptors == kept.processes[0].descriptors
+
+
+def test_a_stop_keeps_the_state_folder_and_lets_the_next_one_have_it(kept: Fixture, tmp_path: Path) -> None:
+    process = kept.start()
+    kept.stop()
+    with pytest.raises(BadValue, match="is in use by another chatd"):
+        State(str(tmp_path / "state"), 0).check()
+    process.end()
+    State(str(tmp_path / "state"), 0).check()
+    assert (tmp_path / "state" / "broker" / "lineage").exists()
+
+
+def test_one_whose_state_folder_is_in_use_is_not_started(kept: Fixture, tmp_path: Path) -> None:
+    other = State(str(tmp_path / "state"), 0)
+    other.take()
+    late = Valkey(kept.reactor, "/opt/valkey-server", Config(state=str(tmp_path / "state"), state_lock_seconds=0.01))
+    with pytest.raises(BadValue, match="is in use by another chatd"):
+        late.start()
+    assert kept.processes == []
+    other.release()
+
+
+def test_a_state_folder_that_is_too_deep_for_a_socket_has_it_elsewhere(of: Fixture, tmp_path: Path) -> None:
+    deep = Fixture(of.folder, str(tmp_path / ("x" * 100)))
+    process = deep.start()
+    assert process.command[process.command.index("--dir") + 1] == str(tmp_path / ("x" * 100) / "broker")
+    assert Path(str(process.path)).parent == of.folder
+    deep.stop()
+    process.end()
+    assert not Path(str(process.path)).exists()
+    assert (tmp_path / ("x" * 100) / "broker").exists()
+
+
+def test_a_state_folder_with_a_name_that_means_something_in_a_url_is_told_as_it_is(of: Fixture, tmp_path: Path) -> None:
+    odd = Fixture(of.folder, str(tmp_path / "a %20?#"))
+    odd.start()
+    assert broker_address(odd.valkey.url).path == f"{tmp_path}/a %20?#/broker/broker.sock"
+    odd.stop()
+
+
 # What others left behind
 
 
@@ -334,6 +411,34 @@ def test_a_link_is_not_followed(of: Fixture, tmp_path_factory: pytest.TempPathFa
     (of.folder / f"chatd-{gone_pid()}-abc").symlink_to(elsewhere)
     of.start()
     assert (elsewhere / "precious").exists()
+
+
+# Found by others
+
+
+@pytest.mark.parametrize(
+    ("name", "listens", "found"),
+    [("chatd-12-abc", True, True), ("chatd-12-abc", False, False), ("chatd-test-abc", True, False)],
+    ids=["a broker", "one that is gone", "something else"],
+)
+def test_the_sockets_of_brokers_are_found(of: Fixture, name: str, listens: bool, found: bool) -> None:
+    (of.folder / name).mkdir()
+    path = str(of.folder / name / "broker.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        if listens:
+            listening.listen()
+        assert (path in find_sockets()) is found
+
+
+def test_the_sockets_of_other_users_are_not_found(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    (of.folder / "chatd-12-abc").mkdir()
+    path = str(of.folder / "chatd-12-abc" / "broker.sock")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        assert path not in find_sockets()
 
 
 # The real server
@@ -432,3 +537,64 @@ class RealServer(TestCase):
         why: str = (await ended)["why"]
         await broken.stop()
         assert why.endswith("No such file or directory")
+
+
+class KeptServer(TestCase):
+    """What is in the state folder, through the end and the start of the real server."""
+
+    def setUp(self) -> None:
+        self.said = Said.during(self)
+        folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
+        self.addCleanup(folder.cleanup)
+        self.state = Path(folder.name)
+        self.config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0, state=str(self.state))
+
+    def start(self) -> Valkey:
+        valkey = Valkey(real_reactor, find_server(), self.config)
+        self.addCleanup(valkey.stop)
+        valkey.start()
+        return valkey
+
+    def ask(self, valkey: Valkey, *words: str) -> object:
+        """Send a command as soon as the server has read its file."""
+
+        def answer() -> object:
+            try:
+                with Client(broker_address(valkey.url).path) as client:
+                    return client.ask(*words)
+            except (OSError, ReplyError):
+                return None
+
+        return until(answer, "the broker")
+
+    async def test_what_it_answered_is_there_after_a_kill_and_after_a_stop(self) -> None:
+        valkey = self.start()
+        assert self.ask(valkey, "SET", "key", "value") == b"OK"
+        started = self.said.next("started")
+        os.kill(self.said.events[-1]["pid"], signal.SIGKILL)
+        await started
+        assert self.ask(valkey, "GET", "key") == b"value"
+        await valkey.stop()
+        assert self.ask(self.start(), "GET", "key") == b"value"
+
+    async def test_where_its_file_is_spoiled_the_log_says_which_and_it_is_left_alone(self) -> None:
+        valkey = self.start()
+        assert self.ask(valkey, "SET", "key", "value") == b"OK"
+        await valkey.stop()
+        [file] = self.state.glob("broker/appendonlydir/*.incr.aof")
+        file.write_bytes(spoiled := b"spoiled" + file.read_bytes())
+        ended = self.said.next("the private broker is gone")
+        self.start()
+        why: str = (await ended)["why"]
+        assert file.name in why
+        assert "Bad file format" in why
+        assert file.read_bytes() == spoiled
+
+    async def test_a_torn_end_is_cut_off(self) -> None:
+        valkey = self.start()
+        assert self.ask(valkey, "SET", "key", "value") == b"OK"
+        await valkey.stop()
+        [file] = self.state.glob("broker/appendonlydir/*.incr.aof")
+        with file.open("ab") as torn:
+            torn.write(b"*3\r\n$3\r\nSET\r\n$3\r\nke")
+        assert self.ask(self.start(), "GET", "key") == b"value"

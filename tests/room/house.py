@@ -8,7 +8,7 @@ from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
 from chatd.config import Config
-from chatd.message import Batch, Message
+from chatd.message import Message
 from chatd.room.hub import Hub
 from chatd.wire.frames import text_frame
 from tests.fakes import FakeBus, FakeMember
@@ -62,6 +62,11 @@ class House:
     hub: Hub
     clock: Clock
 
+    @property
+    def published(self) -> list[list[str]]:
+        """The texts of each batch that went to the bus."""
+        return [[each.text for each in messages] for _, messages in self.bus.published]
+
     def end_turn(self) -> None:
         """Run what was put off to the end of the turn."""
         self.clock.advance(0)
@@ -80,14 +85,20 @@ class House:
 
     def hear(self, *texts: str, number: int, room: str = "ops", publisher: str = "w") -> None:
         """Let a batch of another worker come from the bus, and the turn end."""
-        self.hub.deliver(batch(*texts, number=number, room=room, publisher=publisher))
+        self.bring(*texts, number=number, room=room, publisher=publisher)
         self.end_turn()
 
+    def bring(
+        self, *texts: str, number: int, room: str = "ops", publisher: str = "w", author: str = "elsewhere"
+    ) -> None:
+        """Let a batch of another worker come from the bus."""
+        self.say(*texts, number=number, room=room, publisher=publisher, author=author)
+        self.bus.pump()
 
-def batch(*texts: str, number: int, room: str = "ops", publisher: str = "w", author: str = "elsewhere") -> Batch:
-    """Make a batch of one author."""
-    messages = tuple(Message(f"{author}.{text}", int(NOW * 1000), author, text) for text in texts)
-    return Batch(room, "e", 1, publisher, number, messages)
+    def say(self, *texts: str, number: int, room: str = "ops", publisher: str = "w", author: str = "elsewhere") -> None:
+        """Let another worker publish a batch, its number-th, of one author."""
+        messages = [Message(f"{author}.{text}", int(NOW * 1000), author, text) for text in texts]
+        self.bus.say(room, messages, number, publisher)
 
 
 def make_house(config: Config, bus: FakeBus) -> House:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from chatd.config import BrokerAddress, Config, broker_address
-from chatd.message import Batch, Message
+from chatd.message import Batch, Gap, Message, Position
 from chatd.room.bus import Bus
+from chatd.room.places import Place
+from chatd.room.timeline import Timeline
 from tests.fakes import Events
 
 _numbers = itertools.count(1)
@@ -21,16 +24,22 @@ _numbers = itertools.count(1)
 
 def messages(*texts: str) -> list[Message]:
     """Make messages of these texts."""
-    return [Message(f"s.{next(_numbers)}", 0, "s", text) for text in texts]
+    return [Message(f"s.{next(_numbers)}", int(time.time() * 1000), "s", text) for text in texts]
 
 
 class Ears:
-    """Hears a bus as the hub does: a batch that comes again is dropped, known by its publisher and sequence."""
+    """Hears a bus, with all its holes; a batch that comes again is dropped, known by its publisher and sequence."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
         self.again: list[Batch] = []
         self.changes = 0
+        self.tops: dict[str, Position] = {}
+        """How far each room had come when it was compared last."""
+        self.places: dict[tuple[str, str], Place] = {}
+        """How far connections, by room and session, have come."""
+        self.given_up: list[str] = []
+        """Those of them that were hung up on."""
         self._newest: dict[tuple[str, str], int] = {}
         self._waiting: list[tuple[Callable[[], Any], Deferred[None]]] = []
 
@@ -46,6 +55,17 @@ class Ears:
     def bus_changed(self) -> None:
         self.changes += 1
         self.look()
+
+    def compare(self, room: str, top: Position) -> None:
+        self.tops[room] = top
+        self.look()
+
+    def give_up(self, room: str, session: str) -> Place | None:
+        place = self.places.pop((room, session), None)
+        if place is not None:
+            self.given_up.append(session)
+            self.look()
+        return place
 
     def texts(self, room: str = "ops") -> list[str]:
         """All that was heard in a room, in order."""
@@ -68,6 +88,49 @@ class Ears:
             if each[0]():
                 self._waiting.remove(each)
                 each[1].callback(None)
+
+
+class Follower(Ears):
+    """Hears rooms as the hub does: through timelines, which read from history what is missing."""
+
+    def __init__(self, bus: Bus, config: Config) -> None:
+        super().__init__()
+        self.gaps: list[Gap] = []
+        self.deaf = False
+        """Whether what comes is lost on the way."""
+        self.missed: list[Batch] = []
+        """What was."""
+        self._bus = bus
+        self._config = config
+        self._timelines: dict[str, Timeline] = {}
+
+    async def follow(self, room: str) -> None:
+        """Hear a room from now on."""
+        self._timelines[room] = Timeline(self._config, lambda after, most: self._bus.read(room, after, most), self._out)
+        await self._bus.subscribe(room)
+        await self._timelines[room].start()
+
+    def position(self, room: str) -> Position:
+        """Say up to where a room was heard."""
+        return self._timelines[room].position
+
+    def deliver(self, batch: Batch) -> None:
+        if self.deaf:
+            self.missed.append(batch)
+            self.look()
+        else:
+            self._timelines[batch.room].hear(batch)
+
+    def compare(self, room: str, top: Position) -> None:
+        self._timelines[room].compare(top)
+        super().compare(room, top)
+
+    def _out(self, each: Batch | Gap) -> None:
+        if isinstance(each, Gap):
+            self.gaps.append(each)
+        else:
+            self.batches.append(each)
+        self.look()
 
 
 FAST: dict[str, Any] = {
@@ -94,13 +157,18 @@ class BusTestCase(TestCase):
 
     def make(self, address: str | BrokerAddress, **knobs: Any) -> tuple[Bus, Ears]:
         """Give a bus that was started, and who hears it."""
-        config = Config(**{"redis_prefix": self.prefix, **FAST, **knobs})
-        broker = broker_address(address) if isinstance(address, str) else address
-        bus = Bus(reactor, broker, config, f"w{next(_numbers)}")
+        bus, _ = self._make_bus(address, knobs)
         bus.listener = ears = Ears()
         bus.start()
-        self._running.append(bus)
         return bus, ears
+
+    def _make_bus(self, address: str | BrokerAddress, knobs: dict[str, Any]) -> tuple[Bus, Config]:
+        run = knobs.pop("run", "")
+        config = Config(**{"redis_prefix": self.prefix, **FAST, **knobs})
+        broker = broker_address(address) if isinstance(address, str) else address
+        bus = Bus(reactor, broker, config, f"w{next(_numbers)}", run=run)
+        self._running.append(bus)
+        return bus, config
 
     def _stop_all(self) -> None:
         for bus in self._running[:]:
@@ -118,6 +186,16 @@ class BusTestCase(TestCase):
         for room in rooms:
             await bus.subscribe(room)
         return bus, ears
+
+    async def follow(self, address: str, *rooms: str, **knobs: Any) -> tuple[Bus, Follower]:
+        """Give a bus that is open, and who follows these rooms on it."""
+        bus, config = self._make_bus(address, knobs)
+        bus.listener = follower = Follower(bus, config)
+        bus.start()
+        await follower.until(lambda: bus.open)
+        for room in rooms:
+            await follower.follow(room)
+        return bus, follower
 
     def said(self) -> list[tuple[str, str]]:
         """What the bus said in the server's own log: level and text."""

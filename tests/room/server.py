@@ -5,13 +5,17 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import hiredis
 
 from chatd.parent.valkey import find_server
 from tests.waiting import until
+
+Error = hiredis.ReplyError
+"""What the server did not carry out."""
 
 
 class Client:
@@ -20,7 +24,11 @@ class Client:
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(10)
-        self._socket.connect(path)
+        try:
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
         self._reader = hiredis.Reader()
 
     def __enter__(self) -> "Client":
@@ -31,8 +39,12 @@ class Client:
 
     def ask(self, *command: str | bytes | int) -> Any:
         """Send one command and give its answer; errors are raised."""
-        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        self.send(*command)
         return self.read()
+
+    def send(self, *command: str | bytes | int) -> None:
+        """Send one command, whose answer is for ``read``."""
+        self._socket.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
 
     def read(self) -> Any:
         """Wait for what the server says next."""
@@ -49,14 +61,24 @@ class Client:
 class Server:
     """One server process at a time on one socket path; ``close`` leaves nothing behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Sequence[str] = ()) -> None:
+        """Take the words that run a command on another host, where it is to be there."""
+        self._host = host
         self._folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
         self.path = str(Path(self._folder.name, "broker.sock"))
+        self.url = f"unix://{self.path}"
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def start(self, *options: str) -> None:
         """Run it, until its socket takes connections."""
-        command = [find_server(), "--port", "0", "--unixsocket", self.path, "--save", "", "--dir", self._folder.name]
+        command = [*self._host, find_server(), "--port", "0", "--unixsocket", self.path]
+        command += ["--save", "", "--dir", self._folder.name]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen([*command, *options], stdout=quiet, stderr=quiet)
         until(self._listens, "the Valkey server to listen")

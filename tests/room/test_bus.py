@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
@@ -12,12 +13,14 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
 from chatd.config import Config, broker_address
-from chatd.message import encode
+from chatd.message import Gap, Position, encode
 from chatd.room.bus import Bus, broker_endpoint
-from chatd.room.outbox import NotPublished, Position
+from chatd.room.outbox import NotPublished, Published
+from chatd.room.places import Place
 from tests.fakes import Events, FakeBus
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client
+from tests.room.wire import Wire
 
 TEXTS = ["007", "1_000", "1.50", "👋 Å", "a\nb\r", "\0\x1b[2J", " ", "x" * 16384, *map(chr, range(256))]
 
@@ -25,28 +28,31 @@ TEXTS = ["007", "1_000", "1.50", "👋 Å", "a\nb\r", "\0\x1b[2J", " ", "x" * 16
 class Contract:
     """What every bus promises: mixed into a TestCase that says how to make one."""
 
-    make_bus: Callable[[], "Deferred[tuple[Any, Ears]]"]
+    make_bus: Callable[..., "Deferred[tuple[Any, Ears]]"]
 
     def deliver(self, bus: Any) -> None:
         """Let the bus deliver what was published."""
+
+    def compare(self, bus: Any) -> None:
+        """Let it compare how far its rooms have come; a real one does by itself."""
 
     async def test_what_is_published_comes_back_to_its_own_listener_as_it_was(self) -> None:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
         taken = messages(*TEXTS)
-        place = await bus.publish("ops", taken)
+        published = await bus.publish("ops", taken)
         self.deliver(bus)
         await ears.until(lambda: ears.batches)
         (batch,) = ears.batches
         assert list(batch.messages) == taken
-        assert (batch.room, Position(batch.epoch, batch.first)) == ("ops", place)
+        assert (batch.room, Position(batch.epoch, batch.first)) == ("ops", published.first)
 
     async def test_offsets_follow_one_another_from_1_in_each_room(self) -> None:
         bus, ears = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
-        places = [await bus.publish(room, messages("x", "y")) for room in ("ops", "ops", "dev", "ops")]
-        assert [place.first for place in places] == [1, 3, 1, 5]
+        published = [await bus.publish(room, messages("x", "y")) for room in ("ops", "ops", "dev", "ops")]
+        assert [each.first.offset for each in published] == [1, 3, 1, 5]
         self.deliver(bus)
         await ears.until(lambda: len(ears.texts("ops")) == 6 and ears.texts("dev"))
         assert (ears.offsets("ops"), ears.offsets("dev")) == ([1, 2, 3, 4, 5, 6], [1, 2])
@@ -68,13 +74,13 @@ class Contract:
         for room in rooms:
             await bus.subscribe(room)
         published = [bus.publish(room, messages(f"{room} {turn}", "more")) for turn in range(3) for room in rooms]
-        positions = await gatherResults(published)
+        places = await gatherResults(published)
         self.deliver(bus)
         await ears.until(lambda: sum(len(ears.texts(room)) for room in rooms) == 120)
         for room in rooms:
             assert ears.texts(room) == [f"{room} 0", "more", f"{room} 1", "more", f"{room} 2", "more"]
             assert ears.offsets(room) == [1, 2, 3, 4, 5, 6]
-        assert [each.first for each in positions] == [1] * 20 + [3] * 20 + [5] * 20
+        assert [each.first.offset for each in places] == [1] * 20 + [3] * 20 + [5] * 20
 
     async def test_a_room_that_was_not_subscribed_is_not_heard(self) -> None:
         bus, ears = await self.make_bus()
@@ -119,10 +125,143 @@ class Contract:
         bus, _ = await self.make_bus()
         await bus.flushed()
 
+    async def test_a_room_is_heard_from_its_subscription_to_its_end(self) -> None:
+        bus, _ = await self.make_bus()
+        assert not bus.hears("ops")
+        await bus.subscribe("ops")
+        assert bus.hears("ops")
+        bus.unsubscribe("ops")
+        assert not bus.hears("ops")
+
+    async def test_how_far_a_room_has_come_is_said_now_and_then_behind_what_was_published(self) -> None:
+        bus, ears = await self.make_bus()
+        for room in ("ops", "dev"):
+            await bus.subscribe(room)
+        published = (await bus.publish("ops", messages("one", "two"))).first
+        self.compare(bus)
+        top = Position(published.epoch, 2)
+        await ears.until(lambda: ears.tops.get("ops") == top and "dev" in ears.tops)
+        assert ears.texts() == ["one", "two"]
+        assert ears.tops["dev"].offset == 0
+
+    async def test_a_room_that_was_unsubscribed_is_not_compared(self) -> None:
+        bus, ears = await self.make_bus()
+        for room in ("ops", "dev"):
+            await bus.subscribe(room)
+        bus.unsubscribe("dev")
+        self.compare(bus)
+        await ears.until(lambda: "ops" in ears.tops)
+        assert "dev" not in ears.tops
+
+    # History
+
+    async def test_where_the_order_of_a_room_stands_can_be_read_before_anything_was_said(self) -> None:
+        bus, _ = await self.make_bus()
+        span = await bus.read("ops", None, 1000)
+        assert (list(span.batches), span.top.offset, span.more) == ([], 0, False)
+        assert (await bus.publish("ops", messages("x"))).first == Position(span.top.epoch, 1)
+
+    async def test_what_follows_a_position_is_read_as_it_was_heard(self) -> None:
+        bus, ears = await self.make_bus()
+        await bus.subscribe("ops")
+        for texts in (["one", "two"], ["three"], ["four", "five"]):
+            published = await bus.publish("ops", messages(*texts))
+        self.deliver(bus)
+        await ears.until(lambda: len(ears.batches) == 3)
+        epoch = published.first.epoch
+        for offset, batches in ((0, ears.batches), (2, ears.batches[1:]), (5, [])):
+            span = await bus.read("ops", Position(epoch, offset), 100_000)
+            assert (list(span.batches), span.top, span.more) == (batches, Position(epoch, 5), False)
+
+    async def test_history_is_read_in_steps_that_together_have_all_of_it_once(self) -> None:
+        bus, _ = await self.make_bus()
+        texts = [str(number) for number in range(40)]
+        for text in texts:
+            published = await bus.publish("ops", messages(text))
+        after, read, steps, more = Position(published.first.epoch, 0), [], 0, True
+        while more:
+            span = await bus.read("ops", after, 500)
+            read += [message.text for batch in span.batches for message in batch.messages]
+            after, more, steps = Position(after.epoch, span.batches[-1].last), span.more, steps + 1
+        assert (read, steps > 3) == (texts, True)
+
+    async def test_a_position_of_an_epoch_that_is_gone_gets_all_of_the_one_of_now(self) -> None:
+        bus, _ = await self.make_bus()
+        published = await bus.publish("ops", messages("one", "two"))
+        span = await bus.read("ops", Position("none", 70), 1000)
+        assert [(batch.epoch, batch.first) for batch in span.batches] == [(published.first.epoch, 1)]
+        assert span.top == Position(published.first.epoch, 2)
+
+    async def test_history_has_the_newest_messages(self) -> None:
+        bus, _ = await self.make_bus(history=3)
+        for number in range(5):
+            published = await bus.publish("ops", messages(str(number)))
+        span = await bus.read("ops", Position(published.first.epoch, 0), 100_000)
+        assert [message.text for batch in span.batches for message in batch.messages][-3:] == ["2", "3", "4"]
+
+    async def test_without_history_only_the_top_is_read(self) -> None:
+        bus, _ = await self.make_bus(history=0)
+        published = await bus.publish("ops", messages("one", "two"))
+        span = await bus.read("ops", Position(published.first.epoch, 0), 100_000)
+        assert (list(span.batches), span.top, span.more) == ([], Position(published.first.epoch, 2), False)
+
+    # Places
+
+    async def test_a_place_begins_with_who_claims_it_first(self) -> None:
+        bus, _ = await self.make_bus()
+        assert await bus.claim("ops", "k", "s1") == Place(None, "s1")
+
+    async def test_a_place_that_was_left_is_claimed_as_it_was_saved_and_nobody_is_hung_up_on(self) -> None:
+        bus, ears = await self.make_bus()
+        await bus.claim("ops", "k", "s1")
+        kept = Place(Position("e", 7), "s1")
+        bus.save("ops", "k", "s1", kept, left=True)
+        await bus.saved()
+        assert await bus.claim("ops", "k", "s2") == kept
+        assert ears.given_up == []
+
+    async def test_who_still_has_a_place_is_hung_up_on_and_its_newest_position_counts(self) -> None:
+        bus, ears = await self.make_bus()
+        await bus.claim("ops", "k", "s1")
+        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"))
+        await bus.saved()
+        ears.places["ops", "s1"] = Place(Position("e", 9), "s1")
+        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 9), "s1")
+        assert ears.given_up == ["s1"]
+
+    async def test_who_has_not_come_anywhere_leaves_the_place_as_it_was(self) -> None:
+        bus, ears = await self.make_bus()
+        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"))
+        await bus.saved()
+        ears.places["ops", "s1"] = Place(None, "s1")
+        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 7), "s1")
+
+    async def test_who_has_a_place_no_more_cannot_save_it(self) -> None:
+        bus, _ = await self.make_bus()
+        kept = Place(Position("e", 7), "s1")
+        bus.save("ops", "k", "s1", kept)
+        await bus.saved()
+        await bus.claim("ops", "k", "s2")
+        for left in (False, True):
+            bus.save("ops", "k", "s1", Place(Position("e", 99), "s1"), left=left)
+            await bus.saved()
+        assert await bus.claim("ops", "k", "s3") == kept
+
+    async def test_a_place_is_of_one_room_and_one_key(self) -> None:
+        bus, _ = await self.make_bus()
+        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"), left=True)
+        await bus.saved()
+        for room, key in (("dev", "k"), ("ops", "k2")):
+            assert await bus.claim(room, key, "s2") == Place(None, "s2")
+
+    async def test_with_nothing_to_save_all_is_saved(self) -> None:
+        bus, _ = await self.make_bus()
+        await bus.saved()
+
 
 class TestFakeBus(Contract, TestCase):
-    async def _make(self) -> tuple[Any, Ears]:
-        bus = FakeBus()
+    async def _make(self, history: int = 1000) -> tuple[Any, Ears]:
+        bus = FakeBus(history=history)
         bus.listener = ears = Ears()
         return bus, ears
 
@@ -131,15 +270,55 @@ class TestFakeBus(Contract, TestCase):
     def deliver(self, bus: Any) -> None:
         bus.pump()
 
+    def compare(self, bus: Any) -> None:
+        bus.compare()
+
 
 @pytest.mark.usefixtures("broker")
 class TestBus(Contract, BusTestCase):
     valkey_url: str
 
-    async def _make(self) -> tuple[Bus, Ears]:
-        return await self.ready(self.valkey_url)
+    async def _make(self, history: int = 1000) -> tuple[Bus, Ears]:
+        return await self.ready(self.valkey_url, history=history, compare_seconds=0.05)
 
     make_bus = _make  # type: ignore[assignment]
+
+    async def test_what_its_author_has_published_is_not_published_again_by_any_worker(self) -> None:
+        one, ears = await self.ready(self.valkey_url, "ops")
+        two, _ = await self.ready(self.valkey_url)
+        first = (await one.publish("ops", messages("a", "b"), {1: "x"})).first
+        again = await two.publish("ops", messages("b", "c", "d", "d"), {0: "x", 2: "y", 3: "y"})
+        assert again.first == Position(first.epoch, 3)
+        assert again.duplicates == {0: Position(first.epoch, 2), 3: Position(first.epoch, 4)}
+        await ears.until(lambda: len(ears.texts()) == 4)
+        assert (ears.texts(), ears.offsets()) == (["a", "b", "c", "d"], [1, 2, 3, 4])
+
+    async def test_the_same_id_of_another_author_or_in_another_room_is_another(self) -> None:
+        bus, _ = await self.ready(self.valkey_url)
+        await bus.publish("ops", messages("a"), {0: "x"})
+        theirs = await bus.publish("ops", [replace(each, session="t") for each in messages("a")], {0: "x"})
+        elsewhere = await bus.publish("dev", messages("a"), {0: "x"})
+        assert (theirs.duplicates, elsewhere.duplicates) == ({}, {})
+
+    async def test_ids_over_cuts_are_no_duplicates_of_themselves(self) -> None:
+        bus, ears = await self.follow(self.valkey_url, "ops")
+        published = []
+        for number in range(10):
+            published.append(bus.publish("ops", messages(str(number)), {0: f"x{number}"}))
+            self.cut("normal")
+            published.append(bus.publish("ops", messages(f"{number}'"), {0: f"y{number}"}))
+            await bus.flushed()
+        assert [dict((await each).duplicates) for each in published] == [{}] * 20
+        await ears.until(lambda: len(ears.texts()) == 20)
+        assert ears.texts() == [f"{number}{part}" for number in range(10) for part in ("", "'")]
+
+    async def test_what_is_too_old_is_read_over_however_much_of_it_there_is(self) -> None:
+        bus, _ = await self.ready(self.valkey_url, history_ttl=3600)
+        for _ in range(40):
+            published = await bus.publish("ops", [replace(each, time=0) for each in messages("old")])
+        await bus.publish("ops", messages("new"))
+        span = await bus.read("ops", Position(published.first.epoch, 0), 100)
+        assert [message.text for batch in span.batches for message in batch.messages] == ["new"]
 
     async def test_two_buses_share_rooms_and_see_one_order(self) -> None:
         one, heard_by_one = await self.ready(self.valkey_url, "ops")
@@ -223,7 +402,7 @@ class TestBus(Contract, BusTestCase):
         with pytest.raises(NotPublished, match="WRONGTYPE") as refusal:
             await failed
         assert not refusal.value.unknown
-        assert (await fine).first == 1
+        assert (await fine).first.offset == 1
         assert bus.open
         assert [level for level, _ in self.said()] == ["error"]
 
@@ -272,10 +451,97 @@ class TestBus(Contract, BusTestCase):
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:dev")[1] == 0
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:ops")[1] == 1
 
-    async def test_nothing_is_lost_or_twice_when_links_are_cut_under_load(self) -> None:
-        one, heard_by_one = await self.ready(self.valkey_url, "ops")
-        two, heard_by_two = await self.ready(self.valkey_url, "ops", bus_settle_seconds=0.3)
-        published: list[Position] = []
+    def listening(self) -> set[bytes]:
+        """Give the connections that subscribe, by their ids."""
+        with Client(self.valkey_url.removeprefix("unix://")) as client:
+            return {line.split()[0] for line in client.ask("CLIENT", "LIST", "TYPE", "pubsub").splitlines()}
+
+    def drop(self, connections: set[bytes]) -> None:
+        """Let the broker drop these connections."""
+        with Client(self.valkey_url.removeprefix("unix://")) as client:
+            for each in connections:
+                client.ask("CLIENT", "KILL", *each.decode().upper().split("="))
+
+    async def test_what_was_said_while_the_link_of_one_was_down_is_filled(self) -> None:
+        one, _ = await self.follow(self.valkey_url, "ops", "dev")
+        others = self.listening()
+        slow = {"bus_retry_first_seconds": 0.3, "bus_retry_most_seconds": 0.3}
+        two, ears = await self.follow(self.valkey_url, "ops", "dev", **slow)
+        texts = [str(number) for number in range(60)]
+        for text in texts:
+            one.publish("ops", messages(text))
+            one.publish("dev", messages(text))
+            if text in ("20", "40"):
+                self.drop(self.listening() - others)
+                await ears.until(lambda: two.away)
+            elif text in ("30", "50"):
+                await one.flushed()
+                assert two.away
+                await ears.until(lambda: two.open)
+        await one.flushed()
+        for room in ("ops", "dev"):
+            await ears.until(lambda room=room: len(ears.texts(room)) == 60)  # type: ignore[misc]
+            assert (ears.texts(room), ears.offsets(room)) == (texts, list(range(1, 61)))
+        assert ears.gaps == []
+
+    async def test_the_last_message_that_was_said_while_a_link_was_down_is_had_when_it_is_back(self) -> None:
+        one, _ = await self.ready(self.valkey_url)
+        others = self.listening()
+        slow = {"bus_retry_first_seconds": 0.3, "bus_retry_most_seconds": 0.3, "compare_seconds": 60}
+        two, ears = await self.follow(self.valkey_url, "ops", **slow)
+        self.drop(self.listening() - others)
+        await ears.until(lambda: two.away)
+        await one.publish("ops", messages("the last"))
+        assert two.away
+        await ears.until(lambda: ears.texts() == ["the last"])
+
+    async def test_a_message_that_was_lost_is_filled_when_the_next_one_comes(self) -> None:
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60)
+        await bus.publish("ops", messages("one"))
+        await ears.until(ears.texts)
+        ears.deaf = True
+        await bus.publish("ops", messages("two", "three"))
+        await ears.until(lambda: ears.missed)
+        ears.deaf = False
+        await bus.publish("ops", messages("four"))
+        await ears.until(lambda: len(ears.texts()) == 4)
+        assert (ears.texts(), ears.gaps) == (["one", "two", "three", "four"], [])
+
+    async def test_a_last_message_that_was_lost_is_found_when_rooms_are_compared(self) -> None:
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1)
+        ears.deaf = True
+        await bus.publish("ops", messages("the last"))
+        await ears.until(lambda: ears.missed)
+        ears.deaf = False
+        await ears.until(ears.texts)
+        assert (ears.texts(), ears.gaps) == (["the last"], [])
+
+    async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history=3, recent_seconds=0)
+        ears.deaf = True
+        for number in range(1, 301):  # the broker trims by the hundred
+            first = (await bus.publish("ops", messages(str(number)))).first
+        await ears.until(lambda: len(ears.missed) == 300)
+        ears.deaf = False
+        await bus.publish("ops", messages("301"))
+        await ears.until(lambda: ears.texts()[-1:] == ["301"])
+        (gap,) = ears.gaps
+        assert (gap.epoch, gap.last, 0 < gap.last < 300) == (first.epoch, gap.count, True)
+        assert ears.offsets() == list(range(gap.last + 1, 302))
+
+    async def test_without_history_what_was_lost_is_told_when_rooms_are_compared(self) -> None:
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1, history=0)
+        ears.deaf = True
+        first = (await bus.publish("ops", messages("one", "two"))).first
+        await ears.until(lambda: ears.missed)
+        ears.deaf = False
+        await ears.until(lambda: ears.gaps)
+        assert (ears.texts(), ears.gaps) == ([], [Gap(first.epoch, 2, 2)])
+
+    async def test_without_history_the_wait_loses_nothing_when_links_are_cut_under_load(self) -> None:
+        one, heard_by_one = await self.ready(self.valkey_url, "ops", history=0)
+        two, heard_by_two = await self.ready(self.valkey_url, "ops", history=0, bus_settle_seconds=0.3)
+        published: list[Published] = []
         for number in range(300):
             one.publish("ops", messages(str(number))).addCallback(published.append)
             if number % 100 == 50:
@@ -317,8 +583,8 @@ class TestBus(Contract, BusTestCase):
         assert back[0] == "info"
         assert back[1].startswith(f"the message bus {self.valkey_url} is back after 0.")
 
-    async def test_after_an_outage_it_waits_for_others_to_be_back(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, bus_settle_seconds=60)
+    async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
+        bus, ears = await self.ready(self.valkey_url, history=0, bus_settle_seconds=60)
         self.cut("pubsub")
         await ears.until(lambda: not bus.open)
         await bus.subscribe("ops")
@@ -361,6 +627,31 @@ def test_a_start_that_takes_two_ticks_is_said_once(events: Events) -> None:
         clock.advance(1)
     assert events.said == [("warn", "the message bus unix:///nowhere is away: not connected yet")]
     bus.stop()
+
+
+# What the broker is
+
+
+def prepared(info: bytes) -> tuple[list[tuple[Any, ...]], str]:
+    """Give what a bus asks of a broker that says so of itself, and why it would not have it."""
+    clock, wire = MemoryReactorClock(), Wire()
+    bus, failed = Bus(clock, broker_address("unix:///nowhere"), Config(), "w1"), list[str]()
+    preparing = Deferred.fromCoroutine(bus._prepare_commands(wire))
+    preparing.addErrback(lambda failure: failed.append(failure.getErrorMessage()))
+    wire.answer(info)
+    return wire.calls, "".join(failed)
+
+
+@pytest.mark.parametrize("version", ["6.0.16", "5.9", "3.2.1"])
+def test_a_broker_that_is_too_old_is_not_used(version: str) -> None:
+    calls, why = prepared(f"# Server\r\nredis_version:{version}\r\nrun_id:x\r\n".encode())
+    assert (len(calls), why) == (1, f"it is Redis {version}; 6.2 or newer is needed")
+
+
+@pytest.mark.parametrize("version", ["6.2.0", "6.10.1", "7.2.4", "10.0"])
+def test_any_newer_one_is(version: str) -> None:
+    calls, why = prepared(f"# Server\r\nredis_version:{version}\r\nrun_id:x\r\n".encode())
+    assert (calls[1][0], why) == ("SCRIPT LOAD", "")
 
 
 # Addresses

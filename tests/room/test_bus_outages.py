@@ -8,16 +8,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
 
-from chatd.config import BrokerAddress
+from chatd.config import BrokerAddress, Config
+from chatd.message import Gap, Position, encode
 from chatd.room.bus import Bus
+from chatd.room.catchup import CatchUp, Tail
 from chatd.room.outbox import NotPublished
-from tests.room.listening import FAST, BusTestCase, Ears, messages
+from chatd.room.places import Place
+from chatd.room.script import PUBLISH
+from tests.fakes import FakeMember
+from tests.room.house import frames
+from tests.room.listening import FAST, BusTestCase, Ears, Follower, messages
 from tests.room.server import Client, Server
 
 
@@ -40,7 +46,7 @@ class TestOutages(BusTestCase):
         assert (bus.open, bus.away) == (False, "not connected yet")
         self.server.start()
         await subscribed
-        assert (await published).first == 1
+        assert (await published).first.offset == 1
         await ears.until(lambda: ears.texts() == ["early"])
         assert bus.open
 
@@ -60,21 +66,33 @@ class TestOutages(BusTestCase):
     async def test_another_run_of_the_broker_is_a_new_epoch(self) -> None:
         self.server.start()
         bus, ears = await self.ready(self.url, "ops")
-        first = [await bus.publish("ops", messages(text)) for text in ("one", "two")]
+        first = [(await bus.publish("ops", messages(text))).first for text in ("one", "two")]
         await ears.until(lambda: len(ears.texts()) == 2)
         self.server.kill()
         await self.away(bus, ears)
         waiting = bus.publish("ops", messages("three"))
         self.server.start()
-        third = await waiting
+        third = (await waiting).first
         await ears.until(lambda: len(ears.texts()) == 3)
-        assert [place.first for place in (*first, third)] == [1, 2, 3]  # the two were published again, and known
+        assert [place.offset for place in (*first, third)] == [1, 2, 3]  # the two were published again, and known
         assert first[0].epoch == first[1].epoch != third.epoch
         assert [batch.epoch for batch in ears.batches] == [first[0].epoch, first[0].epoch, third.epoch]
 
+    async def test_a_broker_that_lost_nothing_goes_on_in_its_epoch(self) -> None:
+        self.server.start("--appendonly", "yes", "--appendfsync", "always")
+        bus, ears = await self.follow(self.url, "ops", run="lineage")
+        first = (await bus.publish("ops", messages("one"))).first
+        self.server.kill()
+        await self.away(bus, ears)
+        waiting = bus.publish("ops", messages("two"))
+        self.server.start("--appendonly", "yes", "--appendfsync", "always")
+        assert (await waiting).first == Position(first.epoch, 2)
+        await ears.until(lambda: ears.texts() == ["one", "two"])
+        assert ears.gaps == []
+
     async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, bus_settle_seconds=0.3)
+        bus, ears = await self.ready(self.url, history=0, bus_settle_seconds=0.3)
         self.server.kill()
         await self.away(bus, ears)
         self.server.start()
@@ -128,7 +146,7 @@ class TestOutages(BusTestCase):
         places = await gatherResults(published)
         await ears.until(lambda: len(ears.texts()) == 3)
         assert ears.texts() == ["one", "two", "three"]
-        assert [place.first for place in places] == [1, 2, 3]
+        assert [each.first.offset for each in places] == [1, 2, 3]
 
     async def test_a_room_subscribed_on_a_frozen_broker_is_heard_when_it_goes_on(self) -> None:
         self.server.start()
@@ -144,8 +162,8 @@ class TestOutages(BusTestCase):
 
     async def test_a_room_the_broker_forbids_is_said(self) -> None:
         self.server.start()
-        rights = ("~*", "+@all", "resetchannels", f"&{self.prefix}:probe:*", f"&{self.prefix}:room:ops")
-        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", *rights)
+        channels = (f"&{self.prefix}:{each}" for each in ("probe:*", "worker:*", "room:ops"))
+        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "+@all", "resetchannels", *channels)
         bus, ears = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"), "ops")
         bus.subscribe("dev")
         await bus.publish("ops", messages("hello"))
@@ -181,7 +199,7 @@ class TestOutages(BusTestCase):
         assert bus.away.startswith("OOM")
         assert not bus.open
         self.server.ask("CONFIG", "SET", "maxmemory", 0)
-        assert (await published).first == 1
+        assert (await published).first.offset == 1
         await ears.until(lambda: bus.open and ears.texts() == ["hello"])
         assert [level for level, _ in self.said()] == ["warn", "info"]
 
@@ -249,6 +267,167 @@ class TestOutages(BusTestCase):
         assert bus.away.startswith("could not auth: WRONGPASS")
         ((level, text),) = self.said()
         assert (level, "guess" in text) == ("warn", False)
+
+    # Holes, on a server that makes them
+
+    async def test_a_broker_that_stands_still_for_a_while_costs_nobody_a_message(self) -> None:
+        self.server.start()
+        pair = [await self.follow(self.url, "ops", bus_connect_seconds=0.2) for _ in range(2)]
+        said: list[str] = []
+        for round_ in range(3):
+            for name, (bus, _) in enumerate(pair):
+                for number in range(20):
+                    said.append(f"{round_}.{name}.{number}")
+                    bus.publish("ops", messages(said[-1]))
+            if round_ == 1:
+                self.server.freeze()
+                for bus, ears in pair:
+                    await self.away(bus, ears)
+                for bus, ears in pair:  # and dial in vain
+                    await ears.until(lambda bus=bus, ears=ears: self.away_or_look(bus, ears, "within"))  # type: ignore[misc]
+                self.server.thaw()
+        for bus, ears in pair:
+            await bus.flushed()
+            await ears.until(lambda ears=ears: len(ears.texts()) == len(said))  # type: ignore[misc]
+            assert (sorted(ears.texts()), ears.gaps) == (sorted(said), [])
+            assert ears.offsets() == list(range(1, len(said) + 1))
+            for name in (0, 1):
+                own = f".{name}."
+                assert [each for each in ears.texts() if own in each] == [each for each in said if own in each]
+        assert pair[0][1].texts() == pair[1][1].texts()
+
+    async def test_what_the_broker_dropped_because_a_worker_did_not_read_is_filled(self) -> None:
+        self.server.start("--client-output-buffer-limit", "pubsub 64kb 0 0")
+        bus, ears = await self.follow(self.url, "ops")
+        await bus.publish("ops", messages("before"))
+        await ears.until(ears.texts)
+        texts = [f"{number} " + "x" * 16_000 for number in range(100)]
+        run = self.server.ask("INFO", "server").partition(b"run_id:")[2].split()[0]
+        with Client(self.server.path) as client:  # it blocks: our reactor reads nothing meanwhile
+            for sequence, text in enumerate(texts, 1):
+                keys = (f"{self.prefix}:room:ops", f"{self.prefix}:sent:w:ops")
+                history = (f"{self.prefix}:history:", ":ops")
+                values = ("w", sequence, 1, encode(messages(text)), run, "none", 100, 100, 1000, 100, 0, 0)
+                client.ask("EVAL", PUBLISH.source, 2, *keys, *history, *values)
+            assert b"pubsub" not in client.ask("CLIENT", "LIST", "TYPE", "pubsub")  # it is gone
+        await ears.until(lambda: len(ears.texts()) == 101)
+        assert (ears.texts(), ears.gaps) == (["before", *texts], [])
+        assert ears.offsets() == list(range(1, 102))
+
+    # A broker that is back with less than it had
+
+    async def resume(self, bus: Bus, ears: Follower, position: Position) -> FakeMember:
+        """Give a member that came back to where it was, once it has what it missed."""
+        member, live = FakeMember("m"), Deferred[None]()
+        catching_up = CatchUp(
+            member,
+            position,
+            Config(),
+            read=lambda after, most: bus.read("ops", after, most),
+            tail=Tail(1_000_000),
+            top=lambda: ears.position("ops"),
+            live=lambda: live.callback(None),
+            losses=lambda gap, count: None,
+        )
+        catching_up.step()
+        await live
+        return member
+
+    async def restart_from_snapshot(self, bus: Bus, ears: Follower) -> tuple[str, str]:
+        """Say one, two, three, have them saved; say four and five, and lose them with the broker; give both epochs."""
+        for text in ("one", "two", "three"):
+            first = (await bus.publish("ops", messages(text))).first
+        self.server.ask("SAVE")
+        for text in ("four", "five"):
+            await bus.publish("ops", messages(text))
+        await ears.until(lambda: len(ears.texts()) == 5)
+        self.server.kill()
+        await self.away(bus, ears)
+        waiting = bus.publish("ops", messages("six"))
+        self.server.start()
+        after = (await waiting).first
+        await ears.until(lambda: ears.texts()[-1] == "six" and ears.position("ops").epoch == after.epoch)
+        return first.epoch, after.epoch
+
+    async def test_an_older_snapshot_is_another_epoch_and_who_was_there_hears_nothing_twice(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops")
+        old, new = await self.restart_from_snapshot(bus, ears)
+        assert old != new
+        assert ears.texts() == ["one", "two", "three", "four", "five", "six"]
+        assert ears.gaps == [Gap(new, 0, None)]
+
+    async def test_who_comes_back_to_an_older_snapshot_gets_what_it_has_and_is_told_a_gap(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops", answered_seconds=0)
+        old, new = await self.restart_from_snapshot(bus, ears)
+        for offset, missed in ((1, ["two", "three"]), (3, []), (5, [])):
+            member = await self.resume(bus, ears, Position(old, offset))
+            assert (member.blobs, member.events) == (blobs(missed, ["six"]), [Gap(new, 0, None)])
+
+    async def test_what_was_said_to_the_broker_last_is_in_the_new_epoch_and_not_given_twice(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops", answered_seconds=60)
+        old, new = await self.restart_from_snapshot(bus, ears)
+        for offset, missed in ((5, []), (4, ["five"]), (3, ["four", "five"])):
+            member = await self.resume(bus, ears, Position(old, offset))
+            assert (member.blobs, member.events) == (blobs([], [*missed, "six"]), [Gap(new, 0, None)])
+
+    # Places, where the worker that has one is not well
+
+    async def test_a_place_of_a_worker_that_is_gone_is_had_at_once_as_it_was_saved(self) -> None:
+        self.server.start()
+        one, _ = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=60)
+        kept = Place(Position("e", 7), "s1")
+        one.save("ops", "k", "s1", kept)
+        await one.saved()
+        self.stop(one)
+        while self.server.ask("PUBSUB", "CHANNELS", f"{self.prefix}:worker:*") != [two._places.channel]:
+            await deferLater(reactor, 0.01)
+        assert await two.claim("ops", "k", "s2") == kept
+
+    async def test_a_place_of_another_worker_is_had_as_it_stands_there(self) -> None:
+        self.server.start()
+        one, ears = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=60)
+        await one.claim("ops", "k", "s1")
+        ears.places["ops", "s1"] = Place(Position("e", 9), "s1")
+        assert await two.claim("ops", "k", "s2") == Place(Position("e", 9), "s1")
+        assert ears.given_up == ["s1"]
+
+    async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
+        self.server.start()
+        one, _ = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=0.2)
+        kept = Place(Position("e", 7), "s1")
+        one.save("ops", "k", "s1", kept)
+        await one.saved()
+        with Client(self.server.path) as frozen:
+            frozen.ask("SUBSCRIBE", f"{self.prefix}:worker:frozen")
+            self.server.ask("HSET", f"{self.prefix}:place:k:ops", "worker", "frozen")
+            begun = reactor.seconds()
+            assert await two.claim("ops", "k", "s2") == kept
+            assert reactor.seconds() - begun > 0.1
+            assert frozen.read()[2].startswith(b"take s1 ")
+
+    async def test_a_place_that_is_claimed_and_saved_while_the_broker_is_away_is_so_when_it_is_back(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        self.server.freeze()
+        await self.away(bus, ears)
+        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"), left=True)
+        saved = bus.saved()
+        claimed = bus.claim("dev", "k", "s1")
+        self.server.thaw()
+        await saved
+        assert await claimed == Place(None, "s1")
+        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 7), "s1")
+
+
+def blobs(*parts: list[str]) -> list[bytes]:
+    """Give what a bare member gets of texts that are sent part by part."""
+    return [frames(*part) for part in parts if part]
 
 
 def certificate(name: str) -> CertificateOptions:

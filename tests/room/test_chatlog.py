@@ -18,11 +18,13 @@ from chatd.message import Message
 from chatd.room.chatlog import (
     ChatLog,
     Entry,
+    Line,
     escape,
     log_entries,
     log_outcome,
     message_lines,
     outcome_lines,
+    read_line,
     timestamp,
     unescape,
 )
@@ -653,3 +655,33 @@ def test_a_pipe_gets_whole_lines(tmp_path: Path) -> None:
     file.log.close()
     assert os.read(reader, 65536).decode() == line("one") + line("two")
     os.close(reader)
+
+
+# Reading it
+
+
+@given(st.text(st.characters(), min_size=1).filter(lambda room: " " not in room), ANY_TEXT)
+def test_a_line_reads_back_as_what_was_written(room: str, text: str) -> None:
+    [line] = message_lines(entry(text, room=room)).encode().split(b"\n")[:-1]
+    assert read_line(line) == Line("2026-11-22T20:33:45.123Z", room, "-@192.0.2.1", "s.1", text)
+
+
+@pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
+def test_a_second_line_reads_back_as_an_outcome(outcome: str) -> None:
+    line = read_line(outcome_lines(entry(), outcome, TIME).encode()[:-1])
+    assert line == Line("2026-11-22T20:33:45.123Z", "ops", "!", "s.1", outcome)
+    assert line.is_outcome
+
+
+def test_a_message_is_no_outcome_whatever_it_says() -> None:
+    line = read_line(message_lines(entry("refused")).encode()[:-1])
+    assert line is not None
+    assert not line.is_outcome
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"hello", b"2026-11-22T20:33:45.123Z ops - id", b"2026-11-22 ops - id text", line().encode(), b"\xff"],
+)
+def test_what_is_no_line_of_a_chat_log_is_none(line: bytes) -> None:
+    assert read_line(line) is None

@@ -1,17 +1,12 @@
-"""The hub, on a bus in memory: who hears what, in which order, and who is told what went wrong."""
-
-from collections.abc import Sequence
+"""The hub, on a bus in memory: who hears what from when on, how often, and what goes together."""
 
 import pytest
-from twisted.internet.defer import Deferred
 
-from chatd.closing import LOG_AWAY, OUR_FAULT
-from chatd.config import Config
 from chatd.message import Batch, Message
-from chatd.room.chatlog import Entry
-from chatd.room.outbox import NotPublished, Position
-from tests.fakes import Events, FakeBus, FakeMember
-from tests.room.house import NOW, TURNS, Failing, House, batch, frames, make_house
+from tests.fakes import FakeBus, FakeMember
+from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
+
+SHORT = INTERVAL / 16
 
 
 @pytest.fixture
@@ -19,26 +14,28 @@ def house() -> House:
     return make_house(TURNS, FakeBus())
 
 
-# Who hears what
+@pytest.fixture
+def paced() -> House:
+    return make_house(PACED, FakeBus())
 
 
 def test_a_message_reaches_all_others_in_the_room(house: House) -> None:
     ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve")
-    house.hub.publish("ops", ann, ["hello"])
+    house.hub.intake.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs, eve.blobs) == ([], [frames("hello")], [frames("hello")])
 
 
 def test_nothing_is_delivered_around_the_bus(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, ["hello"])
+    house.hub.intake.publish("ops", ann, ["hello"])
     house.end_turn()
     assert bob.blobs == []
 
 
 def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
     ann, bob = house.member("ann", echo=True), house.member("bob")
-    house.hub.publish("ops", ann, ["hello"])
+    house.hub.intake.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs) == ([frames("hello")], [frames("hello")])
 
@@ -46,7 +43,7 @@ def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
 @pytest.mark.parametrize("text", ["007", "1_000", "1.50", "👋 Å", "a\nb", "\x1b[2J\0", " "])
 def test_text_goes_out_as_it_came_in(house: House, text: str) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, [text])
+    house.hub.intake.publish("ops", ann, [text])
     house.go_round()
     assert bob.blobs == [frames(text)]
 
@@ -58,28 +55,11 @@ def test_a_batch_is_one_blob(house: House) -> None:
     assert bob.count == 3
 
 
-def test_all_get_the_same_blob_object(house: House) -> None:
-    bob, eve = house.member("bob"), house.member("eve")
-    house.hear("one", "two", number=1)
-    assert bob.blobs[0] is eve.blobs[0]
-
-
-def test_of_a_mixed_batch_an_author_hears_the_others_in_order(house: House) -> None:
-    ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve", echo=True)
-    for author, text in ((ann, "a1"), (bob, "b1"), (eve, "e1"), (ann, "a2")):
-        house.hub.publish("ops", author, [text])
-    house.go_round()
-    assert ann.blobs == [frames("b1", "e1")]
-    assert (ann.count, bob.count, eve.count) == (2, 3, 4)
-    assert bob.blobs == [frames("a1", "e1", "a2")]
-    assert eve.blobs == [frames("a1", "b1", "e1", "a2")]
-
-
 def test_two_rooms_do_not_mix(house: House) -> None:
     ann, bob = house.member("ann", "ops"), house.member("bob", "ops")
     eve, dan = house.member("eve", "dev"), house.member("dan", "dev")
-    house.hub.publish("ops", ann, ["for ops"])
-    house.hub.publish("dev", eve, ["for dev"])
+    house.hub.intake.publish("ops", ann, ["for ops"])
+    house.hub.intake.publish("dev", eve, ["for dev"])
     house.go_round()
     assert [each.blobs for each in (ann, bob, eve, dan)] == [[], [frames("for ops")], [], [frames("for dev")]]
 
@@ -88,114 +68,6 @@ def test_a_batch_of_a_room_without_members_is_dropped(house: House) -> None:
     bob = house.member("bob")
     house.hear("hello", room="nobody", number=1)
     assert bob.blobs == []
-
-
-def test_one_failing_member_does_not_stop_the_others(house: House, events: Events) -> None:
-    bad = Failing("bad")
-    house.hub.join("ops", bad)
-    bob = house.member("bob")
-    house.hear("one", number=1)
-    assert bob.blobs == [frames("one")]
-    assert bad.events == [OUR_FAULT]  # it is not left to miss the rest in silence
-    assert events.said == [("critical", "a batch was not delivered to bad")]
-
-
-def test_a_member_may_leave_while_a_batch_is_delivered(house: House) -> None:
-    class Leaving(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
-            house.hub.leave("ops", self)
-
-    house.hub.join("ops", Leaving("shy"))
-    bob = house.member("bob")
-    house.hear("one", number=1)
-    assert bob.blobs == [frames("one")]
-
-
-def test_one_that_leaves_and_then_fails_does_not_stop_the_others(house: House, events: Events) -> None:
-    class Leaving(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
-            house.hub.leave("ops", self)
-            raise RuntimeError("no")
-
-    house.hub.join("ops", Leaving("shy"))
-    bob = house.member("bob")
-    house.hear("one", number=1)
-    assert bob.blobs == [frames("one")]
-    assert events.said == [("critical", "a batch was not delivered to shy")]
-
-
-def test_several_messages_of_one_author_at_a_time_are_one_entry_and_numbered_in_their_order(house: House) -> None:
-    ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, ["one", "two", "three"])
-    house.hub.publish("ops", bob, ["four"])
-    house.go_round()
-    assert house.chat.batches == [["one", "two", "three", "four"]]
-    assert [len(entry.messages) for entry in house.chat.events[0]["entries"]] == [3, 1]
-    [(_, messages)] = house.bus.published
-    assert [each.id for each in messages] == ["ann.1", "ann.2", "ann.3", "bob.4"]
-    assert (ann.blobs, bob.blobs) == ([frames("four")], [frames("one", "two", "three")])
-
-
-# Batches that come again
-
-
-def test_a_batch_that_comes_again_is_dropped(house: House) -> None:
-    bob = house.member("bob")
-    house.hear("one", number=7)
-    house.hear("one", number=7)
-    house.hear("two", number=8)
-    house.hear("one", number=7)
-    assert bob.blobs == [frames("one"), frames("two")]
-
-
-def test_what_is_published_again_is_only_for_those_who_were_there(house: House) -> None:
-    bob = house.member("bob")
-    joined = int(NOW * 1000)
-    said = [("before", joined - 1, "w"), ("his own", joined, "bob"), ("missed", joined, "w")]
-    messages = tuple(Message(f"w.{text}", time, session, text) for text, time, session in said)
-    house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
-    house.end_turn()
-    assert bob.blobs == [frames("missed")]
-    assert bob.count == 1
-
-
-def test_what_is_published_again_and_was_heard_is_known(house: House) -> None:
-    bob = house.member("bob")
-    messages = (Message("w.1", int(NOW * 1000), "w", "once"),)
-    house.hub.deliver(Batch("ops", "e", 1, "w", 1, messages))
-    house.hub.deliver(Batch("ops", "f", 1, "w", 1, messages, again=True))
-    house.end_turn()
-    assert bob.blobs == [frames("once")]
-
-
-def test_publishers_count_apart(house: House) -> None:
-    bob = house.member("bob")
-    house.hear("one", number=7, publisher="w1")
-    house.hear("two", number=7, publisher="w2")
-    assert bob.blobs == [frames("one"), frames("two")]
-
-
-def test_rooms_count_apart(house: House) -> None:
-    bob, eve = house.member("bob", "ops"), house.member("eve", "dev")
-    house.hear("one", number=8, room="ops")
-    house.hear("two", number=7, room="dev")
-    assert (bob.blobs, eve.blobs) == ([frames("one")], [frames("two")])
-
-
-def test_of_too_many_publishers_the_one_longest_silent_is_forgotten() -> None:
-    house = make_house(Config(flush_interval=0, publishers_known=2), FakeBus())
-    bob = house.member("bob")
-    house.hear("one", number=1, publisher="w1")
-    house.hear("two", number=1, publisher="w2")
-    house.hear("three", number=2, publisher="w1")
-    house.hear("four", number=1, publisher="w3")
-    house.hear("again", number=2, publisher="w1")
-    assert bob.blobs == [frames("one"), frames("two"), frames("three"), frames("four")]
-    house.hear("forgotten", number=1, publisher="w2")
-    assert bob.blobs[-1] == frames("forgotten")
-
-
-# Coming and going
 
 
 def test_a_join_waits_for_the_subscription(house: House) -> None:
@@ -268,7 +140,7 @@ def test_an_empty_room_is_unsubscribed_and_forgotten(house: House) -> None:
 
 def test_what_came_for_a_room_that_was_forgotten_meanwhile_is_not_for_those_who_made_it_anew(house: House) -> None:
     ann = house.member("ann")
-    house.hub.deliver(batch("for ann", number=1))
+    house.bring("for ann", number=1)
     house.hub.leave("ops", ann)
     bob = house.member("bob")
     house.end_turn()
@@ -290,255 +162,127 @@ def test_leaving_a_room_nobody_is_in_does_nothing(house: House) -> None:
     assert house.bus.rooms == {}
 
 
-# Logged, then published
+def test_an_idle_hub_delivers_at_the_end_of_the_turn(paced: House) -> None:
+    bob = paced.member("bob")
+    for number in range(1, 4):
+        paced.bring(f"{number}", number=number)
+        assert len(bob.blobs) == number - 1
+        paced.end_turn()
+        assert bob.blobs[-1] == frames(f"{number}")
+        paced.clock.advance(INTERVAL)
 
 
-def test_a_message_is_logged_before_it_is_published(house: House) -> None:
-    house.hub.publish("ops", house.member("ann"), ["hello"])
-    house.end_turn()
-    assert house.chat.batches == [["hello"]]
-    assert house.chat.published_before == [0]
-    assert len(house.bus.published) == 1
+def test_under_load_a_member_gets_one_blob_each_interval(paced: House) -> None:
+    bob = paced.member("bob")
+    for number in range(48):
+        paced.bring(f"{number}", number=number + 1)
+        paced.clock.advance(SHORT)
+    assert bob.blobs == [
+        frames("0"),
+        frames(*[f"{number}" for number in range(1, 17)]),
+        frames(*[f"{number}" for number in range(17, 33)]),
+    ]
+    paced.clock.advance(INTERVAL)
+    assert bob.blobs[3:] == [frames(*[f"{number}" for number in range(33, 48)])]
+    assert bob.count == 48
 
 
-def test_a_message_has_room_address_author_time_and_an_id_of_its_own(house: House) -> None:
-    ann = house.member("ann")
-    house.hub.publish("ops", ann, ["one"])
-    house.hub.publish("ops", ann, ["two"])
-    house.end_turn()
-    first, second = house.chat.events[0]["entries"]
-    assert first == Entry("ops", "192.0.2.1", [Message("ann.1", 1_795_379_625_123, "ann", "one")])
-    assert first.messages[0].id != second.messages[0].id
-    assert house.bus.published == [("ops", [*first.messages, *second.messages])]
-
-
-def test_a_turn_is_one_write_to_the_log_and_one_batch_a_room(house: House) -> None:
-    ann, eve = house.member("ann", "ops"), house.member("eve", "dev")
-    for member, room, text in ((ann, "ops", "1"), (eve, "dev", "2"), (ann, "ops", "3")):
-        house.hub.publish(room, member, [text])
-    assert len(house.clock.getDelayedCalls()) == 1
-    house.end_turn()
-    assert house.chat.batches == [["1", "2", "3"]]
-    published = [(room, [message.text for message in messages]) for room, messages in house.bus.published]
-    assert published == [("ops", ["1", "3"]), ("dev", ["2"])]
-
-
-def test_each_turn_is_flushed(house: House) -> None:
-    ann = house.member("ann")
-    for text in ("one", "two"):
-        house.hub.publish("ops", ann, [text])
-        house.end_turn()
-    assert house.chat.batches == [["one"], ["two"]]
-
-
-def test_an_idle_flush_neither_logs_nor_publishes(house: House) -> None:
-    house.hub.flush()
-    assert (house.chat.batches, house.bus.published) == ([], [])
-
-
-def test_what_cannot_be_logged_is_refused_and_not_published(house: House) -> None:
-    ann, bob = house.member("ann"), house.member("bob")
-    house.chat.broken = True
-    house.hub.publish("ops", ann, ["one"])
-    house.hub.publish("ops", ann, ["two"])
-    house.hub.publish("ops", bob, ["three"])
-    house.go_round()
-    assert house.bus.published == []
-    assert (ann.events, bob.events) == ([LOG_AWAY], [LOG_AWAY])
-    assert (ann.blobs, bob.blobs) == ([], [])
-
-
-def test_the_next_turn_is_taken_when_the_log_is_back(house: House) -> None:
-    ann, bob = house.member("ann"), house.member("bob")
-    house.chat.broken = True
-    house.hub.publish("ops", ann, ["lost"])
-    house.end_turn()
-    house.chat.broken = False
-    house.hub.publish("ops", ann, ["kept"])
-    house.go_round()
-    assert bob.blobs == [frames("kept")]
-
-
-@pytest.mark.parametrize(
-    ("refusal", "outcome"),
-    [(NotPublished("no"), "refused"), (NotPublished("the server stopped", unknown=True), "unknown")],
-)
-def test_what_was_not_published_gets_a_second_line_and_is_refused(
-    house: House, refusal: NotPublished, outcome: str
-) -> None:
-    ann = house.member("ann")
-    house.bus.refuse = refusal
-    house.hub.publish("ops", ann, ["one"])
-    house.hub.publish("ops", ann, ["two"])
-    house.end_turn()
-    taken, second = house.chat.events
-    assert second["outcome"] == outcome
-    assert second["entries"] == taken["entries"]
-    assert second["now"] == 1_795_379_625_123
-    assert ann.events == [OUR_FAULT]
-
-
-def test_only_the_room_that_was_not_published_is_refused() -> None:
-    class Choosy(FakeBus):
-        def publish(self, room: str, messages: Sequence[Message]) -> "Deferred[Position]":
-            self.refuse = NotPublished("no") if room == "dev" else None
-            return super().publish(room, messages)
-
-    house = make_house(TURNS, Choosy())
-    ann, eve = house.member("ann", "ops"), house.member("eve", "dev")
-    house.hub.publish("ops", ann, ["one"])
-    house.hub.publish("dev", eve, ["two"])
-    house.end_turn()
-    assert (ann.events, eve.events) == ([], [OUR_FAULT])
-    assert house.chat.batches == [["one", "two"], ["two"]]
-
-
-def test_a_second_line_that_cannot_be_logged_is_said_and_the_author_told(house: House, events: Events) -> None:
-    ann = house.member("ann")
-    house.bus.refuse = NotPublished("no")
-    house.chat.takes_outcomes = False
-    house.hub.publish("ops", ann, ["one"])
-    house.end_turn()
-    assert ann.events == [OUR_FAULT]
-    assert events.said == [("error", "1 messages in the chat log were not published")]
-
-
-# Waiting
-
-
-def test_the_hub_is_open_while_the_bus_is(house: House) -> None:
-    assert (house.hub.open, house.hub.away) == (True, "")
-    house.bus.full = True
-    assert (house.hub.open, house.hub.away) == (False, "")
-    house.bus.full, house.bus.away = False, "gone"
-    assert (house.hub.open, house.hub.away) == (False, "gone")
-
-
-def test_one_turn_takes_no_more_than_the_window_has_room_for(house: House) -> None:
-    ann = house.member("ann")
-    house.bus.space = 10
-    house.hub.publish("ops", ann, ["12345"])
-    assert house.hub.open
-    house.hub.publish("ops", ann, ["67890"])
-    assert not house.hub.open
-    house.end_turn()
-    assert house.hub.open
-
-
-def test_a_member_that_waits_for_a_full_turn_carries_on_once_that_is_published(house: House) -> None:
-    published: list[int] = []
-
-    class Waiting(FakeMember):
-        def carry_on(self) -> None:
-            published.append(len(house.bus.published))
-
-    ann = house.member("ann")
-    house.bus.space = 1
-    house.hub.publish("ops", ann, ["12345"])
-    house.hub.wait(Waiting("bob"))
-    assert published == []
-    house.end_turn()
-    assert published == [1]
-
-
-def test_those_who_wait_carry_on_in_order_when_the_window_opens(house: House) -> None:
-    order: list[str] = []
-
-    class Waiting(FakeMember):
-        def carry_on(self) -> None:
-            order.append(self.id)
-
-    house.bus.full = True
-    for name in ("ann", "bob", "eve"):
-        house.hub.wait(Waiting(name))
-    house.hub.bus_changed()
-    assert order == []
-    house.bus.full = False
-    house.hub.bus_changed()
-    assert order == ["ann", "bob", "eve"]
-    house.hub.bus_changed()
-    assert order == ["ann", "bob", "eve"]
-
-
-def test_one_that_fills_the_window_keeps_the_others_waiting_in_their_order(house: House) -> None:
-    order: list[str] = []
-
-    class Filling(FakeMember):
-        def carry_on(self) -> None:
-            order.append(self.id)
-            house.bus.full = True
-
-    house.bus.full = True
-    for name in ("ann", "bob", "eve"):
-        house.hub.wait(Filling(name))
-    for _ in range(3):
-        house.bus.full = False
-        house.hub.bus_changed()
-    assert order == ["ann", "bob", "eve"]
-
-
-def test_one_that_must_wait_again_comes_after_those_who_waited_longer(house: House) -> None:
-    order: list[str] = []
-
-    class Greedy(FakeMember):
-        def carry_on(self) -> None:
-            order.append(self.id)
-            house.bus.full = True
-            house.hub.wait(self)
-
-    house.bus.full = True
-    for name in ("ann", "bob"):
-        house.hub.wait(Greedy(name))
-    for _ in range(4):
-        house.bus.full = False
-        house.hub.bus_changed()
-    assert order == ["ann", "bob", "ann", "bob"]
-
-
-def test_those_who_wait_are_told_that_the_bus_is_away_and_go_on_waiting(house: House) -> None:
-    ann, bob = house.member("ann"), house.member("bob")
-    house.bus.away = "gone"
-    house.hub.wait(ann)
-    house.hub.bus_changed()
-    assert (ann.events, bob.events) == (["bus away"], [])
-    house.bus.away = ""
-    house.hub.bus_changed()
-    assert (ann.events, bob.events) == (["bus away", "carry on"], [])
-
-
-def test_one_that_stops_waiting_is_told_nothing(house: House) -> None:
-    ann = house.member("ann")
-    house.bus.full = True
-    house.hub.wait(ann)
-    house.hub.stop_waiting(ann)
-    house.hub.stop_waiting(ann)
-    house.bus.full = False
-    house.hub.bus_changed()
-    assert ann.events == []
-
-
-def test_one_that_another_made_stop_waiting_does_not_carry_on(house: House) -> None:
+def test_without_an_interval_each_turn_is_a_blob(house: House) -> None:
     bob = house.member("bob")
-
-    class Last(FakeMember):
-        def carry_on(self) -> None:
-            house.hub.stop_waiting(bob)
-
-    house.bus.full = True
-    house.hub.wait(Last("ann"))
-    house.hub.wait(bob)
-    house.bus.full = False
-    house.hub.bus_changed()
-    assert bob.events == []
+    for number in (1, 3, 5):
+        house.bring(f"{number}", number=number)
+        house.bring(f"{number + 1}", number=number + 1)
+        house.end_turn()
+    assert bob.blobs == [frames("1", "2"), frames("3", "4"), frames("5", "6")]
 
 
-def test_a_hub_on_hold_takes_no_more_but_publishes_what_it_has(house: House) -> None:
-    ann, bob = house.member("ann"), house.member("bob")
-    house.hub.publish("ops", ann, ["last"])
-    house.hub.hold()
-    house.hub.wait(ann)
-    house.hub.bus_changed()
-    assert not house.hub.open
-    house.go_round()
-    assert bob.blobs == [frames("last")]
-    assert ann.events == []
+def test_what_came_from_the_bus_can_be_had_at_once(paced: House) -> None:
+    bob = paced.member("bob")
+    paced.bring("one", number=1)
+    paced.end_turn()
+    paced.bring("two", number=2)
+    paced.hub.fan_out()
+    assert bob.blobs == [frames("one"), frames("two")]
+    paced.hub.fan_out()
+    assert len(bob.blobs) == 2
+    assert paced.clock.getDelayedCalls() == []
+
+
+def test_saying_and_hearing_do_not_wait_for_each_other(paced: House) -> None:
+    ann, bob = paced.member("ann"), paced.member("bob")
+    paced.hub.intake.publish("ops", ann, ["one"])
+    paced.end_turn()
+    paced.bus.pump()
+    paced.end_turn()
+    assert bob.blobs == [frames("one")]
+
+
+def test_one_that_left_before_the_interval_was_over_hears_no_more(paced: House) -> None:
+    ann, bob = paced.member("ann"), paced.member("bob")
+    paced.bring("one", number=1)
+    paced.hub.leave("ops", ann)
+    paced.end_turn()
+    assert (ann.blobs, bob.blobs) == ([], [frames("one")])
+
+
+class Watching(FakeMember):
+    """A member that notes how many batches were published when it heard something."""
+
+    def __init__(self, name: str, house: House) -> None:
+        super().__init__(name)
+        self.house = house
+        self.published: list[int] = []
+
+    def deliver(self, blob: bytes, count: int) -> None:
+        self.published.append(len(self.house.bus.published))
+
+
+def test_what_is_due_is_published_before_what_came_is_delivered(paced: House) -> None:
+    watching, ann = Watching("bob", paced), paced.member("ann")
+    paced.hub.join("ops", watching)
+    paced.bring("one", number=1)
+    paced.hub.intake.publish("ops", ann, ["two"])
+    paced.end_turn()
+    assert watching.published == [1]
+    assert paced.published == [["two"]]
+
+
+def test_delivering_publishes_nothing_before_its_time(paced: House) -> None:
+    ann = paced.member("ann")
+    paced.hub.intake.publish("ops", ann, ["one"])
+    paced.end_turn()
+    paced.hub.intake.publish("ops", ann, ["two"])
+    paced.bring("three", number=1)
+    paced.end_turn()
+    assert ann.blobs == [frames("three")]
+    assert paced.published == [["one"]]
+    paced.clock.advance(INTERVAL)
+    assert paced.published == [["one"], ["two"]]
+
+
+def test_batches_of_a_room_are_one_blob_in_their_order(house: House) -> None:
+    bob, eve = house.member("bob"), house.member("eve")
+    house.bring("1", "2", number=1, publisher="w1")
+    house.bring("3", number=1, publisher="w2")
+    house.bring("4", "5", number=2, publisher="w1")
+    house.end_turn()
+    assert bob.blobs == [frames("1", "2", "3", "4", "5")]
+    assert bob.blobs[0] is eve.blobs[0]
+    assert (bob.count, eve.count) == (5, 5)
+
+
+def test_batches_of_several_rooms_in_one_go_stay_apart(house: House) -> None:
+    ops, dev = house.member("in ops", "ops"), house.member("in dev", "dev")
+    for number in range(1, 5):
+        house.bring(f"ops {number}", number=number, room="ops")
+        house.bring(f"dev {number}", number=number, room="dev")
+    house.end_turn()
+    assert ops.blobs == [frames("ops 1", "ops 2", "ops 3", "ops 4")]
+    assert dev.blobs == [frames("dev 1", "dev 2", "dev 3", "dev 4")]
+
+
+def test_what_was_heard_is_fanned_out_at_once_where_it_gets_large(house: House) -> None:
+    bob = house.member("bob")
+    large = Batch("ops", "e0", 1, "w", 1, (Message("w.1.1", 0, "elsewhere", "x"),), size=TURNS.batch_bytes)
+    house.hub.deliver(large)
+    assert bob.blobs == [frames("x")]

@@ -1,7 +1,6 @@
-"""Batches on their way to the broker: on a wire whose far end is the test, and the script on the real Valkey."""
+"""Batches on their way to the broker, on a wire whose far end is the test."""
 
-import uuid
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -9,54 +8,37 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.message import Message, decode, encode
+from chatd.message import Batch, Message, Position, decode, encode
 from chatd.room.link import LinkLost, ReplyError
-from chatd.room.outbox import PUBLISH_SCRIPT, NotPublished, Outboxes, Position
+from chatd.room.outbox import NotPublished, Outboxes, Published
+from chatd.room.script import PUBLISH
 from tests.fakes import Events
-from tests.room.server import Client
+from tests.room.wire import Wire
 
 AWAY = ["LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM"]
 
 
-class Wire:
-    """A connection whose answers the test gives."""
+NO_IDS: Mapping[int, str] = {}
 
-    def __init__(self) -> None:
-        self.connected = 1
-        self.calls: list[tuple[Any, ...]] = []
-        self._answers: list[Deferred[Any]] = []
 
-    def execute_command(self, *command: Any) -> "Deferred[Any]":
-        self.calls.append(command)
-        self._answers.append(Deferred())
-        return self._answers[-1]
+class Publishing(Wire):
+    """A wire that batches are sent on."""
 
-    def script_load(self, script: bytes) -> "Deferred[Any]":
-        return self.execute_command("SCRIPT LOAD", script)
-
-    def answer(self, *answers: Any) -> None:
-        """Answer the oldest calls."""
-        for answer in answers:
-            waiting = self._answers.pop(0)
-            if isinstance(answer, Exception):
-                waiting.errback(answer)
-            else:
-                waiting.callback(answer)
-
-    def lose(self) -> None:
-        """Let the connection break."""
-        self.connected = 0
-        while self._answers:
-            self.answer(LinkLost("Lost connection"))
+    @property
+    def sent(self) -> list[Batch]:
+        """Each batch that was sent, as it would be published."""
+        published = [(call[3].decode(), call[8], call[10]) for call in self.calls if call[0] == "EVALSHA"]
+        return [decode(room, b"e 1 w1 %d\n%b" % (sequence, payload)) for room, sequence, payload in published]
 
     @property
     def batches(self) -> list[tuple[str, int, list[str]]]:
         """Channel, sequence and texts of each batch that was sent."""
-        return [
-            (call[3].decode(), call[7], [message.text for message in decode("", b"e 1 w 1\n" + call[9]).messages])
-            for call in self.calls
-            if call[0] == "EVALSHA"
-        ]
+        return [(each.room, each.sequence, [message.text for message in each.messages]) for each in self.sent]
+
+    @property
+    def ids(self) -> list[tuple[Any, ...]]:
+        """For each batch that was sent: number, key, number, key … of those messages that have an id."""
+        return [call[19:] for call in self.calls if call[0] == "EVALSHA"]
 
 
 class Office:
@@ -65,7 +47,7 @@ class Office:
     def __init__(self, config: Config) -> None:
         self.told: list[str] = []
         self.now = 0.0
-        self.wire = Wire()
+        self.wire = Publishing()
         self.boxes = Outboxes(
             config,
             "w1",
@@ -77,12 +59,9 @@ class Office:
         )
 
     def connect(self, run: str = "r1") -> None:
-        """Prepare a new wire to a run of the broker and go live."""
-        self.wire = Wire()
-        ready = Deferred.fromCoroutine(self.boxes.prepare(self.wire))
-        self.wire.answer(f"# Server\r\nredis_version:9\r\nrun_id:{run}\r\n".encode(), b"sha")
-        assert ready.called
-        self.wire.calls.clear()
+        """Take a new wire to a run of the broker and go live."""
+        self.wire = Publishing()
+        self.boxes.connected(self.wire, run.encode())
         self.boxes.go_live()
 
     def lose(self) -> None:
@@ -90,15 +69,15 @@ class Office:
         self.boxes.lost()
         self.wire.lose()
 
-    def publish(self, *texts: str, room: str = "ops") -> "Deferred[Position]":
-        return self.boxes.publish(room, [message(text) for text in texts])
+    def publish(self, *texts: str, room: str = "ops", ids: Mapping[int, str] = NO_IDS) -> "Deferred[Published]":
+        return self.boxes.publish(room, [message(text) for text in texts], ids)
 
 
 def message(text: str) -> Message:
     return Message("s.1", 0, "s", text)
 
 
-def outcome(published: "Deferred[Position]") -> Position | NotPublished | None:
+def outcome(published: "Deferred[Published]") -> Published | NotPublished | None:
     """Give what became of a publish; None: nothing yet."""
     seen: list[Any] = []
 
@@ -108,6 +87,11 @@ def outcome(published: "Deferred[Position]") -> Position | NotPublished | None:
 
     published.addBoth(look)
     return seen[0] if seen else None
+
+
+def at(epoch: str, offset: int) -> Published:
+    """Say that all of a publish is new and where it stands."""
+    return Published(Position(epoch, offset))
 
 
 @pytest.fixture
@@ -121,19 +105,38 @@ def office() -> Office:
 
 
 def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
-    office = Office(Config(redis_prefix="p", room_memory_seconds=11, republish_memory_seconds=22))
+    knobs = {"room_memory_seconds": 44, "republish_memory_seconds": 22, "history": 500, "history_ttl": 33.4}
+    office = Office(Config(redis_prefix="p", **knobs))  # type: ignore[arg-type]
     office.connect()
     office.publish("one", "two")
     (call,) = office.wire.calls
     payload = encode([message("one"), message("two")])
-    assert call[:11] == ("EVALSHA", b"sha", 2, b"ops", b"p:sent:w1:ops", b"ops", "w1", 1, 2, payload, b"r1")
-    assert call[12:] == (11, 22)
+    assert call[2:5] == (2, b"ops", b"p:sent:w1:ops")
+    assert call[5:12] == (b"p:history:", b":ops", "w1", 1, 2, payload, b"r1")
+    assert call[13:] == (44, 22, 500, 33, Config.recent_seconds, Config.recent_bytes)
+
+
+@pytest.mark.parametrize("off", [{"history": 0}, {"history_ttl": 0}])
+def test_without_history_the_script_is_told_to_keep_none(off: dict[str, Any]) -> None:
+    office = Office(Config(**off))
+    office.connect()
+    office.publish("one")
+    (call,) = office.wire.calls
+    assert call[15] == 0
+
+
+def test_a_room_is_not_forgotten_before_its_history(office: Office) -> None:
+    office = Office(Config(room_memory_seconds=10, history_ttl=20))
+    office.connect()
+    office.publish("one")
+    (call,) = office.wire.calls
+    assert call[13] == 20
 
 
 def test_each_call_offers_an_epoch_of_its_own(office: Office) -> None:
     office.publish("one", room="a")
     office.publish("two", room="b")
-    first, second = (call[11] for call in office.wire.calls)
+    first, second = (call[12] for call in office.wire.calls)
     assert first != second
 
 
@@ -141,7 +144,7 @@ def test_the_answer_says_where_the_batch_stands(office: Office) -> None:
     published = office.publish("one")
     assert outcome(published) is None
     office.wire.answer([b"e", 7])
-    assert outcome(published) == Position("e", 7)
+    assert outcome(published) == at("e", 7)
 
 
 def test_what_comes_while_a_batch_is_on_the_wire_makes_the_next_one(office: Office) -> None:
@@ -156,7 +159,7 @@ def test_each_part_of_a_batch_has_its_own_place(office: Office) -> None:
     office.publish("first")
     parts = [office.publish("one", "two"), office.publish("three"), office.publish("four")]
     office.wire.answer([b"e", 1], [b"e", 2])
-    assert [outcome(each) for each in parts] == [Position("e", 2), Position("e", 4), Position("e", 5)]
+    assert [outcome(each) for each in parts] == [at("e", 2), at("e", 4), at("e", 5)]
 
 
 def test_rooms_do_not_wait_for_each_other(office: Office) -> None:
@@ -170,7 +173,7 @@ def test_the_rooms_of_one_turn_are_all_sent_before_any_answer(office: Office) ->
     assert office.wire.batches == [(f"r{number}", number + 1, [f"{number}", f"{number}'"]) for number in range(50)]
     assert [outcome(each) for each in published] == [None] * 50
     office.wire.answer(*[[b"e", number + 1] for number in range(50)])
-    assert [outcome(each) for each in published] == [Position("e", number + 1) for number in range(50)]
+    assert [outcome(each) for each in published] == [at("e", number + 1) for number in range(50)]
 
 
 def test_an_answer_to_one_room_sends_that_room_only_on(office: Office) -> None:
@@ -188,14 +191,14 @@ def test_rooms_whose_answers_were_lost_are_all_sent_again_before_any_answer(offi
     office.connect()
     assert office.wire.batches == first.batches
     office.wire.answer([b"e", 1], [b"e", 1], [b"e", 1])
-    assert [outcome(each) for each in published] == [Position("e", 1)] * 3
+    assert [outcome(each) for each in published] == [at("e", 1)] * 3
 
 
 def test_a_refusal_of_one_room_is_not_that_of_another_on_the_wire(office: Office, events: Events) -> None:
     failed, fine = office.publish("one", room="a"), office.publish("two", room="b")
     office.wire.answer(ReplyError("WRONGTYPE not a hash"), [b"e", 1])
     assert isinstance(outcome(failed), NotPublished)
-    assert outcome(fine) == Position("e", 1)
+    assert outcome(fine) == at("e", 1)
 
 
 def test_what_comes_while_not_live_waits_and_goes_out_as_one_batch_a_room() -> None:
@@ -230,7 +233,7 @@ def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_sequence(office: O
     office.connect()
     assert office.wire.batches == first.batches
     office.wire.answer([b"e", 1])
-    assert outcome(published) == Position("e", 1)
+    assert outcome(published) == at("e", 1)
 
 
 def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
@@ -243,7 +246,7 @@ def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
     assert office.wire.batches == [("ops", 1, ["one"]), ("ops", 2, ["two", "three"])]
 
 
-# Refusals
+# Another run of the broker
 
 
 def test_what_a_broker_answered_just_before_it_died_is_sent_again_first(office: Office) -> None:
@@ -257,7 +260,7 @@ def test_what_a_broker_answered_just_before_it_died_is_sent_again_first(office: 
     for offset, text in enumerate(("one", "two", "three"), start=1):
         assert office.wire.batches[-1] == ("ops", offset, [text])
         office.wire.answer([b"f", offset])
-    assert outcome(unanswered) == Position("f", 3)
+    assert outcome(unanswered) == at("f", 3)
     assert len(office.wire.calls) == 3
 
 
@@ -298,13 +301,56 @@ def test_no_more_is_remembered_than_the_window_holds() -> None:
     assert office.wire.batches == [("ops", 9, ["8" + "x" * 99])]
 
 
+def test_what_is_sent_again_says_where_it_stood_before(office: Office) -> None:
+    office.publish("one", "two")
+    office.wire.answer([b"e", 7])
+    office.publish("three")
+    office.lose()
+    office.connect("r2")
+    office.wire.answer([b"f", 1])
+    assert [each.before for each in office.wire.sent] == [Position("e", 7), None]
+
+
+def test_what_is_sent_again_to_one_more_run_says_where_it_stood_first(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer([b"e", 7])
+    office.lose()
+    office.connect("r2")
+    office.wire.answer([b"f", 1])
+    office.lose()
+    office.connect("r3")
+    assert [(each.sequence, each.before) for each in office.wire.sent] == [(1, Position("e", 7))]
+
+
+def test_what_is_sent_again_is_not_in_the_window(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer([b"e", 1])
+    office.lose()
+    office.connect("r2")
+    assert office.boxes.space == Config().window_bytes
+    office.wire.answer([b"f", 1])
+    assert office.boxes.space == Config().window_bytes
+
+
+def test_a_wire_that_is_lost_while_it_is_sent_again_leaves_it_to_the_next(office: Office) -> None:
+    office.publish("one")
+    office.wire.answer([b"e", 1])
+    for run in ("r2", "r2"):
+        office.lose()
+        office.connect(run)
+        assert office.wire.batches == [("ops", 1, ["one"])]
+
+
+# Refusals
+
+
 def test_an_unknown_script_is_loaded_and_the_batch_sent_again(office: Office) -> None:
     published = office.publish("one")
     office.wire.answer(ReplyError("NOSCRIPT No matching script."))
-    assert office.wire.calls[1] == ("SCRIPT LOAD", PUBLISH_SCRIPT)
+    assert office.wire.calls[1] == ("SCRIPT LOAD", PUBLISH.source)
     office.wire.answer(b"sha", [b"e", 1])
     assert office.wire.batches == [("ops", 1, ["one"])] * 2
-    assert (outcome(published), office.told) == (Position("e", 1), ["answered"])
+    assert (outcome(published), office.told) == (at("e", 1), ["answered"])
 
 
 def test_a_script_that_cannot_be_loaded_is_a_refusal_that_can_end(office: Office) -> None:
@@ -340,7 +386,7 @@ def test_any_other_answer_fails_the_batch_for_good_and_the_next_goes_on(office: 
     refusal = outcome(failed)
     assert isinstance(refusal, NotPublished)
     assert (str(refusal), refusal.unknown) == ("WRONGTYPE not a hash", False)
-    assert outcome(fine) == Position("e", 1)
+    assert outcome(fine) == at("e", 1)
     assert events.said == [("error", "the broker refused messages for room ops: WRONGTYPE not a hash")]
 
 
@@ -349,6 +395,98 @@ def test_a_fault_of_our_own_fails_the_batch_and_is_logged(office: Office, events
     office.wire.answer(ValueError("bad argument"))
     assert isinstance(outcome(failed), NotPublished)
     assert events.said[0] == ("critical", "a publish failed")
+
+
+# Ids that authors gave
+
+
+def test_the_key_of_an_id_is_of_its_room_and_author(office: Office) -> None:
+    office.publish("first", room="a:b")
+    office.publish("one", "two", "three", room="a:b", ids={1: "x y"})
+    office.publish("four", room="a:b", ids={0: "é"})
+    office.wire.answer([b"e", 1])
+    assert office.wire.ids == [(), (2, b"chatd:id:a:b s x y", 4, "chatd:id:a:b s é".encode())]
+
+
+def test_what_an_author_has_published_before_is_left_out_and_the_rest_published(office: Office) -> None:
+    published = office.publish("one", "two", "three", ids={0: "x", 1: "y", 2: "z"})
+    office.wire.answer([None, [1, b"e 5"], [3, b"d 9"]])
+    assert office.wire.batches == [("ops", 1, ["one", "two", "three"]), ("ops", 1, ["two"])]
+    assert office.wire.ids[1] == (1, b"chatd:id:ops s y")
+    assert outcome(published) is None
+    office.wire.answer([b"e", 8])
+    assert outcome(published) == Published(Position("e", 8), {0: Position("e", 5), 2: Position("d", 9)})
+
+
+def test_each_part_learns_of_its_own_duplicates_and_where_the_rest_stands(office: Office) -> None:
+    office.publish("first")
+    parts = [office.publish("a", "b", ids={1: "x"}), office.publish("c", "d", ids={0: "y"}), office.publish("e")]
+    office.wire.answer([b"e", 1], [None, [2, b"e 1"], [3, b"e 2"]])
+    assert office.wire.batches[-1] == ("ops", 2, ["a", "d", "e"])
+    office.wire.answer([b"e", 10])
+    assert [outcome(each) for each in parts] == [
+        Published(Position("e", 10), {1: Position("e", 1)}),
+        Published(Position("e", 11), {0: Position("e", 2)}),
+        at("e", 12),
+    ]
+
+
+def test_the_rest_may_turn_out_to_have_duplicates_too(office: Office) -> None:
+    published = office.publish("a", "b", "c", ids={0: "x", 1: "y"})
+    office.wire.answer([None, [1, b"e 5"]], [None, [1, b"e 6"]], [b"e", 7])
+    assert outcome(published) == Published(Position("e", 7), {0: Position("e", 5), 1: Position("e", 6)})
+
+
+def test_an_id_twice_in_one_batch_is_sent_once_and_the_second_stands_where_the_first_does(office: Office) -> None:
+    office.publish("first")
+    one = office.publish("a", "b", ids={1: "x"})
+    two = office.publish("b", "c", "b", "d", ids={0: "x", 2: "x", 3: "y"})
+    office.wire.answer([b"e", 1])
+    assert office.wire.batches[-1] == ("ops", 2, ["a", "b", "c", "d"])
+    assert office.wire.ids[-1] == (2, b"chatd:id:ops s x", 4, b"chatd:id:ops s y")
+    office.wire.answer([b"e", 10])
+    assert outcome(one) == at("e", 10)
+    assert outcome(two) == Published(Position("e", 12), {0: Position("e", 11), 2: Position("e", 11)})
+
+
+def test_an_id_twice_in_one_batch_that_was_published_before_is_left_out_twice(office: Office) -> None:
+    published = office.publish("a", "b", "a", ids={0: "x", 2: "x"})
+    office.wire.answer([None, [1, b"d 5"]])
+    assert office.wire.batches[-1] == ("ops", 1, ["b", "a"])
+    office.wire.answer([None, [2, b"d 5"]])
+    assert office.wire.batches[-1] == ("ops", 1, ["b"])
+    office.wire.answer([b"e", 1])
+    assert outcome(published) == Published(Position("e", 1), {0: Position("d", 5), 2: Position("d", 5)})
+
+
+def test_where_all_are_duplicates_nothing_is_published_and_the_next_batch_goes_out(office: Office) -> None:
+    published = office.publish("one", "two", ids={0: "x", 1: "y"})
+    office.publish("three")
+    office.wire.answer([None, [1, b"e 5"], [2, b"e 6"]])
+    done = outcome(published)
+    assert isinstance(done, Published)
+    assert done.duplicates == {0: Position("e", 5), 1: Position("e", 6)}
+    assert office.wire.batches == [("ops", 1, ["one", "two"]), ("ops", 2, ["three"])]
+    office.wire.answer([b"e", 7])
+    assert (office.boxes.space, office.boxes.flushed().called) == (Config().window_bytes, True)
+
+
+def test_duplicates_alone_are_not_sent_to_another_run(office: Office) -> None:
+    office.publish("one", ids={0: "x"})
+    office.wire.answer([None, [1, b"e 5"]])
+    office.lose()
+    office.connect("r2")
+    assert office.wire.calls == []
+
+
+def test_what_was_left_out_stays_so_where_the_answer_to_the_rest_was_lost(office: Office) -> None:
+    published = office.publish("one", "two", ids={0: "x"})
+    office.wire.answer([None, [1, b"e 5"]])
+    office.lose()
+    office.connect()
+    assert office.wire.batches == [("ops", 1, ["two"])]
+    office.wire.answer([b"e", 6])
+    assert outcome(published) == Published(Position("e", 6), {0: Position("e", 5)})
 
 
 # The end
@@ -480,98 +618,3 @@ def test_after_giving_up_nothing_is_taken_and_nothing_is_in_flight(office: Offic
     assert isinstance(outcome(given_up), NotPublished)
     assert flushed.called
     assert isinstance(outcome(office.publish("two")), NotPublished)
-
-
-# The script
-
-
-@pytest.fixture
-def broker(valkey_url: str) -> Iterator[Client]:
-    with Client(valkey_url.removeprefix("unix://")) as client:
-        yield client
-
-
-class Room:
-    """A room that the script is run for."""
-
-    def __init__(self, broker: Client) -> None:
-        self._broker = broker
-        self.name = uuid.uuid4().hex
-        self.run = "r1"
-        self.epoch = "e1"
-
-    def publish(self, sequence: int, count: int = 1, publisher: str = "w1", payload: bytes = b"") -> tuple[str, int]:
-        keys = (self.name, f"{self.name}:sent:{publisher}")
-        values = (self.name, publisher, sequence, count, payload, self.run, self.epoch, 100, 50)
-        epoch, first = self._broker.ask("EVAL", PUBLISH_SCRIPT, 2, *keys, *values)
-        return epoch.decode(), int(first)
-
-
-@pytest.fixture
-def room(broker: Client) -> Room:
-    return Room(broker)
-
-
-def test_offsets_are_1_2_3_in_an_epoch(room: Room) -> None:
-    assert [room.publish(sequence) for sequence in (1, 2, 3)] == [("e1", 1), ("e1", 2), ("e1", 3)]
-
-
-def test_a_batch_takes_as_many_offsets_as_it_has_messages(room: Room) -> None:
-    assert [room.publish(1, 5), room.publish(2, 2), room.publish(3)] == [("e1", 1), ("e1", 6), ("e1", 8)]
-
-
-def test_publishers_share_the_order(room: Room) -> None:
-    places = [room.publish(1, publisher=publisher) for publisher in ("w1", "w2", "w3")]
-    assert places == [("e1", 1), ("e1", 2), ("e1", 3)]
-
-
-def test_an_epoch_once_made_stays(room: Room) -> None:
-    room.publish(1)
-    room.epoch = "e2"
-    assert room.publish(2) == ("e1", 2)
-
-
-def test_a_batch_that_comes_again_keeps_its_place(room: Room) -> None:
-    room.publish(1)
-    assert room.publish(2, 3) == room.publish(2, 3) == ("e1", 2)
-    assert room.publish(3) == ("e1", 5)
-
-
-def test_another_publisher_with_the_same_sequence_is_another_batch(room: Room) -> None:
-    assert room.publish(1, publisher="w1") != room.publish(1, publisher="w2")
-
-
-def test_another_run_of_the_broker_starts_a_new_epoch_at_1(room: Room) -> None:
-    room.publish(1, 40)
-    room.run, room.epoch = "r2", "e2"
-    assert [room.publish(2), room.publish(3)] == [("e2", 1), ("e2", 2)]
-
-
-def test_a_batch_that_comes_again_in_a_new_epoch_gets_a_new_place(room: Room) -> None:
-    room.publish(1, 40)
-    assert room.publish(2) == ("e1", 41)
-    room.run, room.epoch = "r2", "e2"
-    assert room.publish(2) == ("e2", 1)
-
-
-def test_a_large_offset_stays_a_whole_number(room: Room, broker: Client) -> None:
-    room.publish(1)
-    broker.ask("HSET", room.name, "top", 10**15)
-    assert [room.publish(2), room.publish(3)] == [("e1", 10**15 + 1), ("e1", 10**15 + 2)]
-
-
-def test_what_the_script_stores_is_forgotten_in_time(room: Room, broker: Client) -> None:
-    room.publish(1)
-    lives = [broker.ask("TTL", key) for key in (room.name, f"{room.name}:sent:w1")]
-    assert 90 < lives[0] <= 100
-    assert 40 < lives[1] <= 50
-
-
-def test_every_byte_comes_through_behind_the_head(room: Room, broker: Client, valkey_url: str) -> None:
-    payload = bytes(range(256)) * 2
-    with Client(valkey_url.removeprefix("unix://")) as subscriber:
-        subscriber.ask("SUBSCRIBE", room.name)
-        room.publish(7, payload=payload)
-        room.publish(7, payload=payload)
-        expected = [b"message", room.name.encode(), b"e1 1 w1 7\n" + payload]
-        assert [subscriber.read(), subscriber.read()] == [expected, expected]

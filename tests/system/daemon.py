@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,29 +22,68 @@ TWISTD = str(Path(sys.executable).parent / "twistd")
 class Daemon:
     """``twistd -n chatd`` on a port of its own, from ``with`` to the end of it."""
 
-    def __init__(self, folder: Path, *options: str, workers: int = 2, any_port: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        workers: int = 2,
+        any_port: bool = True,
+        host: Sequence[str] = (),
+        wait: bool = True,
+    ) -> None:
+        """Take its folder and its options; the words that run a command on another host, where it is to be there.
+
+        Without ``wait`` it is up to the test to wait until it is ready. On another host, or then, it is to be reached
+        through ``unix_socket``.
+        """
         self.folder = folder
         self.port = 0
+        self.unix_socket = "" if wait and not host else str(folder / "chatd.sock")
         self._options = options
         self._workers = workers
         self._any_port = any_port and "--listen" not in options
+        self._host = host
+        self._wait = wait
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
-        command = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", str(self._workers), *self._options]
+        (self.folder / "server.log").write_bytes(b"")
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start it, again where it was killed."""
+        before = len(self.log())
+        command = [*self._host, TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", str(self._workers)]
+        command += self._options
         if self._any_port:
             command += ["--listen", "tcp:0:interface=127.0.0.1"]
-        with (self.folder / "server.log").open("wb") as log:
+        if self.unix_socket:
+            command += ["--listen", f"unix:{self.unix_socket}"]
+        with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            self.wait_for(r"chatd \S+ is ready")
-            self.port = int(self.wait_for(r"(?:connect with: websocat wss?|PROXY protocol): ?(?://)?[^ ]*?:(\d+)\n")[1])
+            if self._wait:
+                self.wait_until_ready(after=before)
         except BaseException:
             self._end()
             raise
-        return self
+
+    def wait_until_ready(self, *, after: int = 0) -> None:
+        """Wait until it says that it is ready, and learn its port."""
+        self.wait_for(r"chatd \S+ is ready", after=after)
+        words = r"(?:connect with: websocat wss?|PROXY protocol): ?(?://)?[^ ]*?:(\d+)\n"
+        self.port = int(self.wait_for(words, after=after)[1])
+
+    def kill(self) -> None:
+        """Kill all of it at once."""
+        children = self.children()
+        for pid in (self.process.pid, *children):
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        until(lambda: not any(map(is_running, children)), "the end of all")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,8 +143,12 @@ class Daemon:
 
     def broker_pid(self) -> int:
         """Give that of the private broker."""
-        [pid] = [pid for pid in self.children() if "-server" in _command(pid)]
+        [pid] = self.broker_pids()
         return pid
+
+    def broker_pids(self) -> list[int]:
+        """Give it where there is one: it may have died just now."""
+        return [pid for pid in self.children() if "-server" in _command(pid)]
 
     def worker_of(self, client: socket.socket) -> int:
         """Give the process id of the worker that holds a client's connection."""
@@ -185,6 +228,16 @@ class Websocat:
         """Close the terminal."""
         self.process.kill()
         self.process.communicate()
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Freeze a process."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _parent(pid: int) -> int:

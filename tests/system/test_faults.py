@@ -5,14 +5,13 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from chatd.parent.valkey import find_server
+from tests.room.server import Server
 from tests.system.daemon import TWISTD, Daemon, is_running
 from tests.waiting import until
 
@@ -44,16 +43,6 @@ class Listener:
         self._thread.join(20)
         assert not self._thread.is_alive()
         return self.close_code
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Freeze a process."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Path) -> None:
@@ -92,46 +81,10 @@ def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(t
             assert other.recv(20) == "hello"
 
 
-def test_a_killed_broker_is_restarted_and_nobody_is_disconnected(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon:
-        first, second = daemon.worker_pids()
-        with daemon.connect_to(first) as talker, daemon.connect_to(second) as far, daemon.connect_to(first) as near:
-            listeners = [Listener(far), Listener(near)]
-            for number in range(300):
-                talker.send(f"{number}")
-                if number == 100:
-                    os.kill(daemon.broker_pid(), signal.SIGKILL)
-            for listener in listeners:
-                listener.wait_for("299")
-            assert [listener.heard for listener in listeners] == [[str(number) for number in range(300)]] * 2
-        assert daemon.texts() == [str(number) for number in range(300)]
-        daemon.wait_for("is back after")  # the last worker says so, maybe after the first has delivered
-        assert daemon.log().count("is away") == 1  # not once a worker
-        assert daemon.log().count("is back after") == 1
-
-
-def test_a_frozen_broker_costs_nobody_a_line(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon:
-        first, second = daemon.worker_pids()
-        with daemon.connect_to(first) as talker, daemon.connect_to(second) as far:
-            listener = Listener(far)
-            talker.send("before")
-            listener.wait_for("before")
-            with stopped(daemon.broker_pid()):
-                for number in range(50):
-                    talker.send(f"{number}")
-                daemon.wait_for("is away: silent for 4 s")
-                until(lambda: not any(map(daemon.ready, daemon.worker_pids())), "both workers to know")
-            listener.wait_for("49")
-            assert listener.heard == ["before", *map(str, range(50))]
-        assert daemon.texts() == listener.heard
-
-
 def test_a_sender_is_closed_with_1013_when_the_bus_stays_away_and_a_listener_is_not(tmp_path: Path) -> None:
-    with (
-        redis_server(tmp_path) as (server, url),
-        Daemon(tmp_path / "d", "--redis", url, "--bus-patience", "1") as daemon,
-    ):
+    with Server() as server, Daemon(tmp_path, "--redis", server.url, "--bus-patience", "1", wait=False) as daemon:
+        server.start()
+        daemon.wait_until_ready()
         first, second = daemon.worker_pids()
         with daemon.connect_to(first) as talker, daemon.connect_to(second) as quiet, daemon.connect_to(first) as near:
             sender, listener = Listener(talker), Listener(quiet)
@@ -143,10 +96,10 @@ def test_a_sender_is_closed_with_1013_when_the_bus_stays_away_and_a_listener_is_
             assert sender.wait_for_end() == 1013
             assert "lost?" not in daemon.texts()  # it was not taken
             assert listener.close_code is None
-            with redis_server(tmp_path):
-                daemon.wait_for("is back after")
-                near.send("again")
-                listener.wait_for("again")
+            server.start()
+            daemon.wait_for("is back after")
+            near.send("again")
+            listener.wait_for("again")
         assert listener.heard == ["before", "again"]
 
 
@@ -290,12 +243,11 @@ def test_an_unwritable_log_refuses_messages_and_says_so_once(tmp_path: Path) -> 
         assert daemon.log().count("cannot be written") == daemon.log().count("can be written again") == 1
 
 
-def test_two_chatds_on_one_redis_share_their_rooms(tmp_path: Path) -> None:
+def test_two_chatds_on_one_redis_share_their_rooms(tmp_path: Path, valkey_url: str) -> None:
     with (
-        redis_server(tmp_path) as (_, url),
-        Daemon(tmp_path / "a", "--redis", url) as here,
-        Daemon(tmp_path / "b", "--redis", url) as there,
-        Daemon(tmp_path / "c", "--redis", url, "--redis-prefix", "other") as apart,
+        Daemon(tmp_path / "a", "--redis", valkey_url) as here,
+        Daemon(tmp_path / "b", "--redis", valkey_url) as there,
+        Daemon(tmp_path / "c", "--redis", valkey_url, "--redis-prefix", "other") as apart,
     ):
         assert len(here.children()) == len(here.worker_pids()) == 2  # no broker of its own
         with here.connect("ops") as one, there.connect("ops") as other, apart.connect("ops") as stranger:
@@ -308,20 +260,6 @@ def test_two_chatds_on_one_redis_share_their_rooms(tmp_path: Path) -> None:
             assert other.recv(20) == "last"
         assert here.texts() == ["from here", "last"]
         assert there.texts() == ["from there"]
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run a server that is not chatd's own."""
-    path = folder / "redis.sock"
-    path.unlink(missing_ok=True)
-    command = [find_server(), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            until(path.exists, "the server's socket")
-            yield server, f"unix://{path}"
-        finally:
-            server.kill()
 
 
 def run_chatd(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":

@@ -89,7 +89,7 @@ def test_the_systemd_unit_verifies() -> None:
 def test_the_command_of_the_systemd_unit_runs(tmp_path: Path) -> None:
     unit = (ROOT / "deploy" / "chatd.service").read_text()
     [command] = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
-    command = command.replace("/var/log/chatd", str(tmp_path))
+    command = command.replace("/var/log/chatd", str(tmp_path)).replace("/var/lib/chatd", str(tmp_path / "state"))
     environment = {**os.environ, "CHATD_OPTIONS": "--listen tcp:0:interface=127.0.0.1 --workers 2"}
     with subprocess.Popen(
         ["sh", "-c", f"exec {command}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
@@ -106,6 +106,7 @@ def test_the_command_of_the_systemd_unit_runs(tmp_path: Path) -> None:
             service.terminate()
         assert "chatd has stopped" in service.stdout.read()
     assert (tmp_path / "chat.log").exists()
+    assert (tmp_path / "state" / "broker" / "lineage").exists()
 
 
 def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:

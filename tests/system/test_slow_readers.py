@@ -1,4 +1,4 @@
-"""Slow readers: one that stops reading hurts nobody, is told what it missed, and keeps no memory of ours."""
+"""Slow readers: one that stops reading hurts nobody, keeps no memory of ours, and misses nothing that history has."""
 
 import re
 import socket
@@ -37,6 +37,18 @@ def stalled(daemon: Daemon, worker: int) -> Iterator[socket.socket]:
                 return
 
 
+def read_up_to(raw: socket.socket, last: str) -> list[str]:
+    """Read up to a text; give all."""
+    data, end = bytearray(), last.encode()
+    while not data.endswith(end):
+        chunk = raw.recv(1 << 20)
+        assert chunk, f"the connection ended after {len(data)} bytes"
+        data += chunk
+    found = heard(b"HTTP/1.1 101 \r\n\r\n" + bytes(data))
+    assert {opcode for opcode, _ in found.frames} == {TEXT}
+    return found.texts
+
+
 def read_to_the_close(raw: socket.socket) -> tuple[list[str], bytes]:
     """Read all there is; give the texts and the payload of the Close frame behind them."""
     data = b""
@@ -65,8 +77,31 @@ def memory(pid: int) -> int:
     return int(found[1]) * 1024
 
 
-def test_one_that_stops_reading_hurts_nobody_and_is_told_what_it_missed(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "262144") as daemon:
+class Talk:
+    """Somebody who says numbered messages, which others hear at once."""
+
+    def __init__(self, talker: ClientConnection, *others: ClientConnection) -> None:
+        self._talker = talker
+        self._others = others
+        self.sent = 0
+
+    def go_on(self, count: int) -> None:
+        """Say so many more; each is heard before the next one is said."""
+        for _ in range(count):
+            self._talker.send(text(self.sent))
+            for other in self._others:
+                assert other.recv(20) == text(self.sent)
+            self.sent += 1
+
+
+def numbers(texts: list[str]) -> list[int]:
+    """Give the numbers of texts, which are whole."""
+    assert {len(each) for each in texts} == {SIZE}
+    return [int(each[:5]) for each in texts]
+
+
+def test_those_that_stop_reading_hurt_nobody_take_no_memory_and_miss_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "5000") as daemon:
         first, second = daemon.worker_pids()
         with (
             daemon.connect_to(first) as talker,
@@ -75,60 +110,92 @@ def test_one_that_stops_reading_hurts_nobody_and_is_told_what_it_missed(tmp_path
             stalled(daemon, first) as slow,
             stalled(daemon, second) as slower,
         ):
-            sent = 0
-
-            def talk(count: int) -> None:
-                nonlocal sent
-                for _ in range(count):
-                    talker.send(text(sent))
-                    assert near.recv(20) == far.recv(20) == text(sent)
-                    sent += 1
-
-            talk(800)  # 13 MB: more than the kernel and chatd keep for one that does not read
+            talk = Talk(talker, near, far)
+            talk.go_on(800)  # 13 MB: more than the kernel and chatd keep for one that does not read
             before = [memory(pid) for pid in (first, second)]
-            talk(1000)
+            talk.go_on(1000)
             grown = [memory(pid) - size for pid, size in zip((first, second), before, strict=True)]
             assert max(grown) < 8_000_000  # of 16 MB that two clients did not read
 
             for raw in (slow, slower):
-                texts, reason = read_to_the_close(raw)
-                missed = missed_by(reason)
-                assert texts == [text(number) for number in range(len(texts))]
-                assert 0 < missed <= sent - len(texts)  # it is told when the kernel has taken what waited for it
-                said = len(daemon.log())
-                raw.sendall(close_frame(1013))
-                daemon.wait_for(rf"\bslow readers that were closed: 1; messages they missed: {missed}\b", after=said)
-            talk(3)  # nobody else is closed
-        assert daemon.log().count("slow readers that were closed") == 2
+                last = text(talk.sent - 1)
+                assert numbers(read_up_to(raw, last)) == list(range(talk.sent))
+            talk.go_on(3)  # and hears what is said then
+            for raw in (slow, slower):
+                assert numbers(read_up_to(raw, text(talk.sent - 1))) == list(range(talk.sent - 3, talk.sent))
+        assert daemon.log().count("slow readers that fell behind: ") >= 2  # each worker says so
 
 
-def test_one_that_reads_again_in_time_misses_nothing(tmp_path: Path) -> None:
-    count = 300
-    with Daemon(tmp_path, "--max-backlog", "16777216") as daemon:
+def test_one_that_reads_while_others_talk_on_comes_up_to_them_and_misses_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "5000") as daemon:
         first, second = daemon.worker_pids()
         with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
-            for number in range(count * 3):
-                talker.send(text(number))
-            for number in range(count * 3):
-                assert other.recv(20) == text(number)
-            data = b""
-            while len(data) < count * 3 * (SIZE + 4):
-                data += slow.recv(1 << 20)
-            assert heard(b"HTTP/1.1 101 \r\n\r\n" + data).texts == [text(number) for number in range(count * 3)]
+            talk = Talk(talker, other)
+            talk.go_on(800)
+            got = bytearray()
+            while talk.sent < 1000:
+                talk.go_on(1)
+                got += slow.recv(8 * SIZE)
+            while len(got) < talk.sent * (SIZE + 4):
+                got += slow.recv(1 << 20)
+            assert numbers(heard(b"HTTP/1.1 101 \r\n\r\n" + bytes(got)).texts) == list(range(talk.sent))
+
+
+def test_what_history_has_no_more_is_lost_and_the_client_stays(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-backlog", "65536", "--history", "100") as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
+            talk = Talk(talker, other)
+            talk.go_on(2600)  # 42 MB: what the kernel has taken for it, and twice what is kept of a busy room
+            got = numbers(read_up_to(slow, text(2599)))
+            early = next(place for place, number in enumerate([*got, -1]) if number != place)
+            late = got[early:]
+            assert 100 <= len(late) < 2600 - early
+            assert late == list(range(2600 - len(late), 2600))  # what waited for it; then what history still has
+            talk.go_on(1)
+            assert numbers(read_up_to(slow, text(2600))) == [2600]
+
+
+def test_without_history_it_is_closed_and_told_what_it_missed(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "0") as daemon:
+        first, second = daemon.worker_pids()
+        with (
+            daemon.connect_to(first) as talker,
+            daemon.connect_to(first) as near,
+            daemon.connect_to(second) as far,
+            stalled(daemon, first) as slow,
+            stalled(daemon, second) as slower,
+        ):
+            talk = Talk(talker, near, far)
+            talk.go_on(1000)
+            for raw in (slow, slower):
+                texts, reason = read_to_the_close(raw)
+                missed = missed_by(reason)
+                assert numbers(texts) == list(range(len(texts)))
+                assert 0 < missed <= talk.sent - len(texts)  # it is told when the kernel has taken what waited for it
+                raw.sendall(close_frame(1013))
+            talk.go_on(3)  # nobody else is closed
+
+
+def test_one_that_reads_again_in_time_never_falls_behind(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-backlog", "16777216", "--history", "0") as daemon:
+        first, second = daemon.worker_pids()
+        with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
+            talk = Talk(talker, other)
+            talk.go_on(900)
+            assert numbers(read_up_to(slow, text(899))) == list(range(900))
             talker.send("and on")
             assert slow.recv(100)[2:] == b"and on"
-        assert "slow readers that were closed" not in daemon.log()
+        assert "slow readers that fell behind" not in daemon.log()
 
 
-def test_one_that_never_reads_again_is_dropped(tmp_path: Path) -> None:
+def test_one_that_never_reads_and_goes_leaves_the_others_alone(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--max-backlog", "65536", workers=1) as daemon:
         [worker] = daemon.worker_pids()
         with daemon.connect() as talker, daemon.connect() as other, stalled(daemon, worker) as slow:
-            for number in range(800):
-                talker.send(text(number))
-                assert other.recv(20) == text(number)
+            Talk(talker, other).go_on(800)
+            daemon.wait_for("slow readers that fell behind: ")
             slow.close()
-            daemon.wait_for(r"slow readers that were closed: 1; messages they missed: \d+")
             until(lambda: talks(talker, other), "the others to go on")
 
 

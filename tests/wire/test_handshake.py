@@ -425,13 +425,104 @@ def test_a_bad_value_of_echo_is_refused_with_a_line_that_names_it(query: str) ->
     assert "echo" in refused.message and "\n" not in refused.message
 
 
-@pytest.mark.parametrize("query", ["nick", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "last=x;echo=2"])
+@pytest.mark.parametrize(
+    "query", ["nick", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "since=x;echo=2", "Last=x", "resumed=1"]
+)
 def test_an_unknown_parameter_is_ignored(query: str) -> None:
     assert read_target(b"/ops?" + query.encode()) == Place("ops")
 
 
-def test_a_bad_room_counts_before_a_bad_parameter() -> None:
-    assert refused_target("/a/b?echo=2").status == 404
+@pytest.mark.parametrize(
+    ("query", "last"),
+    [
+        ("last=20", 20),
+        ("last=0", 0),
+        ("", 0),
+        ("last=007", 7),
+        ("last=%32", 2),
+        ("last=1&last=2", 2),
+        ("last=" + "9" * 18, 10**18 - 1),
+    ],
+)
+def test_the_last_messages_are_asked_for_by_their_number(query: str, last: int) -> None:
+    assert read_target(b"/ops?" + query.encode()) == Place("ops", last=last)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "last",
+        "last=",
+        "last=x",
+        "last=-1",
+        "last=+1",
+        "last=1.5",
+        "last=1_0",
+        "last=%C2%B2",
+        "last=1%0A",
+        "last=1e3",
+        "last=%D9%A1",
+        "last=0x1",
+        "last=" + "9" * 19,
+    ],
+)
+def test_a_bad_number_of_last_messages_is_refused_with_a_line_that_names_it(query: str) -> None:
+    refused = refused_target(f"/ops?{query}")
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert refused.message.startswith("last must be ") and "\n" not in refused.message
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        ("resume=abcdefgh", "abcdefgh"),
+        ("resume=" + "Z9" * 32, "Z9" * 32),
+        ("resume=a.b-c_d~", "a.b-c_d~"),
+        ("resume=%61bcdefgh", "abcdefgh"),
+        ("resume=........", "........"),
+        ("", ""),
+    ],
+)
+def test_a_resume_key_is_taken_as_it_is(query: str, key: str) -> None:
+    assert read_target(b"/ops?" + query.encode()) == Place("ops", resume=key)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "abcdefg",
+        "x" * 65,
+        "abcdefg:",
+        "abcd efgh",
+        "abcdefgh%0A",
+        "abc+defgh",
+        "abc/defgh",
+        "abc*defgh",
+        "abcdefg%00",
+        "%C3%A5bcdefgh",
+        "abcdefgh%20",
+        "abcdefg%FF",
+    ],
+)
+def test_a_bad_resume_key_is_refused_with_a_line_that_names_it(key: str) -> None:
+    refused = refused_target(f"/ops?resume={key}")
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert refused.message.startswith("resume must be ") and "\n" not in refused.message
+
+
+def test_a_resume_key_without_a_value_is_refused() -> None:
+    assert refused_target("/ops?resume").status == 400
+
+
+def test_all_parameters_go_together() -> None:
+    target = b"/ops?resume=abcdefgh&last=5&echo=1&nick=ann"
+    assert read_target(target) == Place("ops", echo=True, last=5, resume="abcdefgh")
+
+
+@pytest.mark.parametrize("query", ["echo=2", "last=x", "resume=x"])
+def test_a_bad_room_counts_before_a_bad_parameter(query: str) -> None:
+    assert refused_target(f"/a/b?{query}").status == 404
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,247 @@
+"""One member that is behind its room: it came back, asked for what was said before, or read too slowly.
+
+It keeps nothing but its position. While it can take more it gets the next stretch of history, and in the end, in one
+turn, what the room's tail still has; then it is live: each message once, none missing, whatever was said meanwhile.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.closing import OUR_FAULT, Closing
+from chatd.config import Config
+from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.room.cursor import Cursor
+from chatd.room.timeline import Read
+from chatd.wire.text import Dress, utf8_size
+
+log = Logger()
+
+
+class Reader(Protocol):
+    """What is asked of a member that is behind."""
+
+    author: str
+    """Whose messages are its own."""
+    dress: Dress
+    """How it sees messages."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own."""
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has enough to read for now; once it has read that, ``step`` is to be called."""
+
+    def replay(self, blob: bytes, count: int) -> None:
+        """Send these frames, which are count messages, however much waits."""
+
+    def lost(self, gap: Gap) -> None:
+        """Learn that these messages can't be had any more."""
+
+    def refused(self, closing: Closing) -> None:
+        """Learn that it can't go on."""
+
+    def too_slow(self, gap: Gap) -> None:
+        """Learn that these messages can't be had, for there is no history and it read too slowly."""
+
+
+class Tail:
+    """The newest batches of a room while somebody is behind: what comes in while history is read."""
+
+    def __init__(self, most: int) -> None:
+        """Take how many bytes to keep, about."""
+        self._most = most
+        self._bytes = 0
+        self._batches: deque[Batch] = deque()
+
+    def add(self, batch: Batch) -> None:
+        """Take what was said now."""
+        self._batches.append(batch)
+        self._bytes += batch.size
+        while self._bytes > self._most and len(self._batches) > 1:
+            self._bytes -= self._batches.popleft().size
+
+    def after(self, cursor: Cursor) -> list[Batch]:
+        """Give what follows on a position; nothing where it does not reach back so far."""
+        rest: list[Batch] = []
+        for batch in reversed(self._batches):
+            if cursor.has(batch):
+                break
+            rest.append(batch)
+            if batch.epoch == cursor.epoch and batch.first <= cursor.offset + 1:
+                return rest[::-1]
+        return []
+
+
+class CatchUp:
+    """A member on its way to being live."""
+
+    __slots__ = (
+        "_config",
+        "_cursor",
+        "_floor",
+        "_lenient",
+        "_live",
+        "_looked",
+        "_losses",
+        "_over",
+        "_read",
+        "_reading",
+        "_slow",
+        "_tail",
+        "_top",
+        "member",
+    )
+
+    def __init__(
+        self,
+        member: Reader,
+        position: Position,
+        config: Config,
+        *,
+        read: Read,
+        tail: Tail,
+        top: Callable[[], Position],
+        live: Callable[[], None],
+        losses: Callable[[Gap, int], None],
+        slow: bool = False,
+        lenient: bool = False,
+        floor: Position | None = None,
+    ) -> None:
+        """Take who is behind and where it stands, its room's history, tail and top, what makes it live, and what
+        counts what how many members have lost.
+
+        Slow is who was live before. Lenient is who asked for messages that history need not have: they are not told
+        as lost. Floor is how far back it may go.
+        """
+        self.member = member
+        self._cursor = Cursor(position)
+        self._config = config
+        self._read = read
+        self._tail = tail
+        self._top = top
+        self._live = live
+        self._losses = losses
+        self._slow = slow
+        self._lenient = lenient
+        self._floor = floor
+        self._over = False
+        self._looked = False  # whether its position, which is ahead of the room, may be right
+        self._reading: Deferred[Span] | None = None
+
+    @property
+    def position(self) -> Position:
+        """Up to where it was given everything."""
+        return self._cursor.position
+
+    def stop(self) -> None:
+        """Let it be: it is gone."""
+        self._over = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def step(self) -> None:
+        """Go on, where it can take more: from the tail where that reaches back so far, else from history."""
+        try:
+            self._step()
+        except Exception:  # noqa: BLE001 - one member's trouble is not the others'
+            self._failed()
+
+    def _step(self) -> None:
+        if self._floor is not None and self._floor.epoch == self._cursor.epoch:
+            self._tell(self._cursor.skip_to(self._floor))
+        self._floor = None
+        while not (self._over or self._reading is not None or self.member.choked):
+            top = self._top()
+            if self._cursor.position == top:
+                self._over = True
+                self._live()
+            elif not self._config.keeps_history:
+                self._tell(self._cursor.skip_to(top))
+            elif rest := self._tail.after(self._cursor):
+                for batch in rest:
+                    if not self.member.choked:
+                        self._give([batch])
+            elif self._cursor.epoch != top.epoch or self._cursor.offset < top.offset or not self._looked:
+                self._looked = True
+                self._ask()
+            else:
+                return  # it is ahead: history had what the bus has yet to bring
+
+    def _ask(self) -> None:
+        most = min(self._config.history_bytes, self._config.max_backlog)
+        self._reading = self._read(self.position, most)
+        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(most,)).addErrback(self._failed)
+
+    def _arrived(self, span: Span, most: int) -> None:
+        self._reading = None
+        if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
+            self._tell([self._cursor.reset(span.top)])  # there is no such position
+        batches = first_bytes(span.batches, self._cursor, most)
+        self._give(batches)
+        if not span.more and batches is span.batches:
+            self._tell(self._cursor.skip_to(span.top))
+        self.step()
+
+    def _not_read(self, failure: Failure) -> None:
+        self._reading = None
+        if not failure.check(CancelledError):
+            log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
+            self._tell(self._cursor.skip_to(self._top()))
+            self.step()
+
+    def _failed(self, failure: Failure | None = None) -> None:
+        """Log what just went wrong, and hang up on the member."""
+        log.failure("{member} was not given what it missed", failure, member=self.member.author)
+        self.stop()
+        self.member.refused(OUR_FAULT)
+
+    def _give(self, batches: Sequence[Batch]) -> None:
+        """Send batches, and say between them what is lost."""
+        share: list[Message] = []
+        for batch in batches:
+            for each in self._cursor.take(batch):
+                if isinstance(each, Gap):
+                    self._send(share)
+                    share = []
+                    self._tell([each])
+                else:
+                    share += each.messages
+        self._send(share)
+
+    def _send(self, messages: list[Message]) -> None:
+        member = self.member
+        share = messages if member.echo else [each for each in messages if each.session != member.author]
+        if share:
+            member.replay(b"".join(member.dress.frames(share)), len(share))
+        if messages:
+            self._lenient = False
+
+    def _tell(self, gaps: Iterable[Gap]) -> None:
+        for gap in gaps:
+            if self._lenient:
+                pass
+            elif self._slow and not self._config.keeps_history:
+                self.member.too_slow(gap)
+            else:
+                self._losses(gap, 1)
+                self.member.lost(gap)
+            self._lenient = False
+
+
+def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int) -> Sequence[Batch]:
+    """Give batches up to the message, behind a position, that makes so many bytes; one may be longer than that."""
+    size = 0
+    for place, batch in enumerate(batches):
+        known = max(0, cursor.offset + 1 - batch.first) if batch.epoch == cursor.epoch else 0
+        for count, message in enumerate(batch.messages[known:], known + 1):
+            size += utf8_size(message.text)
+            if size >= most and (count < len(batch.messages) or place + 1 < len(batches)):
+                return [*batches[:place], batch.first_ones(count)]
+    return batches

@@ -1,0 +1,86 @@
+"""Whether this worker has heard everything: it compares how far its rooms have come with how far it has.
+
+A message that was lost shows by the next one of its room; the last one shows here, and so does what was said while the
+link was down. First the tops are asked for, then a probe is sent: when that is back, all that was published up to
+those tops has come, or never will.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.message import Position
+from chatd.room.history import History
+from chatd.room.outbox import NotPublished
+
+log = Logger()
+
+
+class Comparison:
+    """Done every ``compare_seconds``, and whenever it is asked for."""
+
+    def __init__(
+        self,
+        clock: Any,
+        config: Config,
+        history: History,
+        *,
+        rooms: Callable[[], Sequence[str]],
+        probe: Callable[[], "Deferred[None]"],
+        compare: Callable[[str, Position], None],
+    ) -> None:
+        """Take the rooms that are heard now, what sends a probe, and whom to tell how far each room has come."""
+        self._step = config.compare_rooms
+        self._seconds = config.compare_seconds
+        self._history = history
+        self._rooms = rooms
+        self._probe = probe
+        self._compare = compare
+        self._running: Deferred[None] | None = None
+        self._asked = False
+        self._ticker = LoopingCall(self.run)
+        self._ticker.clock = clock
+
+    def start(self) -> None:
+        """Begin."""
+        ticking = self._ticker.start(self._seconds, now=False)
+        ticking.addErrback(lambda failure: log.failure("a lost message may not be noticed any more", failure))
+
+    def stop(self) -> None:
+        """Compare no more."""
+        self._ticker.stop()
+        self._asked = False
+        if self._running is not None:
+            self._running.cancel()
+
+    def run(self) -> None:
+        """Compare now, or once more when what runs is over."""
+        if self._running is not None:
+            self._asked = True
+            return
+        self._asked = False
+        self._running = Deferred.fromCoroutine(self._all())
+        self._running.addErrback(self._failed).addCallback(self._over)
+
+    async def _all(self) -> None:
+        rooms = self._rooms()
+        for at in range(0, len(rooms), self._step):
+            some = rooms[at : at + self._step]
+            tops = await self._history.tops(some)
+            await self._probe()
+            for room, top in zip(some, tops, strict=True):
+                self._compare(room, top)
+
+    def _failed(self, failure: Failure) -> None:
+        if not failure.check(NotPublished, CancelledError):  # else the link broke: it is done when that is back
+            log.failure("a worker does not know whether it has heard everything", failure)
+
+    def _over(self, _: object) -> None:
+        self._running = None
+        if self._asked:
+            self.run()

@@ -1,0 +1,66 @@
+"""A position in a room's order that moves on with what follows it: each message once, in order, or told as lost."""
+
+from collections.abc import Iterator
+
+from chatd.message import Batch, Gap, Position
+
+
+class Cursor:
+    """How far somebody has come in a room: a worker, or one client that is behind.
+
+    What it gives has to be passed on in that order; its position stands behind it by then.
+    """
+
+    __slots__ = ("_before", "epoch", "offset")
+
+    def __init__(self, position: Position) -> None:
+        self.epoch = position.epoch
+        self.offset = position.offset
+        self._before: Position | None = None  # where it stood when the epoch before this one ended
+
+    @property
+    def position(self) -> Position:
+        """Where it stands."""
+        return Position(self.epoch, self.offset)
+
+    def follows(self, batch: Batch) -> bool:
+        """Whether a batch is what comes next, with nothing between."""
+        return batch.first == self.offset + 1 and batch.epoch == self.epoch
+
+    def has(self, batch: Batch) -> bool:
+        """Whether it stands behind a batch already."""
+        return batch.epoch == self.epoch and batch.last <= self.offset
+
+    def take(self, batch: Batch) -> Iterator[Batch | Gap]:
+        """Move behind a batch: give what is lost before it, and what of it was not given before."""
+        if batch.epoch != self.epoch:
+            yield self._begin(batch.epoch, 0)
+        if batch.last <= self.offset:
+            return
+        if batch.first > self.offset + 1:
+            gap = Gap(self.epoch, batch.first - 1, batch.first - 1 - self.offset)
+            self.offset = gap.last
+            yield gap
+        self.offset, known = batch.last, self.offset + 1 - batch.first
+        if batch.before is not None and self._before is not None and batch.before.epoch == self._before.epoch:
+            known = max(known, self._before.offset + 1 - batch.before.offset)  # it was given in the epoch before
+        if known < len(batch.messages):
+            yield batch.without_first(known) if known > 0 else batch
+
+    def skip_to(self, top: Position) -> Iterator[Gap]:
+        """Move to a position up to which nothing is to be had any more: give what is lost, if anything is."""
+        if top.epoch != self.epoch:
+            yield self._begin(top.epoch, top.offset)
+        elif top.offset > self.offset:
+            gap = Gap(self.epoch, top.offset, top.offset - self.offset)
+            self.offset = top.offset
+            yield gap
+
+    def reset(self, top: Position) -> Gap:
+        """Move to a position, from one that nobody can have had."""
+        return self._begin(top.epoch, top.offset)
+
+    def _begin(self, epoch: str, offset: int) -> Gap:
+        self._before = self.position
+        self.epoch, self.offset = epoch, offset
+        return Gap(epoch, offset, None)

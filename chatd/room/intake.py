@@ -1,0 +1,153 @@
+"""The way in: what members say is taken, logged, and handed to the bus, a batch at a time.
+
+What it promises:
+
+* A message is in the chat log before it is published; where it can't be logged, its author is told and nobody
+  hears it.
+* What is taken between two flushes is logged in one write and published in one batch a room.
+* Who may not hand over messages now is called when it may.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
+from chatd.config import Config
+from chatd.message import Message
+from chatd.room.bus import Bus
+from chatd.room.chatlog import Entry, log_entries, log_outcome
+from chatd.room.outbox import NotPublished
+from chatd.room.pacer import Pacer
+
+log = Logger()
+
+
+class Author(Protocol):
+    """What is asked of who says something."""
+
+    id: str
+    """Its connection: unique among all that ever were."""
+    author: str
+    """Who it is to those who hear it: its connection, or its first one with the same resume key."""
+    address: str
+
+    def carry_on(self) -> None:
+        """Publish what was held back: messages are taken again."""
+
+    def bus_away(self) -> None:
+        """Learn, while holding messages back, that the bus is away."""
+
+    def refused(self, closing: Closing) -> None:
+        """Learn that a message it published was not."""
+
+
+class Intake:
+    """Everything that was said on this worker and is not with the bus yet."""
+
+    def __init__(self, bus: Bus, chat: Logger, config: Config, clock: Any, now: Callable[[], float]) -> None:
+        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970."""
+        self._bus = bus
+        self._chat = chat
+        self._clock = clock
+        self._now = now
+        self._taken: list[tuple[Author, Entry]] = []
+        self._taken_weight = 0
+        self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
+        self._waiting: dict[str, Author] = {}
+        self._holding = False
+        self._messages = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether ``publish`` may be called; an author that would and may not calls ``wait``."""
+        return self._bus.open and self._taken_weight < self._bus.space and not self._holding
+
+    @property
+    def away(self) -> str:
+        """Why nothing can be published for now, where it is for more than a full window; else empty."""
+        return self._bus.away
+
+    def publish(self, room: str, author: Author, texts: Sequence[str]) -> None:
+        """Take messages, log and publish them at the next flush; a failure reaches ``author.refused``."""
+        number, id, name, time = self._messages, author.id, author.author, int(self._now() * 1000)
+        self._messages += len(texts)
+        messages = [Message(f"{id}.{number}", time, name, text) for number, text in enumerate(texts, number + 1)]
+        self._taken.append((author, Entry(room, author.address, messages)))
+        self._taken_weight += self._bus.weight(messages)
+        self._flushes.ask()
+
+    def wait(self, author: Author) -> None:
+        """Call ``author.carry_on`` once messages are taken again."""
+        self._waiting[author.id] = author
+
+    @property
+    def waiting(self) -> int:
+        """How many authors wait."""
+        return len(self._waiting)
+
+    def stop_waiting(self, author: Author) -> None:
+        """Do not call it any more."""
+        self._waiting.pop(author.id, None)
+
+    def hold(self) -> None:
+        """Take no more messages, for good: the worker stops."""
+        self._holding = True
+
+    def flush(self) -> None:
+        """Log and publish at once what was taken."""
+        self._flushes.run()
+
+    def flush_due(self) -> None:
+        """Do so if it need not wait any more."""
+        if self._flushes.due:
+            self.flush()
+
+    def bus_changed(self) -> None:
+        """Let those who wait carry on, or tell them that the bus is away."""
+        if self.open:
+            for author in list(self._waiting.values()):
+                if not self.open:  # those before it filled the window, or have to wait once more: behind it
+                    break
+                if self._waiting.pop(author.id, None) is not None:
+                    author.carry_on()
+        elif self._bus.away:
+            for author in list(self._waiting.values()):
+                author.bus_away()
+
+    def _flush(self) -> None:
+        taken, self._taken, self._taken_weight = self._taken, [], 0
+        if self._waiting:
+            self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
+        if not taken:
+            return
+        try:
+            log_entries(self._chat, [entry for _, entry in taken])
+        except OSError:  # said by the chat log itself, once
+            self._tell_refused(taken, LOG_AWAY)
+            return
+        rooms: dict[str, list[tuple[Author, Entry]]] = {}
+        for each in taken:
+            rooms.setdefault(each[1].room, []).append(each)
+        for name, share in rooms.items():
+            messages = [message for _, entry in share for message in entry.messages]
+            self._bus.publish(name, messages).addErrback(self._not_published, share)
+
+    def _not_published(self, failure: Failure, taken: Sequence[tuple[Author, Entry]]) -> None:
+        error = failure.value
+        unknown = isinstance(error, NotPublished) and error.unknown
+        if not isinstance(error, NotPublished):
+            log.failure("a batch was not published", failure)
+        try:
+            entries = [entry for _, entry in taken]
+            log_outcome(self._chat, entries, "unknown" if unknown else "refused", int(self._now() * 1000))
+        except OSError:  # said by the chat log itself
+            count = sum(len(entry.messages) for entry in entries)
+            log.error("{count} messages in the chat log were not published", count=count)
+        self._tell_refused(taken, OUR_FAULT)
+
+    def _tell_refused(self, taken: Sequence[tuple[Author, Entry]], closing: Closing) -> None:
+        for author in {author.id: author for author, _ in taken}.values():
+            author.refused(closing)

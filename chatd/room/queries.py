@@ -1,0 +1,105 @@
+"""What is asked of the broker and may be asked twice: it waits for the link, and is asked again where that breaks.
+
+So an answer comes late rather than not at all. At most ``bus_queries`` are on the wire; the others wait in turn, one
+or so for each room and client that needs an answer.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.room.link import AWAY_CODES, LinkLost
+from chatd.room.script import Script
+
+log = Logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Query:
+    script: Script
+    keys: list[bytes]
+    arguments: Callable[[bytes], list[Any]]
+    answer: "Deferred[Any]" = field(init=False)
+
+
+class Queries:
+    """The queries of a worker."""
+
+    def __init__(self, clock: Any, config: Config) -> None:
+        self._clock = clock
+        self._config = config
+        self._protocol: Any = None
+        self._run = b""
+        self._waiting: deque[_Query] = deque()
+        self._on_wire: set[_Query] = set()
+        self._retrying: Any = None
+
+    def ask(self, script: Script, keys: list[bytes], arguments: Callable[[bytes], list[Any]]) -> "Deferred[Any]":
+        """Run a script; arguments are made when it is sent, of the run of the broker. The Deferred may be cancelled."""
+        query = _Query(script, keys, arguments)
+        query.answer = Deferred(lambda _: self._forget(query))
+        self._waiting.append(query)
+        self._send()
+        return query.answer
+
+    def connected(self, protocol: Any, run: bytes) -> None:
+        """Ask what waits through a new connection, to this run of the broker."""
+        self._protocol, self._run = protocol, run
+        self._send()
+
+    def stop(self) -> None:
+        """Ask nothing any more; what waits never gets an answer."""
+        self._protocol = None
+        self._waiting.clear()
+        if self._retrying is not None and self._retrying.active():
+            self._retrying.cancel()
+
+    def _forget(self, query: _Query) -> None:
+        if query in self._waiting:
+            self._waiting.remove(query)
+
+    def _send(self) -> None:
+        while self._waiting and len(self._on_wire) < self._config.bus_queries:
+            protocol = self._protocol
+            if protocol is None or not protocol.connected:
+                return
+            query = self._waiting.popleft()
+            self._on_wire.add(query)
+            query.script.run(protocol, query.keys, query.arguments(self._run)).addCallbacks(
+                self._answered, self._failed, callbackArgs=(query,), errbackArgs=(query, protocol)
+            ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
+
+    def _answered(self, answer: Any, query: _Query) -> None:
+        self._on_wire.discard(query)
+        self._send()
+        if not query.answer.called:
+            query.answer.callback(answer)
+
+    def _failed(self, failure: Failure, query: _Query, protocol: Any) -> None:
+        self._on_wire.discard(query)
+        why = failure.getErrorMessage().strip()
+        code = why.partition(" ")[0]
+        if query.answer.called:  # nobody waits for it
+            self._send()
+        elif failure.check(LinkLost):
+            self._waiting.appendleft(query)
+            self._send()
+        elif code == "NOSCRIPT":
+            self._waiting.appendleft(query)
+            query.script.load(protocol).addCallbacks(lambda _: self._send(), lambda _: self._send_later())
+        elif code in AWAY_CODES:
+            self._waiting.append(query)
+            self._send_later()
+        else:
+            self._send()
+            query.answer.errback(failure)
+
+    def _send_later(self) -> None:
+        if self._protocol is not None and (self._retrying is None or not self._retrying.active()):
+            self._retrying = self._clock.callLater(self._config.bus_retry_most_seconds, self._send)

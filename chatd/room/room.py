@@ -1,0 +1,201 @@
+"""One room on this worker: who of it is live, who is behind, and what is to be delivered next."""
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from twisted.internet.defer import Deferred
+
+from chatd.config import Config
+from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.room import audience
+from chatd.room.audience import Audience
+from chatd.room.catchup import CatchUp, Tail
+from chatd.room.timeline import Timeline
+
+
+class Member(audience.Member, Protocol):
+    """What is asked of a client that joins a room."""
+
+    @property
+    def key(self) -> str:
+        """Its resume key; empty where it has none."""
+
+    @property
+    def since(self) -> Position | None:
+        """From where on it wants to hear, where it has no place under its key."""
+
+    @property
+    def last(self) -> int:
+        """Else, how many messages that were said before."""
+
+    def given(self, position: Position) -> Position | None:
+        """Learn that it was given all up to a position. Gives up to where it has surely got it, if that is known."""
+
+
+class Room:
+    """Whose members are here. What its timeline gives out is pending until ``deliver`` is called."""
+
+    __slots__ = (
+        "_audience",
+        "_behind",
+        "_config",
+        "_done",
+        "_heard",
+        "_losses",
+        "_pending",
+        "_read",
+        "_tail",
+        "name",
+        "timeline",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        *,
+        read: Callable[[str, Position | None, int], "Deferred[Span]"],
+        pending: Callable[["Room", Batch | Gap], None],
+        losses: Callable[[Gap, int], None],
+    ) -> None:
+        """Take what reads a room's history, what hears that something is pending, and what counts who lost what."""
+        self.name = name
+        self.timeline = Timeline(config, lambda after, most: read(name, after, most), self._in_order)
+        """Its order."""
+        self._config = config
+        self._read = read
+        self._heard = pending
+        self._losses = losses
+        self._audience = Audience()
+        self._behind: dict[str, CatchUp] = {}  # by author
+        self._tail: Tail | None = None  # while anybody is behind
+        self._pending: list[Batch | Gap] = []
+        self._done = Position("", 0)  # up to where those who are live have been given everything
+
+    # Who is here
+
+    def __bool__(self) -> bool:
+        """Whether anybody is."""
+        return bool(self._audience or self._behind)
+
+    def member(self, author: str) -> Member | None:
+        """Give the member that is this author, if it is here."""
+        behind = self._behind.get(author)
+        return cast("Member | None", behind.member if behind is not None else self._audience.get(author))
+
+    def position(self, member: Member) -> Position:
+        """Say up to where a member that is here was given everything."""
+        if (behind := self._behind.get(member.author)) is not None:
+            return behind.position
+        return self._done if self._pending else self.timeline.position
+
+    def admit(self, member: Member, start: Position | None) -> Callable[[], None] | None:
+        """Let a member in, to hear what follows on a position, or on as many messages as it asks for.
+
+        What is given, if anything, is to be called once the member can be sent something.
+        """
+        top = self.timeline.position
+        lenient = start is None and member.last > 0
+        if start is None:
+            start = Position(top.epoch, max(0, top.offset - min(member.last, self._config.history)))
+        if start == top:
+            self._make_live(member)
+            return None
+        floor = Position(top.epoch, max(0, top.offset - self._config.history))  # the broker may keep more, for holes
+        return self._put_behind(member, start, lenient=lenient, floor=floor).step
+
+    def remove(self, member: Member) -> None:
+        """Let a member go."""
+        self._audience.remove(member)
+        if (behind := self._behind.get(member.author)) is not None and behind.member is member:
+            behind.stop()
+            self._no_longer_behind(member)
+
+    def fall_behind(self, member: Member) -> None:
+        """Take a live member that can't take what it is just given out of the way."""
+        if self._audience.remove(member):
+            self._put_behind(member, self._done, slow=True)
+
+    def drained(self, member: Member) -> None:
+        """Go on with a member that has read all it was given, where it is behind."""
+        if (behind := self._behind.get(member.author)) is not None:
+            behind.step()
+
+    def _make_live(self, member: Member) -> None:
+        self.deliver()  # not to this one: it begins behind that
+        self._audience.add(member)
+
+    def _put_behind(
+        self,
+        member: Member,
+        position: Position,
+        *,
+        slow: bool = False,
+        lenient: bool = False,
+        floor: Position | None = None,
+    ) -> CatchUp:
+        def live() -> None:
+            self._no_longer_behind(member)
+            self._make_live(member)
+
+        self._tail = self._tail or Tail(self._config.batch_bytes)
+        self._behind[member.author] = behind = CatchUp(
+            member,
+            position,
+            self._config,
+            read=lambda after, most: self._read(self.name, after, most),
+            tail=self._tail,
+            top=lambda: self.timeline.position,
+            live=live,
+            losses=self._losses,
+            slow=slow,
+            lenient=lenient,
+            floor=floor,
+        )
+        return behind
+
+    def _no_longer_behind(self, member: Member) -> None:
+        del self._behind[member.author]
+        if not self._behind:
+            self._tail = None
+
+    # What they hear
+
+    def begin(self) -> None:
+        """Note that the timeline has started."""
+        self._done = self.timeline.position
+
+    def deliver(self) -> None:
+        """Give what is pending to those who are live; then those who are behind may have come near."""
+        if not self._pending:
+            return
+        try:
+            self._deliver()
+        finally:
+            self._pending = []
+        for behind in list(self._behind.values()):
+            behind.step()
+
+    def _deliver(self) -> None:
+        messages: list[Message] = []
+        for item in self._pending:
+            if isinstance(item, Batch):
+                messages += item.messages
+                continue
+            self._audience.send(messages)
+            messages = []
+            self._done = Position(item.epoch, item.last)
+            self._losses(item, self._audience.lost(item))
+        self._audience.send(messages)
+        last = self._pending[-1]
+        self._done = Position(last.epoch, last.last)
+
+    def _in_order(self, item: Batch | Gap) -> None:
+        """Take what is next in the room's order."""
+        if isinstance(item, Batch):
+            if not self._pending:
+                self._done = Position(item.epoch, item.first - 1)
+            if self._tail is not None:
+                self._tail.add(item)
+        self._pending.append(item)
+        self._heard(self, item)

@@ -1,0 +1,30 @@
+"""The scripts that run in the broker, each atomically: ``scripts/*.lua``."""
+
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+
+class Script:
+    """One script, known to the broker by its digest once it was loaded."""
+
+    def __init__(self, name: str) -> None:
+        """Read it."""
+        self.source = files("chatd.room").joinpath(f"scripts/{name}.lua").read_bytes()
+        self._digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def load(self, protocol: Any) -> Any:
+        """Let the broker know it; gives a Deferred."""
+        return protocol.script_load(self.source)
+
+    def run(self, protocol: Any, keys: list[bytes], arguments: list[Any]) -> Any:
+        """Run it; gives a Deferred of the answer. A broker that forgot it answers ``NOSCRIPT``."""
+        return protocol.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+
+
+PUBLISH = Script("publish")
+READ = Script("read")
+TOPS = Script("tops")
+CLAIM = Script("claim")
+SAVE = Script("save")
+ALL = (PUBLISH, READ, TOPS, CLAIM, SAVE)

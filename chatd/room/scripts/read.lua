@@ -1,0 +1,50 @@
+-- Read a room's history from a position on, and where its order stands now.
+--
+-- KEYS  1 the room: a hash of epoch, run and top
+-- ARGV  1 and 2 the history's key, but for the epoch that comes between
+--       3 run of this broker   4 an epoch, should a new one be needed   5 seconds to remember a silent room
+--       6 and 7 the position: epoch and offset; without an epoch nothing is read
+--       8 about how many bytes to read
+-- Gives {epoch, top, more than this there or 0, batch, batch, …}: batches are as they were published, all of one
+-- epoch: the position's where it has any that follow, else the one of now.
+
+local room = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'top')
+local epoch, top = room[1], room[3]
+if not epoch or room[2] ~= ARGV[3] then
+  epoch, top = ARGV[4], '0'
+  redis.call('DEL', KEYS[1])  -- marks are of the epoch before
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[3], 'top', top)
+end
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+
+local answer = {epoch, top, 0}
+local function read(of, offset)
+  local history, bytes, from = ARGV[1] .. of .. ARGV[2], 0, '(' .. offset .. '-0'
+  while true do
+    local entries = redis.call('XRANGE', history, from, '+', 'COUNT', 16)
+    for _, entry in ipairs(entries) do
+      if bytes >= tonumber(ARGV[8]) then
+        answer[3] = 1
+        return
+      end
+      answer[#answer + 1] = entry[2][2]
+      bytes = bytes + #entry[2][2]
+    end
+    if #entries < 16 then
+      return
+    end
+    from = '(' .. entries[#entries][1]
+  end
+end
+
+if ARGV[6] ~= '' then
+  read(ARGV[6], ARGV[7])
+  if ARGV[6] ~= epoch then
+    if #answer > 3 then
+      answer[3] = 1
+    else
+      read(epoch, '0')
+    end
+  end
+end
+return answer

@@ -1,0 +1,183 @@
+"""A room's order on this worker: batches in as the bus brings them, out in order, each once, or told as lost.
+
+The bus may lose a batch, bring one twice, or begin another epoch. Whatever does not follow on what came before is
+held back while the room's history is read; what history has not is told. Other rooms do not wait.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.message import Batch, Gap, Position, Span
+from chatd.room.cursor import Cursor
+
+log = Logger()
+
+Read = Callable[[Position | None, int], "Deferred[Span]"]
+"""Reads the room's history behind a position, or where its order stands; about so many bytes."""
+
+
+class Timeline:
+    """The order of one room."""
+
+    __slots__ = (
+        "_config",
+        "_cursor",
+        "_held",
+        "_held_bytes",
+        "_out",
+        "_overflowed",
+        "_read",
+        "_reading",
+        "_seen",
+        "_sure",
+    )
+
+    def __init__(self, config: Config, read: Read, out: Callable[[Batch | Gap], None]) -> None:
+        """Take what reads history, and whom to give what comes next."""
+        self._config = config
+        self._read = read
+        self._out = out
+        self._cursor = Cursor(Position("", 0))  # no epoch: not started
+        self._reading: Deferred[Span] | None = None
+        self._held: list[Batch] = []
+        self._held_bytes = 0
+        self._sure = 0  # of those held, how many were heard before what is being read was asked for
+        self._overflowed = False  # and more than may be held was heard since then
+        self._seen: OrderedDict[str, int] = OrderedDict()  # each publisher's newest batch, over all epochs
+
+    @property
+    def position(self) -> Position:
+        """Up to where everything was given out; to be asked once ``start`` has fired."""
+        return self._cursor.position
+
+    def start(self) -> "Deferred[None]":
+        """Begin where the room's order stands now; to be called once the room is subscribed."""
+
+        def begin(span: Span) -> None:
+            self._cursor = Cursor(span.top)
+            self._read_up_to(span)
+
+        return self._ask(None).addCallback(begin)
+
+    def stop(self) -> None:
+        """Read no more."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def hear(self, batch: Batch) -> None:
+        """Take a batch from the bus."""
+        cursor = self._cursor
+        if self._reading is None and cursor.epoch:
+            if cursor.follows(batch) and batch.before is None:  # nearly always
+                cursor.offset = batch.last
+                self._give(batch)
+                return
+            if cursor.has(batch):
+                return  # it came once more, for others
+            if cursor.follows(batch) or not self._config.keeps_history:
+                self._take(batch)
+                return
+        self._hold(batch)
+        self._fill()
+
+    def compare(self, top: Position) -> None:
+        """Take where the order stood a moment ago: all that was published up to there should have come."""
+        cursor = self._cursor
+        if not cursor.epoch or (top.epoch == cursor.epoch and top.offset <= cursor.offset):
+            return
+        if self._config.keeps_history or not top.epoch:
+            self._fill()
+        elif self._reading is None:
+            self._skip_to(cursor, top)
+
+    # What is missing
+
+    def _ask(self, after: Position | None) -> "Deferred[Span]":
+        self._sure = len(self._held)
+        self._overflowed = False
+        self._reading = reading = self._read(after, self._config.history_bytes)
+
+        def done(result: object) -> object:
+            self._reading = None
+            return result
+
+        return reading.addBoth(done)
+
+    def _fill(self) -> None:
+        if self._reading is None and self._cursor.epoch:
+            self._ask(self._cursor.position).addCallbacks(self._arrived, self._not_read)
+
+    def _arrived(self, span: Span) -> None:
+        for batch in span.batches:
+            self._take(batch)
+        if span.more:
+            self._fill()
+        else:
+            self._read_up_to(span)
+
+    def _not_read(self, failure: Failure) -> None:
+        """Go on without what history will not tell."""
+        if not failure.check(CancelledError):
+            log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
+            held = self._held
+            self._hold_on_to([])
+            for batch in held:
+                self._take(batch)
+
+    def _read_up_to(self, span: Span) -> None:
+        """Go on behind a span that reached the top: with what was held, where history can have nothing before it."""
+        cursor, top = self._cursor, span.top
+        for place, batch in enumerate(self._held):
+            if batch.epoch == top.epoch:
+                complete = batch.first <= 1 + max(top.offset, cursor.offset if cursor.epoch == top.epoch else 0)
+            else:
+                complete = batch.epoch == cursor.epoch  # that epoch is over
+            if complete:
+                self._take(batch)
+            elif batch.epoch == top.epoch or place >= self._sure:  # heard since history was read
+                self._hold_on_to(self._held[place:])
+                self._fill()
+                return
+        self._hold_on_to([])
+        self._skip_to(cursor, top)
+        if self._overflowed:
+            self._fill()
+
+    def _hold(self, batch: Batch) -> None:
+        if self._held_bytes < self._config.held_bytes:
+            self._held.append(batch)
+            self._held_bytes += batch.size
+        else:
+            self._overflowed = True
+
+    def _hold_on_to(self, batches: list[Batch]) -> None:
+        self._held = batches
+        self._held_bytes = sum([batch.size for batch in batches])
+
+    # What is next
+
+    def _take(self, batch: Batch) -> None:
+        for each in self._cursor.take(batch):
+            if isinstance(each, Gap):
+                self._out(each)
+            else:
+                self._give(each)
+
+    def _skip_to(self, cursor: Cursor, top: Position) -> None:
+        for gap in cursor.skip_to(top):
+            self._out(gap)
+
+    def _give(self, batch: Batch) -> None:
+        """Give out a batch, unless its publisher sent it again without knowing that it had been published."""
+        if batch.sequence <= self._seen.get(batch.publisher, 0):
+            return
+        self._seen[batch.publisher] = batch.sequence
+        self._seen.move_to_end(batch.publisher)
+        if len(self._seen) > self._config.publishers_known:
+            self._seen.popitem(last=False)
+        self._out(batch)

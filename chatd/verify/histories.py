@@ -1,0 +1,97 @@
+"""The histories of all rooms, read from the broker a step at a time.
+
+Over a plain socket, and waiting for each answer: whoever verifies does one thing after the other, and a key that
+interrupts it works at any time. ``room/link`` is for those who must go on whatever the broker does.
+"""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import hiredis
+
+from chatd.config import BrokerAddress, Config
+from chatd.message import decode
+from chatd.verify.ledger import Ledger
+from chatd.verify.unreadable import Unreadable
+
+
+def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> None:
+    """Give all histories under ``config.redis_prefix`` to the ledger. Raises Unreadable."""
+    try:
+        with closing(_dial(address, config.bus_connect_seconds)) as connection:
+            broker = _Broker(connection)
+            if address.password is not None:
+                broker.ask("AUTH", *([address.user] if address.user else []), address.password)
+            if address.database:
+                broker.ask("SELECT", address.database)
+            for key in _keys(broker, config):
+                _read_history(broker, key, config, ledger)
+    except (OSError, EOFError, hiredis.HiredisError) as error:
+        raise Unreadable(f"the broker {address} can't be read: {error}") from error
+
+
+def _dial(address: BrokerAddress, seconds: float) -> socket.socket:
+    """Connect; what is sent and received over it then has as long each time."""
+    if address.path:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(seconds)
+        connection.connect(address.path)
+        return connection
+    connection = socket.create_connection((address.host, address.port), seconds)
+    if address.tls:
+        return ssl.create_default_context().wrap_socket(connection, server_hostname=address.host)
+    return connection
+
+
+class _Broker:
+    """A connection on which one command waits for the other's answer."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._reader = hiredis.Reader()
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Send a command; give its answer. Raises OSError, EOFError or HiredisError."""
+        self._connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
+        while (answer := self._reader.gets()) is False:
+            data = self._connection.recv(65536)
+            if not data:
+                raise EOFError("it hung up")
+            self._reader.feed(data)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _keys(broker: _Broker, config: Config) -> Iterator[bytes]:
+    """Give the key of each history once; a scan may give one several times."""
+    seen: set[bytes] = set()
+    cursor = b"0"
+    while True:
+        pattern = f"{config.redis_prefix}:history:*"
+        cursor, keys = broker.ask("SCAN", cursor, "MATCH", pattern, "COUNT", config.verify_keys, "TYPE", "stream")
+        new = set(keys) - seen
+        seen |= new
+        yield from new
+        if cursor == b"0":
+            return
+
+
+def _read_history(broker: _Broker, key: bytes, config: Config, ledger: Ledger) -> None:
+    name = key.decode("utf-8", "backslashreplace").removeprefix(f"{config.redis_prefix}:history:")
+    epoch, _, room = name.partition(":")
+    after = b"-"
+    while entries := broker.ask("XRANGE", key, after, "+", "COUNT", config.verify_entries):
+        for id, fields in entries:
+            try:
+                batch = decode(room, fields[fields.index(b"b") + 1])
+                if batch.epoch != epoch:
+                    raise ValueError(f"it is of epoch {batch.epoch}")
+            except ValueError as error:
+                ledger.add_unreadable(room, epoch, id.decode(), str(error))
+            else:
+                ledger.add_batch(batch)
+        after = b"(" + entries[-1][0]

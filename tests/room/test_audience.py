@@ -1,0 +1,150 @@
+"""The live members of a room: who gets which part of what is said, in which dress, and who fails alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chatd.closing import OUR_FAULT
+from chatd.message import Message
+from chatd.wire.text import Dress
+from tests.fakes import Events, FakeBus, FakeMember
+from tests.room.house import TURNS, Failing, House, frames, make_house
+
+
+@pytest.fixture
+def house() -> House:
+    return make_house(TURNS, FakeBus())
+
+
+def test_all_get_the_same_blob_object(house: House) -> None:
+    bob, eve = house.member("bob"), house.member("eve")
+    house.hear("one", "two", number=1)
+    assert bob.blobs[0] is eve.blobs[0]
+
+
+def test_of_a_mixed_batch_an_author_hears_the_others_in_order(house: House) -> None:
+    ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve", echo=True)
+    for author, text in ((ann, "a1"), (bob, "b1"), (eve, "e1"), (ann, "a2")):
+        house.hub.intake.publish("ops", author, [text])
+    house.go_round()
+    assert ann.blobs == [frames("b1", "e1")]
+    assert (ann.count, bob.count, eve.count) == (2, 3, 4)
+    assert bob.blobs == [frames("a1", "e1", "a2")]
+    assert eve.blobs == [frames("a1", "b1", "e1", "a2")]
+
+
+def test_one_failing_member_does_not_stop_the_others(house: House, events: Events) -> None:
+    bad = Failing("bad")
+    house.hub.join("ops", bad)
+    bob = house.member("bob")
+    house.hear("one", number=1)
+    assert bob.blobs == [frames("one")]
+    assert bad.events == [OUR_FAULT]  # it is not left to miss the rest in silence
+    assert events.said == [("critical", "something was not delivered to bad")]
+
+
+def test_a_member_may_leave_while_a_batch_is_delivered(house: House) -> None:
+    class Leaving(FakeMember):
+        def deliver(self, blob: bytes, count: int) -> None:
+            house.hub.leave("ops", self)
+
+    house.hub.join("ops", Leaving("shy"))
+    bob = house.member("bob")
+    house.hear("one", number=1)
+    assert bob.blobs == [frames("one")]
+
+
+def test_one_that_leaves_and_then_fails_does_not_stop_the_others(house: House, events: Events) -> None:
+    class Leaving(FakeMember):
+        def deliver(self, blob: bytes, count: int) -> None:
+            house.hub.leave("ops", self)
+            raise RuntimeError("no")
+
+    house.hub.join("ops", Leaving("shy"))
+    bob = house.member("bob")
+    house.hear("one", number=1)
+    assert bob.blobs == [frames("one")]
+    assert events.said == [("critical", "something was not delivered to shy")]
+
+
+def test_own_lines_are_cut_out_where_several_authors_are_in_several_batches(house: House) -> None:
+    ann, bob, eve, dan = house.member("ann"), house.member("bob"), house.member("eve", echo=True), house.member("dan")
+    said = [("ann", ["a1", "a2"]), ("bob", ["b1"]), ("eve", ["e1"]), ("ann", ["a3"]), ("bob", ["b2", "b3"])]
+    for number, (author, texts) in enumerate(said, 1):
+        house.bring(*texts, number=number, author=author)
+    house.end_turn()
+    assert ann.blobs == [frames("b1", "e1", "b2", "b3")]
+    assert bob.blobs == [frames("a1", "a2", "e1", "a3")]
+    assert eve.blobs == dan.blobs == [frames("a1", "a2", "b1", "e1", "a3", "b2", "b3")]
+    assert [each.count for each in (ann, bob, eve, dan)] == [4, 4, 7, 7]
+
+
+def test_one_that_said_all_of_it_gets_nothing(house: House) -> None:
+    ann, bob = house.member("ann"), house.member("bob")
+    house.bring("1", number=1, author="ann")
+    house.bring("2", "3", number=2, author="ann")
+    house.end_turn()
+    assert (ann.blobs, ann.count) == ([], 0)
+    assert bob.blobs == [frames("1", "2", "3")]
+
+
+class Counting(Dress):
+    """A dress that counts how often it is asked."""
+
+    def __init__(self, sign: str) -> None:
+        super().__init__(lambda message: f"{sign}{message.text}", lambda payload: payload + b"\n")
+        self.framed: list[int] = []
+
+    def frames(self, messages: Sequence[Message]) -> list[bytes]:
+        self.framed.append(len(messages))
+        return super().frames(messages)
+
+
+def dressed(house: House, name: str, dress: Dress, **options: Any) -> FakeMember:
+    member = FakeMember(name, dress=dress, **options)
+    house.hub.join("ops", member)
+    return member
+
+
+def test_each_member_gets_messages_in_its_dress(house: House) -> None:
+    plus, minus = Counting("+"), Counting("-")
+    members = [dressed(house, f"{number}", dress) for number, dress in enumerate((plus, minus, plus, minus))]
+    bob = house.member("bob")
+    house.bring("one", "two", number=1)
+    house.end_turn()
+    assert [each.blobs for each in members] == [[b"+one\n+two\n"], [b"-one\n-two\n"]] * 2
+    assert bob.blobs == [frames("one", "two")]
+
+
+def test_a_batch_is_framed_once_a_dress_also_where_authors_are_in_it(house: House) -> None:
+    plus, minus = Counting("+"), Counting("-")
+    for number in range(10):
+        dressed(house, f"p{number}", plus)
+        dressed(house, f"m{number}", minus)
+    author = dressed(house, "author", plus)
+    house.bring("mine", number=1, author="author")
+    house.bring("one", "two", number=2)
+    house.end_turn()
+    assert (plus.framed, minus.framed) == ([3], [3])
+    assert author.blobs == [b"+one\n+two\n"]
+
+
+def test_a_dress_that_nobody_wears_any_more_is_not_asked(house: House) -> None:
+    plus = Counting("+")
+    ann = dressed(house, "ann", plus)
+    house.member("bob")
+    house.hear("one", number=1)
+    house.hub.leave("ops", ann)
+    house.hear("two", number=2)
+    assert plus.framed == [1]
+
+
+def test_those_who_come_later_are_delivered_to_as_well(house: House) -> None:
+    plus = Counting("+")
+    ann = dressed(house, "ann", plus)
+    house.hear("one", number=1)
+    bob, eve = dressed(house, "bob", plus), house.member("eve")
+    house.hear("two", number=2)
+    assert ann.blobs == [b"+one\n", b"+two\n"]
+    assert (bob.blobs, eve.blobs) == ([b"+two\n"], [frames("two")])

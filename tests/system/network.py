@@ -1,0 +1,73 @@
+"""Two hosts and the cable between them: network namespaces, which need root or the right to make a user namespace."""
+
+import os
+import subprocess
+from types import TracebackType
+from typing import Self
+
+from tests.waiting import until
+
+_AS_OTHERS = [] if os.geteuid() == 0 else ["--user"]
+
+
+class Cable:
+    """A cable between two hosts, ``here`` and ``there``, from ``with`` to the end of it.
+
+    They share all but the network with each other and with us: a unix socket of one can be reached from everywhere.
+    """
+
+    address = "10.77.0.2"
+    """Of there, as it is seen from here."""
+
+    def __enter__(self) -> Self:
+        self._hosts: list[subprocess.Popen[bytes]] = []
+        try:
+            as_root = [*_AS_OTHERS, "--map-root-user"] if _AS_OTHERS else []
+            self.here = self._host(["unshare", *as_root, "--net"])
+            self.there = self._host([*self.here, "unshare", "--net"])
+            for command in (
+                f"link add here type veth peer name there netns {self._hosts[1].pid}",
+                "addr add 10.77.0.1/24 dev here",
+                "link set lo up",
+                "link set here up",
+            ):
+                _ip(self.here, command)
+            for command in (f"addr add {self.address}/24 dev there", "link set lo up", "link set there up"):
+                _ip(self.there, command)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for host in reversed(self._hosts):
+            host.kill()
+            host.communicate()
+
+    def _host(self, made_by: list[str]) -> list[str]:
+        """Make a host that lives as long as a process in it; give what runs a command there."""
+        host = subprocess.Popen([*made_by, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._hosts.append(host)
+        assert host.stdin
+        assert host.stdout
+        host.stdin.write(b"\n")
+        host.stdin.flush()
+        assert host.stdout.readline() == b"\n", "no network namespace can be made: that takes root or user namespaces"
+        keep = ["--preserve-credentials"] if _AS_OTHERS else []
+        return ["nsenter", f"--target={host.pid}", *_AS_OTHERS, *keep, "--net"]
+
+    def cut(self) -> None:
+        """Cut it: what is sent from now on gets lost, and nobody is told."""
+        _ip(self.there, "link set there down")
+        until(lambda: "NO-CARRIER" in _ip(self.here, "link show here"), "the cable to be cut")
+
+    def mend(self) -> None:
+        """Mend it."""
+        _ip(self.there, "link set there up")
+        until(lambda: "NO-CARRIER" not in _ip(self.here, "link show here"), "the cable to be mended")
+
+
+def _ip(host: list[str], command: str) -> str:
+    return subprocess.run([*host, "ip", *command.split()], check=True, capture_output=True, text=True).stdout

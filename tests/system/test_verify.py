@@ -1,0 +1,49 @@
+"""``chatd verify`` beside a real chatd: its own logs, its own broker."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.system.daemon import Daemon
+from tests.waiting import until
+
+CHATD = str(Path(sys.executable).parent / "chatd")
+
+
+def verify(daemon: Daemon) -> tuple[int, str]:
+    """Run it where chatd runs; give its status and its last line."""
+    command = [CHATD, "verify", "--state", "state"]
+    done = subprocess.run(command, cwd=daemon.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()[-1]
+
+
+def test_what_was_said_is_in_the_logs_once_until_one_is_taken_away(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--state", "state") as daemon, daemon.connect("ops") as ann, daemon.connect("ops") as bob:
+        for number in range(300):
+            ann.send(f"line {number} \\ \t\x1b")
+            if number == 150:  # in the midst of it
+                assert verify(daemon)[0] == 0
+        for _ in range(300):
+            bob.recv(20)
+        status, said = verify(daemon)
+        assert (status, said.partition(", rooms: ")[2]) == (
+            0,
+            "1, messages in histories: 300: each is in the logs once",
+        )
+
+        log = tmp_path / "logs" / "chat.log"
+        rotated = log.with_name("chat.log.1")
+        log.rename(rotated)
+        until(log.exists, "a new chat log")
+        packed = log.with_name("chat.log.1.gz")
+        packed.write_bytes(gzip.compress(rotated.read_bytes()))
+        rotated.unlink()
+        ann.send("after the rotation")
+        bob.recv(20)
+        assert verify(daemon)[0] == 0
+
+        packed.unlink()
+        status, said = verify(daemon)
+        assert (status, said.rpartition(": ")[2]) == (1, "300 missing")

@@ -1,0 +1,201 @@
+"""The command ``chatd``, as it is installed: what it prints, and its exit status."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import chatd
+from chatd.cli import main
+from chatd.parent import valkey
+from tests.room.server import Client, Server
+from tests.verify.streams import batch, keep, lines, message, outcome
+
+CHATD = str(Path(sys.executable).parent / "chatd")
+ONE, TWO = message("w.1.1"), message("w.1.2", "two\nlines")
+
+
+class Host:
+    """A folder with logs, and a broker."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.folder = folder
+        self.server = server
+        self.url = f"unix://{server.path}"
+        (folder / "logs").mkdir()
+        (folder / "tmp").mkdir()
+
+    def keep(self, prefix: str = "chatd") -> None:
+        """Put the two messages into a history."""
+        with Client(self.server.path) as client:
+            keep(client, prefix, batch(1, ONE, TWO))
+
+    def log(self, text: str, name: str = "logs/chat.log") -> None:
+        (self.folder / name).write_text(text)
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [CHATD, *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def verify(self, *arguments: str) -> tuple[int, str, str]:
+        """Give status, output and errors of ``chatd verify``."""
+        done = self.run("verify", *arguments)
+        return done.returncode, done.stdout, done.stderr
+
+    def private(self, name: str) -> Path:
+        """Put the broker's socket where a private one of a chatd has it."""
+        folder = self.folder / "tmp" / name
+        folder.mkdir()
+        return self._link(folder)
+
+    def state(self) -> str:
+        """Put it where that of a chatd with a state folder is."""
+        folder = self.folder / "state" / "broker"
+        folder.mkdir(parents=True)
+        self._link(folder)
+        return str(folder.parent)
+
+    def _link(self, folder: Path) -> Path:
+        path = folder / "broker.sock"
+        path.symlink_to(self.server.path)
+        return path
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    server = Server()
+    server.start()
+    yield Host(tmp_path, server)
+    server.close()
+
+
+@pytest.fixture
+def alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``main`` see no chatd but the test's: /tmp is everybody's."""
+    monkeypatch.setattr(valkey, "SHORT_FOLDER", str(host.folder / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(host.folder / "tmp"))
+    monkeypatch.chdir(host.folder)
+
+
+def test_all_is_well_is_said_with_status_0(host: Host) -> None:
+    host.keep()
+    host.log(lines([ONE, TWO]))
+    assert host.verify("--redis", host.url) == (
+        0,
+        "logs: 1, lines: 2 (no log lines: 0), rooms: 1, messages in histories: 2: each is in the logs once\n",
+        "",
+    )
+
+
+def test_what_is_wrong_is_said_with_status_1(host: Host) -> None:
+    host.keep()
+    host.log(lines([ONE, ONE]) + outcome(ONE.id, "refused"))
+    assert host.verify("--redis", host.url) == (
+        1,
+        "double: room ops, epoch e1, offset 1, id w.1.1: 2 lines in the logs\n"
+        "denied: room ops, epoch e1, offset 1, id w.1.1: the log says refused\n"
+        "missing: room ops, epoch e1, offset 2, id w.1.2\n"
+        "logs: 1, lines: 3 (no log lines: 0), rooms: 1, messages in histories: 2: 1 double, 1 denied, 1 missing\n",
+        "",
+    )
+
+
+def test_logs_of_several_hosts_are_taken_together(host: Host) -> None:
+    host.keep()
+    (host.folder / "b").mkdir()
+    host.log(lines([ONE]), "a.log")
+    host.log(lines([TWO]), "b/chat.log.1")
+    assert host.verify("--redis", host.url, "a.log", "b")[0] == 0
+
+
+def test_only_the_histories_of_the_prefix_are_looked_at(host: Host) -> None:
+    host.keep(prefix="other")
+    host.log("")
+    assert host.verify("--redis", host.url)[0] == 0
+    assert host.verify("--redis", host.url, "--redis-prefix", "other")[0] == 1
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_private_broker_is_found(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.private("chatd-12-abc")
+    host.keep()
+    host.log(lines([ONE]))
+    assert main(["verify"]) == 1
+    assert capsys.readouterr().out.startswith("missing: room ops, epoch e1, offset 2, id w.1.2\n")
+
+
+@pytest.mark.usefixtures("alone")
+def test_no_private_broker_is_status_2_and_what_to_pass_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "pass --state DIR or --redis URL" in error
+
+
+@pytest.mark.usefixtures("alone")
+def test_several_private_brokers_are_status_2_and_which_to_pass_is_said(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [host.private(f"chatd-12-{name}") for name in "ab"]
+    assert main(["verify"]) == 2
+    assert capsys.readouterr().err == (
+        f"chatd verify: several chatds run here; pass --redis unix://{paths[0]} or --redis unix://{paths[1]}\n"
+    )
+
+
+def test_the_broker_of_a_state_folder_is_found(host: Host) -> None:
+    folder = host.state()
+    host.keep()
+    host.log("")
+    assert host.verify("--state", folder)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--redis", "http://:secret@broker"], "chatd verify: --redis must be redis://"),
+        (["--redis", "unix:///nowhere/broker.sock"], "chatd verify: the broker unix:///nowhere/broker.sock can't be"),
+        (["--state", "nowhere"], "nowhere/broker/broker.sock can't be read: "),
+        (["--redis", "redis://broker", "--redis-prefix", "a b"], "chatd verify: --redis-prefix must be"),
+        (["--state", "x", "--redis", "redis://broker"], "not allowed with argument"),
+        (["--what"], "unrecognized arguments: --what"),
+    ],
+)
+def test_what_cannot_be_used_is_status_2(host: Host, arguments: list[str], said: str) -> None:
+    host.log("")
+    status, output, error = host.verify(*arguments)
+    assert (status, output) == (2, "")
+    assert said in error
+    assert "secret" not in error
+
+
+def test_no_log_is_status_2(host: Host) -> None:
+    assert host.verify("--redis", host.url) == (2, "", "chatd verify: there is no chat.log in logs\n")
+    status, _, error = host.verify("--redis", host.url, "nowhere")
+    assert (status, error) == (2, "chatd verify: there is no nowhere\n")
+
+
+def test_alone_it_prints_help(host: Host) -> None:
+    done = host.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "verify" in done.stdout
+    assert "twistd chatd" in done.stdout
+
+
+def test_the_version_is_printed(host: Host) -> None:
+    assert host.run("--version").stdout == f"chatd {chatd.__version__}\n"
+
+
+def test_help_says_what_the_status_means(host: Host) -> None:
+    done = host.run("verify", "--help")
+    assert done.returncode == 0
+    assert "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read." in done.stdout
