@@ -96,9 +96,7 @@ class Outflow:
     @property
     def waiting(self) -> int:
         """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
-        transport = self.transport
-        while isinstance(transport, ProtocolWrapper):  # TLS, the PROXY protocol: they keep next to nothing themselves
-            transport = transport.transport
+        transport = _innermost(self.transport)
         if not isinstance(transport, Socket):
             return self._backlog
         waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
@@ -142,6 +140,13 @@ class Outflow:
         """Note that the socket is gone; connectionLost says so too."""
 
 
+def _innermost(transport: Any) -> Any:
+    """Give the transport below TLS and the PROXY protocol, which keep next to nothing themselves."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
 def _is_held_back(transport: Any) -> bool:
     """Whether TLS keeps something that was written, as it does up to the end of the turn; its length is not known."""
     while isinstance(transport, ProtocolWrapper):
@@ -158,10 +163,8 @@ _BYTES_ACKED = struct.Struct("=120xQ")
 
 def _ask_kernel(transport: Any) -> tuple[int | None, int]:
     """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
     try:
-        handle = transport.getHandle()
+        handle = _innermost(transport).getHandle()
         unsent = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         if handle.family == socket.AF_UNIX:
             return None, unsent

@@ -135,13 +135,18 @@ class Hub:
 
     def drained(self, name: str, member: Member) -> None:
         """Go on with a member that has read all it was given, where it is behind."""
-        if (door := self._doors.get(name)) is not None and door.room.member(member.author) is member:
-            door.room.drained(member)
+        if (room := self._room_of(name, member)) is not None:
+            room.drained(member)
 
     def note(self, name: str, member: Member) -> None:
         """Tell a member up to where it was given everything, while its connection knows what arrived."""
-        if (door := self._doors.get(name)) is not None and door.room.member(member.author) is member:
-            member.given(door.room.position(member))
+        if (room := self._room_of(name, member)) is not None:
+            member.given(room.position(member))
+
+    def _room_of(self, name: str, member: Member) -> Room | None:
+        """Give a room, where the member is in it."""
+        door = self._doors.get(name)
+        return door.room if door is not None and door.room.member(member.author) is member else None
 
     # How a room begins and ends, who comes in and goes
 
