@@ -13,7 +13,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.system.crowd import Crowd, Member, Sender
-from tests.system.daemon import Daemon
+from tests.system.daemon import Daemon, free_port
 
 ROOMS = ("ops", "dev")
 PACE = 0.02
@@ -216,13 +215,6 @@ class Soak:
 
     def _fallen_behind(self) -> int:
         return sum(map(int, re.findall(r"slow readers that fell behind: (\d+)", self._daemon.log())))
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
 
 
 def thaw(pid: int) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Batch, Message, Position, decode, encode
@@ -13,7 +12,7 @@ from chatd.room.link import LinkLost, ReplyError
 from chatd.room.outbox import NotPublished, Outboxes, Published
 from chatd.room.script import PUBLISH
 from tests.fakes import Events
-from tests.room.wire import Wire
+from tests.room.wire import Wire, outcome
 
 AWAY = ["LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM"]
 
@@ -75,18 +74,6 @@ class Office:
 
 def message(text: str) -> Message:
     return Message("s.1", 0, "s", text)
-
-
-def outcome(published: "Deferred[Published]") -> Published | NotPublished | None:
-    """Give what became of a publish; None: nothing yet."""
-    seen: list[Any] = []
-
-    def look(result: Any) -> Any:
-        seen.append(result.value if isinstance(result, Failure) else result)
-        return None if isinstance(result, Failure) else result
-
-    published.addBoth(look)
-    return seen[0] if seen else None
 
 
 def at(epoch: str, offset: int) -> Published:

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Position
@@ -13,7 +12,7 @@ from chatd.room.link import ReplyError
 from chatd.room.places import Place, Places
 from chatd.room.queries import Queries
 from tests.fakes import Events
-from tests.room.wire import Wire
+from tests.room.wire import Wire, outcome
 
 CLAIMED = [b"e", b"7", b"s1", 0]
 """The answer to a claim of what nobody has."""
@@ -57,18 +56,6 @@ class Office:
 
 def place(offset: int, author: str = "s1") -> Place:
     return Place(Position("e", offset), author)
-
-
-def outcome(done: "Deferred[Any]") -> Any:
-    """Give what became of a claim; None: nothing yet."""
-    seen: list[Any] = []
-
-    def look(result: Any) -> Any:
-        seen.append(result.value if isinstance(result, Failure) else result)
-        return None if isinstance(result, Failure) else result
-
-    done.addBoth(look)
-    return seen[0] if seen else None
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.room.link import AWAY_CODES, LinkLost, ReplyError
 from chatd.room.queries import Queries
 from chatd.room.script import TOPS
 from tests.fakes import Events
-from tests.room.wire import Wire
+from tests.room.wire import Wire, outcome
 
 CONFIG = Config(bus_queries=2, bus_retry_most_seconds=3)
 
@@ -43,18 +42,6 @@ def desk() -> Desk:
     desk = Desk()
     desk.connect()
     return desk
-
-
-def outcome(answer: "Deferred[Any]") -> Any:
-    """Give what became of a question; None: nothing yet."""
-    seen: list[Any] = []
-
-    def look(result: Any) -> Any:
-        seen.append(result.value if isinstance(result, Failure) else result)
-        return None if isinstance(result, Failure) else result
-
-    answer.addBoth(look)
-    return seen[0] if seen else None
 
 
 def test_a_question_is_asked_at_once_and_answered(desk: Desk) -> None:

@@ -1,10 +1,23 @@
-"""A connection to the broker whose answers the test gives."""
+"""A connection to the broker whose answers the test gives, and a look at what becomes of what is asked on it."""
 
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from chatd.room.link import LinkLost
+
+
+def outcome(done: "Deferred[Any]") -> Any:
+    """Give what became of something asked for, its failure too; None: nothing yet."""
+    seen: list[Any] = []
+
+    def look(result: Any) -> Any:
+        seen.append(result.value if isinstance(result, Failure) else result)
+        return None if isinstance(result, Failure) else result
+
+    done.addBoth(look)
+    return seen[0] if seen else None
 
 
 class Wire:

@@ -1,5 +1,6 @@
 """A real chatd for the system tests: started by twistd in a folder of its own, watched through its logs and /proc."""
 
+import contextlib
 import os
 import re
 import signal
@@ -78,10 +79,12 @@ class Daemon:
         self.port = int(self.wait_for(words, after=after)[1])
 
     def kill(self) -> None:
-        """Kill all of it at once."""
+        """Kill all of it, the parent first, as the kernel would where memory runs out: its broker follows by itself."""
         children = self.children()
-        for pid in (self.process.pid, *children):
-            os.kill(pid, signal.SIGKILL)
+        self.process.kill()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
         until(lambda: not any(map(is_running, children)), "the end of all")
 
@@ -183,6 +186,13 @@ class Daemon:
         """Connect a client that is not ours."""
         return connect(self.url(room), compression=None, ping_interval=None, max_size=None, max_queue=None)
 
+    def say(self, room: str, *texts: str) -> None:
+        """Say texts in a room, and see them there."""
+        with self.connect(room) as talker, self.connect(room) as hearer:
+            for text in texts:
+                talker.send(text)
+            assert [hearer.recv(20) for _ in texts] == list(texts)
+
     @contextmanager
     def connect_to(self, worker: int, room: str = "") -> Iterator[ClientConnection]:
         """Connect a client to the worker with that process id: the kernel chooses, so until it did."""
@@ -262,6 +272,21 @@ def _open_files(pid: int) -> set[str]:
         except FileNotFoundError:
             continue
     return found
+
+
+def hear(client: ClientConnection, last: str) -> list[str]:
+    """Give what a client hears, up to a text."""
+    texts: list[str] = []
+    while texts[-1:] != [last]:
+        texts.append(str(client.recv(20)))
+    return texts
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def is_running(pid: int) -> bool:

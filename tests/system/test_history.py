@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.sync.client import ClientConnection
 
-from tests.system.daemon import Daemon, Websocat
+from tests.system.daemon import Daemon, Websocat, hear
 from tests.waiting import until
 
 
@@ -18,22 +17,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that keeps 20 messages of each room; a test has a room of its own."""
     with Daemon(tmp_path_factory.mktemp("chatd"), "--history", "20") as daemon:
         yield daemon
-
-
-def say(daemon: Daemon, room: str, *texts: str) -> None:
-    """Say texts in a room, and see them there."""
-    with daemon.connect(room) as talker, daemon.connect(room) as hearer:
-        for text in texts:
-            talker.send(text)
-        assert [hearer.recv(20) for _ in texts] == list(texts)
-
-
-def heard(client: ClientConnection, last: str) -> list[str]:
-    """Give what a client hears, up to a text."""
-    texts: list[str] = []
-    while texts[-1:] != [last]:
-        texts.append(str(client.recv(20)))
-    return texts
 
 
 def refusal(daemon: Daemon, target: str) -> tuple[int, str]:
@@ -53,66 +36,66 @@ def refusal(daemon: Daemon, target: str) -> tuple[int, str]:
 
 
 def test_the_last_lines_come_first_on_each_worker_and_then_what_is_said(daemon: Daemon) -> None:
-    say(daemon, "a", "one", "two", "three", "four")
+    daemon.say("a", "one", "two", "three", "four")
     for number, worker in enumerate(daemon.worker_pids()):
         with daemon.connect_to(worker, "a?last=3") as client, daemon.connect("a") as talker:
             talker.send(f"live {number}")
             expected = ["two", "three", "four", "live 0", "live 1"][number : number + 4]
-            assert heard(client, f"live {number}") == expected
+            assert hear(client, f"live {number}") == expected
 
 
 @pytest.mark.parametrize("query", ["", "?last=0"])
 def test_who_does_not_ask_hears_nothing_old(daemon: Daemon, query: str) -> None:
-    say(daemon, "b", "old")
+    daemon.say("b", "old")
     with daemon.connect(f"b{query}") as client:
-        say(daemon, "b", "new")
-        assert heard(client, "new") == ["new"]
+        daemon.say("b", "new")
+        assert hear(client, "new") == ["new"]
 
 
 @pytest.mark.parametrize("asked", ["20", "21", "1000000", "9" * 18])
 def test_there_are_no_more_than_history_keeps(daemon: Daemon, asked: str) -> None:
     room = f"c{len(asked)}"
     texts = [str(number) for number in range(45)]
-    say(daemon, room, *texts)
+    daemon.say(room, *texts)
     with daemon.connect(f"{room}?last={asked}") as client:
-        assert heard(client, "44") == texts[-20:]
+        assert hear(client, "44") == texts[-20:]
 
 
 def test_of_a_batch_of_many_only_as_many_as_were_asked_for_come(daemon: Daemon) -> None:
-    say(daemon, "d", *map(str, range(15)))
+    daemon.say("d", *map(str, range(15)))
     for count in range(1, 16):
         with daemon.connect(f"d?last={count}") as client:
-            assert heard(client, "14") == [str(number) for number in range(15 - count, 15)]
+            assert hear(client, "14") == [str(number) for number in range(15 - count, 15)]
 
 
 def test_an_empty_room_has_nothing_to_tell(daemon: Daemon) -> None:
     with daemon.connect("e?last=20") as client:
-        say(daemon, "e", "first")
-        assert heard(client, "first") == ["first"]
+        daemon.say("e", "first")
+        assert hear(client, "first") == ["first"]
 
 
 def test_with_echo_its_own_lines_follow(daemon: Daemon) -> None:
-    say(daemon, "f", "one", "two")
+    daemon.say("f", "one", "two")
     with daemon.connect("f?last=1&echo=1") as client:
         client.send("mine")
-        assert heard(client, "mine") == ["two", "mine"]
+        assert hear(client, "mine") == ["two", "mine"]
     with daemon.connect("f?last=2") as client:  # another connection: what the last one said is another's
-        assert heard(client, "mine") == ["two", "mine"]
+        assert hear(client, "mine") == ["two", "mine"]
 
 
 def test_rooms_have_a_history_each(daemon: Daemon) -> None:
-    say(daemon, "g", "of g")
-    say(daemon, "g:g", "of g:g")
+    daemon.say("g", "of g")
+    daemon.say("g:g", "of g:g")
     with daemon.connect("g?last=5") as one, daemon.connect("g:g?last=5") as other:
         assert (one.recv(20), other.recv(20)) == ("of g", "of g:g")
 
 
 def test_a_terminal_shows_the_last_lines_and_goes_on(daemon: Daemon) -> None:
-    say(daemon, "h", "one", "two", "three")
+    daemon.say("h", "one", "two", "three")
     terminal = Websocat(daemon.url("h?last=2"))
     try:
         assert terminal.wait_for(2) == ["two", "three"]
-        say(daemon, "h", "four")
+        daemon.say("h", "four")
         assert terminal.wait_for(3) == ["two", "three", "four"]
     finally:
         terminal.end()
@@ -156,20 +139,20 @@ def test_a_bad_value_is_refused_with_one_line_that_says_which(daemon: Daemon, pa
 @pytest.mark.parametrize("options", [("--history", "0"), ("--history-ttl", "0")])
 def test_without_history_nobody_hears_anything_old(tmp_path: Path, options: tuple[str, str]) -> None:
     with Daemon(tmp_path, *options) as daemon:
-        say(daemon, "ops", "old")
+        daemon.say("ops", "old")
         with daemon.connect("ops?last=5") as client:
-            say(daemon, "ops", "new")
-            assert heard(client, "new") == ["new"]
+            daemon.say("ops", "new")
+            assert hear(client, "new") == ["new"]
 
 
 def test_what_is_older_than_it_is_kept_is_not_heard(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--history-ttl", "1.5") as daemon:
-        say(daemon, "ops", "old")
+        daemon.say("ops", "old")
 
         def comes() -> list[str]:
             with daemon.connect("ops?last=5") as client, daemon.connect("ops") as talker:
                 talker.send("new")
-                return heard(client, "new")
+                return hear(client, "new")
 
         assert comes() == ["old", "new"]
         until(lambda: "old" not in comes(), "the line to be too old")

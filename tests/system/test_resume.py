@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 from chatd.closing import TAKEN_OVER
 from tests.frames import close_frame, frame, handshake, heard
 from tests.room.server import Client
-from tests.system.daemon import Daemon, Websocat, is_running
+from tests.system.daemon import Daemon, Websocat, free_port, hear
 from tests.waiting import until
 
 
@@ -65,22 +65,6 @@ def come(daemon: Daemon, worker: int, room: str, *, key: str = KEY, echo: bool =
     )
 
 
-def say(daemon: Daemon, room: str, *texts: str) -> None:
-    """Say texts in a room, and see them there."""
-    with daemon.connect(room) as talker, daemon.connect(room) as hearer:
-        for text in texts:
-            talker.send(text)
-        assert [hearer.recv(20) for _ in texts] == list(texts)
-
-
-def hear(client: ClientConnection, last: str) -> list[str]:
-    """Give what a client hears, up to a text."""
-    texts: list[str] = []
-    while texts[-1:] != [last]:
-        texts.append(str(client.recv(20)))
-    return texts
-
-
 def hear_to_the_end(client: ClientConnection) -> list[str]:
     """Give what a client hears until its connection ends."""
     texts: list[str] = []
@@ -125,15 +109,15 @@ def test_it_gets_exactly_what_was_said_while_it_was_away(daemon: Daemon, back_on
     for absence in range(5):
         with come(daemon, workers[back_on * absence % 2], room) as client:
             missed = [f"{absence} {number}" for number in range(7)] if absence else []
-            say(daemon, room, f"live {absence}")
+            daemon.say(room, f"live {absence}")
             assert hear(client, f"live {absence}") == [*missed, f"live {absence}"]
-        say(daemon, room, *[f"{absence + 1} {number}" for number in range(7)])
+        daemon.say(room, *[f"{absence + 1} {number}" for number in range(7)])
 
 
 def test_what_was_heard_does_not_come_again(daemon: Daemon) -> None:
     first, second = daemon.worker_pids()
     with come(daemon, first, "b") as client:
-        say(daemon, "b", "once")
+        daemon.say("b", "once")
         assert hear(client, "once") == ["once"]
     for worker in (second, first, first):
         with come(daemon, worker, "b") as client, pytest.raises(TimeoutError):
@@ -141,18 +125,18 @@ def test_what_was_heard_does_not_come_again(daemon: Daemon) -> None:
 
 
 def test_an_unknown_key_begins_now(daemon: Daemon) -> None:
-    say(daemon, "c", "old")
+    daemon.say("c", "old")
     with come(daemon, daemon.worker_pids()[0], "c", key="never-seen-before") as client:
-        say(daemon, "c", "new")
+        daemon.say("c", "new")
         assert hear(client, "new") == ["new"]
 
 
 def test_an_unknown_key_may_ask_for_the_last_lines_and_a_known_one_gets_what_it_missed(daemon: Daemon) -> None:
-    say(daemon, "d", "one", "two", "three")
+    daemon.say("d", "one", "two", "three")
     url = daemon.url("d?last=2&resume=a-key-of-mine")
     with connect(url, compression=None) as client:
         assert [client.recv(20), client.recv(20)] == ["two", "three"]
-    say(daemon, "d", "four", "five", "six")
+    daemon.say("d", "four", "five", "six")
     with connect(url, compression=None) as client:
         assert hear(client, "six") == ["four", "five", "six"]
 
@@ -161,11 +145,11 @@ def test_each_key_and_each_room_has_a_place_of_its_own(daemon: Daemon) -> None:
     first, second = daemon.worker_pids()
     with come(daemon, first, "e"), come(daemon, first, "e:e"):
         pass
-    say(daemon, "e", "one")
-    say(daemon, "e:e", "uno")
+    daemon.say("e", "one")
+    daemon.say("e:e", "uno")
     with come(daemon, second, "e", key="another-key"):
         pass
-    say(daemon, "e", "two")
+    daemon.say("e", "two")
     with come(daemon, second, "e:e") as client:
         assert hear(client, "uno") == ["uno"]
     with come(daemon, first, "e") as client:
@@ -180,7 +164,7 @@ def test_what_history_has_no_more_is_lost_and_the_rest_comes(tmp_path: Path) -> 
         with come(daemon, first, "ops"):
             pass
         texts = [str(number) for number in range(50)]
-        say(daemon, "ops", *texts)
+        daemon.say("ops", *texts)
         with come(daemon, second, "ops") as client:
             assert hear(client, "49") == texts[-10:]
 
@@ -213,13 +197,13 @@ def test_its_own_lines_of_an_earlier_connection_come_only_with_echo(daemon: Daem
 def test_the_newer_of_two_takes_over_and_the_older_is_closed(daemon: Daemon, newer_on: int) -> None:
     room, workers = f"g{newer_on}", daemon.worker_pids()
     with come(daemon, workers[0], room) as older:
-        say(daemon, room, "one")
+        daemon.say(room, "one")
         assert hear(older, "one") == ["one"]
         wait_for_place(daemon, room, 1)
         with come(daemon, workers[newer_on], room) as newer:
             assert hear_to_the_end(older) == []
             assert (older.close_code, older.close_reason) == (TAKEN_OVER.code, TAKEN_OVER.reason)
-            say(daemon, room, "two")
+            daemon.say(room, "two")
             assert hear(newer, "two") == ["two"]
 
 
@@ -266,7 +250,7 @@ def test_one_that_vanished_gets_what_had_not_reached_it(daemon: Daemon, back_on:
     with socket_to(daemon, workers[0], buffer=4096) as raw:  # and reads nothing
         raw.sendall(handshake(f"/{room}?resume={KEY}"))
         assert raw.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 101"
-        say(daemon, room, *lines)
+        daemon.say(room, *lines)
         had = kernel_has(raw, 10_000_000)
         assert had == lines[: len(had)] != lines
         if reset:
@@ -281,13 +265,13 @@ def test_one_that_vanished_gets_what_had_not_reached_it(daemon: Daemon, back_on:
 def test_of_one_that_vanished_long_after_it_got_all_nothing_comes_again(daemon: Daemon) -> None:
     first, second = daemon.worker_pids()
     with come(daemon, first, "j") as client:
-        say(daemon, "j", "old")
+        daemon.say("j", "old")
         assert hear(client, "old") == ["old"]
         wait_for_place(daemon, "j", 1)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.socket.shutdown(socket.SHUT_RD)
         client.socket.close()
-    say(daemon, "j", "missed")
+    daemon.say("j", "missed")
     with come(daemon, second, "j") as client:
         assert hear(client, "missed") == ["missed"]
 
@@ -313,22 +297,6 @@ def test_a_killed_worker_costs_its_clients_nothing(tmp_path: Path) -> None:
 # The whole of it, again and again
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
-
-
-def kill_everything(daemon: Daemon) -> None:
-    children = daemon.children()
-    daemon.process.kill()
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    daemon.process.wait()
-    until(lambda: not any(map(is_running, children)), "the end of all")
-
-
 def test_a_websocat_that_reconnects_misses_no_line_of_a_server_that_is_killed_again_and_again(tmp_path: Path) -> None:
     port = free_port()
     listen = ("--listen", f"tcp:{port}:interface=127.0.0.1", "--state", str(tmp_path / "state"), "--history", "10000")
@@ -350,7 +318,7 @@ def test_a_websocat_that_reconnects_misses_no_line_of_a_server_that_is_killed_ag
                         until(lambda: said[-101] in terminal.lines(), "it to be back")
                 hear(hearer, said[-1])  # they are in order by then; who else has heard them nobody knows
                 if life < 3:
-                    kill_everything(daemon)
+                    daemon.kill()
         until(lambda: terminal.lines()[-1] == said[-1], "the last line")
         printed = [line for line in terminal.lines() if line != "hello"]
     finally:

@@ -12,23 +12,12 @@ import hiredis
 import pytest
 
 from tests.room.server import Client
-from tests.system.daemon import TWISTD, Daemon, is_running
+from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 
 def kill_broker(daemon: Daemon) -> None:
     os.kill(daemon.broker_pid(), signal.SIGKILL)
-
-
-def kill_everything(daemon: Daemon) -> None:
-    """Kill the parent first, as the kernel would where memory runs out: its broker follows by itself."""
-    children = daemon.children()
-    daemon.process.kill()
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    daemon.process.wait()
-    until(lambda: not any(map(is_running, children)), "the end of all")
 
 
 def write_until(daemon: Daemon, folder: Path, kill: Callable[[Daemon], None]) -> int:
@@ -82,7 +71,7 @@ def test_after_a_kill_of_everything_the_next_chatd_has_all_that_was_acknowledged
     folder = tmp_path / "state"
     with Daemon(tmp_path, "--state", str(folder)) as daemon:
         before = lineage(folder)
-        acknowledged = write_until(daemon, folder, kill_everything)
+        acknowledged = write_until(daemon, folder, Daemon.kill)
         assert acknowledged >= 2000
     with Daemon(tmp_path, "--state", str(folder)):
         kept = stored(folder)
