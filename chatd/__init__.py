@@ -50,6 +50,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  pacer``        when to do what piles up
 ``  intake``       what members say: taken, logged, handed to the bus
 ``  cursor``       a position in a room's order that moves on
+``  repeats``      batches that their publishers sent again
 ``  timeline``     a room's order on this worker: holes found, filled, or told
 ``  catchup``      a member that is behind its room
 ``  audience``     the live members of a room; the one fan-out loop

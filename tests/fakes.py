@@ -90,10 +90,12 @@ class FakeBus:
         self._sequence += 1
         return succeed(Published(self.say(room, messages, self._sequence, self.publisher)))
 
-    def say(self, room: str, messages: Sequence[Message], sequence: int, publisher: str) -> Position:
+    def say(
+        self, room: str, messages: Sequence[Message], sequence: int, publisher: str, before: Position | None = None
+    ) -> Position:
         """Give messages their offsets, keep them and send them out, as the script does; give where the first stands."""
-        top = self.top(room)
-        batch = Batch(room, top.epoch, top.offset + 1, publisher, sequence, tuple(messages), size=100 * len(messages))
+        top, size = self.top(room), 100 * len(messages)
+        batch = Batch(room, top.epoch, top.offset + 1, publisher, sequence, tuple(messages), before, size)
         self._tops[room] = Position(top.epoch, batch.last)
         kept = self.kept.setdefault((room, top.epoch), [])
         kept.append(batch)
@@ -205,6 +207,11 @@ class FakeBus:
 
     def hears(self, room: str) -> bool:
         return room in self._heard
+
+    def unhear(self) -> None:
+        """Let the link break, so that rooms have to be subscribed anew."""
+        self.confirm_at_once = False
+        self._heard.clear()
 
     def confirm(self, room: str) -> None:
         """Let the broker confirm a subscription."""

@@ -6,6 +6,7 @@ turn, what the room's tail still has; then it is live: each message once, none m
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -16,7 +17,8 @@ from chatd.closing import OUR_FAULT, Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Message, Position, Span
 from chatd.room.cursor import Cursor
-from chatd.room.timeline import Read
+from chatd.room.repeats import Repeats
+from chatd.room.timeline import Read, Timeline
 from chatd.wire.text import Dress, utf8_size
 
 log = Logger()
@@ -93,9 +95,10 @@ class CatchUp:
         "_over",
         "_read",
         "_reading",
+        "_repeats",
         "_slow",
         "_tail",
-        "_top",
+        "_timeline",
         "member",
     )
 
@@ -107,32 +110,34 @@ class CatchUp:
         *,
         read: Read,
         tail: Tail,
-        top: Callable[[], Position],
+        timeline: Timeline,
         live: Callable[[], None],
         losses: Callable[[Gap, int], None],
         slow: bool = False,
-        lenient: bool = False,
+        lenient: int = 0,
         floor: Position | None = None,
+        before: tuple[Position, ...] = (),
     ) -> None:
-        """Take who is behind and where it stands, its room's history, tail and top, what makes it live, and what
+        """Take who is behind and where it stands, its room's history, tail and timeline, what makes it live, and what
         counts what how many members have lost.
 
-        Slow is who was live before. Lenient is who asked for messages that history need not have: they are not told
-        as lost. Floor is how far back it may go.
+        Slow is who was live before. Who asked for messages that history need not have is lenient: what is lost at
+        first is not told up to that offset. Floor is how far back it may go.
         """
         self.member = member
-        self._cursor = Cursor(position)
+        self._cursor = Cursor(position, before)
         self._config = config
         self._read = read
         self._tail = tail
-        self._top = top
+        self._timeline = timeline
+        self._repeats = Repeats(config.publishers_known)  # of what it reads, which may be long ago
         self._live = live
         self._losses = losses
         self._slow = slow
         self._lenient = lenient
         self._floor = floor
         self._over = False
-        self._looked = False  # whether its position, which is ahead of the room, may be right
+        self._looked: Position | None = None  # where the room stood when all that history had was asked for
         self._reading: Deferred[Span] | None = None
 
     @property
@@ -154,32 +159,38 @@ class CatchUp:
             self._failed()
 
     def _step(self) -> None:
+        if self._over:
+            return
         if self._floor is not None and self._floor.epoch == self._cursor.epoch:
             self._tell(self._cursor.skip_to(self._floor))
         self._floor = None
+        cursor = self._cursor
         while not (self._over or self._reading is not None or self.member.choked):
-            top = self._top()
-            if self._cursor.position == top:
+            top = self._timeline.position
+            behind = cursor.epoch == top.epoch and cursor.offset < top.offset
+            ahead = cursor.epoch == top.epoch and cursor.offset > top.offset
+            if cursor.position == top:
+                if not self._timeline.knows(cursor.before):
+                    return  # the tail has to do: it would get twice what comes again for the others
                 self._over = True
                 self._live()
-            elif not self._config.keeps_history:
-                self._tell(self._cursor.skip_to(top))
-            elif rest := self._tail.after(self._cursor):
+            elif rest := self._tail.after(cursor):
                 for batch in rest:
                     if not self.member.choked:
                         self._give([batch])
-            elif self._cursor.epoch != top.epoch or self._cursor.offset < top.offset or not self._looked:
-                self._looked = True
-                self._ask()
+            elif behind and not self._config.keeps_history:
+                self._tell(cursor.skip_to(top))
+            elif self._looked == top or (ahead and self._looked is not None):
+                return  # history had what the bus has yet to bring
             else:
-                return  # it is ahead: history had what the bus has yet to bring
+                self._ask(top)
 
-    def _ask(self) -> None:
+    def _ask(self, top: Position) -> None:
         most = min(self._config.history_bytes, self._config.max_backlog)
         self._reading = self._read(self.position, most)
-        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(most,)).addErrback(self._failed)
+        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(top, most)).addErrback(self._failed)
 
-    def _arrived(self, span: Span, most: int) -> None:
+    def _arrived(self, span: Span, top: Position, most: int) -> None:
         self._reading = None
         if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
             self._tell([self._cursor.reset(span.top)])  # there is no such position
@@ -187,13 +198,14 @@ class CatchUp:
         self._give(batches)
         if not span.more and batches is span.batches:
             self._tell(self._cursor.skip_to(span.top))
+            self._looked = top
         self.step()
 
     def _not_read(self, failure: Failure) -> None:
         self._reading = None
         if not failure.check(CancelledError):
             log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
-            self._tell(self._cursor.skip_to(self._top()))
+            self._tell(self._cursor.skip_to(self._timeline.position))
             self.step()
 
     def _failed(self, failure: Failure | None = None) -> None:
@@ -206,7 +218,7 @@ class CatchUp:
         """Send batches, and say between them what is lost."""
         share: list[Message] = []
         for batch in batches:
-            for each in self._cursor.take(batch):
+            for each in self._cursor.take(self._repeats.mark(self._timeline.repeats.look(batch))):
                 if isinstance(each, Gap):
                     self._send(share)
                     share = []
@@ -221,18 +233,21 @@ class CatchUp:
         if share:
             member.replay(b"".join(member.dress.frames(share)), len(share))
         if messages:
-            self._lenient = False
+            self._lenient = 0
 
     def _tell(self, gaps: Iterable[Gap]) -> None:
-        for gap in gaps:
-            if self._lenient:
-                pass
-            elif self._slow and not self._config.keeps_history:
+        for each in gaps:
+            lenient, self._lenient = self._lenient, 0
+            gap = each
+            if gap.count is not None and gap.last - gap.count < lenient:
+                gap = replace(gap, count=max(0, gap.last - lenient))
+            if gap.count == 0:
+                continue
+            if self._slow and not self._config.keeps_history:
                 self.member.too_slow(gap)
             else:
                 self._losses(gap, 1)
                 self.member.lost(gap)
-            self._lenient = False
 
 
 def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int) -> Sequence[Batch]:

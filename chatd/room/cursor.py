@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 from chatd.message import Batch, Gap, Position
 
+EPOCHS = 4
+"""How many that have ended are remembered: a batch comes again within seconds, be it from a broker that dies again."""
+
 
 class Cursor:
     """How far somebody has come in a room: a worker, or one client that is behind.
@@ -11,12 +14,13 @@ class Cursor:
     What it gives has to be passed on in that order; its position stands behind it by then.
     """
 
-    __slots__ = ("_before", "epoch", "offset")
+    __slots__ = ("before", "epoch", "offset")
 
-    def __init__(self, position: Position) -> None:
+    def __init__(self, position: Position, before: tuple[Position, ...] = ()) -> None:
+        """Take where it stands, and where it stood when the epochs before that one ended, as far as that is known."""
         self.epoch = position.epoch
         self.offset = position.offset
-        self._before: Position | None = None  # where it stood when the epoch before this one ended
+        self.before = before
 
     @property
     def position(self) -> Position:
@@ -32,7 +36,7 @@ class Cursor:
         return batch.epoch == self.epoch and batch.last <= self.offset
 
     def take(self, batch: Batch) -> Iterator[Batch | Gap]:
-        """Move behind a batch: give what is lost before it, and what of it was not given before."""
+        """Move behind a batch: give what is lost before it, and what of it was not given before, be it nothing."""
         if batch.epoch != self.epoch:
             yield self._begin(batch.epoch, 0)
         if batch.last <= self.offset:
@@ -42,10 +46,11 @@ class Cursor:
             self.offset = gap.last
             yield gap
         self.offset, known = batch.last, self.offset + 1 - batch.first
-        if batch.before is not None and self._before is not None and batch.before.epoch == self._before.epoch:
-            known = max(known, self._before.offset + 1 - batch.before.offset)  # it was given in the epoch before
-        if known < len(batch.messages):
-            yield batch.without_first(known) if known > 0 else batch
+        if batch.before is not None:
+            for end in self.before:  # it was given in an epoch before
+                if end.epoch == batch.before.epoch:
+                    known = max(known, end.offset + 1 - batch.before.offset)
+        yield batch.without_first(min(known, len(batch.messages))) if known > 0 else batch
 
     def skip_to(self, top: Position) -> Iterator[Gap]:
         """Move to a position up to which nothing is to be had any more: give what is lost, if anything is."""
@@ -58,9 +63,10 @@ class Cursor:
 
     def reset(self, top: Position) -> Gap:
         """Move to a position, from one that nobody can have had."""
-        return self._begin(top.epoch, top.offset)
+        self.epoch, self.offset = top.epoch, top.offset
+        return Gap(top.epoch, top.offset, None)
 
     def _begin(self, epoch: str, offset: int) -> Gap:
-        self._before = self.position
+        self.before = (*self.before, self.position)[-EPOCHS:]
         self.epoch, self.offset = epoch, offset
         return Gap(epoch, offset, None)

@@ -95,13 +95,14 @@ class Room:
         What is given, if anything, is to be called once the member can be sent something.
         """
         top = self.timeline.position
-        lenient = start is None and member.last > 0
+        floor = Position(top.epoch, max(0, top.offset - self._config.history))  # the broker may keep more, for holes
+        lenient = 0
         if start is None:
-            start = Position(top.epoch, max(0, top.offset - min(member.last, self._config.history)))
+            start = Position(top.epoch, max(floor.offset, top.offset - member.last))
+            lenient = top.offset
         if start == top:
             self._make_live(member)
             return None
-        floor = Position(top.epoch, max(0, top.offset - self._config.history))  # the broker may keep more, for holes
         return self._put_behind(member, start, lenient=lenient, floor=floor).step
 
     def remove(self, member: Member) -> None:
@@ -114,7 +115,8 @@ class Room:
     def fall_behind(self, member: Member) -> None:
         """Take a live member that can't take what it is just given out of the way."""
         if self._audience.remove(member):
-            self._put_behind(member, self._done, slow=True)
+            before = tuple(end for end in self.timeline.before if end.epoch != self._done.epoch)
+            self._put_behind(member, self._done, slow=True, before=before)
 
     def drained(self, member: Member) -> None:
         """Go on with a member that has read all it was given, where it is behind."""
@@ -131,8 +133,9 @@ class Room:
         position: Position,
         *,
         slow: bool = False,
-        lenient: bool = False,
+        lenient: int = 0,
         floor: Position | None = None,
+        before: tuple[Position, ...] = (),
     ) -> CatchUp:
         def live() -> None:
             self._no_longer_behind(member)
@@ -145,12 +148,13 @@ class Room:
             self._config,
             read=lambda after, most: self._read(self.name, after, most),
             tail=self._tail,
-            top=lambda: self.timeline.position,
+            timeline=self.timeline,
             live=live,
             losses=self._losses,
             slow=slow,
             lenient=lenient,
             floor=floor,
+            before=before,
         )
         return behind
 
@@ -190,12 +194,9 @@ class Room:
         last = self._pending[-1]
         self._done = Position(last.epoch, last.last)
 
-    def _in_order(self, item: Batch | Gap) -> None:
-        """Take what is next in the room's order."""
-        if isinstance(item, Batch):
-            if not self._pending:
-                self._done = Position(item.epoch, item.first - 1)
-            if self._tail is not None:
-                self._tail.add(item)
+    def _in_order(self, item: Batch | Gap, whole: Batch | None) -> None:
+        """Take what is next in the room's order; who is behind need not know what of it the room knows."""
+        if whole is not None and self._tail is not None:
+            self._tail.add(whole)
         self._pending.append(item)
         self._heard(self, item)

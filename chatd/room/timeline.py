@@ -4,7 +4,6 @@ The bus may lose a batch, bring one twice, or begin another epoch. Whatever does
 held back while the room's history is read; what history has not is told. Other rooms do not wait.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,6 +13,7 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position, Span
 from chatd.room.cursor import Cursor
+from chatd.room.repeats import Repeats
 
 log = Logger()
 
@@ -33,12 +33,12 @@ class Timeline:
         "_overflowed",
         "_read",
         "_reading",
-        "_seen",
         "_sure",
+        "repeats",
     )
 
-    def __init__(self, config: Config, read: Read, out: Callable[[Batch | Gap], None]) -> None:
-        """Take what reads history, and whom to give what comes next."""
+    def __init__(self, config: Config, read: Read, out: Callable[[Batch | Gap, Batch | None], None]) -> None:
+        """Take what reads history, and whom to give what comes next: of a batch what is new, and the whole of it."""
         self._config = config
         self._read = read
         self._out = out
@@ -48,12 +48,18 @@ class Timeline:
         self._held_bytes = 0
         self._sure = 0  # of those held, how many were heard before what is being read was asked for
         self._overflowed = False  # and more than may be held was heard since then
-        self._seen: OrderedDict[str, int] = OrderedDict()  # each publisher's newest batch, over all epochs
+        self.repeats = Repeats(config.publishers_known)
+        """What came again, for those too who read history on their own."""
 
     @property
     def position(self) -> Position:
         """Up to where everything was given out; to be asked once ``start`` has fired."""
         return self._cursor.position
+
+    @property
+    def before(self) -> tuple[Position, ...]:
+        """Up to where it was when the last epochs ended that it has seen."""
+        return self._cursor.before
 
     def start(self) -> "Deferred[None]":
         """Begin where the room's order stands now; to be called once the room is subscribed."""
@@ -73,13 +79,9 @@ class Timeline:
         """Take a batch from the bus."""
         cursor = self._cursor
         if self._reading is None and cursor.epoch:
-            if cursor.follows(batch) and batch.before is None:  # nearly always
-                cursor.offset = batch.last
-                self._give(batch)
-                return
             if cursor.has(batch):
                 return  # it came once more, for others
-            if cursor.follows(batch) or not self._config.keeps_history:
+            if cursor.follows(batch) or (batch.epoch == cursor.epoch and not self._config.keeps_history):
                 self._take(batch)
                 return
         self._hold(batch)
@@ -90,10 +92,20 @@ class Timeline:
         cursor = self._cursor
         if not cursor.epoch or (top.epoch == cursor.epoch and top.offset <= cursor.offset):
             return
-        if self._config.keeps_history or not top.epoch:
+        if self._config.keeps_history or top.epoch != cursor.epoch:
             self._fill()
         elif self._reading is None:
             self._skip_to(cursor, top)
+
+    def knows(self, before: tuple[Position, ...]) -> bool:
+        """Whether it came as far as somebody else in the epochs before: what comes again of them may go to both."""
+        ends = {end.epoch: end.offset for end in self._cursor.before}
+        was_there = False
+        for end in before:
+            if end.offset > ends.get(end.epoch, -1 if was_there else end.offset):
+                return False
+            was_there = was_there or end.epoch in ends
+        return True
 
     # What is missing
 
@@ -144,7 +156,10 @@ class Timeline:
                 self._fill()
                 return
         self._hold_on_to([])
-        self._skip_to(cursor, top)
+        if self._config.keeps_history:
+            self._skip_to(cursor, top)
+        elif cursor.epoch != top.epoch:
+            self._skip_to(cursor, Position(top.epoch, 0))  # the rest may be on its way
         if self._overflowed:
             self._fill()
 
@@ -162,22 +177,13 @@ class Timeline:
     # What is next
 
     def _take(self, batch: Batch) -> None:
+        batch = self.repeats.mark(batch)
         for each in self._cursor.take(batch):
             if isinstance(each, Gap):
-                self._out(each)
+                self._out(each, None)
             else:
-                self._give(each)
+                self._out(each, batch)
 
     def _skip_to(self, cursor: Cursor, top: Position) -> None:
         for gap in cursor.skip_to(top):
-            self._out(gap)
-
-    def _give(self, batch: Batch) -> None:
-        """Give out a batch, unless its publisher sent it again without knowing that it had been published."""
-        if batch.sequence <= self._seen.get(batch.publisher, 0):
-            return
-        self._seen[batch.publisher] = batch.sequence
-        self._seen.move_to_end(batch.publisher)
-        if len(self._seen) > self._config.publishers_known:
-            self._seen.popitem(last=False)
-        self._out(batch)
+            self._out(gap, None)

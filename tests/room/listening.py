@@ -110,9 +110,9 @@ class Follower(Ears):
         await self._bus.subscribe(room)
         await self._timelines[room].start()
 
-    def position(self, room: str) -> Position:
-        """Say up to where a room was heard."""
-        return self._timelines[room].position
+    def timeline(self, room: str) -> Timeline:
+        """Give the order of a room, as far as it was heard."""
+        return self._timelines[room]
 
     def deliver(self, batch: Batch) -> None:
         if self.deaf:
@@ -125,10 +125,10 @@ class Follower(Ears):
         self._timelines[room].compare(top)
         super().compare(room, top)
 
-    def _out(self, each: Batch | Gap) -> None:
+    def _out(self, each: Batch | Gap, _: Batch | None) -> None:
         if isinstance(each, Gap):
             self.gaps.append(each)
-        else:
+        elif each.messages:
             self.batches.append(each)
         self.look()
 

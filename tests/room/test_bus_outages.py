@@ -325,7 +325,7 @@ class TestOutages(BusTestCase):
             Config(),
             read=lambda after, most: bus.read("ops", after, most),
             tail=Tail(1_000_000),
-            top=lambda: ears.position("ops"),
+            timeline=ears.timeline("ops"),
             live=lambda: live.callback(None),
             losses=lambda gap, count: None,
         )
@@ -346,7 +346,7 @@ class TestOutages(BusTestCase):
         waiting = bus.publish("ops", messages("six"))
         self.server.start()
         after = (await waiting).first
-        await ears.until(lambda: ears.texts()[-1] == "six" and ears.position("ops").epoch == after.epoch)
+        await ears.until(lambda: ears.texts()[-1] == "six" and ears.timeline("ops").position.epoch == after.epoch)
         return first.epoch, after.epoch
 
     async def test_an_older_snapshot_is_another_epoch_and_who_was_there_hears_nothing_twice(self) -> None:
