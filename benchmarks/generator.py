@@ -32,8 +32,8 @@ class Load:
     processes: int = 1
     stopped: int = 0
     """How many of them stop reading once they are connected."""
-    query: str = ""
-    """What comes behind the path of the URL."""
+    last: int = 0
+    """How many messages of its room's history each asks for when it joins."""
 
     def options(self) -> list[str]:
         """Give them as the generator's command line takes them."""
@@ -44,7 +44,7 @@ class Load:
             f"--size={self.size}",
         ]
         words.append(f"--processes={self.processes}")
-        words.append(f"--path=/{'room{}' if self.rooms > 1 else ''}{self.query}")
+        words.append(f"--path=/{'room{}' * (self.rooms > 1)}{f'?last={self.last}' * (self.last > 0)}")
         if self.stopped:
             words.append(f"--stopped={self.stopped}")
         if self.window:

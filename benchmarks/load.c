@@ -212,7 +212,8 @@ static uint32_t random_mask(void) { /* xorshift64* */
 }
 
 static void watch(Client *c, bool writable) {
-  struct epoll_event event = {.events = EPOLLIN | (writable ? EPOLLOUT : 0), .data.ptr = c};
+  bool deaf = c->stops && c->state == OPEN; /* what comes stays in the kernel; that it was hung up on is heard */
+  struct epoll_event event = {.events = (deaf ? EPOLLRDHUP : EPOLLIN) | (writable ? EPOLLOUT : 0), .data.ptr = c};
   if (epoll_ctl(epoll, c->state == DIALLING ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, c->fd, &event)) die("epoll_ctl: %s", strerror(errno));
   c->armed = writable;
 }
@@ -301,7 +302,7 @@ static void pump(Client *c, uint64_t time) {
 /* In: whole frames are taken from what one read brought. */
 
 static void arrived(Client *c, const uint8_t *payload, size_t size, uint64_t at) {
-  if (!c->receives) {
+  if (!c->receives || opt.hold) {
     mine->aside++;
     return;
   }
@@ -405,10 +406,7 @@ static void hear(Client *c) {
   n += (size_t)got;
   incoming[n] = 0;
   size_t used = c->state == SHAKING ? shake(c, incoming, n) : 0;
-  if (c->stops && c->state == OPEN) { /* from now on what comes stays in the kernel */
-    if (epoll_ctl(epoll, EPOLL_CTL_DEL, c->fd, NULL)) die("epoll_ctl: %s", strerror(errno));
-    return;
-  }
+  if (c->stops && c->state == OPEN) return watch(c, false);
   if (c->state == OPEN) used += parse(c, incoming + used, n - used, at);
   if (c->state == CLOSED) return;
   if (board->measure && at >= board->measure && at < board->stop) mine->delivered_in_time += mine->delivered - before;
@@ -425,7 +423,10 @@ static void dial(Client *c) {
   c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (c->fd < 0) die("socket: %s", strerror(errno));
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  if (c->stops) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+  if (c->stops) { /* narrow, with segments as over Ethernet: else the kernels take megabytes before the server has to */
+    setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &(int){4096}, sizeof(int));
+    setsockopt(c->fd, IPPROTO_TCP, TCP_MAXSEG, &(int){1460}, sizeof(int));
+  }
   if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) die("connect: %s", strerror(errno));
   c->state = DIALLING;
   watch(c, true);
@@ -452,6 +453,7 @@ static void ask(Client *c) { /* dialled: send the request */
 
 static void look(Client *c, uint32_t events) {
   if (c->state == DIALLING) return ask(c);
+  if (c->state == OPEN && c->stops) return hang_up(c);
   if (c->state != CLOSED && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) hear(c);
   if (c->state == OPEN && events & EPOLLOUT) {
     flush(c);
@@ -674,12 +676,12 @@ static void report(void) {
   printf("{\"clients\": %u, \"senders\": %u, \"rooms\": %u, \"size\": %u, \"connect_s\": %.6f, \"connects_per_s\": %.1f, \"connect_busy\": [",
          opt.clients, opt.senders, opt.rooms, opt.size, dialling, opt.clients / dialling);
   print_busy(offsetof(Share, dial_cpu), last - began);
-  printf("], \"closed\": %lu, \"close_code\": %u, \"pings\": %lu", TOTAL(closed), close_code, TOTAL(pings));
+  printf("], \"closed\": %lu, \"close_code\": %u, \"pings\": %lu, \"aside\": %lu", TOTAL(closed), close_code, TOTAL(pings), TOTAL(aside));
   if (!opt.hold) {
     printf(", \"seconds\": %.3f, \"sent\": %lu, \"unsent\": %lu, \"expected\": %lu, \"delivered\": %lu, \"missing\": %lu, \"gaps\": %lu, "
-           "\"duplicates\": %lu, \"disorder\": %lu, \"echoes\": %lu, \"foreign\": %lu, \"aside\": %lu",
+           "\"duplicates\": %lu, \"disorder\": %lu, \"echoes\": %lu, \"foreign\": %lu",
            window, TOTAL(sent), TOTAL(unsent), TOTAL(expected), TOTAL(delivered), TOTAL(expected) - TOTAL(delivered), TOTAL(gaps),
-           TOTAL(duplicates), TOTAL(disorder), TOTAL(echoes), TOTAL(foreign), TOTAL(aside));
+           TOTAL(duplicates), TOTAL(disorder), TOTAL(echoes), TOTAL(foreign));
     printf(", \"delivered_in_time\": %lu, \"messages_per_s\": %.1f, \"deliveries_per_s\": %.1f, \"latency_ms\": ", TOTAL(delivered_in_time),
            (double)TOTAL(sent_in_time) / window, (double)TOTAL(delivered_in_time) / window);
     print_latency(histogram, longest);

@@ -1,9 +1,7 @@
 """One measurement: start a server, put load on it, take the figures, stop it."""
 
-import base64
 import os
 import re
-import socket
 import time
 from dataclasses import dataclass, replace
 
@@ -16,10 +14,8 @@ MEMORY_SETTLES_SECONDS = 1.0
 """From the last handshake until memory is looked at."""
 DRAIN_SECONDS = 10.0
 """What a server has, after the last message, to deliver the rest."""
-
-
-FALL_BEHIND_SECONDS = 4.0
-"""How long load goes on until clients that do not read have fallen behind; only then is it measured."""
+REPORT_SECONDS = 3.0
+"""From when clients have fallen behind until chatd's log says so, at most."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Subject:
     options: tuple[str, ...] = ()
     """What else is on chatd's command line."""
     lines: int = 0
-    """How many lines are said in the room before anybody else comes."""
+    """How many messages are said in the room before anybody else comes."""
     label: str = ""
     """What the tables call it, where the candidate's own title says too little."""
 
@@ -60,7 +56,8 @@ def measure(subject: Subject, *, seconds: float, warmup: float) -> Sample:
     cores, _ = subject.cores()
     kind, options = subject.kind, subject.options
     with running(kind, workers=subject.workers, broker=subject.broker, cores=cores, options=options) as server:
-        say(server.port, subject.lines)
+        if subject.lines:
+            _say(server.port, subject.lines)
         idle = not (subject.load.window or subject.load.rate)
         sample = _hold(subject, server) if idle else _exchange(subject, server, seconds, warmup)
         return replace(sample, figures={**sample.figures, "start_s": server.start_seconds})
@@ -68,11 +65,13 @@ def measure(subject: Subject, *, seconds: float, warmup: float) -> Sample:
 
 def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -> Sample:
     cpu, machine, clock, memory = [], [], [], []
-    if subject.load.stopped:
-        warmup = max(warmup, FALL_BEHIND_SECONDS)
 
     def weigh() -> None:
         memory.append(processes.memory_bytes(server.workers()))
+
+    def end() -> None:
+        look()
+        weigh()  # now, for what waits for a client goes with it
 
     def look() -> None:
         cpu.append(processes.cpu_seconds(server.processes()))
@@ -83,16 +82,13 @@ def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -
     options += [f"--drain={DRAIN_SECONDS:g}", f"--patience={DRAIN_SECONDS:g}"]
     if subject.kind.echo:
         options.append("--echo")
-    phases = {"connected": weigh, "measuring": look, "measured": look}
+    phases = {"connected": weigh, "measuring": look, "measured": end}
     got = generate(server.port, subject.load, options, cores=subject.cores()[1], phases=phases)
     figures = {name: float(got[name]) for name in ("deliveries_per_s", "messages_per_s", "connects_per_s")}
     figures |= {f"{name}_ms": value for name, value in got["latency_ms"].items()}
     figures |= {"send_lag_ms": got["send_lag_ms"], "expected": float(got["expected"])}
     if subject.load.stopped:
-        fell_behind = sum(int(count) for count in re.findall(r"slow readers that fell behind: (\d+)", server.said()))
-        if fell_behind < subject.load.stopped:
-            raise Failed(f"only {fell_behind} of {subject.load.stopped} clients fell behind: nothing was measured")
-        weigh()
+        _see_that_they_fell_behind(server, subject.load.stopped)
         figures["grown_bytes"] = float(memory[1] - memory[0])
     used, wall = cpu[1] - cpu[0], clock[1] - clock[0]
     figures["cpu_us"] = used * 1e6 / max(1, got["delivered_in_time"])
@@ -100,12 +96,22 @@ def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -
     return Sample(figures, {name: got[name] for name in FAULTS if got[name]}, got["busy"])
 
 
+def _see_that_they_fell_behind(server: Server, stopped: int) -> None:
+    end = time.monotonic() + REPORT_SECONDS
+    while (said := sum(map(int, re.findall(r"slow readers that fell behind: (\d+)", server.said())))) < stopped:
+        if time.monotonic() > end:
+            raise Failed(f"only {said} of {stopped} clients fell behind: nothing was measured")
+        time.sleep(0.05)
+
+
 def _hold(subject: Subject, server: Server) -> Sample:
     memory: list[int] = []
     cpu: list[float] = []
+    workers: list[float] = []
 
     def look() -> None:
         cpu.append(processes.cpu_seconds(server.processes()))
+        workers.append(processes.cpu_seconds(server.workers()))
         memory.append(processes.memory_bytes(server.processes()))
 
     def wait_and_look() -> None:
@@ -113,24 +119,18 @@ def _hold(subject: Subject, server: Server) -> Sample:
         look()
 
     look()
+    clients = subject.load.clients
     got = generate(server.port, subject.load, cores=subject.cores()[1], phases={"connected": wait_and_look})
-    grown = (memory[1] - memory[0]) / subject.load.clients
-    joining = (cpu[1] - cpu[0]) * 1e6 / subject.load.clients
-    figures = {"connects_per_s": float(got["connects_per_s"]), "memory_bytes": grown, "join_us": joining}
-    return Sample(figures, {name: got[name] for name in ("closed",) if got[name]}, got["connect_busy"])
+    figures = {"connects_per_s": float(got["connects_per_s"]), "memory_bytes": (memory[1] - memory[0]) / clients}
+    figures["join_us"] = (cpu[1] - cpu[0]) * 1e6 / clients
+    if subject.lines:
+        figures["worker_us"] = (workers[1] - workers[0]) * 1e6 / clients
+    replayed, due = got["aside"], clients * subject.load.last
+    faults = {"closed": got["closed"], "missing": max(0, due - replayed), "duplicates": max(0, replayed - due)}
+    return Sample(figures, {name: count for name, count in faults.items() if count}, got["connect_busy"])
 
 
-def say(port: int, lines: int) -> None:
-    """Say so many lines of 64 bytes in the lobby, and see that the server has taken them: it answers a Close."""
-    if not lines:
-        return
-    with socket.create_connection(("127.0.0.1", port), timeout=DRAIN_SECONDS) as client:
-        key = base64.b64encode(os.urandom(16)).decode()
-        head = ["GET / HTTP/1.1", "Host: localhost", "Connection: Upgrade", "Upgrade: websocket"]
-        head += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}", "", ""]
-        client.sendall("\r\n".join(head).encode())
-        client.recv(4096)
-        frame, close = b"\x81\xc0" + bytes(4) + b"x" * 64, b"\x88\x80" + bytes(4)  # masked with zeros
-        client.sendall(frame * lines + close)
-        while client.recv(4096):
-            pass
+def _say(port: int, lines: int) -> None:
+    got = generate(port, Load(2, rate=1000), [f"--seconds={lines / 1000:g}", "--warmup=0"], phases={})
+    if got["sent"] < lines or got["missing"]:
+        raise Failed(f"the room has not got its {lines} messages")

@@ -196,11 +196,12 @@ COLUMNS = {
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
     "p99.9_ms": "p99.9 ms",
+    "worker_us": "µs CPU of the worker a connection",
     "join_us": "µs CPU a connection",
-    "grown_bytes": "bytes grown",
+    "grown_bytes": "bytes the workers grew by",
     "start_s": "start s",
 }
-IDLE_ONLY = ("connects_per_s", "memory_bytes", "join_us")
+IDLE_ONLY = ("connects_per_s", "memory_bytes", "worker_us", "join_us")
 """What is shown only where the clients do nothing but connect."""
 
 
@@ -297,9 +298,10 @@ HOW = (
     "Server and generator share the machine. Where a row says so, the server is pinned to core 0 and the generator to "
     "core 1; else the kernel places both, for all servers alike.",
     "chatd is started as a user would: `twistd -n chatd` on a port of its own, with room for 20,000 connections a "
-    "worker, its own Valkey beside it, its chat log on disk. CPU and memory count all processes of a server: parent, "
-    "workers, broker. The Node peer with 2 workers has the same Valkey as its broker, on a unix socket as well; it "
-    "writes a chat log too, and does not wait for it.",
+    "worker, its own Valkey beside it, history on where a row does not say otherwise, its chat log on disk. CPU and "
+    "memory count all processes of a server, parent, workers, broker, where a row does not say otherwise. The Node "
+    "peer with 2 workers has the same Valkey as its broker, on a unix socket as well; it writes a chat log too, and "
+    "does not wait for it.",
     "Autobahn and uWebSockets are one process with neither log nor broker. Nchan has as many workers as chatd, no log. "
     "uWebSockets is driven from Python by socketify; its fan-out is C++ alone.",
     "Open loop: a message's latency counts from the moment it was due, however late it could be sent. Closed loop: a "

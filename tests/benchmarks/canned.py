@@ -18,6 +18,7 @@ FIGURES = {
     "max_ms": 40.0,
     "send_lag_ms": 0.1,
     "join_us": 300.0,
+    "worker_us": 200.0,
     "grown_bytes": 1_000_000.0,
     "start_s": 1.0,
     "expected": 12_000.0,

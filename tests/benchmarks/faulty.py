@@ -59,13 +59,17 @@ class Chat:
             self._reading.set()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
+        for thread in self._threads:
+            thread.join(10)
+        self._listening.close()
+
+    def hang_up(self) -> None:
+        """End the connections of all clients."""
         with self._lock:
             for member in self._members:
                 with suppress(OSError):
                     member.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(10)
-        self._listening.close()
 
     def _start(self, work: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)

@@ -63,11 +63,17 @@ def test_an_echo_nobody_asked_for_is_counted_and_one_that_was_is_expected() -> N
     assert figures["delivered"] == 2 * SENT
 
 
-def test_clients_that_stop_reading_are_expected_to_get_nothing() -> None:
-    with Chat() as chat:
+def test_clients_that_stop_reading_hear_nothing_and_nothing_is_missing() -> None:
+    with Chat(faulty.with_ping) as chat:
         figures = exchange(chat, Load(5, senders=1, rate=400, stopped=2))
     assert wrong(figures) == {}
-    assert figures["delivered"] == 2 * SENT
+    assert figures["delivered"] == figures["pings"] == 2 * SENT
+
+
+def test_a_client_that_stopped_reading_and_is_hung_up_on_is_counted() -> None:
+    with Chat() as chat:
+        figures = exchange(chat, Load(3, senders=1, rate=400, stopped=2), connected=chat.hang_up)
+    assert figures["closed"] == 3
 
 
 def test_an_echo_that_does_not_come_is_missing() -> None:
@@ -152,7 +158,7 @@ def test_it_holds_connections_until_its_stdin_ends() -> None:
         figures = generate(chat.port, Load(20), phases={"connected": lambda: phases.append("connected")})
     assert phases == ["connected"]
     assert figures["clients"] == len(chat.targets) == 20
-    assert figures["closed"] == 0
+    assert figures["closed"] == figures["aside"] == 0
 
 
 @pytest.mark.parametrize(
@@ -181,6 +187,8 @@ def test_a_subprotocol_has_to_be_chosen() -> None:
         (["--port=1", "--hold", "--size=15"], "--size must be from 16 to 16384, not 15"),
         (["--port=1", "--hold", "--clients=x"], "--clients must be from 1 to"),
         (["--port=1", "--hold", "--senders=3"], "more senders than clients"),
+        (["--port=1", "--hold", "--stopped=2"], "more senders than clients, those that stop reading apart"),
+        (["--port=1", "--hold", "--clients=4", "--stopped=2", "--rooms=2"], "--stopped is for one room"),
         (["--port=1", "--hold", "more"], "what is more?"),
     ],
 )

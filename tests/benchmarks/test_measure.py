@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import candidates, processes
 from benchmarks.candidates import CANDIDATES, Candidate, NotReady, Place, Program, free_port, running
-from benchmarks.generator import FAULTS, Load, generate
+from benchmarks.generator import FAULTS, Failed, Load, generate
 from benchmarks.machine import machine, versions
 from benchmarks.measure import Subject, measure
 from benchmarks.record import Sample
@@ -24,7 +24,7 @@ def test_chatd_gives_every_message_once_and_in_order() -> None:
     sample = half_a_second(Subject("chatd", Load(30, senders=6, window=16, processes=2)))
     assert sample.faults == {}
     assert sample.figures["expected"] > 0
-    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes", "join_us", "grown_bytes"}
+    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes", "join_us", "worker_us", "grown_bytes"}
     assert len(sample.busy) == 2
 
 
@@ -43,6 +43,29 @@ def test_idle_connections_are_held_and_weighed(monkeypatch: pytest.MonkeyPatch) 
     assert sample.faults == {}
     assert sample.figures.keys() == {"connects_per_s", "memory_bytes", "join_us", "start_s"}
     assert sample.figures["memory_bytes"] > 0
+
+
+@pytest.mark.parametrize(("said", "wrong"), [(20, {}), (15, {"missing": 500})])
+def test_each_join_is_seen_to_get_the_history_it_asked_for(said: int, wrong: dict[str, int]) -> None:
+    sample = half_a_second(Subject("chatd", Load(100, last=20), workers=1, lines=said))
+    assert sample.faults == wrong
+    assert 0 < sample.figures["worker_us"] <= sample.figures["join_us"]
+
+
+SLOW = Load(12, senders=2, size=4096, rate=400, stopped=2)
+
+
+def test_workers_are_weighed_while_clients_that_stopped_are_behind() -> None:
+    sample = half_a_second(Subject("chatd", SLOW, options=("--max-backlog", "65536")))
+    assert sample.faults == {}
+    assert sample.figures["expected"] > 0
+    assert "grown_bytes" in sample.figures
+
+
+def test_clients_that_did_not_fall_behind_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.measure.REPORT_SECONDS", 0)
+    with pytest.raises(Failed, match="only 0 of 2 clients fell behind"):
+        half_a_second(Subject("chatd", SLOW, options=("--max-backlog", "100000000")))
 
 
 def test_the_naive_peer_does_the_same_work() -> None:
