@@ -14,6 +14,12 @@ from urllib.parse import unquote, urlsplit
 LOOPBACK_LISTEN = ("tcp:3000:interface=127.0.0.1", r"tcp:3000:interface=\:\:1")
 """Where chatd listens unless ``--listen`` says otherwise; the second is left out where there is no IPv6."""
 
+EPOCHS_KNOWN = 4
+"""Epochs that have ended whose end a worker remembers, for each room and each client that is behind.
+
+What is in doubt is published again within seconds; so many times a broker may die meanwhile.
+"""
+
 
 class BadValue(ValueError):
     """A value that can't be used; its text is one line for whoever typed it."""
@@ -288,6 +294,8 @@ class Config:
     """What a room holds back while it reads what is missing before it; the rest is read then too."""
     place_seconds: float = 1.0
     """How often the places of clients with a resume key are written to the broker, where they moved."""
+    place_again_seconds: float = 60.0
+    """How often they are written where they did not move: who has lost its place unheard learns it by that."""
     places: int = 500
     """Places that are written in one go."""
     takeover_seconds: float = 2.0

@@ -92,6 +92,7 @@ class CatchUp:
         "_live",
         "_looked",
         "_losses",
+        "_most",
         "_over",
         "_read",
         "_reading",
@@ -127,6 +128,7 @@ class CatchUp:
         self.member = member
         self._cursor = Cursor(position, before)
         self._config = config
+        self._most = min(config.history_bytes, config.max_backlog)  # bytes that are given at once, about
         self._read = read
         self._tail = tail
         self._timeline = timeline
@@ -175,9 +177,7 @@ class CatchUp:
                 self._over = True
                 self._live()
             elif rest := self._tail.after(cursor):
-                for batch in rest:
-                    if not self.member.choked:
-                        self._give([batch])
+                self._give(first_bytes(rest, cursor, self._most))
             elif behind and not self._config.keeps_history:
                 self._tell(cursor.skip_to(top))
             elif self._looked == top or (ahead and self._looked is not None):
@@ -186,23 +186,25 @@ class CatchUp:
                 self._ask(top)
 
     def _ask(self, top: Position) -> None:
-        most = min(self._config.history_bytes, self._config.max_backlog)
-        self._reading = self._read(self.position, most)
-        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(top, most)).addErrback(self._failed)
+        self._reading = self._read(self.position, self._most)
+        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(top,), errbackArgs=(top,)).addErrback(
+            self._failed
+        )
 
-    def _arrived(self, span: Span, top: Position, most: int) -> None:
+    def _arrived(self, span: Span, top: Position) -> None:
         self._reading = None
         if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
             self._tell([self._cursor.reset(span.top)])  # there is no such position
-        batches = first_bytes(span.batches, self._cursor, most)
+        batches = first_bytes(span.batches, self._cursor, self._most)
         self._give(batches)
         if not span.more and batches is span.batches:
             self._tell(self._cursor.skip_to(span.top))
             self._looked = top
         self.step()
 
-    def _not_read(self, failure: Failure) -> None:
+    def _not_read(self, failure: Failure, top: Position) -> None:
         self._reading = None
+        self._looked = top
         if not failure.check(CancelledError):
             log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
             self._tell(self._cursor.skip_to(self._timeline.position))
@@ -243,10 +245,10 @@ class CatchUp:
                 gap = replace(gap, count=max(0, gap.last - lenient))
             if gap.count == 0:
                 continue
+            self._losses(gap, 1)
             if self._slow and not self._config.keeps_history:
                 self.member.too_slow(gap)
             else:
-                self._losses(gap, 1)
                 self.member.lost(gap)
 
 

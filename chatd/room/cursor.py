@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
+from chatd.config import EPOCHS_KNOWN
 from chatd.message import Batch, Gap, Position
-
-EPOCHS = 4
-"""How many that have ended are remembered: a batch comes again within seconds, be it from a broker that dies again."""
 
 
 class Cursor:
@@ -67,6 +65,6 @@ class Cursor:
         return Gap(top.epoch, top.offset, None)
 
     def _begin(self, epoch: str, offset: int) -> Gap:
-        self.before = (*self.before, self.position)[-EPOCHS:]
+        self.before = (*self.before, self.position)[-EPOCHS_KNOWN:]
         self.epoch, self.offset = epoch, offset
         return Gap(epoch, offset, None)

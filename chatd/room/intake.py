@@ -8,8 +8,8 @@ What it promises:
 * Who may not hand over messages now is called when it may.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -44,6 +44,25 @@ class Author(Protocol):
         """Learn that a message it published was not."""
 
 
+class _Taken(NamedTuple):
+    """What one author said at once."""
+
+    author: Author
+    entry: Entry
+    weight: int
+
+
+def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
+    """Split it into what makes a batch each: the bus splits nothing. What one author said at once stays together."""
+    start, weight = 0, 0
+    for place, each in enumerate(taken):
+        if start < place and weight + each.weight > most:
+            yield taken[start:place]
+            start, weight = place, 0
+        weight += each.weight
+    yield taken[start:]
+
+
 class Intake:
     """Everything that was said on this worker and is not with the bus yet."""
 
@@ -53,7 +72,8 @@ class Intake:
         self._chat = chat
         self._clock = clock
         self._now = now
-        self._taken: list[tuple[Author, Entry]] = []
+        self._most = config.batch_bytes
+        self._taken: list[_Taken] = []
         self._taken_weight = 0
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._waiting: dict[str, Author] = {}
@@ -75,8 +95,9 @@ class Intake:
         number, id, name, time = self._messages, author.id, author.author, int(self._now() * 1000)
         self._messages += len(texts)
         messages = [Message(f"{id}.{number}", time, name, text) for number, text in enumerate(texts, number + 1)]
-        self._taken.append((author, Entry(room, author.address, messages)))
-        self._taken_weight += self._bus.weight(messages)
+        weight = self._bus.weight(messages)
+        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight))
+        self._taken_weight += weight
         self._flushes.ask()
 
     def wait(self, author: Author) -> None:
@@ -124,30 +145,31 @@ class Intake:
         if not taken:
             return
         try:
-            log_entries(self._chat, [entry for _, entry in taken])
+            log_entries(self._chat, [each.entry for each in taken])
         except OSError:  # said by the chat log itself, once
             self._tell_refused(taken, LOG_AWAY)
             return
-        rooms: dict[str, list[tuple[Author, Entry]]] = {}
+        rooms: dict[str, list[_Taken]] = {}
         for each in taken:
-            rooms.setdefault(each[1].room, []).append(each)
+            rooms.setdefault(each.entry.room, []).append(each)
         for name, share in rooms.items():
-            messages = [message for _, entry in share for message in entry.messages]
-            self._bus.publish(name, messages).addErrback(self._not_published, share)
+            for part in _parts(share, self._most):
+                messages = [message for each in part for message in each.entry.messages]
+                self._bus.publish(name, messages).addErrback(self._not_published, part)
 
-    def _not_published(self, failure: Failure, taken: Sequence[tuple[Author, Entry]]) -> None:
+    def _not_published(self, failure: Failure, taken: Sequence[_Taken]) -> None:
         error = failure.value
         unknown = isinstance(error, NotPublished) and error.unknown
         if not isinstance(error, NotPublished):
             log.failure("a batch was not published", failure)
         try:
-            entries = [entry for _, entry in taken]
+            entries = [each.entry for each in taken]
             log_outcome(self._chat, entries, "unknown" if unknown else "refused", int(self._now() * 1000))
         except OSError:  # said by the chat log itself
             count = sum(len(entry.messages) for entry in entries)
             log.error("{count} messages in the chat log were not published", count=count)
         self._tell_refused(taken, OUR_FAULT)
 
-    def _tell_refused(self, taken: Sequence[tuple[Author, Entry]], closing: Closing) -> None:
-        for author in {author.id: author for author, _ in taken}.values():
+    def _tell_refused(self, taken: Sequence[_Taken], closing: Closing) -> None:
+        for author in {each.author.id: each.author for each in taken}.values():
             author.refused(closing)

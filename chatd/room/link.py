@@ -29,10 +29,16 @@ ReplyError = txredisapi.ResponseError
 AWAY_CODES = frozenset(
     ("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM")
 )
-"""Answers by which a broker says that it can't do it now; what was asked for is tried again."""
+"""Answers by which a broker says that it can't do it now."""
 
 LinkLost = txredisapi.ConnectionError
 """The link went away before the answer came: whether the command was carried out is unknown."""
+
+
+def for_now(failure: Failure) -> bool:
+    """Whether a broker says that it can't do something now, be it until its rules are mended: try again."""
+    why = failure.getErrorMessage().strip()
+    return why.partition(" ")[0] in AWAY_CODES or "ACL failure" in why
 
 
 class Broken(Exception):

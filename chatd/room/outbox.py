@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Message, Position, again, encode
 from chatd.room.history import history_key
-from chatd.room.link import AWAY_CODES, LinkLost, ReplyError
+from chatd.room.link import LinkLost, ReplyError, for_now
 from chatd.room.script import PUBLISH
 from chatd.wire.text import utf8_size
 
@@ -283,8 +283,10 @@ class Outboxes:
     def _next_parts(self, outbox: _Outbox) -> list[_Part]:
         """Take what waits, up to the size of a batch; what was handed over at once stays together."""
         count, weight = 0, 0
-        while count < len(outbox.waiting) and (not count or weight < self._config.batch_bytes):
-            weight += outbox.waiting[count].weight
+        for part in outbox.waiting:
+            weight += part.weight
+            if count and weight > self._config.batch_bytes:
+                break
             count += 1
         parts, outbox.waiting = outbox.waiting[:count], outbox.waiting[count:]
         return parts
@@ -328,10 +330,9 @@ class Outboxes:
         if self._abandoned or failure.check(LinkLost):
             return  # sent again when the link is back
         why = failure.getErrorMessage().strip()
-        code = why.partition(" ")[0]
-        if code == "NOSCRIPT":
+        if why.startswith("NOSCRIPT"):
             PUBLISH.load(self._protocol).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
-        elif code in AWAY_CODES or "ACL failure" in why:
+        elif for_now(failure):
             self._refused(why)
         else:
             if not failure.check(ReplyError):

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.room.link import AWAY_CODES, LinkLost
+from chatd.room.link import LinkLost, for_now
 from chatd.room.script import Script
 
 log = Logger()
@@ -83,17 +83,15 @@ class Queries:
 
     def _failed(self, failure: Failure, query: _Query, protocol: Any) -> None:
         self._on_wire.discard(query)
-        why = failure.getErrorMessage().strip()
-        code = why.partition(" ")[0]
         if query.answer.called:  # nobody waits for it
             self._send()
         elif failure.check(LinkLost):
             self._waiting.appendleft(query)
             self._send()
-        elif code == "NOSCRIPT":
+        elif failure.getErrorMessage().startswith("NOSCRIPT"):
             self._waiting.appendleft(query)
             query.script.load(protocol).addCallbacks(lambda _: self._send(), lambda _: self._send_later())
-        elif code in AWAY_CODES:
+        elif for_now(failure):
             self._waiting.append(query)
             self._send_later()
         else:

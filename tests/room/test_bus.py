@@ -1,6 +1,8 @@
 """The bus on the real Valkey, and the contract that the double in ``tests.fakes`` keeps as well."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,16 +12,19 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from chatd.config import Config, broker_address
+from chatd.config import BrokerAddress, Config, broker_address
 from chatd.message import Gap, Position, encode
 from chatd.room.bus import Bus, broker_endpoint
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
+from chatd.verify.histories import read_histories
+from chatd.verify.ledger import Ledger
 from tests.fakes import Events, FakeBus
 from tests.room.listening import BusTestCase, Ears, messages
-from tests.room.server import Client
+from tests.room.server import Client, Server
 from tests.room.wire import Wire
 
 TEXTS = ["007", "1_000", "1.50", "👋 Å", "a\nb\r", "\0\x1b[2J", " ", "x" * 16384, *map(chr, range(256))]
@@ -667,3 +672,45 @@ def test_a_host_is_dialled_by_its_name_and_port() -> None:
     endpoint = broker_endpoint(reactor, broker_address("redis://example.org:7000/2"), 3)
     assert isinstance(endpoint, HostnameEndpoint)
     assert "example.org" in repr(endpoint) and "7000" in repr(endpoint)
+
+
+class TestLeastRights(BusTestCase):
+    """A broker's user that may do no more than the documentation says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = Server()
+        self.server.start()
+        self.addCleanup(self.server.close)
+        text = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
+        listed = re.search(
+            r"user needs these\scommands: (.+?), on keys and channels(.+?)where the URL", text, re.DOTALL
+        )
+        assert listed is not None
+        names = re.findall(r"`([A-Z ]+)`", "".join(listed.groups()))
+        commands = [f"+{each.replace(' ', '|').lower()}" for each in names]
+        only = ("resetkeys", f"~{self.prefix}:*", "resetchannels", f"&{self.prefix}:*", "-@all", *commands)
+        self.server.ask("ACL", "SETUSER", "chat", "on", ">secret", *only)
+        self.address = BrokerAddress(path=self.server.path, user="chat", password="secret")
+
+    async def test_can_run_all_of_chatd(self) -> None:
+        bus, ears = await self.ready(self.address, "ops")
+        await bus.publish("ops", messages("a"), {0: "an-id"})
+        await bus.publish("ops", messages("b"), {0: "another-id"})
+        await ears.until(lambda: ears.texts() == ["a", "b"])
+        await bus.probe()
+        bus._comparison.run()
+        await ears.until(lambda: "ops" in ears.tops)
+        span = await bus.read("ops", None, 1)
+        span = await bus.read("ops", Position(span.top.epoch, 0), 1_000_000)
+        assert [message.text for batch in span.batches for message in batch.messages] == ["a", "b"]
+        ears.places["ops", "s1"] = Place(span.top, "s1")
+        for session in ("s1", "s2"):
+            place = await bus.claim("ops", "a-key-of-mine", session)
+        assert place == Place(span.top, "s1")
+        bus.save("ops", "a-key-of-mine", "s2", place, left=True)
+        await bus.saved()
+        bus.unsubscribe("ops")
+        ledger = Ledger()
+        await deferToThread(read_histories, self.address, Config(redis_prefix=self.prefix), ledger)
+        assert self.said() == []

@@ -212,11 +212,10 @@ def test_a_tail_that_does_not_reach_back_so_far_is_no_use() -> None:
     assert walk.live == 1
 
 
-def test_from_the_tail_too_it_gets_no_more_than_its_member_can_take() -> None:
-    walk = Walk(10)
+def test_from_the_tail_too_it_gets_no_more_than_its_backlog_at_once_be_it_of_one_batch() -> None:
+    walk = Walk(10, config=Config(max_backlog=3))
     walk.member.choked = True
-    walk.hear(batch(11))
-    walk.hear(batch(12))
+    walk.hear(batch(11, 2))
     walk.member.choked, walk.member.room = False, 1
     walk.step()
     assert walk.member.events == ["e11"]
@@ -305,6 +304,17 @@ def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(events: Events) 
     assert walk.member.events == [Gap("e", 10, 6)]
     assert walk.live == 1
     assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
+
+
+def test_one_that_is_ahead_does_not_ask_again_what_can_not_be_read(events: Events) -> None:
+    walk = Walk(12)
+    walk.step()
+    walk.asked.pop()[2].errback(ValueError("WRONGTYPE"))
+    walk.step()
+    assert (walk.asked, walk.live, walk.member.events) == ([], 0, [])
+    walk.hear(batch(11, 2))
+    walk.step()
+    assert walk.live == 1
 
 
 def test_one_that_fails_is_hung_up_on(events: Events) -> None:
@@ -455,6 +465,7 @@ def test_without_history_one_that_was_too_slow_is_told_so(bare: Config) -> None:
     walk = Walk(config=bare, slow=True)
     walk.step()
     assert walk.member.events == [("too slow", Gap("e", 10, 6))]
+    assert walk.losses == [(Gap("e", 10, 6), 1)]
 
 
 def test_without_history_the_tail_is_given_where_it_reaches_back(bare: Config) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from chatd.config import EPOCHS_KNOWN
 from chatd.message import Batch, Gap, Message, Position
-from chatd.room.cursor import EPOCHS, Cursor
+from chatd.room.cursor import Cursor
 
 
 def batch(first: int, count: int = 1, epoch: str = "e", before: Position | None = None) -> Batch:
@@ -129,9 +130,9 @@ def test_what_comes_again_in_one_more_epoch_is_known_too() -> None:
 
 def test_only_the_last_epochs_are_remembered() -> None:
     cursor = Cursor(Position("0", 4))
-    for epoch in range(1, EPOCHS + 2):
+    for epoch in range(1, EPOCHS_KNOWN + 2):
         list(cursor.skip_to(Position(f"{epoch}", 0)))
-    assert [each.epoch for each in cursor.before] == [f"{epoch}" for epoch in range(1, EPOCHS + 1)]
+    assert [each.epoch for each in cursor.before] == [f"{epoch}" for epoch in range(1, EPOCHS_KNOWN + 1)]
 
 
 def test_it_may_be_told_where_the_epochs_before_ended() -> None:

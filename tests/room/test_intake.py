@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chatd.closing import LOG_AWAY, OUR_FAULT
+from chatd.config import Config
 from chatd.message import Message
 from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished
@@ -65,6 +66,16 @@ def test_a_turn_is_one_write_to_the_log_and_one_batch_a_room(house: House) -> No
     assert house.chat.batches == [["1", "2", "3"]]
     published = [(room, [message.text for message in messages]) for room, messages in house.bus.published]
     assert published == [("ops", ["1", "3"]), ("dev", ["2"])]
+
+
+def test_a_turn_that_is_more_than_a_batch_goes_in_several_and_what_was_said_at_once_in_one() -> None:
+    house = make_house(Config(flush_interval=0, batch_bytes=10), FakeBus())
+    ann = house.member("ann")
+    for texts in (["12345"], ["123456"], ["x" * 8, "y" * 8], ["1"], ["2", "3"]):
+        house.hub.intake.publish("ops", ann, texts)
+    house.end_turn()
+    assert house.chat.batches == [["12345", "123456", "x" * 8, "y" * 8, "1", "2", "3"]]
+    assert house.published == [["12345"], ["123456"], ["x" * 8, "y" * 8], ["1", "2", "3"]]
 
 
 def test_each_turn_is_flushed(house: House) -> None:

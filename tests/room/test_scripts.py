@@ -354,6 +354,40 @@ class TestRefused:
         self.server.ask("ACL", "SETUSER", "ann", "allchannels")
         assert (rooms.publish(1), rooms.offsets("e1", 0)) == (("e1", 1), ([("e1", 1)], False))
 
+    @pytest.mark.parametrize("command", ["get", "set", "hset", "hmget", "expire", "time", "xadd", "publish"])
+    @pytest.mark.parametrize("others", [False, True], ids=["alone", "while others publish"])
+    def test_where_a_command_is_forbidden_what_is_seen_is_what_is_kept(self, command: str, others: bool) -> None:
+        rooms = self.rooms
+        with Client(self.server.path) as allowed, Client(self.server.path) as channel:
+            channel.ask("SUBSCRIBE", rooms.name)
+            self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", f"-{command}")
+            rooms.broker.ask("AUTH", "ann", "secret")
+            with pytest.raises(Error, match=r"ACL failure|NOPERM"):
+                rooms.publish(1, 2)
+            if others:
+                rooms.broker, forbidden = allowed, rooms.broker
+                rooms.publish(1, publisher="w2")
+                rooms.broker = forbidden
+            self.server.ask("ACL", "SETUSER", "ann", f"+{command}")
+            for sequence in (1, 2):
+                rooms.publish(sequence, 2)
+            _, _, kept = rooms.read("e1", 0)
+            heard = [channel.read()[2] for _ in kept]
+            assert sorted(heard) == sorted(kept)
+            assert len(kept) == 2 + others
+
+    def test_where_its_history_can_not_be_written_nothing_is_published(self) -> None:
+        rooms = self.rooms
+        history = rooms.key("history:e1:ops")
+        with Client(self.server.path) as channel:
+            channel.ask("SUBSCRIBE", rooms.name)
+            rooms.broker.ask("SET", history, "no stream")
+            with pytest.raises(Error, match="WRONGTYPE"):
+                rooms.publish(1)
+            rooms.broker.ask("DEL", history)
+            assert [rooms.publish(sequence) for sequence in (1, 2)] == [("e1", 1), ("e1", 2)]
+            assert [channel.read()[2].split(b"\n")[0] for _ in range(2)] == [b"e1 1 w1 1", b"e1 2 w1 2"]
+
 
 # read
 
@@ -507,20 +541,24 @@ class Place:
         self.key = rooms.key("place:k:ops")
         self._workers = rooms.key("worker:")
 
-    def claim(self, session: str, worker: str = "w1") -> tuple[str, str, str, int]:
-        answer = self._rooms.run(CLAIM, [self.key], worker, session, 80, self._workers, "k ops")
-        return answer[0].decode(), answer[1].decode(), answer[2].decode(), answer[3]
+    def claim(self, session: str, worker: str = "w1", *, waited: bool = False) -> tuple[str, str, str, int] | None:
+        """Give epoch, offset, author and whether to wait; nothing where another has it."""
+        answer = self._rooms.run(CLAIM, [self.key], worker, session, 80, self._workers, "k ops", int(waited))
+        return answer and (answer[0].decode(), answer[1].decode(), answer[2].decode(), answer[3])
 
     def save(
         self, session: str, offset: int, *, epoch: str = "e1", author: str = "s1", worker: str = "w1", outcome: str = ""
-    ) -> None:
-        self._rooms.run(SAVE, [self.key], 80, self._workers, session, worker, epoch, offset, author, outcome)
+    ) -> bool:
+        """Give whether another has it."""
+        flat = (session, worker, epoch, offset, author, outcome)
+        return bool(self._rooms.run(SAVE, [self.key], 80, self._workers, *flat) == [1])
 
     @property
     def kept(self) -> dict[str, str]:
         flat = [each.decode() for each in self._rooms.broker.ask("HGETALL", self.key)]
         kept = dict(zip(flat[::2], flat[1::2], strict=True))
-        kept.pop("taking", None)
+        if not kept.get("giving"):
+            kept.pop("giving", None)
         return kept
 
 
@@ -545,7 +583,7 @@ def test_a_place_that_was_left_is_claimed_as_it_was_and_nobody_asked(place: Plac
 def test_a_claim_of_what_another_has_asks_its_worker_to_give_it_up(rooms: Rooms, place: Place, channel: Client) -> None:
     place.claim("s1", "w1")
     assert place.claim("s2", "w2") == ("", "0", "s1", 1)
-    assert channel.read() == [b"message", rooms.key("worker:w1").encode(), b"take s1 w2 s2 k ops"]
+    assert channel.read() == [b"message", rooms.key("worker:w1").encode(), b"take s1 k ops"]
 
 
 def test_a_claim_of_what_a_dead_worker_had_says_that_nobody_was_asked(place: Place) -> None:
@@ -573,14 +611,18 @@ def test_a_save_says_how_far_who_has_it_has_come(rooms: Rooms, place: Place) -> 
     assert rooms.ttl("place:k:ops") > 70
 
 
-def test_a_save_of_who_has_it_no_more_changes_nothing(place: Place) -> None:
+def test_a_save_of_who_has_it_no_more_changes_nothing_and_says_so_to_who_thinks_it_has(place: Place) -> None:
     place.claim("s1", "w1")
     place.save("s1", 5)
     place.claim("s2", "w2")
     before = place.kept
-    for outcome in ("", "left"):
-        place.save("s1", 9, outcome=outcome)
+    assert [place.save("s1", 9, outcome=outcome) for outcome in ("", "left")] == [True, False]
     assert place.kept == before
+
+
+def test_a_save_of_who_has_it_says_nothing(place: Place) -> None:
+    place.claim("s1")
+    assert [place.save("s1", 9, outcome=outcome) for outcome in ("", "left")] == [False, False]
 
 
 def test_a_save_of_a_place_that_the_broker_lost_makes_it_anew(place: Place) -> None:
@@ -594,37 +636,69 @@ def test_a_save_without_a_position_leaves_it_as_it_is(place: Place) -> None:
     assert place.kept == {"epoch": "e1", "offset": "5", "author": "s1", "session": "", "worker": "w1"}
 
 
-def test_what_was_given_up_is_saved_for_who_took_it_over_and_its_worker_hears(
+def test_what_is_given_up_is_saved_for_who_took_it_over_and_its_worker_hears(
     rooms: Rooms, place: Place, channel: Client
 ) -> None:
     place.claim("s1", "w1")
     place.claim("s2", "w2")
     channel.read()
-    place.save("s2", 8, worker="w2", outcome="taken")
-    assert channel.read() == [b"message", rooms.key("worker:w2").encode(), b"taken s2"]
+    place.save("s1", 8, worker="w1", outcome="given")
+    assert channel.read() == [b"message", rooms.key("worker:w2").encode(), b"given s2"]
     assert place.kept == {"epoch": "e1", "offset": "8", "author": "s1", "session": "s2", "worker": "w2"}
+    assert place.claim("s2", "w2", waited=True) == ("e1", "8", "s1", 0)
 
 
-def test_what_was_given_up_too_late_changes_nothing_but_is_said(rooms: Rooms, place: Place, channel: Client) -> None:
+def test_who_comes_while_another_waits_waits_for_the_same_and_the_other_is_told_to_go(
+    rooms: Rooms, place: Place, channel: Client
+) -> None:
+    place.claim("s1", "w1")
+    place.claim("s2", "w2")
+    assert channel.read()[2] == b"take s1 k ops"
+    assert place.claim("s3", "w1") == ("", "0", "s1", 1)
+    assert channel.read() == [b"message", rooms.key("worker:w2").encode(), b"take s2 k ops"]
+    place.save("s2", 0, epoch="", worker="w2", outcome="given")
+    assert place.kept["giving"] == "s1"
+    place.save("s1", 8, outcome="given")
+    assert channel.read() == [b"message", rooms.key("worker:w1").encode(), b"given s3"]
+    assert place.claim("s3", "w1", waited=True) == ("e1", "8", "s1", 0)
+
+
+def test_who_has_waited_gets_nothing_where_yet_another_has_come(place: Place, channel: Client) -> None:
     place.claim("s1", "w1")
     place.claim("s2", "w2")
     place.claim("s3", "w2")
-    for _ in range(2):
-        channel.read()
     before = place.kept
-    place.save("s2", 8, worker="w2", outcome="taken")
-    assert channel.read()[2] == b"taken s2"
+    assert place.claim("s2", "w2", waited=True) is None
     assert place.kept == before
 
 
-def test_what_was_given_up_after_the_wait_was_over_does_not_set_back_who_went_on(place: Place) -> None:
+def test_a_claim_that_is_made_again_waits_as_it_did(place: Place, channel: Client) -> None:
+    place.claim("s1", "w1")
+    assert [place.claim("s2", "w2") for _ in range(2)] == [("", "0", "s1", 1)] * 2
+    place.save("s1", 8, outcome="given")
+    assert place.claim("s2", "w2") == ("e1", "8", "s1", 0)
+
+
+def test_a_place_that_the_broker_lost_while_one_waited_is_begun(place: Place, channel: Client) -> None:
+    assert place.claim("s2", "w2", waited=True) == ("", "0", "s2", 0)
+    assert place.kept["session"] == "s2"
+
+
+def test_what_is_given_up_after_the_wait_was_over_does_not_set_back_who_went_on(place: Place, channel: Client) -> None:
     place.claim("s1", "w1")
     place.save("s1", 5)
     place.claim("s2", "w2")
-    place.claim("s2", "w2")  # the wait is over
+    place.claim("s2", "w2", waited=True)
     place.save("s2", 12, worker="w2")
-    place.save("s2", 8, worker="w2", outcome="taken")
+    place.save("s1", 8, outcome="given")
     assert place.kept["offset"] == "12"
+
+
+def test_one_that_never_began_is_not_waited_for_where_nobody_waits_before_it(place: Place, channel: Client) -> None:
+    place.claim("s1", "w1")
+    place.claim("s2", "gone")
+    place.claim("s2", "gone", waited=True)
+    assert place.claim("s3", "w2") == ("", "0", "s1", 0)
 
 
 def test_many_places_are_saved_at_once_each_with_its_own(rooms: Rooms) -> None:

@@ -51,30 +51,35 @@ if not first then
   last = string.format('%.0f', top + ARGV[5])
 end
 
--- First something that changes nothing, for a broker without memory to refuse; then what may be forbidden: up to
--- here nothing has been given away.
+-- Nothing is given away before all of it may be: what the broker may refuse comes first, and changes nothing that
+-- counts. Only the last of it is seen.
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[7], 'top', string.format('%.0f', top))
+redis.call('EXPIRE', KEYS[1], ARGV[9])
 local batch = epoch .. ' ' .. first .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. '\n' .. ARGV[6]
-redis.call('PUBLISH', KEYS[1], batch)
 if last then
+  local now = tonumber(redis.call('TIME')[1])
+  redis.call('SET', KEYS[2], ARGV[4] .. ' ' .. epoch .. ' ' .. first, 'EX', ARGV[10])
   if ARGV[11] ~= '0' then
     -- What was said just now is kept for those who look for it within seconds, however much it is: marks tell where
     -- that began.
-    local history, now = ARGV[1] .. epoch .. ARGV[2], tonumber(redis.call('TIME')[1])
+    local history = ARGV[1] .. epoch .. ARGV[2]
     bytes = bytes + #batch
     if now - marked >= tonumber(ARGV[13]) or bytes >= tonumber(ARGV[14]) then
       mark, before, marked, bytes = top, mark, now, 0
     end
-    redis.call('XADD', history, 'MINID', '~', string.format('%.0f', math.max(0, math.min(before, last - ARGV[11]) + 1)),
-      last .. '-0', 'b', batch)
+    local oldest = string.format('%.0f', math.max(0, math.min(before, last - ARGV[11]) + 1))
+    local kept = redis.pcall('XADD', history, 'MINID', '~', oldest, last .. '-0', 'b', batch)
+    if type(kept) == 'table' and kept.err then
+      redis.call('SET', KEYS[2], '0 - 0', 'EX', ARGV[10])  -- it has not been published
+      return kept
+    end
     redis.call('EXPIRE', history, ARGV[12])
   end
   redis.call('HSET', KEYS[1], 'top', last, 'mark', string.format('%.0f', mark), 'before', string.format('%.0f', before),
     'marked', string.format('%.0f', marked), 'bytes', string.format('%.0f', bytes))
-  redis.call('SET', KEYS[2], ARGV[4] .. ' ' .. epoch .. ' ' .. first, 'EX', ARGV[10])
   for i = 15, #ARGV, 2 do
     redis.call('SET', ARGV[i + 1], epoch .. ' ' .. string.format('%.0f', top + ARGV[i]), 'EX', ARGV[10])
   end
 end
-redis.call('EXPIRE', KEYS[1], ARGV[9])
+redis.call('PUBLISH', KEYS[1], batch)
 return {epoch, first}

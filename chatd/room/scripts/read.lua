@@ -19,21 +19,23 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 
 local answer = {epoch, top, 0}
 local function read(of, offset)
-  local history, bytes, from = ARGV[1] .. of .. ARGV[2], 0, '(' .. offset .. '-0'
+  local history, most, from = ARGV[1] .. of .. ARGV[2], tonumber(ARGV[8]), '(' .. offset .. '-0'
+  local count, bytes, step = 0, 0, 1
   while true do
-    local entries = redis.call('XRANGE', history, from, '+', 'COUNT', 16)
+    local entries = redis.call('XRANGE', history, from, '+', 'COUNT', step)
     for _, entry in ipairs(entries) do
-      if bytes >= tonumber(ARGV[8]) then
+      if bytes >= most then
         answer[3] = 1
         return
       end
       answer[#answer + 1] = entry[2][2]
-      bytes = bytes + #entry[2][2]
+      count, bytes = count + 1, bytes + #entry[2][2]
     end
-    if #entries < 16 then
+    if #entries < step then
       return
     end
-    from = '(' .. entries[#entries][1]
+    -- No more is looked at than is likely to be given: one entry may be large.
+    from, step = '(' .. entries[step][1], math.max(1, math.min(64, math.floor((most - bytes) * count / bytes)))
   end
 end
 
