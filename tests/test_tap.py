@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from twisted.application.service import IService, IServiceMaker
+from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
 import chatd
 from chatd.config import LOOPBACK_LISTEN, Config, options
+from chatd.parent.daemon import Daemon
 from chatd.parent.state import State
 from chatd.tap import Options, makeService
 
@@ -234,6 +236,14 @@ def test_a_state_folder_that_cannot_be_made_is_refused_with_one_line(tmp_path: P
     (tmp_path / "file").touch()
     said = refusal("--listen", LOCAL, "--state", str(tmp_path / "file" / "state"))
     assert said == (f"twistd chatd: --state {tmp_path}/file/state cannot be used: {tmp_path}/file cannot be written to")
+
+
+def test_one_that_only_shows_to_be_no_good_once_it_is_made_ends_it_with_one_line() -> None:
+    parsed = Options()
+    parsed.parseOptions(["--state", "/proc/chatd", "--listen", LOCAL])  # root may write there, and can't
+    daemon = Daemon(MemoryReactorClock(), parsed.config(), "valkey-server")
+    with pytest.raises(SystemExit, match=r"^twistd chatd: --state /proc/chatd cannot be used: "):
+        daemon.startService()
 
 
 # The service

@@ -17,10 +17,10 @@ from chatd.client.deflate import Inflater, take_up
 from chatd.client.lean import LASTING, Quiet
 from chatd.client.outflow import Outflow
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TOO_LARGE, Closing, fault_in_close
+from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, Closing, fault_in_close
 from chatd.timers import Timer
 from chatd.wire.frames import take_texts
-from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
+from chatd.wire.handshake import Refused, Upgrade, accept, forbidden, internal, unavailable
 
 log = Logger()
 
@@ -335,4 +335,5 @@ class Connection(Outflow, WebSocketServerProtocol):
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING:
-            self._refuse(unavailable(closing.reason))
+            refuse = forbidden if closing.code == TAKEN_OVER.code else unavailable
+            self._refuse(refuse(closing.reason))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 import chatd
-from chatd.config import Config, broker_address
+from chatd.config import BadValue, Config, broker_address
 from chatd.parent.fleet import Fleet
 from chatd.parent.ports import Ports
 from chatd.parent.valkey import Valkey
@@ -45,7 +46,10 @@ class Daemon(Service):
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
         if self._server_program:
             self._valkey = Valkey(self._reactor, self._server_program, self._config)
-            self._valkey.start()
+            try:
+                self._valkey.start()
+            except BadValue as error:  # what only shows once it is done
+                sys.exit(f"twistd chatd: {error}")
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
         self._fleet.start()

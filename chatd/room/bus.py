@@ -222,7 +222,7 @@ class Bus:
         return self._history.read(room, after, most)
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
-        """Take over the place that was kept under a key, for a connection; or begin one."""
+        """Take over the place that was kept under a key, for a connection; or begin one. Fails with TakenOver."""
         return Deferred.fromCoroutine(self._places.claim(room, key, session))
 
     def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
@@ -314,6 +314,7 @@ class Bus:
         run = self._known_run or fields[b"run_id"]
         self._outboxes.connected(protocol, run)
         self._queries.connected(protocol, run)
+        self._places.connected(run)
 
     async def _prepare_channels(self, protocol: Any) -> None:
         self._subscriber = protocol

@@ -27,13 +27,14 @@ from chatd.message import Batch, Gap, Position
 from chatd.room.bus import Bus
 from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
-from chatd.room.places import Place
+from chatd.room.places import Place, TakenOver
 from chatd.room.room import Member, Room
 from chatd.tally import Tally
 
 log = Logger()
 
-LOSSES = "messages lost for good: {messages}, by clients: {clients}; clients that may have lost some: {unknown}"
+LOST = "messages lost for good: {messages}, by clients: {clients}"
+MAYBE_LOST = "clients that may have lost messages, for the broker did: {clients}"
 
 
 class _Door:
@@ -72,7 +73,8 @@ class Hub:
         self._heard: list[Room] = []
         self._heard_bytes = 0
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
-        self._losses = Tally(clock, config.report_seconds, log, LOSSES)
+        self._lost = Tally(clock, config.report_seconds, log, LOST)
+        self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST)
         self._saving = LoopingCall(self._save_places)
         self._saving.clock = clock
         bus.listener = self
@@ -86,7 +88,8 @@ class Hub:
         """Do so no more."""
         if self._saving.running:
             self._saving.stop()
-        self._losses.say()
+        self._lost.say()
+        self._maybe_lost.say()
 
     # Members
 
@@ -108,7 +111,10 @@ class Hub:
         def fail(failure: Failure) -> None:
             if door.entering.pop(member.id, None) is not None:
                 self._forget_if_empty(door)
-                joined.errback(failure)
+                if failure.check(TakenOver):
+                    member.refused(TAKEN_OVER)
+                else:
+                    joined.errback(failure)
 
         entering.addCallbacks(admit, fail).addErrback(
             lambda failure: log.failure("a member that joined was not told", failure)
@@ -220,8 +226,15 @@ class Hub:
         self._bus.save(room.name, member.key, member.id, self._place(room, member), left=left)
 
     def _save_places(self) -> None:
-        for room, member in list(self._keyed.values()):
-            self._save_place(room, member)
+        self._save_some(list(self._keyed.values()))
+
+    def _save_some(self, members: list[tuple[Room, Member]]) -> None:
+        """Write down the places of the first of them, and of the others when everybody else had a turn."""
+        for room, member in members[: self._config.places]:
+            if member.id in self._keyed:
+                self._save_place(room, member)
+        if rest := members[self._config.places :]:
+            self._clock.callLater(0, self._save_some, rest)
 
     def _take_over(self, room: Room, member: Member) -> Place:
         place = self._place(room, member)
@@ -285,8 +298,9 @@ class Hub:
                 log.failure("messages of room {room} were not delivered", room=room.name)
 
     def _count_losses(self, gap: Gap, members: int) -> None:
-        if members:
-            known = gap.count is not None
-            self._losses.add(
-                clients=members * known, messages=members * (gap.count or 0), unknown=members * (not known)
-            )
+        if not members:
+            return
+        if gap.count is None:
+            self._maybe_lost.add(clients=members)
+        else:
+            self._lost.add(clients=members, messages=members * gap.count)

@@ -2,7 +2,8 @@
 
 A place belongs to one connection at a time. Who comes with the key takes it over: the worker that has the last
 connection, if it still has, hangs up on it and says how far it has come; where it does not within
-``takeover_seconds``, what it wrote last counts, which is a second old or so. A place lasts as long as history.
+``takeover_seconds``, what it wrote last counts, which is a second old or so. Who does not hear that its place was taken
+learns it when it writes the place down again. A place lasts as long as history.
 """
 
 from collections import OrderedDict
@@ -31,17 +32,20 @@ class Place:
     """Whose messages are its own: the connection that was the first with this key."""
 
 
+class TakenOver(Exception):
+    """Yet another connection has come with the key before this one had its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Save:
     """A place to be written."""
 
+    room: str
     session: str
     """Which connection must have it for that."""
-    worker: str
-    """Whose worker."""
     place: Place
     outcome: str = ""
-    """``left``: it has it no more. ``taken``: it has it now, and its worker waits to hear that."""
+    """``left``: it has it no more. ``given``: it was told to give it up, for who has come."""
 
 
 class Places:
@@ -62,35 +66,44 @@ class Places:
         self._worker = worker
         self._give_up = give_up
         self._asking: dict[str, Deferred[None]] = {}
-        self._dirty: dict[bytes, _Save] = {}
+        self._dirty: dict[tuple[bytes, str], _Save] = {}  # by place and session
         self._written: dict[bytes, tuple[_Save, float]] = {}
         self._writing = False
         self._coming: Any = None
         self._waiters: list[Deferred[None]] = []
-        self._left: OrderedDict[str, Place] = OrderedDict()  # of connections that are gone: who asks may be faster
+        self._gone: OrderedDict[str, Place] = OrderedDict()  # of connections that are gone: who asks may be faster
+        self._run = b""
         self.channel = self._channel(worker)
 
+    def connected(self, run: bytes) -> None:
+        """Write all places anew where this run of the broker may not have them."""
+        if self._run != run:
+            self._run = run
+            self._written.clear()
+
     async def claim(self, room: str, key: str, session: str) -> Place:
-        """Take over a place for a connection, or begin one."""
-        taken = self._asking[session] = Deferred()
+        """Take over a place for a connection, or begin one. Raises TakenOver."""
+        given = self._asking[session] = Deferred()
         try:
-            epoch, offset, author, asked = await self._claim(room, key, session)
-            if asked:  # how many workers: none where the one that had it is dead
-                await taken.addTimeout(self._config.takeover_seconds, self._clock, lambda *_: None)
-                epoch, offset, author, _ = await self._claim(room, key, session)
+            answer = await self._claim(room, key, session)
+            if answer[3]:
+                await given.addTimeout(self._config.takeover_seconds, self._clock, lambda *_: None)
+                answer = await self._claim(room, key, session, waited=True)
         finally:
             del self._asking[session]
+        if answer is None:
+            raise TakenOver
+        epoch, offset, author, _ = answer
         return Place(Position(epoch.decode(), int(offset)) if epoch else None, author.decode())
 
     def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
         """Write a place down at the end of the turn, where that says anything new."""
         if left:
-            self._left[session] = place
-            if len(self._left) > self._config.places:
-                self._left.popitem(last=False)
-        name, save = self._name(room, key), _Save(session, self._worker, place, "left" if left else "")
+            self._remember(session, place)
+        name, save = self._name(room, key), _Save(room, session, place, "left" if left else "")
         before, when = self._written.get(name, (None, 0.0))
-        if save != before or self._clock.seconds() - when > self._config.history_ttl / 4:
+        again = min(self._config.place_again_seconds, self._config.history_ttl / 4)
+        if save != before or self._clock.seconds() - when > again:
             self._write(name, save)
 
     def saved(self) -> "Deferred[None]":
@@ -101,34 +114,42 @@ class Places:
         return done
 
     def heard(self, data: bytes) -> None:
-        """Take what another worker asks or answers, as the scripts ``claim`` and ``save`` have put it."""
+        """Take what the scripts ``claim`` and ``save`` tell this worker: that a place was taken, or given up."""
         what, session, *rest = data.decode().split(" ")
-        if what == "taken":
-            if (taken := self._asking.get(session)) is not None and not taken.called:
-                taken.callback(None)
+        if what == "given":
+            if (given := self._asking.get(session)) is not None and not given.called:
+                given.callback(None)
             return
-        worker, by, key, room = rest
-        place = self._give_up(room, session) or self._left.pop(session, Place(None, ""))
-        self._write(self._name(room, key), _Save(by, worker, place, "taken"))
+        key, room = rest
+        name = self._name(room, key)
+        waiting = self._dirty.get((name, session))
+        place = self._give_up(room, session) or self._gone.pop(session, None) or (waiting and waiting.place)
+        self._write(name, _Save(room, session, place or Place(None, ""), "given"))
 
     # What is asked of the broker
 
-    def _claim(self, room: str, key: str, session: str) -> "Deferred[Any]":
+    def _claim(self, room: str, key: str, session: str, *, waited: bool = False) -> "Deferred[Any]":
+        keep, told = self._config.history_seconds, f"{key} {room}"
         return self._queries.ask(
             CLAIM,
             [self._name(room, key)],
-            lambda _: [self._worker, session, self._config.history_seconds, self._channel(""), f"{key} {room}"],
+            lambda _: [self._worker, session, keep, self._channel(""), told, int(waited)],
         )
 
+    def _remember(self, session: str, place: Place) -> None:
+        self._gone[session] = place
+        if len(self._gone) > self._config.places:
+            self._gone.popitem(last=False)
+
     def _write(self, name: bytes, save: _Save) -> None:
-        self._dirty[name] = save
+        self._dirty[name, save.session] = save
         if self._coming is None and not self._writing:
             self._coming = self._clock.callLater(0, self._write_all)
 
     def _write_all(self) -> None:
         self._coming = None
-        names = list(self._dirty)[: self._config.places]
-        saves = [self._dirty.pop(name) for name in names]
+        keys = list(self._dirty)[: self._config.places]
+        names, saves = [name for name, _ in keys], [self._dirty.pop(key) for key in keys]
         now = self._clock.seconds()
         for name, save in zip(names, saves, strict=True):
             if save.outcome:
@@ -140,13 +161,22 @@ class Places:
             flat: list[Any] = [self._config.history_seconds, self._channel("")]
             for each in saves:
                 position = each.place.position or Position("", 0)
-                flat += [each.session, each.worker, position.epoch, position.offset, each.place.author, each.outcome]
+                flat += [each.session, self._worker, position.epoch, position.offset, each.place.author, each.outcome]
             return flat
 
+        def look(others: list[int]) -> None:
+            for each in others:
+                self._has_another(saves[each - 1])
+
         self._writing = True
-        self._queries.ask(SAVE, names, arguments).addErrback(
+        self._queries.ask(SAVE, names, arguments).addCallback(look).addErrback(
             lambda failure: log.error("places cannot be written: {why}", why=failure.getErrorMessage())
         ).addCallback(self._wrote)
+
+    def _has_another(self, save: _Save) -> None:
+        """Hang up on a connection that did not hear, or not yet, that its place was taken."""
+        if (place := self._give_up(save.room, save.session)) is not None:
+            self._remember(save.session, place)
 
     def _wrote(self, _: object) -> None:
         self._writing = False

@@ -81,6 +81,11 @@ def unavailable(message: str) -> Refused:
     return Refused(503, "unavailable", message, (("Retry-After", "5"),))
 
 
+def forbidden(message: str) -> Refused:
+    """Refuse who may not come in as it is."""
+    return Refused(403, "forbidden", message)
+
+
 def full_house() -> Refused:
     """Refuse one connection too many."""
     return unavailable("too many connections; try again later")

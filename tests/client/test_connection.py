@@ -491,6 +491,12 @@ class CloseTests(TestCase):
         self.house.clock.advance(CONFIG.join_seconds)
         assert client.transport.value() == said
 
+    def test_one_whose_key_another_takes_over_while_it_joins_is_403(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = self.house.client("/ops")
+        client.connection.close(TAKEN_OVER)
+        assert client.heard.status == 403
+
     def test_the_one_gone_is_no_member_any_more(self) -> None:
         other = self.house.client()
         self.client.transport.vanish()

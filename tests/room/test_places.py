@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from chatd.config import Config
 from chatd.message import Position
 from chatd.room.link import ReplyError
-from chatd.room.places import Place, Places
+from chatd.room.places import Place, Places, TakenOver
 from chatd.room.queries import Queries
 from tests.fakes import Events
 from tests.room.wire import Wire, outcome
@@ -33,6 +33,7 @@ class Office:
         self.queries.connected(self.wire, b"r1")
         self.here: dict[tuple[str, str], Place] = {}
         self.places = Places(self.clock, self.queries, config, "w1", lambda room, id: self.here.pop((room, id), None))
+        self.places.connected(b"r1")
 
     def claim(self, session: str = "s2") -> "Deferred[Place]":
         return Deferred.fromCoroutine(self.places.claim("ops", "k", session))
@@ -73,7 +74,7 @@ def test_a_worker_has_a_channel_of_its_own(office: Office) -> None:
 def test_a_place_that_nobody_has_is_given_as_it_is_kept(office: Office) -> None:
     claimed = office.claim()
     (call,) = office.wire.calls
-    assert call[2:] == (1, b"p:place:k:ops", "w1", "s2", 80, b"p:worker:", "k ops")
+    assert call[2:] == (1, b"p:place:k:ops", "w1", "s2", 80, b"p:worker:", "k ops", 0)
     office.wire.answer(CLAIMED)
     assert outcome(claimed) == place(7)
     assert office.clock.getDelayedCalls() == []
@@ -89,8 +90,8 @@ def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(of
     claimed = office.claim()
     office.wire.answer(TAKEN)
     assert (outcome(claimed), len(office.wire.calls)) == (None, 1)
-    office.places.heard(b"taken s2")
-    assert office.wire.calls[1] == office.wire.calls[0]
+    office.places.heard(b"given s2")
+    assert office.wire.calls[1] == (*office.wire.calls[0][:-1], 1)
     office.wire.answer(CLAIMED)
     assert outcome(claimed) == place(7)
     assert office.clock.getDelayedCalls() == []
@@ -98,7 +99,7 @@ def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(of
 
 def test_who_answers_before_the_broker_does_is_not_waited_for(office: Office) -> None:
     claimed = office.claim()
-    office.places.heard(b"taken s2")
+    office.places.heard(b"given s2")
     office.wire.answer(TAKEN, CLAIMED)
     assert outcome(claimed) == place(7)
 
@@ -111,14 +112,22 @@ def test_who_does_not_answer_is_not_waited_for_any_longer_than_that(office: Offi
     office.clock.advance(0.2)
     office.wire.answer([b"e", b"5", b"s1", 0])
     assert outcome(claimed) == place(5)
-    office.places.heard(b"taken s2")
+    office.places.heard(b"given s2")
 
 
 def test_an_answer_to_another_claim_is_not_taken_for_ones_own(office: Office) -> None:
     claimed = office.claim()
     office.wire.answer(TAKEN)
-    office.places.heard(b"taken s3")
+    office.places.heard(b"given s3")
     assert (outcome(claimed), len(office.wire.calls)) == (None, 1)
+
+
+def test_a_claim_fails_where_another_has_come_with_that_key_meanwhile(office: Office) -> None:
+    claimed = office.claim()
+    office.wire.answer(TAKEN)
+    office.clock.advance(1)
+    office.wire.answer(None)
+    assert isinstance(outcome(claimed), TakenOver)
 
 
 def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:
@@ -126,7 +135,7 @@ def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:
     office.wire.answer(TAKEN)
     claimed.addErrback(lambda _: None)
     claimed.cancel()
-    office.places.heard(b"taken s2")
+    office.places.heard(b"given s2")
     assert (office.clock.getDelayedCalls(), len(office.wire.calls)) == ([], 1)
 
 
@@ -135,49 +144,90 @@ def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:
 
 def test_what_is_asked_for_is_given_up_and_written_down_for_who_asks(office: Office) -> None:
     office.here["ops", "s1"] = place(9, "s0")
-    office.places.heard(b"take s1 w2 s2 k ops")
+    office.places.heard(b"take s1 k ops")
     assert office.here == {}
     office.end_turn()
-    assert office.saved == [{"p:place:k:ops": ("s2", "w2", "e", 9, "s0", "taken")}]
+    assert office.saved == [{"p:place:k:ops": ("s1", "w1", "e", 9, "s0", "given")}]
 
 
 def test_a_room_may_have_colons_in_its_name(office: Office) -> None:
     office.here["a:b", "s1"] = place(9)
-    office.places.heard(b"take s1 w2 s2 k a:b")
+    office.places.heard(b"take s1 k a:b")
     office.end_turn()
     assert list(office.saved[0]) == ["p:place:k:a:b"]
 
 
 def test_what_is_asked_for_and_has_just_left_is_given_as_it_left(office: Office) -> None:
     office.save("s1", 8, left=True)
-    office.places.heard(b"take s1 w2 s2 k ops")
+    office.places.heard(b"take s1 k ops")
     office.end_turn()
-    assert office.saved == [{"p:place:k:ops": ("s2", "w2", "e", 8, "s1", "taken")}]
+    assert office.saved == [{"p:place:k:ops": ("s1", "w1", "e", 8, "s1", "given")}]
 
 
 def test_it_is_given_so_though_that_was_on_its_way_to_the_broker(office: Office) -> None:
     office.save("s1", 8, left=True)
     office.end_turn()
-    office.places.heard(b"take s1 w2 s2 k ops")
-    office.wire.answer(None)
+    office.places.heard(b"take s1 k ops")
+    office.wire.answer([])
     office.end_turn()
-    assert office.saved[1] == {"p:place:k:ops": ("s2", "w2", "e", 8, "s1", "taken")}
+    assert office.saved[1] == {"p:place:k:ops": ("s1", "w1", "e", 8, "s1", "given")}
 
 
 def test_what_is_asked_for_and_not_known_here_is_left_as_it_is_and_said(office: Office) -> None:
-    office.places.heard(b"take s1 w2 s2 k ops")
+    office.places.heard(b"take s1 k ops")
     office.end_turn()
-    assert office.saved == [{"p:place:k:ops": ("s2", "w2", "", 0, "", "taken")}]
+    assert office.saved == [{"p:place:k:ops": ("s1", "w1", "", 0, "", "given")}]
 
 
 def test_those_who_left_are_remembered_up_to_a_bound(office: Office) -> None:
     for number in range(5):
         office.save(f"s{number}", number, left=True)
+    for _ in range(2):
+        office.end_turn()
+        office.wire.answer([])
     for number in (1, 2):
-        office.places.heard(f"take s{number} w2 t{number} k{number} ops".encode())
+        office.places.heard(f"take s{number} k{number} ops".encode())
     office.end_turn()
-    assert office.saved[0]["p:place:k1:ops"][2] == ""
-    assert office.saved[0]["p:place:k2:ops"][2:4] == ("e", 2)
+    assert office.saved[2]["p:place:k1:ops"][2] == ""
+    assert office.saved[2]["p:place:k2:ops"][2:4] == ("e", 2)
+
+
+def test_beyond_it_what_waits_to_be_written_is_known_all_the_same(office: Office) -> None:
+    for number in range(5):
+        office.save(f"s{number}", number, key=f"k{number}", left=True)
+    office.places.heard(b"take s1 k1 ops")
+    for _ in range(2):
+        office.end_turn()
+        office.wire.answer([])
+    assert office.saved[0]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
+
+
+def test_one_is_given_up_and_another_of_that_key_is_written_in_one_turn(office: Office) -> None:
+    office.save("s1", 8, left=True)
+    office.save("s2", 9)
+    office.end_turn()
+    (call,) = office.wire.calls
+    assert call[2:5] == (2, b"p:place:k:ops", b"p:place:k:ops")
+    assert [call[at] for at in (7, 13)] == ["s1", "s2"]
+
+
+def test_a_connection_whose_place_another_has_is_hung_up_on(office: Office) -> None:
+    office.here["ops", "s1"] = place(9)
+    office.save("s0", 3, key="other")
+    office.save("s1", 8)
+    office.end_turn()
+    office.wire.answer([2])
+    assert office.here == {}
+
+
+def test_it_gives_what_it_has_when_that_is_asked_for_only_then(office: Office) -> None:
+    office.here["ops", "s1"] = place(9)
+    office.save("s1", 8)
+    office.end_turn()
+    office.wire.answer([1])
+    office.places.heard(b"take s1 k ops")
+    office.end_turn()
+    assert office.saved[1] == {"p:place:k:ops": ("s1", "w1", "e", 9, "s1", "given")}
 
 
 # Saving
@@ -204,7 +254,7 @@ def test_what_is_saved_in_one_turn_is_written_at_once_and_only_as_it_was_last(of
 def test_what_says_nothing_new_is_not_written(office: Office) -> None:
     office.save("s1", 7)
     office.end_turn()
-    office.wire.answer(None)
+    office.wire.answer([])
     for _ in range(3):
         office.clock.advance(1)
         office.save("s1", 7)
@@ -215,7 +265,7 @@ def test_what_says_nothing_new_is_not_written(office: Office) -> None:
 def test_it_is_written_all_the_same_in_time_for_the_broker_not_to_forget_it(office: Office) -> None:
     office.save("s1", 7)
     office.end_turn()
-    office.wire.answer(None)
+    office.wire.answer([])
     office.clock.advance(20)
     office.save("s1", 7)
     office.end_turn()
@@ -226,11 +276,23 @@ def test_it_is_written_all_the_same_in_time_for_the_broker_not_to_forget_it(offi
     assert len(office.saved) == 2
 
 
+def test_a_broker_that_may_have_lost_it_gets_it_anew(office: Office) -> None:
+    office.save("s1", 7)
+    office.end_turn()
+    office.wire.answer([])
+    for run in (b"r1", b"r2"):
+        office.places.connected(run)
+        office.save("s1", 7)
+        office.end_turn()
+        office.places.connected(run)
+    assert len(office.saved) == 2
+
+
 def test_one_that_has_left_is_written_though_it_did_not_move_and_so_is_its_return(office: Office) -> None:
     for left in (False, True, False):
         office.save("s1", 7, left=left)
         office.end_turn()
-        office.wire.answer(None)
+        office.wire.answer([])
     assert [save["p:place:k:ops"][5] for save in office.saved] == ["", "left", ""]
 
 
@@ -240,7 +302,7 @@ def test_more_than_go_at_once_are_written_one_lot_after_the_other(office: Office
     office.end_turn()
     assert [len(save) for save in office.saved] == [3]
     for _ in range(2):
-        office.wire.answer(None)
+        office.wire.answer([])
         office.end_turn()
     assert [len(save) for save in office.saved] == [3, 3, 1]
 
@@ -251,7 +313,7 @@ def test_what_is_saved_while_the_broker_writes_follows_behind(office: Office) ->
     office.save("s1", 8)
     office.end_turn()
     assert len(office.saved) == 1
-    office.wire.answer(None)
+    office.wire.answer([])
     office.end_turn()
     assert office.saved[1]["p:place:k:ops"][3] == 8
 
@@ -285,7 +347,7 @@ def test_saved_waits_for_what_is_being_written(office: Office) -> None:
     office.end_turn()
     saved = office.places.saved()
     assert not saved.called
-    office.wire.answer(None)
+    office.wire.answer([])
     assert saved.called
 
 
@@ -294,9 +356,9 @@ def test_saved_fires_once_all_lots_are_written(office: Office) -> None:
         office.save("s1", number, key=f"k{number}")
     saved = office.places.saved()
     office.end_turn()
-    office.wire.answer(None)
+    office.wire.answer([])
     assert not saved.called
     office.end_turn()
     assert not saved.called
-    office.wire.answer(None)
+    office.wire.answer([])
     assert saved.called

@@ -1,10 +1,14 @@
 """One room: who is live and who behind, from where on they hear, and what those get who can't keep up."""
 
+from typing import Any
+
 import pytest
+from twisted.internet.defer import fail
 
 from chatd.closing import TAKEN_OVER
 from chatd.config import Config
 from chatd.message import Gap, Position
+from chatd.room.places import TakenOver
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import TURNS, House, frames, make_house
 
@@ -226,7 +230,7 @@ def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) ->
     slow.drain()
     assert (b"".join(slow.blobs), slow.events) == (frames("e9", "e10"), [Gap("e0", 8, 8)])
     house.clock.advance(house.clock.seconds() + 100)
-    said = "messages lost for good: 8, by clients: 1; clients that may have lost some: 0"
+    said = "messages lost for good: 8, by clients: 1"
     assert events.said == [("warn", said)]
 
 
@@ -290,7 +294,7 @@ def test_a_gap_is_told_to_all_where_it_was_and_counted(house: House, events: Eve
     assert ann.events == bob.events == [Gap("e0", 2, 2)]
     assert ann.blobs == [frames("e3")]
     house.clock.advance(TURNS.report_seconds)
-    said = "messages lost for good: 4, by clients: 2; clients that may have lost some: 0"
+    said = "messages lost for good: 4, by clients: 2"
     assert events.said == [("warn", said)]
 
 
@@ -412,6 +416,32 @@ def test_a_room_whose_only_member_is_taken_over_elsewhere_is_forgotten(house: Ho
     assert place is not None
     assert (place.position, place.author, first.events) == (Position("e0", 2), "one", [TAKEN_OVER])
     assert house.bus.rooms == {}
+
+
+def test_one_for_whom_another_came_before_it_had_its_place_is_hung_up_on(house: House) -> None:
+    house.bus.claim = lambda room, key, session: fail(TakenOver())  # type: ignore[method-assign]
+    late = FakeMember("late", key="key")
+    joined = house.hub.join("ops", late)
+    assert (late.events, joined.called, house.bus.rooms) == ([TAKEN_OVER], False, {})
+
+
+def test_places_of_many_are_written_a_part_in_each_turn() -> None:
+    house = make_house(Config(flush_interval=0, places=2), FakeBus())
+    house.hub.start()
+    for number in range(5):
+        joined(house, FakeMember(f"{number}", key=f"key{number}"))
+    told(house, 1)
+    happened = list[str]()
+    call_later = house.clock.callLater
+
+    def end_turn(seconds: float, *call: Any) -> Any:
+        happened.extend(["turn"] * (seconds == 0))
+        return call_later(seconds, *call)
+
+    house.bus.save = lambda *_, **__: happened.append("save")  # type: ignore[method-assign]
+    house.clock.callLater = end_turn  # type: ignore[assignment, method-assign]
+    house.clock.advance(1)
+    assert happened == ["save", "save", "turn", "save", "save", "turn", "save"]
 
 
 def test_places_are_written_down_now_and_then(house: House) -> None:

@@ -1,17 +1,27 @@
 -- Take over the place of a client that comes back with its key, or begin one.
 --
 -- KEYS  1 the place: a hash of epoch, offset, author, session and worker of the connection that has it now, and
---         taking: whether that still waits to hear from the one before
+--         giving: the connection before it, while that has yet to say how far it came
 -- ARGV  1 worker   2 session   3 seconds to keep it
---       4 what the channel of each worker starts with   5 what to tell the worker that has it, beside who asks
--- Gives {epoch, offset, author, number of workers that were asked to give it up}; epoch and offset may be empty.
+--       4 what the channel of each worker starts with   5 what to tell the worker that has it, behind the session
+--       6 whether it waits no more (1) or would (0)
+-- Gives {epoch, offset, author, whether to wait for another connection (1) or not (0)}; epoch and offset may be empty.
+-- Gives false to who had claimed it and waits no more, where yet another connection has come with that key.
 
-local place = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'author', 'session', 'worker')
-local author, session = place[3] or ARGV[2], place[4] or ''
-local asked = 0
+local place = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'author', 'session', 'worker', 'giving')
+local author, session, giving = place[3] or ARGV[2], place[4] or '', place[6] or ''
 if session ~= '' and session ~= ARGV[2] then
-  asked = redis.call('PUBLISH', ARGV[4] .. place[5], table.concat({'take', session, ARGV[1], ARGV[2], ARGV[5]}, ' '))
+  if ARGV[6] == '1' then
+    return false
+  end
+  local heard = redis.call('PUBLISH', ARGV[4] .. place[5], 'take ' .. session .. ' ' .. ARGV[5])
+  if giving == '' and heard > 0 then  -- else this one has not begun, and has nothing to give
+    giving = session
+  end
 end
-redis.call('HSET', KEYS[1], 'author', author, 'session', ARGV[2], 'worker', ARGV[1], 'taking', asked)
+if session == '' or ARGV[6] == '1' then
+  giving = ''
+end
+redis.call('HSET', KEYS[1], 'author', author, 'session', ARGV[2], 'worker', ARGV[1], 'giving', giving)
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-return {place[1] or '', place[2] or '0', author, asked}
+return {place[1] or '', place[2] or '0', author, giving ~= '' and 1 or 0}
