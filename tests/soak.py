@@ -229,6 +229,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="how long (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="to have the same faults again")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # as Ctrl-C does: nothing is left running
     folder = Path(tempfile.mkdtemp(prefix="chatd-soak-"))
     print(f"{arguments.seconds:g} s of faults, seed {arguments.seed}, in {folder}", flush=True)
     good = False
