@@ -66,6 +66,9 @@ def plan(given: argparse.Namespace) -> Iterator[tuple[str, Subject, int, float |
     for number in range(1, given.rounds + 1):
         for row in ROWS:
             yield from ((row.name, each, number, None) for each in row.subjects() if wanted(row.name, each))
+            for again in range(1, 1 if given.quick else row.times):
+                pair = (each for each in row.subjects()[:2] if wanted(row.name, each))
+                yield from ((row.name, each, number + again * given.rounds, None) for each in pair)
     for curve in CURVES:
         if not given.quick or curve.name in given.names:
             yield from ((curve.name, each, 1, x) for x, each in curve.points if wanted(curve.name, each))

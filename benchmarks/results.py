@@ -127,7 +127,9 @@ def _head(run: Run) -> Iterator[str]:
     yield (
         f"Measured on {run.date} by `make bench`, in {run.took_seconds / 60:.0f} minutes. Rounds: {run.rounds}; in "
         f"each of them all servers, one after the other, {run.seconds:g} s of load each. Figures are medians of the "
-        "rounds, with the least and the greatest in brackets. The raw figures are in [results.json](results.json)."
+        "rounds, with the least and the greatest in brackets. The raw figures are in [results.json](results.json). "
+        "What is measured more often in a round, for it scatters: "
+        f"{', '.join(f'{row.name}, {row.times} times' for row in ROWS if row.times > 1)}."
     )
 
 

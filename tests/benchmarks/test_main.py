@@ -19,9 +19,17 @@ def parts(given: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def test_each_round_measures_every_row_and_the_curves_come_last() -> None:
-    rows = [row.name for row in ROWS]
     curves = [(curve.name, 1) for curve in CURVES]
-    assert parts(arguments([])) == [(name, number) for number in (1, 2, 3) for name in rows] + curves
+    rows = [(row.name, number + 3 * again) for number in (1, 2, 3) for row in ROWS for again in range(row.times)]
+    assert parts(arguments([])) == rows + curves
+
+
+def test_a_row_that_scatters_is_measured_more_often_against_the_first_peer_alone() -> None:
+    measured = [(subject, number) for _, subject, number, _ in plan(arguments(["steady", "--rounds", "1"]))]
+    (row,) = [row for row in ROWS if row.name == "steady"]
+    assert measured == [(each, 1) for each in row.subjects()] + [
+        (each, number) for number in (2, 3) for each in row.subjects()[:2]
+    ]
 
 
 def test_all_servers_of_a_row_are_measured_side_by_side() -> None:

@@ -134,7 +134,7 @@ class Follower(Ears):
 
 
 FAST: dict[str, Any] = {
-    "bus_tick_seconds": 0.05,
+    "bus_tick_seconds": 0.1,
     "bus_retry_first_seconds": 0.01,
     "bus_retry_most_seconds": 0.05,
     "bus_settle_seconds": 0.05,
