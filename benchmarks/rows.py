@@ -155,6 +155,7 @@ ROWS = (
         ours=_rooms(10_000),
         peers=(_rooms(1),),
         remark="Flat is said in numbers here: at most 1.5 times, better 1.2 times.",
+        times=3,
     ),
     Row(
         "history",
