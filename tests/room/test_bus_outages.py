@@ -122,7 +122,7 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url, "ops")
         self.server.freeze()
         await self.away(bus, ears)
-        assert bus.away == "silent for 0.2 s"
+        assert bus.away == "silent for 0.4 s"
         self.server.thaw()
         await ears.until(lambda: bus.open)
         await bus.publish("ops", messages("hello"))
