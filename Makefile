@@ -16,7 +16,7 @@ SOAK ?= 600
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
 
-test: lint types
+test: lint types build/seed.stamp
 	$(BIN)/python -m pytest $(TESTS)
 
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
@@ -57,12 +57,15 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@$(NEED_CC)
 	@touch $@
 
-# The load generator, and the Node peer with what it is built from; both are used by the tests or the benchmark only.
+# The load generator, and the Node peer with what it is built from (the tests take its WebSockets, for a Node that has
+# none of its own); both are used by the tests or the benchmark only.
 build/load: benchmarks/load.c
 	@mkdir -p $(@D)
 	@$(CC) -std=c11 -O2 -Wall -Wextra -Werror -o $@ $< -lm
 
 build/seed.stamp: $(wildcard benchmarks/peers/seed/*)
+	@.ci/need node nodejs "neither the JavaScript client nor the Node peer can run"
+	@.ci/need npm npm "what they stand on cannot be installed"
 	@mkdir -p build/seed
 	@cp benchmarks/peers/seed/* build/seed/
 	@cd build/seed && npm ci --omit=dev --no-audit --no-fund --loglevel=error
@@ -72,8 +75,6 @@ $(VENV)/bench.stamp: $(VENV)/run.stamp
 	@echo "installing what the benchmarks need, once"
 	@$(PIP) --editable '.[bench]'
 	@$(NEED_CC)
-	@.ci/need node nodejs "the Node peer cannot run"
-	@.ci/need npm npm "the Node peer cannot be installed"
 	@.ci/need nginx nginx "Nchan is not measured" || true
 	@.ci/need /usr/lib/nginx/modules/ngx_nchan_module.so libnginx-mod-nchan "Nchan is not measured" || true
 	@.ci/need $(BIN)/python:socketify libuv1 "uWebSockets is not measured" || true

@@ -34,6 +34,8 @@ class Load:
     """How many of them stop reading once they are connected."""
     last: int = 0
     """How many messages of its room's history each asks for when it joins."""
+    json: int = 0
+    """How many of them speak chatd.v1."""
 
     def options(self) -> list[str]:
         """Give them as the generator's command line takes them."""
@@ -47,6 +49,8 @@ class Load:
         words.append(f"--path=/{'room{}' * (self.rooms > 1)}{f'?last={self.last}' * (self.last > 0)}")
         if self.stopped:
             words.append(f"--stopped={self.stopped}")
+        if self.json:
+            words.append(f"--json={self.json}")
         if self.window:
             return [*words, f"--window={self.window}"]
         return [*words, f"--rate={self.rate}"] if self.rate else [*words, "--hold"]

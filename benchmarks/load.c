@@ -60,7 +60,7 @@ static const char *KEY = "dGhlIHNhbXBsZSBub25jZQ==", *ACCEPT = "s3pPLMBiTxaQ9kYG
 
 static struct {
   int port, processes, parallel;
-  uint32_t clients, senders, rooms, stopped, size, window;
+  uint32_t clients, senders, rooms, stopped, json, size, window;
   double rate, seconds, warmup, settle, patience, drain;
   const char *path, *send_path, *subprotocol;
   bool apart, echo, hold, phases;
@@ -81,7 +81,7 @@ typedef struct {
   int fd;
   uint32_t index, room;
   uint8_t state;
-  bool sends, receives, stops, armed, listed;
+  bool sends, receives, stops, json, armed, listed;
   uint32_t number;     /* of the newest message it framed */
   uint32_t owed;       /* messages due that are not framed yet */
   uint32_t rest_used, rest_cap, out_from, out_to, out_cap;
@@ -270,6 +270,26 @@ static uint64_t due(const Client *c, uint32_t number) { /* of a sender's message
   return board->begin + (uint64_t)(((double)(number - 1) * opt.senders + c->index) * 1e9 / opt.rate);
 }
 
+static int room_name(const Client *c, char *name, int most) { /* as its path says; gives its length */
+  const char *path = (c->sends && opt.send_path ? opt.send_path : opt.path) + 1, *hole = strstr(path, "{}");
+  int end = (int)strcspn(path, "?");
+  if (!end) return snprintf(name, (size_t)most, "lobby");
+  if (!hole || hole > path + end) return snprintf(name, (size_t)most, "%.*s", end, path);
+  return snprintf(name, (size_t)most, "%.*s%u%.*s", (int)(hole - path), path, c->room, end - (int)(hole - path) - 2, hole + 2);
+}
+
+static void publish(Client *c, const uint8_t *stamp) { /* as chatd.v1 has it */
+  static char text[SIZE_MOST + 256];
+  char room[128];
+  room_name(c, room, sizeof room);
+  int n = snprintf(text, 256, "{\"type\":\"publish\",\"room\":\"%s\",\"text\":\"", room);
+  memcpy(text + n, stamp, STAMP);
+  memcpy(text + n + STAMP, fill + STAMP, opt.size - STAMP);
+  n += (int)opt.size;
+  memcpy(text + n, "\"}", 2);
+  frame(c, 1, (uint8_t *)text, (size_t)n + 2, (size_t)n + 2);
+}
+
 static void post(Client *c, uint64_t time) { /* frame the next message that is owed */
   uint32_t number = ++c->number, receivers = reach(c);
   uint64_t when = opt.window ? time : due(c, number);
@@ -281,7 +301,8 @@ static void post(Client *c, uint64_t time) { /* frame the next message that is o
     if (receivers) atomic_store_explicit(&waited_for[c->index * ring + (number & (ring - 1))], receivers, memory_order_relaxed);
     else atomic_fetch_sub(&board->on_their_way, 1);
   }
-  frame(c, 1, stamp, STAMP, opt.size);
+  if (c->json) publish(c, stamp);
+  else frame(c, 1, stamp, STAMP, opt.size);
   c->owed--;
   atomic_store_explicit(&mine->expected, mine->expected + receivers, memory_order_relaxed);
   atomic_store_explicit(&mine->sent, mine->sent + 1, memory_order_relaxed);
@@ -305,6 +326,18 @@ static void arrived(Client *c, const uint8_t *payload, size_t size, uint64_t at)
   if (!c->receives || opt.hold) {
     mine->aside++;
     return;
+  }
+  if (c->json) { /* what is told beside messages is as long as it likes; what went wrong is not */
+    static const char message[] = "{\"type\":\"message\"", text[] = "\"text\":\"";
+    const uint8_t *said = memmem(payload, size, text, sizeof text - 1), *end = payload + size;
+    if (size < sizeof message || memcmp(payload, message, sizeof message - 1) || !said) {
+      bool wrong = size > 9 && (!memcmp(payload + 9, "error", 5) || !memcmp(payload + 9, "gap", 3) || !memcmp(payload + 9, "bye", 3));
+      if (wrong) mine->foreign++;
+      else mine->aside++;
+      return;
+    }
+    payload = said + sizeof text - 1;
+    size = (size_t)(end - payload) - 2; /* but for the quote and the brace */
   }
   uint8_t bad = size != opt.size;
   if (bad || memcmp(payload + STAMP, fill + STAMP, size - STAMP)) {
@@ -380,6 +413,8 @@ static size_t parse(Client *c, const uint8_t *p, size_t n, uint64_t at) { /* giv
   return c->state == OPEN ? used : n;
 }
 
+static const char *protocol(const Client *c) { return c->json ? "chatd.v1" : opt.subprotocol; }
+
 static size_t shake(Client *c, uint8_t *p, size_t n) { /* gives how long the answer was, 0: not all there */
   uint8_t *end = memmem(p, n, "\r\n\r\n", 4);
   if (!end && n < TAKEN_UP) return 0;
@@ -387,9 +422,10 @@ static size_t shake(Client *c, uint8_t *p, size_t n) { /* gives how long the ans
   if (!end || strncmp((char *)p, "HTTP/1.1 101", 12)) die("the handshake was answered: %.*s", line, p);
   *end = 0;
   if (!strstr((char *)p, ACCEPT)) die("the handshake was answered without the right Sec-WebSocket-Accept");
-  if (opt.subprotocol) {
+  const char *wanted = protocol(c);
+  if (wanted) {
     char *chosen = strcasestr((char *)p, "\r\nSec-WebSocket-Protocol:");
-    if (!chosen || !strstr(chosen, opt.subprotocol)) die("the server did not choose the subprotocol %s", opt.subprotocol);
+    if (!chosen || !strstr(chosen, wanted)) die("the server did not choose the subprotocol %s", wanted);
   }
   c->state = OPEN;
   atomic_fetch_add(&mine->connected, 1);
@@ -437,15 +473,15 @@ static void ask(Client *c) { /* dialled: send the request */
   socklen_t length = sizeof error;
   getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length);
   if (error) die("connect: %s", strerror(error));
-  const char *path = c->sends && opt.send_path ? opt.send_path : opt.path, *hole = strstr(path, "{}");
+  const char *path = c->sends && opt.send_path ? opt.send_path : opt.path, *hole = strstr(path, "{}"), *wanted = protocol(c);
   char target[1024], text[2048], room[16] = "";
   if (hole) snprintf(room, sizeof room, "%u", c->room);
   snprintf(target, sizeof target, "%.*s%s%s", hole ? (int)(hole - path) : (int)strlen(path), path, room, hole ? hole + 2 : "");
   int n = snprintf(text, sizeof text,
                    "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s%s%s\r\n",
-                   target, opt.port, KEY, opt.subprotocol ? "Sec-WebSocket-Protocol: " : "",
-                   opt.subprotocol ? opt.subprotocol : "", opt.subprotocol ? "\r\n" : "");
+                   target, opt.port, KEY, wanted ? "Sec-WebSocket-Protocol: " : "",
+                   wanted ? wanted : "", wanted ? "\r\n" : "");
   if (n >= (int)sizeof text || write(c->fd, text, (size_t)n) != n) die("the handshake could not be sent");
   c->state = SHAKING;
   watch(c, false);
@@ -597,6 +633,7 @@ _Noreturn static void live(uint32_t which) {
     c->room = c->index % opt.rooms;
     c->sends = c->index < opt.senders;
     c->stops = c->index >= opt.clients - opt.stopped;
+    c->json = c->index >= opt.clients - opt.json;
     c->receives = !c->stops && !(opt.apart && c->sends);
     uint32_t heard = share_of(opt.senders, opt.rooms, c->room);
     if (c->receives && heard) c->tracks = memset(room_for(NULL, heard * sizeof(Track)), 0, heard * sizeof(Track));
@@ -747,6 +784,7 @@ static const char HELP[] =
     "  --senders S       the first S of them send (1)\n"
     "  --apart           senders only send, the others only receive\n"
     "  --stopped K       the last K clients read nothing after the answer to their handshake (0)\n"
+    "  --json K          the last K clients speak chatd.v1 (0)\n"
     "  --echo            the server gives a sender its own messages too\n"
     "  --rooms R         client i is in room i mod R (1)\n"
     "  --path PATH       the request target; {} in it becomes the room's number (/)\n"
@@ -775,7 +813,7 @@ static double number(const char *name, const char *text, double least, double mo
 
 int main(int argc, char **argv) {
   static const struct option known[] = {
-      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"stopped", 1, 0, 'k'}, {"echo", 0, 0, 'e'},
+      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"stopped", 1, 0, 'k'}, {"json", 1, 0, 'j'}, {"echo", 0, 0, 'e'},
       {"rooms", 1, 0, 'r'}, {"path", 1, 0, 'u'}, {"send-path", 1, 0, 'U'}, {"subprotocol", 1, 0, 'P'}, {"size", 1, 0, 'z'},
       {"window", 1, 0, 'w'}, {"rate", 1, 0, 'R'}, {"warmup", 1, 0, 'W'}, {"seconds", 1, 0, 'd'}, {"settle", 1, 0, 'S'},
       {"patience", 1, 0, 't'}, {"drain", 1, 0, 'D'}, {"parallel", 1, 0, 'c'}, {"processes", 1, 0, 'm'}, {"hold", 0, 0, 'H'},
@@ -791,6 +829,7 @@ int main(int argc, char **argv) {
       case 's': opt.senders = (uint32_t)number(name, optarg, 0, SENDERS_MOST); break;
       case 'a': opt.apart = true; break;
       case 'k': opt.stopped = (uint32_t)number(name, optarg, 0, 1e6); break;
+      case 'j': opt.json = (uint32_t)number(name, optarg, 0, 1e6); break;
       case 'e': opt.echo = true; break;
       case 'r': opt.rooms = (uint32_t)number(name, optarg, 1, 1e6); break;
       case 'u': opt.path = optarg; break;
@@ -817,6 +856,7 @@ int main(int argc, char **argv) {
   if (!opt.port) die("--port is needed");
   if (!opt.hold && !opt.window == !opt.rate) die("either --window or --rate is needed, or --hold");
   if (opt.senders + opt.stopped > opt.clients) die("more senders than clients, those that stop reading apart");
+  if (opt.json > opt.clients) die("--json: there are no more than %u clients", opt.clients);
   if (opt.stopped && opt.rooms > 1) die("--stopped is for one room");
   if ((uint32_t)opt.processes > opt.clients) opt.processes = (int)opt.clients;
   struct rlimit files;

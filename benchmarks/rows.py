@@ -76,6 +76,21 @@ def _rooms(rooms: int) -> Subject:
     return Subject("chatd", load, label="chatd, 1 room" if rooms == 1 else f"chatd, {rooms:,} rooms")
 
 
+def _programs(name: str, who: str, programs: int, label: str) -> Row:
+    """Give the row for clients that speak chatd.v1, so many of those of fan-out."""
+    return Row(
+        name,
+        f"as fan-out, {who} speak chatd.v1, against bare clients; 2 workers",
+        "cpu_us",
+        "µs CPU a delivery",
+        bound=1.5,
+        aim=1.25,
+        ours=Subject("chatd", replace(FAN_OUT, json=programs), label=label),
+        peers=(Subject("chatd", FAN_OUT, label="chatd, bare clients"),),
+        times=3,
+    )
+
+
 ROWS = (
     Row(
         "fan-out",
@@ -179,6 +194,8 @@ ROWS = (
         peers=(Subject("chatd", PIPE, workers=1, options=NO_HISTORY, label="chatd --history 0"),),
         more=True,
     ),
+    _programs("json", "all", 200, "chatd, chatd.v1"),
+    _programs("mixed", "half of them", 100, "chatd, half chatd.v1, half bare"),
     Row(
         "join-last",
         "3,000 joins with last=20 to a room that has them; 1 worker",

@@ -33,9 +33,12 @@ The house. Code imports only from its own folder and from what stands above it i
 ``timers``         one timer of the reactor for the many that clients need
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``wire/``          bytes in, values out; no sockets, no clock
+``  nick``         what a client may be called
 ``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it; a WebSocket's accepted
 ``  frames``       RFC 6455 frames: the fast lane in, whole frames out
-``  text``         the plain-text dress
+``  text``         plain text: both its dresses, notices, commands
+``  events``       the JSON dress: requests and events of chatd.v1
+``  schema``       their JSON Schema
 ``room/``          what a room is, on this worker and across all of them
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
@@ -44,6 +47,8 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  history``      a stretch of a room's history, and where the order of rooms stands
 ``  outbox``       batches on their way to the broker, and the window
 ``  probe``        whether what goes into the broker comes out again
+``  roster``       who is in a room, as far as a worker knows
+``  presence``     who is in which room: kept in the broker, told in the order of the messages
 ``  places``       how far clients with a resume key have come, kept in the broker
 ``  comparison``   whether this worker has heard everything
 ``  bus``          all of these as one: publish, subscribe, read, away or not
@@ -58,6 +63,9 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  hub``          who is in which room, from joining to leaving; when it is delivered
 ``client/``        one client; deflate, connection and factory stand on Autobahn
 ``  session``      what it may do and what it hears; no sockets
+``  person``       a session with a nick and commands
+``  membership``   a member that speaks chatd.v1
+``  program``      a session that speaks chatd.v1
 ``  outflow``      what goes out: straight to the socket, or to a bounded backlog
 ``  receipts``     what a client with a resume key has surely got
 ``  deflate``      permessage-deflate: taken up or not, what comes in compressed

@@ -16,6 +16,7 @@ class Closing:
 
 
 STOPPING = Closing(1001, "the server stops")
+LEAVING = Closing(1000, "you left")
 NOT_TEXT = Closing(1003, "text messages only")
 TOO_LARGE = Closing(1009, "the message is too large")
 BAD_CODE = Closing(1002, "no such close code")
@@ -30,6 +31,11 @@ def too_slow(missed: int | None) -> Closing:
     """Give the reason for a client that read too slowly, and so missed as many messages; None: nobody knows."""
     count = "some" if missed is None else missed
     return Closing(1013, f"read too slowly: {count} messages were missed; try again later")
+
+
+def frame_says(code: int | None, reason: bytes | None) -> Closing:
+    """Give what a Close frame of ours tells the client."""
+    return Closing(code or 1000, (reason or b"").decode())
 
 
 _CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))

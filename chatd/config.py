@@ -20,6 +20,9 @@ EPOCHS_KNOWN = 4
 What is in doubt is published again within seconds; so many times a broker may die meanwhile.
 """
 
+HISTORY_PAGE = 1000
+"""The most messages of history that a JSON client gets in one answer."""
+
 
 class BadValue(ValueError):
     """A value that can't be used; its text is one line for whoever typed it."""
@@ -194,6 +197,12 @@ class Config:
         "How long they are kept; 0: not at all.",
         "seconds",
     )
+    presence_limit: int = _option(
+        500,
+        whole_number(0, 100_000),
+        "The most members of a room that are listed, and whose coming and going is told; rooms with more have a count.",
+        "members",
+    )
     flush_interval: float = _option(
         2.0,
         milliseconds(0, 1000),
@@ -208,6 +217,7 @@ class Config:
         "history as it reads. Without history it is closed with 1013 once it has read what waits.",
         "bytes",
     )
+    max_rooms: int = _option(100, whole_number(1, 10_000), "The most rooms of one chatd.v1 client.", "rooms")
     max_connections: int = _option(
         10_000,
         whole_number(1, 1_000_000),
@@ -236,6 +246,10 @@ class Config:
     """How long a handshake waits for the room's subscription before it is answered 503."""
     ping_seconds: float = 25.0
     """From a client's last sign of life to our ping."""
+    questions: int = 8
+    """What a client may ask for without having an answer (``/who``, ``/last``, …)."""
+    retry_seconds: float = 5.0
+    """When a client is told to try again what could not be done for now."""
     pong_seconds: float = 10.0
     """From our ping to hanging up on a client that did not answer."""
     close_seconds: float = 2.0
@@ -255,7 +269,7 @@ class Config:
     window_bytes: int = 4_194_304
     """Text that one worker may have published without an answer; beyond it senders are not read."""
     message_overhead_bytes: int = 200
-    """What a message costs in the window beside its text."""
+    """What a message costs in the window, and as JSON, beside its text."""
     bus_connect_seconds: float = 5.0
     """From dialling the broker to a link that can be used."""
     bus_retry_first_seconds: float = 0.1
@@ -270,6 +284,8 @@ class Config:
     """After an outage, before anything is published again: as long as the slowest other worker takes to be back."""
     bus_queries: int = 16
     """Questions to the broker that are on their way at once; the others wait."""
+    query_seconds: float = 60.0
+    """How long one is asked again that the broker refuses."""
     probe_seconds: float = 2.0
     """How long readiness waits for a probe to come back through the bus."""
     answered_seconds: float = 2.0
@@ -300,6 +316,19 @@ class Config:
     """Places that are written in one go."""
     takeover_seconds: float = 2.0
     """How long a client that comes back waits for the worker that still holds its last connection."""
+
+    linger_seconds: float = 10.0
+    """How long a client with a resume key may be away without being said to have left."""
+    alive_seconds: int = 30
+    """Without a sign of life for so long a worker is dead, and its members are gone from their rooms."""
+    nick_choices: int = 8
+    """Names that are tried at once for one that is taken: ann2, ann3, …"""
+    presence_steps: int = 500
+    """Members that come and go in one room in one go."""
+    roster_seconds: float = 1.0
+    """How long a worker that missed who came and went waits to read it: it may have missed more."""
+    presence_held: int = 1000
+    """Of who comes and goes, how much waits for messages that are missing before it."""
 
     # The chat log
     log_check_seconds: float = 0.5

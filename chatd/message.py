@@ -4,8 +4,9 @@ A batch on the bus, and in a room's history, is ``EPOCH OFFSET PUBLISHER SEQUENC
 msgpack. The script ``room/scripts/publish.lua`` puts the first line before the messages, which it does not read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +21,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str
     """Its author: a connection, or all those that a client has had with one resume key; who hears all but its own."""
     text: str
+    nick: str = ""
+    """The author's name when it was said; empty: it had none."""
+    action: bool = False
+    """Whether it tells what the author does: ``/me``."""
+    given: str = ""
+    """The id that its author gave it; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,19 @@ class Batch:
         before = self.before and Position(self.before.epoch, self.before.offset + count)
         return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
 
+    def without(self, session: str) -> "Iterator[Batch]":
+        """Give it without one author's messages: what remains, in pieces that have their offsets."""
+        start = 0
+        for place, message in enumerate(self.messages):
+            if message.session == session:
+                if start < place:
+                    yield replace(self, first=self.first + start, messages=self.messages[start:place])
+                start = place + 1
+        if start == 0:
+            yield self
+        elif start < len(self.messages):
+            yield replace(self, first=self.first + start, messages=self.messages[start:])
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -115,3 +135,46 @@ def decode(room: str, data: bytes) -> Batch:
         its_epoch, its_first = mark.removeprefix(_AGAIN).decode("ascii").split(" ")
         before = Position(its_epoch, int(its_first))
     return Batch(room, epoch, int(first), publisher, int(sequence), _decoder.decode(payload), before, len(data))
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Somebody came, went, or took another nick."""
+
+    what: Literal["join", "leave", "nick"]
+    session: str
+    """Who: as in a message."""
+    nick: str
+    """Its name; empty where it has none."""
+    was: str
+    """Its name before that, where it took another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the bus tells of who is in a room, in the order of its messages."""
+
+    version: int
+    """Follows on that of the changes before."""
+    after: Position
+    """The newest message before them."""
+    count: int
+    """How many members there are now."""
+    changes: Sequence[Change] | None
+    """None where they are too many for each of them to be told."""
+
+
+_CHANGES = b"*"  # no batch begins so
+_changes_decoder = msgspec.msgpack.Decoder(tuple[Change, ...])
+
+
+def tells_changes(data: bytes) -> bool:
+    """Whether what came from the bus for a room is Changes, and not a batch."""
+    return data.startswith(_CHANGES)
+
+
+def decode_changes(data: bytes) -> Changes:
+    """Read it. Raises ValueError for what is none."""
+    head, _, payload = data.partition(b"\n")
+    version, epoch, top, count = head.removeprefix(_CHANGES).decode("ascii").split(" ")
+    changes = _changes_decoder.decode(payload) if payload else None
+    return Changes(int(version), Position(epoch, int(top)), int(count), changes)

@@ -29,8 +29,10 @@ HOST = f"localhost:{DEFAULT_PORT}"
 MASKS = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}Z|\+0000)", "TIME"),
     (r"\b[0-9a-f]{10}\.\d+\.\d+\b", "ID"),
+    (r"\b[0-9a-f]{10}\.\d+\b", "SESSION"),
+    (r'"epoch":"[0-9a-f]{8}"', '"epoch":"EPOCH"'),
     (r"pid \d+", "pid PID"),
-    (r"-@(127\.0\.0\.1|::1)", "-@ADDRESS"),
+    (r"@(127\.0\.0\.1|::1)", "@ADDRESS"),
     (r"/\S*/logs/chat\.log", "PATH/logs/chat.log"),
     (r"twistd \d\S+ \(.*?\)", "twistd VERSION"),
     (r"\d+ workers", "N workers"),
@@ -54,6 +56,11 @@ class Terminal:
         """Type a line."""
         os.write(self._screen, line.encode() + b"\n")
         self.wait_for(line)
+
+    def ask(self, line: str, answer: str) -> None:
+        """Type a line, and wait for what is said to it."""
+        self.type(line)
+        self.wait_for(answer)
 
     def wait_for(self, text: str) -> None:
         """Wait until a text is on the screen."""
@@ -102,6 +109,7 @@ def sessions(port: int) -> dict[str, str]:
             wait_until(lambda: "this is another room" in run("tail -n 1 logs/chat.log"))
             shown["log"] = run("tail -n 4 logs/chat.log")
             shown |= coming_back(host, ops)
+            shown |= with_names(host)
         finally:
             for terminal in (one, other, ops):
                 terminal.end()
@@ -141,6 +149,43 @@ def coming_back(host: str, ops: Terminal) -> dict[str, str]:
         late.end()
     shown["before"], shown["after"], shown["late"] = before.shown, after.shown, late.shown
     return shown
+
+
+def with_names(host: str) -> dict[str, str]:
+    """Give the sessions of two people with nicks and a program in one room, and what the log has of it."""
+    ann = Terminal("websocat", f"ws://{host}/dev?nick=ann")
+    here = [ann]
+    try:
+        ann.ask("/who", "* here: ann")
+        bob = Terminal("websocat", f"ws://{host}/dev?nick=bob")
+        here.append(bob)
+        ann.wait_for("* bob joined")
+        build = Terminal("websocat", "--protocol", "chatd.v1", f"ws://{host}/dev?nick=build")
+        here.append(build)
+        build.wait_for('"joined"')
+        for each in (ann, bob):
+            each.wait_for("* build joined")
+        ann.type("is it green?")
+        bob.wait_for("ann: is it green?")
+        build.wait_for("is it green?")
+        bob.type("/me crosses fingers")
+        ann.wait_for("* bob crosses fingers")
+        build.wait_for("crosses fingers")
+        request = '{"type":"publish","ref":%d,"room":"dev","text":"build 7 is green","id":"build-7"}'
+        build.ask(request % 1, '"ref":1}\n')
+        for each in (ann, bob):
+            each.wait_for("build: build 7 is green")
+        build.ask(request % 2, '"duplicate":true,"ref":2}\n')
+        bob.ask("/who", "* here: ann, bob, build")
+        bob.ask("/nick robert", "* you are robert")
+        bob.ask("/quit", "* closing: you left")
+        ann.wait_for("* robert left")
+        build.wait_for('"leave"')
+        log = run("tail -n 5 logs/chat.log")
+    finally:
+        for terminal in here:
+            terminal.end()
+    return {"ann": ann.shown, "bob": bob.shown, "build": build.shown, "named": log}
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

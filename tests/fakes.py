@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
@@ -15,11 +15,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.closing import Closing
-from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.message import Batch, Change, Gap, Message, Position, Span
 from chatd.room.bus import BusListener
 from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
+from chatd.room.roster import Members, Present
+from chatd.wire.nick import candidates
 from chatd.wire.text import BARE, Dress
 
 T = TypeVar("T")
@@ -68,6 +70,14 @@ class FakeBus:
         """By room and key."""
         self.owners: dict[tuple[str, str], str] = {}
         """Which connection has which of them."""
+        self.present: dict[str, dict[str, str]] = {}
+        """Nicks, by room and author."""
+        self.presence_limit = 500
+        self.lingered: dict[str, bool] = {}
+        """Whether those who left may linger."""
+        self.watched: set[str] = set()
+        self.changes: list[tuple[str, Position, Change]] = []
+        """Who came and went, until it is delivered."""
         self._queue: list[Batch] = []
         self._tops: dict[str, Position] = {}
         self._epochs = 0
@@ -122,6 +132,9 @@ class FakeBus:
         for batch in queue:
             if batch.room in self.rooms and not lost(batch):
                 self.listener.deliver(batch)
+        changes, self.changes = self.changes, []
+        for room, after, change in changes:
+            self.listener.present(room, after, [change])
 
     def compare(self) -> None:
         """Say how far each room has come: all that was on its way has come, or is lost."""
@@ -134,6 +147,46 @@ class FakeBus:
 
     def probe(self) -> "Deferred[None]":
         return fail(NotPublished(self.away)) if self.away else succeed(None)
+
+    # Who is where
+
+    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
+        if not nick:  # nobody waits for that
+            return succeed(self._name(room, author, nick, "join"))
+        return self._answer(lambda: self._name(room, author, nick, "join"))
+
+    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
+        return self._answer(lambda: self._name(room, author, nick, "nick"))
+
+    def exit(self, room: str, author: str, *, linger: bool) -> None:
+        if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
+            self.lingered[author] = linger
+            self._tell(room, Change("leave", author, nick, ""))
+
+    def members(self, room: str) -> "Deferred[Members]":
+        there = self.present.get(room, {})
+        present = [Present(author, nick, 0) for author, nick in there.items()]
+        return self._answer(lambda: Members(1, len(present), present if len(present) <= self.presence_limit else None))
+
+    def watch(self, room: str) -> None:
+        self.watched.add(room)
+
+    def unwatch(self, room: str) -> None:
+        self.watched.remove(room)
+
+    def _name(self, room: str, author: str, wanted: str, what: Literal["join", "nick"]) -> str:
+        there = self.present.setdefault(room, {})
+        taken = {nick for each, nick in there.items() if each != author}
+        nick = next(each for each in candidates(wanted) if each not in taken) if wanted else ""
+        was = there.get(author)
+        there[author] = nick
+        if was != nick:
+            self._tell(room, Change(what, author, nick, was or ""))
+        return nick
+
+    def _tell(self, room: str, change: Change) -> None:
+        if room in self.watched:
+            self.changes.append((room, self.top(room), change))
 
     # History and places
 
@@ -237,6 +290,10 @@ class FakeMember:
     since: Position | None = None
     last: int = 0
     author: str = ""
+    nick: str = ""
+    listens: bool = False
+    lingers: bool = False
+    begins: bool = False
     choked: bool = False
     fall_behind: Callable[[], None] | None = None
     """What to call in place of taking what is delivered."""
@@ -279,6 +336,18 @@ class FakeMember:
     def refused(self, closing: Closing) -> None:
         self.events.append(closing)
 
+    def not_sent(self, closing: Closing) -> None:
+        self.events.append(closing)
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+        self.events.append(("began", top, list(gaps), list(batches)))
+
+    def renamed(self, nick: str) -> None:
+        self.events.append(("renamed", nick))
+
+    def missed_changes(self) -> None:
+        self.events.append("missed changes")
+
 
 @dataclass(eq=False)
 class FakeLine:
@@ -293,6 +362,9 @@ class FakeLine:
         self.blobs.append(blob)
 
     def replay(self, blob: bytes, count: int) -> None:
+        self.blobs.append(blob)
+
+    def tell(self, blob: bytes) -> None:
         self.blobs.append(blob)
 
     def pause(self) -> None:

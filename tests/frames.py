@@ -83,18 +83,25 @@ def heard(data: bytes) -> Heard:
     answer = Heard(int(first.split(" ")[1]), headers)
     if answer.status != 101:
         answer.body = rest
-        return answer
-    while rest:
-        assert rest[0] & 0xF0 == 0x80
-        assert rest[1] < 0x80
-        start, size = 2, rest[1]
+    else:
+        answer.frames = frames(rest)
+    return answer
+
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Take frames of a server apart: opcode and payload of each."""
+    found = []
+    while data:
+        assert data[0] & 0xF0 == 0x80
+        assert data[1] < 0x80
+        start, size = 2, data[1]
         if size > 125:
             start = 4 if size == 126 else 10
-            size = int.from_bytes(rest[2:start])
-        assert len(rest) >= start + size
-        answer.frames.append((rest[0] & 0x0F, rest[start : start + size]))
-        rest = rest[start + size :]
-    return answer
+            size = int.from_bytes(data[2:start])
+        assert len(data) >= start + size
+        found.append((data[0] & 0x0F, data[start : start + size]))
+        data = data[start + size :]
+    return found
 
 
 @contextmanager

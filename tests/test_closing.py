@@ -40,6 +40,7 @@ def test_no_reason_stands_twice() -> None:
     ("each", "code"),
     [
         (closing.STOPPING, 1001),
+        (closing.LEAVING, 1000),
         (closing.NOT_TEXT, 1003),
         (closing.TOO_LARGE, 1009),
         (closing.BAD_CODE, 1002),
@@ -53,6 +54,11 @@ def test_no_reason_stands_twice() -> None:
 )
 def test_a_reason_has_the_code_that_clients_are_promised(each: Closing, code: int) -> None:
     assert each.code == code
+
+
+def test_what_a_close_frame_says_is_a_closing() -> None:
+    assert closing.frame_says(1001, closing.STOPPING.reason.encode()) == closing.STOPPING
+    assert closing.frame_says(1002, None) == Closing(1002, "")
 
 
 def test_a_slow_reader_is_told_how_many_messages_it_missed() -> None:

@@ -181,6 +181,8 @@ def test_any_other_interval_is_refused_with_its_bounds(text: str) -> None:
         ("history", 0, 1_000_000),
         ("history_ttl", 0, 31_536_000),
         ("flush_interval", 0, 1000),
+        ("presence_limit", 0, 100_000),
+        ("max_rooms", 1, 10_000),
     ],
 )
 def test_a_number_has_its_bounds(knob: str, least: int, most: int) -> None:
@@ -272,8 +274,10 @@ def test_the_options_are_the_promised_ones() -> None:
         "compress",
         "history",
         "history_ttl",
+        "presence_limit",
         "flush_interval",
         "max_backlog",
+        "max_rooms",
         "max_connections",
     ]
 

@@ -9,7 +9,17 @@ from chatd.message import Batch, Message, Position, again, decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
-MESSAGES = st.lists(st.builds(Message, id=WORD, time=st.integers(0, 2**63 - 1), session=WORD, text=TEXT), min_size=1)
+MESSAGE = st.builds(
+    Message,
+    id=WORD,
+    time=st.integers(0, 2**63 - 1),
+    session=WORD,
+    text=TEXT,
+    nick=TEXT,
+    action=st.booleans(),
+    given=TEXT,
+)
+MESSAGES = st.lists(MESSAGE, min_size=1)
 NUMBER = st.integers(1, 2**53)
 BATCHES = st.builds(Batch, TEXT, WORD, NUMBER, WORD, NUMBER, MESSAGES.map(tuple))
 POSITIONS = st.builds(Position, WORD, NUMBER)
@@ -31,12 +41,17 @@ def test_a_text_stays_text(text: str) -> None:
 
 
 def test_messages_travel_without_the_names_of_their_fields() -> None:
-    assert msgspec.msgpack.decode(encode([HELLO])) == [["s-1", 1_700_000_000_000, "s", "hello"]]
+    assert msgspec.msgpack.decode(encode([HELLO])) == [["s-1", 1_700_000_000_000, "s", "hello", "", False, ""]]
 
 
 def test_a_message_of_a_newer_chatd_may_hold_more() -> None:
-    newer = msgspec.msgpack.encode([["s-1", 1_700_000_000_000, "s", "hello", "ann"]])
+    newer = msgspec.msgpack.encode([["s-1", 1_700_000_000_000, "s", "hello", "", False, "", "more"]])
     assert decode("ops", b"e 1 w 1\n" + newer).messages == (HELLO,)
+
+
+def test_a_message_of_an_older_chatd_may_hold_less() -> None:
+    older = msgspec.msgpack.encode([["s-1", 1_700_000_000_000, "s", "hello"]])
+    assert decode("ops", b"e 1 w 1\n" + older).messages == (HELLO,)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -63,6 +78,8 @@ def test_the_last_offset_of_a_batch_is_that_of_its_newest_message(count: int) ->
         b"e 1 w 1\n" + msgspec.msgpack.encode("hello"),
         b"e 1 w 1\n" + msgspec.msgpack.encode([["s-1", "noon", "s", "hello"]]),
         b"e 1 w 1\n" + msgspec.msgpack.encode([["s-1", 1, "s"]]),
+        b"e 1 w 1\n" + msgspec.msgpack.encode([["s-1", 1, "s", "hello", None]]),
+        b"e 1 w 1\n" + msgspec.msgpack.encode([["s-1", 1, "s", "hello", "ann", 1]]),
     ],
 )
 def test_what_is_no_batch_is_a_value_error(data: bytes) -> None:

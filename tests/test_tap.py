@@ -73,8 +73,10 @@ def test_every_option_reaches_the_configuration() -> None:
         "bus-patience": "0.5",
         "history": "50",
         "history-ttl": "600",
+        "presence-limit": "30",
         "flush-interval": "0.25",
         "max-backlog": "70000",
+        "max-rooms": "7",
         "max-connections": "20",
     }
     assert {*words, "compress"} == {knob.name.replace("_", "-") for knob in options()}
@@ -90,8 +92,10 @@ def test_every_option_reaches_the_configuration() -> None:
         bus_patience=0.5,
         history=50,
         history_ttl=600.0,
+        presence_limit=30,
         flush_interval=0.25,
         max_backlog=70_000,
+        max_rooms=7,
         max_connections=20,
     )
 

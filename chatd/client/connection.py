@@ -16,10 +16,21 @@ from twisted.python.failure import Failure
 from chatd.client.deflate import Inflater, take_up
 from chatd.client.lean import LASTING, Quiet
 from chatd.client.outflow import Outflow
+from chatd.client.program import Program
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, Closing, fault_in_close
+from chatd.closing import (
+    BUS_AWAY,
+    NOT_TEXT,
+    OUR_FAULT,
+    TAKEN_OVER,
+    TOO_LARGE,
+    Closing,
+    fault_in_close,
+    frame_says,
+    too_slow,
+)
 from chatd.timers import Timer
-from chatd.wire.frames import take_texts
+from chatd.wire.frames import LONGEST, take_texts
 from chatd.wire.handshake import Refused, Upgrade, accept, forbidden, internal, unavailable
 
 log = Logger()
@@ -47,13 +58,16 @@ class Connection(Outflow, WebSocketServerProtocol):
     state: int
     message_data: list[bytes]
 
+    longest: int
+    """The longest message that may come in, in bytes."""
+
     log = Quiet()
     is_open = is_closed = Quiet()  # Autobahn's Deferreds, on which nobody waits
     websocket_version = 13
 
     def __init__(self, upgrade: Upgrade) -> None:
         """Take the handshake that is to be answered."""
-        self.session: Session
+        self.session: Session | Program
         self._upgrade: Upgrade | None = upgrade
         self._paused = False  # not reading
         self._fragments = 0  # of the message that is coming in
@@ -87,8 +101,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         self.resume()
         offers = self._parseExtensionsHeader(self._upgrade.extensions) if self.factory.config.compress else ()
         if extension := take_up(offers):
-            self._perMessageCompress = Inflater(self.factory.config.max_message + LINE_END)
-            self.session.dress = self.session.dress.deflated
+            self._perMessageCompress = Inflater(self.longest)
+            self.session.compress()
         self.write(accept(self._upgrade, extension))
         self._upgrade = None
         self.inside_message, self.current_frame = False, None
@@ -100,6 +114,7 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.open_out()
             self._heard()
             self._ping = self.factory.timers.callLater(self.factory.config.ping_seconds, self._look_for_life)
+            self.session.opened()
         self.consumeData()
 
     def _not_joined(self, failure: Failure) -> None:
@@ -139,7 +154,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def _take_texts(self) -> bool:
         """Take the messages that the buffer begins with; give whether what is left, if anything, has to wait."""
-        texts, used, wait = take_texts(self.data, self.factory.longest)
+        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest))
         if used:
             self.data = self.data[used:]
             self._heard()
@@ -245,6 +260,10 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
         """Send a Close frame, ours or Autobahn's own, and read on: for the answer."""
+        if self.failedByMe or not isReply:
+            farewell = self.session.farewell(frame_says(code, reasonUtf8))
+            if farewell and self.opened:
+                self.write(farewell)  # however much waits: it is the last
         self._shut()
         self.resume()
         super().sendCloseFrame(code, reasonUtf8, isReply)
@@ -313,6 +332,10 @@ class Connection(Outflow, WebSocketServerProtocol):
         """Let the session see that the client gets it later."""
         self.factory.slow.add(clients=1)
         self.session.fell_behind()
+
+    def overwhelmed(self) -> None:
+        """Hang up on a client that reads nothing of what it asks for."""
+        self.close(too_slow(None))
 
     def drained(self) -> None:
         """Tell the session that there is room for more."""

@@ -13,14 +13,16 @@ from twisted.logger import Logger
 from chatd.client.connection import LINE_END, Connection
 from chatd.client.deflate import longest_deflated
 from chatd.client.lean import Timers
+from chatd.client.person import Person
+from chatd.client.program import Program
 from chatd.client.session import Session
 from chatd.closing import Closing
 from chatd.config import Config
 from chatd.room.hub import Hub
 from chatd.tally import Tally
 from chatd.timers import TimerWheel
-from chatd.wire.frames import LONGEST
-from chatd.wire.handshake import Place, Upgrade
+from chatd.wire.events import longest_json
+from chatd.wire.handshake import PROTOCOL, Place, Upgrade
 
 log = Logger()
 
@@ -36,8 +38,6 @@ class ConnectionFactory(WebSocketServerFactory):
         self.timers = TimerWheel(reactor, config.timer_seconds)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
-        self.longest = min(LONGEST, config.max_message + LINE_END)
-        """The longest payload, in bytes, that may take the fast lane."""
         self.traffic = TrafficStats()
         self.connections: set[Connection] = set()
         self.closing: Closing | None = None
@@ -47,13 +47,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
         self.slow = Tally(self.timers, config.report_seconds, log, "slow readers that fell behind: {clients}")
-        longest = config.max_message + LINE_END
-        if config.compress:
-            longest = longest_deflated(longest)
         self.setProtocolOptions(
             failByDrop=False,
-            maxFramePayloadSize=longest,
-            maxMessagePayloadSize=longest,
             openHandshakeTimeout=0,  # the door has waited for the headers, we wait for the room
             closeHandshakeTimeout=config.close_seconds,
             autoPingInterval=0,  # we look for life ourselves: Autobahn sets two timers anew for each message
@@ -62,19 +57,28 @@ class ConnectionFactory(WebSocketServerFactory):
         options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
         # Options on a class need no copying into each connection, and no pretty-printing on the way.
         options |= {"CONFIG_ATTRS": (), "__slots__": (), "max_backlog": config.max_backlog}
-        self.protocol = type("Connection", (Connection,), options)
+        self.protocol = _limited(options, config, config.max_message + LINE_END)
+        self._programs = _limited(options, config, longest_json(config.max_message))
 
     def make(self, upgrade: Upgrade, place: Place, address: str) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
-        connection: Connection = self.protocol(upgrade)
+        connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
         self._sessions += 1
-        connection.session = self.new_session(connection, f"{self._worker}.{self._sessions}", place, address)
+        id = f"{self._worker}.{self._sessions}"
+        connection.session = self.new_session(connection, id, place, address, upgrade.protocol)
         return connection
 
-    def new_session(self, connection: Connection, id: str, place: Place, address: str) -> Session:
+    def new_session(
+        self, connection: Connection, id: str, place: Place, address: str, protocol: str
+    ) -> Session | Program:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does."""
-        return Session(self._hub, self.config, self.timers, connection, id=id, place=place, address=address)
+        kind: type[Session | Program] = Session
+        if protocol == PROTOCOL:
+            kind = Program
+        elif place.nick:
+            kind = Person
+        return kind(self._hub, self.config, self.timers, connection, id=id, place=place, address=address)
 
     def close_all(self, closing: Closing) -> "Deferred[None]":
         """Close every connection; fires when the last one is gone."""
@@ -91,3 +95,10 @@ class ConnectionFactory(WebSocketServerFactory):
             emptied, self._emptied = self._emptied, None
             self.slow.say()  # the end of the worker would be sooner
             emptied.callback(None)
+
+
+def _limited(options: dict[str, Any], config: Config, longest: int) -> type[Connection]:
+    """Give the class of connections on which a message is no longer than that, in bytes."""
+    most = longest_deflated(longest) if config.compress else longest
+    limits = {"longest": longest, "maxFramePayloadSize": most, "maxMessagePayloadSize": most}
+    return type("Connection", (Connection,), options | limits)

@@ -82,6 +82,14 @@ class Outflow:
         else:
             self.replay(blob, count)
 
+    def tell(self, blob: bytes) -> None:
+        """Write frames that are for this client alone; where it does not read, say so."""
+        if self.opened and blob:
+            if self.choked and self.waiting > self.max_backlog:
+                self.overwhelmed()
+            else:
+                self.replay(blob, 0)
+
     def replay(self, blob: bytes, count: int) -> None:
         """Write frames that are count messages, however much waits."""
         if self.opened:
@@ -121,6 +129,9 @@ class Outflow:
 
     def fell_behind(self) -> None:
         """Learn that the client does not get what was just delivered."""
+
+    def overwhelmed(self) -> None:
+        """Learn that the client asks for more than it reads."""
 
     def drained(self) -> None:
         """Learn that the client has read all that waited for it."""

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from chatd.client.receipts import Receipts, Written
 from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
-from chatd.message import Gap, Position
+from chatd.message import Batch, Gap, Position
 from chatd.room.hub import Hub
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
@@ -36,6 +36,9 @@ class Line(Written, Protocol):
     def pause(self) -> None:
         """Read no more for now; what was read already may still be received."""
 
+    def tell(self, blob: bytes) -> None:
+        """Send frames that are for this client alone; hang up where it reads none of them."""
+
     def resume(self) -> None:
         """Read again."""
 
@@ -48,6 +51,12 @@ class Session:
 
     takes_binary = False
     """Whether binary messages may come; where not, the connection closes at the first frame of one."""
+    listens = False
+    """Whether it is told who comes and goes, and has a nick of its own."""
+    begins = False
+    """Whether it is told in one piece what it gets from history at first."""
+    usual_dress: Dress = BARE
+    """How it sees messages, where they are not compressed."""
 
     __slots__ = (
         "_config",
@@ -64,6 +73,7 @@ class Session:
         "deliver",
         "dress",
         "id",
+        "nick",
     )
 
     def __init__(
@@ -90,7 +100,8 @@ class Session:
         self.id = id
         self.author = id
         self.address = address
-        self.dress: Dress = BARE
+        self.nick = place.nick
+        self.dress = self.usual_dress
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
 
     @property
@@ -102,6 +113,11 @@ class Session:
     def key(self) -> str:
         """Its resume key; empty where it has none."""
         return self._place.resume
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it may come back unnoticed."""
+        return bool(self.key)
 
     @property
     def last(self) -> int:
@@ -145,7 +161,21 @@ class Session:
         if self._held or not self._hub.intake.open:
             self._hold(lines)
         else:
-            self._hub.intake.publish(self._place.room, self, lines)
+            self._publish(lines)
+
+    def _publish(self, lines: Sequence[str]) -> None:
+        self._hub.intake.publish(self._place.room, self, lines)
+
+    def compress(self) -> None:
+        """Let what is sent be compressed."""
+        self.dress = self.dress.deflated
+
+    def opened(self) -> None:
+        """Learn that the handshake was answered."""
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Give the frames that go out before the connection closes for this reason."""
+        return b""
 
     def fell_behind(self) -> None:
         """Let history give it what it can't take now."""
@@ -179,7 +209,7 @@ class Session:
         """Publish what was held back, read on."""
         self._stop_patience()
         held, self._held = self._held, ()
-        self._hub.intake.publish(self._place.room, self, held)
+        self._publish(held)
         if not self._gone:
             self._line.resume()
 
@@ -189,8 +219,21 @@ class Session:
             self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
 
     def refused(self, closing: Closing) -> None:
+        """Hang up."""
+        self._line.close(closing)
+
+    def not_sent(self, closing: Closing) -> None:
         """Hang up: there is no other way to tell a bare client that its message was not taken."""
         self._line.close(closing)
+
+    def renamed(self, nick: str) -> None:
+        """Learn that it has another nick; one without has none to lose."""
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+        """Never: what history has for it comes as any message does."""
+
+    def missed_changes(self) -> None:
+        """Learn that it was not told of all who came and went."""
 
     def given(self, position: Position) -> Position | None:
         """Note that it was given all up to a position; give up to where it has surely got it."""

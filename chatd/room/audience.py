@@ -1,12 +1,12 @@
 """The live members of one room on this worker, and the one loop that fans messages out to them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from twisted.logger import Logger
 
 from chatd.closing import OUR_FAULT
-from chatd.message import Gap, Message
+from chatd.message import Batch, Change, Gap
 from chatd.room.catchup import Reader
 from chatd.room.intake import Author
 from chatd.wire.text import Dress
@@ -62,27 +62,37 @@ class Audience:
                 self._failed(member.author)
         return len(members)
 
-    def send(self, messages: Sequence[Message]) -> None:
+    def send(self, batches: Sequence[Batch]) -> None:
         """Write messages to every member: framed once a dress, one write a member, an author's own left out."""
-        if not messages:
-            return
+        own: dict[str, list[int]] = {}
+        for place, message in enumerate([message for batch in batches for message in batch.messages]):
+            if (speaker := self._members.get(message.session)) is not None and not speaker.echo:
+                own.setdefault(message.session, []).append(place)
+        self._write(lambda dress: dress.frames(batches), own)
+
+    def tell(self, room: str, changes: Sequence[Change]) -> None:
+        """Tell every member who came and went, but those of whom it is told."""
+        own: dict[str, list[int]] = {}
+        for place, change in enumerate(changes):
+            own.setdefault(change.session, []).append(place)
+        self._write(lambda dress: [dress.change(room, change) for change in changes], own)
+
+    def _write(self, show: Callable[[Dress], list[bytes]], own: Mapping[str, Sequence[int]]) -> None:
+        """Write frames, made once a dress, to every member; own are those that an author does not get."""
         if self._by_dress is None:
             self._by_dress = {}
             for author, member in self._members.items():
                 self._by_dress.setdefault(member.dress, []).append((author, member.deliver))
-        own: dict[str, list[int]] = {}
-        for place, message in enumerate(messages):
-            if (speaker := self._members.get(message.session)) is not None and not speaker.echo:
-                own.setdefault(message.session, []).append(place)
-        count = len(messages)
         for dress, delivers in self._by_dress.items():
-            frames = dress.frames(messages)
+            frames = show(dress)
             blob = b"".join(frames)
+            if not blob:
+                continue
             for author, deliver in delivers:
                 try:
                     if author not in own:
-                        deliver(blob, count)
-                    elif count > len(own[author]):
+                        deliver(blob, len(frames))
+                    elif len(frames) > len(own[author]):
                         share = frames.copy()
                         for place in reversed(own[author]):
                             del share[place]

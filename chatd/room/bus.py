@@ -29,14 +29,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
-from chatd.message import Batch, Message, Position, Span, decode
+from chatd.message import Batch, Change, Message, Position, Span, decode, tells_changes
 from chatd.room.comparison import Comparison
 from chatd.room.history import History
 from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
 from chatd.room.outbox import NotPublished, Outboxes, Published
 from chatd.room.places import Place, Places
+from chatd.room.presence import Presence
 from chatd.room.probe import Probes
 from chatd.room.queries import Queries
+from chatd.room.roster import Members
 from chatd.room.script import ALL
 
 log = Logger()
@@ -58,6 +60,12 @@ class BusListener(Protocol):
 
     def compare(self, room: str, top: Position) -> None:
         """Learn how far a room has come: whatever was published up to there was heard by now, or never will be."""
+
+    def present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+        """Learn who came to a watched room, went, or took another nick, and the newest message before that."""
+
+    def renamed(self, room: str, author: str, nick: str) -> None:
+        """Learn that a member has another nick: somebody took its own while the broker did not know it."""
 
     def give_up(self, room: str, session: str) -> Place | None:
         """Hang up on a connection, for its key has come with another one; give how far it has come."""
@@ -118,6 +126,17 @@ class Bus:
         self._known_run = run.encode()
         self._queries = Queries(reactor, config)
         self._history = History(self._queries, config, self._channel, lambda: secrets.token_hex(4), now)
+        self._presence = Presence(
+            reactor,
+            self._queries,
+            config,
+            publisher,
+            channel=self._channel,
+            now=now,
+            told=self._present,
+            renamed=self._renamed,
+            said=self._outboxes.said,
+        )
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
         endpoint = broker_endpoint(reactor, address, config.bus_connect_seconds)
 
@@ -133,7 +152,13 @@ class Bus:
         self._ticker = LoopingCall(self._tick)
         self._ticker.clock = reactor
         self._comparison = Comparison(
-            reactor, config, self._history, rooms=self._heard_rooms, probe=self.probe, compare=self._compare
+            reactor,
+            config,
+            self._history,
+            self._presence,
+            rooms=self._heard_rooms,
+            probe=self.probe,
+            compare=self._compare,
         )
 
         self._was_live = False
@@ -162,6 +187,7 @@ class Bus:
         self._ticker.stop()
         self._comparison.stop()
         self._queries.stop()
+        self._presence.stop()
         for timer in (self._settling, self._retrying):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -215,6 +241,38 @@ class Bus:
             return fail(NotPublished(self.away))
         return self._probes.send(self._commands.protocol)
 
+    # Who is where: each answer waits for the broker
+
+    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
+        """Let a member come, with this nick or one like it; fires with the one that it has."""
+        return self._presence.enter(room, author, nick)
+
+    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
+        """Let a member take another nick, or one like it; fires with the one that it has."""
+        return self._presence.rename(room, author, nick)
+
+    def exit(self, room: str, author: str, *, linger: bool) -> None:
+        """Let a member go; where it may linger, it has a while to come back unnoticed."""
+        self._presence.leave(room, author, linger=linger)
+
+    def members(self, room: str) -> "Deferred[Members]":
+        """Ask who is in a room, on all workers."""
+        return self._presence.members(room)
+
+    def watch(self, room: str) -> None:
+        """Tell who comes to a room and goes, from now on."""
+        self._presence.watch(room)
+
+    def unwatch(self, room: str) -> None:
+        """Tell it no more."""
+        self._presence.unwatch(room)
+
+    def _present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+        self.listener.present(room, after, changes)
+
+    def _renamed(self, room: str, author: str, nick: str) -> None:
+        self.listener.renamed(room, author, nick)
+
     # History and places: each answer waits for the broker
 
     def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
@@ -229,9 +287,9 @@ class Bus:
         """Keep a place under a key, as long as the connection has it; it may have left."""
         self._places.save(room, key, session, place, left=left)
 
-    def saved(self) -> "Deferred[None]":
-        """Fire once all places are kept."""
-        return self._places.saved()
+    def saved(self) -> "Deferred[Any]":
+        """Fire once all places are kept, and it is said who has left."""
+        return gatherResults([self._places.saved(), self._presence.flushed()])
 
     def _give_up(self, room: str, session: str) -> Place | None:
         return self.listener.give_up(room, session)
@@ -297,7 +355,11 @@ class Bus:
             self._places.heard(data)
             return
         room = channel.decode()[len(self._prefix) :]
-        if room in self._rooms:
+        if room not in self._rooms:
+            return
+        if tells_changes(data):
+            self._presence.heard(room, data)
+        else:
             self.listener.deliver(decode(room, data))
 
     # The links
@@ -321,6 +383,7 @@ class Bus:
         protocol.whenDisconnected().addCallback(self._forget_subscriber)
         for channel in (self._probes.channel, self._places.channel):
             await protocol.subscribe([channel])
+        self._places.write_anew()
         # A room that is refused is said, and waits; the others must not wait with it.
         rooms = [self._subscribe_on(protocol, room).addErrback(self._not_subscribed, room) for room in self._rooms]
         await gatherResults(rooms)

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from chatd.closing import OUR_FAULT, Closing
 from chatd.config import Config
-from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.message import Batch, Gap, Position, Span
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 from chatd.room.timeline import Read, Timeline
@@ -39,6 +39,13 @@ class Reader(Protocol):
     @property
     def choked(self) -> bool:
         """Whether it has enough to read for now; once it has read that, ``step`` is to be called."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether it is told in one piece, by ``began``, what history gives at first."""
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+        """Take what history gave at first, what of it is lost, and where the room's order stood."""
 
     def replay(self, blob: bytes, count: int) -> None:
         """Send these frames, which are count messages, however much waits."""
@@ -85,6 +92,7 @@ class CatchUp:
     """A member on its way to being live."""
 
     __slots__ = (
+        "_around",
         "_config",
         "_cursor",
         "_floor",
@@ -93,6 +101,7 @@ class CatchUp:
         "_looked",
         "_losses",
         "_most",
+        "_opening",
         "_over",
         "_read",
         "_reading",
@@ -129,6 +138,7 @@ class CatchUp:
         self._cursor = Cursor(position, before)
         self._config = config
         self._most = min(config.history_bytes, config.max_backlog)  # bytes that are given at once, about
+        self._around = config.message_overhead_bytes if member.begins else 0
         self._read = read
         self._tail = tail
         self._timeline = timeline
@@ -138,6 +148,7 @@ class CatchUp:
         self._slow = slow
         self._lenient = lenient
         self._floor = floor
+        self._opening: tuple[list[Gap], list[Batch]] | None = ([], []) if member.begins and not slow else None
         self._over = False
         self._looked: Position | None = None  # where the room stood when all that history had was asked for
         self._reading: Deferred[Span] | None = None
@@ -172,12 +183,13 @@ class CatchUp:
             behind = cursor.epoch == top.epoch and cursor.offset < top.offset
             ahead = cursor.epoch == top.epoch and cursor.offset > top.offset
             if cursor.position == top:
+                self._open(top)
                 if not self._timeline.knows(cursor.before):
                     return  # the tail has to do: it would get twice what comes again for the others
                 self._over = True
                 self._live()
             elif rest := self._tail.after(cursor):
-                self._give(first_bytes(rest, cursor, self._most))
+                self._give(first_bytes(rest, cursor, self._most, self._around))
             elif behind and not self._config.keeps_history:
                 self._tell(cursor.skip_to(top))
             elif self._looked == top or (ahead and self._looked is not None):
@@ -195,12 +207,20 @@ class CatchUp:
         self._reading = None
         if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
             self._tell([self._cursor.reset(span.top)])  # there is no such position
-        batches = first_bytes(span.batches, self._cursor, self._most)
+        batches = first_bytes(span.batches, self._cursor, self._most, self._around)
         self._give(batches)
         if not span.more and batches is span.batches:
             self._tell(self._cursor.skip_to(span.top))
             self._looked = top
+        self._open(span.top)
         self.step()
+
+    def _open(self, top: Position) -> None:
+        """Tell what was gathered for it, where it is told that in one piece."""
+        if self._opening is not None:
+            gaps, batches = self._opening
+            self._opening = None
+            self.member.began(top, gaps, batches)
 
     def _not_read(self, failure: Failure, top: Position) -> None:
         self._reading = None
@@ -208,6 +228,7 @@ class CatchUp:
         if not failure.check(CancelledError):
             log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
             self._tell(self._cursor.skip_to(self._timeline.position))
+            self._open(top)
             self.step()
 
     def _failed(self, failure: Failure | None = None) -> None:
@@ -218,7 +239,7 @@ class CatchUp:
 
     def _give(self, batches: Sequence[Batch]) -> None:
         """Send batches, and say between them what is lost."""
-        share: list[Message] = []
+        share: list[Batch] = []
         for batch in batches:
             for each in self._cursor.take(self._repeats.mark(self._timeline.repeats.look(batch))):
                 if isinstance(each, Gap):
@@ -226,14 +247,22 @@ class CatchUp:
                     share = []
                     self._tell([each])
                 else:
-                    share += each.messages
+                    share.append(each)
         self._send(share)
 
-    def _send(self, messages: list[Message]) -> None:
+    def _send(self, batches: list[Batch]) -> None:
         member = self.member
-        share = messages if member.echo else [each for each in messages if each.session != member.author]
-        if share:
-            member.replay(b"".join(member.dress.frames(share)), len(share))
+        if self._opening is not None:
+            self._lenient = 0 if batches else self._lenient
+            own = "" if member.echo else member.author
+            self._opening[1].extend(part for batch in batches for part in batch.without(own))
+            return
+        messages = [message for batch in batches for message in batch.messages]
+        frames = member.dress.frames(batches)
+        if not member.echo:
+            frames = [frame for frame, each in zip(frames, messages, strict=True) if each.session != member.author]
+        if frames:
+            member.replay(b"".join(frames), len(frames))
         if messages:
             self._lenient = 0
 
@@ -246,19 +275,24 @@ class CatchUp:
             if gap.count == 0:
                 continue
             self._losses(gap, 1)
-            if self._slow and not self._config.keeps_history:
+            if self._opening is not None:
+                self._opening[0].append(gap)
+            elif self._slow and not self._config.keeps_history:
                 self.member.too_slow(gap)
             else:
                 self.member.lost(gap)
 
 
-def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int) -> Sequence[Batch]:
-    """Give batches up to the message, behind a position, that makes so many bytes; one may be longer than that."""
+def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int, around: int = 0) -> Sequence[Batch]:
+    """Give batches up to the message, behind a position, that makes so many bytes; one may be longer than that.
+
+    Around is what a message takes beside its text.
+    """
     size = 0
     for place, batch in enumerate(batches):
         known = max(0, cursor.offset + 1 - batch.first) if batch.epoch == cursor.epoch else 0
         for count, message in enumerate(batch.messages[known:], known + 1):
-            size += utf8_size(message.text)
+            size += utf8_size(message.text) + around
             if size >= most and (count < len(batch.messages) or place + 1 < len(batches)):
                 return [*batches[:place], batch.first_ones(count)]
     return batches

@@ -75,8 +75,21 @@ class Entry:
 
 def message_lines(entry: Entry) -> str:
     """Give the lines of an entry's messages, each with its newline."""
-    head = f"{escape(entry.room)} -@{escape(entry.address)}"
-    return "".join([f"{timestamp(each.time)} {head} {each.id} {escape(each.text)}\n" for each in entry.messages])
+    room, address = escape(entry.room), escape(entry.address)
+    return "".join(
+        [
+            f"{timestamp(each.time)} {room} {_who(each)}@{address} {each.id} {escape(each.text)}\n"
+            for each in entry.messages
+        ]
+    )
+
+
+def _who(message: Message) -> str:
+    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows (``/me``)."""
+    if not message.nick:
+        return "-"
+    nick = escape(message.nick) if message.nick != "-" else r"\x2d"
+    return f"*{nick}" if message.action else nick
 
 
 def outcome_lines(entry: Entry, outcome: str, now: int) -> str:

@@ -17,6 +17,7 @@ from chatd.config import Config
 from chatd.message import Position
 from chatd.room.history import History
 from chatd.room.outbox import NotPublished
+from chatd.room.presence import Presence
 
 log = Logger()
 
@@ -29,6 +30,7 @@ class Comparison:
         clock: Any,
         config: Config,
         history: History,
+        presence: Presence,
         *,
         rooms: Callable[[], Sequence[str]],
         probe: Callable[[], "Deferred[None]"],
@@ -38,6 +40,7 @@ class Comparison:
         self._step = config.compare_rooms
         self._seconds = config.compare_seconds
         self._history = history
+        self._presence = presence
         self._rooms = rooms
         self._probe = probe
         self._compare = compare
@@ -72,9 +75,11 @@ class Comparison:
         for at in range(0, len(rooms), self._step):
             some = rooms[at : at + self._step]
             tops = await self._history.tops(some)
+            compare_presence = await self._presence.check(some)
             await self._probe()
             for room, top in zip(some, tops, strict=True):
                 self._compare(room, top)
+            compare_presence()
 
     def _failed(self, failure: Failure) -> None:
         if not failure.check(NotPublished, CancelledError):  # else the link broke: it is done when that is back

@@ -13,7 +13,7 @@ It knows members by what they offer (``room.Member``), never their sockets.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -23,12 +23,14 @@ from twisted.python.failure import Failure
 
 from chatd.closing import TAKEN_OVER
 from chatd.config import Config
-from chatd.message import Batch, Gap, Position
+from chatd.message import Batch, Change, Gap, Position
 from chatd.room.bus import Bus
 from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
 from chatd.room.places import Place, TakenOver
 from chatd.room.room import Member, Room
+from chatd.room.roster import Members
+from chatd.room.timeline import Item
 from chatd.tally import Tally
 
 log = Logger()
@@ -40,7 +42,7 @@ MAYBE_LOST = "clients that may have lost messages, for the broker did: {clients}
 class _Door:
     """A room, and who is about to come in."""
 
-    __slots__ = ("begun", "entering", "room", "waiting")
+    __slots__ = ("begun", "entering", "listening", "room", "waiting")
 
     def __init__(self, room: Room) -> None:
         self.room = room
@@ -49,6 +51,8 @@ class _Door:
         """Who waits for the room to be heard; None once it is."""
         self.entering: dict[str, tuple[Member, Deferred[Any]]] = {}
         """Those who are about to be members, by id, and what brings them in."""
+        self.listening: set[str] = set()
+        """Ids of the members who want to know who comes and goes."""
 
 
 class Hub:
@@ -96,7 +100,7 @@ class Hub:
     def join(self, name: str, member: Member) -> "Deferred[None]":
         """Make a member of the room; fires, in the turn in which it begins to hear it, once the room is subscribed."""
         door = self._doors.get(name) or self._open(name)
-        if door.waiting is None and self._bus.hears(name) and not member.key:  # nearly always
+        if door.waiting is None and self._bus.hears(name) and not (member.key or member.listens):  # nearly always
             self._admit(door.room, member, None)
             return succeed(None)
         joined: Deferred[None] = Deferred()
@@ -110,6 +114,7 @@ class Hub:
 
         def fail(failure: Failure) -> None:
             if door.entering.pop(member.id, None) is not None:
+                self._bus.exit(name, member.author, linger=False)
                 self._forget_if_empty(door)
                 if failure.check(TakenOver):
                     member.refused(TAKEN_OVER)
@@ -128,10 +133,13 @@ class Hub:
             return
         if (entering := door.entering.pop(member.id, None)) is not None:
             entering[1].cancel()
+            self._bus.exit(name, member.author, linger=False)
         elif door.room.member(member.author) is member:
             if member.key:
                 self._save_place(door.room, member, left=True)
             self._remove(door.room, member)
+            self.intake.flush()  # what it said before goes first
+            self._bus.exit(name, member.author, linger=member.lingers)
         self._forget_if_empty(door)
 
     def fall_behind(self, name: str, member: Member) -> None:
@@ -148,6 +156,65 @@ class Hub:
         """Tell a member up to where it was given everything, while its connection knows what arrived."""
         if (room := self._room_of(name, member)) is not None:
             member.given(room.position(member))
+
+    def join_again(self, name: str, member: Member) -> None:
+        """Let a member of the room go back to where it wants to hear it from."""
+        if (room := self._room_of(name, member)) is not None:
+            room.remove(member)
+            self._go_on(room.admit(member, member.since))
+
+    # What members ask
+
+    def top(self, name: str) -> Position:
+        """Say where a room's order stands."""
+        return self._doors[name].room.timeline.position
+
+    def soon(self, call: Callable[[], None]) -> Any:
+        """Call at the end of the turn; gives what may be cancelled."""
+        return self._clock.callLater(0, call)
+
+    def members(self, name: str) -> "Deferred[Members]":
+        """Ask who is in a room, on all workers."""
+        return self._bus.members(name)
+
+    def rename(self, name: str, member: Member, nick: str) -> "Deferred[str]":
+        """Let a member take another nick, or one like it; fires with the one that it has."""
+        self.intake.flush()  # what it said before goes first
+
+        def renamed(has: str) -> str:
+            member.nick = has
+            return has
+
+        return self._bus.rename(name, member.author, nick).addCallback(renamed)
+
+    def round_trip(self) -> "Deferred[float]":
+        """Send something through the bus and back; fires with the seconds it took, or fails with NotPublished."""
+        sent = self._clock.seconds()
+        return self._bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
+
+    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[Sequence[Batch]]":
+        """Ask for the last messages of a room, or of those before an offset."""
+        return Deferred.fromCoroutine(self._last(name, count, before))
+
+    async def _last(self, name: str, count: int, before: int | None) -> Sequence[Batch]:
+        config, top = self._config, self._doors[name].room.timeline.position
+        end = top.offset if before is None else min(top.offset, before - 1)
+        start = max(0, end - count, top.offset - config.history)
+        batches: list[Batch] = []
+        size, position = 0, Position(top.epoch, start)
+        while position.offset < end:
+            span = await self._bus.read(name, position, config.history_bytes)
+            for batch in span.batches:
+                if batch.epoch == top.epoch and batch.first <= end:
+                    part = batch.first_ones(end + 1 - batch.first).without_first(max(0, start + 1 - batch.first))
+                    batches.append(part)
+                    size += part.size
+                position = Position(batch.epoch, batch.last)
+            while size > config.max_backlog and len(batches) > 1:  # the newest count
+                size -= batches.pop(0).size
+            if not span.more:
+                break
+        return batches
 
     def _room_of(self, name: str, member: Member) -> Room | None:
         """Give a room, where the member is in it."""
@@ -189,24 +256,45 @@ class Hub:
             door.waiting.append(begun)
             await begun
         await self._bus.subscribe(door.room.name)  # anew, where the link has broken since
-        return await self._bus.claim(door.room.name, member.key, member.id) if member.key else None
+        place = await self._bus.claim(door.room.name, member.key, member.id) if member.key else None
+        if place is not None:
+            member.author = place.author
+        if member.listens:
+            member.nick = await self._bus.enter(door.room.name, member.author, member.nick)
+        return place
 
     def _admit(self, room: Room, member: Member, place: Place | None) -> None:
         """Let a member in, live or behind."""
         if place is not None:
-            member.author = place.author
             if (other := room.member(member.author)) is not None:
                 self._take_over(room, other)
             self._keyed[member.id] = (room, member)
-        go_on = room.admit(member, (place and place.position) or member.since)
-        if go_on is not None:
-            self._clock.callLater(0, go_on)  # when it has been told that it is in
+        if member.listens:
+            self._listen(room, member)
+        else:  # nothing that it hears depends on it
+            self._bus.enter(room.name, member.author).addErrback(lambda _: None)
+        self._go_on(room.admit(member, (place and place.position) or member.since))
         if place is not None:
             self._save_place(room, member)
+
+    def _go_on(self, step: Callable[[], None] | None) -> None:
+        if step is not None:
+            self._clock.callLater(0, step)  # when the member has been told that it is in
 
     def _remove(self, room: Room, member: Member) -> None:
         self._keyed.pop(member.id, None)
         room.remove(member)
+        door = self._doors[room.name]
+        if member.id in door.listening:
+            door.listening.remove(member.id)
+            if not door.listening:
+                self._bus.unwatch(room.name)
+
+    def _listen(self, room: Room, member: Member) -> None:
+        door = self._doors[room.name]
+        if not door.listening:
+            self._bus.watch(room.name)
+        door.listening.add(member.id)
 
     def _forget_if_empty(self, door: _Door) -> None:
         if door.room or door.entering or self._doors.get(door.room.name) is not door:
@@ -268,9 +356,23 @@ class Hub:
             entering[1].cancel()
             entering[0].refused(TAKEN_OVER)
         elif id in self._keyed:
-            place = self._take_over(*self._keyed[id])
+            room, member = self._keyed[id]
+            place = self._take_over(room, member)
+            self._bus.exit(name, member.author, linger=True)  # it goes on elsewhere
         self._forget_if_empty(door)
         return place
+
+    def present(self, name: str, after: Position, changes: Sequence[Change]) -> None:
+        """Take who came to a room and went, for those who listen, behind the message that was the newest then."""
+        if (door := self._doors.get(name)) is not None:
+            door.room.timeline.present(after, changes)
+
+    def renamed(self, name: str, author: str, nick: str) -> None:
+        """Let a member know that it has another nick."""
+        door = self._doors.get(name)
+        if door is not None and (member := door.room.member(author)) is not None:
+            member.nick = nick
+            member.renamed(nick)
 
     # Fan-out
 
@@ -278,7 +380,7 @@ class Hub:
         """Deliver at once what came from the bus."""
         self._fan_outs.run()
 
-    def _pending(self, room: Room, item: Batch | Gap) -> None:
+    def _pending(self, room: Room, item: Item) -> None:
         """Have what is next in a room delivered."""
         self._heard.append(room)
         if isinstance(item, Batch):

@@ -9,6 +9,7 @@ What it promises:
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from twisted.logger import Logger
@@ -16,10 +17,10 @@ from twisted.python.failure import Failure
 
 from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
 from chatd.config import Config
-from chatd.message import Message
+from chatd.message import Message, Position
 from chatd.room.bus import Bus
 from chatd.room.chatlog import Entry, log_entries, log_outcome
-from chatd.room.outbox import NotPublished
+from chatd.room.outbox import NotPublished, Published
 from chatd.room.pacer import Pacer
 
 log = Logger()
@@ -32,6 +33,8 @@ class Author(Protocol):
     """Its connection: unique among all that ever were."""
     author: str
     """Who it is to those who hear it: its connection, or its first one with the same resume key."""
+    nick: str
+    """Its name; empty where it has none."""
     address: str
 
     def carry_on(self) -> None:
@@ -40,8 +43,18 @@ class Author(Protocol):
     def bus_away(self) -> None:
         """Learn, while holding messages back, that the bus is away."""
 
-    def refused(self, closing: Closing) -> None:
-        """Learn that a message it published was not."""
+    def not_sent(self, closing: Closing) -> None:
+        """Learn that something it said was not published, and why; a client that can't be told is hung up on."""
+
+
+class Receipt(Protocol):
+    """Who wants to know what becomes of each message."""
+
+    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+        """Learn where it stands; a duplicate was published before, by its author under the same id."""
+
+    def refused(self, message: Message, closing: Closing) -> None:
+        """Learn that it was not published, and why."""
 
 
 class _Taken(NamedTuple):
@@ -50,6 +63,7 @@ class _Taken(NamedTuple):
     author: Author
     entry: Entry
     weight: int
+    receipt: Receipt | None
 
 
 def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
@@ -90,13 +104,29 @@ class Intake:
         """Why nothing can be published for now, where it is for more than a full window; else empty."""
         return self._bus.away
 
-    def publish(self, room: str, author: Author, texts: Sequence[str]) -> None:
-        """Take messages, log and publish them at the next flush; a failure reaches ``author.refused``."""
+    def publish(
+        self,
+        room: str,
+        author: Author,
+        texts: Sequence[str],
+        *,
+        action: bool = False,
+        given: str = "",
+        receipt: Receipt | None = None,
+    ) -> None:
+        """Take messages, log and publish them at the next flush; a failure reaches the receipt, or the author.
+
+        Given is the id that the author gave to the one message that it says: once published it is not published again.
+        """
         number, id, name, time = self._messages, author.id, author.author, int(self._now() * 1000)
+        nick = author.nick
         self._messages += len(texts)
-        messages = [Message(f"{id}.{number}", time, name, text) for number, text in enumerate(texts, number + 1)]
+        messages = [
+            Message(f"{id}.{number}", time, name, text, nick, action, given)
+            for number, text in enumerate(texts, number + 1)
+        ]
         weight = self._bus.weight(messages)
-        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight))
+        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt))
         self._taken_weight += weight
         self._flushes.ask()
 
@@ -155,21 +185,45 @@ class Intake:
         for name, share in rooms.items():
             for part in _parts(share, self._most):
                 messages = [message for each in part for message in each.entry.messages]
-                self._bus.publish(name, messages).addErrback(self._not_published, part)
+                ids = {number: message.given for number, message in enumerate(messages) if message.given}
+                self._bus.publish(name, messages, ids).addCallbacks(
+                    self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
+                ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
+
+    def _published(self, published: Published, taken: Sequence[_Taken]) -> None:
+        """Tell those who want to know."""
+        if not any(each.receipt for each in taken):  # nearly always
+            return
+        number, offset = 0, published.first.offset
+        for each in taken:
+            for message in each.entry.messages:
+                before = published.duplicates.get(number)
+                position = before or Position(published.first.epoch, offset)
+                number, offset = number + 1, offset + (before is None)
+                if before is not None:
+                    self._log_outcome([replace(each.entry, messages=[message])], "duplicate")
+                if each.receipt is not None:
+                    each.receipt.published(message, position, duplicate=before is not None)
 
     def _not_published(self, failure: Failure, taken: Sequence[_Taken]) -> None:
         error = failure.value
         unknown = isinstance(error, NotPublished) and error.unknown
         if not isinstance(error, NotPublished):
             log.failure("a batch was not published", failure)
+        self._log_outcome([each.entry for each in taken], "unknown" if unknown else "refused")
+        self._tell_refused(taken, OUR_FAULT)
+
+    def _log_outcome(self, entries: Sequence[Entry], outcome: str) -> None:
         try:
-            entries = [each.entry for each in taken]
-            log_outcome(self._chat, entries, "unknown" if unknown else "refused", int(self._now() * 1000))
+            log_outcome(self._chat, entries, outcome, int(self._now() * 1000))
         except OSError:  # said by the chat log itself
             count = sum(len(entry.messages) for entry in entries)
             log.error("{count} messages in the chat log were not published", count=count)
-        self._tell_refused(taken, OUR_FAULT)
 
     def _tell_refused(self, taken: Sequence[_Taken], closing: Closing) -> None:
-        for author in {each.author.id: each.author for each in taken}.values():
-            author.refused(closing)
+        for each in taken:
+            if each.receipt is not None:
+                for message in each.entry.messages:
+                    each.receipt.refused(message, closing)
+        for author in {each.author.id: each.author for each in taken if each.receipt is None}.values():
+            author.not_sent(closing)

@@ -6,6 +6,7 @@ the broker is full, and queue without bound what is sent meanwhile (txredisapi 1
 """
 
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,14 +32,16 @@ AWAY_CODES = frozenset(
 )
 """Answers by which a broker says that it can't do it now."""
 
+_FOR_NOW = re.compile(rf"(?:^|-)(?:{'|'.join(AWAY_CODES)})\b|ACL failure|user executing the script can't")
+"""Redis 6.2 puts what went wrong in a script into words of its own: ``ERR Error running script …: -OOM …``."""
+
 LinkLost = txredisapi.ConnectionError
 """The link went away before the answer came: whether the command was carried out is unknown."""
 
 
 def for_now(failure: Failure) -> bool:
     """Whether a broker says that it can't do something now, be it until its rules are mended: try again."""
-    why = failure.getErrorMessage().strip()
-    return why.partition(" ")[0] in AWAY_CODES or "ACL failure" in why
+    return _FOR_NOW.search(failure.getErrorMessage().strip()) is not None
 
 
 class Broken(Exception):

@@ -159,6 +159,21 @@ class Outboxes:
         self._weigh()
         return part.done
 
+    def said(self, room: str) -> "Deferred[None] | None":
+        """Fire once all that was handed over for a room up to now is published, or never will be; None: it is."""
+        outbox = self._outboxes.get(room)
+        parts = outbox and (outbox.waiting or [part for batch in outbox.batches for part in batch.parts])
+        if not parts:
+            return None
+        said: Deferred[None] = Deferred()
+
+        def over(result: object) -> object:
+            said.callback(None)
+            return result
+
+        parts[-1].done.addBoth(over)
+        return said
+
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""
         done: Deferred[None] = Deferred()

@@ -79,7 +79,11 @@ class Places:
         """Write all places anew where this run of the broker may not have them."""
         if self._run != run:
             self._run = run
-            self._written.clear()
+            self.write_anew()
+
+    def write_anew(self) -> None:
+        """Write all places, moved or not: one may have been taken unheard."""
+        self._written.clear()
 
     async def claim(self, room: str, key: str, session: str) -> Place:
         """Take over a place for a connection, or begin one. Raises TakenOver."""
@@ -166,6 +170,7 @@ class Places:
 
         def look(others: list[int]) -> None:
             for each in others:
+                self._written.pop(names[each - 1], None)
                 self._has_another(saves[each - 1])
 
         self._writing = True

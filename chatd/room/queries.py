@@ -1,7 +1,7 @@
 """What is asked of the broker and may be asked twice: it waits for the link, and is asked again where that breaks.
 
-So an answer comes late rather than not at all. At most ``bus_queries`` are on the wire; the others wait in turn, one
-or so for each room and client that needs an answer.
+So an answer comes late rather than not at all; what the broker refuses is given up after ``query_seconds``. At most
+``bus_queries`` are on the wire; the others wait in turn, one or so for each room and client that needs an answer.
 """
 
 from collections import deque
@@ -26,6 +26,7 @@ class _Query:
     keys: list[bytes]
     arguments: Callable[[bytes], list[Any]]
     answer: "Deferred[Any]" = field(init=False)
+    refused_at: float | None = None
 
 
 class Queries:
@@ -39,6 +40,7 @@ class Queries:
         self._waiting: deque[_Query] = deque()
         self._on_wire: set[_Query] = set()
         self._retrying: Any = None
+        self._refused = False  # and said so
 
     def ask(self, script: Script, keys: list[bytes], arguments: Callable[[bytes], list[Any]]) -> "Deferred[Any]":
         """Run a script; arguments are made when it is sent, of the run of the broker. The Deferred may be cancelled."""
@@ -77,6 +79,7 @@ class Queries:
 
     def _answered(self, answer: Any, query: _Query) -> None:
         self._on_wire.discard(query)
+        self._refused = False
         self._send()
         if not query.answer.called:
             query.answer.callback(answer)
@@ -91,12 +94,21 @@ class Queries:
         elif failure.getErrorMessage().startswith("NOSCRIPT"):
             self._waiting.appendleft(query)
             query.script.load(protocol).addCallbacks(lambda _: self._send(), lambda _: self._send_later())
-        elif for_now(failure):
+        elif for_now(failure) and self._may_wait(query, failure):
             self._waiting.append(query)
             self._send_later()
         else:
             self._send()
             query.answer.errback(failure)
+
+    def _may_wait(self, query: _Query, failure: Failure) -> bool:
+        """Whether something that is refused for now is asked again; the first refusal is said."""
+        now = self._clock.seconds()
+        if not self._refused:
+            self._refused = True
+            log.warn("the message bus refuses what it is asked: {why}", why=failure.getErrorMessage())
+        query.refused_at = now if query.refused_at is None else query.refused_at
+        return bool(now - query.refused_at < self._config.query_seconds)
 
     def _send_later(self) -> None:
         if self._protocol is not None and (self._retrying is None or not self._retrying.active()):

@@ -1,16 +1,17 @@
 """One room on this worker: who of it is live, who is behind, and what is to be delivered next."""
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from itertools import groupby
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
 
 from chatd.config import Config
-from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.message import Batch, Change, Gap, Position, Span
 from chatd.room import audience
 from chatd.room.audience import Audience
 from chatd.room.catchup import CatchUp, Tail
-from chatd.room.timeline import Timeline
+from chatd.room.timeline import Item, Timeline
 
 
 class Member(audience.Member, Protocol):
@@ -19,6 +20,20 @@ class Member(audience.Member, Protocol):
     @property
     def key(self) -> str:
         """Its resume key; empty where it has none."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it may come back unnoticed."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether it wants to know who comes and goes, and may have a nick."""
+
+    def renamed(self, nick: str) -> None:
+        """Learn that it has another nick."""
+
+    def missed_changes(self) -> None:
+        """Learn that it was not told of all who came and went, while it was behind."""
 
     @property
     def since(self) -> Position | None:
@@ -45,6 +60,7 @@ class Room:
         "_pending",
         "_read",
         "_tail",
+        "_told",
         "name",
         "timeline",
     )
@@ -55,7 +71,7 @@ class Room:
         config: Config,
         *,
         read: Callable[[str, Position | None, int], "Deferred[Span]"],
-        pending: Callable[["Room", Batch | Gap], None],
+        pending: Callable[["Room", Item], None],
         losses: Callable[[Gap, int], None],
     ) -> None:
         """Take what reads a room's history, what hears that something is pending, and what counts who lost what."""
@@ -69,7 +85,8 @@ class Room:
         self._audience = Audience()
         self._behind: dict[str, CatchUp] = {}  # by author
         self._tail: Tail | None = None  # while anybody is behind
-        self._pending: list[Batch | Gap] = []
+        self._pending: list[Item] = []
+        self._told = 0  # changes of who is here, so far
         self._done = Position("", 0)  # up to where those who are live have been given everything
 
     # Who is here
@@ -102,6 +119,8 @@ class Room:
             lenient = top.offset
         if start == top:
             self._make_live(member)
+            if member.begins:
+                member.began(top, (), ())
             return None
         return self._put_behind(member, start, lenient=lenient, floor=floor).step
 
@@ -137,9 +156,13 @@ class Room:
         floor: Position | None = None,
         before: tuple[Position, ...] = (),
     ) -> CatchUp:
+        told = self._told
+
         def live() -> None:
             self._no_longer_behind(member)
             self._make_live(member)
+            if told != self._told:
+                member.missed_changes()
 
         self._tail = self._tail or Tail(self._config.batch_bytes)
         self._behind[member.author] = behind = CatchUp(
@@ -181,20 +204,21 @@ class Room:
             behind.step()
 
     def _deliver(self) -> None:
-        messages: list[Message] = []
-        for item in self._pending:
-            if isinstance(item, Batch):
-                messages += item.messages
+        for kind, group in groupby(self._pending, type):
+            items: Any = list(group)
+            if kind is Change:
+                self._told += len(items)
+                self._audience.tell(self.name, items)
                 continue
-            self._audience.send(messages)
-            messages = []
-            self._done = Position(item.epoch, item.last)
-            self._losses(item, self._audience.lost(item))
-        self._audience.send(messages)
-        last = self._pending[-1]
-        self._done = Position(last.epoch, last.last)
+            if kind is Batch:
+                self._audience.send(items)
+            else:
+                for gap in items:
+                    self._done = Position(gap.epoch, gap.last)  # who can't take this must not be told of it again
+                    self._losses(gap, self._audience.lost(gap))
+            self._done = Position(items[-1].epoch, items[-1].last)
 
-    def _in_order(self, item: Batch | Gap, whole: Batch | None) -> None:
+    def _in_order(self, item: Item, whole: Batch | None) -> None:
         """Take what is next in the room's order; who is behind need not know what of it the room knows."""
         if whole is not None and self._tail is not None:
             self._tail.add(whole)

@@ -10,6 +10,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         """Read it."""
+        self.name = name
         self.source = files("chatd.room").joinpath(f"scripts/{name}.lua").read_bytes()
         self._digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
@@ -27,4 +28,7 @@ READ = Script("read")
 TOPS = Script("tops")
 CLAIM = Script("claim")
 SAVE = Script("save")
-ALL = (PUBLISH, READ, TOPS, CLAIM, SAVE)
+PRESENCE = Script("presence")
+MEMBERS = Script("members")
+ALIVE = Script("alive")
+ALL = (PUBLISH, READ, TOPS, CLAIM, SAVE, PRESENCE, MEMBERS, ALIVE)

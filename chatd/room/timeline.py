@@ -4,14 +4,14 @@ The bus may lose a batch, bring one twice, or begin another epoch. Whatever does
 held back while the room's history is read; what history has not is told. Other rooms do not wait.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.message import Batch, Gap, Position, Span
+from chatd.message import Batch, Change, Gap, Position, Span
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 
@@ -21,10 +21,15 @@ Read = Callable[[Position | None, int], "Deferred[Span]"]
 """Reads the room's history behind a position, or where its order stands; about so many bytes."""
 
 
+Item = Batch | Gap | Change
+"""What comes next in a room."""
+
+
 class Timeline:
     """The order of one room."""
 
     __slots__ = (
+        "_changes",
         "_config",
         "_cursor",
         "_held",
@@ -37,7 +42,7 @@ class Timeline:
         "repeats",
     )
 
-    def __init__(self, config: Config, read: Read, out: Callable[[Batch | Gap, Batch | None], None]) -> None:
+    def __init__(self, config: Config, read: Read, out: Callable[[Item, Batch | None], None]) -> None:
         """Take what reads history, and whom to give what comes next: of a batch what is new, and the whole of it."""
         self._config = config
         self._read = read
@@ -48,6 +53,7 @@ class Timeline:
         self._held_bytes = 0
         self._sure = 0  # of those held, how many were heard before what is being read was asked for
         self._overflowed = False  # and more than may be held was heard since then
+        self._changes: list[tuple[Position, Change]] = []  # that wait for messages before them
         self.repeats = Repeats(config.publishers_known)
         """What came again, for those too who read history on their own."""
 
@@ -83,9 +89,16 @@ class Timeline:
                 return  # it came once more, for others
             if cursor.follows(batch) or (batch.epoch == cursor.epoch and not self._config.keeps_history):
                 self._take(batch)
+                if self._changes:
+                    self._give_changes()
                 return
         self._hold(batch)
         self._fill()
+
+    def present(self, after: Position, changes: Sequence[Change]) -> None:
+        """Take who came and went; it is given out behind the message that it came after, where that is on its way."""
+        self._changes += [(after, each) for each in changes]
+        self._give_changes()
 
     def compare(self, top: Position) -> None:
         """Take where the order stood a moment ago: all that was published up to there should have come."""
@@ -96,6 +109,7 @@ class Timeline:
             self._fill()
         elif self._reading is None:
             self._skip_to(cursor, top)
+            self._give_changes()
 
     def knows(self, before: tuple[Position, ...]) -> bool:
         """Whether it came as far as somebody else in the epochs before: what comes again of them may go to both."""
@@ -106,6 +120,17 @@ class Timeline:
                 return False
             was_there = was_there or end.epoch in ends
         return True
+
+    def _give_changes(self) -> None:
+        """Give out who came and went, up to what has to wait for messages."""
+        waiting, cursor = self._changes, self._cursor
+        while waiting:
+            after, change = waiting[0]
+            early = self._reading is not None or (after.epoch == cursor.epoch and after.offset > cursor.offset)
+            if early and len(waiting) <= self._config.presence_held:
+                return
+            del waiting[0]
+            self._out(change, None)
 
     # What is missing
 
@@ -131,6 +156,7 @@ class Timeline:
             self._fill()
         else:
             self._read_up_to(span)
+        self._give_changes()
 
     def _not_read(self, failure: Failure) -> None:
         """Go on without what history will not tell."""
@@ -140,6 +166,7 @@ class Timeline:
             self._hold_on_to([])
             for batch in held:
                 self._take(batch)
+            self._give_changes()
 
     def _read_up_to(self, span: Span) -> None:
         """Go on behind a span that reached the top: with what was held, where history can have nothing before it."""

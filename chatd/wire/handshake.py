@@ -15,6 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
+from chatd.wire.nick import BadNick, read_nick
+
 HEAD_END = b"\r\n\r\n"
 
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
@@ -27,6 +29,9 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455, section 1.3
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 _RESUME_KEY = re.compile(rb"[A-Za-z0-9._~-]{8,64}")  # what RFC 3986, section 2.3, lets stand in a URL as it is
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+
+PROTOCOL = "chatd.v1"
+"""The one subprotocol."""
 
 LOBBY = "lobby"
 ROOM_LENGTH = 64
@@ -140,6 +145,8 @@ class Upgrade:
     key: str
     extensions: str = ""
     """Those it offers, as its header says."""
+    protocol: str = ""
+    """The subprotocol that is spoken; empty: none was offered."""
 
 
 def read_upgrade(head: Head) -> Upgrade:
@@ -161,7 +168,16 @@ def read_upgrade(head: Head) -> Upgrade:
     key = headers.get("sec-websocket-key", "")
     if not _KEY.fullmatch(key):
         raise bad_request("Sec-WebSocket-Key must be 16 bytes in base64")
-    return Upgrade(key, headers.get("sec-websocket-extensions", ""))
+    return Upgrade(key, headers.get("sec-websocket-extensions", ""), _protocol(headers.get("sec-websocket-protocol")))
+
+
+def _protocol(offered: str | None) -> str:
+    """Choose a subprotocol (RFC 6455, sections 1.9 and 4.2.2). Raises Refused: 400, where it knows none of those."""
+    if offered is None:
+        return ""
+    if PROTOCOL in [each.strip() for each in offered.split(",")]:
+        return PROTOCOL
+    raise bad_request(f"no such subprotocol: {PROTOCOL} is spoken here, or none")
 
 
 def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
@@ -172,6 +188,7 @@ def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
         "Upgrade: websocket",
         "Connection: Upgrade",
         f"Sec-WebSocket-Accept: {proof.decode()}",
+        *([f"Sec-WebSocket-Protocol: {upgrade.protocol}"] if upgrade.protocol else ()),
         *([f"Sec-WebSocket-Extensions: {extensions}"] if extensions else ()),
     ]
     return "\r\n".join(lines).encode("ascii") + HEAD_END
@@ -188,6 +205,8 @@ class Place:
     """How many messages it wants to hear that were said before."""
     resume: str = ""
     """The key under which its place is kept; empty: none is."""
+    nick: str = ""
+    """The name it wants to have; empty: it stays bare."""
 
 
 def read_target(target: bytes) -> Place:
@@ -207,7 +226,8 @@ def read_target(target: bytes) -> Place:
     resume = parameters.get(b"resume")
     if resume is not None and not _RESUME_KEY.fullmatch(resume):
         raise bad_request("resume must be 8 to 64 letters, digits or any of - . _ ~")
-    return Place(room, echo == b"1", int(last), resume.decode("ascii") if resume is not None else "")
+    nick = _nick(parameters[b"nick"]) if b"nick" in parameters else ""
+    return Place(room, echo == b"1", int(last), resume.decode("ascii") if resume is not None else "", nick)
 
 
 def room_name(path: bytes) -> str:
@@ -215,11 +235,18 @@ def room_name(path: bytes) -> str:
     if path.startswith(b"-/"):
         raise Refused(404, "not_found", "nothing here; paths under /-/ are the server's own")
     try:
-        name = unicodedata.normalize("NFC", unquote_to_bytes(path).decode())
+        return read_room(unquote_to_bytes(path).decode() or LOBBY)
     except UnicodeDecodeError:
         raise Refused(404, "bad_room", "the name of a room must be UTF-8") from None
+
+
+def read_room(text: str) -> str:
+    """Read the name of a room. Raises Refused: 404."""
+    if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
+        raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
+    name = unicodedata.normalize("NFC", text)
     if not name:
-        return LOBBY
+        raise Refused(404, "bad_room", "the name of a room must not be empty")
     if len(name) > ROOM_LENGTH:
         raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
     if name.startswith("-"):
@@ -227,6 +254,15 @@ def room_name(path: bytes) -> str:
     if any(each == "/" or each.isspace() or unicodedata.category(each) == "Cc" for each in name):
         raise Refused(404, "bad_room", "the name of a room must not hold a slash, white space or control characters")
     return name
+
+
+def _nick(value: bytes) -> str:
+    try:
+        return read_nick(value.decode())
+    except UnicodeDecodeError:
+        raise bad_request("a nick must be UTF-8") from None
+    except BadNick as bad:
+        raise bad_request(str(bad)) from None
 
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:

@@ -226,6 +226,16 @@ class MessageTests(TestCase):
         self.client.send(compressed(data[:10], fin=False), frame(data[10:], CONTINUATION))
         assert self.client.closed_with == 1009
 
+    def test_what_a_program_hears_and_says_is_compressed(self) -> None:
+        agreed = handshake(Sec_WebSocket_Protocol="chatd.v1", Sec_WebSocket_Extensions="permessage-deflate")
+        program = self.house.client(head=agreed)
+        self.house.say(1, 900)
+        first, payload = sent(program)[-1]
+        assert first == 0x81 | RSV1
+        assert b'"type":"message"' in inflated(payload)
+        program.send(compressed(deflated(b'{"type":"publish","room":"lobby","text":"%b"}' % (b"x" * 1000))))
+        assert self.house.said() == ["x" * 1000]
+
     def test_an_idle_client_keeps_nothing_of_a_compressed_message(self) -> None:
         others = [client(self.house) for _ in range(40)]
         tracemalloc.start()

@@ -944,7 +944,8 @@ class ReplayTests(TestCase):
     def test_what_had_not_arrived_when_it_vanished_comes_again(self) -> None:
         client = self.come("resume=abcdefgh")
         client.takes_all()
-        self.house.hub.note("lobby", client.connection.session)
+        session: Any = client.connection.session
+        self.house.hub.note("lobby", session)
         heard = self.house.say(1, 10)
         assert client.heard.texts == heard
         client.transport.vanish()  # whatever it was written, nothing more has arrived
@@ -972,6 +973,209 @@ class ReplayTests(TestCase):
     def test_with_echo_it_hears_what_it_said_itself_on_its_last_connection(self) -> None:
         missed = self.come_and_go()
         assert self.come("resume=abcdefgh&echo=1").heard.texts == ["mine", *missed]
+
+
+def program(house: House, target: str = "/", **headers: str) -> Client:
+    """Let a client come that speaks chatd.v1."""
+    return house.client(target, handshake(target, Sec_WebSocket_Protocol="chatd.v1", **headers))
+
+
+def ask(**request: Any) -> bytes:
+    """Make the frame of a request."""
+    return frame(json.dumps(request).encode())
+
+
+def types(client: Client) -> list[str]:
+    """Say which events a program was sent."""
+    return [json.loads(each)["type"] for each in client.heard.texts]
+
+
+PUBLISH = ask(type="publish", room="lobby", text="hi")
+
+
+class KindTests(TestCase):
+    """Which session a client gets, and what its connection allows it."""
+
+    def setUp(self) -> None:
+        self.house = House()
+
+    def test_with_a_subprotocol_it_is_a_program(self) -> None:
+        client = program(self.house)
+        assert client.heard.headers["sec-websocket-protocol"] == "chatd.v1"
+        assert types(client) == ["welcome", "joined"]
+
+    def test_with_a_nick_it_is_a_person(self) -> None:
+        client = self.house.client("/?nick=ann")
+        client.send(frame(b"/help"))
+        assert client.heard.texts[0].startswith("* /help")
+
+    def test_with_both_it_is_a_program_with_a_nick(self) -> None:
+        client = program(self.house, "/?nick=ann")
+        assert json.loads(client.heard.texts[0])["nick"] == "ann"
+
+    def test_with_neither_it_is_bare(self) -> None:
+        client = self.house.client()
+        client.send(frame(b"/help"))
+        assert self.house.said() == ["/help"]
+        assert client.heard.texts == []
+
+    def test_what_comes_right_behind_the_handshake_is_answered_after_the_welcome(self) -> None:
+        head = handshake(Sec_WebSocket_Protocol="chatd.v1") + PUBLISH + ask(type="ping")
+        client = self.house.client(head=head)
+        self.house.said()
+        assert types(client) == ["welcome", "joined", "pong", "ack"]
+
+    def test_what_comes_while_it_joins_is_answered_once_it_has(self) -> None:
+        self.house.bus.confirm_at_once = False
+        client = program(self.house, "/ops")
+        client.send(ask(type="publish", room="ops", text="hi"))
+        self.house.said()
+        assert client.heard.status == 0
+        self.house.bus.confirm("ops")
+        self.house.said()
+        assert types(client) == ["welcome", "joined", "ack"]
+
+    def test_a_text_that_is_too_large_is_an_error_and_a_frame_that_no_text_needs_is_1009(self) -> None:
+        client = program(self.house)
+        client.send(ask(type="publish", room="lobby", text="x" * 1001))
+        self.house.said()
+        assert (types(client)[-1], client.closed_with) == ("error", 0)
+        client.send(frame(b"x" * (client.connection.longest + 1)))
+        assert client.closed_with == 1009
+
+    def test_the_longest_text_is_taken_with_all_of_it_escaped(self) -> None:
+        client = program(self.house)
+        client.send(frame(b'{"type":"publish","room":"lobby","text":"' + b"\\u0001" * 1000 + b'"}'))
+        assert self.house.said() == ["\x01" * 1000]
+
+    def test_a_person_may_say_no_more_than_a_bare_client(self) -> None:
+        client = self.house.client("/?nick=ann")
+        client.send(frame(b"x" * 1003))
+        assert client.closed_with == 1009
+
+
+class FarewellTests(TestCase):
+    """What is said before a Close frame."""
+
+    def setUp(self) -> None:
+        self.house = House()
+        self.person, self.program = self.house.client("/?nick=ann"), program(self.house)
+
+    def said(self) -> tuple[str, dict[str, Any]]:
+        """Give the last thing that each of them was told; a Close frame has to follow on it."""
+        for client in (self.person, self.program):
+            assert [opcode for opcode, _ in client.heard.frames[-2:]] == [TEXT, CLOSE]
+        return self.person.heard.texts[-1], json.loads(self.program.heard.texts[-1])
+
+    def test_both_are_told_why(self) -> None:
+        self.house.factory.close_all(STOPPING)
+        line, bye = self.said()
+        assert line == f"* closing: {STOPPING.reason}"
+        assert (bye["type"], bye["code"], bye["reason"]) == ("bye", 1001, STOPPING.reason)
+
+    def test_both_are_told_what_they_did_wrong(self) -> None:
+        for client in (self.person, self.program):
+            client.send(frame(b"ab\xff"))
+        line, bye = self.said()
+        assert line.startswith("* closing: ")
+        assert bye["code"] == 1007
+        assert "reconnect_after" not in bye
+
+    def test_both_are_told_that_binary_is_not_taken(self) -> None:
+        for client in (self.person, self.program):
+            client.send(frame(b"ab", BINARY))
+        line, bye = self.said()
+        assert (line, bye["code"]) == ("* closing: text messages only", 1003)
+
+    def test_one_that_leaves_is_told_nothing(self) -> None:
+        for client in (self.person, self.program):
+            before = client.heard.texts
+            client.send(close_frame())
+            assert (client.heard.texts, client.closed_with) == (before, 1000)
+
+    def test_a_bare_client_is_told_nothing(self) -> None:
+        client = self.house.client()
+        self.house.factory.close_all(STOPPING)
+        assert [opcode for opcode, _ in client.heard.frames] == [CLOSE]
+
+    def test_it_is_said_once(self) -> None:
+        self.house.factory.close_all(STOPPING)
+        self.house.factory.close_all(OUR_FAULT)
+        assert types(self.program).count("bye") == 1
+
+    def test_one_that_quits_is_let_go(self) -> None:
+        self.person.send(frame(b"/quit\n"), frame(b"too late"))
+        assert self.person.heard.texts[-1] == "* closing: you left"
+        assert self.person.closed_with == 1000
+        assert self.house.said() == []
+
+    def test_one_that_does_not_read_is_told_too_why_it_is_closed(self) -> None:
+        for client in (self.person, self.program):
+            client.transport.client_reads = False
+        self.house.say(50)
+        self.house.factory.close_all(STOPPING)
+        for client in (self.person, self.program):
+            assert client.closed_with == STOPPING.code
+        line, bye = self.said()
+        assert (line, bye["code"]) == (f"* closing: {STOPPING.reason}", STOPPING.code)
+
+    def test_nothing_follows_on_it(self) -> None:
+        self.program.send(ask(type="ping"))
+        self.house.factory.close_all(STOPPING)
+        self.house.say(1)
+        assert types(self.program)[-2:] == ["pong", "bye"]
+
+    def test_one_that_comes_in_while_all_are_closed_is_closed_at_once(self) -> None:
+        self.house.factory.close_all(STOPPING)
+        assert program(self.house).closed_with == 1001
+
+
+class OverwhelmedTests(TestCase):
+    """Those who ask and do not read."""
+
+    def setUp(self) -> None:
+        self.house = House()
+
+    def overwhelm(self, client: Client, question: bytes) -> Heard:
+        """Let a client ask without reading until it is hung up on; give what it hears in the end."""
+        client.transport.client_reads = False
+        for _ in range(100):
+            client.send(question * 100)
+            self.house.clock.advance(0)
+        assert len(client.transport.value()) < CONFIG.max_backlog * 1.5
+        return client.heard
+
+    def test_a_person_is_told_so_and_hung_up_on(self) -> None:
+        heard = self.overwhelm(self.house.client("/?nick=ann"), frame(b"/help"))
+        assert heard.close_code == 1013
+        assert heard.texts[-1] == f"* closing: {too_slow(None).reason}"
+
+    def test_a_program_is_not_read_until_it_has_read(self) -> None:
+        client = program(self.house)
+        heard = self.overwhelm(client, ask(type="ping"))
+        assert (heard.close_code, client.transport.producerState) == (0, "paused")
+        client.transport.catch_up()
+        self.house.said()
+        client.send(PUBLISH)
+        assert self.house.said() == ["hi"]
+        assert client.closed_with == 0
+
+    def test_a_program_that_is_given_more_than_it_reads_is_hung_up_on(self) -> None:
+        client = program(self.house)
+        client.transport.client_reads = False
+        session: Any = client.connection.session
+        for _ in range(CONFIG.max_backlog // 500):
+            session.refuse("r" * 64, "bad_request", "x" * 1000)
+            session.flush()
+        assert client.closed_with == 1013
+        assert json.loads(client.heard.texts[-1])["code"] == 1013
+        assert types(client).count("bye") == 1
+
+    def test_one_that_reads_may_ask_as_long_as_it_likes(self) -> None:
+        client = self.house.client("/?nick=ann")
+        for _ in range(1000):
+            client.send(frame(b"/help"))
+        assert client.closed_with == 0
 
 
 class MemoryTests(TestCase):

@@ -1,59 +1,20 @@
 """What one bare client may do and hears: its session, between a line and a real hub."""
 
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.client.session import Session
 from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, too_slow
-from chatd.config import Config
 from chatd.message import Gap, Position
-from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
 from chatd.wire.frames import text_frame
 from chatd.wire.handshake import Place
-from tests.fakes import FakeBus, FakeChatLog, FakeLine
-
-CONFIG = Config(max_message=16, bus_patience=10, flush_interval=0)
-
-
-class House:
-    """A hub on a bus in memory, its clock, and sessions in it."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.bus = FakeBus()
-        self.chat_log = FakeChatLog()
-        bus: Any = self.bus
-        self.hub = Hub(bus, self.chat_log.log, CONFIG, self.clock)
-
-    def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
-        line = FakeLine()
-        place = Place(room, echo)
-        session = Session(self.hub, CONFIG, self.clock, line, id=name, place=place, address="192.0.2.1")
-        session.join()
-        return session, line
-
-    def turn(self) -> list[tuple[str, str]]:
-        """End this turn of the reactor; give what it published: room and text."""
-        before = len(self.bus.published)
-        self.clock.advance(0)
-        self.bus.pump()
-        self.clock.advance(0)
-        return [(room, each.text) for room, messages in self.bus.published[before:] for each in messages]
-
-    def bus_goes(self, why: str = "it is gone") -> None:
-        self.bus.away = why
-        self.hub.bus_changed()
-
-    def bus_comes_back(self) -> None:
-        self.bus.away, self.bus.full = "", False
-        self.hub.bus_changed()
+from tests.client.house import CONFIG, House
+from tests.fakes import FakeLine
 
 
 @pytest.fixture
@@ -206,7 +167,7 @@ def test_what_it_said_before_it_left_is_published(house: House) -> None:
     session, _ = house.session()
     session.received(["bye"])
     session.gone()
-    assert house.turn() == [("lobby", "bye")]
+    assert [(room, [each.text for each in messages]) for room, messages in house.bus.published] == [("lobby", ["bye"])]
 
 
 # What can't be taken

@@ -99,7 +99,7 @@ class EchoFactory(ConnectionFactory):
         nowhere: Any = None
         super().__init__(reactor, nowhere, config, "testee")
 
-    def new_session(self, connection: Connection, id: str, place: Place, address: str) -> Session:
+    def new_session(self, connection: Connection, id: str, place: Place, address: str, protocol: str) -> Session:
         return Echo(connection, id, self.config.max_message)
 
 

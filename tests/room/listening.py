@@ -4,7 +4,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import reactor
@@ -13,10 +13,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from chatd.config import BrokerAddress, Config, broker_address
-from chatd.message import Batch, Gap, Message, Position
+from chatd.message import Batch, Change, Gap, Message, Position
 from chatd.room.bus import Bus
 from chatd.room.places import Place
-from chatd.room.timeline import Timeline
+from chatd.room.timeline import Item, Timeline
 from tests.fakes import Events
 
 _numbers = itertools.count(1)
@@ -40,6 +40,10 @@ class Ears:
         """How far connections, by room and session, have come."""
         self.given_up: list[str] = []
         """Those of them that were hung up on."""
+        self.comings: list[Change] = []
+        """Who came and went in rooms that are watched."""
+        self.nicks: dict[str, str] = {}
+        """Nicks that members lost, by author, and what they are called now."""
         self._newest: dict[tuple[str, str], int] = {}
         self._waiting: list[tuple[Callable[[], Any], Deferred[None]]] = []
 
@@ -66,6 +70,14 @@ class Ears:
             self.given_up.append(session)
             self.look()
         return place
+
+    def present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+        self.comings += changes
+        self.look()
+
+    def renamed(self, room: str, author: str, nick: str) -> None:
+        self.nicks[author] = nick
+        self.look()
 
     def texts(self, room: str = "ops") -> list[str]:
         """All that was heard in a room, in order."""
@@ -125,8 +137,10 @@ class Follower(Ears):
         self._timelines[room].compare(top)
         super().compare(room, top)
 
-    def _out(self, each: Batch | Gap, _: Batch | None) -> None:
-        if isinstance(each, Gap):
+    def _out(self, each: Item, _: Batch | None) -> None:
+        if isinstance(each, Change):
+            self.comings.append(each)
+        elif isinstance(each, Gap):
             self.gaps.append(each)
         elif each.messages:
             self.batches.append(each)

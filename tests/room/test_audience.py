@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from chatd.closing import OUR_FAULT
-from chatd.message import Message
-from chatd.wire.text import Dress
+from chatd.message import Batch, Change
+from chatd.wire.text import Dress, TextDress
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import TURNS, Failing, House, frames, make_house
 
@@ -89,16 +89,21 @@ def test_one_that_said_all_of_it_gets_nothing(house: House) -> None:
     assert bob.blobs == [frames("1", "2", "3")]
 
 
-class Counting(Dress):
+class Counting(TextDress):
     """A dress that counts how often it is asked."""
 
     def __init__(self, sign: str) -> None:
-        super().__init__(lambda message: f"{sign}{message.text}", lambda payload: payload + b"\n")
+        super().__init__(
+            lambda message: f"{sign}{message.text}",
+            lambda change: f"{sign}{change.what} {change.nick}",
+            lambda payload: payload + b"\n",
+        )
         self.framed: list[int] = []
 
-    def frames(self, messages: Sequence[Message]) -> list[bytes]:
-        self.framed.append(len(messages))
-        return super().frames(messages)
+    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
+        frames = super().frames(batches)
+        self.framed.append(len(frames))
+        return frames
 
 
 def dressed(house: House, name: str, dress: Dress, **options: Any) -> FakeMember:
@@ -148,3 +153,34 @@ def test_those_who_come_later_are_delivered_to_as_well(house: House) -> None:
     house.hear("two", number=2)
     assert ann.blobs == [b"+one\n", b"+two\n"]
     assert (bob.blobs, eve.blobs) == ([b"+two\n"], [frames("two")])
+
+
+def changed(house: House, *changes: Change) -> None:
+    """Let it be told who came and went, and the turn end."""
+    house.hub.present("ops", house.bus.top("ops"), changes)
+    house.end_turn()
+
+
+def test_who_comes_and_goes_is_told_in_each_dress_and_to_nobody_in_one_that_is_silent(house: House) -> None:
+    plus, minus = dressed(house, "p", Counting("+")), dressed(house, "m", Counting("-"))
+    bob = house.member("bob")
+    changed(house, Change("join", "s", "ann", ""), Change("leave", "t", "eve", ""))
+    assert plus.blobs == [b"+join ann\n+leave eve\n"]
+    assert minus.blobs == [b"-join ann\n-leave eve\n"]
+    assert bob.blobs == []
+
+
+def test_nobody_is_told_of_its_own_coming_and_going(house: House) -> None:
+    plus = dressed(house, "p", Counting("+"), echo=True)
+    changed(house, Change("join", "p", "ann", ""), Change("join", "s", "bob", ""))
+    changed(house, Change("nick", "p", "anna", "ann"))
+    assert plus.blobs == [b"+join bob\n"]
+
+
+def test_who_comes_and_goes_is_told_between_the_messages_where_it_was(house: House) -> None:
+    plus = dressed(house, "p", Counting("+"))
+    house.bring("one", number=1)
+    house.hub.present("ops", house.bus.top("ops"), [Change("join", "s", "ann", "")])
+    house.bring("two", number=2)
+    house.end_turn()
+    assert b"".join(plus.blobs) == b"+one\n+join ann\n+two\n"

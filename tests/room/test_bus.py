@@ -710,7 +710,26 @@ class TestLeastRights(BusTestCase):
         assert place == Place(span.top, "s1")
         bus.save("ops", "a-key-of-mine", "s2", place, left=True)
         await bus.saved()
+        await self.use_presence(bus)
         bus.unsubscribe("ops")
         ledger = Ledger()
         await deferToThread(read_histories, self.address, Config(redis_prefix=self.prefix), ledger)
         assert self.said() == []
+
+    async def use_presence(self, bus: Bus) -> None:
+        """Let members come, change nicks and go, in a room where a worker has died."""
+        self.server.ask("HSET", f"{self.prefix}:presence:ops", "dead", 1)
+        self.server.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 ann ann")
+        self.server.ask("HSET", f"{self.prefix}:nicks:ops", "ann", "s0")
+        assert await bus.enter("ops", "s1", "ann") == "ann"
+        assert await bus.enter("ops", "s2", "ann") == "ann2"
+        before = (await bus.members("ops")).version
+        assert await bus.rename("ops", "s2", "bob") == "bob"
+        bus._comparison.run()
+        bus.exit("ops", "s1", linger=False)
+        await bus.saved()
+        members = await bus.members("ops")
+        assert [each.nick for each in members.present or ()] == ["bob"]
+        assert members.version == before + 2
+        bus.exit("ops", "s2", linger=False)
+        await bus.saved()

@@ -1,9 +1,9 @@
 """When rooms are compared, with a history and a probe that the test answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from chatd.config import Config
@@ -20,13 +20,16 @@ class Table:
         self.rooms = list(rooms)
         self.clock = Clock()
         self.asked: list[tuple[str, ...]] = []
+        self.checked: list[tuple[str, ...]] = []
         self.compared: list[tuple[str, Position]] = []
+        self.presences_compared: list[tuple[str, ...]] = []
         self.waiting: list[Deferred[list[Position]]] = []
         self.probes: list[Deferred[None]] = []
         config = Config(compare_seconds=10, compare_rooms=2)
         self.comparison = Comparison(
             self.clock,
             config,
+            self,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             rooms=lambda: list(self.rooms),
             probe=self.probe,
@@ -37,6 +40,10 @@ class Table:
         self.asked.append(tuple(rooms))
         self.waiting.append(Deferred())
         return self.waiting[-1]
+
+    def check(self, rooms: Sequence[str]) -> "Deferred[Callable[[], None]]":
+        self.checked.append(tuple(rooms))
+        return succeed(lambda: self.presences_compared.append(tuple(rooms)))
 
     def probe(self) -> "Deferred[None]":
         self.probes.append(Deferred())

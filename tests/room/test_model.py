@@ -24,7 +24,7 @@ from chatd.closing import TAKEN_OVER, Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Message, Position
 from chatd.room.places import Place
-from chatd.wire.text import Dress
+from chatd.wire.text import TextDress
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import House, make_house
 
@@ -35,7 +35,7 @@ MARK = 2 * LINE
 """With more than that unread a client is choked."""
 OTHERS = ("w1", "w2")
 """Other workers."""
-LINES = Dress(lambda message: f"{message.id:{LINE - 1}}", lambda payload: payload + b"\n")
+LINES = TextDress(lambda message: f"{message.id:{LINE - 1}}", frame=lambda payload: payload + b"\n")
 
 
 # The broker

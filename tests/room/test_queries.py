@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.room.link import AWAY_CODES, LinkLost, ReplyError
+from chatd.room.link import AWAY_CODES, LinkLost, ReplyError, for_now
 from chatd.room.queries import Queries
 from chatd.room.script import TOPS
 from tests.fakes import Events
@@ -212,4 +213,33 @@ def test_once_stopped_nothing_is_asked_and_no_timer_is_left(desk: Desk, events: 
     wire.lose()
     desk.ask("d")
     assert (desk.clock.getDelayedCalls(), desk.asked) == ([], ["a", "b"])
-    assert ([outcome(each) for each in answers], events.said) == ([None] * 3, [])
+    assert [outcome(each) for each in answers] == [None] * 3
+    assert events.said == [("warn", "the message bus refuses what it is asked: LOADING why")]
+
+
+def test_what_is_refused_for_long_is_given_up_and_the_first_refusal_is_said(desk: Desk, events: Events) -> None:
+    answer = desk.ask("a")
+    while desk.clock.seconds() < CONFIG.query_seconds:
+        assert not answer.called
+        desk.wire.answer(ReplyError("NOPERM why"))
+        desk.clock.advance(CONFIG.bus_retry_most_seconds)
+    desk.wire.answer(ReplyError("NOPERM why"))
+    assert isinstance(outcome(answer), ReplyError)
+    assert events.said == [("warn", "the message bus refuses what it is asked: NOPERM why")]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "OOM command not allowed",
+        "ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed",
+        "ERR ACL failure in script",
+        "The user executing the script can't run this command or subcommand script: 1",
+    ],
+)
+def test_a_refusal_for_now_is_known_by_the_words_of_each_broker(why: str) -> None:
+    assert for_now(Failure(ReplyError(why)))
+
+
+def test_a_refusal_for_good_is_none_for_now() -> None:
+    assert not for_now(Failure(ReplyError("WRONGTYPE Operation against a key")))

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.config import Config
-from chatd.message import Batch, Gap, Message, Position, Span
-from chatd.room.timeline import Timeline
+from chatd.message import Batch, Change, Gap, Message, Position, Span
+from chatd.room.timeline import Item, Timeline
 from tests.fakes import Events
 
 
@@ -28,7 +28,7 @@ class Line:
 
     def __init__(self, config: Config, top: Position | None = TOP) -> None:
         self.asked: list[tuple[Position | None, Deferred[Span]]] = []
-        self.out: list[str | Gap] = []
+        self.out: list[str | Gap | Change] = []
         self.wholes: list[Batch] = []
         self.timeline = Timeline(config, self.read, self.give)
         self.begun = self.timeline.start()
@@ -40,8 +40,8 @@ class Line:
         self.asked.append((after, done))
         return done
 
-    def give(self, item: Batch | Gap, whole: Batch | None) -> None:
-        if isinstance(item, Gap):
+    def give(self, item: Item, whole: Batch | None) -> None:
+        if not isinstance(item, Batch):
             assert whole is None
             self.out.append(item)
         else:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
 
 from tests.waiting import until
 
@@ -182,9 +183,36 @@ class Daemon:
         """Give the URL of a room."""
         return f"{scheme}://127.0.0.1:{self.port}/{room}"
 
-    def connect(self, room: str = "") -> ClientConnection:
-        """Connect a client that is not ours."""
-        return connect(self.url(room), compression=None, ping_interval=None, max_size=None, max_queue=None)
+    def socket_to(self, worker: int, buffer: int = 0) -> socket.socket:
+        """Give a socket that the worker with that process id has taken: the kernel chooses, so until it did.
+
+        Nothing was said on it yet: who asks for a room on the way is seen there, and takes a place or a nick along.
+        """
+        while True:
+            raw = socket.socket()
+            if buffer:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            raw.settimeout(20)
+            raw.connect(("127.0.0.1", self.port))
+            if self.worker_of(raw) == worker:
+                return raw
+            raw.close()
+
+    def connect(self, room: str = "", *protocols: str, sock: socket.socket | None = None) -> ClientConnection:
+        """Connect a client that is not ours, and that offers these subprotocols."""
+        return connect(
+            self.url(room),
+            sock=sock,
+            subprotocols=[Subprotocol(each) for each in protocols] or None,
+            compression=None,
+            ping_interval=None,
+            max_size=None,
+            max_queue=None,
+        )
+
+    def connect_to(self, worker: int, room: str = "", *protocols: str) -> ClientConnection:
+        """Connect a client to the worker with that process id."""
+        return self.connect(room, *protocols, sock=self.socket_to(worker))
 
     def say(self, room: str, *texts: str) -> None:
         """Say texts in a room, and see them there."""
@@ -193,25 +221,14 @@ class Daemon:
                 talker.send(text)
             assert [hearer.recv(20) for _ in texts] == list(texts)
 
-    @contextmanager
-    def connect_to(self, worker: int, room: str = "") -> Iterator[ClientConnection]:
-        """Connect a client to the worker with that process id: the kernel chooses, so until it did."""
-        while True:
-            with self.connect(room) as client:
-                if self.worker_of(client.socket) == worker:
-                    yield client
-                    return
 
+class Terminal:
+    """A terminal with a program in it."""
 
-class Websocat:
-    """A terminal with websocat in it."""
-
-    def __init__(self, url: str, *options: str) -> None:
+    def __init__(self, *command: str, errors: int | None = None) -> None:
         self._lines: list[str] = []
         self._rest = b""
-        self.process = subprocess.Popen(
-            ["websocat", *options, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
 
@@ -236,8 +253,15 @@ class Websocat:
 
     def end(self) -> None:
         """Close the terminal."""
-        self.process.kill()
-        self.process.communicate()
+        with self.process:
+            self.process.kill()
+
+
+class Websocat(Terminal):
+    """A terminal with websocat in it."""
+
+    def __init__(self, url: str, *options: str) -> None:
+        super().__init__("websocat", *options, url, errors=subprocess.DEVNULL)
 
 
 @contextmanager

@@ -139,6 +139,27 @@ def test_a_bad_parameter_is_400(daemon: Daemon) -> None:
     assert (status, said["message"]) == (400, "echo must be 0 or 1")
 
 
+def test_a_bad_nick_is_400(daemon: Daemon) -> None:
+    with dial(daemon) as raw:
+        raw.sendall(handshake("/ops?nick=a:b"))
+        status, said = read_answer(raw)
+    assert (status, said["message"]) == (400, 'a nick must not hold ":"')
+
+
+def test_an_unknown_subprotocol_alone_is_400_and_told_what_is_spoken(daemon: Daemon) -> None:
+    with dial(daemon) as raw:
+        raw.sendall(handshake("/ops", b"Sec-WebSocket-Protocol: mqtt, chatd.v2"))
+        status, said = read_answer(raw)
+    assert (status, said["error"]) == (400, "bad_request")
+    assert "chatd.v1" in said["message"]
+
+
+def test_a_known_subprotocol_among_others_is_chosen(daemon: Daemon) -> None:
+    with dial(daemon) as raw:
+        raw.sendall(handshake("/ops", b"Sec-WebSocket-Protocol: mqtt", b"Sec-WebSocket-Protocol: chatd.v1"))
+        assert "\r\nSec-WebSocket-Protocol: chatd.v1\r\n" in read_head(raw)
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

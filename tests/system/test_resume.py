@@ -41,24 +41,11 @@ def wait_for_place(daemon: Daemon, room: str, offset: int) -> None:
 KEY = "a-key.of~mine"
 
 
-def socket_to(daemon: Daemon, worker: int, buffer: int = 0) -> socket.socket:
-    """Give a socket that a worker has taken: who asks for a room on the way to another worker takes the place along."""
-    while True:
-        raw = socket.socket()
-        if buffer:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        raw.settimeout(20)
-        raw.connect(("127.0.0.1", daemon.port))
-        if daemon.worker_of(raw) == worker:
-            return raw
-        raw.close()
-
-
 def come(daemon: Daemon, worker: int, room: str, *, key: str = KEY, echo: bool = False) -> ClientConnection:
     """Connect to a worker with a key."""
     return connect(
         daemon.url(f"{room}?resume={key}" + ("&echo=1" if echo else "")),
-        sock=socket_to(daemon, worker),
+        sock=daemon.socket_to(worker),
         compression=None,
         ping_interval=None,
         max_queue=None,
@@ -176,7 +163,7 @@ def test_what_history_has_no_more_is_lost_and_the_rest_comes(tmp_path: Path) -> 
 @pytest.mark.parametrize("echo", [False, True])
 def test_its_own_lines_of_an_earlier_connection_come_only_with_echo(daemon: Daemon, back_on: int, echo: bool) -> None:
     room, workers = f"f{back_on}{echo}", daemon.worker_pids()
-    with daemon.connect(room) as other, socket_to(daemon, workers[0]) as raw:
+    with daemon.connect(room) as other, daemon.socket_to(workers[0]) as raw:
         raw.sendall(handshake(f"/{room}?resume={KEY}"))
         assert raw.recv(12) == b"HTTP/1.1 101"
         raw.sendall(frame(b"mine") + close_frame())  # at once: its place is before what it said
@@ -247,7 +234,7 @@ LINE = 4000
 def test_one_that_vanished_gets_what_had_not_reached_it(daemon: Daemon, back_on: int, reset: bool) -> None:
     room, workers = f"i{back_on}{reset}", daemon.worker_pids()
     lines = [f"{number:04d}".ljust(LINE, "x") for number in range(1000)]
-    with socket_to(daemon, workers[0], buffer=4096) as raw:  # and reads nothing
+    with daemon.socket_to(workers[0], buffer=4096) as raw:  # and reads nothing
         raw.sendall(handshake(f"/{room}?resume={KEY}"))
         assert raw.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 101"
         daemon.say(room, *lines)

@@ -236,6 +236,39 @@ def test_what_extensions_are_offered_is_kept() -> None:
     assert read_upgrade(read_head(handshake(Sec_WebSocket_Extensions=offer))) == Upgrade(KEY, offer)
 
 
+@pytest.mark.parametrize("offer", ["chatd.v1", "mqtt, chatd.v1", "chatd.v1,chatd.v2", "mqtt,\tchatd.v1 , stomp"])
+def test_the_subprotocol_is_chosen_where_it_is_offered_among_others(offer: str) -> None:
+    upgrade = read_upgrade(read_head(handshake(Sec_WebSocket_Protocol=offer)))
+    assert upgrade == Upgrade(KEY, protocol="chatd.v1")
+    assert b"\r\nSec-WebSocket-Protocol: chatd.v1\r\n" in accept(upgrade)
+
+
+@pytest.mark.parametrize("first", ["mqtt", "chatd.v1", "chatd.v1,mqtt"])
+def test_a_subprotocol_may_be_offered_in_several_headers(first: str) -> None:
+    data = handshake(Sec_WebSocket_Protocol=first).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chatd.v1\r\n\r\n")
+    assert read_upgrade(read_head(data)).protocol == "chatd.v1"
+
+
+@pytest.mark.parametrize(
+    "offer", ["mqtt", "mqtt, stomp", "chatd.v2", "chatd", "CHATD.V1", "Chatd.v1", "chatd.v1;x", ","]
+)
+def test_of_unknown_subprotocols_alone_the_answer_is_400_and_names_what_is_spoken(offer: str) -> None:
+    refused = refused_upgrade(handshake(Sec_WebSocket_Protocol=offer))
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert "chatd.v1" in refused.message
+
+
+def test_an_empty_offer_is_400() -> None:
+    data = handshake().replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol:\r\n\r\n")
+    assert refused_upgrade(data).status == 400
+
+
+def test_without_an_offer_none_is_spoken_and_none_is_answered() -> None:
+    upgrade = read_upgrade(read_head(handshake()))
+    assert upgrade.protocol == ""
+    assert b"Sec-WebSocket-Protocol" not in accept(upgrade)
+
+
 @pytest.mark.parametrize("connection", ["upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade,TE", "\tUpgrade "])
 def test_a_connection_header_may_list_other_things_too(connection: str) -> None:
     assert read_upgrade(read_head(handshake(Connection=connection))).key == KEY
@@ -426,7 +459,7 @@ def test_a_bad_value_of_echo_is_refused_with_a_line_that_names_it(query: str) ->
 
 
 @pytest.mark.parametrize(
-    "query", ["nick", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "since=x;echo=2", "Last=x", "resumed=1"]
+    "query", ["nickname=:", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "since=x;echo=2", "Last=x", "resumed=1"]
 )
 def test_an_unknown_parameter_is_ignored(query: str) -> None:
     assert read_target(b"/ops?" + query.encode()) == Place("ops")
@@ -515,12 +548,51 @@ def test_a_resume_key_without_a_value_is_refused() -> None:
     assert refused_target("/ops?resume").status == 400
 
 
+@pytest.mark.parametrize(
+    ("query", "nick"),
+    [
+        ("nick=ann", "ann"),
+        ("nick=%C3%A5sa", "åsa"),
+        ("nick=åsa", "åsa"),
+        ("nick=a%CC%8Asa", "åsa"),
+        ("nick=%61%2B%26", "a+&"),
+        ("nick=ann&nick=bob", "bob"),
+        ("", ""),
+    ],
+)
+def test_a_nick_is_percent_decoded_and_normalised(query: str, nick: str) -> None:
+    assert read_target(f"/ops?{query}".encode()) == Place("ops", nick=nick)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "nick",
+        "nick=",
+        "nick=a:b",
+        "nick=*",
+        "nick=a+b",
+        "nick=a%20b",
+        "nick=a%0Ab",
+        "nick=%1B",
+        "nick=%FF",
+        "nick=%ED%A0%80",
+        "nick=%E2%80%AE",
+        "nick=" + "a" * 33,
+    ],
+)
+def test_a_bad_nick_is_refused_with_a_line_that_names_it(query: str) -> None:
+    refused = refused_target(f"/ops?{query}")
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert refused.message.startswith("a nick must ") and refused.message.isprintable()
+
+
 def test_all_parameters_go_together() -> None:
     target = b"/ops?resume=abcdefgh&last=5&echo=1&nick=ann"
-    assert read_target(target) == Place("ops", echo=True, last=5, resume="abcdefgh")
+    assert read_target(target) == Place("ops", echo=True, last=5, resume="abcdefgh", nick="ann")
 
 
-@pytest.mark.parametrize("query", ["echo=2", "last=x", "resume=x"])
+@pytest.mark.parametrize("query", ["echo=2", "last=x", "resume=x", "nick=:"])
 def test_a_bad_room_counts_before_a_bad_parameter(query: str) -> None:
     assert refused_target(f"/a/b?{query}").status == 404
 
@@ -560,7 +632,7 @@ def test_any_good_name_comes_back_normalised_and_any_other_is_refused(name: str)
 
 @given(st.binary(max_size=100))
 def test_any_target_is_read_or_refused(path: bytes) -> None:
-    for target in (path, b"/" + path, b"/" + quote_from_bytes(path).encode(), b"/?echo=" + path):
+    for target in (path, b"/" + path, b"/" + quote_from_bytes(path).encode(), b"/?echo=" + path, b"/?nick=" + path):
         try:
             assert read_target(target).room
         except Refused as refused:

@@ -10,6 +10,7 @@
 
 local place = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'author', 'session', 'worker', 'giving')
 local author, session, giving = place[3] or ARGV[2], place[4] or '', place[6] or ''
+redis.call('HSET', KEYS[1], 'author', author)  -- first what changes nothing, for a broker without memory to refuse
 if session ~= '' and session ~= ARGV[2] then
   if ARGV[6] == '1' then
     return false

@@ -32,6 +32,7 @@ if newest then
   local sequence, its_epoch, its_first = string.match(newest, '^(%d+) (%S+) (%d+)$')
   if sequence == ARGV[4] and its_epoch == epoch then
     first = its_first
+    redis.call('EXPIRE', KEYS[2], ARGV[10])  -- it may come again for as long as it is refused
   end
 end
 
@@ -54,6 +55,9 @@ end
 -- Nothing is given away before all of it may be: what the broker may refuse comes first, and changes nothing that
 -- counts. Only the last of it is seen.
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[7], 'top', string.format('%.0f', top))
+if epoch ~= room[1] then
+  redis.call('HSET', KEYS[1], 'mark', 0, 'before', 0, 'marked', 0, 'bytes', 0)
+end
 redis.call('EXPIRE', KEYS[1], ARGV[9])
 local batch = epoch .. ' ' .. first .. ' ' .. ARGV[3] .. ' ' .. ARGV[4] .. '\n' .. ARGV[6]
 if last then

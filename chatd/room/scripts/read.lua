@@ -35,7 +35,7 @@ local function read(of, offset)
       return
     end
     -- No more is looked at than is likely to be given: one entry may be large.
-    from, step = '(' .. entries[step][1], math.max(1, math.min(64, math.floor((most - bytes) * count / bytes)))
+    from, step = '(' .. entries[step][1], math.max(1, math.min(16, 2 * step, math.floor((most - bytes) * count / bytes)))
   end
 end
 

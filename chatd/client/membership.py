@@ -1,0 +1,181 @@
+"""A member that speaks ``chatd.v1``: one connection in one of its rooms."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import UNSET, UnsetType
+
+from chatd.client.receipts import Receipts
+from chatd.client.session import Line
+from chatd.closing import Closing
+from chatd.config import Config
+from chatd.message import Batch, Gap, Position
+from chatd.wire import events
+from chatd.wire.text import Dress
+
+Ref = int | str | UnsetType
+"""What a client calls a request of its own; it comes back with the answer."""
+
+
+class Owner(Protocol):
+    """What is asked of the connection's session, which has all its memberships."""
+
+    id: str
+    address: str
+    author: str
+    nick: str
+    dress: Dress
+    config: Config
+    line: Line
+    delivering: "Membership | None"
+
+    @property
+    def echo(self) -> bool:
+        """Whether the client hears its own messages."""
+
+    @property
+    def key(self) -> str:
+        """Its resume key."""
+
+    def say(self, event: events.Event) -> None:
+        """Say something to it."""
+
+    def flush(self) -> None:
+        """Send what was said, for something else is about to be sent."""
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+
+    def tell_members(self, room: str, ref: Ref) -> None:
+        """Say who is in a room."""
+
+    def carry_on(self) -> None:
+        """Go on with what waited for the bus."""
+
+    def bus_away(self) -> None:
+        """Refuse what waited for it."""
+
+
+class Membership:
+    """A program in one of its rooms: what the hub knows as a member."""
+
+    begins = True
+    listens = True
+
+    __slots__ = (
+        "_program",
+        "_receipts",
+        "address",
+        "author",
+        "dress",
+        "id",
+        "joined",
+        "joining",
+        "key",
+        "last",
+        "nick",
+        "ref",
+        "room",
+        "since",
+    )
+
+    def __init__(self, program: Owner, room: str, key: str = "") -> None:
+        """Take whose it is, and the key under which its place is kept, if any."""
+        self._program = program
+        self._receipts = Receipts(program.line, program.config.marks) if key else None
+        self.id = program.id
+        self.address = program.address
+        self.room = room
+        self.key = key
+        self.author = program.author
+        self.nick = program.nick
+        self.dress = program.dress
+        self.ref: Ref = UNSET
+        """Of the request to join that is still to be answered."""
+        self.since: Position | None = None
+        self.last = 0
+        self.joined = False
+        """Whether it may speak."""
+        self.joining = True
+        """Whether it is still to be told how it begins."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._program.echo
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it may come back unnoticed."""
+        return bool(self._program.key)
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has enough to read for now."""
+        return self._program.line.choked
+
+    def deliver(self, blob: bytes, count: int) -> None:
+        """Send these frames, or fall behind in this room."""
+        program = self._program
+        program.flush()
+        program.delivering = self
+        program.line.deliver(blob, count)
+
+    def replay(self, blob: bytes, count: int) -> None:
+        """Send these frames, however much waits."""
+        self._program.flush()
+        self._program.line.replay(blob, count)
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+        """Begin with what was asked for, and what of it is lost."""
+        lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
+        said = [event for batch in batches for event in events.message_events(batch)]
+        answer = events.Joined(self.room, top.epoch, top.offset, lost == 0, lost, said, ref=self.ref)
+        self.ref, self.joined, self.joining = UNSET, True, False
+        self._program.say(answer)
+
+    def lost(self, gap: Gap) -> None:
+        """Say what is gone for good."""
+        first = None if gap.count is None else gap.last - gap.count + 1
+        self._program.say(events.Gap(self.room, gap.epoch, first, None if first is None else gap.last))
+
+    def too_slow(self, gap: Gap) -> None:
+        """Say what it missed."""
+        self.lost(gap)
+
+    def given(self, position: Position) -> Position | None:
+        """Note that it was given all up to a position; give up to where it has surely got it."""
+        return self._receipts.given(position) if self._receipts is not None else None
+
+    def seal(self) -> None:
+        """Note no more: nothing is written from now on."""
+        if self._receipts is not None:
+            self._receipts.seal()
+
+    def close(self) -> None:
+        """See for the last time what has arrived."""
+        if self._receipts is not None:
+            self._receipts.close()
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        self._program.renamed(nick)
+
+    def missed_changes(self) -> None:
+        """Say who is there: it does not know who came and went while it was behind."""
+        self._program.tell_members(self.room, UNSET)
+
+    def refused(self, closing: Closing) -> None:
+        """Hang up."""
+        self._program.line.close(closing)
+
+    def not_sent(self, closing: Closing) -> None:
+        """Nothing: each of its messages has a receipt."""
+
+    def carry_on(self) -> None:
+        """Go on with what waited."""
+        self._program.carry_on()
+
+    def bus_away(self) -> None:
+        """Refuse what waited."""
+        self._program.bus_away()

@@ -1,0 +1,170 @@
+"""A session of somebody at a terminal: a nick, commands, and lines of the server, which start with ``* ``."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.client.session import Session
+from chatd.closing import LEAVING, Closing
+from chatd.message import Batch, Gap
+from chatd.room.outbox import NotPublished
+from chatd.room.roster import Members
+from chatd.wire import text
+from chatd.wire.frames import text_frame
+from chatd.wire.text import NAMED, Answer, Ask, Command, Last, Rename, Say, read_command
+
+log = Logger()
+
+T = TypeVar("T")
+
+AWAY = "the message bus is away"
+FULL = "too many at once"
+
+
+class Person(Session):
+    """One named client in one room."""
+
+    listens = True
+    usual_dress = NAMED
+
+    __slots__ = ("_questions",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what a Session takes."""
+        super().__init__(*args, **options)
+        self._questions = 0  # that have no answer yet
+
+    # The connection calls
+
+    def opened(self) -> None:
+        """Say which nick it got, where that is not the one it wanted."""
+        if self.nick != self._place.nick:
+            self._say(text.taken(self._place.nick, self.nick))
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Say why the connection closes: websocat does not show the reason."""
+        return text_frame(text.closing(closing.reason).encode())
+
+    # What it types
+
+    def _publish(self, lines: Sequence[str]) -> None:
+        said: list[str] = []
+        for line in lines:
+            command = read_command(line)
+            if isinstance(command, Say) and not command.action:
+                said.append(command.text)
+                continue
+            self._say_to_all(said)
+            said = []
+            if isinstance(command, Say):
+                self._say_to_all([command.text], action=True)
+            elif not self._gone:
+                self._obey(command)
+            if command is Ask.QUIT:
+                return
+        self._say_to_all(said)
+
+    def _say_to_all(self, texts: Sequence[str], *, action: bool = False) -> None:
+        if texts:
+            self._hub.intake.publish(self._place.room, self, texts, action=action)
+
+    def _hold(self, lines: Sequence[str]) -> None:
+        if not self._hub.intake.away:
+            super()._hold(lines)
+            return
+        for command in map(read_command, lines):
+            if isinstance(command, Say):
+                self._say(text.not_sent(AWAY, self._config.retry_seconds))
+            else:
+                self._obey(command)
+            if command is Ask.QUIT:
+                return
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Answer(lines):
+                self._say(*lines)
+            case Ask.QUIT:
+                self._line.close(LEAVING)
+            case Ask.WHO:
+                self._ask(lambda: self._hub.members(self._place.room), self._tell_who)
+            case Ask.PING:
+                self._ask(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
+            case Last(count):
+                self._ask(lambda: self._hub.last(self._place.room, count), self._tell_last)
+            case Rename(nick):
+                self._ask(
+                    lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has)
+                )
+
+    def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        if self._questions >= self._config.questions:
+            self._say(text.not_sent(FULL))
+            return
+        self._questions += 1
+
+        def answered(answer: T) -> None:
+            self._questions -= 1
+            if not self._gone:
+                tell(answer)
+
+        def failed(failure: Failure) -> None:
+            if not failure.check(NotPublished):
+                log.failure("{session} got no answer", failure, session=self.id)
+            self._say(
+                text.notice(f"no answer: {AWAY}" if failure.check(NotPublished) else "no answer: an error of ours")
+            )
+
+        def not_answered(failure: Failure) -> None:
+            self._questions -= 1
+            failed(failure)
+
+        question().addCallbacks(answered, not_answered).addErrback(failed)
+
+    def _tell_who(self, members: Members) -> None:
+        if members.present is None:
+            self._say(text.counted(members.count))
+        else:
+            nicks = [each.nick for each in members.present if each.nick]
+            self._say(text.who(nicks, len(members.present) - len(nicks)))
+
+    def _tell_last(self, batches: Sequence[Batch]) -> None:
+        self._line.tell(b"".join(self.dress.frames(batches)))
+
+    def _tell_nick(self, wanted: str, has: str) -> None:
+        self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))
+
+    # The hub calls
+
+    def bus_away(self) -> None:
+        """Give back what was held; what somebody left behind waits for the bus."""
+        if self._gone:
+            super().bus_away()
+            return
+        self._hub.intake.stop_waiting(self)
+        held, self._held = self._held, ()
+        self._hold(held)
+        self._line.resume()
+
+    def not_sent(self, closing: Closing) -> None:
+        """Say so, and stay."""
+        self._say(text.not_sent(closing.reason.removeprefix("not sent: ")))
+
+    def lost(self, gap: Gap) -> None:
+        """Say how much is gone for good."""
+        self._say(text.lost(gap.count))
+
+    def too_slow(self, gap: Gap) -> None:
+        """Say how much it missed, and stay."""
+        self._say(text.lost(None) if gap.count is None else text.missed(gap.count))
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        self._say(text.you_are(nick))
+
+    def _say(self, *lines: str) -> None:
+        self._line.tell(b"".join([text_frame(line.encode()) for line in lines]))

@@ -1,0 +1,431 @@
+"""A session that speaks ``chatd.v1``: JSON both ways, several rooms on one connection, an answer to each request."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from msgspec import UNSET, UnsetType
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+import chatd
+from chatd.client.membership import Membership, Ref
+from chatd.client.session import Line
+from chatd.closing import Closing
+from chatd.config import Config
+from chatd.message import Batch, Message, Position
+from chatd.room.hub import Hub
+from chatd.room.roster import Members
+from chatd.wire import events
+from chatd.wire.events import JSON, BadRequest, Request, encode, read_request
+from chatd.wire.frames import text_frame
+from chatd.wire.handshake import Place, Refused, read_room
+from chatd.wire.nick import BadNick, read_nick
+from chatd.wire.text import Dress, read_line, utf8_size
+
+log = Logger()
+
+T = TypeVar("T")
+
+AWAY = "the message bus is away"
+BEING_JOINED = "room: it is being joined"
+
+
+class _Published:
+    """Answers one request to publish."""
+
+    __slots__ = ("_program", "_ref", "_room")
+
+    def __init__(self, program: "Program", room: str, ref: Ref) -> None:
+        self._program = program
+        self._room = room
+        self._ref = ref
+
+    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+        id, time = message.given or message.id, events.utc(message.time)
+        self._program.say(events.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref))
+
+    def refused(self, message: Message, closing: Closing) -> None:
+        self._program.refuse(self._ref, "unavailable", closing.reason.removeprefix("not sent: "), again=True)
+
+
+class Program:
+    """One connection that speaks ``chatd.v1``."""
+
+    takes_binary = False
+
+    __slots__ = (
+        "_early",
+        "_flushing",
+        "_gone",
+        "_held",
+        "_hub",
+        "_outgoing",
+        "_place",
+        "_questions",
+        "_rooms",
+        "_timers",
+        "_waiting",
+        "address",
+        "author",
+        "config",
+        "delivering",
+        "dress",
+        "id",
+        "line",
+        "nick",
+    )
+
+    def __init__(
+        self, hub: Hub, config: Config, timers: Any, line: Line, *, id: str, place: Place, address: str
+    ) -> None:
+        """Take what a Session takes."""
+        self._hub = hub
+        self._place = place
+        self._timers = timers
+        self._rooms: dict[str, Membership] = {}
+        self._early: list[events.Event] | None = []  # what is to be said once the handshake is answered
+        self._outgoing: list[bytes] = []
+        self._flushing: Any = None
+        self._held: list[Request | BadRequest] = []
+        self._waiting: Membership | None = None  # in whose name it waits for the bus
+        self._gone = False
+        self._questions = 0
+        self.config = config
+        self.line = line
+        self.id = id
+        self.author = id
+        self.address = address
+        self.nick = place.nick
+        self.dress: Dress = JSON
+        self.delivering: Membership | None = None
+        """In which room the client is just given something."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._place.echo
+
+    @property
+    def key(self) -> str:
+        """Its resume key; empty where it has none."""
+        return self._place.resume
+
+    # The connection calls
+
+    def compress(self) -> None:
+        """Let what is sent be compressed."""
+        self.dress = self.dress.deflated
+        for each in self._rooms.values():
+            each.dress = self.dress
+
+    def join(self) -> "Deferred[None]":
+        """Enter the room of the URL."""
+        member = self._rooms[self._place.room] = Membership(self, self._place.room, self._place.resume)
+        member.last = self._place.last
+        return self._hub.join(member.room, member)
+
+    def opened(self) -> None:
+        """Say who the client is, then what happened since."""
+        member = self._rooms[self._place.room]
+        member.joined = True  # a client may speak at once, though history is still being read for it
+        self.author, self.nick = member.author, member.nick
+        limits = events.Limits(self.config.max_message, None, self.config.max_rooms)
+        welcome = events.Welcome(
+            self.author, self.nick or None, f"chatd {chatd.__version__}", limits, self.config.ping_seconds
+        )
+        early, self._early = self._early or [], None
+        for event in (welcome, *early):
+            self.say(event)
+        self.flush()
+
+    def received(self, texts: Sequence[str]) -> None:
+        """Take the text messages of one read, each a request."""
+        self._do_all([_read(text) for text in texts])
+
+    def _do_all(self, requests: Sequence[Request | BadRequest]) -> None:
+        """Do one after the other, as long as the bus takes what they say, and the client what is answered."""
+        for place, request in enumerate(requests):
+            if self._held or self.line.choked:
+                self._held += requests[place:]
+                self.line.pause()
+                return
+            self._do(request)
+
+    def received_binary(self, payload: bytes) -> None:
+        """Never: the connection closes at the first frame of a binary message."""
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Say why the connection closes, and when to come back: each client at another time."""
+        self.flush()
+        after = round(random.uniform(0.1, self.config.retry_seconds), 1)  # noqa: S311 - so that not all come at once
+        again: float | UnsetType = after if closing.code in _COME_BACK else UNSET
+        return text_frame(encode(events.Bye(closing.code, closing.reason, again)))
+
+    def fell_behind(self) -> None:
+        """Let history give it what it can't take now."""
+        if self.delivering is not None:
+            self._hub.fall_behind(self.delivering.room, self.delivering)
+
+    def drained(self) -> None:
+        """Go on in rooms where it is behind."""
+        for room, member in list(self._rooms.items()):
+            self._hub.drained(room, member)
+        if self._held and self._waiting is None:
+            self.carry_on()
+
+    def given_all(self) -> None:
+        """Note, before the connection closes, up to where it was given everything."""
+        for room, member in self._rooms.items():
+            if member.key:
+                self._hub.note(room, member)
+                member.seal()
+
+    def going(self) -> None:
+        """See, while the socket is still there, what has arrived."""
+        for member in self._rooms.values():
+            member.close()
+
+    def gone(self) -> None:
+        """Leave all rooms. What was not acknowledged is not published."""
+        self._gone = True
+        self._stop_waiting()
+        self._held = []
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        rooms, self._rooms = self._rooms, {}
+        for room, member in rooms.items():
+            self._hub.leave(room, member)
+
+    # What it asks for
+
+    def _do(self, request: Request | BadRequest) -> None:
+        match request:
+            case BadRequest():
+                self.refuse(request.ref, "bad_request", request.message)
+            case events.Publish():
+                self._publish(request)
+            case events.Join():
+                self._join(request)
+            case events.Leave():
+                self._leave(request)
+            case events.Members(room=room):
+                if self._member(room, request.ref):
+                    self.tell_members(room, request.ref)
+            case events.History():
+                self._tell_history(request)
+            case events.Nick():
+                self._rename(request)
+            case events.Auth():
+                self.refuse(request.ref, "bad_request", "this server takes no tokens")
+            case events.Ping():
+                self.say(events.Pong(ref=request.ref))
+
+    def _member(self, room: str, ref: Ref) -> Membership | None:
+        """Give its membership of a room; where it has none, say so."""
+        member = self._rooms.get(room)
+        if member is None or not member.joined:
+            self.refuse(ref, "not_joined", "join the room first")
+            return None
+        return member
+
+    def _publish(self, request: events.Publish) -> None:
+        member, text = self._rooms.get(request.room), read_line(request.text)
+        if member is None or not member.joined:
+            self.refuse(request.ref, "not_joined", "join the room first")
+        elif not text:
+            self.refuse(request.ref, "bad_request", "text: nothing but a line end")
+        elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
+            self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
+        elif self._hub.intake.open:
+            given = "" if request.id is UNSET else request.id
+            self._hub.intake.publish(
+                request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
+            )
+        elif self._hub.intake.away:
+            self.refuse(request.ref, "unavailable", AWAY, again=True)
+        else:
+            self._hold(request, member)
+
+    def _hold(self, request: Request, member: Membership) -> None:
+        """Read no more until there is room again."""
+        self._held.append(request)
+        self._waiting = member
+        self.line.pause()
+        self._hub.intake.wait(member)
+
+    def carry_on(self) -> None:
+        """Go on with what waited."""
+        self._stop_waiting()
+        held, self._held = self._held, []
+        if not self._gone:
+            self.line.resume()
+        self._do_all(held)
+
+    def bus_away(self) -> None:
+        """Refuse what waited: it may be long."""
+        self.carry_on()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._hub.intake.stop_waiting(self._waiting)
+            self._waiting = None
+
+    def _join(self, request: events.Join) -> None:
+        try:
+            room = read_room(request.room)
+        except Refused as refused:
+            self.refuse(request.ref, "bad_room", refused.message)
+            return
+        member = self._rooms.get(room)
+        if member is not None and member.joining:
+            self.refuse(request.ref, "bad_request", BEING_JOINED)
+        elif member is None and len(self._rooms) >= self.config.max_rooms:
+            self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
+        else:
+            again = member is not None
+            member = member or Membership(self, room)
+            member.joining = True
+            member.ref, member.since, member.last = request.ref, request.position, request.last
+            if again:
+                self._hub.join_again(room, member)
+            else:
+                self._enter(room, member)
+
+    def _enter(self, room: str, member: Membership) -> None:
+        self._rooms[room] = member
+
+        def failed(failure: Failure) -> None:
+            if self._rooms.get(room) is member:
+                del self._rooms[room]
+                self._hub.leave(room, member)
+            if failure.check(TimeoutError):
+                self.refuse(member.ref, "unavailable", AWAY, again=True)
+            elif not failure.check(CancelledError):
+                log.failure("{session} could not join", failure, session=self.id)
+                self.refuse(member.ref, "unavailable", "an error on our side", again=True)
+
+        joined = self._hub.join(room, member)
+        if not joined.called:
+            joined.addTimeout(self.config.join_seconds, self._timers)
+        joined.addErrback(failed)
+
+    def _leave(self, request: events.Leave) -> None:
+        room = request.room
+        if member := self._member(room, request.ref):
+            if member.joining:
+                self.refuse(request.ref, "bad_request", BEING_JOINED)
+                return
+            del self._rooms[room]
+            self._hub.leave(room, member)
+            self.say(events.Left(room, ref=request.ref))
+
+    def _rename(self, request: events.Nick) -> None:
+        try:
+            wanted = read_nick(request.nick)
+        except BadNick as bad:
+            self.refuse(request.ref, "bad_request", f"nick: {bad}")
+            return
+        was = self.nick
+
+        def tell(has: str) -> None:
+            self.nick = has
+            self.say(events.NickAnswer(has, was or None, ref=request.ref))
+
+        self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), tell)
+
+    async def _rename_everywhere(self, nick: str) -> str:
+        """Take a nick in all rooms, the same wherever that is free; give that of the first."""
+        names: list[str] = []
+        for room, member in list(self._rooms.items()):
+            if member.joined and self._rooms.get(room) is member:
+                names.append(await self._hub.rename(room, member, names[0] if names else nick))
+        return names[0] if names else nick
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        was, self.nick = self.nick, nick
+        self.say(events.NickAnswer(nick, was or None))
+
+    def tell_members(self, room: str, ref: Ref) -> None:
+        """Say who is in a room."""
+
+        def tell(members: Members) -> None:
+            present = None
+            if members.present is not None:
+                present = [
+                    events.Member(each.session, each.nick or None, events.utc(each.since)) for each in members.present
+                ]
+            self.say(events.MembersAnswer(room, present, members.count, ref=ref))
+
+        self._ask(ref, lambda: self._hub.members(room), tell)
+
+    def _tell_history(self, request: events.History) -> None:
+        if not self._member(request.room, request.ref):
+            return
+        before = None if request.before is UNSET else request.before
+        epoch = self._hub.top(request.room).epoch
+
+        def tell(batches: Sequence[Batch]) -> None:
+            said = [event for batch in batches for event in events.message_events(batch)]
+            self.say(events.HistoryAnswer(request.room, epoch, said, ref=request.ref))
+
+        self._ask(request.ref, lambda: self._hub.last(request.room, request.limit, before), tell)
+
+    def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        if self._questions >= self.config.questions:
+            self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
+            return
+        self._questions += 1
+
+        def over(result: T) -> T:
+            self._questions -= 1
+            return result
+
+        def failed(failure: Failure) -> None:
+            log.failure("{session} got no answer", failure, session=self.id)
+            self.refuse(ref, "unavailable", "an error on our side", again=True)
+
+        question().addBoth(over).addCallback(tell).addErrback(failed)
+
+    # What it is told
+
+    def refuse(self, ref: Ref, code: events.Code, message: str, *, again: bool = False) -> None:
+        """Say why something is not done, and when it may be, where it helps to ask again."""
+        after: float | UnsetType = self.config.retry_seconds if again else UNSET
+        self.say(events.Error(code, message, after, ref=ref))
+
+    def say(self, event: events.Event) -> None:
+        """Say something, at the end of the turn or before what comes next."""
+        if self._gone:
+            return
+        if self._early is not None:
+            self._early.append(event)
+            return
+        self._outgoing.append(text_frame(encode(event)))
+        if self._flushing is None:
+            self._flushing = self._hub.soon(self._flush)
+
+    def flush(self) -> None:
+        """Send what was said."""
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            self.line.tell(b"".join(outgoing))
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self.flush()
+
+
+def _read(text: str) -> Request | BadRequest:
+    try:
+        return read_request(text)
+    except BadRequest as bad:
+        return bad
+
+
+_COME_BACK = frozenset((1001, 1011, 1012, 1013))
+"""After these the client is welcome again."""

@@ -1,0 +1,396 @@
+"""Who is in which room, on all workers and hosts; kept in the broker, told through it in the order of the messages.
+
+What it promises:
+
+* Two members of a room never have the same nick: whoever comes later gets another one.
+* Who comes back within ``linger_seconds``, as the same author, is taken not to have left.
+* The members of a worker that died are gone within a minute: each worker gives a sign of life every
+  ``compare_seconds``, and looks for those of the others that have somebody in its rooms.
+* A worker of which the broker lost the members says them anew.
+* A change that did not reach this worker is read from the broker, and told late.
+
+A member is known by its author: its connection, or the first one that came with its resume key.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.message import Change, Changes, Position, decode_changes
+from chatd.room.queries import Queries
+from chatd.room.roster import FIRST, Members, Present, Roster
+from chatd.room.script import ALIVE, MEMBERS, PRESENCE
+from chatd.wire.nick import candidates, folded
+
+log = Logger()
+
+Told = Callable[[str, Position, Sequence[Change]], None]
+
+
+class NickTaken(Exception):
+    """No name like that is free."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """One thing to be changed."""
+
+    what: str
+    author: str
+    since: int = 0
+    nick: str = ""
+    choices: Iterator[str] | None = None
+    done: "Deferred[str]" = field(default_factory=Deferred)
+    """Fires with the nick that it has."""
+
+    def arguments(self, most: int) -> list[Any]:
+        """Give it as the script takes it, with the next names to choose from."""
+        names = list(islice(self.choices, most)) if self.choices is not None else []
+        values: list[Any] = [self.since] if self.what in ("enter", "stay") else []
+        values += [each for name in names for each in (name, quote(folded(name)))]
+        return [self.what, self.author, len(values), *values]
+
+
+@dataclass(slots=True)
+class _Here:
+    """The members that this worker has in one room."""
+
+    members: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """When each of them came, and its nick, by author; also those that linger."""
+    lingering: dict[str, Any] = field(default_factory=dict)
+    """What will say that they have left."""
+    waiting: list[_Step] = field(default_factory=list)
+    sending: bool = False
+    roster: Roster | None = None
+    watched: bool = False
+    reading: bool = False
+    coming: Any = None
+    """What will read who is there."""
+    early: list[Changes] = field(default_factory=list)
+    """What was told while that was read for the first time."""
+
+
+class Presence:
+    """Everybody on this worker, and who else is in their rooms."""
+
+    def __init__(
+        self,
+        clock: Any,
+        queries: Queries,
+        config: Config,
+        worker: str,
+        *,
+        channel: Callable[[str], bytes],
+        now: Callable[[], float],
+        told: Told,
+        renamed: Callable[[str, str, str], None],
+        said: Callable[[str], "Deferred[None] | None"] = lambda _: None,
+    ) -> None:
+        """Take this worker's unique name, a room's key, the time of day in seconds, and whom to tell of changes.
+
+        Told are the changes in a watched room, with the newest message before them; renamed is a member (room, author,
+        nick) that lost its name while the broker did not know it. Said fires once all that was said in a room up to
+        now is published.
+        """
+        self._clock = clock
+        self._queries = queries
+        self._config = config
+        self._worker = worker
+        self._channel = channel
+        self._now = now
+        self._told = told
+        self._renamed = renamed
+        self._said = said
+        self._rooms: dict[str, _Here] = {}
+        self._changed: list[str] = []
+        self._coming: Any = None
+        self._waiters: list[Deferred[None]] = []
+
+    def stop(self) -> None:
+        """Tell nothing any more, and say nothing."""
+        timers = [self._coming]
+        for here in self._rooms.values():
+            timers += [here.coming, *here.lingering.values()]
+        for timer in timers:
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._rooms.clear()
+
+    # What members do
+
+    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
+        """Let a member come, with this nick or one like it; fires with the one that it has."""
+        here = self._rooms.setdefault(room, _Here())
+        if (leaving := here.lingering.pop(author, None)) is not None:
+            leaving.cancel()
+        since = int(self._now() * 1000)
+        here.members[author] = (since, nick)
+        return self._do(room, here, _Step("enter", author, since, nick, candidates(nick) if nick else None))
+
+    def leave(self, room: str, author: str, *, linger: bool) -> None:
+        """Let it go; where it may linger, not at once."""
+        here = self._rooms.get(room)
+        if here is None or author not in here.members or author in here.lingering:
+            return
+        if linger:
+            wait = self._config.linger_seconds
+            here.lingering[author] = self._clock.callLater(wait, self._has_left, room, author)
+        else:
+            self._has_left(room, author)
+
+    def _has_left(self, room: str, author: str) -> None:
+        here = self._rooms[room]
+        here.lingering.pop(author, None)
+        here.members.pop(author, None)
+        self._do(room, here, _Step("leave", author)).addErrback(lambda _: None)
+
+    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
+        """Let a member take another nick, or one like it; fires with the one that it has."""
+        here = self._rooms[room]
+        return self._do(room, here, _Step("nick", author, nick=nick, choices=candidates(nick)))
+
+    def members(self, room: str) -> "Deferred[Members]":
+        """Ask who is in a room."""
+        config = self._config
+        answer: Deferred[Any] = self._queries.ask(
+            MEMBERS,
+            [self._key("presence", room)],
+            lambda _: [self._key("here", ""), room, self._key("alive", ""), config.presence_limit],
+        )
+        return answer.addCallback(_members)
+
+    # Who watches a room
+
+    def watch(self, room: str) -> None:
+        """Tell from now on who comes and goes in a room."""
+        here = self._rooms.setdefault(room, _Here())
+        if not here.watched:
+            here.watched = True
+            self._read(room, here)
+
+    def unwatch(self, room: str) -> None:
+        """Tell it no more."""
+        if (here := self._rooms.get(room)) is not None:
+            here.watched, here.roster, here.early = False, None, []
+            if here.coming is not None:
+                here.coming.cancel()
+                here.coming = None
+            self._forget_if_empty(room, here)
+
+    def heard(self, room: str, data: bytes) -> None:
+        """Take what the bus tells of a room."""
+        here = self._rooms.get(room)
+        if here is None or not here.watched:
+            return
+        told = decode_changes(data)
+        if here.roster is not None:
+            self._take(room, here, here.roster, told)
+        elif len(here.early) < self._config.presence_held:
+            here.early.append(told)
+
+    def _take(self, room: str, here: _Here, roster: Roster, told: Changes) -> None:
+        changes = roster.take(told)
+        if changes is None:
+            self._read_soon(room, here, told.version)
+        elif changes:
+            self._told(room, told.after, changes)
+
+    def _read_soon(self, room: str, here: _Here, version: int) -> None:
+        """Learn who is there; where the broker has lost it, when all workers will have said it anew."""
+        if here.coming is None and here.roster is not None:
+            lost = not 0 <= version - here.roster.version < FIRST
+            wait = self._config.roster_seconds + (self._config.compare_seconds if lost else 0)
+            here.coming = self._clock.callLater(wait, self._read, room, here)
+
+    def _read(self, room: str, here: _Here) -> None:
+        """Learn who is there."""
+        if here.coming is not None and here.coming.active():
+            here.coming.cancel()
+        here.coming = None
+        if here.reading or not here.watched:
+            return
+        here.reading = True
+
+        def read(members: Members) -> None:
+            here.reading = False
+            if not here.watched or self._rooms.get(room) is not here:
+                return
+            if here.roster is None:
+                here.roster = Roster(members)
+                early, here.early = here.early, []
+                for told in early:
+                    self._take(room, here, here.roster, told)
+            elif changes := here.roster.replace(members):
+                self._told(room, Position("", 0), changes)
+
+        def failed(failure: Failure) -> None:
+            here.reading = False
+            log.error("who is in a room cannot be read: {why}", why=failure.getErrorMessage())
+
+        self.members(room).addCallbacks(read, failed)
+
+    # Signs of life
+
+    def check(self, rooms: Sequence[str]) -> "Deferred[Callable[[], None]]":
+        """Give a sign of life, and see whether some room needs this worker's care.
+
+        Fires with what is to be called when all that was told up to then has come: it looks for what did not.
+        """
+        rooms = [room for room in rooms if room in self._rooms]
+        config = self._config
+        answer: Deferred[Any] = self._queries.ask(
+            ALIVE,
+            [self._key("presence", room) for room in rooms],
+            lambda _: [
+                self._worker,
+                self._key("alive", ""),
+                config.alive_seconds,
+                config.room_seconds,
+                self._key("here", ""),
+                self._key("nicks", ""),
+                *rooms,
+            ],
+        )
+
+        def look(flat: list[Any]) -> Callable[[], None]:
+            for room, work in zip(rooms, flat[1::2], strict=True):
+                if work:
+                    self._care(room)
+            return lambda: self._compare(rooms, [int(each) for each in flat[::2]])
+
+        return answer.addCallback(look)
+
+    def _care(self, room: str) -> None:
+        """Bury who is dead, and say anew who is here: the broker may have lost them."""
+        if (here := self._rooms.get(room)) is None or not here.members:
+            return
+        for author, (since, nick) in list(here.members.items()):
+            step = _Step("stay", author, since, nick, candidates(nick) if nick else None)
+            self._do(room, here, step).addCallback(self._is_still, room, author, nick).addErrback(lambda _: None)
+
+    def _is_still(self, nick: str, room: str, author: str, was: str) -> None:
+        if nick != was:
+            self._renamed(room, author, nick)
+
+    def _compare(self, rooms: Sequence[str], versions: Sequence[int]) -> None:
+        for room, version in zip(rooms, versions, strict=True):
+            here = self._rooms.get(room)
+            if here is not None and here.roster is not None and here.roster.version != version:
+                self._read_soon(room, here, version)
+
+    # What is asked of the broker: for each room one thing after the other
+
+    def _do(self, room: str, here: _Here, step: _Step) -> "Deferred[str]":
+        here.waiting.append(step)
+        self._send_soon(room)
+        return step.done
+
+    def _send_soon(self, room: str) -> None:
+        self._changed.append(room)
+        if self._coming is None:
+            self._coming = self._clock.callLater(0, self._send_all)
+
+    def _send_all(self) -> None:
+        self._coming = None
+        changed, self._changed = self._changed, []
+        for room in changed:
+            if (here := self._rooms.get(room)) is not None and here.waiting and not here.sending:
+                self._send(room, here)
+
+    def _send(self, room: str, here: _Here) -> None:
+        config = self._config
+        steps, here.waiting = here.waiting[: config.presence_steps], here.waiting[config.presence_steps :]
+        here.sending = True
+        said = self._said(room) if any(step.what in ("leave", "nick") for step in steps) else None
+        if said is None:
+            self._ask(room, here, steps)
+        else:  # what they said before goes first
+            said.addCallback(lambda _: self._ask(room, here, steps))
+
+    def _ask(self, room: str, here: _Here, steps: Sequence[_Step]) -> None:
+        config = self._config
+        asked = [each for step in steps for each in step.arguments(config.nick_choices)]
+        self._queries.ask(
+            PRESENCE,
+            [self._key("presence", room), self._key("nicks", room), self._channel(room)],
+            lambda _: [
+                self._worker,
+                self._key("alive", ""),
+                self._key("here", ""),
+                room,
+                config.room_seconds,
+                config.presence_limit,
+                config.alive_seconds,
+                self._key("dead", ""),
+                *asked,
+            ],
+        ).addCallbacks(self._answered, self._failed, callbackArgs=(room, here, steps), errbackArgs=(steps,)).addErrback(
+            lambda failure: log.failure("an answer on who is in a room was not handled", failure)
+        ).addCallback(self._sent, room, here)
+
+    def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[_Step]) -> None:
+        for step, entry in zip(steps, answer[1:], strict=True):
+            if entry is None and step.choices is not None and step.author in here.members:
+                here.waiting.append(step)  # all these names are taken: the next ones
+                continue
+            nick = ""
+            if entry is not None:
+                present = _present(step.author, entry)
+                nick = present.nick
+                if step.author in here.members:
+                    here.members[step.author] = (present.since, nick)
+            step.done.callback(nick)
+
+    def flushed(self) -> "Deferred[None]":
+        """Fire once everything is with the broker that this worker had to say."""
+        done: Deferred[None] = Deferred()
+        self._waiters.append(done)
+        self._look_whether_flushed()
+        return done
+
+    def _look_whether_flushed(self) -> None:
+        if not any(here.waiting or here.sending for here in self._rooms.values()):
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+    def _failed(self, failure: Failure, steps: Sequence[_Step]) -> None:
+        log.error("who is in a room cannot be written: {why}", why=failure.getErrorMessage())
+        for step in steps:
+            step.done.errback(failure)
+
+    def _sent(self, _: object, room: str, here: _Here) -> None:
+        here.sending = False
+        if here.waiting:
+            self._send_soon(room)
+            return
+        self._forget_if_empty(room, here)
+        if self._waiters:
+            self._look_whether_flushed()
+
+    def _forget_if_empty(self, room: str, here: _Here) -> None:
+        if not (here.members or here.waiting or here.sending or here.watched):
+            self._rooms.pop(room, None)
+
+    def _key(self, kind: str, rest: str) -> bytes:
+        return f"{self._config.redis_prefix}:{kind}:{rest}".encode()
+
+
+def _present(author: str, entry: bytes) -> Present:
+    since, _, names = entry.decode().partition(" ")
+    return Present(author, names.partition(" ")[2], int(since))
+
+
+def _members(answer: list[Any]) -> Members:
+    version, count, *flat = answer
+    if not flat and count:
+        return Members(int(version), count, None)
+    present = [_present(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
+    return Members(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))

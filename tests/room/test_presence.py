@@ -1,0 +1,242 @@
+"""Who is in which room, on workers of their own with the real Valkey."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from chatd.message import Change
+from chatd.room.bus import Bus
+from chatd.room.roster import Members
+from tests.room.listening import BusTestCase, Ears, messages
+from tests.room.server import Client, Server
+
+QUICK: dict[str, Any] = {"roster_seconds": 0.05, "compare_seconds": 0.1, "alive_seconds": 1, "linger_seconds": 0.3}
+"""What makes presence forget, and see, in no time."""
+
+
+class Watching(BusTestCase):
+    """Workers that watch the room ops."""
+
+    async def worker(self, address: str, **knobs: Any) -> tuple[Bus, Ears]:
+        bus, ears = await self.ready(address, "ops", **{**QUICK, **knobs})
+        bus.watch("ops")
+        await self.until(lambda: bus._presence._rooms["ops"].roster is not None)
+        return bus, ears
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for something to hold; the test's own timeout is its bound."""
+        while not condition():
+            await deferLater(reactor, 0.005)
+
+    def version(self, bus: Bus) -> int:
+        """Say which version of ops a worker knows."""
+        roster = bus._presence._rooms["ops"].roster
+        return roster.version if roster is not None else -1
+
+    async def nicks(self, bus: Bus) -> dict[str, str]:
+        """Give the nick of each member of ops."""
+        members = await bus.members("ops")
+        assert members.present is not None
+        return {each.session: each.nick for each in members.present}
+
+
+class TestPresence(Watching):
+    """Two workers with one Valkey."""
+
+    @pytest.fixture(autouse=True)
+    def _real_valkey(self, valkey_url: str) -> None:
+        self.valkey_url = valkey_url
+
+    async def two(self, **knobs: Any) -> tuple[Bus, Ears, Bus, Ears]:
+        return *await self.worker(self.valkey_url, **knobs), *await self.worker(self.valkey_url, **knobs)
+
+    def ask(self, *command: str) -> Any:
+        with Client(self.valkey_url.removeprefix("unix://")) as broker:
+            return broker.ask(*command)
+
+    async def test_members_of_all_workers_are_there_with_nick_and_time_the_oldest_first(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", "ann")
+        await two.enter("ops", "s2")
+        members: Members = await one.members("ops")
+        assert members.count == 2
+        assert [(each.session, each.nick) for each in members.present or ()] == [("s1", "ann"), ("s2", "")]
+        assert all(each.since > 1_700_000_000_000 for each in members.present or ())
+
+    async def test_who_comes_goes_and_changes_its_nick_is_told_on_all_workers(self) -> None:
+        one, heard_by_one, two, heard_by_two = await self.two()
+        await one.enter("ops", "s1", "ann")
+        await one.rename("ops", "s1", "anna")
+        one.exit("ops", "s1", linger=False)
+        told = [Change("join", "s1", "ann", ""), Change("nick", "s1", "anna", "ann"), Change("leave", "s1", "anna", "")]
+        for ears in (heard_by_one, heard_by_two):
+            await ears.until(lambda ears=ears: len(ears.comings) == 3)  # type: ignore[misc]
+            assert ears.comings == told
+        assert await self.nicks(two) == {}
+
+    async def test_a_nick_that_is_taken_goes_to_the_first_and_who_comes_then_gets_another(self) -> None:
+        one, _, two, _ = await self.two()
+        assert await one.enter("ops", "s1", "ann") == "ann"
+        assert [await bus.enter("ops", f"{bus}", nick) for bus, nick in ((two, "ann"), (one, "Ann"))] == [
+            "ann2",
+            "Ann3",
+        ]
+
+    async def test_there_is_always_another_one(self) -> None:
+        one, _, two, _ = await self.two(nick_choices=2)
+        given = [await bus.enter("ops", f"{number}", "ann") for number, bus in enumerate((one, two) * 4)]
+        assert sorted(given) == ["ann", "ann2", "ann3", "ann4", "ann5", "ann6", "ann7", "ann8"]
+
+    async def test_a_nick_is_free_again_when_its_member_has_left_or_taken_another(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", "ann")
+        await one.rename("ops", "s1", "anna")
+        assert await two.enter("ops", "s2", "ann") == "ann"
+        two.exit("ops", "s2", linger=False)
+        await two.saved()
+        assert await one.rename("ops", "s1", "ann") == "ann"
+
+    async def test_rooms_do_not_share_nicks(self) -> None:
+        one, _, _, _ = await self.two()
+        assert [await one.enter(room, "s1", "ann") for room in ("ops", "dev")] == ["ann", "ann"]
+
+    async def test_who_comes_back_before_it_was_missed_has_never_left(self) -> None:
+        one, ears, two, _ = await self.two(linger_seconds=60)
+        await one.enter("ops", "s1", "ann")
+        one.exit("ops", "s1", linger=True)
+        assert await two.enter("ops", "s1", "ann") == "ann"
+        two.exit("ops", "s1", linger=True)
+        assert await two.enter("ops", "s1", "ann") == "ann"
+        await one.enter("ops", "s2", "bob")
+        await ears.until(lambda: len(ears.comings) == 2)
+        assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
+
+    async def test_who_does_not_come_back_has_left(self) -> None:
+        one, ears, _, _ = await self.two(linger_seconds=0.05)
+        await one.enter("ops", "s1", "ann")
+        one.exit("ops", "s1", linger=True)
+        await ears.until(lambda: len(ears.comings) == 2)
+        assert ears.comings[1] == Change("leave", "s1", "ann", "")
+
+    async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
+        one, ears, two, _ = await self.two(linger_seconds=0.05)
+        await one.enter("ops", "s1", "ann")
+        one.exit("ops", "s1", linger=True)
+        await two.enter("ops", "s1", "ann")
+        await self.until(lambda: not one._presence._rooms["ops"].members)
+        await one.saved()
+        assert await self.nicks(one) == {"s1": "ann"}
+        assert [change.what for change in ears.comings] == ["join"]
+
+    async def test_the_members_of_a_worker_that_is_dead_are_gone_and_their_nicks_free(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", "ann")
+        await two.enter("ops", "s2", "bob")
+        self.stop(one)
+        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        assert await self.nicks(two) == {"s2": "bob"}
+        assert await two.enter("ops", "s3", "ann") == "ann"
+
+    async def test_a_worker_that_was_taken_for_dead_says_its_members_anew(self) -> None:
+        one, heard, two, ears = await self.two(compare_seconds=60)
+        await one.enter("ops", "s1", "ann")
+        await two.enter("ops", "s2", "bob")
+        self.ask("DEL", f"{self.prefix}:alive:{one._presence._worker}")
+        two._comparison.run()
+        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        assert await two.enter("ops", "s3", "ann") == "ann"
+        one._comparison.run()
+        await ears.until(lambda: Change("join", "s1", "ann2", "") in ears.comings)
+        await heard.until(lambda: heard.nicks)
+        assert heard.nicks == {"s1": "ann2"}
+
+    async def test_where_the_broker_lost_it_all_is_said_anew_and_nothing_told(self) -> None:
+        one, heard_by_one, two, heard_by_two = await self.two()
+        await one.enter("ops", "s1", "ann")
+        await two.enter("ops", "s2", "bob")
+        await self.until(lambda: len(heard_by_one.comings) == len(heard_by_two.comings) == 2)
+        version = self.version(one)
+        self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
+        await self.until(lambda: all(self.version(bus) != version for bus in (one, two)))
+        assert await self.nicks(one) == {"s1": "ann", "s2": "bob"}
+        assert (len(heard_by_one.comings), len(heard_by_two.comings)) == (2, 2)
+
+    async def test_what_was_not_heard_is_told_late(self) -> None:
+        one, ears, two, _ = await self.two()
+        one._presence.heard = lambda room, data: None  # type: ignore[method-assign]
+        await two.enter("ops", "s2", "bob")
+        await ears.until(lambda: ears.comings)
+        assert ears.comings == [Change("join", "s2", "bob", "")]
+
+    async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
+        one, ears, two, _ = await self.two(presence_limit=2, compare_seconds=60)
+        for number in range(4):
+            await two.enter("ops", f"s{number}", f"n{number}")
+        members = await one.members("ops")
+        assert (members.count, members.present) == (4, None)
+        two.exit("ops", "s3", linger=False)
+        two.exit("ops", "s2", linger=False)
+        await two.saved()
+        await self.until(lambda: len(one._presence._rooms["ops"].roster._nicks or ()) == 2)  # type: ignore[union-attr]
+        two.exit("ops", "s1", linger=False)
+        await ears.until(lambda: len(ears.comings) == 3)
+        assert [(each.what, each.nick) for each in ears.comings] == [("join", "n0"), ("join", "n1"), ("leave", "n1")]
+
+    async def test_a_nick_is_taken_in_a_room_beyond_the_limit_too(self) -> None:
+        one, _, two, _ = await self.two(presence_limit=0)
+        assert [await bus.enter("ops", f"{bus}", "ann") for bus in (one, two)] == ["ann", "ann2"]
+
+    async def test_it_is_told_which_message_was_the_newest(self) -> None:
+        one, ears, _, _ = await self.two()
+        heard: list[Any] = []
+        ears.present = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
+        await one.publish("ops", messages("a", "b"))
+        await one.enter("ops", "s1", "ann")
+        await self.until(lambda: heard)
+        assert heard == [(2, Change("join", "s1", "ann", ""))]
+
+    async def test_many_that_come_in_one_turn_are_told_in_one(self) -> None:
+        one, ears, _, _ = await self.two()
+        entered = [one.enter("ops", f"s{number}", "guest") for number in range(100)]
+        nicks = [await each for each in entered]
+        assert len(set(nicks)) == 100
+        await ears.until(lambda: len(ears.comings) == 100)
+
+    async def test_the_last_one_to_leave_leaves_nothing_behind(self) -> None:
+        one, _, _, _ = await self.two()
+        await one.enter("ops", "s1", "ann")
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
+        assert kinds <= {"room", "alive"}
+
+
+class TestOutages(Watching):
+    """A Valkey that goes away."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = Server()
+        self.server.start()
+        self.addCleanup(self.server.close)
+
+    async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
+        one, _ = await self.worker(self.server.url)
+        two, ears = await self.worker(self.server.url)
+        await one.enter("ops", "s1", "ann")
+        await ears.until(lambda: ears.comings)
+        self.server.kill()
+        await self.until(lambda: not one.open and not two.open)
+        entered = two.enter("ops", "s2", "bob")
+        one.exit("ops", "s1", linger=False)
+        self.server.start()
+        assert await entered == "bob"
+        await self.until(lambda: one.open and two.open)
+        for bus in (one, two):
+            while await self.nicks(bus) != {"s2": "bob"}:
+                await deferLater(reactor, 0.02)
+        await ears.until(lambda: len(ears.comings) == 3)
+        assert {each.what for each in ears.comings[1:]} == {"join", "leave"}

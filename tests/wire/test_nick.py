@@ -1,0 +1,133 @@
+import time
+import unicodedata
+from itertools import islice
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.wire.nick import BadNick, candidates, folded, read_nick
+
+BLANK = {
+    0x034F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    *range(0x180B, 0x180E),
+    0x180F,
+    0x2800,
+    0x3164,
+    *range(0xFE00, 0xFE10),
+    0xFFA0,
+    *range(0xE0100, 0xE01F0),
+}
+
+SHOWN = st.characters(categories=["L", "M", "N", "P", "S"], exclude_characters=[":", "*", *map(chr, BLANK)])
+NICKS = st.text(SHOWN, min_size=1).map(lambda text: unicodedata.normalize("NFC", text)[:32])
+
+
+def fault(text: str) -> str:
+    with pytest.raises(BadNick) as caught:
+        read_nick(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("nick", ["a", "ann", "a" * 32, "😀" * 32, "Åsa", "王", "@#$/\\-", "/who", "42", "משה"])
+def test_a_good_nick_is_taken_as_it_is(nick: str) -> None:
+    assert read_nick(nick) == nick
+
+
+@pytest.mark.parametrize(
+    ("text", "nick"), [("a\u030asa", "åsa"), ("e\u0301" * 32, "é" * 32), ("\u03b1\u0313\u0300\u0345" * 32, "ᾂ" * 32)]
+)
+def test_a_nick_is_normalised_to_nfc_before_it_is_measured(text: str, nick: str) -> None:
+    assert read_nick(text) == nick
+
+
+@pytest.mark.parametrize("text", ["", "a" * 33, "é" * 33, "e\u0301" * 33, "\u0958" * 17, "a" * 1000])
+def test_a_nick_has_1_to_32_characters(text: str) -> None:
+    assert fault(text) == "a nick must have 1 to 32 characters"
+
+
+@pytest.mark.parametrize("character", [":", "*"])
+def test_what_marks_a_line_of_a_nick_is_refused(character: str) -> None:
+    assert fault(f"a{character}") == f'a nick must not hold "{character}"'
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\n", "\x85", "\xa0", "\u2028", "\u2029", "\u3000"])
+def test_white_space_is_refused(space: str) -> None:
+    for text in (space, f"a{space}", f"{space}a", f"a{space}b"):
+        assert fault(text) == "a nick must not hold white space"
+
+
+@pytest.mark.parametrize(
+    "character",
+    ["\0", "\x1b", "\x7f", "\x9b", "\xad", "\u061c", "\u200d", "\u202e", "\u2066", "\ud800", "\ue000", "\uffff"],
+)
+def test_what_a_terminal_obeys_or_does_not_show_is_refused_by_its_number(character: str) -> None:
+    for text in (character, f"a{character}", f"{character}a"):
+        assert fault(text) == f"a nick must not hold U+{ord(character):04X}"
+
+
+def test_of_all_characters_only_those_of_the_rules_are_refused() -> None:
+    for each in range(0x110000):
+        character = chr(each)
+        normal = unicodedata.normalize("NFC", character)
+        bad = character in ":*" or unicodedata.category(character)[0] in "CZ" or each in BLANK
+        try:
+            assert read_nick(character) == normal and not bad
+        except BadNick:
+            assert bad
+
+
+def test_a_text_full_of_marks_is_refused_at_once() -> None:
+    text = "a" + "\u0301" * 50_000 + "\u0327" * 50_000
+    start = time.process_time()
+    fault(text)
+    assert time.process_time() - start < 0.5
+
+
+@given(st.text())
+def test_any_text_is_a_nick_that_stays_as_it_is_or_refused_in_one_line_that_can_be_shown(text: str) -> None:
+    try:
+        nick = read_nick(text)
+    except BadNick as bad:
+        assert str(bad).startswith("a nick must ") and str(bad).isprintable()
+    else:
+        assert read_nick(nick) == nick and nick.isprintable()
+
+
+def test_a_nick_in_use_gets_a_number() -> None:
+    assert list(islice(candidates("ann"), 4)) == ["ann", "ann2", "ann3", "ann4"]
+
+
+def test_a_long_nick_in_use_loses_its_end_to_the_number() -> None:
+    first, *others = islice(candidates("a" * 31 + "b"), 11)
+    assert first == "a" * 31 + "b"
+    assert (others[0], others[-1]) == ("a" * 31 + "2", "a" * 30 + "11")
+
+
+@given(NICKS)
+def test_every_candidate_is_another_good_nick(nick: str) -> None:
+    found = list(islice(candidates(nick), 12))
+    assert len(set(found)) == len(found)
+    assert [read_nick(each) for each in found] == found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Ann", "ann"), ("STRASSE", "straße"), ("ann", "\uff41\uff4e\uff4e"), ("ΣΑΣ", "σας"), ("ﬁn", "FIN")],
+)
+def test_nicks_that_differ_in_case_or_form_alone_are_one(one: str, other: str) -> None:
+    assert folded(one) == folded(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann2")])
+def test_other_nicks_are_two(one: str, other: str) -> None:
+    assert folded(one) != folded(other)
+
+
+@given(NICKS)
+def test_a_folded_nick_folds_to_itself(nick: str) -> None:
+    assert folded(folded(nick)) == folded(nick)
