@@ -4,6 +4,7 @@
 ``load.c``      the load generator: clients that send, receive and check
 ``peers/``      the servers chatd is held against
 ``generator``   runs the load generator
+``visitor``     asks for the chat page
 ``processes``   CPU time and memory of a server's processes
 ``candidates``  how each server is started and stopped
 ``measure``     one measurement of one server

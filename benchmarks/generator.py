@@ -36,6 +36,10 @@ class Load:
     """How many messages of its room's history each asks for when it joins."""
     json: int = 0
     """How many of them speak chatd.v1."""
+    sse: int = 0
+    """How many of them are no WebSockets, but follow by server-sent events."""
+    page: bool = False
+    """Whether they do nothing but ask for the chat page, in turn, again and again."""
 
     def options(self) -> list[str]:
         """Give them as the generator's command line takes them."""
@@ -51,6 +55,8 @@ class Load:
             words.append(f"--stopped={self.stopped}")
         if self.json:
             words.append(f"--json={self.json}")
+        if self.sse:
+            words.append(f"--sse={self.sse}")
         if self.window:
             return [*words, f"--window={self.window}"]
         return [*words, f"--rate={self.rate}"] if self.rate else [*words, "--hold"]

@@ -1,4 +1,4 @@
-/* load: thousands of WebSocket clients on loopback that send, receive and check.
+/* load: thousands of clients on loopback, WebSockets and followers of events, that send, receive and check.
  *
  * Connects N clients, of which the first S send. A message is a text frame that
  * begins with a stamp of 16 characters (who sent it, its number, when it was due)
@@ -17,6 +17,7 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -60,7 +61,7 @@ static const char *KEY = "dGhlIHNhbXBsZSBub25jZQ==", *ACCEPT = "s3pPLMBiTxaQ9kYG
 
 static struct {
   int port, processes, parallel;
-  uint32_t clients, senders, rooms, stopped, json, size, window;
+  uint32_t clients, senders, rooms, stopped, json, sse, size, window;
   double rate, seconds, warmup, settle, patience, drain;
   const char *path, *send_path, *subprotocol;
   bool apart, echo, hold, phases;
@@ -76,16 +77,18 @@ typedef struct {
 } Track;
 
 enum State { UNBORN, DIALLING, SHAKING, OPEN, CLOSED };
+enum Chunk { LENGTH, EXTENSION, DATA, DATA_END, LAST }; /* what of a chunked body comes next (RFC 9112, 7.1) */
 
 typedef struct {
   int fd;
   uint32_t index, room;
-  uint8_t state;
-  bool sends, receives, stops, json, armed, listed;
+  uint8_t state, chunk;
+  bool sends, receives, stops, json, sse, armed, listed;
   uint32_t number;     /* of the newest message it framed */
   uint32_t owed;       /* messages due that are not framed yet */
+  uint32_t chunk_left; /* bytes */
   uint32_t rest_used, rest_cap, out_from, out_to, out_cap;
-  uint8_t *rest, *out; /* the start of a frame that is not all there yet; bytes to write */
+  uint8_t *rest, *out; /* the start of a frame or event that is not all there yet; bytes to write */
   Track *tracks;       /* one for each sender in its room */
 } Client;
 
@@ -320,14 +323,14 @@ static void pump(Client *c, uint64_t time) {
   }
 }
 
-/* In: whole frames are taken from what one read brought. */
+/* In: whole frames or events are taken from what one read brought. */
 
 static void arrived(Client *c, const uint8_t *payload, size_t size, uint64_t at) {
   if (!c->receives || opt.hold) {
     mine->aside++;
     return;
   }
-  if (c->json) { /* what is told beside messages is as long as it likes; what went wrong is not */
+  if (c->json || c->sse) { /* what is told beside messages is as long as it likes; what went wrong is not */
     static const char message[] = "{\"type\":\"message\"", text[] = "\"text\":\"";
     const uint8_t *said = memmem(payload, size, text, sizeof text - 1), *end = payload + size;
     if (size < sizeof message || memcmp(payload, message, sizeof message - 1) || !said) {
@@ -413,15 +416,62 @@ static size_t parse(Client *c, const uint8_t *p, size_t n, uint64_t at) { /* giv
   return c->state == OPEN ? used : n;
 }
 
-static const char *protocol(const Client *c) { return c->json ? "chatd.v1" : opt.subprotocol; }
+/* Takes the chunks' frames away, in place, wherever a read cut them; gives how many bytes of body are left. */
+static size_t dechunk(Client *c, uint8_t *p, size_t n) {
+  size_t to = 0;
+  for (size_t from = 0; from < n && c->chunk != LAST;) {
+    if (c->chunk == DATA) {
+      size_t size = n - from < c->chunk_left ? n - from : c->chunk_left;
+      memmove(p + to, p + from, size);
+      from += size, to += size;
+      if (!(c->chunk_left -= (uint32_t)size)) c->chunk = DATA_END;
+      continue;
+    }
+    uint8_t byte = p[from++];
+    if (byte == '\n') c->chunk = c->chunk == DATA_END ? LENGTH : c->chunk_left ? DATA : LAST;
+    else if (byte == '\r' || c->chunk == EXTENSION) continue;
+    else if (c->chunk == LENGTH && byte == ';') c->chunk = EXTENSION;
+    else if (c->chunk == LENGTH && isxdigit(byte) && c->chunk_left < READ_BYTES)
+      c->chunk_left = c->chunk_left << 4 | (uint32_t)(byte <= '9' ? byte - '0' : (byte | 32) - 'a' + 10);
+    else die("the server sent a chunk that is none, or is longer than %d bytes", READ_BYTES);
+  }
+  return to;
+}
+
+static size_t take_event(Client *c, const uint8_t *p, size_t n, uint64_t at) { /* gives its length, 0: not all there */
+  const uint8_t *name = p, *data = NULL, *line = p, *end;
+  size_t name_size = 0, size = 0;
+  for (; (end = memchr(line, '\n', n - (size_t)(line - p))) && end > line; line = end + 1) {
+    if (!strncmp((const char *)line, "event: ", 7)) name = line + 7, name_size = (size_t)(end - name);
+    if (!strncmp((const char *)line, "data: ", 6)) data = line + 6, size = (size_t)(end - data);
+  }
+  if (!end) return 0;
+  static const char type[] = "{\"type\":\"";
+  if (data && (size <= sizeof type + name_size || memcmp(data, type, sizeof type - 1) || memcmp(data + sizeof type - 1, name, name_size) ||
+               data[sizeof type - 1 + name_size] != '"'))
+    mine->foreign++; /* its name is not what it holds */
+  else if (data) arrived(c, data, size, at);
+  return (size_t)(end + 1 - p);
+}
+
+static size_t parse_events(Client *c, const uint8_t *p, size_t n, uint64_t at) { /* gives how much it used up */
+  size_t used = 0;
+  for (size_t size; (size = take_event(c, p + used, n - used, at)); used += size) continue;
+  if (c->chunk == LAST) hang_up(c);
+  return used;
+}
+
+static const char *protocol(const Client *c) { return c->sse ? NULL : c->json ? "chatd.v1" : opt.subprotocol; }
 
 static size_t shake(Client *c, uint8_t *p, size_t n) { /* gives how long the answer was, 0: not all there */
   uint8_t *end = memmem(p, n, "\r\n\r\n", 4);
   if (!end && n < TAKEN_UP) return 0;
   int line = (int)strcspn((char *)p, "\r\n");
-  if (!end || strncmp((char *)p, "HTTP/1.1 101", 12)) die("the handshake was answered: %.*s", line, p);
+  if (!end || strncmp((char *)p, c->sse ? "HTTP/1.1 200" : "HTTP/1.1 101", 12)) die("the handshake was answered: %.*s", line, p);
   *end = 0;
-  if (!strstr((char *)p, ACCEPT)) die("the handshake was answered without the right Sec-WebSocket-Accept");
+  if (c->sse && (!strcasestr((char *)p, "\r\nContent-Type: text/event-stream") || !strcasestr((char *)p, "\r\nTransfer-Encoding: chunked")))
+    die("who follows was answered without events in chunks");
+  if (!c->sse && !strstr((char *)p, ACCEPT)) die("the handshake was answered without the right Sec-WebSocket-Accept");
   const char *wanted = protocol(c);
   if (wanted) {
     char *chosen = strcasestr((char *)p, "\r\nSec-WebSocket-Protocol:");
@@ -441,9 +491,11 @@ static void hear(Client *c) {
   uint64_t at = now(), before = mine->delivered;
   n += (size_t)got;
   incoming[n] = 0;
-  size_t used = c->state == SHAKING ? shake(c, incoming, n) : 0;
+  size_t fresh = c->rest_used, used = 0;
+  if (c->state == SHAKING) fresh = used = shake(c, incoming, n);
   if (c->stops && c->state == OPEN) return watch(c, false);
-  if (c->state == OPEN) used += parse(c, incoming + used, n - used, at);
+  if (c->sse && c->state == OPEN) n = fresh + dechunk(c, incoming + fresh, n - fresh), incoming[n] = 0;
+  if (c->state == OPEN) used += (c->sse ? parse_events : parse)(c, incoming + used, n - used, at);
   if (c->state == CLOSED) return;
   if (board->measure && at >= board->measure && at < board->stop) mine->delivered_in_time += mine->delivered - before;
   c->rest_used = (uint32_t)(n - used);
@@ -477,11 +529,12 @@ static void ask(Client *c) { /* dialled: send the request */
   char target[1024], text[2048], room[16] = "";
   if (hole) snprintf(room, sizeof room, "%u", c->room);
   snprintf(target, sizeof target, "%.*s%s%s", hole ? (int)(hole - path) : (int)strlen(path), path, room, hole ? hole + 2 : "");
-  int n = snprintf(text, sizeof text,
-                   "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                   "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s%s%s\r\n",
-                   target, opt.port, KEY, wanted ? "Sec-WebSocket-Protocol: " : "",
-                   wanted ? wanted : "", wanted ? "\r\n" : "");
+  int n = c->sse ? snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: text/event-stream\r\n\r\n", target, opt.port)
+                 : snprintf(text, sizeof text,
+                            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n%s%s%s\r\n",
+                            target, opt.port, KEY, wanted ? "Sec-WebSocket-Protocol: " : "",
+                            wanted ? wanted : "", wanted ? "\r\n" : "");
   if (n >= (int)sizeof text || write(c->fd, text, (size_t)n) != n) die("the handshake could not be sent");
   c->state = SHAKING;
   watch(c, false);
@@ -634,6 +687,7 @@ _Noreturn static void live(uint32_t which) {
     c->sends = c->index < opt.senders;
     c->stops = c->index >= opt.clients - opt.stopped;
     c->json = c->index >= opt.clients - opt.json;
+    c->sse = c->index >= opt.clients - opt.sse;
     c->receives = !c->stops && !(opt.apart && c->sends);
     uint32_t heard = share_of(opt.senders, opt.rooms, c->room);
     if (c->receives && heard) c->tracks = memset(room_for(NULL, heard * sizeof(Track)), 0, heard * sizeof(Track));
@@ -779,12 +833,13 @@ static void percentiles_of_stdin(void) {
 }
 
 static const char HELP[] =
-    "load --port PORT [options]: WebSocket clients on loopback; prints what they saw as JSON\n"
+    "load --port PORT [options]: chat clients on loopback; prints what they saw as JSON\n"
     "  --clients N       connections (2)\n"
     "  --senders S       the first S of them send (1)\n"
     "  --apart           senders only send, the others only receive\n"
     "  --stopped K       the last K clients read nothing after the answer to their handshake (0)\n"
     "  --json K          the last K clients speak chatd.v1 (0)\n"
+    "  --sse K           the last K clients are no WebSockets, they follow by server-sent events (0)\n"
     "  --echo            the server gives a sender its own messages too\n"
     "  --rooms R         client i is in room i mod R (1)\n"
     "  --path PATH       the request target; {} in it becomes the room's number (/)\n"
@@ -813,7 +868,7 @@ static double number(const char *name, const char *text, double least, double mo
 
 int main(int argc, char **argv) {
   static const struct option known[] = {
-      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"stopped", 1, 0, 'k'}, {"json", 1, 0, 'j'}, {"echo", 0, 0, 'e'},
+      {"port", 1, 0, 'p'}, {"clients", 1, 0, 'n'}, {"senders", 1, 0, 's'}, {"apart", 0, 0, 'a'}, {"stopped", 1, 0, 'k'}, {"json", 1, 0, 'j'}, {"sse", 1, 0, 'E'}, {"echo", 0, 0, 'e'},
       {"rooms", 1, 0, 'r'}, {"path", 1, 0, 'u'}, {"send-path", 1, 0, 'U'}, {"subprotocol", 1, 0, 'P'}, {"size", 1, 0, 'z'},
       {"window", 1, 0, 'w'}, {"rate", 1, 0, 'R'}, {"warmup", 1, 0, 'W'}, {"seconds", 1, 0, 'd'}, {"settle", 1, 0, 'S'},
       {"patience", 1, 0, 't'}, {"drain", 1, 0, 'D'}, {"parallel", 1, 0, 'c'}, {"processes", 1, 0, 'm'}, {"hold", 0, 0, 'H'},
@@ -830,6 +885,7 @@ int main(int argc, char **argv) {
       case 'a': opt.apart = true; break;
       case 'k': opt.stopped = (uint32_t)number(name, optarg, 0, 1e6); break;
       case 'j': opt.json = (uint32_t)number(name, optarg, 0, 1e6); break;
+      case 'E': opt.sse = (uint32_t)number(name, optarg, 0, 1e6); break;
       case 'e': opt.echo = true; break;
       case 'r': opt.rooms = (uint32_t)number(name, optarg, 1, 1e6); break;
       case 'u': opt.path = optarg; break;
@@ -856,6 +912,7 @@ int main(int argc, char **argv) {
   if (!opt.port) die("--port is needed");
   if (!opt.hold && !opt.window == !opt.rate) die("either --window or --rate is needed, or --hold");
   if (opt.senders + opt.stopped > opt.clients) die("more senders than clients, those that stop reading apart");
+  if (opt.senders + opt.sse > opt.clients) die("more senders than clients, those that only follow apart");
   if (opt.json > opt.clients) die("--json: there are no more than %u clients", opt.clients);
   if (opt.stopped && opt.rooms > 1) die("--stopped is for one room");
   if ((uint32_t)opt.processes > opt.clients) opt.processes = (int)opt.clients;

@@ -9,6 +9,7 @@ from benchmarks import processes
 from benchmarks.candidates import CANDIDATES, Candidate, Server, running
 from benchmarks.generator import FAULTS, Failed, Load, generate
 from benchmarks.record import Sample
+from benchmarks.visitor import Visitor
 
 MEMORY_SETTLES_SECONDS = 1.0
 """From the last handshake until memory is looked at."""
@@ -58,8 +59,12 @@ def measure(subject: Subject, *, seconds: float, warmup: float) -> Sample:
     with running(kind, workers=subject.workers, broker=subject.broker, cores=cores, options=options) as server:
         if subject.lines:
             _say(server.port, subject.lines)
-        idle = not (subject.load.window or subject.load.rate)
-        sample = _hold(subject, server) if idle else _exchange(subject, server, seconds, warmup)
+        if subject.load.page:
+            sample = _visit(subject, server, seconds, warmup)
+        elif subject.load.window or subject.load.rate:
+            sample = _exchange(subject, server, seconds, warmup)
+        else:
+            sample = _hold(subject, server)
         return replace(sample, figures={**sample.figures, "start_s": server.start_seconds})
 
 
@@ -128,6 +133,15 @@ def _hold(subject: Subject, server: Server) -> Sample:
     replayed, due = got["aside"], clients * subject.load.last
     faults = {"closed": got["closed"], "missing": max(0, due - replayed), "duplicates": max(0, replayed - due)}
     return Sample(figures, {name: count for name, count in faults.items() if count}, got["connect_busy"])
+
+
+def _visit(subject: Subject, server: Server, seconds: float, warmup: float) -> Sample:
+    with Visitor(server.port, subject.load.clients) as visitor:
+        visitor.ask(warmup)
+        cpu, visiting = processes.cpu_seconds(server.workers()), time.process_time()
+        pages = visitor.ask(seconds)
+        cpu, visiting = processes.cpu_seconds(server.workers()) - cpu, time.process_time() - visiting
+    return Sample({"page_us": cpu * 1e6 / max(1, pages)}, busy=[visiting / seconds])
 
 
 def _say(port: int, lines: int) -> None:

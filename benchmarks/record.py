@@ -13,8 +13,9 @@ class Sample:
     figures: dict[str, float]
     """By name: ``deliveries_per_s``, ``messages_per_s``, ``connects_per_s``; ``p50_ms``, ``p99_ms``, ``p99.9_ms``,
     ``max_ms`` and ``send_lag_ms`` (the longest that a message waited to be sent); ``cpu_us`` of all server processes
-    for a delivery, ``join_us`` for a connection, ``worker_us`` that of chatd's workers alone; ``memory_bytes`` of all
-    for a connection, ``grown_bytes`` of chatd's workers under load; ``start_s``; ``expected`` deliveries;
+    for a delivery, ``join_us`` for a connection, ``worker_us`` that of chatd's workers alone, ``page_us`` theirs for
+    a page; ``memory_bytes`` of all for a connection, ``grown_bytes`` of chatd's workers under load; ``start_s``;
+    ``expected`` deliveries;
     ``others``: how many cores other programs, or other machines on the same processor, kept busy."""
     faults: dict[str, int] = field(default_factory=dict)
     """What went wrong with the messages, by name, where anything did."""

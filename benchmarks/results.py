@@ -201,6 +201,7 @@ COLUMNS = {
     "worker_us": "µs CPU of the worker a connection",
     "join_us": "µs CPU a connection",
     "grown_bytes": "bytes the workers grew by",
+    "page_us": "µs CPU of the worker a page",
     "start_s": "start s",
 }
 IDLE_ONLY = ("connects_per_s", "memory_bytes", "worker_us", "join_us")
@@ -310,7 +311,8 @@ HOW = (
     "message is on its way until the last receiver has it.",
     "What went wrong with messages is counted over all rounds. Missing is what had not come 10 s after the last "
     "message was sent, gaps are messages that a later one of the same sender overtook for good.",
-    "A second of load comes before what is measured, so that just-in-time compilers are warm. Compression is off.",
+    "A second of load comes before what is measured, so that just-in-time compilers are warm. Messages are "
+    "not compressed.",
     "Generator busy: the part of the measured time that its busiest process ran, in the busiest round. Where it is "
     "called the limit, the server may be faster than the figure says. A server that writes each message alone makes "
     "the generator work more for each.",

@@ -53,6 +53,8 @@ DROWNING = Load(500, senders=50, rate=400)
 PIPE = Load(2, senders=1, window=4096)
 CROWD = Load(3000)
 IDLE = Load(5000)
+LISTENING = Load(201, senders=1, window=64)
+"""A sender, and 200 who hear it."""
 AUDIENCE = Load(900, senders=50, size=256, rate=1000)
 STOPPED = replace(AUDIENCE, clients=1000, stopped=100)
 BACKLOG = 65_536
@@ -196,6 +198,29 @@ ROWS = (
     ),
     _programs("json", "all", 200, "chatd, chatd.v1"),
     _programs("mixed", "half of them", 100, "chatd, half chatd.v1, half bare"),
+    Row(
+        "sse",
+        "1 sends 64 bytes, closed loop of 64 messages, to 200 who follow by server-sent events, against bare clients; "
+        "2 workers",
+        "cpu_us",
+        "µs CPU a delivery",
+        bound=2.0,
+        aim=1.5,
+        ours=Subject("chatd", replace(LISTENING, sse=200), label="chatd, server-sent events"),
+        peers=(Subject("chatd", LISTENING, label="chatd, bare clients"),),
+        times=3,
+    ),
+    Row(
+        "page",
+        "the chat page, again and again over 8 connections that stay open, one request at a time; 1 worker",
+        "page_us",
+        "µs CPU of the worker a page",
+        bound=1000,
+        aim=500,
+        ours=Subject("chatd", Load(8, page=True), workers=1),
+        absolute=True,
+        remark="Asked for as browsers do, and answered compressed. Each time it must be the same page.",
+    ),
     Row(
         "join-last",
         "3,000 joins with last=20 to a room that has them; 1 worker",

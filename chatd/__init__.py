@@ -32,13 +32,19 @@ The house. Code imports only from its own folder and from what stands above it i
 ``lifeline``       what parent and worker tell each other over a pipe
 ``timers``         one timer of the reactor for the many that clients need
 ``tally``          what befalls many clients, counted, to be logged in one line
+``transports``     what transports do not do by themselves: a connection goes to another protocol
 ``wire/``          bytes in, values out; no sockets, no clock
 ``  nick``         what a client may be called
 ``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it; a WebSocket's accepted
 ``  frames``       RFC 6455 frames: the fast lane in, whole frames out
 ``  text``         plain text: both its dresses, notices, commands
 ``  events``       the JSON dress: requests and events of chatd.v1
+``  http``         what HTTP clients ask of a room beside what their URL says, and the JSON they get
+``  stream``       how a room goes over HTTP to those who follow it: lines, JSON lines, events
 ``  schema``       their JSON Schema
+``gate/``          who may come in as what; no sockets, no clock
+``  origin``       whose web pages may talk to this server
+``  proxies``      where a client comes from, if proxies say so
 ``room/``          what a room is, on this worker and across all of them
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
@@ -66,6 +72,8 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  person``       a session with a nick and commands
 ``  membership``   a member that speaks chatd.v1
 ``  program``      a session that speaks chatd.v1
+``  follower``     a session that only listens: over HTTP
+``  poster``       who says one thing over HTTP
 ``  outflow``      what goes out: straight to the socket, or to a bounded backlog
 ``  receipts``     what a client with a resume key has surely got
 ``  deflate``      permessage-deflate: taken up or not, what comes in compressed
@@ -73,7 +81,12 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  connection``   a WebSocket on Autobahn's: bytes in, whether the client lives, closing
 ``  factory``      makes the connections of a worker, and knows them all
 ``web/``           the same port over HTTP
-``  answer``       the two forms of every answer: text, and an error as JSON
+``  answer``       answers: text or JSON, at once or later; an error as JSON
+``  cors``         pages of other origins that may talk to us
+``  refusal``      the end of a connection whose request is too large or too slow
+``  following``    the connection under an answer without end
+``  page``         the page for browsers: ``page/*``
+``  rooms``        rooms: what was said, what is being said, who is there; and a message with one request
 ``  status``       health and readiness
 ``  site``         the tree of URLs
 ``door``           a connection's first bytes; then a WebSocket or twisted.web takes over

@@ -4,6 +4,7 @@ Autobahn itself finds frames that are wrong (1002), not UTF-8 (1007) or announce
 wrong with them. Every other reason stands here. All leave by ``client.connection.Connection``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -25,6 +26,18 @@ OUR_FAULT = Closing(1011, "an error on our side; it is in our log")
 TAKEN_OVER = Closing(1008, "another connection has come with this resume key")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
+
+
+_COME_BACK = frozenset((1001, 1011, 1012, 1013))
+"""After these the client is welcome again."""
+
+
+def come_back_after(closing: Closing, most: float, chance: Callable[[float, float], float]) -> float | None:
+    """Choose in how many seconds a client is to come back, each in another time; None where it is not welcome.
+
+    Chance gives a number between two.
+    """
+    return round(chance(0.1, most), 1) if closing.code in _COME_BACK else None
 
 
 def too_slow(missed: int | None) -> Closing:

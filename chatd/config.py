@@ -20,6 +20,9 @@ EPOCHS_KNOWN = 4
 What is in doubt is published again within seconds; so many times a broker may die meanwhile.
 """
 
+FORWARDED_MOST = 32
+"""Of the addresses in ``X-Forwarded-For``, how many are read, from the right."""
+
 HISTORY_PAGE = 1000
 """The most messages of history that a JSON client gets in one answer."""
 
@@ -153,8 +156,24 @@ class Config:
     """What a chatd runs with. Built by ``tap`` from the command line, sent to every worker."""
 
     # What the command line takes
-    listen: tuple[str, ...] = ()
-    """Twisted server endpoint strings; empty: LOOPBACK_LISTEN."""
+    listen: tuple[str, ...] = _option(
+        (),
+        str,
+        "Where to listen: any Twisted server endpoint string. May be given several times. "
+        f"[default: {' and '.join(LOOPBACK_LISTEN)}]",
+    )
+    origin: tuple[str, ...] = _option(
+        (),
+        str,
+        "Whose web pages may talk to this server, beside its own: https://chat.example.org, https://*.example.org for "
+        "all below it, * for everybody's. May be given several times. [default: none]",
+    )
+    trusted_proxy: tuple[str, ...] = _option(
+        (),
+        str,
+        "A proxy whose X-Forwarded-For is believed: its address, its network (10.0.0.0/8), or unix for who comes "
+        "through a unix socket. May be given several times. [default: none]",
+    )
     workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
     redis: str = _option(
         "",
@@ -330,6 +349,20 @@ class Config:
     presence_held: int = 1000
     """Of who comes and goes, how much waits for messages that are missing before it."""
 
+    # HTTP
+    body_seconds: float = 10.0
+    """From the head of a request to the end of its body."""
+    heartbeat_seconds: float = 25.0
+    """How often a stream of events says that it is still there."""
+    rooms_listed: int = 1000
+    """The most rooms that are listed."""
+    rooms_step_keys: int = 500
+    """Keys of the broker that are looked at in one step, for those of rooms,"""
+    rooms_steps: int = 100
+    """and how many steps at most."""
+    rooms_seconds: float = 1.0
+    """How long a list of rooms is good."""
+
     # The chat log
     log_check_seconds: float = 0.5
     """How often the chat log is looked for: one that was renamed or removed is opened anew."""
@@ -385,5 +418,5 @@ class Config:
 
 
 def options() -> list[Field[Any]]:
-    """List the fields of Config that ``twistd chatd`` takes as options, ``listen`` apart, in their order."""
+    """List the fields of Config that ``twistd chatd`` takes as options, in their order."""
     return [each for each in fields(Config) if each.metadata]

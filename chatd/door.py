@@ -9,12 +9,12 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
+from chatd.transports import address_of, hand_over
 from chatd.web.site import Site
 from chatd.wire.handshake import (
     CONTROL,
@@ -24,8 +24,6 @@ from chatd.wire.handshake import (
     full_house,
     head_too_large,
     read_head,
-    read_target,
-    read_upgrade,
     too_late,
 )
 
@@ -80,9 +78,7 @@ class Door(Protocol):
             if factory.full and not request.target.startswith(b"/-/"):  # who asks for our health gets an answer
                 raise full_house()
             if request.upgrades:
-                connection = factory.connections.make(
-                    read_upgrade(request), read_target(request.target), address_of(self.transport)
-                )
+                connection = factory.connections.let_in(request, address_of(self.transport))
                 self._hand_over(connection, data[len(head) :])
             else:
                 self._hand_over(factory.site.buildProtocol(self.transport.getPeer()), data)
@@ -93,12 +89,7 @@ class Door(Protocol):
         """Leave the connection to another protocol, with what was read that is for it."""
         self._stop_clock()
         self.factory.waiting.discard(self)
-        transport = self.transport
-        if isinstance(transport, ProtocolWrapper):  # TLS, the PROXY protocol
-            transport.wrappedProtocol = protocol
-        else:
-            transport.protocol = protocol
-        protocol.makeConnection(transport)
+        hand_over(self.transport, protocol)
         if data:
             protocol.dataReceived(data)
 
@@ -115,11 +106,6 @@ class Door(Protocol):
     def _stop_clock(self) -> None:
         if self._late is not None:
             self._late.cancel()
-
-
-def address_of(transport: Any) -> str:
-    """Name the host a connection comes from: an IP address, or ``unix``."""
-    return getattr(transport.getPeer(), "host", None) or "unix"
 
 
 @implementer(IProtocolNegotiationFactory)

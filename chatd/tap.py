@@ -11,7 +11,9 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 import chatd
-from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.config import BadValue, Config, options
+from chatd.gate.origin import Origins
+from chatd.gate.proxies import Proxies
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
 from chatd.parent.state import State
@@ -37,6 +39,22 @@ def _is_flag(knob: Field[Any]) -> bool:
     return knob.metadata["check"] is bool
 
 
+def _is_list(knob: Field[Any]) -> bool:
+    """Whether it may be given several times."""
+    return isinstance(knob.default, tuple)
+
+
+def _takes_another(knob: Field[Any]) -> Callable[["Options", str], None]:
+    """Make the method by which usage.Options takes one more value of a list."""
+    name = _name(knob)
+
+    def take(self: "Options", value: str) -> None:
+        self[name] += (_checked(name, knob.metadata["check"], value),)
+
+    take.__doc__ = knob.metadata["help"]
+    return take
+
+
 def _parameter(knob: Field[Any]) -> list[Any]:
     """Describe one knob to usage.Options: name, short name, default, help, check."""
     name = _name(knob)
@@ -54,15 +72,12 @@ class Options(usage.Options):
         "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
     )
     optFlags = [[_name(knob), None, knob.metadata["help"]] for knob in options() if _is_flag(knob)]  # noqa: RUF012
-    optParameters = [_parameter(knob) for knob in options() if not _is_flag(knob)]  # noqa: RUF012 - Twisted's
+    optParameters = [_parameter(knob) for knob in options() if not _is_flag(knob) and not _is_list(knob)]  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
-        self["listen"] = ()
-
-    def opt_listen(self, endpoint: str) -> None:
-        """Where to listen: any Twisted server endpoint string. May be given several times."""
-        self["listen"] += (_checked("listen", str, endpoint),)
+        for knob in filter(_is_list, options()):
+            self[_name(knob)] = ()
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -85,10 +100,11 @@ class Options(usage.Options):
         values: dict[str, Any] = {knob.name: value for knob, value in given.items() if value is not None}
         values["compress"] = bool(values["compress"])
         values["workers"] = values["workers"] or max(2, os.cpu_count() or 1)
-        return Config(listen=self["listen"], **values)
+        return Config(**values)
 
 
-Options.opt_listen.__doc__ = f"{Options.opt_listen.__doc__} [default: {' and '.join(LOOPBACK_LISTEN)}]"
+for _knob in filter(_is_list, options()):
+    setattr(Options, f"opt_{_knob.name}", _takes_another(_knob))
 
 
 def _check_utf8(what: str, path: str) -> None:
@@ -107,6 +123,8 @@ def makeService(options: Options) -> IService:
     try:
         _check_utf8("the chat log's path", config.chat_log)
         _check_utf8("the state folder's path", config.state)
+        Origins(config.origin)
+        Proxies(config.trusted_proxy)
         server_program = "" if config.redis else find_server()
         if config.state and server_program:
             State(config.state, config.state_lock_seconds).check()

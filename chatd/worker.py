@@ -163,7 +163,7 @@ class Worker:
         chat = Logger(namespace="chatd.chat", observer=self._chat_log)
         self._hub = Hub(self._bus, chat, config, reactor)
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
-        site = Site(reactor, self._bus, config)
+        site = Site(reactor, self._bus, self._hub, self._connections)
         self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))
         self._log_check = LoopingCall(self._chat_log.check)
         self._ports: list[IListeningPort] = []

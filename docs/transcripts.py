@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/install.md", "docs/chat-log.md", "docs/protocol.md")
+PAGES = ("README.md", "docs/install.md", "docs/chat-log.md", "docs/protocol.md", "docs/http.md")
 BLOCK = re.compile(r"(<!-- transcript: (\w+) -->\n```\w*\n)(.*?)(```\n)", re.DOTALL)
 PATIENCE = 60.0
 DEFAULT_PORT = 3000
@@ -114,7 +114,7 @@ def sessions(port: int) -> dict[str, str]:
             for terminal in (one, other, ops):
                 terminal.end()
         shown["one"], shown["other"], shown["ops"] = one.shown, other.shown, ops.shown
-        shown["curl"] = run(f"curl -s http://{host}/")
+        shown["http"] = with_curl(host)
         shown["readyz"] = run(f"curl -s -w '%{{http_code}}\\n' http://{host}/-/readyz")
     finally:
         server.end()
@@ -149,6 +149,23 @@ def coming_back(host: str, ops: Terminal) -> dict[str, str]:
         late.end()
     shown["before"], shown["after"], shown["late"] = before.shown, after.shown, late.shown
     return shown
+
+
+def with_curl(host: str) -> str:
+    """Give a session of somebody with curl, while a program follows the room."""
+    follower = Terminal("curl", "-sN", f"http://{host}/dev?follow=1&nick=zoe")
+    try:
+        wait_until(lambda: "zoe" in run(f"curl -s http://{host}/dev/members"))
+        shown = [
+            run(f"curl -s --data 'build 8 is green' 'http://{host}/dev?nick=ci'"),
+            run(f"curl -s 'http://{host}/dev?last=3'"),
+            run(f"curl -s http://{host}/dev/members"),
+        ]
+        follower.wait_for("ci: build 8 is green")
+        shown.append(run(f"curl -s http://{host}/dev/members"))
+    finally:
+        follower.end()
+    return "".join(shown[:3])
 
 
 def with_names(host: str) -> dict[str, str]:

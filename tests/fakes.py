@@ -20,7 +20,7 @@ from chatd.room.bus import BusListener
 from chatd.room.chatlog import Entry
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
-from chatd.room.roster import Members, Present
+from chatd.room.roster import Members, Occupied, Present
 from chatd.wire.nick import candidates
 from chatd.wire.text import BARE, Dress
 
@@ -192,6 +192,14 @@ class FakeBus:
 
     def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
         return self._answer(lambda: self._span(room, after, most))
+
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+        return self._answer(lambda: [self._tops.get(room, Position("", 0)) for room in rooms])
+
+    def list_rooms(self) -> "Deferred[tuple[list[Occupied], bool]]":
+        return self._answer(
+            lambda: ([Occupied(room, len(self.present.get(room, ())), top) for room, top in self._tops.items()], False)
+        )
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
         def claim() -> Place:

@@ -38,7 +38,9 @@ class House:
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock)
         connections = ConnectionFactory(self.clock, self.hub, config, "w")
-        self.doors: IProtocolFactory = DoorFactory(self.clock, connections, Site(self.clock, bus, config), config, most)
+        self.doors: IProtocolFactory = DoorFactory(
+            self.clock, connections, Site(self.clock, bus, self.hub, connections), config, most
+        )
 
     def visitor(self, *data: bytes, peer: IAddress = PEER) -> "Visitor":
         return Visitor(self, data, peer)
@@ -138,6 +140,48 @@ def test_two_http_requests_in_one_segment_are_both_answered(house: House) -> Non
     assert house.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
 
 
+def test_a_websocket_where_http_was_spoken_before_is_let_in(house: House) -> None:
+    visitor = house.visitor(GET)
+    assert visitor.status == 200
+    visitor.transport.clear()
+    visitor.send(handshake("/ops"))
+    assert visitor.status == 101
+    visitor.send(frame(b"a"))
+    assert house.said() == ["a"]
+    visitor.transport.vanish()
+    assert (house.bus.rooms, house.clock.getDelayedCalls()) == ({}, [])
+
+
+def test_what_follows_such_a_head_in_one_segment_is_not_lost(house: House) -> None:
+    visitor = house.visitor(GET + handshake("/ops") + frame(b"a") + frame(b"b"))
+    assert visitor.transport.value().count(b"HTTP/1.1 101 ") == 1
+    assert house.said() == ["a", "b"]
+
+
+def test_such_a_websocket_is_refused_as_at_the_door(house: House) -> None:
+    visitor = house.visitor(GET)
+    for head, status in (
+        (handshake(Origin="https://evil.example"), 403),
+        (handshake("/a/b"), 404),
+        (handshake(Sec_WebSocket_Key=""), 400),
+        (handshake(Sec_WebSocket_Version="8"), 426),
+    ):
+        visitor.transport.clear()
+        visitor.send(head)
+        assert visitor.status == status
+    assert house.bus.rooms == {}
+
+
+def test_such_a_websocket_counts_once(house: House) -> None:
+    guests = [house.visitor(GET) for _ in range(9)]
+    for guest in guests:
+        guest.transport.clear()
+        guest.send(handshake())
+    assert [guest.status for guest in guests] == [101] * 9
+    assert house.visitor(handshake()).status == 101
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+
+
 def test_an_upgrade_to_something_else_is_http(house: House) -> None:
     assert house.visitor(handshake(Upgrade="h2c")).status == 200
 
@@ -183,7 +227,75 @@ def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(ho
     assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
 
 
+@pytest.mark.parametrize("peer", [IPv4Address("TCP", "10.0.0.1", 40000), UNIXAddress(None)])
+def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(peer: IAddress) -> None:
+    house = House(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
+    house.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+def test_several_such_headers_are_one_list() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("192.0.2.0/24",)))
+    forged = b"X-Forwarded-For: 198.51.100.1\r\nHost: "
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5").replace(b"Host: ", forged) + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+def test_a_header_of_anybody_else_is_not_believed(house: House) -> None:
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+
+
+def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
+    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    visitor = house.visitor()
+    for address in ("203.0.113.5", "203.0.113.6"):
+        forwarded = f"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: {address}"
+        visitor.send(f"POST /ops HTTP/1.1\r\nHost: x\r\n{forwarded}\r\nContent-Length: 1\r\n\r\na".encode())
+        house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "203.0.113.6"]
+
+
+def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -> None:
+    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    reactor = MemoryReactor()
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
+    house.doors = reactor.tcpServers[0][1]
+    for source in ("203.0.113.5", PEER.host):
+        line = f"PROXY TCP4 {source} 192.0.2.1 5000 3000\r\n".encode()
+        house.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "198.51.100.1"]
+
+
+def test_our_own_page_is_let_in(house: House) -> None:
+    assert house.visitor(handshake(Host="chat.example", Origin="https://chat.example")).status == 101
+
+
+def test_a_page_of_an_allowed_origin_is_let_in() -> None:
+    house = House(replace(CONFIG, origin=("https://*.example.org",)))
+    assert house.visitor(handshake(Origin="https://app.example.org")).status == 101
+
+
 # What it refuses
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost", "null", "nonsense"])
+def test_any_other_page_is_403_before_the_upgrade(house: House, events: Events, origin: str) -> None:
+    house.visitor(handshake(Origin=origin) + frame(b"a")).assert_refused(403, "forbidden")
+    assert (house.said(), house.bus.rooms, house.clock.getDelayedCalls(), events.said) == ([], {}, [], [])
+
+
+def test_two_origins_are_none(house: House) -> None:
+    own = b"Origin: http://localhost:3000\r\n"
+    house.visitor(handshake().replace(b"Host: ", own + own + b"Host: ")).assert_refused(403, "forbidden")
+
+
+def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(house: House) -> None:
+    house.visitor(handshake("/a/b", Origin="https://evil.example")).assert_refused(403, "forbidden")
 
 
 def test_a_head_of_the_longest_size_is_taken(house: House) -> None:

@@ -163,8 +163,8 @@ class House:
                 yield f"{module}:{each.line} imports {library}, which is not installed with chatd"
             if each.at_once and each.name.startswith("twisted.internet.reactor"):
                 yield f"{module}:{each.line} imports the reactor as soon as it is imported"
-            if place(module) == "wire" and library in IMPURE:
-                yield f"{module}:{each.line} imports {library}, but the wire knows neither sockets nor clocks"
+            if place(module) in ("wire", "gate") and library in IMPURE:
+                yield f"{module}:{each.line} imports {library}, but {place(module)}/ knows neither sockets nor clocks"
 
     def _cycles(self) -> Iterator[str]:
         """Take away, again and again, what imports nothing that is left; what stays goes round."""
@@ -258,8 +258,10 @@ def test_the_map_is_read_in_its_order() -> None:
         ("door.py", "import twisted.internet.reactor", "imports the reactor as soon as it is imported"),
         ("door.py", "try:\n    from twisted.internet import reactor\nfinally: pass", "imports the reactor as soon as"),
         ("door.py", "class A:\n    from twisted.internet import reactor", "imports the reactor as soon as"),
-        ("wire/frames.py", "from twisted.internet import defer", "the wire knows neither sockets nor clocks"),
-        ("wire/frames.py", "import time", "the wire knows neither sockets nor clocks"),
+        ("wire/frames.py", "from twisted.internet import defer", "wire/ knows neither sockets nor clocks"),
+        ("wire/frames.py", "import time", "wire/ knows neither sockets nor clocks"),
+        ("gate/proxies.py", "import socket", "gate/ knows neither sockets nor clocks"),
+        ("gate/origin.py", "from chatd.room import hub", "imports chatd.room.hub, which stands below it"),
         ("room/link.py", "from chatd.room.hub import Hub", "in a circle, or what does: chatd."),
         ("room/__init__.py", "from chatd.room.hub import Hub\nimport chatd.room", "in a circle, or what does: chatd."),
         ("verify/logs.py", "from chatd.parent.valkey import find_sockets", "but is no part of the parent"),

@@ -79,7 +79,8 @@ def test_every_option_reaches_the_configuration() -> None:
         "max-rooms": "7",
         "max-connections": "20",
     }
-    assert {*words, "compress"} == {knob.name.replace("_", "-") for knob in options()}
+    lists = {"listen", "origin", "trusted-proxy"}
+    assert {*words, *lists, "compress"} == {knob.name.replace("_", "-") for knob in options()}
     given = [word for name, value in words.items() for word in (f"--{name}", value)]
     assert config_of("--compress", *given) == Config(
         compress=True,
@@ -100,14 +101,24 @@ def test_every_option_reaches_the_configuration() -> None:
     )
 
 
-def test_listen_may_be_given_several_times_and_keeps_its_order() -> None:
-    words = ("--listen", "tcp:3000", "--workers", "2", "--listen=unix:/run/chatd.sock", "--listen", "tcp:80")
-    assert config_of(*words).listen == ("tcp:3000", "unix:/run/chatd.sock", "tcp:80")
+LISTS = [
+    ("listen", ("tcp:3000", "unix:/run/chatd.sock", "tcp:80")),
+    ("origin", ("https://b.example", "https://*.example.org", "https://a.example")),
+    ("trusted-proxy", ("192.0.2.1", "10.0.0.0/8", "unix")),
+]
 
 
-def test_one_command_line_does_not_listen_for_the_next() -> None:
-    config_of("--listen", "tcp:3000")
-    assert config_of().listen == ()
+@pytest.mark.parametrize(("option", "values"), LISTS)
+def test_a_list_is_given_one_by_one_and_keeps_its_order(option: str, values: tuple[str, ...]) -> None:
+    one, other, last = values
+    config = config_of(f"--{option}", one, "--workers", "2", f"--{option}={other}", f"--{option}", last)
+    assert getattr(config, option.replace("-", "_")) == values
+
+
+@pytest.mark.parametrize(("option", "values"), LISTS)
+def test_one_command_line_lists_nothing_for_the_next(option: str, values: tuple[str, ...]) -> None:
+    config_of(f"--{option}", values[0])
+    assert getattr(config_of(), option.replace("-", "_")) == ()
 
 
 def test_zero_workers_are_one_a_core() -> None:
@@ -125,7 +136,9 @@ def test_an_empty_redis_is_refused_and_not_taken_for_the_private_broker() -> Non
 # Help
 
 
-@pytest.mark.parametrize("knob", [knob for knob in options() if knob.default is not False], ids=lambda knob: knob.name)
+@pytest.mark.parametrize(
+    "knob", [knob for knob in options() if knob.default not in (False, ())], ids=lambda knob: knob.name
+)
 def test_the_help_says_an_option_with_default_and_unit(knob: Field[Any]) -> None:
     said = help_of(knob.name.replace("_", "-"))
     assert f"[default: {'none' if knob.default == '' else knob.default}" in said
@@ -147,7 +160,11 @@ def test_a_number_with_a_unit_says_it(option: str, unit: str) -> None:
 def test_the_help_says_where_chatd_listens_by_default() -> None:
     said = help_of("listen")
     assert all(each in said for each in LOOPBACK_LISTEN)
-    assert "several times" in said
+
+
+@pytest.mark.parametrize("option", ["listen", "origin", "trusted-proxy"])
+def test_the_help_says_what_may_be_given_several_times(option: str) -> None:
+    assert "May be given several times." in help_of(option)
 
 
 def test_the_help_says_the_forms_of_a_broker_url() -> None:
@@ -212,6 +229,22 @@ def test_a_password_is_never_repeated(words: list[str]) -> None:
 )
 def test_a_bad_endpoint_is_refused_with_one_line(endpoint: str) -> None:
     assert re.fullmatch(r"twistd chatd: [^\n]+", refusal("--redis", "redis://broker", "--listen", endpoint))
+
+
+@pytest.mark.parametrize("origin", ["", "chat.example.org", "https://chat.example.org/", "null", "https://*", "a\nb"])
+def test_a_bad_origin_is_refused_with_one_line(origin: str) -> None:
+    assert refusal("--redis", "redis://broker", "--listen", LOCAL, "--origin", origin) == (
+        "twistd chatd: --origin must be like https://chat.example.org, https://chat.example.org:8443, "
+        f"https://*.example.org (all below it), or * for all, not {origin!r}"
+    )
+
+
+@pytest.mark.parametrize("network", ["", "proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80", "a\nb"])
+def test_a_bad_proxy_is_refused_with_one_line(network: str) -> None:
+    assert refusal("--redis", "redis://broker", "--listen", LOCAL, "--trusted-proxy", network) == (
+        "twistd chatd: --trusted-proxy must be an IP address, a network that begins where it says (10.0.0.0/8), "
+        f"or unix, not {network!r}"
+    )
 
 
 def test_a_port_that_is_taken_is_named_in_one_line(taken: int) -> None:
@@ -295,7 +328,7 @@ def twistd(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([TWISTD, *words], check=False, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("words", [["--workers", "x"], ["--listen", "nonsense:3000"]])
+@pytest.mark.parametrize("words", [["--workers", "x"], ["--listen", "nonsense:3000"], ["--origin", "x"]])
 def test_a_bad_value_ends_twistd_with_one_line_and_status_1(tmp_path: Path, words: list[str]) -> None:
     ended = twistd(tmp_path, "-n", "chatd", *words)
     assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)

@@ -606,7 +606,7 @@ def test_over_tls_and_without_history_a_client_that_reads_again_is_told_what_it_
     station: Station, certificate: Path
 ) -> None:
     clients = SlowOverTls(station, certificate)
-    with station.worker(clients.endpoint, max_backlog=100_000, history=0), clients.reading() as read:
+    with station.worker(clients.endpoint, max_backlog=100_000, history=0, close_seconds=60), clients.reading() as read:
         *texts, last = read(lambda tail: b"read too slowly" in tail).frames
     assert [text[:3] for _, text in texts] == [b"%03d" % number for number in range(len(texts))]
     missed = int(last[1].split()[3])

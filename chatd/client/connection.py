@@ -284,20 +284,13 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.dropConnection(abort=False)
 
     def _closeConnection(self, abort: bool = False) -> None:
-        """Close the socket: our half once all is written, and the other when the client has closed it, in time.
-
-        What the client still sends is read until then. Left unread it would make TCP reset the connection, and a
-        reset may overtake our Close frame.
-        """
+        """Close the socket: our half once all is written, and the other when the client has closed it, in time."""
         self._shut()
         if abort:
             self.transport.abortConnection()
             return
         self.resume()
-        if self.plain:
-            self.transport.loseWriteConnection()
-        else:
-            self.transport.loseConnection()
+        self.finish()
         self._drop = self.factory.timers.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
 
     def _shut(self) -> None:

@@ -3,7 +3,7 @@
 Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
 from autobahn.websocket.protocol import TrafficStats
@@ -18,13 +18,22 @@ from chatd.client.program import Program
 from chatd.client.session import Session
 from chatd.closing import Closing
 from chatd.config import Config
+from chatd.gate.origin import Origins
+from chatd.gate.proxies import Proxies
 from chatd.room.hub import Hub
 from chatd.tally import Tally
 from chatd.timers import TimerWheel
 from chatd.wire.events import longest_json
-from chatd.wire.handshake import PROTOCOL, Place, Upgrade
+from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_target, read_upgrade
 
 log = Logger()
+
+
+class Closable(Protocol):
+    """What all connections have in common."""
+
+    def close(self, closing: Closing) -> None:
+        """Hang up, and say why."""
 
 
 class ConnectionFactory(WebSocketServerFactory):
@@ -38,8 +47,13 @@ class ConnectionFactory(WebSocketServerFactory):
         self.timers = TimerWheel(reactor, config.timer_seconds)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
+        self.origins = Origins(config.origin)
+        """Whose pages may talk to this worker."""
+        self.proxies = Proxies(config.trusted_proxy)
+        """Whose word is taken on where a client comes from."""
         self.traffic = TrafficStats()
-        self.connections: set[Connection] = set()
+        self.connections: set[Closable] = set()
+        """Also those of HTTP clients that follow a room."""
         self.closing: Closing | None = None
         """Why everybody is being closed, once they are."""
         self._hub = hub
@@ -60,14 +74,24 @@ class ConnectionFactory(WebSocketServerFactory):
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 
+    def let_in(self, request: Head, peer: str) -> Connection:
+        """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused."""
+        upgrade, headers = read_upgrade(request), request.headers
+        self.origins.check(headers.get("origin"), headers.get("host"))
+        address = self.proxies.client(peer, headers.get("x-forwarded-for"))
+        return self.make(upgrade, read_target(request.target), address)
+
     def make(self, upgrade: Upgrade, place: Place, address: str) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
-        self._sessions += 1
-        id = f"{self._worker}.{self._sessions}"
-        connection.session = self.new_session(connection, id, place, address, upgrade.protocol)
+        connection.session = self.new_session(connection, self.new_id(), place, address, upgrade.protocol)
         return connection
+
+    def new_id(self) -> str:
+        """Give the id of a connection: no other has it, or ever had it."""
+        self._sessions += 1
+        return f"{self._worker}.{self._sessions}"
 
     def new_session(
         self, connection: Connection, id: str, place: Place, address: str, protocol: str

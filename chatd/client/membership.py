@@ -10,6 +10,7 @@ from chatd.client.session import Line
 from chatd.closing import Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position
+from chatd.room.roster import Members
 from chatd.wire import events
 from chatd.wire.text import Dress
 
@@ -136,8 +137,7 @@ class Membership:
 
     def lost(self, gap: Gap) -> None:
         """Say what is gone for good."""
-        first = None if gap.count is None else gap.last - gap.count + 1
-        self._program.say(events.Gap(self.room, gap.epoch, first, None if first is None else gap.last))
+        self._program.say(events.gap_event(self.room, gap))
 
     def too_slow(self, gap: Gap) -> None:
         """Say what it missed."""
@@ -179,3 +179,10 @@ class Membership:
     def bus_away(self) -> None:
         """Refuse what waited."""
         self._program.bus_away()
+
+
+def listed(members: Members) -> Sequence[events.Member] | None:
+    """List who is in a room as programs are told; None where they are too many."""
+    if members.present is None:
+        return None
+    return [events.Member(each.session, each.nick or None, events.utc(each.since)) for each in members.present]

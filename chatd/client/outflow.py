@@ -96,6 +96,17 @@ class Outflow:
             self._backlog = self._backlog + len(blob) if self.choked else len(blob)
             self.write(blob)
 
+    def finish(self) -> None:
+        """Close our half of the connection once all is written, or all of it where it has no halves.
+
+        What the client still sends is to be read until then. Left unread it would make TCP reset the connection, and a
+        reset may overtake what was written last.
+        """
+        if self.plain:
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
     @property
     def plain(self) -> bool:
         """Whether the transport is a socket and nothing else: no TLS, no PROXY protocol."""

@@ -1,7 +1,7 @@
 """A session that speaks ``chatd.v1``: JSON both ways, several rooms on one connection, an answer to each request."""
 
-import random
 from collections.abc import Callable, Sequence
+from random import uniform
 from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -10,9 +10,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import chatd
-from chatd.client.membership import Membership, Ref
+from chatd.client.membership import Membership, Ref, listed
 from chatd.client.session import Line
-from chatd.closing import Closing
+from chatd.closing import Closing, come_back_after
 from chatd.config import Config
 from chatd.message import Batch, Message, Position
 from chatd.room.hub import Hub
@@ -159,9 +159,7 @@ class Program:
     def farewell(self, closing: Closing) -> bytes:
         """Say why the connection closes, and when to come back: each client at another time."""
         self.flush()
-        after = round(random.uniform(0.1, self.config.retry_seconds), 1)  # noqa: S311 - so that not all come at once
-        again: float | UnsetType = after if closing.code in _COME_BACK else UNSET
-        return text_frame(encode(events.Bye(closing.code, closing.reason, again)))
+        return text_frame(encode(events.bye(closing, come_back_after(closing, self.config.retry_seconds, uniform))))
 
     def fell_behind(self) -> None:
         """Let history give it what it can't take now."""
@@ -353,12 +351,7 @@ class Program:
         """Say who is in a room."""
 
         def tell(members: Members) -> None:
-            present = None
-            if members.present is not None:
-                present = [
-                    events.Member(each.session, each.nick or None, events.utc(each.since)) for each in members.present
-                ]
-            self.say(events.MembersAnswer(room, present, members.count, ref=ref))
+            self.say(events.MembersAnswer(room, listed(members), members.count, ref=ref))
 
         self._ask(ref, lambda: self._hub.members(room), tell)
 
@@ -425,7 +418,3 @@ def _read(text: str) -> Request | BadRequest:
         return read_request(text)
     except BadRequest as bad:
         return bad
-
-
-_COME_BACK = frozenset((1001, 1011, 1012, 1013))
-"""After these the client is welcome again."""

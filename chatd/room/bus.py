@@ -38,7 +38,7 @@ from chatd.room.places import Place, Places
 from chatd.room.presence import Presence
 from chatd.room.probe import Probes
 from chatd.room.queries import Queries
-from chatd.room.roster import Members
+from chatd.room.roster import Members, Occupied
 from chatd.room.script import ALL
 
 log = Logger()
@@ -259,6 +259,10 @@ class Bus:
         """Ask who is in a room, on all workers."""
         return self._presence.members(room)
 
+    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+        """List the rooms that have members or messages, by name, and say whether there may be more."""
+        return Deferred.fromCoroutine(self._presence.list_rooms())
+
     def watch(self, room: str) -> None:
         """Tell who comes to a room and goes, from now on."""
         self._presence.watch(room)
@@ -278,6 +282,10 @@ class Bus:
     def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
         """Read what follows a position, up to about so many bytes; without one only where the room's order stands."""
         return self._history.read(room, after, most)
+
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+        """Say where the order of each room stands; a room of which the broker knows nothing has no epoch."""
+        return self._history.tops(rooms)
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
         """Take over the place that was kept under a key, for a connection; or begin one. Fails with TakenOver."""

@@ -29,7 +29,7 @@ from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
 from chatd.room.places import Place, TakenOver
 from chatd.room.room import Member, Room
-from chatd.room.roster import Members
+from chatd.room.roster import Members, Occupied
 from chatd.room.timeline import Item
 from chatd.tally import Tally
 
@@ -73,6 +73,7 @@ class Hub:
         self._config = config
         self._clock = clock
         self._doors: dict[str, _Door] = {}
+        self._rooms: Deferred[tuple[Sequence[Occupied], bool]] | None = None
         self._keyed: dict[str, tuple[Room, Member]] = {}
         self._heard: list[Room] = []
         self._heard_bytes = 0
@@ -194,10 +195,43 @@ class Hub:
 
     def last(self, name: str, count: int, before: int | None = None) -> "Deferred[Sequence[Batch]]":
         """Ask for the last messages of a room, or of those before an offset."""
-        return Deferred.fromCoroutine(self._last(name, count, before))
+        top = self._doors[name].room.timeline.position
+        return Deferred.fromCoroutine(self._stretch(name, top, count, before))
 
-    async def _last(self, name: str, count: int, before: int | None) -> Sequence[Batch]:
-        config, top = self._config, self._doors[name].room.timeline.position
+    def recent(self, name: str, count: int) -> "Deferred[Sequence[Batch]]":
+        """Ask for the last messages of a room that need have no member here."""
+
+        async def recent() -> Sequence[Batch]:
+            (top,) = await self._bus.tops([name])
+            return await self._stretch(name, top, count, None) if top.epoch else ()
+
+        return Deferred.fromCoroutine(recent())
+
+    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+        """List the rooms that there are, on all workers, and say whether there may be more.
+
+        The broker is asked once in a while: it looks at many keys.
+        """
+        if self._rooms is None:
+            self._rooms = self._bus.list_rooms()
+            self._clock.callLater(self._config.rooms_seconds, self._forget_rooms)
+        answer: Deferred[tuple[Sequence[Occupied], bool]] = Deferred()
+
+        def pass_on(result: Any) -> Any:
+            if not answer.called:  # it may have been cancelled
+                answer.callback(result)
+            return result
+
+        self._rooms.addBoth(pass_on)
+        return answer
+
+    def _forget_rooms(self) -> None:
+        if self._rooms is not None:
+            self._rooms.addErrback(lambda _: None)  # who asked was told
+            self._rooms = None
+
+    async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Sequence[Batch]:
+        config = self._config
         end = top.offset if before is None else min(top.offset, before - 1)
         start = max(0, end - count, top.offset - config.history)
         batches: list[Batch] = []

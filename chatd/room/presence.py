@@ -14,6 +14,7 @@ A member is known by its author: its connection, or the first one that came with
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -25,8 +26,8 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Change, Changes, Position, decode_changes
 from chatd.room.queries import Queries
-from chatd.room.roster import FIRST, Members, Present, Roster
-from chatd.room.script import ALIVE, MEMBERS, PRESENCE
+from chatd.room.roster import FIRST, Members, Occupied, Present, Roster
+from chatd.room.script import ALIVE, MEMBERS, PRESENCE, ROOMS
 from chatd.wire.nick import candidates, folded
 
 log = Logger()
@@ -165,6 +166,25 @@ class Presence:
             lambda _: [self._key("here", ""), room, self._key("alive", ""), config.presence_limit],
         )
         return answer.addCallback(_members)
+
+    async def list_rooms(self) -> tuple[Sequence[Occupied], bool]:
+        """List the rooms that have members or messages, by name, and say whether there may be more."""
+        config = self._config
+        found: dict[str, Occupied] = {}
+        cursor = b"0"
+        for _ in range(config.rooms_steps):
+            cursor, *flat = await self._queries.ask(ROOMS, [], partial(self._about_rooms, cursor))
+            for at in range(0, len(flat), 4):
+                name, epoch = flat[at].decode(), flat[at + 2].decode()
+                found[name] = Occupied(name, flat[at + 1], Position(epoch, int(flat[at + 3])))
+            if cursor == b"0" or len(found) > config.rooms_listed:
+                break
+        listed = sorted(found.values(), key=lambda each: each.room)[: config.rooms_listed]
+        return listed, cursor != b"0" or len(listed) < len(found)
+
+    def _about_rooms(self, cursor: bytes, run: bytes) -> list[Any]:
+        keys = [self._channel(""), *(self._key(kind, "") for kind in ("presence", "here", "alive"))]
+        return [cursor, *keys, run, self._config.rooms_step_keys]
 
     # Who watches a room
 

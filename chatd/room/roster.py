@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from chatd.message import Change, Changes
+from chatd.message import Change, Changes, Position
 
 FIRST = 1000
 """Where nobody was, versions begin behind a multiple of this (``scripts/presence.lua``)."""
@@ -28,6 +28,17 @@ class Members:
     count: int
     present: Sequence[Present] | None
     """None where they are too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """A room that has members, or messages."""
+
+    room: str
+    count: int
+    """How many members there are."""
+    top: Position
+    """Where its order stands."""
 
 
 class Roster:

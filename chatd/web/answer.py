@@ -1,15 +1,35 @@
-"""The two forms of every answer: plain text, and an error as JSON with its status."""
+"""Answers: text or JSON at once, or later; and an error as JSON with its status."""
 
+from collections.abc import Awaitable
 from http import HTTPStatus
 
-from twisted.web.server import Request
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET, Request
 
-from chatd.wire.handshake import Refused
+from chatd.closing import OUR_FAULT
+from chatd.wire.handshake import Refused, internal
+
+log = Logger()
+
+TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
 
 
-def answer(request: Request, text: str) -> bytes:
-    """Set the headers of a plain-text answer, give its body."""
-    return _finish(request, b"text/plain; charset=utf-8", text.encode())
+def answer(request: Request, body: str | bytes, content_type: str = TEXT) -> bytes:
+    """Set the headers of an answer, give its body."""
+    data = body.encode() if isinstance(body, str) else body
+    request.setHeader(b"content-type", content_type.encode("ascii"))
+    request.setHeader(b"content-length", b"%d" % len(data))
+    return b"" if request.method == b"HEAD" else data
+
+
+def done(request: Request, status: int) -> int:
+    """Finish the request with a status that says everything: 204, 304."""
+    request.setResponseCode(status, HTTPStatus(status).phrase.encode())
+    request.finish()
+    return NOT_DONE_YET
 
 
 def refuse(request: Request, refused: Refused) -> bytes:
@@ -17,12 +37,33 @@ def refuse(request: Request, refused: Refused) -> bytes:
     request.setResponseCode(refused.status, HTTPStatus(refused.status).phrase.encode())
     for name, value in refused.headers:
         request.setHeader(name.encode(), value.encode())
-    return _finish(request, b"application/json", refused.body())
+    return answer(request, refused.body(), JSON)
 
 
-def _finish(request: Request, content_type: bytes, body: bytes) -> bytes:
-    request.responseHeaders.removeHeader(b"server")
-    request.setHeader(b"content-type", content_type)
-    request.setHeader(b"content-length", b"%d" % len(body))
-    request.setHeader(b"cache-control", b"no-store")
-    return b"" if request.method == b"HEAD" else body
+def later(request: Request, body: Awaitable[bytes]) -> int:
+    """Finish the request with a body that is still to come; what raises Refused is an error of the client's.
+
+    Where the client leaves before, nobody works on it any more.
+    """
+    coming = Deferred.fromCoroutine(_await(body))
+    request.notifyFinish().addErrback(lambda _: coming.cancel())
+
+    def failed(failure: Failure) -> bytes | None:
+        if failure.check(CancelledError):
+            return None
+        if isinstance(failure.value, Refused):
+            return refuse(request, failure.value)
+        log.failure("a request could not be answered", failure)
+        return refuse(request, internal(OUR_FAULT.reason))
+
+    def finish(data: bytes | None) -> None:
+        if data is not None:
+            request.write(data)
+            request.finish()
+
+    coming.addErrback(failed).addCallback(finish)
+    return NOT_DONE_YET
+
+
+async def _await(body: Awaitable[bytes]) -> bytes:
+    return await body

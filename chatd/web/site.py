@@ -1,73 +1,205 @@
-"""What the port says to HTTP: what this is, health, readiness; rooms are for WebSockets."""
+"""What the port says to HTTP: the tree of URLs, and the connections that ask for them."""
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
-from chatd.config import Config
+from chatd.client.factory import ConnectionFactory
+from chatd.closing import OUR_FAULT
+from chatd.gate.proxies import Proxies
 from chatd.room.bus import Bus
-from chatd.web.answer import answer, refuse
+from chatd.room.hub import Hub
+from chatd.timers import Timer
+from chatd.transports import address_of, hand_over
+from chatd.web.answer import answer, done, later, refuse
+from chatd.web.cors import allow_in_advance, share
+from chatd.web.page import Page
+from chatd.web.refusal import Refusal
+from chatd.web.rooms import Rooms
 from chatd.web.status import healthz, readyz
-from chatd.wire.handshake import Refused, read_target
+from chatd.wire.events import longest_json
+from chatd.wire.handshake import Head, Refused, internal, room_name, split_target, too_late
+
+log = Logger()
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
+_ASSETS = b"/-/assets/"
+_MEMBERS = re.compile(rb"/(?!-/)([^/]*)/members")
 
 
 def about(host: str) -> str:
     """Say what this is and how to connect; host is what the asker called us."""
     return (
         "This is chatd, a realtime chat daemon.\n\n"
-        f"    websocat ws://{host}        talk in the lobby\n"
-        f"    websocat ws://{host}/ops    talk in the room ops\n\n"
-        "What you type goes to everybody else in the room.\n"
+        f"    websocat ws://{host}                          talk in the lobby\n"
+        f"    websocat ws://{host}/ops                      talk in the room ops\n"
+        f"    curl http://{host}/ops                        what was said there\n"
+        f"    curl 'http://{host}/ops?follow=1'             and what is being said\n"
+        f"    curl --data 'hello' http://{host}/ops         say something\n"
+        f"    curl http://{host}/-/rooms                    the rooms that there are\n\n"
+        f"In a browser, http://{host}/ops is a page to chat with.\n"
     )
 
 
-class Request(WebRequest):
-    """A request without a body: nothing here takes one."""
-
-    def gotLength(self, length: int | None) -> None:
-        """Refuse a body before it comes; None is for one without end, or for none at all."""
-        super().gotLength(0)
-        if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
-            transport: Any = self.channel.transport
-            transport.write(Refused(413, "too_large", "nothing here takes a body").response())
-            transport.loseConnection()
+Answer = bytes | int
+Method = Callable[[WebRequest], Answer]
 
 
 class Answers(Resource):
-    """All that is answered, by path."""
+    """All that is answered, by path and method."""
 
     isLeaf = True
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, rooms: Rooms, page: Page) -> None:
         super().__init__()
-        self._bus = bus
+        self._page = page
+        self._rooms = rooms
+        self._own: dict[bytes, Method] = {
+            b"/-/": self._about,
+            b"/-/healthz": healthz,
+            b"/-/readyz": lambda request: later(request, readyz(request, bus)),
+            b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
+        }
 
     def render(self, request: WebRequest) -> Any:
         """Give the body, or NOT_DONE_YET."""
-        if request.method not in (b"GET", b"HEAD"):
-            return refuse(request, Refused(405, "bad_request", "only GET and HEAD", (("Allow", "GET, HEAD"),)))
-        match request.path:
-            case b"/":
-                host = request.getHeader("host") or ""
-                return answer(request, about(host if _HOST.fullmatch(host) else "localhost:3000"))
-            case b"/-/healthz":
-                return healthz(request)
-            case b"/-/readyz":
-                return readyz(request, self._bus)
+        request.responseHeaders.removeHeader(b"server")
+        request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"x-content-type-options", b"nosniff")
         try:
-            place = read_target(request.path)
+            return self._answer(request)
         except Refused as refused:
             return refuse(request, refused)
-        message = f"{place.room} is a room; rooms speak WebSocket: try websocat"
-        return refuse(request, Refused(426, "bad_request", message, (("Upgrade", "websocket"),)))
+        except Exception:  # noqa: BLE001 - whatever went wrong, it is ours
+            log.failure("a request could not be answered")
+            return refuse(request, internal(OUR_FAULT.reason))
+
+    def _answer(self, request: Any) -> Answer:
+        if request.requestHeaders.hasHeader(b"upgrade") and (head := _head(request)).upgrades:
+            request.channel.upgrade(head)
+            return NOT_DONE_YET
+        share(request, request.channel.site.connections.origins)
+        methods = self._methods(split_target(request.uri)[0])
+        method = methods.get(request.method.decode("ascii", "replace"))
+        if method is None:
+            allowed = ", ".join(methods)
+            raise Refused(405, "bad_request", f"only {allowed}", (("Allow", allowed),))
+        return method(request)
+
+    def _methods(self, path: bytes) -> Mapping[str, Method]:
+        """Give what may be done with a path. Raises Refused: 404."""
+        if own := self._own.get(path):
+            return _methods(own)
+        if path.startswith(_ASSETS):
+            name = path[len(_ASSETS) :].decode("ascii", "replace")
+            return _methods(lambda request: self._page.asset(request, name))
+        if found := _MEMBERS.fullmatch(path):
+            room = room_name(found[1])
+            return _methods(lambda request: later(request, self._rooms.members(request, room)))
+        room_name(path[1:])
+        return _methods(self._show, POST=self._publish)
+
+    def _about(self, request: WebRequest) -> bytes:
+        host = request.getHeader("host") or ""
+        return answer(request, about(host if _HOST.fullmatch(host) else "localhost:3000"))
+
+    def _show(self, request: WebRequest) -> Answer:
+        return self._rooms.show(request, _address(request))
+
+    def _publish(self, request: WebRequest) -> Answer:
+        return self._rooms.publish(request, _address(request))
+
+
+def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
+    """Give all that may be done where something is to be got."""
+    methods: dict[str, Method] = {"GET": get, "HEAD": get, **others}
+
+    def options(request: WebRequest) -> Answer:
+        request.setHeader(b"allow", ", ".join(methods).encode("ascii"))
+        allow_in_advance(request)
+        return done(request, 204)
+
+    methods["OPTIONS"] = options
+    return methods
+
+
+def _head(request: WebRequest) -> Head:
+    """Give the head of a request as the door reads that of a connection's first one."""
+    given = request.requestHeaders.getAllRawHeaders()
+    headers = {name.decode("latin-1").lower(): b",".join(each).decode("latin-1") for name, each in given}
+    version = request.clientproto.decode("latin-1").removeprefix("HTTP/")
+    return Head(request.method.decode("latin-1"), request.uri, headers, version)
+
+
+def _address(request: Any) -> str:
+    """Give the address of who asks: of each request, for a proxy may send those of many on one connection."""
+    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-for")
+    proxies: Proxies = request.channel.site.connections.proxies
+    return proxies.client(address_of(request.channel.transport), ",".join(forwarded) if forwarded else None)
+
+
+class Request(WebRequest):
+    """A request whose body is bounded in size and time."""
+
+    channel: Any
+
+    _most = 0
+    _taken = 0
+    _refused = False
+    _late: Timer | None = None
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that is too large before it comes; None is for one without end, or for none at all."""
+        super().gotLength(0)  # it is kept in memory: a file would be made for a longer one
+        site = self.channel.site
+        self._most = longest_json(site.config.max_message)
+        if (length or 0) > self._most:
+            self._refuse_too_large()
+        elif length or self.requestHeaders.hasHeader(b"transfer-encoding"):
+            late = site.config.body_seconds
+            self._late = site.connections.timers.callLater(late, self._refuse, too_late())
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        self._taken += len(data)
+        if self._taken > self._most:
+            self._refuse_too_large()
+        else:
+            super().handleContentChunk(data)
+
+    def _refuse_too_large(self) -> None:
+        self._refuse(Refused(413, "too_large", f"the body is longer than {self._most} bytes"))
+
+    def _refuse(self, refused: Refused) -> None:
+        if not self._refused:
+            self._refused = True
+            self._stop_clock()
+            self.requestHeaders.removeHeader(b"expect")  # it is not to continue
+            self.channel.refuse(refused)
+
+    def process(self) -> None:
+        """Answer."""
+        self._stop_clock()
+        if not self._refused:
+            super().process()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Learn that the client is gone."""
+        self._stop_clock()
+        super().connectionLost(reason)
+
+    def _stop_clock(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
 
 
 class Channel(HTTPChannel):
@@ -85,6 +217,31 @@ class Channel(HTTPChannel):
         self.site.channels.discard(self)
         super().connectionLost(reason)
 
+    def leave(self) -> None:
+        """Let another protocol have the connection."""
+        self.setTimeout(None)
+        self.site.channels.discard(self)
+        self.paused = True  # what came behind the request is for nobody
+        transport: Any = self.transport
+        transport.unregisterProducer()
+        transport.resumeProducing()
+
+    def upgrade(self, head: Head) -> None:
+        """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
+        connection = self.site.connections.let_in(head, address_of(self.transport))
+        rest = self.clearLineBuffer()
+        self.leave()
+        hand_over(self.transport, connection)
+        if rest:
+            connection.dataReceived(rest)
+
+    def refuse(self, refused: Refused) -> None:
+        """Say why a request is not taken, and take nothing more."""
+        self.leave()
+        site = self.site
+        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
+        hand_over(self.transport, refusal)
+
 
 class Site(WebSite):
     """The HTTP side of the port, for the door to hand connections to, and who is there."""
@@ -93,10 +250,14 @@ class Site(WebSite):
     displayTracebacks = False
     protocol: type[Channel] = Channel  # type: ignore[assignment]
 
-    def __init__(self, reactor: Any, bus: Bus, config: Config) -> None:
-        """Take the bus, which readiness asks."""
-        super().__init__(Answers(bus), requestFactory=Request, timeout=config.http_idle_seconds, reactor=reactor)
-        self.channels: set[Channel] = set()
+    def __init__(self, reactor: Any, bus: Bus, hub: Hub, connections: ConnectionFactory) -> None:
+        """Take the bus, which readiness asks, who is in the rooms, and the worker's connections."""
+        self.connections = connections
+        self.config = connections.config
+        page = Page()
+        answers = Answers(bus, Rooms(hub, connections, page), page)
+        super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
+        self.channels: set[Any] = set()
 
     def log(self, request: object) -> None:
         """Keep no access log."""

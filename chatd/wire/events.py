@@ -19,8 +19,10 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from chatd.closing import Closing
 from chatd.config import HISTORY_PAGE
 from chatd.message import Batch, Change, Message, Position
+from chatd.message import Gap as Lost
 from chatd.wire.frames import deflated_text_frame, text_frame
 
 LARGEST = 2**53 - 1
@@ -374,6 +376,11 @@ def encode(event: Event) -> bytes:
     return _encode(event)
 
 
+def encode_all(events: Sequence[Event]) -> bytes:
+    """Give them as one JSON array."""
+    return _encode(events)
+
+
 def message_event(message: Message, room: str, epoch: str, offset: int) -> MessageEvent:
     """Say a message as it stands in a room's order; its id is the author's own where it gave one."""
     return MessageEvent(
@@ -387,6 +394,23 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
         message.text,
         message.action,
     )
+
+
+def gap_event(room: str, gap: Lost) -> Gap:
+    """Say what is gone for good."""
+    first = None if gap.count is None else gap.last - gap.count + 1
+    return Gap(room, gap.epoch, first, None if first is None else gap.last)
+
+
+def presence_event(room: str, change: Change) -> Presence:
+    """Say who came, went, or took another nick."""
+    was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
+    return Presence(room, change.what, change.session, change.nick or None, was)
+
+
+def bye(closing: Closing, again: float | None) -> Bye:
+    """Say why the connection closes, and in how many seconds the client may come back, where it may."""
+    return Bye(closing.code, closing.reason, UNSET if again is None else again)
 
 
 def message_events(batch: Batch) -> list[MessageEvent]:
@@ -441,11 +465,10 @@ def longest_json(text: int) -> int:
 class JsonDress:
     """How a program sees what happens in a room."""
 
-    def __init__(self, frame: Callable[[bytes], bytes] = text_frame) -> None:
-        """Take how UTF-8 is framed."""
+    def __init__(self, frame: Callable[[bytes], bytes] = text_frame, deflated: "JsonDress | None" = None) -> None:
+        """Take how UTF-8 is framed, and the same dress for clients that have agreed to compression."""
         self._frame = frame
-        self.deflated: JsonDress = self if frame is deflated_text_frame else JsonDress(deflated_text_frame)
-        """The same for clients that have agreed to compression."""
+        self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
         """Give each message's frame."""
@@ -458,9 +481,8 @@ class JsonDress:
 
     def change(self, room: str, change: Change) -> bytes:
         """Give the frame that tells who came, went, or took another nick."""
-        was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
-        return self._frame(encode(Presence(room, change.what, change.session, change.nick or None, was)))
+        return self._frame(encode(presence_event(room, change)))
 
 
-JSON = JsonDress()
+JSON = JsonDress(deflated=JsonDress(deflated_text_frame))
 """Of ``chatd.v1``."""

@@ -209,25 +209,34 @@ class Place:
     """The name it wants to have; empty: it stays bare."""
 
 
-def read_target(target: bytes) -> Place:
-    """Read the room and the parameters from a request target (``/ops?echo=1``). Raises Refused: 404 or 400."""
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """Give path and query of a request target, which may be absolute (RFC 9112, section 3.2). Raises Refused: 400."""
     absolute = _AUTHORITY.match(target)
     path, _, query = target[absolute.end() if absolute else 0 :].partition(b"?")
     if not path.startswith(b"/") and not (absolute and not path):
         raise bad_request("the request target must be a path")
+    return path or b"/", query
+
+
+def read_target(target: bytes, last: int = 0) -> Place:
+    """Read the room and the parameters from a request target (``/ops?echo=1``). Raises Refused: 404 or 400.
+
+    Last is how many messages are wanted where the target does not say so.
+    """
+    path, query = split_target(target)
     room = room_name(path[1:])
     parameters = _parameters(query)
     echo = parameters.get(b"echo", b"0")
     if echo not in (b"0", b"1"):
         raise bad_request("echo must be 0 or 1")
-    last = parameters.get(b"last", b"0")
-    if not _NUMBER.fullmatch(last):
+    number = parameters.get(b"last", b"%d" % last)
+    if not _NUMBER.fullmatch(number):
         raise bad_request("last must be a number of messages")
     resume = parameters.get(b"resume")
     if resume is not None and not _RESUME_KEY.fullmatch(resume):
         raise bad_request("resume must be 8 to 64 letters, digits or any of - . _ ~")
     nick = _nick(parameters[b"nick"]) if b"nick" in parameters else ""
-    return Place(room, echo == b"1", int(last), resume.decode("ascii") if resume is not None else "", nick)
+    return Place(room, echo == b"1", int(number), resume.decode("ascii") if resume is not None else "", nick)
 
 
 def room_name(path: bytes) -> str:
@@ -263,6 +272,14 @@ def _nick(value: bytes) -> str:
         raise bad_request("a nick must be UTF-8") from None
     except BadNick as bad:
         raise bad_request(str(bad)) from None
+
+
+def follows(target: bytes) -> bool:
+    """Whether a request target asks to follow the room (``/ops?follow=1``). Raises Refused: 400."""
+    follow = _parameters(split_target(target)[1]).get(b"follow", b"0")
+    if follow not in (b"0", b"1"):
+        raise bad_request("follow must be 0 or 1")
+    return follow == b"1"
 
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:

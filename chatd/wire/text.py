@@ -78,13 +78,16 @@ class TextDress:
         show: Callable[[Message], str],
         tell: Callable[[Change], str] | None = None,
         frame: Callable[[bytes], bytes] = text_frame,
+        deflated: Dress | None = None,
     ) -> None:
-        """Take how a message reads, how it reads that somebody came or went, and how UTF-8 is framed."""
+        """Take how a message reads, how it reads that somebody came or went, and how UTF-8 is framed.
+
+        Deflated is the same dress for clients that have agreed to compression.
+        """
         self._show = show
         self._tell = tell
         self._frame = frame
-        self.deflated: Dress = self if frame is deflated_text_frame else TextDress(show, tell, deflated_text_frame)
-        """The same for clients that have agreed to compression."""
+        self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
         """Give each message's frame."""
@@ -190,10 +193,10 @@ def change(told: Change) -> str:
     return joined(told.nick) if told.what == "join" else left(told.nick)
 
 
-BARE = TextDress(bare)
+BARE = TextDress(bare, deflated=TextDress(bare, frame=deflated_text_frame))
 """One message one frame, the text unchanged."""
 
-NAMED = TextDress(named, change)
+NAMED = TextDress(named, change, deflated=TextDress(named, change, deflated_text_frame))
 """The same, safe for a terminal, and who comes and goes."""
 
 

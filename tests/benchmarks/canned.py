@@ -20,6 +20,7 @@ FIGURES = {
     "join_us": 300.0,
     "worker_us": 200.0,
     "grown_bytes": 1_000_000.0,
+    "page_us": 300.0,
     "start_s": 1.0,
     "expected": 12_000.0,
     "others": 0.02,

@@ -1,21 +1,43 @@
-"""A WebSocket chat that does wrong what it is told to: for seeing that the load generator notices."""
+"""A chat that does wrong what it is told to, to WebSockets and to who follows by server-sent events.
+
+For seeing that the load generator notices.
+"""
 
 import socket
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from tests.frames import ACCEPT, CLOSE, PING, PONG, TEXT, frame
 
-Relay = Callable[[int, bytes], Iterable[bytes]]
+Say = Callable[[bytes], bytes]
+"""Frames a message for those who hear it."""
+Relay = Callable[[Say, int, bytes], Iterable[bytes]]
 """Gives what the others are sent for the message with that number, from 1, counted over all senders."""
 
+EVENTS = b"text/event-stream"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n" % EVENTS
 
-def as_it_is(number: int, payload: bytes) -> Iterable[bytes]:
+text: Say = partial(frame, mask=b"")
+"""Say it to WebSockets."""
+
+
+def chunk(data: bytes) -> bytes:
+    """Make it a chunk of an answer."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(payload: bytes, kind: bytes = b"message") -> bytes:
+    """Say it to followers, with as much about it as the generator looks at."""
+    return chunk(b'id: e-1\nevent: %b\ndata: {"type":"message","text":"%b"}\n\n' % (kind, payload))
+
+
+def as_it_is(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Relay a message unchanged."""
-    yield frame(payload, mask=b"")
+    yield say(payload)
 
 
 class Chat:
@@ -24,16 +46,17 @@ class Chat:
     def __init__(
         self,
         relay: Relay = as_it_is,
+        say: Say = text,
         *,
         echo: bool = False,
         answer: bytes = b"",
         reading: threading.Event | None = None,
     ) -> None:
-        """Take how to relay, whether to senders too, another answer to handshakes, what to wait for before reading."""
-        self._relay = relay
+        """Take how to relay and say it, whether to senders too, another answer to requests, what to read after."""
+        self._relay = partial(relay, say)
         self._echo = echo
         accepted = f"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {ACCEPT}\r\n\r\n".encode()
-        self._answer = answer or accepted
+        self._answers = (answer or accepted, answer or STREAM)
         self._reading = reading
         self._members: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -86,11 +109,12 @@ class Chat:
     def _serve(self, client: socket.socket) -> None:
         with client, client.makefile("rb") as stream, suppress(OSError, EOFError):
             self.targets.append(stream.readline().split()[1].decode())
-            while stream.readline().strip():
-                pass
+            follows = False
+            while line := stream.readline().strip():
+                follows |= EVENTS in line
             with self._lock:
                 self._members.append(client)
-            client.sendall(self._answer)
+            client.sendall(self._answers[follows])
             if self._reading:
                 self._reading.wait(20)
             while True:
@@ -128,54 +152,73 @@ def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
 # What can go wrong with the fifth message of a run
 
 
-def twice(number: int, payload: bytes) -> Iterable[bytes]:
+def twice(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Relay it twice."""
-    yield frame(payload, mask=b"") * (2 if number == 5 else 1)
+    yield say(payload) * (2 if number == 5 else 1)
 
 
-def never(number: int, payload: bytes) -> Iterable[bytes]:
+def never(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Drop it."""
     if number != 5:
-        yield frame(payload, mask=b"")
+        yield say(payload)
 
 
-def never_again(number: int, payload: bytes) -> Iterable[bytes]:
+def never_again(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Drop it and all that come after."""
     if number < 5:
-        yield frame(payload, mask=b"")
+        yield say(payload)
 
 
-def altered(number: int, payload: bytes) -> Iterable[bytes]:
+def altered(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Change its last character."""
-    yield frame(payload[:-1] + b"!" if number == 5 else payload, mask=b"")
+    yield say(payload[:-1] + b"!" if number == 5 else payload)
 
 
-def shortened(number: int, payload: bytes) -> Iterable[bytes]:
+def shortened(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Leave its last character out."""
-    yield frame(payload[:-1] if number == 5 else payload, mask=b"")
+    yield say(payload[:-1] if number == 5 else payload)
 
 
-def binary(number: int, payload: bytes) -> Iterable[bytes]:
+def binary(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Send it as a binary message."""
     yield frame(payload, 2 if number == 5 else TEXT, mask=b"")
 
 
-def hung_up(number: int, payload: bytes) -> Iterable[bytes]:
+def hung_up(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Send a Close frame in its place."""
-    yield frame(b"\x03\xf5", CLOSE, mask=b"") if number == 5 else frame(payload, mask=b"")
+    yield frame(b"\x03\xf5", CLOSE, mask=b"") if number == 5 else say(payload)
+
+
+def renamed(kind: bytes) -> Relay:
+    """Make a relay that calls it something else in a stream of events."""
+
+    def relay(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+        yield event(payload, kind) if number == 5 else say(payload)
+
+    return relay
+
+
+def lost(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+    """Say in a stream of events that it is lost."""
+    yield chunk(b'event: gap\ndata: {"type":"gap"}\n\n') if number == 5 else say(payload)
+
+
+def ended(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+    """End the stream in its place."""
+    yield b"0\r\n\r\n" if number == 5 else say(payload)
 
 
 def later(behind: int) -> Relay:
     """Make a relay that sends it after so many others."""
     held: list[bytes] = []
 
-    def relay(number: int, payload: bytes) -> Iterable[bytes]:
+    def relay(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
         if number == 5:
             held.append(payload)
         else:
-            yield frame(payload, mask=b"")
+            yield say(payload)
         if number == 5 + behind:
-            yield frame(held.pop(), mask=b"")
+            yield say(held.pop())
 
     return relay
 
@@ -183,19 +226,19 @@ def later(behind: int) -> Relay:
 # What is unusual, but right
 
 
-def with_ping(number: int, payload: bytes) -> Iterable[bytes]:
+def with_ping(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Send a ping before each message."""
-    yield frame(b"%d" % number, PING, mask=b"") + frame(payload, mask=b"")
+    yield frame(b"%d" % number, PING, mask=b"") + say(payload)
 
 
-def long_lengths(number: int, payload: bytes) -> Iterable[bytes]:
+def long_lengths(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Write each length with 64 bits."""
     yield b"\x81\x7f" + len(payload).to_bytes(8) + payload
 
 
-def byte_by_byte(number: int, payload: bytes) -> Iterable[bytes]:
+def byte_by_byte(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
     """Send each byte alone."""
-    whole = frame(payload, mask=b"")
+    whole = say(payload)
     yield from (whole[place : place + 1] for place in range(len(whole)))
 
 
@@ -203,10 +246,23 @@ def ten_at_once() -> Relay:
     """Make a relay that sends ten messages in one write."""
     held: list[bytes] = []
 
-    def relay(number: int, payload: bytes) -> Iterable[bytes]:
-        held.append(frame(payload, mask=b""))
+    def relay(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+        held.append(say(payload))
         if number % 10 == 0:
             yield b"".join(held)
             held.clear()
 
     return relay
+
+
+def with_comments(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+    """Send what an event stream may hold beside, before each message."""
+    yield chunk(b":\n\n") + chunk(b"retry: 1000\n\n") + chunk(b'event: presence\ndata: {"type":"presence"}\n\n')
+    yield say(payload)
+
+
+def in_small_chunks(say: Say, number: int, payload: bytes) -> Iterable[bytes]:
+    """Cut each event into chunks of 13 bytes, with extensions."""
+    whole = say(payload).partition(b"\r\n")[2].removesuffix(b"\r\n")
+    pieces = (whole[place : place + 13] for place in range(0, len(whole), 13))
+    yield b"".join(b"%X;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces)

@@ -10,11 +10,12 @@ import pytest
 
 from benchmarks.generator import FAULTS, PROGRAM, Failed, Load, generate
 from tests.benchmarks import faulty
-from tests.benchmarks.faulty import Chat, Relay
+from tests.benchmarks.faulty import Chat, Relay, Say
 
 SHORT = ("--warmup=0", "--seconds=0.1", "--settle=0", "--patience=0.3")
 SENT = 40
 OPEN = Load(2, senders=1, rate=400)
+FOLLOWED = Load(2, senders=1, rate=400, sse=1)
 
 
 def exchange(chat: Chat, load: Load = OPEN, *options: str, **phases: Callable[[], None]) -> dict[str, Any]:
@@ -25,23 +26,39 @@ def wrong(figures: dict[str, Any]) -> dict[str, int]:
     return {name: figures[name] for name in FAULTS if figures[name]}
 
 
-@pytest.mark.parametrize(
-    ("relay", "found"),
-    [
-        (faulty.twice, {"duplicates": 1}),
-        (faulty.never, {"missing": 1, "gaps": 1}),
-        (faulty.never_again, {"missing": SENT - 4}),
-        (faulty.altered, {"missing": 1, "gaps": 1, "foreign": 1}),
-        (faulty.shortened, {"missing": 1, "gaps": 1, "foreign": 1}),
-        (faulty.binary, {"missing": 1, "gaps": 1, "foreign": 1}),
-        (faulty.later(1), {"disorder": 1}),
-        (faulty.later(30), {"disorder": 1}),
-    ],
-    ids=["twice", "never", "never again", "altered", "shortened", "binary", "one too late", "thirty too late"],
-)
+Faults = dict[str, tuple[Relay, dict[str, int]]]
+BOTH: Faults = {
+    "twice": (faulty.twice, {"duplicates": 1}),
+    "never": (faulty.never, {"missing": 1, "gaps": 1}),
+    "never again": (faulty.never_again, {"missing": SENT - 4}),
+    "altered": (faulty.altered, {"missing": 1, "gaps": 1, "foreign": 1}),
+    "shortened": (faulty.shortened, {"missing": 1, "gaps": 1, "foreign": 1}),
+    "one too late": (faulty.later(1), {"disorder": 1}),
+    "thirty too late": (faulty.later(30), {"disorder": 1}),
+}
+FRAMES: Faults = {**BOTH, "binary": (faulty.binary, {"missing": 1, "gaps": 1, "foreign": 1})}
+EVENTS: Faults = {
+    **BOTH,
+    "renamed": (faulty.renamed(b"massage"), {"missing": 1, "gaps": 1, "foreign": 1}),
+    "half a name": (faulty.renamed(b"mess"), {"missing": 1, "gaps": 1, "foreign": 1}),
+    "lost": (faulty.lost, {"missing": 1, "gaps": 1, "foreign": 1}),
+    "ended": (faulty.ended, {"missing": SENT - 4, "closed": 1}),
+}
+
+
+@pytest.mark.parametrize(("relay", "found"), FRAMES.values(), ids=FRAMES)
 def test_each_fault_of_a_server_is_counted(relay: Relay, found: dict[str, int]) -> None:
-    with Chat(relay) as chat:
-        figures = exchange(chat)
+    check_that_it_is_counted(relay, found, faulty.text, OPEN)
+
+
+@pytest.mark.parametrize(("relay", "found"), EVENTS.values(), ids=EVENTS)
+def test_each_fault_of_a_stream_of_events_is_counted(relay: Relay, found: dict[str, int]) -> None:
+    check_that_it_is_counted(relay, found, faulty.event, FOLLOWED)
+
+
+def check_that_it_is_counted(relay: Relay, found: dict[str, int], say: Say, load: Load) -> None:
+    with Chat(relay, say) as chat:
+        figures = exchange(chat, load)
     assert figures["sent"] == SENT
     assert wrong(figures) == found
     assert figures["delivered"] == SENT - found.get("missing", 0)
@@ -90,6 +107,17 @@ def test_frames_are_found_however_they_come(relay: Relay, size: int) -> None:
     assert figures["delivered"] == SENT
 
 
+@pytest.mark.parametrize(
+    "relay", [faulty.byte_by_byte, faulty.ten_at_once(), faulty.in_small_chunks, faulty.with_comments]
+)
+@pytest.mark.parametrize("size", [16, 64, 126])
+def test_events_are_found_however_they_come(relay: Relay, size: int) -> None:
+    with Chat(relay, faulty.event) as chat:
+        figures = exchange(chat, Load(3, senders=1, rate=400, sse=2, size=size))
+    assert wrong(figures) == {}
+    assert figures["delivered"] == 2 * SENT
+
+
 def test_the_longest_message_goes_through() -> None:
     with Chat() as chat:
         assert wrong(exchange(chat, Load(3, senders=2, window=8, size=16384))) == {}
@@ -105,7 +133,7 @@ def test_pings_are_answered_with_what_they_say() -> None:
 def test_no_more_messages_are_on_their_way_than_the_window_holds() -> None:
     held: list[int] = []
 
-    def hold(number: int, payload: bytes) -> list[bytes]:
+    def hold(say: Say, number: int, payload: bytes) -> list[bytes]:
         held.append(number)
         return []
 
@@ -134,7 +162,7 @@ def test_senders_apart_hear_nothing_that_is_checked() -> None:
 
 
 def test_rooms_are_in_the_path() -> None:
-    with Chat(lambda number, payload: []) as chat:
+    with Chat(lambda *_: []) as chat:
         exchange(chat, Load(4, senders=1, rooms=2, rate=400))
     assert sorted(chat.targets) == ["/room0"] * 2 + ["/room1"] * 2
 
@@ -173,6 +201,21 @@ def test_a_refused_handshake_is_an_error(answer: bytes, told: str) -> None:
         exchange(chat)
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "the handshake was answered: HTTP/1.1 404 Not Found"),
+        (b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n", "without events in chunks"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "without events in chunks"),
+        (faulty.STREAM + b"12x\r\n", "sent a chunk that is none"),
+        (faulty.STREAM + b"1\r\n\n:", "sent a chunk that is none"),
+    ],
+)
+def test_a_stream_of_events_that_is_none_is_an_error(answer: bytes, told: str) -> None:
+    with Chat(answer=answer) as chat, pytest.raises(Failed, match=told):
+        generate(chat.port, Load(1, sse=1, senders=0), phases={})
+
+
 def test_a_subprotocol_has_to_be_chosen() -> None:
     with Chat() as chat, pytest.raises(Failed, match=r"did not choose the subprotocol chat\.v9"):
         exchange(chat, OPEN, "--subprotocol=chat.v9")
@@ -189,6 +232,7 @@ def test_a_subprotocol_has_to_be_chosen() -> None:
         (["--port=1", "--hold", "--senders=3"], "more senders than clients"),
         (["--port=1", "--hold", "--stopped=2"], "more senders than clients, those that stop reading apart"),
         (["--port=1", "--hold", "--clients=4", "--stopped=2", "--rooms=2"], "--stopped is for one room"),
+        (["--port=1", "--hold", "--sse=2"], "more senders than clients, those that only follow apart"),
         (["--port=1", "--hold", "more"], "what is more?"),
     ],
 )

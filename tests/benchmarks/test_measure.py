@@ -24,8 +24,20 @@ def test_chatd_gives_every_message_once_and_in_order() -> None:
     sample = half_a_second(Subject("chatd", Load(30, senders=6, window=16, processes=2)))
     assert sample.faults == {}
     assert sample.figures["expected"] > 0
-    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes", "join_us", "worker_us", "grown_bytes"}
+    assert sample.figures.keys() == FIGURES.keys() - {"memory_bytes", "join_us", "worker_us", "grown_bytes", "page_us"}
     assert len(sample.busy) == 2
+
+
+def test_followers_of_chatd_hear_every_message_once_and_in_order() -> None:
+    sample = half_a_second(Subject("chatd", Load(30, senders=6, window=16, sse=20)))
+    assert sample.faults == {}
+    assert sample.figures["expected"] > 0
+
+
+def test_the_page_is_visited_and_what_it_costs_the_worker_is_weighed() -> None:
+    sample = half_a_second(Subject("chatd", Load(3, page=True), workers=1))
+    assert sample.figures.keys() == {"page_us", "start_s"}
+    assert sample.figures["page_us"] > 0
 
 
 def test_rooms_and_long_messages_go_through_chatd() -> None:

@@ -22,7 +22,7 @@ def test_a_row_is_sound(row: Row) -> None:
     assert row.ours.candidate == "chatd"
 
 
-OTHER_LOADS = ("json", "mixed", "rooms", "join-last", "slow")
+OTHER_LOADS = ("json", "mixed", "sse", "rooms", "join-last", "slow")
 """Rows that hold one load against another."""
 
 

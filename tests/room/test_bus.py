@@ -730,6 +730,8 @@ class TestLeastRights(BusTestCase):
         await bus.saved()
         members = await bus.members("ops")
         assert [each.nick for each in members.present or ()] == ["bob"]
+        (listed,), more = await bus.list_rooms()
+        assert (listed.room, listed.count, listed.top.offset, more) == ("ops", 1, 2, False)
         assert members.version == before + 2
         bus.exit("ops", "s2", linger=False)
         await bus.saved()

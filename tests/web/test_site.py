@@ -1,41 +1,12 @@
 """What the port says to HTTP, asked with real requests of a site on a bus in memory and a clock."""
 
 import json
-from typing import Any
 
 import pytest
-from twisted.internet.task import Clock
 
-from chatd.config import Config
-from chatd.web.site import Site, about
-from tests.fakes import FakeBus, FakeTransport
-from tests.frames import Heard, heard
-
-
-class Asker:
-    """An HTTP client on a connection of its own."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.bus = FakeBus()
-        bus: Any = self.bus
-        self.site = Site(self.clock, bus, Config(http_idle_seconds=7))
-        protocol: Any = self.site.buildProtocol(None)
-        self.transport = FakeTransport(self.clock, protocol)
-        protocol.makeConnection(self.transport)
-
-    def ask(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> Heard:
-        """Send a request; give what came back of it."""
-        self.transport.clear()
-        self.transport.receive("\r\n".join([f"{line} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode() + body)
-        self.clock.advance(0)
-        return heard(self.transport.value())
-
-    def error(self, line: str, *lines: str, body: bytes = b"") -> tuple[int, str]:
-        """Send a request; give the status and code of the error that came back."""
-        answer = self.ask(line, *lines, body=body)
-        assert answer.headers["content-type"] == "application/json"
-        return answer.status, json.loads(answer.body)["error"]
+from chatd.web.site import about
+from tests.fakes import Events
+from tests.web.asker import CONFIG, Asker
 
 
 @pytest.fixture
@@ -46,25 +17,34 @@ def asker() -> Asker:
 # What is there
 
 
-def test_the_root_says_how_to_connect_under_the_name_that_was_asked(asker: Asker) -> None:
-    answer = asker.ask("GET /")
+def test_what_this_is_is_said_under_the_name_that_was_asked(asker: Asker) -> None:
+    answer = asker.ask("GET /-/")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.body.decode() == about("chat.example:3000")
     assert "websocat ws://chat.example:3000 " in answer.body.decode()
 
 
-def test_the_root_has_a_name_in_ipv6(asker: Asker) -> None:
-    assert "ws://[::1]:3000/ops" in asker.ask("GET /", host="[::1]:3000").body.decode()
+def test_the_name_may_be_an_address_of_ipv6(asker: Asker) -> None:
+    assert "ws://[::1]:3000/ops" in asker.ask("GET /-/", host="[::1]:3000").body.decode()
 
 
 @pytest.mark.parametrize("host", ["<script>", "a b", "x; rm -rf ~", "a/b", "", "x" * 256, "$(id)", "`id`", "ä.example"])
 def test_a_nasty_host_is_not_reflected(asker: Asker, host: str) -> None:
-    assert asker.ask("GET /", host=host).body.decode() == about("localhost:3000")
+    assert asker.ask("GET /-/", host=host).body.decode() == about("localhost:3000")
 
 
-def test_a_query_does_not_matter(asker: Asker) -> None:
-    assert asker.ask("GET /?last=3").status == 200
+def test_the_root_is_the_lobby(asker: Asker) -> None:
+    asker.house.say("hello", room="lobby")
+    assert asker.ask("GET /").body == asker.ask("GET /lobby").body == b"hello\n"
+
+
+def test_an_absolute_target_is_read_as_its_path(asker: Asker) -> None:
+    assert asker.ask("GET http://chat.example:3000/-/healthz").body == b"ok\n"
+
+
+def test_a_query_does_not_matter_to_the_servers_own_paths(asker: Asker) -> None:
+    assert asker.ask("GET /-/healthz?last=3").body == b"ok\n"
 
 
 def test_healthz_is_ok(asker: Asker) -> None:
@@ -84,8 +64,11 @@ def test_readyz_says_what_is_broken_while_the_bus_is_away(asker: Asker) -> None:
     assert json.loads(answer.body) == {"error": "unavailable", "message": "message bus: it is gone"}
 
 
-@pytest.mark.parametrize("path", ["/", "/-/healthz", "/-/readyz", "/ops", "/-/none"])
+@pytest.mark.parametrize(
+    "path", ["/-/", "/-/healthz", "/-/readyz", "/-/rooms", "/ops", "/ops/members", "/-/none", "/a/b"]
+)
 def test_head_is_get_without_a_body(asker: Asker, path: str) -> None:
+    asker.house.say("hello")
     got = asker.ask(f"GET {path}")
     head = asker.ask(f"HEAD {path}")
     assert head.body == b""
@@ -93,61 +76,150 @@ def test_head_is_get_without_a_body(asker: Asker, path: str) -> None:
     assert int(head.headers["content-length"]) == len(got.body) > 0
 
 
-@pytest.mark.parametrize("path", ["/", "/-/healthz", "/-/readyz", "/ops", "/-/none", "/-"])
-def test_no_answer_says_what_serves_it_or_may_be_kept(asker: Asker, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/-/", "/-/healthz", "/-/readyz", "/-/rooms", "/ops/members", "/-/none", "/-"])
+def test_no_answer_says_what_serves_it_or_may_be_kept_or_guessed_at(asker: Asker, path: str) -> None:
     answer = asker.ask(f"GET {path}")
     assert "server" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     assert int(answer.headers["content-length"]) == len(answer.body)
 
 
 # What is not
 
 
-@pytest.mark.parametrize("path", ["/-/", "/-/none", "/-/healthz/", "/-/HEALTHZ"])
+@pytest.mark.parametrize("path", ["/-/none", "/-/healthz/", "/-/HEALTHZ", "/-/members"])
 def test_an_unknown_path_of_the_servers_own_is_404(asker: Asker, path: str) -> None:
     assert asker.error(f"GET {path}") == (404, "not_found")
 
 
-@pytest.mark.parametrize("path", ["/-", "/-ops", "/a/b", "/a%20b"])
+@pytest.mark.parametrize("path", ["/-", "/-ops", "/a/b", "/a%20b", "/a/b/members", "/a%20b/members"])
 def test_a_bad_room_is_404(asker: Asker, path: str) -> None:
     assert asker.error(f"GET {path}") == (404, "bad_room")
 
 
-def test_a_room_speaks_websocket(asker: Asker) -> None:
-    answer = asker.ask("GET /ops?last=20")
-    assert answer.status == 426
-    assert answer.headers["upgrade"] == "websocket"
-    assert "ops is a room" in json.loads(answer.body)["message"]
+ROOM = "GET, HEAD, POST, OPTIONS"
+SHOWN = "GET, HEAD, OPTIONS"
+PATHS = [
+    ("/ops", ROOM),
+    ("/", ROOM),
+    ("/ops/members", SHOWN),
+    ("/-/rooms", SHOWN),
+    ("/-/healthz", SHOWN),
+    ("/-/", SHOWN),
+]
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
-def test_another_method_is_405(asker: Asker, method: str) -> None:
-    answer = asker.ask(f"{method} /ops", "Content-Length: 0")
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "BREW"])
+@pytest.mark.parametrize(("path", "allowed"), PATHS)
+def test_another_method_is_405(asker: Asker, method: str, path: str, allowed: str) -> None:
+    answer = asker.ask(f"{method} {path}", "Content-Length: 0")
     assert answer.status == 405
-    assert answer.headers["allow"] == "GET, HEAD"
+    assert answer.headers["allow"] == allowed
     assert json.loads(answer.body)["error"] == "bad_request"
 
 
-@pytest.mark.parametrize("length", ["Content-Length: 1000000000", "Content-Length: 1", "Transfer-Encoding: chunked"])
-def test_a_body_is_refused_before_it_comes(asker: Asker, length: str) -> None:
+@pytest.mark.parametrize("path", ["/ops/members", "/-/rooms", "/-/healthz", "/-/"])
+def test_what_can_only_be_seen_takes_nothing(asker: Asker, path: str) -> None:
+    assert asker.post(path, "hello").status == 405
+
+
+@pytest.mark.parametrize(("path", "allowed"), PATHS)
+def test_options_says_what_may_be_done(asker: Asker, path: str, allowed: str) -> None:
+    answer = asker.ask(f"OPTIONS {path}")
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, allowed, b"")
+    assert "content-length" not in answer.headers
+
+
+# Bodies
+
+MOST = 6 * CONFIG.max_message + 4096
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 1000000000", f"Content-Length: {MOST + 1}"])
+def test_a_body_that_is_too_large_is_refused_before_it_comes(asker: Asker, length: str) -> None:
     assert asker.error("POST /ops", length) == (413, "too_large")
+
+
+def test_a_body_without_end_is_refused_when_it_is_too_large(asker: Asker) -> None:
+    asker.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
+    assert asker.transport.value() == b""
+    asker.transport.receive(b"1\r\na\r\n")
+    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_refused_body_is_not_asked_for(asker: Asker) -> None:
+    answer = asker.ask("POST /ops", "Content-Length: 1000000000", "Expect: 100-continue")
+    assert answer.status == 413
+    assert b"100 Continue" not in asker.transport.value()
+
+
+def test_a_body_that_is_welcome_is_asked_for(asker: Asker) -> None:
+    asker.send("POST /ops", "Content-Length: 5", "Expect: 100-continue")
+    assert asker.transport.value().startswith(b"HTTP/1.1 100 Continue\r\n")
+
+
+@pytest.mark.parametrize("behind", [b"a" * 5000, b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3])
+def test_what_comes_behind_a_refusal_is_for_nobody(asker: Asker, behind: bytes) -> None:
+    asker.send("POST /ops", f"Content-Length: {MOST + 1}", body=behind)
+    asker.transport.receive(behind)
+    asker.clock.advance(0)
+    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
+
+
+def test_who_is_refused_may_read_that_before_the_connection_is_gone(asker: Asker) -> None:
+    asker.transport.client_reads = False
+    asker.send("POST /ops", f"Content-Length: {MOST + 1}")
+    assert asker.transport.lost is None
+    assert len(asker.site.channels) == 1
+    asker.clock.advance(CONFIG.close_seconds + 0.2)
+    asker.clock.advance(0)
     assert asker.transport.lost is not None
+    assert asker.site.channels == set()
 
 
-@pytest.mark.parametrize(
-    ("length", "body"),
-    [("Content-Length: 5", b"hello"), ("Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n")],
-)
-def test_a_body_in_the_same_segment_gets_one_answer(asker: Asker, length: str, body: bytes) -> None:
-    assert asker.error("POST /ops", length, body=body) == (413, "too_large")
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+@pytest.mark.parametrize("length", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_body_that_does_not_come_is_not_waited_for(asker: Asker, length: str) -> None:
+    asker.send("POST /ops", length)
+    asker.clock.advance(3)
+    asker.transport.receive(b"1" if "chunked" in length else b"h")
+    asker.clock.advance(2.2)
+    assert asker.transport.value().startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_request_behind_a_refused_body_is_not_answered(asker: Asker) -> None:
-    smuggled = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    assert asker.error("POST /ops", "Content-Length: 5", body=b"hello" + smuggled) == (413, "too_large")
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+def test_a_body_that_came_is_no_reason_to_hang_up(asker: Asker) -> None:
+    assert asker.post("/ops", "hello").status == 201
+    asker.clock.advance(6)
+    assert asker.ask("GET /-/healthz").status == 200
+
+
+def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(asker: Asker) -> None:
+    asker.send("POST /ops", "Content-Length: 5", body=b"he")
+    asker.transport.vanish()
+    assert asker.clock.getDelayedCalls() == []
+
+
+def test_a_body_where_none_is_wanted_is_passed_over(asker: Asker) -> None:
+    assert asker.ask("GET /-/healthz", "Content-Length: 5", body=b"hello").body == b"ok\n"
+    assert asker.ask("GET /-/healthz").body == b"ok\n"
+
+
+# What goes wrong
+
+
+def test_an_error_of_ours_is_500_without_details(asker: Asker, events: Events) -> None:
+    asker.house.hub.intake.publish = None  # type: ignore[method-assign, assignment]
+    answer = asker.post("/ops", "hello")
+    assert (answer.status, json.loads(answer.body)["error"]) == (500, "internal")
+    assert b"NoneType" not in answer.body
+    assert [level for level, _ in events.said] == ["critical"]
+
+
+def test_an_error_of_ours_before_anything_is_asked_is_500_too(asker: Asker, events: Events) -> None:
+    asker.house.connections.new_id = None  # type: ignore[method-assign, assignment]
+    assert asker.error("GET /ops?follow=1") == (500, "internal")
+    assert [level for level, _ in events.said] == ["critical"]
 
 
 # The connection
@@ -155,7 +227,7 @@ def test_a_request_behind_a_refused_body_is_not_answered(asker: Asker) -> None:
 
 def test_a_second_request_on_the_connection_works(asker: Asker) -> None:
     assert asker.ask("GET /").status == 200
-    assert asker.ask("GET /ops").status == 426
+    assert asker.ask("GET /ops").status == 200
     assert asker.ask("GET /-/healthz").status == 200
     assert asker.transport.lost is None
 

@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from chatd.room.outbox import NotPublished
+from chatd.web.answer import later
 from chatd.web.status import healthz, readyz
 
 
@@ -35,14 +36,14 @@ class StatusTests(TestCase):
         assert healthz(self.request) == b"ok\n"
 
     def test_readyz_answers_once_the_probe_is_back(self) -> None:
-        assert readyz(self.request, self.bus) == NOT_DONE_YET
+        assert later(self.request, readyz(self.request, self.bus)) == NOT_DONE_YET
         assert self.request.written == []
         self.bus.probed.callback(None)
         assert self.request.written == [b"ready\n"]
         assert self.request.finished == 1
 
     def test_readyz_answers_503_and_why_where_it_is_not(self) -> None:
-        readyz(self.request, self.bus)
+        later(self.request, readyz(self.request, self.bus))
         self.bus.probed.errback(NotPublished("nothing came through the subscribing link within 2 s"))
         assert self.request.responseCode == 503
         body = json.loads(b"".join(self.request.written))
@@ -51,14 +52,14 @@ class StatusTests(TestCase):
         assert self.request.finished == 1
 
     def test_an_asker_that_left_gets_no_answer(self) -> None:
-        readyz(self.request, self.bus)
+        later(self.request, readyz(self.request, self.bus))
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.callback(None)
         assert self.request.written == []
         assert self.request.finished == 0
 
     def test_an_asker_that_left_gets_no_error_either(self) -> None:
-        readyz(self.request, self.bus)
+        later(self.request, readyz(self.request, self.bus))
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.errback(NotPublished("it is gone"))
         assert self.request.written == []

@@ -1,0 +1,201 @@
+"""A room that is followed over HTTP: the connection under an answer without end.
+
+Once the room is heard the connection is taken from twisted.web, which would write each piece of it several times as
+slowly: what goes out goes as it does on a WebSocket. The client has nothing more to say on it.
+"""
+
+import socket
+from random import uniform
+from typing import Any
+
+from twisted.internet.defer import TimeoutError, maybeDeferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+
+from chatd.client.factory import ConnectionFactory
+from chatd.client.follower import Follower
+from chatd.client.outflow import Outflow
+from chatd.closing import BUS_AWAY, OUR_FAULT, TAKEN_OVER, Closing, come_back_after, too_slow
+from chatd.timers import Timer
+from chatd.transports import hand_over
+from chatd.web.answer import refuse
+from chatd.wire.handshake import Refused, forbidden, internal, unavailable
+from chatd.wire.stream import Stream
+
+log = Logger()
+
+
+class Following(Outflow, Protocol):
+    """One client's answer, from its request to the end of its socket."""
+
+    transport: Any
+    session: Follower
+
+    def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream) -> None:
+        """Take the request, which nobody has answered, and how to answer it."""
+        self._request: Any = request
+        """Until it is answered."""
+        self._connections = connections
+        self._config = connections.config
+        self._stream = stream
+        self._heartbeat: Timer | None = None
+        self._drop: Timer | None = None
+        self.max_backlog = self._config.max_backlog
+        self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
+        self.choked = False
+        self._backlog = 0
+        self.shut_out()
+
+    # From the request to the answer
+
+    def begin(self, session: Follower) -> None:
+        """Enter the room; the answer begins when it is heard, for the client misses nothing from then on."""
+        self.session = session
+        self._connections.connections.add(self)
+        self._request.notifyFinish().addErrback(self._left)
+        timers: Any = self._connections.timers
+        joined = maybeDeferred(session.join)
+        if not joined.called:
+            joined.addTimeout(self._config.join_seconds, timers)
+        joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
+
+    def _open(self, _: object) -> None:
+        if self._request is None:
+            return
+        if self._connections.closing is not None:  # everybody is being closed
+            self.close(self._connections.closing)
+            return
+        channel = self._request.channel
+        channel.leave()
+        hand_over(channel.transport, self)
+
+    def connectionMade(self) -> None:
+        """Begin the answer."""
+        head, self._request = _head(self._request, self._stream), None
+        self.attach()
+        _keep_alive(self.transport)
+        self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))  # noqa: S311 - not all at once
+        self.open_out()
+        if self._stream.heartbeat:
+            self._beat_later()
+        self.session.opened()
+
+    def _left(self, _: Failure) -> None:
+        """Learn that the client is gone before it was answered."""
+        if self._request is not None:
+            self._request = None
+            self._gone()
+
+    def _not_joined(self, failure: Failure) -> None:
+        if failure.check(TimeoutError):
+            self._refuse(unavailable(BUS_AWAY.reason))
+        else:
+            log.failure("{session} could not join", failure, session=self.session.id)
+            self._refuse(internal(OUR_FAULT.reason))
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._request is None:
+            return
+        request, self._request = self._request, None
+        request.write(refuse(request, refused))
+        request.finish()
+        self._gone()
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("{session} could not be answered", failure, session=self.session.id)
+        self.close(OUR_FAULT)
+
+    # While it lasts
+
+    def _beat_later(self) -> None:
+        self._heartbeat = self._connections.timers.callLater(self._config.heartbeat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        """Let the client, and whatever lies between, know that the stream is alive."""
+        if not self.choked:
+            self.tell(self._stream.heartbeat)
+        self._beat_later()
+
+    def fell_behind(self) -> None:
+        """Let the session see that the client gets it later."""
+        self._connections.slow.add(clients=1)
+        self.session.fell_behind()
+
+    def overwhelmed(self) -> None:
+        """Hang up on a client that reads nothing of what it is told."""
+        self.close(too_slow(None))
+
+    def drained(self) -> None:
+        """Tell the session that there is room for more."""
+        self.session.drained()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Let what still comes be for nobody."""
+
+    def pause(self) -> None:
+        """Nothing: nothing is read."""
+
+    def resume(self) -> None:
+        """Nothing, as above."""
+
+    # The end
+
+    def close(self, closing: Closing) -> None:
+        """End the answer, and say why."""
+        if self._request is not None:
+            self._refuse((forbidden if closing == TAKEN_OVER else unavailable)(closing.reason))
+        elif self.opened:
+            again = come_back_after(closing, self._config.retry_seconds, uniform)
+            self.write(self._stream.closing(closing, again) + self._stream.end)
+            self._shut()
+            self.finish()
+            self._drop = self._connections.timers.callLater(self._config.close_seconds, self.transport.abortConnection)
+
+    def _shut(self) -> None:
+        """Deliver no more, and note how far the client has come."""
+        self.session.given_all()
+        self.shut_out()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+    def stopProducing(self) -> None:
+        """See what has arrived: the socket is about to be closed."""
+        self._shut()
+        self.session.going()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End: the socket is gone."""
+        self._shut()
+        if self._drop is not None:
+            self._drop.cancel()
+        self._gone()
+
+    def _gone(self) -> None:
+        self._connections.connections.discard(self)
+        self.session.gone()
+        self._connections.connection_gone()
+
+
+def _head(request: Request, stream: Stream) -> bytes:
+    """Give the head of the answer, with the headers that the request was given already."""
+    request.setHeader(b"content-type", stream.content_type.encode("ascii"))
+    request.setHeader(b"connection", b"close")
+    request.setHeader(b"x-accel-buffering", b"no")  # nginx and others like it
+    if stream.end:
+        request.setHeader(b"transfer-encoding", b"chunked")
+    lines = [b"HTTP/1.1 200 OK"]
+    lines += [name + b": " + value for name, values in request.responseHeaders.getAllRawHeaders() for value in values]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _keep_alive(transport: Any) -> None:
+    """Let the kernel find out about a client that vanished: nobody hears from it otherwise."""
+    try:
+        handle = transport.getHandle()
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in ((socket.TCP_KEEPIDLE, 25), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    except (AttributeError, OSError):
+        pass  # no TCP

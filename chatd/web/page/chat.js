@@ -1,0 +1,977 @@
+// The chat page: several rooms over one WebSocket that speaks chatd.v1, to where the page came from.
+//
+// `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Log` shows one room; `Chat`
+// puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
+
+const SHOWN = 1000; // messages that are kept of a room; older ones are fetched again by scrolling up
+const PAGE = 50; // messages of history that are fetched at once
+const NEAR = 48; // pixels from the end within which one reads along
+const SILENCE = 10_000; // milliseconds without an answer after which the link is dead
+const TAKEN_OVER = 1008, TOKEN_OUT = 4001;
+
+const find = (id) => document.getElementById(id);
+
+function make(tag, className = "", text = null) {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text !== null) element.textContent = text;
+  return element;
+}
+
+const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const utf8 = (text) => new TextEncoder().encode(text).length;
+const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(36)).join("");
+
+// What outlives a reload. A browser may forbid it: then nothing does.
+
+class Memory {
+  constructor(store) {
+    this.store = store;
+  }
+
+  get(name, otherwise) {
+    try {
+      return JSON.parse(this.store().getItem(`chatd.${name}`)) ?? otherwise;
+    } catch {
+      return otherwise;
+    }
+  }
+
+  set(name, value) {
+    try {
+      this.store().setItem(`chatd.${name}`, JSON.stringify(value));
+    } catch {
+      // full, or forbidden
+    }
+  }
+}
+
+const lasting = new Memory(() => localStorage); // of this browser
+const ours = new Memory(() => sessionStorage); // of this tab
+
+// The connection
+
+class Link {
+  // hears: opened(), received(event), closed(says); url(): where to
+  constructor(hears, url) {
+    this.hears = hears;
+    this.url = url;
+    this.socket = null;
+    this.timer = 0;
+    this.tries = 0;
+    this.hint = null; // seconds, from the server
+    this.over = false;
+    this.watch = 0;
+    this.pingSeconds = 25;
+  }
+
+  dial() {
+    clearTimeout(this.timer);
+    if (this.socket || this.over) return;
+    this.hears.dialling();
+    const socket = (this.socket = new WebSocket(this.url(), "chatd.v1"));
+    socket.onmessage = ({ data }) => this.received(JSON.parse(data));
+    socket.onclose = ({ code, reason }) => {
+      if (socket === this.socket) this.lost(code, reason);
+    };
+    this.expect(SILENCE);
+  }
+
+  received(event) {
+    this.expect(this.pingSeconds * 1000, () => {
+      this.send({ type: "ping" });
+      this.expect(SILENCE);
+    });
+    if (event.type === "welcome") {
+      this.tries = 0;
+      this.pingSeconds = event.ping_s;
+    } else if (event.type === "bye") {
+      this.hint = event.reconnect_after ?? null;
+    }
+    this.hears.received(event);
+  }
+
+  // A browser notices a dead link late or never: ask it for a sign of life.
+  expect(milliseconds, otherwise = () => this.drop()) {
+    clearTimeout(this.watch);
+    this.watch = setTimeout(otherwise, milliseconds);
+  }
+
+  send(request) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return false;
+    this.socket.send(JSON.stringify(request));
+    return true;
+  }
+
+  drop() {
+    const socket = this.socket;
+    if (!socket) return;
+    this.lost(1006, "");
+    socket.close();
+  }
+
+  lost(code, reason) {
+    clearTimeout(this.watch);
+    this.socket = null;
+    const again = this.hears.lost(code, reason);
+    if (!again) {
+      this.over = true;
+      return;
+    }
+    const backOff = Math.min(30, 0.25 * 2 ** this.tries++) * (0.5 + Math.random());
+    const wait = again === "at once" ? 0 : (this.hint ?? backOff);
+    this.hint = null;
+    this.timer = setTimeout(() => this.dial(), wait * 1000);
+    this.hears.waiting(wait);
+  }
+}
+
+// What was said in one room
+
+class Room {
+  constructor(name) {
+    this.name = name;
+    this.joined = false;
+    this.epochs = []; // in the order in which they began
+    this.items = []; // messages and gaps, in their order
+    this.known = new Set(); // EPOCH-OFFSET
+    this.pending = []; // of our own, not in the order yet
+    this.members = new Map();
+    this.count = null; // where they are too many to be listed
+    this.older = true; // whether history may have more
+    this.asking = false;
+    this.unread = 0;
+    this.marker = null; // behind which item one left off
+    this.draft = "";
+  }
+
+  get newest() {
+    return this.items.findLast((each) => each.offset !== null && each.epoch);
+  }
+
+  rank(epoch) {
+    let rank = this.epochs.indexOf(epoch);
+    if (rank < 0) rank = this.epochs.push(epoch) - 1;
+    return rank;
+  }
+
+  // Gives where it was put, or -1 where it was there already.
+  add(item) {
+    if (item.kind === "message") {
+      const key = `${item.epoch}-${item.offset}`;
+      if (this.known.has(key)) return -1;
+      this.known.add(key);
+    }
+    item.rank = this.rank(item.epoch);
+    let place = this.items.length;
+    while (place > 0 && after(this.items[place - 1], item)) place--;
+    this.items.splice(place, 0, item);
+    return place;
+  }
+
+  // Forgets the oldest; gives whether there were too many.
+  trim() {
+    const extra = this.items.length - SHOWN;
+    if (extra < SHOWN / 10) return false;
+    for (const each of this.items.splice(0, extra)) this.known.delete(`${each.epoch}-${each.offset}`);
+    this.older = true;
+    return true;
+  }
+}
+
+const after = (one, other) => one.rank > other.rank || (one.rank === other.rank && one.offset > other.offset);
+
+// How one room looks
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+const dayOf = (time) => new Date(time).toDateString();
+
+function hue(name) {
+  let hash = 0;
+  for (const each of name) hash = (hash * 31 + each.codePointAt(0)) >>> 0;
+  return `hue${hash % 12}`;
+}
+
+const URLS = /\bhttps?:\/\/[^\s<>"'`\u200e\u200f\u202a-\u202e\u2066-\u2069]+/giu;
+
+// Leaves to the sentence what ends it, and a bracket that was opened before the address.
+function trimmed(url) {
+  for (;;) {
+    const last = url.at(-1);
+    const opens = { ")": "(", "]": "[", "}": "{" }[last];
+    const unbalanced = opens && url.split(opens).length < url.split(last).length;
+    if (!unbalanced && !".,;:!?…*_".includes(last)) return url;
+    url = url.slice(0, -1);
+  }
+}
+
+function addLinks(parent, text) {
+  let done = 0;
+  for (const found of text.matchAll(URLS)) {
+    const shown = trimmed(found[0]);
+    if (!URL.canParse(shown) || !/^https?:$/.test(new URL(shown).protocol)) continue;
+    parent.append(text.slice(done, found.index));
+    const link = make("a", "", shown);
+    link.href = shown;
+    link.rel = "noopener noreferrer nofollow";
+    link.target = "_blank";
+    parent.append(link);
+    done = found.index + shown.length;
+  }
+  parent.append(text.slice(done));
+}
+
+function addCode(parent, text) {
+  for (const [place, part] of text.split(/`([^`\n]+)`/).entries()) {
+    if (place % 2) parent.append(make("code", "", part));
+    else addLinks(parent, part);
+  }
+}
+
+function addText(parent, text) {
+  for (const [place, part] of text.split(/```(?:[\w+-]*\n)?([^]*?)\n?```/).entries()) {
+    if (place % 2) parent.append(make("pre", "", part));
+    else addCode(parent, part);
+  }
+}
+
+class Log {
+  constructor(element, newest, chat) {
+    this.element = element;
+    this.button = newest;
+    this.chat = chat;
+    this.room = null;
+    this.drawn = null; // the last item that stands there
+    this.due = false;
+    this.whole = true;
+    this.sticks = true; // to the end
+    element.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    newest.addEventListener("click", () => this.toEnd());
+    new ResizeObserver(() => this.sticks && this.toEnd()).observe(element);
+  }
+
+  show(room) {
+    this.room = room;
+    this.sticks = true;
+    this.drawSoon(true);
+  }
+
+  // Draws with the next frame, however much comes until then; whole: not only what is new at the end.
+  drawSoon(whole = false) {
+    this.whole ||= whole;
+    if (this.due) return;
+    this.due = true;
+    // A page that nobody sees has no frames.
+    if (document.hidden) setTimeout(() => this.draw());
+    else requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    if (!this.due) return;
+    this.due = false;
+    const { room, element } = this;
+    if (this.sticks && room.trim()) this.whole = true;
+    const start = this.whole ? 0 : room.items.lastIndexOf(this.drawn) + 1;
+    const anchor = this.whole && !this.sticks && this.anchor();
+    if (this.whole) {
+      element.setAttribute("aria-live", "off"); // what was read once is not read aloud again
+      element.replaceChildren();
+      this.group = this.day = null;
+      if (!room.older && room.joined) element.append(make("p", "beginning", "This is all that is kept of this room."));
+    } else {
+      for (const each of element.querySelectorAll(".pending")) each.remove();
+    }
+    this.group = this.group?.isConnected ? this.group : null;
+    for (const item of room.items.slice(start)) this.append(item);
+    this.drawn = room.items.at(-1) ?? null;
+    const said = { group: this.group, author: this.author, minute: this.minute, day: this.day };
+    for (const each of room.pending) this.append(each);
+    Object.assign(this, said); // what is pending is drawn anew
+    if (this.sticks) this.toEnd();
+    else if (anchor) this.hold(anchor);
+    this.whole = false;
+    setTimeout(() => element.setAttribute("aria-live", "polite"));
+    this.scrolled();
+  }
+
+  // The first message that is seen, and where.
+  anchor() {
+    const { element } = this;
+    const first = [...element.querySelectorAll(".message")].find(
+      (each) => each.offsetTop + each.offsetHeight > element.scrollTop,
+    );
+    return first && { id: first.dataset.id, at: first.offsetTop - element.scrollTop };
+  }
+
+  hold({ id, at }) {
+    const again = this.element.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    if (again) this.element.scrollTop = again.offsetTop - at;
+  }
+
+  append(item) {
+    const { element, room } = this;
+    if (item.kind === "gap") {
+      element.append(make("p", "gap", `⚠ ${item.count === null ? "Some messages may be lost" : `${counted(item.count, "message")} lost`}`));
+      this.group = null;
+    } else {
+      this.appendMessage(item);
+    }
+    if (room.marker === item && (item !== room.items.at(-1) || room.unread)) {
+      element.append(make("p", "new", "New"));
+      this.group = null;
+    }
+  }
+
+  appendMessage(item) {
+    const minute = Math.floor(Date.parse(item.time) / 60_000);
+    const author = `${item.own ? "" : item.session}\n${item.nick ?? ""}`;
+    if (this.day !== dayOf(item.time)) {
+      this.day = dayOf(item.time);
+      this.element.append(make("p", "day", calendar.format(new Date(item.time))));
+      this.group = null;
+    }
+    if (!this.group || this.author !== author || this.minute !== minute) this.startGroup(item);
+    this.author = author;
+    this.minute = minute;
+    this.group.append(this.message(item));
+  }
+
+  startGroup(item) {
+    const own = item.own;
+    this.group = make("div", own ? "group own" : "group");
+    const head = make("div", "head");
+    const author = make("span", `author ${item.nick ? hue(item.nick) : "nobody"}`, item.nick ?? (own ? "you" : "somebody"));
+    author.dir = "auto";
+    const time = make("time", "", clock.format(new Date(item.time)));
+    time.dateTime = item.time;
+    head.append(author, time);
+    this.group.append(head);
+    if (item.state) this.group.classList.add("pending");
+    this.element.append(this.group);
+  }
+
+  message(item) {
+    const element = make("div", item.action ? "message action" : "message");
+    element.dataset.id = item.id;
+    if (item.offset !== null) element.dataset.offset = item.offset;
+    const text = make("div", "text");
+    text.dir = "auto";
+    addText(text, item.action ? `* ${item.nick} ${item.text}` : item.text);
+    element.append(text);
+    const state = item.state ?? (item.own ? "sent" : "");
+    if (state) {
+      element.dataset.state = state;
+      element.append(this.state(item, state));
+      if (item.state) element.classList.add("pending");
+    }
+    return element;
+  }
+
+  state(item, state) {
+    const element = make("span", "state");
+    if (state === "sent") {
+      const mark = make("span", "", "✓");
+      mark.ariaHidden = "true";
+      element.append(mark, make("span", "visually-hidden", "sent"));
+    } else if (state === "sending") {
+      element.textContent = "sending …";
+    } else {
+      element.append(make("span", "reason", `Not sent: ${item.reason}`));
+      for (const [name, act] of [["Try again", "resend"], ["Delete", "discard"]]) {
+        const button = make("button", "", name);
+        button.type = "button";
+        button.addEventListener("click", () => this.chat[act](item));
+        element.append(button);
+      }
+    }
+    return element;
+  }
+
+  get atEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.element;
+    return scrollHeight - scrollTop - clientHeight < NEAR;
+  }
+
+  toEnd() {
+    this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  scrolled() {
+    this.sticks = this.atEnd;
+    this.button.hidden = this.sticks;
+    if (this.element.scrollTop < 300) this.chat.wantsOlder(this.room);
+    if (this.sticks) this.chat.hasRead();
+  }
+}
+
+// All of it
+
+class Chat {
+  constructor() {
+    const here = decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+    const open = new Set([...ours.get("rooms", []), here]);
+    this.rooms = new Map([...open].map((name) => [name, new Room(name)]));
+    this.home = this.rooms.has(ours.get("home", "")) ? ours.get("home", "") : here; // whose URL we connect to
+    this.key = ours.get("key", "") || this.newKey();
+    this.wanted = lasting.get("nick", "");
+    this.nick = null; // which need not be the one that we wanted
+    this.session = null;
+    this.limits = { message_bytes: Infinity };
+    this.refs = new Map(); // what waits for an answer
+    this.ref = 0;
+    this.log = new Log(find("messages"), find("newest"), this);
+    this.link = new Link(this, () => this.address());
+    for (const { room, ...each } of ours.get("pending", [])) this.rooms.get(room)?.pending.push(each);
+    for (const [name, draft] of Object.entries(ours.get("drafts", {}))) {
+      if (this.rooms.has(name)) this.rooms.get(name).draft = draft;
+    }
+    find("nick").value = this.wanted;
+    this.listen();
+    this.go(here, "replace");
+    this.link.dial();
+    if (!this.wanted && matchMedia("(hover: hover)").matches) find("nick").focus();
+  }
+
+  newKey() {
+    this.key = newId();
+    ours.set("key", this.key);
+    return this.key;
+  }
+
+  address() {
+    const url = new URL(`/${encodeURIComponent(this.home)}`, location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    url.searchParams.set("resume", this.key);
+    url.searchParams.set("last", PAGE);
+    if (this.wanted) url.searchParams.set("nick", this.wanted);
+    return url;
+  }
+
+  remember() {
+    ours.set("rooms", [...this.rooms.keys()]);
+    ours.set("home", this.home);
+    const pending = [...this.rooms.values()].flatMap((room) => room.pending.map((each) => ({ room: room.name, ...each })));
+    ours.set("pending", pending);
+    ours.set("drafts", Object.fromEntries([...this.rooms.values()].map((room) => [room.name, room.draft])));
+  }
+
+  // What the person does
+
+  listen() {
+    find("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    find("text").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        this.submit();
+      }
+    });
+    find("text").addEventListener("input", () => this.typed());
+    find("nick").addEventListener("change", () => this.rename(find("nick").value.trim()));
+    find("nick").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.isComposing) {
+        event.preventDefault();
+        find("text").focus(); // and so the name is changed
+      }
+    });
+    find("join").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.join(find("room").value);
+    });
+    find("room").addEventListener("focus", () => this.suggestRooms(), { once: true });
+    find("open-rooms").addEventListener("click", (event) => this.clickedRoom(event));
+    for (const [button, panel] of [["show-rooms", "rooms"], ["show-members", "here"]]) {
+      find(button).addEventListener("click", () => this.slide(button, panel));
+    }
+    addEventListener("keydown", (event) => this.pressed(event));
+    document.addEventListener("pointerdown", (event) => {
+      if (!event.target.closest("nav, aside, .drawer")) this.slide();
+    });
+    addEventListener("popstate", () => {
+      const name = decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+      this.open(name);
+      this.go(name, null);
+    });
+    document.addEventListener("visibilitychange", () => this.looked());
+    addEventListener("focus", () => this.looked());
+    addEventListener("blur", () => this.leftOff());
+    addEventListener("online", () => this.link.dial());
+    addEventListener("offline", () => this.link.drop());
+    addEventListener("pagehide", () => this.remember());
+  }
+
+  pressed(event) {
+    if (event.key === "Escape") {
+      this.slide();
+      this.log.toEnd();
+      find("text").focus();
+    } else if (event.altKey && !event.ctrlKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      event.preventDefault();
+      const names = [...this.rooms.keys()];
+      const step = event.key === "ArrowUp" ? names.length - 1 : 1;
+      this.go(names[(names.indexOf(this.room.name) + step) % names.length]);
+    }
+  }
+
+  // Shows one side, on a screen that has no room for it; or none.
+  slide(button = "", panel = "") {
+    for (const [each, its] of [["show-rooms", "rooms"], ["show-members", "here"]]) {
+      const opens = each === button && !find(its).classList.contains("open");
+      find(its).classList.toggle("open", opens);
+      find(each).setAttribute("aria-expanded", String(opens));
+      if (opens) (find(panel).querySelector("a, button, input") ?? find(panel)).focus();
+    }
+  }
+
+  clickedRoom(event) {
+    const row = event.target.closest("li");
+    if (!row || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    if (event.target.closest("button")) this.leave(row.dataset.room);
+    else this.go(row.dataset.room);
+  }
+
+  async suggestRooms() {
+    try {
+      const { rooms } = await (await fetch("/-/rooms")).json();
+      find("known-rooms").replaceChildren(
+        ...rooms.map(({ room }) => {
+          const option = make("option");
+          option.value = room;
+          return option;
+        }),
+      );
+    } catch {
+      // it was only to help
+    }
+  }
+
+  typed() {
+    const field = find("text");
+    this.room.draft = field.value;
+    this.hint("");
+    if (!CSS.supports("field-sizing", "content")) {
+      field.style.height = "auto";
+      field.style.height = `${field.scrollHeight + 2}px`;
+    }
+  }
+
+  submit() {
+    const text = find("text").value.replace(/\r?\n$/, "");
+    if (!text) return;
+    const size = utf8(text), most = this.limits.message_bytes;
+    if (size > most) {
+      this.hint(`This message is too long: ${size.toLocaleString()} bytes; ${most.toLocaleString()} are allowed.`);
+      return;
+    }
+    find("text").value = "";
+    this.typed();
+    this.room.marker = null;
+    this.say(this.room, { id: newId(), text });
+  }
+
+  say(room, { id, text }) {
+    const item = { kind: "message", own: true, state: "sending", offset: null, epoch: "", id, text };
+    Object.assign(item, { session: this.session, nick: this.nick, time: new Date().toISOString() });
+    room.pending.push(item);
+    this.log.sticks = true;
+    this.transmit(room, item);
+    this.log.drawSoon(this.log.room === room && room.marker === null);
+    this.remember();
+  }
+
+  transmit(room, item) {
+    if (!room.joined) return; // it is sent when we are in
+    this.ask({ type: "publish", room: room.name, text: item.text, id: item.id }, (answer) => {
+      if (answer.type === "ack") this.said(room, item, answer);
+      else this.refused(item, answer.message);
+    });
+  }
+
+  said(room, item, { epoch, offset, time }) {
+    room.pending = room.pending.filter((each) => each !== item);
+    const place = room.add({ ...item, state: null, epoch, offset, time, session: this.session });
+    if (room === this.log.room) this.log.drawSoon(place >= 0 && place < room.items.length - 1);
+    this.remember();
+  }
+
+  refused(item, reason) {
+    Object.assign(item, { state: "refused", reason });
+    this.log.drawSoon();
+    this.remember();
+  }
+
+  resend(item) {
+    const room = this.roomOf(item);
+    Object.assign(item, { state: "sending", time: new Date().toISOString() });
+    this.transmit(room, item);
+    this.log.drawSoon();
+    find("text").focus();
+  }
+
+  discard(item) {
+    const room = this.roomOf(item);
+    room.pending = room.pending.filter((each) => each !== item);
+    this.log.drawSoon();
+    this.remember();
+    find("text").focus();
+  }
+
+  roomOf(item) {
+    return [...this.rooms.values()].find((room) => room.pending.includes(item));
+  }
+
+  rename(nick) {
+    if (!nick) find("nick").value = this.nick ?? ""; // who has a name keeps one
+    if (!nick || nick === this.nick) return;
+    const before = this.wanted;
+    this.want(nick);
+    this.ask({ type: "nick", nick }, (answer) => {
+      if (answer.type === "nick") {
+        this.hint(answer.nick === nick ? "" : `${nick} is taken: you are ${answer.nick}.`);
+        return;
+      }
+      this.hint(answer.message);
+      this.want(before);
+      find("nick").focus();
+    });
+  }
+
+  want(nick) {
+    this.wanted = nick;
+    lasting.set("nick", nick);
+  }
+
+  named(nick) {
+    this.nick = nick;
+    if (nick === null) return;
+    if (document.activeElement !== find("nick")) find("nick").value = nick;
+    for (const room of this.rooms.values()) if (room.joined) room.members.set(this.session, nick);
+    this.showMembersSoon();
+  }
+
+  // Rooms
+
+  get room() {
+    return this.log.room;
+  }
+
+  join(text) {
+    const name = text.trim().replace(/^\//, "").normalize("NFC");
+    if (!/^(?!-)[^\s/\p{Cc}]{1,64}$/u.test(name)) {
+      find("room").setCustomValidity("1 to 64 characters, no spaces, no slash, not beginning with -");
+      find("room").reportValidity();
+      find("room").addEventListener("input", () => find("room").setCustomValidity(""), { once: true });
+      return;
+    }
+    find("room").value = "";
+    this.open(name);
+    this.go(name);
+  }
+
+  open(name) {
+    if (this.rooms.has(name)) return;
+    const room = new Room(name);
+    this.rooms.set(name, room);
+    if (this.session) this.enter(room);
+    this.remember();
+  }
+
+  go(name, how = "push") {
+    const room = this.rooms.get(name);
+    if (this.room && this.room !== room) this.leftOff();
+    if (how) history[`${how}State`](null, "", name === "lobby" && location.pathname === "/" ? "/" : `/${encodeURIComponent(name)}`);
+    find("name").textContent = name;
+    find("text").value = room.draft;
+    this.log.show(room);
+    this.typed();
+    this.slide();
+    this.showMembers();
+    this.looked();
+    if (matchMedia("(hover: hover)").matches) find("text").focus();
+    this.remember();
+  }
+
+  leave(name) {
+    if (this.rooms.size === 1) return;
+    const room = this.rooms.get(name);
+    this.rooms.delete(name);
+    if (room.joined) this.ask({ type: "leave", room: name }, () => {});
+    if (this.home === name) this.home = [...this.rooms.keys()][0];
+    if (this.room === room) this.go([...this.rooms.keys()][0]);
+    this.showRooms();
+    this.remember();
+  }
+
+  enter(room) {
+    const newest = room.newest;
+    const since = newest ? { epoch: newest.epoch, offset: newest.offset } : { last: PAGE };
+    this.ask({ type: "join", room: room.name, since }, (answer) => {
+      if (answer.type !== "error") return;
+      room.reason = answer.message;
+      this.hint(`${room.name}: ${answer.message}`);
+      if (answer.retry_after !== undefined) setTimeout(() => this.session && this.enter(room), answer.retry_after * 1000);
+    });
+  }
+
+  wantsOlder(room) {
+    if (!room?.joined || !room.older || room.asking) return;
+    const oldest = room.items.find((each) => each.kind === "message");
+    const newest = room.newest;
+    if (!oldest || oldest.epoch !== newest.epoch || oldest.offset === 1) {
+      room.older = false;
+      return;
+    }
+    room.asking = true;
+    const request = { type: "history", room: room.name, before: oldest.offset, limit: PAGE };
+    this.ask(request, ({ type, messages }) => {
+      room.asking = false;
+      if (type !== "history") return;
+      const before = room.items.length;
+      for (const each of messages) this.take(room, each);
+      room.older = room.items.length > before;
+      if (room === this.room) this.log.drawSoon(true);
+    }) || (room.asking = false);
+  }
+
+  // Read, or not
+
+  get watching() {
+    return !document.hidden && document.hasFocus() && this.log.sticks;
+  }
+
+  looked() {
+    if (this.watching) this.hasRead();
+    this.showRooms();
+  }
+
+  hasRead() {
+    if (!this.watching || !this.room?.unread) return;
+    this.room.unread = 0;
+    this.showRooms();
+  }
+
+  // From here on messages are new, until the next time.
+  leftOff() {
+    if (!this.room || this.room.unread) return;
+    this.room.marker = this.room.items.at(-1) ?? null;
+    this.log.drawSoon(true);
+  }
+
+  // The link calls
+
+  dialling() {
+    this.status("connecting", "Connecting …");
+  }
+
+  waiting(seconds) {
+    const when = seconds < 1 ? "now" : `in ${Math.ceil(seconds)} s`;
+    this.status("offline", navigator.onLine ? `Offline: trying again ${when}` : "Offline: no network");
+  }
+
+  lost(code, reason) {
+    this.session = null;
+    this.refs.clear();
+    for (const room of this.rooms.values()) room.joined = room.asking = false;
+    if (code === TAKEN_OVER && reason.includes("resume key")) {
+      this.newKey(); // this tab was duplicated
+      return "at once";
+    }
+    if (code === TAKEN_OVER || code === TOKEN_OUT) {
+      this.status("offline", `Closed: ${reason}`);
+      return false;
+    }
+    return true;
+  }
+
+  ask(request, answered) {
+    const ref = ++this.ref;
+    if (!this.link.send({ ...request, ref })) return false;
+    this.refs.set(ref, answered);
+    return true;
+  }
+
+  received(event) {
+    const answered = this.refs.get(event.ref);
+    this.refs.delete(event.ref);
+    const room = this.rooms.get(event.room);
+    switch (event.type) {
+      case "welcome":
+        this.welcome(event);
+        break;
+      case "joined":
+        if (room) this.entered(room, event);
+        break;
+      case "message":
+        if (room) this.heard(room, event);
+        break;
+      case "gap":
+        if (room) this.missed(room, event.epoch, event.to, event.from === null ? null : event.to - event.from + 1);
+        break;
+      case "presence":
+        if (room) this.present(room, event);
+        break;
+      case "members":
+        if (room) this.here(room, event);
+        break;
+      case "nick":
+        this.named(event.nick);
+        break;
+      case "bye":
+        this.status("offline", `Offline: ${event.reason}`);
+        break;
+    }
+    answered?.(event);
+  }
+
+  welcome({ session, nick, limits }) {
+    this.session = session;
+    this.limits = limits;
+    this.named(nick);
+    this.status("online", "Connected");
+    for (const room of this.rooms.values()) {
+      if (room.name !== this.home) this.enter(room);
+    }
+  }
+
+  entered(room, { epoch, offset, lost, recovered, messages }) {
+    const first = !room.items.length;
+    const newest = room.newest;
+    const before = newest && { epoch: newest.epoch, offset: newest.offset };
+    room.joined = true;
+    room.rank(epoch);
+    const from = messages[0];
+    if (!recovered && before) this.missed(room, from?.epoch ?? epoch, (from?.offset ?? offset + 1) - 1, lost);
+    for (const each of messages) this.heard(room, each, first);
+    if (first && offset) this.fetchRecent(room);
+    for (const item of room.pending) if (item.state === "sending") this.transmit(room, item);
+    this.ask({ type: "members", room: room.name }, () => {});
+    if (room === this.room) this.log.drawSoon(true);
+  }
+
+  // What is given on entering is what others said, and after a reload only what was missed: see also the rest.
+  fetchRecent(room) {
+    this.ask({ type: "history", room: room.name, limit: PAGE }, ({ messages = [] }) => {
+      const added = messages.filter((each) => this.take(room, each) >= 0);
+      if (added.length && room === this.room) this.log.drawSoon(true);
+    });
+  }
+
+  take(room, event) {
+    return room.add({ ...event, kind: "message", own: event.session === this.session, state: null });
+  }
+
+  heard(room, event, quietly = false) {
+    if (room.pending.some((each) => each.id === event.id && event.session === this.session)) {
+      room.pending = room.pending.filter((each) => each.id !== event.id); // its ack got lost with the link
+    }
+    const place = this.take(room, event);
+    if (place < 0) return;
+    let whole = place < room.items.length - 1;
+    if (!(room === this.room && this.watching) && !quietly && event.session !== this.session) {
+      if (!room.unread) {
+        room.marker = room.items[place - 1] ?? null;
+        whole = true;
+      }
+      room.unread++;
+      this.showRooms();
+    }
+    if (room === this.room) this.log.drawSoon(whole);
+    else room.trim();
+  }
+
+  missed(room, epoch, offset, count) {
+    if (count === 0) return;
+    const newest = room.items.findLast((each) => each.epoch === epoch)?.offset ?? 0;
+    room.add({ kind: "gap", epoch, offset: (offset ?? newest) + 0.5, count });
+    if (room === this.room) this.log.drawSoon(true);
+  }
+
+  present(room, { event, session, nick }) {
+    if (event === "leave") room.members.delete(session);
+    else room.members.set(session, nick);
+    if (room === this.room) this.showMembersSoon();
+  }
+
+  here(room, { members, count }) {
+    room.count = members ? null : count;
+    room.members = new Map((members ?? []).map(({ session, nick }) => [session, nick]));
+    if (room === this.room) this.showMembersSoon();
+  }
+
+  // What is shown beside the messages
+
+  status(state, text) {
+    find("status").dataset.state = state;
+    find("status").textContent = text;
+    find("status").title = text;
+  }
+
+  hint(text) {
+    find("hint").textContent = text;
+  }
+
+  showRooms() {
+    const rows = [...this.rooms.values()].map((room) => {
+      const row = make("li"), link = make("a"), name = make("span", "name", room.name);
+      row.dataset.room = room.name;
+      link.href = `/${encodeURIComponent(room.name)}`;
+      link.title = room.name;
+      name.dir = "auto";
+      link.append(name);
+      if (room === this.room) link.ariaCurrent = "page";
+      if (room.unread) {
+        const unread = make("span", "unread", room.unread);
+        unread.append(make("span", "visually-hidden", " new"));
+        link.append(unread);
+      }
+      row.append(link);
+      if (this.rooms.size > 1) {
+        const close = make("button", "", "×");
+        close.type = "button";
+        close.ariaLabel = `Leave ${room.name}`;
+        row.append(close);
+      }
+      return row;
+    });
+    const focused = document.activeElement?.closest("#open-rooms li")?.dataset.room;
+    find("open-rooms").replaceChildren(...rows);
+    if (focused) rows.find((row) => row.dataset.room === focused)?.querySelector("a").focus();
+    const unread = [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+    const elsewhere = unread - this.room.unread;
+    find("elsewhere").textContent = elsewhere;
+    find("elsewhere").hidden = !elsewhere;
+    document.title = `${unread ? `(${unread}) ` : ""}${this.room.name} - chatd`;
+  }
+
+  showMembersSoon() {
+    if (this.membersDue) return;
+    this.membersDue = true;
+    setTimeout(() => {
+      this.membersDue = false;
+      this.showMembers();
+    });
+  }
+
+  showMembers() {
+    const { members, count } = this.room;
+    const names = [...members].filter(([, nick]) => nick).sort(([, one], [, other]) => one.localeCompare(other));
+    const nameless = members.size - names.length;
+    find("members").replaceChildren(
+      ...names.map(([session, nick]) => {
+        const row = make("li", hue(nick), nick);
+        row.dir = "auto";
+        if (session === this.session) row.append(" (you)");
+        return row;
+      }),
+    );
+    find("count").textContent = count ?? members.size;
+    const others = nameless && `${nameless} ${names.length ? "more " : ""}without a name`;
+    find("nameless").textContent = count === null ? others || "" : counted(count, "member");
+  }
+}
+
+new Chat();

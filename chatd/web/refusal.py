@@ -1,0 +1,41 @@
+"""The end of a connection whose request is too large or too slow: the client is told why, and no more of it taken."""
+
+from typing import Any
+
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from chatd.client.outflow import Outflow
+from chatd.timers import Timer, TimerWheel
+from chatd.wire.handshake import Refused
+
+
+class Refusal(Outflow, Protocol):
+    """Answers, closes our half, and waits a moment for the client to close its own."""
+
+    transport: Any
+
+    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: set[Any]) -> None:
+        """Take what to say, how long to wait, and the connections among which it counts until it is over."""
+        self._refused = refused
+        self._timers = timers
+        self._seconds = seconds
+        self._among = among
+        self._drop: Timer | None = None
+
+    def connectionMade(self) -> None:
+        """Say it."""
+        self._among.add(self)
+        self.attach()
+        self.write(self._refused.response())
+        self.finish()
+        self._drop = self._timers.callLater(self._seconds, self.transport.abortConnection)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Let what still comes be for nobody."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End: the socket is gone."""
+        self._among.discard(self)
+        if self._drop is not None:
+            self._drop.cancel()

@@ -1,0 +1,135 @@
+"""Rooms over HTTP: what was said, what is said from now on, who is there; and a message, with one request."""
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.web.server import NOT_DONE_YET, Request
+
+from chatd.client.factory import ConnectionFactory
+from chatd.client.follower import Follower
+from chatd.client.membership import listed
+from chatd.client.poster import NotPosted, Poster
+from chatd.closing import BUS_AWAY
+from chatd.message import Position
+from chatd.room.hub import Hub
+from chatd.room.outbox import NotPublished
+from chatd.web.answer import JSON, answer, later
+from chatd.web.following import Following
+from chatd.web.page import Page
+from chatd.wire import events, http
+from chatd.wire.handshake import Place, follows, read_target, unavailable
+from chatd.wire.stream import stream
+from chatd.wire.text import named
+
+T = TypeVar("T")
+
+
+class Rooms:
+    """Answers what is asked of rooms. What is asked for and can't be raises Refused."""
+
+    def __init__(self, hub: Hub, connections: ConnectionFactory, page: Page) -> None:
+        """Take who is in the rooms, the worker's connections, among which followers are, and the page for browsers."""
+        self._page = page
+        self._hub = hub
+        self._connections = connections
+        self._config = connections.config
+
+    def show(self, request: Request, address: str) -> bytes | int:
+        """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
+        form = http.choose_form(request.getHeader("accept"))
+        request.responseHeaders.addRawHeader(b"vary", b"Accept")
+        if form == http.HTML and not follows(request.uri):
+            return self._page.render(request)
+        if form == http.EVENTS or follows(request.uri):
+            return self._follow(request, form, address)
+        place = read_target(request.uri, http.LAST)
+        return later(request, self._last(request, place, http.JSON if form == http.JSON else http.TEXT))
+
+    async def _last(self, request: Request, place: Place, form: str) -> bytes:
+        batches = await self._asked(self._hub.recent(place.room, place.last))
+        if form == http.JSON:
+            said = [event for batch in batches for event in events.message_events(batch)]
+            return answer(request, events.encode_all(said) + b"\n", JSON)
+        return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
+
+    def _follow(self, request: Request, form: str, address: str) -> bytes | int:
+        position = self._broke_off(request) if form == http.EVENTS else None
+        place = read_target(request.uri, 0 if form == http.EVENTS else http.LAST)
+        form = http.TEXT if form == http.HTML else form
+        shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
+        if request.method == b"HEAD":
+            request.setHeader(b"content-type", shown.content_type.encode("ascii"))
+            return b""
+        following = Following(request, self._connections, shown)
+        following.begin(
+            Follower(
+                self._hub,
+                self._config,
+                self._connections.timers,
+                following,
+                id=self._connections.new_id(),
+                place=place,
+                address=address,
+                stream=shown,
+                since=position,
+            )
+        )
+        return NOT_DONE_YET
+
+    def _broke_off(self, request: Request) -> Position | None:
+        last = request.getHeader("last-event-id")
+        return http.read_event_id(last) if last else None
+
+    def publish(self, request: Request, address: str) -> int:
+        """Say something; answer once it is logged and ordered."""
+        place = read_target(request.uri)
+        body = request.content.read() if request.content is not None else b""
+        said = http.read_said(request.getHeader("content-type"), body, self._config.max_message)
+        nick = place.nick if said.nick is None else said.nick
+        poster = Poster(
+            self._hub,
+            self._config,
+            self._connections.timers,
+            id=self._connections.new_id(),
+            nick=nick,
+            address=address,
+        )
+        return later(request, self._publish(request, place.room, poster, said))
+
+    async def _publish(self, request: Request, room: str, poster: Poster, said: http.Said) -> bytes:
+        try:
+            message, position, duplicate = await poster.publish(room, said.text, said.id or "")
+        except NotPosted as error:
+            raise unavailable(str(error)) from None
+        request.setResponseCode(201, b"Created")
+        published = http.Published(
+            room,
+            position.epoch,
+            position.offset,
+            message.given or message.id,
+            events.utc(message.time),
+            duplicate,
+        )
+        return answer(request, http.encode(published) + b"\n", JSON)
+
+    async def members(self, request: Request, room: str) -> bytes:
+        """Say who is in a room."""
+        members = await self._asked(self._hub.members(room))
+        return answer(request, http.encode(http.Here(room, listed(members), members.count)) + b"\n", JSON)
+
+    async def rooms(self, request: Request) -> bytes:
+        """List the rooms."""
+        occupied, more = await self._asked(self._hub.list_rooms())
+        rooms = [http.Room(each.room, each.count, each.top.epoch, each.top.offset) for each in occupied]
+        return answer(request, http.encode(http.Rooms(rooms, more)) + b"\n", JSON)
+
+    async def _asked(self, answer: "Deferred[T]") -> T:
+        """Wait for an answer of the bus. Raises Refused where it does not come, or not in time."""
+        if self._hub.intake.away:
+            answer.addErrback(lambda _: None).cancel()
+            raise unavailable(BUS_AWAY.reason)
+        timers: Any = self._connections.timers
+        try:
+            return await answer.addTimeout(self._config.join_seconds, timers)
+        except (NotPublished, TimeoutError):
+            raise unavailable(BUS_AWAY.reason) from None

@@ -1,0 +1,147 @@
+"""What HTTP clients ask of a room beside what their URL says, and the JSON they get."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from chatd.message import Position
+from chatd.wire.events import EPOCH_LENGTH, ID_LENGTH, Member
+from chatd.wire.handshake import Refused, bad_request
+from chatd.wire.nick import BadNick, read_nick
+from chatd.wire.text import read_line, utf8_size
+
+TEXT = "text/plain"
+JSON = "application/json"
+EVENTS = "text/event-stream"
+HTML = "text/html"
+FORMS = (TEXT, JSON, EVENTS, HTML)
+"""In which a room is shown."""
+
+LAST = 50
+"""Messages that are shown where no number is asked for."""
+
+_QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
+_EVENT_ID = re.compile(rf"([0-9A-Za-z]{{1,{EPOCH_LENGTH}}})-(\d{{1,15}})", re.ASCII)
+
+
+def choose_form(accept: str | None) -> str:
+    """Choose the form that the client likes best (RFC 9110, section 12.5.1): of two the one that it names first.
+
+    A room is shown as text to who names no form, or none that there is: a wildcard stands for text.
+    """
+    best, form = 0.0, TEXT
+    for each in (accept or "").lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        quality = next((float(found[1]) for part in parameters if (found := _QUALITY.fullmatch(part))), 1.0)
+        named = TEXT if name in ("*/*", "text/*") else name
+        if named in FORMS and quality > best:
+            best, form = quality, named
+    return form
+
+
+def read_event_id(text: str) -> Position:
+    """Read where a stream of events broke off, ``EPOCH-OFFSET``. Raises Refused: 400."""
+    if found := _EVENT_ID.fullmatch(text):
+        return Position(found[1], int(found[2]))
+    raise bad_request("Last-Event-ID must be that of an event: EPOCH-OFFSET")
+
+
+class Said(Struct, frozen=True, gc=False):
+    """What somebody says with one request, as its JSON has it."""
+
+    text: str
+    nick: str | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)] | None = None
+    """With the same id, under the same nick, it is said once."""
+
+
+_decoder = msgspec.json.Decoder(Said)
+
+
+def read_said(content_type: str | None, body: bytes, most: int) -> Said:
+    """Read the body of a request to publish, whose text may have so many bytes. Raises Refused: 400, 413 or 415.
+
+    What curl sends with ``--data`` is called a form by curl, and is text here.
+    """
+    kind, _, rest = (content_type or TEXT).partition(";")
+    kind = kind.strip().lower()
+    charset = re.search(r'charset="?([^";\s]+)', rest, re.IGNORECASE)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise Refused(415, "bad_request", "the body must be UTF-8")
+    if kind == JSON:
+        said = _read_json(body)
+    elif kind.startswith("text/") or kind in ("application/x-www-form-urlencoded", "application/octet-stream"):
+        try:
+            said = Said(body.decode())
+        except UnicodeDecodeError:
+            raise bad_request("the body must be UTF-8") from None
+    else:
+        raise Refused(415, "bad_request", "the body must be text/plain or application/json")
+    text = read_line(said.text)
+    if not text:
+        raise bad_request("there is no text")
+    if utf8_size(text) > most:
+        raise Refused(413, "too_large", f"the text is longer than {most} bytes of UTF-8")
+    return Said(text, _nick(said.nick), said.id)
+
+
+def _read_json(body: bytes) -> Said:
+    try:
+        return _decoder.decode(body)
+    except RecursionError:
+        raise bad_request("nested too deep") from None
+    except ValueError as error:
+        raise bad_request(str(error).replace("`", "")) from None
+
+
+def _nick(nick: str | None) -> str | None:
+    if nick is None:
+        return None
+    try:
+        return read_nick(nick)
+    except BadNick as bad:
+        raise bad_request(f"nick: {bad}") from None
+
+
+# What is answered, as JSON
+
+
+class Published(Struct, frozen=True, gc=False, omit_defaults=True):
+    """Where what was said stands; a duplicate was said before, at this offset."""
+
+    room: str
+    epoch: str
+    offset: int
+    id: str
+    time: str
+    duplicate: bool = False
+
+
+class Here(Struct, frozen=True, gc=False):
+    """Who is in a room; members is null where they are too many to be listed."""
+
+    room: str
+    members: Sequence[Member] | None
+    count: int
+
+
+class Room(Struct, frozen=True, gc=False):
+    """A room: how many are in it, and where its newest message stands."""
+
+    room: str
+    members: int
+    epoch: str
+    offset: int
+
+
+class Rooms(Struct, frozen=True, gc=False):
+    """The rooms that there are, by name; there may be more than are listed."""
+
+    rooms: Sequence[Room]
+    more: bool
+
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,106 @@
+"""The page when something goes wrong: what was typed is not lost in silence, and what was missed is told."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.chromium import Windows
+from tests.browser.test_chat import post
+from tests.system.daemon import Daemon, stopped
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Run a chatd that keeps little, with one worker: what that one notices is in the log."""
+    with Daemon(tmp_path_factory.mktemp("trouble"), "--history", "5", "--max-message", "1000", workers=1) as running:
+        yield running
+
+
+def test_a_message_says_whether_it_is_sent_yet(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new().open("states")
+    with ExitStack() as frozen:
+        for worker in daemon.worker_pids():
+            frozen.enter_context(stopped(worker))
+        page.say("hello", wait=False)
+        expect(page.page.locator(".message")).to_have_attribute("data-state", "sending")
+        expect(page.page.locator(".message .state")).to_have_text("sending …")
+    expect(page.page.locator(".message")).to_have_attribute("data-state", "sent")
+    assert page.texts() == ["hello"]
+
+
+def test_what_is_too_long_is_kept_with_the_reason(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new().open("too-long")
+    page.say("ä" * 501, wait=False)
+    expect(page.page.locator("#hint")).to_have_text("This message is too long: 1,002 bytes; 1,000 are allowed.")
+    expect(page.page.get_by_label("Message", exact=True)).to_have_value("ä" * 501)
+    page.say("ä" * 500)
+    expect(page.page.locator("#hint")).to_be_empty()
+    assert page.texts() == ["ä" * 500]
+
+
+def test_what_the_server_can_not_take_is_refused_and_may_be_tried_again(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new().open("refused")
+    with stopped(daemon.broker_pid()):
+        daemon.wait_for("the message bus .* is away")
+        page.say("one", wait=False)
+        page.say("two", wait=False)
+        expect(page.page.locator(".reason")).to_have_text(["Not sent: the message bus is away"] * 2)
+    page.page.get_by_role("button", name="Delete").last.click()
+    expect(page.page.locator(".message")).to_have_count(1)
+
+    def try_again() -> bool:
+        page.page.evaluate("() => document.querySelector('.state button')?.click()")
+        return page.page.locator("[data-state=sent]").count() == 1
+
+    until(try_again, "the bus to be back")
+    assert page.texts() == ["one"]
+    assert daemon.texts()[-1] == "one"
+
+
+def test_it_says_when_it_is_offline_and_comes_back_by_itself(windows: Windows, daemon: Daemon) -> None:
+    profile = windows.profile()
+    page = windows.new(profile).open("offline")
+    profile.set_offline(True)
+    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    expect(page.page.locator("#status")).to_have_text("Offline: no network")
+    page.say("said while offline", wait=False)
+    expect(page.page.locator(".message")).to_have_attribute("data-state", "sending")
+    post(daemon, "offline", "said by another")
+    profile.set_offline(False)
+    page.online()
+    page.wait_for_count(2)
+    expect(page.page.locator("[data-state=sent]")).to_have_count(1)
+    assert page.texts() == ["said by another", "said while offline"]
+
+
+def test_it_says_how_many_messages_are_lost(windows: Windows, daemon: Daemon) -> None:
+    profile = windows.profile()
+    page = windows.new(profile).open("lost")
+    post(daemon, "lost", "l0")
+    page.wait_for("l0")
+    profile.set_offline(True)
+    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    for number in range(1, 21):
+        post(daemon, "lost", f"l{number}")
+    profile.set_offline(False)
+    page.wait_for("l20")
+    expect(page.page.locator(".gap")).to_have_text("⚠ 15 messages lost")
+    assert page.texts() == ["l0", *(f"l{number}" for number in range(16, 21))]
+
+
+def test_a_server_that_stops_is_waited_for(windows: Windows, tmp_path: Path) -> None:
+    with Daemon(tmp_path / "stops") as other:
+        page = windows.new()
+        page.base = other.url(scheme="http").rstrip("/")
+        page.open("stops")
+        page.say("before")
+        other.process.terminate()
+        expect(page.page.locator("#status")).to_have_text(re.compile("Offline: trying again"))
+        other.process.wait(20)
+        page.say("unsent", wait=False)
+        expect(page.page.locator(".message").last).to_have_attribute("data-state", "sending")

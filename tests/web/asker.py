@@ -1,0 +1,89 @@
+"""An HTTP client of a worker on a bus in memory and a clock."""
+
+import json
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from chatd.client.factory import ConnectionFactory
+from chatd.config import Config
+from chatd.message import Message
+from chatd.room.hub import Hub
+from chatd.web.site import Site
+from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeTransport
+from tests.frames import Heard, heard
+
+CONFIG = Config(http_idle_seconds=7, flush_interval=0, max_message=100, body_seconds=5, join_seconds=5, bus_patience=10)
+NOON = 1_790_000_000
+
+
+class House:
+    """A worker's HTTP side."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.clock = Clock()
+        self.bus = FakeBus(history=config.history)
+        bus: Any = self.bus
+        self.chat_log = FakeChatLog()
+        self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)
+        self.connections = ConnectionFactory(self.clock, self.hub, config, "w")
+        self.site = Site(self.clock, bus, self.hub, self.connections)
+
+    def turn(self) -> None:
+        """Let everything that is on its way arrive."""
+        for _ in range(3):
+            self.clock.advance(0)
+            self.bus.pump()
+        self.clock.advance(0)
+
+    def say(self, *texts: str, room: str = "ops", nick: str = "") -> None:
+        """Let somebody on another worker say something."""
+        messages = [Message(f"other.{text}", NOON * 1000, "other", text, nick) for text in texts]
+        self.bus.say(room, messages, len(self.bus.kept), "elsewhere")
+        self.turn()
+
+    def member(self, nick: str, room: str = "ops") -> FakeMember:
+        """Let somebody be in a room who hears who comes and goes."""
+        member = FakeMember(nick, nick=nick, listens=True)
+        self.hub.join(room, member)
+        self.turn()
+        return member
+
+
+class Asker:
+    """A client on a connection of its own."""
+
+    def __init__(self, house: House | None = None) -> None:
+        self.house = house or House()
+        self.clock, self.bus, self.site = self.house.clock, self.house.bus, self.house.site
+        protocol: Any = self.site.buildProtocol(None)
+        self.transport = FakeTransport(self.clock, protocol)
+        protocol.makeConnection(self.transport)
+
+    def send(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> None:
+        """Send a request, or the beginning of one."""
+        self.transport.clear()
+        version = "" if " HTTP/" in line else " HTTP/1.1"
+        self.transport.receive("\r\n".join([f"{line}{version}", f"Host: {host}", *lines, "", ""]).encode() + body)
+        self.house.turn()
+
+    def ask(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> Heard:
+        """Send a request; give what came back of it."""
+        self.send(line, *lines, body=body, host=host)
+        return heard(self.transport.value())
+
+    def post(self, target: str, body: bytes | str, kind: str = "") -> Heard:
+        """Send a request with a body."""
+        data = body.encode() if isinstance(body, str) else body
+        lines = [f"Content-Length: {len(data)}", *([f"Content-Type: {kind}"] if kind else ())]
+        return self.ask(f"POST {target}", *lines, body=data)
+
+    def error(self, line: str, *lines: str, body: bytes = b"") -> tuple[int, str]:
+        """Send a request; give the status and code of the error that came back."""
+        return error(self.ask(line, *lines, body=body))
+
+
+def error(answer: Heard) -> tuple[int, str]:
+    """Give the status and code of an error."""
+    assert answer.headers["content-type"] == "application/json"
+    return answer.status, json.loads(answer.body)["error"]

@@ -1,0 +1,100 @@
+"""The chat page: its files as browsers get them."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+import chatd
+from tests.web.asker import Asker
+
+FOLDER = Path(chatd.__file__).parent / "web" / "page"
+HTML = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.fixture
+def asker() -> Asker:
+    return Asker()
+
+
+def assets(asker: Asker) -> list[str]:
+    """Give the paths that the page names."""
+    return re.findall(r'(?:src|href)="(/-/assets/[^"]+)"', asker.ask("GET /ops", HTML).body.decode())
+
+
+@pytest.mark.parametrize("path", ["/", "/ops", "/gr%C3%B6%C3%9Fe", "/ops?last=3"])
+def test_a_browser_gets_the_page_of_any_room(asker: Asker, path: str) -> None:
+    answer = asker.ask(f"GET {path}", HTML)
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.body.startswith(b"<!doctype html>")
+
+
+def test_a_browser_that_follows_a_room_gets_lines(asker: Asker) -> None:
+    assert asker.ask("GET /ops?follow=1", HTML).headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_a_bad_room_has_no_page(asker: Asker) -> None:
+    assert asker.ask("GET /a/b", HTML).status == 404
+
+
+def test_the_page_may_run_and_load_its_own_files_alone(asker: Asker) -> None:
+    policy = asker.ask("GET /ops", HTML).headers["content-security-policy"].split("; ")
+    assert policy[0] == "default-src 'none'"
+    assert not [each for each in policy if "unsafe" in each or "http" in each or "*" in each]
+    assert {"frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} < set(policy)
+
+
+def test_the_page_has_nothing_that_its_policy_forbids() -> None:
+    html = (FOLDER / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|https?://", html)
+
+
+def test_the_script_makes_no_markup_of_text() -> None:
+    script = (FOLDER / "chat.js").read_text()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", script)
+
+
+def test_the_page_names_all_its_files_by_what_is_in_them(asker: Asker) -> None:
+    names = [re.sub(r"-[0-9a-f]{16}", "", each.rpartition("/")[2]) for each in assets(asker)]
+    assert sorted(names) == ["chat.css", "chat.js", "icon.svg"] == sorted({*names})
+
+
+def test_its_files_may_be_kept_for_ever(asker: Asker) -> None:
+    kinds = set()
+    for path in assets(asker):
+        answer = asker.ask(f"GET {path}")
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert answer.body == (FOLDER / re.sub(r"-[0-9a-f]{16}", "", path.rpartition("/")[2])).read_bytes()
+        kinds.add(answer.headers["content-type"])
+    assert kinds == {"text/css; charset=utf-8", "text/javascript; charset=utf-8", "image/svg+xml"}
+
+
+def test_the_page_itself_is_asked_for_anew(asker: Asker) -> None:
+    answer = asker.ask("GET /ops", HTML)
+    assert answer.headers["cache-control"] == "no-cache"
+    again = asker.ask("GET /ops", HTML, f"If-None-Match: {answer.headers['etag']}")
+    assert (again.status, again.body) == (304, b"")
+    assert asker.ask("GET /ops", HTML, 'If-None-Match: "another"').status == 200
+
+
+def test_they_go_zipped_where_that_is_accepted(asker: Asker) -> None:
+    for path in ("/ops", *assets(asker)):
+        plain, zipped = asker.ask(f"GET {path}", HTML), asker.ask(f"GET {path}", HTML, "Accept-Encoding: br, gzip")
+        assert zipped.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(zipped.body) == plain.body
+        assert zipped.headers["etag"] != plain.headers["etag"]
+        assert len(zipped.body) < len(plain.body)
+
+
+def test_head_gets_the_headers_only(asker: Asker) -> None:
+    for path in ("/ops", *assets(asker)):
+        got, head = asker.ask(f"GET {path}", HTML), asker.ask(f"HEAD {path}", HTML)
+        assert (head.status, head.body) == (200, b"")
+        assert int(head.headers["content-length"]) == len(got.body)
+
+
+@pytest.mark.parametrize("name", ["", "chat.js", "chat-0000000000000000.js", "../page.py", "%2e%2e/page.py"])
+def test_another_name_is_404(asker: Asker, name: str) -> None:
+    assert asker.error(f"GET /-/assets/{name}") == (404, "not_found")

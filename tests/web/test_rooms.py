@@ -1,0 +1,310 @@
+"""Rooms over HTTP: what is shown of them, and what is said there with one request."""
+
+import json
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from chatd.config import Config
+from chatd.message import Position
+from chatd.room.outbox import NotPublished, Published
+from tests.fakes import Events
+from tests.web.asker import CONFIG, NOON, Asker, House, error
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.fixture
+def asker(house: House) -> Asker:
+    return Asker(house)
+
+
+# What was said
+
+
+def test_a_room_in_which_nothing_was_said_is_empty(asker: Asker) -> None:
+    answer = asker.ask("GET /ops")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_to_look_at_a_room_does_not_make_it(asker: Asker) -> None:
+    asker.ask("GET /ops")
+    asker.ask("GET /ops/members")
+    assert json.loads(asker.ask("GET /-/rooms").body)["rooms"] == []
+
+
+def test_lines_are_shown_as_somebody_at_a_terminal_sees_them(asker: Asker, house: House) -> None:
+    house.say("hello", nick="ann")
+    house.say("a\x1b[2Jb\nc")
+    assert asker.ask("GET /ops").body.decode() == "ann: hello\na\\x1b[2Jb\\x0ac\n"
+
+
+def test_the_last_fifty_are_shown_where_no_number_is_asked_for(asker: Asker, house: House) -> None:
+    house.say(*map(str, range(60)))
+    assert asker.ask("GET /ops").body.decode().split() == [str(each) for each in range(10, 60)]
+
+
+@pytest.mark.parametrize(("last", "shown"), [(0, []), (1, ["3"]), (2, ["2", "3"]), (1000, ["1", "2", "3"])])
+def test_as_many_are_shown_as_are_asked_for(asker: Asker, house: House, last: int, shown: list[str]) -> None:
+    house.say("1", "2", "3")
+    assert asker.ask(f"GET /ops?last={last}").body.decode().split() == shown
+
+
+def test_a_bad_number_is_400(asker: Asker) -> None:
+    assert asker.error("GET /ops?last=all") == (400, "bad_request")
+
+
+def test_programs_get_a_json_array_of_messages(asker: Asker, house: House) -> None:
+    house.say("hello", nick="ann")
+    answer = asker.ask("GET /ops", "Accept: application/json")
+    assert answer.headers["content-type"] == "application/json"
+    assert json.loads(answer.body) == [
+        {
+            "type": "message",
+            "room": "ops",
+            "epoch": "e0",
+            "offset": 1,
+            "id": "other.hello",
+            "time": "2026-09-21T14:13:20.000Z",
+            "session": "other",
+            "nick": "ann",
+            "text": "hello",
+        }
+    ]
+
+
+def test_an_answer_depends_on_what_is_accepted(asker: Asker) -> None:
+    asker.send("GET /ops")
+    assert b"\r\nVary: Accept\r\n" in asker.transport.value()
+
+
+def test_what_was_said_is_unavailable_while_the_bus_is_away(asker: Asker) -> None:
+    asker.bus.away = "it is gone"
+    answer = asker.ask("GET /ops")
+    assert error(answer) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_what_does_not_come_in_time_is_unavailable(asker: Asker) -> None:
+    asker.bus.answer_at_once = False
+    asker.send("GET /ops")
+    assert asker.transport.value() == b""
+    asker.clock.advance(CONFIG.join_seconds + 0.2)
+    assert asker.transport.value().startswith(b"HTTP/1.1 503 ")
+
+
+def test_an_asker_that_left_is_not_answered(asker: Asker, events: Events) -> None:
+    asker.bus.answer_at_once = False
+    asker.send("GET /ops")
+    asker.transport.vanish()
+    asker.bus.answer()
+    assert asker.transport.value() == b""
+    assert events.said == []
+
+
+# Who is there
+
+
+def test_members_are_listed(asker: Asker, house: House) -> None:
+    house.member("ann")
+    assert json.loads(asker.ask("GET /ops/members").body) == {
+        "room": "ops",
+        "members": [{"session": "ann", "nick": "ann", "since": "1970-01-01T00:00:00.000Z"}],
+        "count": 1,
+    }
+
+
+def test_members_that_are_too_many_are_counted(asker: Asker, house: House) -> None:
+    house.bus.presence_limit = 1
+    house.member("ann")
+    house.member("ben")
+    assert json.loads(asker.ask("GET /ops/members").body) == {"room": "ops", "members": None, "count": 2}
+
+
+def test_the_room_of_members_may_have_any_name(asker: Asker, house: House) -> None:
+    house.member("ann", "members")
+    house.member("ben", "größe")
+    assert json.loads(asker.ask("GET /members/members").body)["count"] == 1
+    assert json.loads(asker.ask("GET /gr%C3%B6%C3%9Fe/members").body)["room"] == "größe"
+
+
+def test_rooms_are_listed(asker: Asker, house: House) -> None:
+    house.say("hello")
+    house.member("ann")
+    assert json.loads(asker.ask("GET /-/rooms").body) == {
+        "rooms": [{"room": "ops", "members": 1, "epoch": "e0", "offset": 1}],
+        "more": False,
+    }
+
+
+def test_the_list_of_rooms_is_asked_for_once_for_all_who_want_it_at_once(asker: Asker, house: House) -> None:
+    house.bus.answer_at_once = False
+    others = [Asker(house) for _ in range(3)]
+    for each in others:
+        each.send("GET /-/rooms")
+    house.bus.answer(1)
+    assert [each.transport.value()[:15] for each in others] == [b"HTTP/1.1 200 OK"] * 3
+    asker.send("GET /-/rooms")
+    assert asker.transport.value().startswith(b"HTTP/1.1 200 OK")
+    house.clock.advance(1.1)
+    asker.send("GET /-/rooms")
+    assert asker.transport.value() == b""
+
+
+# What is said
+
+
+def test_text_is_published_and_answered_with_where_it_stands(asker: Asker, house: House) -> None:
+    answer = asker.post("/ops", "hello\n")
+    assert answer.status == 201
+    assert json.loads(answer.body) == {
+        "room": "ops",
+        "epoch": "e0",
+        "offset": 1,
+        "id": "w.1.1",
+        "time": "2026-09-21T14:13:20.000Z",
+    }
+    assert [each.text for _, said in house.bus.published for each in said] == ["hello"]
+
+
+def test_it_is_logged_before_it_is_published(asker: Asker, house: House) -> None:
+    house.chat_log.full = True
+    answer = asker.post("/ops", "hello")
+    assert error(answer) == (503, "unavailable")
+    assert "the chat log cannot be written" in json.loads(answer.body)["message"]
+    assert house.bus.published == []
+
+
+def test_it_is_logged_with_the_address_it_came_from(asker: Asker, house: House) -> None:
+    asker.post("/ops?nick=ann", "hello")
+    (entry,) = house.chat_log.entries
+    assert (entry.room, entry.address, entry.messages[0].nick) == ("ops", "192.0.2.7", "ann")
+
+
+def test_all_members_hear_it(asker: Asker, house: House) -> None:
+    member = house.member("ben")
+    asker.post("/ops?nick=ann", "hello")
+    assert member.blobs[-1].endswith(b"ann: hello")
+
+
+def test_nobody_is_told_that_its_author_comes_and_goes(asker: Asker, house: House) -> None:
+    house.member("ben")
+    asker.post("/ops?nick=ann", "hello")
+    assert house.bus.present["ops"] == {"ben": "ben"}
+
+
+def test_json_has_text_nick_and_id(asker: Asker, house: House) -> None:
+    answer = asker.post("/ops?nick=ann", '{"text": "hello", "nick": "ben", "id": "c-1"}', "application/json")
+    assert json.loads(answer.body)["id"] == "c-1"
+    ((_, (message,)),) = house.bus.published
+    assert (message.text, message.nick, message.given, message.time) == ("hello", "ben", "c-1", NOON * 1000)
+
+
+def test_the_nick_of_the_url_counts_where_json_has_none(asker: Asker, house: House) -> None:
+    asker.post("/ops?nick=ann", '{"text": "hello"}', "application/json")
+    assert house.bus.published[0][1][0].nick == "ann"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code"),
+    [
+        ("", "", 400, "bad_request"),
+        ("\n", "", 400, "bad_request"),
+        (b"\xff", "", 400, "bad_request"),
+        ("a" * (CONFIG.max_message + 1), "", 413, "too_large"),
+        ("{", "application/json", 400, "bad_request"),
+        ('{"text": 1}', "application/json", 400, "bad_request"),
+        ("a", "image/png", 415, "bad_request"),
+        ("a", "text/plain; charset=latin-1", 415, "bad_request"),
+    ],
+)
+def test_what_can_not_be_said_is_refused(asker: Asker, body: str | bytes, kind: str, status: int, code: str) -> None:
+    assert error(asker.post("/ops", body, kind)) == (status, code)
+    assert asker.bus.published == []
+    assert asker.house.chat_log.entries == []
+
+
+def test_a_bad_nick_is_400(asker: Asker) -> None:
+    assert error(asker.post("/ops?nick=a:b", "hello")) == (400, "bad_request")
+
+
+def test_nothing_is_taken_while_the_bus_is_away(asker: Asker, house: House) -> None:
+    house.bus.away = "it is gone"
+    answer = asker.post("/ops", "hello")
+    assert error(answer) == (503, "unavailable")
+    assert answer.headers["retry-after"] == "5"
+    assert house.chat_log.entries == []
+
+
+def test_a_full_window_is_waited_for(asker: Asker, house: House) -> None:
+    house.bus.full = True
+    asker.post("/ops", "hello")
+    assert asker.transport.value() == b""
+    house.bus.full = False
+    house.hub.bus_changed()
+    house.turn()
+    assert asker.transport.value().startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_window_that_stays_full_is_not_waited_for_for_ever(asker: Asker, house: House) -> None:
+    house.bus.full = True
+    asker.post("/ops", "hello")
+    house.clock.advance(CONFIG.bus_patience + 0.2)
+    assert asker.transport.value().startswith(b"HTTP/1.1 503 ")
+    assert house.chat_log.entries == []
+
+
+def test_what_the_bus_does_not_answer_is_not_waited_for_for_ever(asker: Asker, house: House) -> None:
+    answer: Deferred[Published] = Deferred()
+    house.bus.publish = lambda *_: answer  # type: ignore[method-assign]
+    asker.post("/ops", "hello")
+    assert asker.transport.value() == b""
+    house.clock.advance(CONFIG.bus_patience + 0.2)
+    assert asker.transport.value().startswith(b"HTTP/1.1 503 ")
+    assert b"try again with the same id" in asker.transport.value()
+    answer.callback(Published(Position("e0", 1)))
+    assert asker.ask("GET /-/healthz").status == 200
+
+
+def test_what_the_bus_refuses_is_503(asker: Asker, house: House) -> None:
+    house.bus.refuse = NotPublished("it is full")
+    assert error(asker.post("/ops", "hello")) == (503, "unavailable")
+
+
+def test_who_left_while_waiting_says_nothing(asker: Asker, house: House) -> None:
+    house.bus.full = True
+    asker.post("/ops", "hello")
+    asker.transport.vanish()
+    house.bus.full = False
+    house.hub.bus_changed()
+    house.turn()
+    assert house.bus.published == []
+    assert house.hub.intake.waiting == 0
+
+
+# The form that is liked best
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("*/*", "text/plain; charset=utf-8"),
+        ("text/plain", "text/plain; charset=utf-8"),
+        ("application/json, text/plain, */*", "application/json"),
+        ("application/json;q=0.5, text/plain", "text/plain; charset=utf-8"),
+        ("image/png", "text/plain; charset=utf-8"),
+    ],
+)
+def test_a_room_is_shown_in_the_form_that_is_liked_best(asker: Asker, accept: str, kind: str) -> None:
+    assert asker.ask("GET /ops", f"Accept: {accept}").headers["content-type"] == kind
+
+
+def test_history_that_is_not_kept_is_empty() -> None:
+    house = House(Config(history=0, flush_interval=0))
+    asker = Asker(house)
+    house.say("hello")
+    assert asker.ask("GET /ops").body == b""
