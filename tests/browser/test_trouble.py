@@ -1,6 +1,8 @@
 """The page when something goes wrong: what was typed is not lost in silence, and what was missed is told."""
 
+import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -91,6 +93,23 @@ def test_it_says_how_many_messages_are_lost(windows: Windows, daemon: Daemon) ->
     page.wait_for("l20")
     expect(page.page.locator(".gap")).to_have_text("⚠ 15 messages lost")
     assert page.texts() == ["l0", *(f"l{number}" for number in range(16, 21))]
+
+
+def test_it_says_when_nobody_knows_what_is_lost(windows: Windows, daemon: Daemon) -> None:
+    profile = windows.profile()
+    page = windows.new(profile).open("unknown")
+    post(daemon, "unknown", "before")
+    page.wait_for("before")
+    profile.set_offline(True)
+    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    after = len(daemon.log())
+    os.kill(daemon.broker_pid(), signal.SIGKILL)  # and with it goes all that it knew
+    daemon.wait_for("the message bus .* is back", after=after)
+    post(daemon, "unknown", "after")
+    profile.set_offline(False)
+    page.wait_for("after")
+    expect(page.page.locator(".gap")).to_have_text("⚠ Some messages may be lost")
+    assert page.texts() == ["before", "after"]
 
 
 def test_a_server_that_stops_is_waited_for(windows: Windows, tmp_path: Path) -> None:

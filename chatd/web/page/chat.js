@@ -803,7 +803,9 @@ class Chat {
         this.welcome(event);
         break;
       case "joined":
-        if (room) this.entered(room, event);
+        if (!room) this.ask({ type: "leave", room: event.room }, () => {}); // it was left meanwhile
+        else if (event.ref === undefined && room.newest) this.enter(room); // we know where we were, the key may not
+        else this.entered(room, event);
         break;
       case "message":
         if (room) this.heard(room, event);
