@@ -2,6 +2,7 @@
 
 import json
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Error, expect
@@ -101,34 +102,34 @@ def test_the_policy_holds(windows: Windows, daemon: Daemon) -> None:
     page.faults.clear()
 
 
-def test_a_page_of_another_origin_hears_and_says_nothing(windows: Windows, daemon: Daemon) -> None:
-    with daemon.connect("guarded") as member:
-        other = windows.new()
-        other.page.route("http://evil.example/", lambda route: route.fulfill(body="<title>evil</title>"))
-        other.base = "http://evil.example"
-        other.page.goto("http://evil.example/")
-        told = other.page.evaluate(
-            """async ([http, ws]) => {
-                const told = [];
-                const socket = new WebSocket(ws);
-                told.push(await new Promise((resolve) => {
-                  socket.onopen = () => resolve("open");
-                  socket.onclose = () => resolve("closed");
-                }));
-                const posts = { method: "POST", body: "x" };
-                for (const options of [{ ...posts, mode: "no-cors" }, posts, {}]) {
-                  try { told.push((await fetch(http, options)).type); } catch (error) { told.push(error.name); }
-                }
-                return told;
-            }""",
-            [daemon.url("guarded", "http"), daemon.url("guarded")],
-        )
-        assert told[0] == "closed"
-        assert set(told[1:]) <= {"opaque", "TypeError"}, "what comes back is for nobody"
-        with daemon.connect("guarded") as friend:
-            friend.send("the first that anybody says")
-        assert member.recv(20) == "the first that anybody says"
-    assert "x" not in daemon.texts()
+TALK = """async ([http, ws]) => {
+    const told = [];
+    const socket = new WebSocket(ws);
+    told.push(await new Promise((resolve) => {
+      socket.onopen = () => resolve("open");
+      socket.onclose = () => resolve("closed");
+    }));
+    const post = { method: "POST", body: "x" };
+    for (const options of [{ ...post, mode: "no-cors" }, post, {}]) {
+      try { told.push(String((await fetch(http, options)).status)); } catch (error) { told.push(error.name); }
+    }
+    return told;
+}"""
+
+
+@pytest.mark.parametrize("welcome", [False, True], ids=["a stranger", "a friend"])
+def test_a_page_of_another_origin_talks_here_only_where_it_may(
+    windows: Windows, daemon: Daemon, tmp_path: Path, *, welcome: bool
+) -> None:
+    other = windows.new()
+    other.base = "http://127.0.0.1"  # another port is another origin
+    other.page.goto(daemon.url("-/", "http"))
+    options = ("--origin", daemon.url(scheme="http").rstrip("/")) if welcome else ()
+    with Daemon(tmp_path / "guarded", *options) as guarded:
+        told = other.page.evaluate(TALK, [guarded.url("guarded", "http"), guarded.url("guarded")])
+        # Without CORS a page hears nothing of an answer, not even its status: 0.
+        assert told == (["open", "0", "201", "200"] if welcome else ["closed", "0", "TypeError", "TypeError"])
+        assert guarded.texts() == (["x", "x"] if welcome else [])
     other.faults.clear()
 
 
