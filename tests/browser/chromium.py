@@ -69,6 +69,11 @@ class Window:
         """Wait until it says that it is connected."""
         expect(self.page.locator("#status")).to_have_attribute("data-state", "online")
 
+    def go_offline(self, profile: BrowserContext) -> None:
+        """Cut its profile off from the network, and wait until it says so."""
+        profile.set_offline(True)
+        expect(self.page.locator("#status")).to_have_attribute("data-state", "offline")
+
     def name(self, nick: str) -> None:
         """Take a name, and see that one has it."""
         self.page.get_by_label("Your name").fill(nick)

@@ -67,8 +67,7 @@ def test_what_the_server_can_not_take_is_refused_and_may_be_tried_again(windows:
 def test_it_says_when_it_is_offline_and_comes_back_by_itself(windows: Windows, daemon: Daemon) -> None:
     profile = windows.profile()
     page = windows.new(profile).open("offline")
-    profile.set_offline(True)
-    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    page.go_offline(profile)
     expect(page.page.locator("#status")).to_have_text("Offline: no network")
     page.say("said while offline", wait=False)
     expect(page.page.locator(".message")).to_have_attribute("data-state", "sending")
@@ -85,8 +84,7 @@ def test_it_says_how_many_messages_are_lost(windows: Windows, daemon: Daemon) ->
     page = windows.new(profile).open("lost")
     post(daemon, "lost", "l0")
     page.wait_for("l0")
-    profile.set_offline(True)
-    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    page.go_offline(profile)
     for number in range(1, 21):
         post(daemon, "lost", f"l{number}")
     profile.set_offline(False)
@@ -100,8 +98,7 @@ def test_it_says_when_nobody_knows_what_is_lost(windows: Windows, daemon: Daemon
     page = windows.new(profile).open("unknown")
     post(daemon, "unknown", "before")
     page.wait_for("before")
-    profile.set_offline(True)
-    expect(page.page.locator("#status")).to_have_attribute("data-state", "offline")
+    page.go_offline(profile)
     after = len(daemon.log())
     os.kill(daemon.broker_pid(), signal.SIGKILL)  # and with it goes all that it knew
     daemon.wait_for("the message bus .* is back", after=after)
@@ -110,6 +107,28 @@ def test_it_says_when_nobody_knows_what_is_lost(windows: Windows, daemon: Daemon
     page.wait_for("after")
     expect(page.page.locator(".gap")).to_have_text("⚠ Some messages may be lost")
     assert page.texts() == ["before", "after"]
+
+
+def test_it_comes_back_though_the_last_thing_it_knows_is_that_something_is_lost(
+    windows: Windows, daemon: Daemon
+) -> None:
+    profile = windows.profile()
+    page = windows.new(profile).open("twice")
+    post(daemon, "twice", "before")
+    page.wait_for("before")
+    page.go_offline(profile)
+    after = len(daemon.log())
+    os.kill(daemon.broker_pid(), signal.SIGKILL)
+    daemon.wait_for("the message bus .* is back", after=after)
+    profile.set_offline(False)
+    expect(page.page.locator(".gap")).to_have_text("⚠ Some messages may be lost")
+    page.go_offline(profile)
+    profile.set_offline(False)
+    page.online()
+    post(daemon, "twice", "after")
+    page.wait_for("after")
+    expect(page.page.locator(".gap")).to_have_count(1)
+    expect(page.page.locator("#hint")).to_be_empty()
 
 
 def test_a_server_that_stops_is_waited_for(windows: Windows, tmp_path: Path) -> None:

@@ -145,8 +145,10 @@ class Room {
     this.draft = "";
   }
 
-  get newest() {
-    return this.items.findLast((each) => each.offset !== null && each.epoch);
+  // Where it stands, as far as we have come: a gap stands half an offset behind the last message that is lost.
+  get position() {
+    const newest = this.items.at(-1);
+    return newest && { epoch: newest.epoch, offset: Math.floor(newest.offset) };
   }
 
   rank(epoch) {
@@ -707,11 +709,8 @@ class Chat {
   }
 
   enter(room) {
-    const newest = room.newest;
-    const since = newest ? { epoch: newest.epoch, offset: newest.offset } : { last: PAGE };
-    this.ask({ type: "join", room: room.name, since }, (answer) => {
+    this.ask({ type: "join", room: room.name, since: room.position ?? { last: PAGE } }, (answer) => {
       if (answer.type !== "error") return;
-      room.reason = answer.message;
       this.hint(`${room.name}: ${answer.message}`);
       if (answer.retry_after !== undefined) setTimeout(() => this.session && this.enter(room), answer.retry_after * 1000);
     });
@@ -720,8 +719,7 @@ class Chat {
   wantsOlder(room) {
     if (!room?.joined || !room.older || room.asking) return;
     const oldest = room.items.find((each) => each.kind === "message");
-    const newest = room.newest;
-    if (!oldest || oldest.epoch !== newest.epoch || oldest.offset === 1) {
+    if (!oldest || oldest.epoch !== room.position.epoch || oldest.offset === 1) {
       room.older = false;
       return;
     }
@@ -804,7 +802,7 @@ class Chat {
         break;
       case "joined":
         if (!room) this.ask({ type: "leave", room: event.room }, () => {}); // it was left meanwhile
-        else if (event.ref === undefined && room.newest) this.enter(room); // we know where we were, the key may not
+        else if (event.ref === undefined && room.position) this.enter(room); // we know where we were, the key may not
         else this.entered(room, event);
         break;
       case "message":
@@ -840,13 +838,11 @@ class Chat {
   }
 
   entered(room, { epoch, offset, lost, recovered, messages }) {
-    const first = !room.items.length;
-    const newest = room.newest;
-    const before = newest && { epoch: newest.epoch, offset: newest.offset };
+    const first = !room.position;
     room.joined = true;
     room.rank(epoch);
     const from = messages[0];
-    if (!recovered && before) this.missed(room, from?.epoch ?? epoch, (from?.offset ?? offset + 1) - 1, lost);
+    if (!recovered && !first) this.missed(room, from?.epoch ?? epoch, (from?.offset ?? offset + 1) - 1, lost);
     for (const each of messages) this.heard(room, each, first);
     if (first && offset) this.fetchRecent(room);
     for (const item of room.pending) if (item.state === "sending") this.transmit(room, item);
