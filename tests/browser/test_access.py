@@ -122,28 +122,26 @@ def test_all_that_can_be_used_is_reached_by_tab(windows: Windows, daemon: Daemon
 
 
 def test_a_screen_reader_hears_what_is_new_but_not_what_is_old(windows: Windows, daemon: Daemon) -> None:
-    with daemon.connect("aloud") as talker, daemon.connect("aloud") as hearer:
-        talker.send("before")
-        assert hearer.recv(20) == "before"
-        page = windows.new()
-        page.page.add_init_script(
-            """addEventListener("DOMContentLoaded", () => {
-                const log = document.getElementById("messages");
-                window.aloud = [];
-                new MutationObserver((changes) => {
-                  for (const { addedNodes } of changes) {
-                    for (const each of addedNodes) {
-                      if (log.getAttribute("aria-live") === "polite") aloud.push(each.textContent);
-                    }
-                  }
-                }).observe(log, { childList: true, subtree: true });
-            });"""
-        )
-        page.open("aloud").wait_for("before")
-        expect(page.page.get_by_role("log")).to_have_attribute("aria-live", "polite")
-        talker.send("now")
-        page.wait_for("now")
-        aloud = "".join(page.page.evaluate("() => aloud"))
+    daemon.say("aloud", "before")
+    page = windows.new()
+    page.page.add_init_script(
+        """addEventListener("DOMContentLoaded", () => {
+            const log = document.getElementById("messages");
+            window.aloud = [];
+            new MutationObserver((changes) => {
+              for (const { addedNodes } of changes) {
+                for (const each of addedNodes) {
+                  if (log.getAttribute("aria-live") === "polite") aloud.push(each.textContent);
+                }
+              }
+            }).observe(log, { childList: true, subtree: true });
+        });"""
+    )
+    page.open("aloud").wait_for("before")
+    expect(page.page.get_by_role("log")).to_have_attribute("aria-live", "polite")
+    daemon.say("aloud", "now")
+    page.wait_for("now")
+    aloud = "".join(page.page.evaluate("() => aloud"))
     assert "now" in aloud
     assert "before" not in aloud
 

@@ -8,7 +8,7 @@ import signal
 from playwright.sync_api import expect
 
 from tests.browser.chromium import Windows
-from tests.system.daemon import Daemon, Websocat, hear
+from tests.system.daemon import Daemon, Websocat
 from tests.waiting import until
 
 
@@ -150,10 +150,7 @@ def test_a_tab_that_is_duplicated_is_another_client(windows: Windows, daemon: Da
 
 
 def test_a_long_history_is_read_by_scrolling_up(windows: Windows, daemon: Daemon) -> None:
-    with daemon.connect("long") as talker, daemon.connect("long") as hearer:
-        for number in range(1000):
-            talker.send(f"line {number}")
-        hear(hearer, "line 999")
+    daemon.say("long", *(f"line {number}" for number in range(1000)))
     page = windows.new().open("long")
     page.wait_for("line 999")
     page.wait_for_count(50)
@@ -186,21 +183,18 @@ def test_a_flood_is_shown_without_the_page_freezing(windows: Windows, daemon: Da
 
 
 def test_reading_what_is_old_is_not_disturbed_by_what_is_new(windows: Windows, daemon: Daemon) -> None:
-    with daemon.connect("old") as talker, daemon.connect("old") as hearer:
-        for number in range(60):
-            talker.send(f"line {number}")
-        hear(hearer, "line 59")
-        page = windows.new().open("old")
-        page.wait_for_count(50)
-        log = page.page.locator("#messages")
-        log.evaluate("log => { log.scrollTop = log.scrollHeight / 3; }")
-        page.page.wait_for_function("() => !document.getElementById('newest').hidden")
-        before = log.evaluate("log => log.scrollTop")
-        talker.send("something new")
-        page.wait_for("something new")
-        assert log.evaluate("log => log.scrollTop") == before
-        page.page.get_by_role("button", name="To the newest").click()
-        expect(page.page.locator(".text").last).to_be_in_viewport()
+    daemon.say("old", *(f"line {number}" for number in range(60)))
+    page = windows.new().open("old")
+    page.wait_for_count(50)
+    log = page.page.locator("#messages")
+    log.evaluate("log => { log.scrollTop = log.scrollHeight / 3; }")
+    page.page.wait_for_function("() => !document.getElementById('newest').hidden")
+    before = log.evaluate("log => log.scrollTop")
+    daemon.say("old", "something new")
+    page.wait_for("something new")
+    assert log.evaluate("log => log.scrollTop") == before
+    page.page.get_by_role("button", name="To the newest").click()
+    expect(page.page.locator(".text").last).to_be_in_viewport()
 
 
 # Several rooms

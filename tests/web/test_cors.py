@@ -15,11 +15,6 @@ def house() -> House:
     return House(Config(origin=("https://friend.example",), flush_interval=0))
 
 
-@pytest.fixture
-def asker(house: House) -> Asker:
-    return Asker(house)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("origin", [STRANGER, "Origin: null", "Origin: nonsense"])
 def test_a_strangers_page_is_refused(asker: Asker, target: str, origin: str) -> None:

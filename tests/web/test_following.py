@@ -15,16 +15,6 @@ from tests.web.asker import CONFIG, Asker, House, error
 HELD = Config(max_backlog=65_536, max_message=30_000, flush_interval=0)
 
 
-@pytest.fixture
-def house() -> House:
-    return House()
-
-
-@pytest.fixture
-def asker(house: House) -> Asker:
-    return Asker(house)
-
-
 def streamed(asker: Asker) -> str:
     """Give what has come of the answer's body, out of its chunks."""
     rest: bytes

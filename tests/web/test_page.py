@@ -13,11 +13,6 @@ FOLDER = Path(chatd.__file__).parent / "web" / "page"
 HTML = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
-@pytest.fixture
-def asker() -> Asker:
-    return Asker()
-
-
 def assets(asker: Asker) -> list[str]:
     """Give the paths that the page names."""
     return re.findall(r'(?:src|href)="(/-/assets/[^"]+)"', asker.ask("GET /ops", HTML).body.decode())

@@ -11,17 +11,6 @@ from chatd.room.outbox import NotPublished, Published
 from tests.fakes import Events
 from tests.web.asker import CONFIG, NOON, Asker, House, error
 
-
-@pytest.fixture
-def house() -> House:
-    return House()
-
-
-@pytest.fixture
-def asker(house: House) -> Asker:
-    return Asker(house)
-
-
 # What was said
 
 

@@ -8,12 +8,6 @@ from chatd.web.site import about
 from tests.fakes import Events
 from tests.web.asker import CONFIG, Asker
 
-
-@pytest.fixture
-def asker() -> Asker:
-    return Asker()
-
-
 # What is there
 
 

@@ -52,7 +52,8 @@ const ours = new Memory(() => sessionStorage); // of this tab
 // The connection
 
 class Link {
-  // hears: opened(), received(event), closed(says); url(): where to
+  // hears: dialling(), received(event), lost(code, reason), which says whether to come back, waiting(seconds); url():
+  // where to
   constructor(hears, url) {
     this.hears = hears;
     this.url = url;
@@ -403,7 +404,7 @@ class Log {
     this.sticks = this.atEnd;
     this.button.hidden = this.sticks;
     if (this.element.scrollTop < 300) this.chat.wantsOlder(this.room);
-    if (this.sticks) this.chat.hasRead();
+    this.chat.hasRead();
   }
 }
 
@@ -571,17 +572,17 @@ class Chat {
     }
     find("text").value = "";
     this.typed();
-    this.room.marker = null;
-    this.say(this.room, { id: newId(), text });
+    this.say(this.room, text);
   }
 
-  say(room, { id, text }) {
-    const item = { kind: "message", own: true, state: "sending", offset: null, epoch: "", id, text };
+  say(room, text) {
+    const item = { kind: "message", own: true, state: "sending", offset: null, epoch: "", id: newId(), text };
     Object.assign(item, { session: this.session, nick: this.nick, time: new Date().toISOString() });
     room.pending.push(item);
     this.log.sticks = true;
     this.transmit(room, item);
-    this.log.drawSoon(this.log.room === room && room.marker === null);
+    this.log.drawSoon(room.marker !== null); // who answers has read what was new
+    room.marker = null;
     this.remember();
   }
 
@@ -742,7 +743,7 @@ class Chat {
   }
 
   looked() {
-    if (this.watching) this.hasRead();
+    this.hasRead();
     this.showRooms();
   }
 
@@ -863,13 +864,10 @@ class Chat {
   }
 
   heard(room, event, quietly = false) {
-    if (room.pending.some((each) => each.id === event.id && event.session === this.session)) {
-      room.pending = room.pending.filter((each) => each.id !== event.id); // its ack got lost with the link
-    }
     const place = this.take(room, event);
     if (place < 0) return;
     let whole = place < room.items.length - 1;
-    if (!(room === this.room && this.watching) && !quietly && event.session !== this.session) {
+    if (!(room === this.room && this.watching) && !quietly) {
       if (!room.unread) {
         room.marker = room.items[place - 1] ?? null;
         whole = true;
