@@ -290,8 +290,7 @@ class Connection(Outflow, WebSocketServerProtocol):
             self.transport.abortConnection()
             return
         self.resume()
-        self.finish()
-        self._drop = self.factory.timers.callLater(self.factory.config.close_seconds, self.transport.abortConnection)
+        self._drop = self.hang_up(self.factory.timers, self.factory.config.close_seconds)
 
     def _shut(self) -> None:
         """Deliver no more, and note how far the client has come."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 from chatd.client.session import Session
-from chatd.closing import Closing
 from chatd.message import Gap, Position
 from chatd.wire.stream import Stream
 
@@ -34,10 +33,6 @@ class Follower(Session):
         """Say which nick it got, where that is not the one it wanted."""
         if self.nick != self._place.nick:
             self._line.tell(self._stream.another_nick(self._place.nick, self.nick))
-
-    def farewell(self, closing: Closing) -> bytes:
-        """Say nothing: the answer itself tells why it ends."""
-        return b""
 
     def lost(self, gap: Gap) -> None:
         """Say what is gone for good."""

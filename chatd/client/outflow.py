@@ -17,6 +17,8 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 from zope.interface import implementer
 
+from chatd.timers import Timer, TimerWheel
+
 
 @implementer(IPushProducer)
 class Outflow:
@@ -32,13 +34,17 @@ class Outflow:
     max_backlog: int
     """The most bytes that may wait for a client."""
 
-    def attach(self) -> None:
-        """Take the transport that we were given."""
+    def prepare(self) -> None:
+        """Be shut, on a transport that may still be somebody else's."""
         self.opened = False
         self.choked = False
         """Whether the transport has more to write than it likes to keep."""
         self._backlog = 0
         self._idle: Any = None  # the socket, while it may be written to directly
+
+    def attach(self) -> None:
+        """Take the transport that we were given."""
+        self.prepare()
         self.transport.registerProducer(self, True)
 
     def open_out(self) -> None:
@@ -96,8 +102,8 @@ class Outflow:
             self._backlog = self._backlog + len(blob) if self.choked else len(blob)
             self.write(blob)
 
-    def finish(self) -> None:
-        """Close our half of the connection once all is written, or all of it where it has no halves.
+    def hang_up(self, timers: TimerWheel, seconds: float) -> Timer:
+        """Close our half of the connection once all is written, or all of it where it has no halves; drop it in time.
 
         What the client still sends is to be read until then. Left unread it would make TCP reset the connection, and a
         reset may overtake what was written last.
@@ -106,6 +112,7 @@ class Outflow:
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
+        return timers.callLater(seconds, self.transport.abortConnection)
 
     @property
     def plain(self) -> bool:

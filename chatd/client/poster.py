@@ -38,8 +38,7 @@ class Poster:
         self._hub = hub
         self._config = config
         self._timers = timers
-        self._patience: Any = None
-        self._waiting: Deferred[None] | None = None
+        self._waiting: Deferred[None]
         self.id = id
         self.author = f"http.{sha256(nick.encode()).hexdigest()[:12]}" if nick else "http"
         self.nick = nick
@@ -47,47 +46,33 @@ class Poster:
 
     async def publish(self, room: str, text: str, given: str) -> Posted:
         """Say it once the bus takes it; gives where it stands. Raises NotPosted."""
-        intake = self._hub.intake
+        intake, patience = self._hub.intake, self._config.bus_patience
         while not intake.open:
             if intake.away:
                 raise NotPosted(BUS_AWAY.reason)
-            await self._wait()
+            self._waiting = Deferred(lambda _: intake.stop_waiting(self))
+            intake.wait(self)
+            try:
+                await self._waiting.addTimeout(patience, self._timers)
+            except TimeoutError:
+                raise NotPosted(BUS_AWAY.reason) from None
         posted: Deferred[Posted] = Deferred()
         intake.publish(room, self, [text], given=given, receipt=_Receipt(posted))
         try:
-            return await posted.addTimeout(self._config.bus_patience, self._timers)
+            return await posted.addTimeout(patience, self._timers)
         except TimeoutError:
             raise NotPosted(IN_DOUBT) from None
-
-    def _wait(self) -> "Deferred[None]":
-        """Fire when messages may be taken again; where that is not for long, fail with NotPosted."""
-        waiting: Deferred[None] = Deferred(self._left)
-        self._waiting = waiting
-        self._hub.intake.wait(self)
-        self._patience = self._timers.callLater(self._config.bus_patience, self.bus_away)
-        return waiting
-
-    def _left(self, _: object) -> None:
-        self._stop_waiting()
-
-    def _stop_waiting(self) -> "Deferred[None] | None":
-        self._hub.intake.stop_waiting(self)
-        if self._patience is not None:
-            self._patience.cancel()
-        waiting, self._waiting, self._patience = self._waiting, None, None
-        return waiting
 
     # The intake calls
 
     def carry_on(self) -> None:
-        """Go on: messages are taken again."""
-        if (waiting := self._stop_waiting()) is not None:
-            waiting.callback(None)
+        """Look again: messages are taken, or the bus is away."""
+        self._waiting.callback(None)
 
     def bus_away(self) -> None:
-        """Give up: it may be long."""
-        if (waiting := self._stop_waiting()) is not None:
-            waiting.errback(NotPosted(BUS_AWAY.reason))
+        """Look again, as above."""
+        self._hub.intake.stop_waiting(self)
+        self.carry_on()
 
     def not_sent(self, closing: Closing) -> None:
         """Nothing: its message has a receipt."""

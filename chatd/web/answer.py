@@ -1,28 +1,33 @@
 """Answers: text or JSON at once, or later; and an error as JSON with its status."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatd.closing import OUR_FAULT
+from chatd.wire.events import encode
 from chatd.wire.handshake import Refused, internal
+from chatd.wire.http import JSON, LINES
 
 log = Logger()
 
-TEXT = "text/plain; charset=utf-8"
-JSON = "application/json"
 
-
-def answer(request: Request, body: str | bytes, content_type: str = TEXT) -> bytes:
+def answer(request: Request, body: str | bytes, content_type: str = LINES) -> bytes:
     """Set the headers of an answer, give its body."""
     data = body.encode() if isinstance(body, str) else body
     request.setHeader(b"content-type", content_type.encode("ascii"))
     request.setHeader(b"content-length", b"%d" % len(data))
     return b"" if request.method == b"HEAD" else data
+
+
+def answer_json(request: Request, value: Struct | Sequence[Struct]) -> bytes:
+    """Set the headers of an answer in JSON, give its body."""
+    return answer(request, encode(value) + b"\n", JSON)
 
 
 def done(request: Request, status: int) -> int:

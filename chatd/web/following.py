@@ -44,9 +44,7 @@ class Following(Outflow, Protocol):
         self._drop: Timer | None = None
         self.max_backlog = self._config.max_backlog
         self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
-        self.choked = False
-        self._backlog = 0
-        self.shut_out()
+        self.prepare()
 
     # From the request to the answer
 
@@ -150,8 +148,7 @@ class Following(Outflow, Protocol):
             again = come_back_after(closing, self._config.retry_seconds, uniform)
             self.write(self._stream.closing(closing, again) + self._stream.end)
             self._shut()
-            self.finish()
-            self._drop = self._connections.timers.callLater(self._config.close_seconds, self.transport.abortConnection)
+            self._drop = self.hang_up(self._connections.timers, self._config.close_seconds)
 
     def _shut(self) -> None:
         """Deliver no more, and note how far the client has come."""

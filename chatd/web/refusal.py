@@ -28,8 +28,7 @@ class Refusal(Outflow, Protocol):
         self._among.add(self)
         self.attach()
         self.write(self._refused.response())
-        self.finish()
-        self._drop = self._timers.callLater(self._seconds, self.transport.abortConnection)
+        self._drop = self.hang_up(self._timers, self._seconds)
 
     def dataReceived(self, data: bytes) -> None:
         """Let what still comes be for nobody."""

@@ -13,7 +13,7 @@ from chatd.closing import BUS_AWAY
 from chatd.message import Position
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
-from chatd.web.answer import JSON, answer, later
+from chatd.web.answer import answer, answer_json, later
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
@@ -38,10 +38,10 @@ class Rooms:
         """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
         form = http.choose_form(request.getHeader("accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
-        if form == http.HTML and not follows(request.uri):
-            return self._page.render(request)
         if form == http.EVENTS or follows(request.uri):
             return self._follow(request, form, address)
+        if form == http.HTML:
+            return self._page.render(request)
         place = read_target(request.uri, http.LAST)
         return later(request, self._last(request, place, http.JSON if form == http.JSON else http.TEXT))
 
@@ -49,7 +49,7 @@ class Rooms:
         batches = await self._asked(self._hub.recent(place.room, place.last))
         if form == http.JSON:
             said = [event for batch in batches for event in events.message_events(batch)]
-            return answer(request, events.encode_all(said) + b"\n", JSON)
+            return answer_json(request, said)
         return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
 
     def _follow(self, request: Request, form: str, address: str) -> bytes | int:
@@ -110,18 +110,18 @@ class Rooms:
             events.utc(message.time),
             duplicate,
         )
-        return answer(request, http.encode(published) + b"\n", JSON)
+        return answer_json(request, published)
 
     async def members(self, request: Request, room: str) -> bytes:
         """Say who is in a room."""
         members = await self._asked(self._hub.members(room))
-        return answer(request, http.encode(http.Here(room, listed(members), members.count)) + b"\n", JSON)
+        return answer_json(request, http.Here(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms."""
         occupied, more = await self._asked(self._hub.list_rooms())
         rooms = [http.Room(each.room, each.count, each.top.epoch, each.top.offset) for each in occupied]
-        return answer(request, http.encode(http.Rooms(rooms, more)) + b"\n", JSON)
+        return answer_json(request, http.Rooms(rooms, more))
 
     async def _asked(self, answer: "Deferred[T]") -> T:
         """Wait for an answer of the bus. Raises Refused where it does not come, or not in time."""

@@ -371,14 +371,9 @@ Event = (
 _encode = msgspec.json.Encoder().encode
 
 
-def encode(event: Event) -> bytes:
-    """Give the text of a frame."""
+def encode(event: Struct | Sequence[Struct]) -> bytes:
+    """Give the text of a frame, or the JSON of an answer over HTTP."""
     return _encode(event)
-
-
-def encode_all(events: Sequence[Event]) -> bytes:
-    """Give them as one JSON array."""
-    return _encode(events)
 
 
 def message_event(message: Message, room: str, epoch: str, offset: int) -> MessageEvent:
@@ -426,6 +421,11 @@ def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
     return _encode(message_event(message, room, epoch, offset))
 
 
+def change_json(room: str, change: Change) -> bytes:
+    """Give the text of the frame in which a change is told."""
+    return _encode(presence_event(room, change))
+
+
 @lru_cache(maxsize=1024)  # messages that came together have one time
 def utc(milliseconds: int) -> str:
     """Write a time, milliseconds since 1970, as RFC 3339 has it: ``2026-01-01T12:00:00.123Z``. From year 1 to 9999."""
@@ -465,23 +465,37 @@ def longest_json(text: int) -> int:
 class JsonDress:
     """How a program sees what happens in a room."""
 
-    def __init__(self, frame: Callable[[bytes], bytes] = text_frame, deflated: "JsonDress | None" = None) -> None:
-        """Take how UTF-8 is framed, and the same dress for clients that have agreed to compression."""
+    def __init__(
+        self,
+        frame: Callable[[bytes], bytes] = text_frame,
+        *,
+        told: bool = True,
+        show: Callable[[Message, str, str, int], bytes] = message_json,
+        tell: Callable[[str, Change], bytes] = change_json,
+        deflated: "JsonDress | None" = None,
+    ) -> None:
+        """Take how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
+
+        Deflated is the same dress for clients that have agreed to compression.
+        """
         self._frame = frame
+        self._told = told
+        self._show = show
+        self._tell = tell
         self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
         """Give each message's frame."""
-        frame = self._frame
+        frame, show = self._frame, self._show
         return [
-            frame(message_json(message, batch.room, batch.epoch, offset))
+            frame(show(message, batch.room, batch.epoch, offset))
             for batch in batches
             for offset, message in enumerate(batch.messages, batch.first)
         ]
 
     def change(self, room: str, change: Change) -> bytes:
-        """Give the frame that tells who came, went, or took another nick."""
-        return self._frame(encode(presence_event(room, change)))
+        """Give the frame that tells who came, went, or took another nick; empty where that is not told."""
+        return self._frame(self._tell(room, change)) if self._told else b""
 
 
 JSON = JsonDress(deflated=JsonDress(deflated_text_frame))

@@ -16,6 +16,8 @@ from chatd.wire.text import read_line, utf8_size
 TEXT = "text/plain"
 JSON = "application/json"
 EVENTS = "text/event-stream"
+LINES = f"{TEXT}; charset=utf-8"
+"""Text, as it is sent."""
 HTML = "text/html"
 FORMS = (TEXT, JSON, EVENTS, HTML)
 """In which a room is shown."""
@@ -142,6 +144,3 @@ class Rooms(Struct, frozen=True, gc=False):
 
     rooms: Sequence[Room]
     more: bool
-
-
-encode = msgspec.json.Encoder().encode

@@ -4,14 +4,14 @@ To HTTP/1.1 it goes in chunks, each message one (RFC 9112, section 7.1), and so 
 seen to have been cut off; to HTTP/1.0 as it is. It is framed once for all who hear it in one form.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatd.closing import Closing
-from chatd.message import Batch, Change, Gap, Message
+from chatd.message import Change, Gap, Message
 from chatd.wire import events, text
 from chatd.wire.events import encode
-from chatd.wire.http import EVENTS, JSON, TEXT
+from chatd.wire.http import EVENTS, JSON, LINES, TEXT
 from chatd.wire.text import Dress
 
 Frame = Callable[[bytes], bytes]
@@ -49,33 +49,6 @@ class Stream:
     end: bytes = b""
 
 
-class _Dress:
-    """How messages, and who comes and goes, look in a form."""
-
-    def __init__(self, show: Callable[[Message, str, str, int], bytes], tell: Callable[[str, Change], bytes]) -> None:
-        """Take how a message looks, of its room, epoch and offset; and a change in a room."""
-        self._show = show
-        self._tell = tell
-
-    @property
-    def deflated(self) -> Dress:
-        """The same: nothing is compressed."""
-        return self
-
-    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Give what is sent for each message."""
-        show = self._show
-        return [
-            show(message, batch.room, batch.epoch, offset)
-            for batch in batches
-            for offset, message in enumerate(batch.messages, batch.first)
-        ]
-
-    def change(self, room: str, change: Change) -> bytes:
-        """Give what is sent for a change; empty where it is not told."""
-        return self._tell(room, change)
-
-
 def _nothing(*_: object) -> bytes:
     return b""
 
@@ -83,15 +56,15 @@ def _nothing(*_: object) -> bytes:
 def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
     """Show a room as a named client at a terminal sees it."""
 
-    def line(shown: str) -> bytes:
-        return frame(shown.encode() + b"\n")
+    def frame_line(data: bytes) -> bytes:
+        return frame(data + b"\n")
 
-    def change(room: str, change: Change) -> bytes:
-        return line(text.change(change)) if change.nick else b""
+    def line(shown: str) -> bytes:
+        return frame_line(shown.encode())
 
     return Stream(
-        "text/plain; charset=utf-8",
-        _Dress(lambda message, *_: line(text.named(message)), change if told else _nothing),
+        LINES,
+        text.TextDress(text.named, text.change if told else None, frame_line),
         lost=lambda room, gap: line(text.lost(gap.count)),
         another_nick=lambda wanted, has: line(text.taken(wanted, has)),
         closing=lambda closing, again: line(text.closing(closing.reason)),
@@ -103,18 +76,15 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
     """Show what a program hears, an object a line."""
 
-    def line(event: events.Event) -> bytes:
-        return frame(encode(event) + b"\n")
+    def frame_line(data: bytes) -> bytes:
+        return frame(data + b"\n")
 
     return Stream(
         "application/x-ndjson",
-        _Dress(
-            lambda *message: line(events.message_event(*message)),
-            (lambda *change: line(events.presence_event(*change))) if told else _nothing,
-        ),
-        lost=lambda room, gap: line(events.gap_event(room, gap)),
+        events.JsonDress(frame_line, told=told),
+        lost=lambda room, gap: frame_line(encode(events.gap_event(room, gap))),
         another_nick=_nothing,
-        closing=lambda closing, again: line(events.bye(closing, again)),
+        closing=lambda closing, again: frame_line(encode(events.bye(closing, again))),
         beginning=_nothing,
         end=end,
     )
@@ -122,23 +92,28 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 
 def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
     """Show what a program hears, as an EventSource takes it (WHATWG HTML, section 9.2.6); JSON has no line ends."""
-
-    def event(kind: bytes, event: events.Event, id: bytes = b"") -> bytes:
-        return frame(b"%bevent: %b\ndata: %b\n\n" % (id, kind, encode(event)))
-
-    def message(message: Message, room: str, epoch: str, offset: int) -> bytes:
-        return event(b"message", events.message_event(message, room, epoch, offset), _id(epoch, offset))
-
     return Stream(
         EVENTS,
-        _Dress(message, (lambda *change: event(b"presence", events.presence_event(*change))) if told else _nothing),
-        lost=lambda room, gap: event(b"gap", events.gap_event(room, gap), _id(gap.epoch, gap.last)),
+        events.JsonDress(frame, told=told, show=_message, tell=_change),
+        lost=lambda room, gap: frame(_event(b"gap", encode(events.gap_event(room, gap)), _id(gap.epoch, gap.last))),
         another_nick=_nothing,
-        closing=lambda closing, again: event(b"bye", events.bye(closing, again)),
+        closing=lambda closing, again: frame(_event(b"bye", encode(events.bye(closing, again)))),
         beginning=lambda again: frame(b"retry: %d\n\n" % (again * 1000)),
         heartbeat=frame(b":\n\n"),
         end=end,
     )
+
+
+def _message(message: Message, room: str, epoch: str, offset: int) -> bytes:
+    return _event(b"message", events.message_json(message, room, epoch, offset), _id(epoch, offset))
+
+
+def _change(room: str, change: Change) -> bytes:
+    return _event(b"presence", events.change_json(room, change))
+
+
+def _event(kind: bytes, data: bytes, id: bytes = b"") -> bytes:
+    return b"%bevent: %b\ndata: %b\n\n" % (id, kind, data)
 
 
 def _id(epoch: str, offset: int) -> bytes:
