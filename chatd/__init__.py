@@ -16,6 +16,9 @@ The path of a message, a batch at a time::
     Redis: one script gives offsets, keeps history and publishes
     room/bus -> room/hub.deliver -> room/timeline --(paced)--> room/audience -> client/outflow.deliver -> sockets
 
+Over HTTP the door hands the connection to ``web/site``. What is said comes from ``client/poster``; who follows a room
+is a member (``client/follower``), and from then on ``web/following`` has its connection, on the same outflow.
+
 What does not follow on what came before is held back in the room's timeline until history has filled the hole. Who is
 behind (it comes back, wants what was said before, or reads slowly) gets history from ``room/catchup``, then is live.
 

@@ -189,6 +189,55 @@ class TestPresence(Watching):
         one, _, two, _ = await self.two(presence_limit=0)
         assert [await bus.enter("ops", f"{bus}", "ann") for bus in (one, two)] == ["ann", "ann2"]
 
+    async def test_rooms_are_listed_by_name_with_the_members_of_all_workers_and_the_newest_message(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.read("ops", None, 1)  # as every room begins
+        await one.enter("ops", "s1", "ann")
+        await two.enter("ops", "s2")
+        await two.publish("dev", messages("a", "b"))
+        await two.read("empty", None, 1)  # somebody looked at it, and nobody is there
+        listed, more = await one.list_rooms()
+        assert [(each.room, each.count, each.top.offset) for each in listed] == [("dev", 0, 2), ("ops", 2, 0)]
+        assert not more
+
+    async def test_rooms_are_listed_without_the_members_of_a_dead_worker(self) -> None:
+        one, _ = await self.worker(self.valkey_url)
+        await one.read("ops", None, 1)
+        await one.enter("ops", "s1", "ann")
+        self.ask("HSET", f"{self.prefix}:presence:ops", "dead", "1")
+        self.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 zoe zoe")
+        listed, _ = await one.list_rooms()
+        assert [(each.room, each.count) for each in listed] == [("ops", 1)]
+
+    async def test_rooms_are_listed_without_those_of_another_run_of_the_broker(self) -> None:
+        one, _ = await self.worker(self.valkey_url)
+        await one.publish("old", messages("a"))
+        self.ask("HSET", f"{self.prefix}:room:old", "run", "another")
+        assert await one.list_rooms() == ([], False)
+
+    async def test_rooms_are_listed_in_steps(self) -> None:
+        one, _ = await self.worker(self.valkey_url, rooms_step_keys=3)
+        names = sorted(f"room{number}" for number in range(50))
+        for name in names:
+            await one.publish(name, messages("a"))
+        listed, more = await one.list_rooms()
+        assert ([each.room for each in listed], more) == (names, False)
+
+    async def test_no_more_rooms_are_listed_than_may_be(self) -> None:
+        one, _ = await self.worker(self.valkey_url, rooms_listed=5)
+        for number in range(6):
+            await one.publish(f"room{number}", messages("a"))
+        listed, more = await one.list_rooms()
+        assert (len(listed), more) == (5, True)
+
+    async def test_no_more_keys_are_looked_at_than_may_be(self) -> None:
+        one, _ = await self.worker(self.valkey_url, rooms_step_keys=1, rooms_steps=2)
+        for number in range(50):
+            await one.publish(f"room{number}", messages("a"))
+        listed, more = await one.list_rooms()
+        assert len(listed) < 50
+        assert more
+
     async def test_it_is_told_which_message_was_the_newest(self) -> None:
         one, ears, _, _ = await self.two()
         heard: list[Any] = []
