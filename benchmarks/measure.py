@@ -96,9 +96,14 @@ def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -
         _see_that_they_fell_behind(server, subject.load.stopped)
         figures["grown_bytes"] = float(memory[1] - memory[0])
     used, wall = cpu[1] - cpu[0], clock[1] - clock[0]
-    figures["cpu_us"] = used * 1e6 / max(1, got["delivered_in_time"])
+    figures["cpu_us"] = _microseconds(used, got["delivered_in_time"])
     figures["others"] = max(0.0, (machine[1] - machine[0] - used) / wall - sum(got["busy"]))
     return Sample(figures, {name: got[name] for name in FAULTS if got[name]}, got["busy"])
+
+
+def _microseconds(cpu: float, count: int) -> float:
+    """Share seconds among so many. The kernel counts whole ticks: what is behind six places is the rounding of floats."""
+    return round(cpu * 1e6 / max(1, count), 6)
 
 
 def _see_that_they_fell_behind(server: Server, stopped: int) -> None:
@@ -127,9 +132,9 @@ def _hold(subject: Subject, server: Server) -> Sample:
     clients = subject.load.clients
     got = generate(server.port, subject.load, cores=subject.cores()[1], phases={"connected": wait_and_look})
     figures = {"connects_per_s": float(got["connects_per_s"]), "memory_bytes": (memory[1] - memory[0]) / clients}
-    figures["join_us"] = (cpu[1] - cpu[0]) * 1e6 / clients
+    figures["join_us"] = _microseconds(cpu[1] - cpu[0], clients)
     if subject.lines:
-        figures["worker_us"] = (workers[1] - workers[0]) * 1e6 / clients
+        figures["worker_us"] = _microseconds(workers[1] - workers[0], clients)
     replayed, due = got["aside"], clients * subject.load.last
     faults = {"closed": got["closed"], "missing": max(0, due - replayed), "duplicates": max(0, replayed - due)}
     return Sample(figures, {name: count for name, count in faults.items() if count}, got["connect_busy"])
@@ -141,7 +146,7 @@ def _visit(subject: Subject, server: Server, seconds: float, warmup: float) -> S
         cpu, visiting = processes.cpu_seconds(server.workers()), time.process_time()
         pages = visitor.ask(seconds)
         cpu, visiting = processes.cpu_seconds(server.workers()) - cpu, time.process_time() - visiting
-    return Sample({"page_us": cpu * 1e6 / max(1, pages)}, busy=[visiting / seconds])
+    return Sample({"page_us": _microseconds(cpu, pages)}, busy=[visiting / seconds])
 
 
 def _say(port: int, lines: int) -> None:

@@ -216,7 +216,7 @@ class TestPresence(Watching):
         assert await one.list_rooms() == ([], False)
 
     async def test_rooms_are_listed_in_steps(self) -> None:
-        one, _ = await self.worker(self.valkey_url, rooms_step_keys=3)
+        one, _ = await self.worker(self.valkey_url, rooms_step_keys=3, rooms_steps=100_000)
         names = sorted(f"room{number}" for number in range(50))
         for name in names:
             await one.publish(name, messages("a"))
