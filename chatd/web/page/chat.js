@@ -22,6 +22,8 @@ const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const utf8 = (text) => new TextEncoder().encode(text).length;
 const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(36)).join("");
 
+const roomHere = () => decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+
 // What outlives a reload. A browser may forbid it: then nothing does.
 
 class Memory {
@@ -412,7 +414,7 @@ class Log {
 
 class Chat {
   constructor() {
-    const here = decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+    const here = roomHere();
     const open = new Set([...ours.get("rooms", []), here]);
     this.rooms = new Map([...open].map((name) => [name, new Room(name)]));
     this.home = this.rooms.has(ours.get("home", "")) ? ours.get("home", "") : here; // whose URL we connect to
@@ -494,7 +496,7 @@ class Chat {
       if (!event.target.closest("nav, aside, .drawer")) this.slide();
     });
     addEventListener("popstate", () => {
-      const name = decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+      const name = roomHere();
       this.open(name);
       this.go(name, null);
     });
