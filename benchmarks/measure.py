@@ -102,7 +102,7 @@ def _exchange(subject: Subject, server: Server, seconds: float, warmup: float) -
 
 
 def _microseconds(cpu: float, count: int) -> float:
-    """Share seconds among so many. The kernel counts whole ticks: what is behind six places is the rounding of floats."""
+    """Share seconds among so many. The kernel counts whole ticks: what is behind six places is a float's rounding."""
     return round(cpu * 1e6 / max(1, count), 6)
 
 
