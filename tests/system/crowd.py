@@ -53,7 +53,8 @@ class Client:
                 await asyncio.sleep(RETRY)
                 continue
             if self._worker and await asyncio.to_thread(self._daemon.worker_of, _socket(connection)) != self._worker:
-                await connection.close()
+                # What it hears meanwhile has to be read: the answer to its Close comes behind that.
+                await asyncio.gather(connection.close(), _ignore(connection))
                 continue
             self._worker = 0
             stay = Stay()
@@ -241,7 +242,11 @@ class Crowd:
     def wait_for_all(self, seconds: float = PATIENCE) -> None:
         """Wait until all clients are connected."""
         clients = [*self.senders, *self.members]
-        until(lambda: all(each.here for each in clients), "all clients to be connected", seconds)
+        try:
+            until(lambda: all(each.here for each in clients), "all clients to be connected", seconds)
+        except AssertionError as error:
+            absent = {each.life.name: str(each.task) for each in clients if not each.here}
+            raise AssertionError(f"{error}; these are not: {absent}") from None
 
     def said(self) -> int:
         """Count the lines that were said."""
