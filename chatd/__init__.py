@@ -102,6 +102,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  valkey``       the private broker
 ``  fleet``        spawn, watch, replace, drain the workers
 ``  daemon``       ports, broker and fleet, started and stopped in order
+``options``        what is in force: the command line before the configuration file before the defaults
 ``tap``            ``twistd chatd``: options to services
 ``verify/``        whether the chat logs have all that the histories have; for the command, not the server
 ``  unreadable``   why nothing can be said

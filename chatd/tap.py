@@ -14,53 +14,39 @@ import chatd
 from chatd.config import BadValue, Config, options
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
+from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
 from chatd.parent.state import State
 from chatd.parent.valkey import find_server
 
 
-def _checked(name: str, check: Callable[[str], Any], text: str) -> Any:
-    """Read the value of one option. Raises UsageError, without repeating what the check does not repeat."""
+def _read(knob: Field[Any], text: str) -> Any:
     try:
-        text.encode()
-        return check(text)
-    except UnicodeEncodeError:
-        raise usage.UsageError(f"--{name} must be UTF-8") from None
+        return read_value(knob, text)
     except BadValue as error:
-        raise usage.UsageError(f"--{name} {error}") from error
-
-
-def _name(knob: Field[Any]) -> str:
-    return knob.name.replace("_", "-")
-
-
-def _is_flag(knob: Field[Any]) -> bool:
-    return knob.metadata["check"] is bool
-
-
-def _is_list(knob: Field[Any]) -> bool:
-    """Whether it may be given several times."""
-    return isinstance(knob.default, tuple)
+        raise usage.UsageError(f"--{name_of(knob)} {error}") from error
 
 
 def _takes_another(knob: Field[Any]) -> Callable[["Options", str], None]:
     """Make the method by which usage.Options takes one more value of a list."""
-    name = _name(knob)
+    name = name_of(knob)
 
     def take(self: "Options", value: str) -> None:
-        self[name] += (_checked(name, knob.metadata["check"], value),)
+        self[name] = (*(self[name] or ()), _read(knob, value))
 
     take.__doc__ = knob.metadata["help"]
     return take
 
 
 def _parameter(knob: Field[Any]) -> list[Any]:
-    """Describe one knob to usage.Options: name, short name, default, help, check."""
-    name = _name(knob)
-    check = partial(_checked, name, knob.metadata["check"])
+    """Describe one knob to usage.Options: name, short name, default, help, check.
+
+    The default is None, so that what was not given can be told from what was; the real one is in the help.
+    """
     unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
-    return [name, None, knob.default if knob.default != "" else None, knob.metadata["help"] + unit, check]
+    default = f" [default: {knob.default}]" if knob.default != "" else ""
+    return [name_of(knob), None, None, knob.metadata["help"] + unit + default, partial(_read, knob)]
 
 
 class Options(usage.Options):
@@ -71,13 +57,25 @@ class Options(usage.Options):
         "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
         "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
     )
-    optFlags = [[_name(knob), None, knob.metadata["help"]] for knob in options() if _is_flag(knob)]  # noqa: RUF012
-    optParameters = [_parameter(knob) for knob in options() if not _is_flag(knob) and not _is_list(knob)]  # noqa: RUF012
+    optFlags = [  # noqa: RUF012
+        ["show-config", None, "Print what is in force, as a configuration file, and exit."],
+        *([name_of(knob), None, knob.metadata["help"]] for knob in options() if is_flag(knob)),
+    ]
+    optParameters = [  # noqa: RUF012
+        [
+            "config",
+            None,
+            None,
+            "A file of options (TOML): each by its name, without the dashes; the command line comes before it. "
+            "It is read again at a reload (SIGHUP).",
+        ],
+        *(_parameter(knob) for knob in options() if not is_flag(knob) and not is_list(knob)),
+    ]
 
     def __init__(self) -> None:
         super().__init__()
-        for knob in filter(_is_list, options()):
-            self[_name(knob)] = ()
+        for knob in filter(is_list, options()):
+            self[name_of(knob)] = None
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -94,16 +92,38 @@ class Options(usage.Options):
     def parseArgs(self) -> None:
         """Take no arguments."""
 
+    def postOptions(self) -> None:
+        """Show what is in force, where that is asked for."""
+        if self["config"] is not None:
+            self["config"] = os.path.abspath(self["config"])  # it is read again when we may be elsewhere
+        if self["show-config"]:
+            try:
+                shown = show(self.given(), self.file(), self["config"])
+            except BadValue as error:
+                raise usage.UsageError(str(error)) from error
+            print(shown, end="")  # noqa: T201 - to whoever asked
+            sys.exit(0)
+
+    def given(self) -> Values:
+        """Give what stands on the command line."""
+        values = {knob.name: self[name_of(knob)] for knob in options()}
+        flags = {knob.name for knob in filter(is_flag, options())}
+        return {
+            name: bool(value) if name in flags else value
+            for name, value in values.items()
+            if (value if name in flags else value is not None)
+        }
+
+    def file(self) -> Values:
+        """Read the configuration file, if there is one. Raises BadValue."""
+        return read_file(self["config"]) if self["config"] is not None else {}
+
     def config(self) -> Config:
-        """Give the configuration these options make."""
-        given = {knob: self[_name(knob)] for knob in options()}
-        values: dict[str, Any] = {knob.name: value for knob, value in given.items() if value is not None}
-        values["compress"] = bool(values["compress"])
-        values["workers"] = values["workers"] or max(2, os.cpu_count() or 1)
-        return Config(**values)
+        """Give the configuration that command line and file make now. Raises BadValue."""
+        return combine(self.given(), self.file())
 
 
-for _knob in filter(_is_list, options()):
+for _knob in filter(is_list, options()):
     setattr(Options, f"opt_{_knob.name}", _takes_another(_knob))
 
 
@@ -115,16 +135,22 @@ def _check_utf8(what: str, path: str) -> None:
         raise BadValue(f"{what} is not UTF-8: {os.path.abspath(path)!r}") from None
 
 
+def _config(options: Options) -> Config:
+    """Give the configuration as it stands there now, all of it checked but ports and state. Raises BadValue."""
+    config = options.config()
+    _check_utf8("the chat log's path", config.chat_log)
+    _check_utf8("the state folder's path", config.state)
+    Origins(config.origin)
+    Proxies(config.trusted_proxy)
+    return config
+
+
 def makeService(options: Options) -> IService:
     """Make the service; what can't be used is said in one line before anything runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
-    config = options.config()
     try:
-        _check_utf8("the chat log's path", config.chat_log)
-        _check_utf8("the state folder's path", config.state)
-        Origins(config.origin)
-        Proxies(config.trusted_proxy)
+        config = _config(options)
         server_program = "" if config.redis else find_server()
         if config.state and server_program:
             State(config.state, config.state_lock_seconds).check()
@@ -133,4 +159,4 @@ def makeService(options: Options) -> IService:
         ports.close()
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")
-    return Daemon(reactor, config, server_program)
+    return Daemon(reactor, config, server_program, partial(_config, options))

@@ -133,6 +133,47 @@ def test_an_empty_redis_is_refused_and_not_taken_for_the_private_broker() -> Non
     assert refusal("--redis", "").startswith("twistd chatd: --redis must be redis://")
 
 
+# A configuration file
+
+
+def test_a_configuration_file_is_read_and_the_command_line_comes_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text("workers = 4\nhistory = 7\nlisten = ['tcp:1']\ncompress = true\n")
+    config = config_of("--config", str(path), "--workers", "3", "--listen", "tcp:2")
+    assert config == Config(workers=3, history=7, listen=("tcp:2",), compress=True)
+
+
+def test_a_configuration_file_is_found_again_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chatd.toml").write_text("workers = 4\n")
+    monkeypatch.chdir(tmp_path)
+    parsed = Options()
+    parsed.parseOptions(["--config", "chatd.toml"])
+    monkeypatch.chdir("/")
+    (tmp_path / "chatd.toml").write_text("workers = 5\n")
+    assert parsed.config().workers == 5
+
+
+def test_a_configuration_file_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text("wrokers = 4\n")
+    said = f"twistd chatd: {path}: no such option: 'wrokers' (did you mean workers?)"
+    assert refusal("--config", str(path)) == said
+    assert refusal("--config", str(path), "--show-config") == said
+
+
+def test_what_is_in_force_is_printed_and_nothing_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], taken: int
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text(f"listen = ['tcp:{taken}:interface=127.0.0.1']\n")
+    with pytest.raises(SystemExit) as caught:
+        Options().parseOptions(["--config", str(path), "--workers", "3", "--show-config"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"^listen = .*{taken}.* # {path}$", shown, re.MULTILINE)
+    assert re.search(r"^workers = 3 +# command line$", shown, re.MULTILINE)
+
+
 # Help
 
 
@@ -278,7 +319,7 @@ def test_a_state_folder_that_cannot_be_made_is_refused_with_one_line(tmp_path: P
 def test_one_that_only_shows_to_be_no_good_once_it_is_made_ends_it_with_one_line() -> None:
     parsed = Options()
     parsed.parseOptions(["--state", "/proc/chatd", "--listen", LOCAL])  # root may write there, and can't
-    daemon = Daemon(MemoryReactorClock(), parsed.config(), "valkey-server")
+    daemon = Daemon(MemoryReactorClock(), parsed.config(), "valkey-server", parsed.config)
     with pytest.raises(SystemExit, match=r"^twistd chatd: --state /proc/chatd cannot be used: "):
         daemon.startService()
 

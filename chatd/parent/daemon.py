@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +23,12 @@ log = Logger()
 class Daemon(Service):
     """What ``twistd chatd`` runs."""
 
-    def __init__(self, reactor: Any, config: Config, server_program: str) -> None:
-        """Take the configuration, workers counted, and the private broker's program, empty where there is none."""
+    def __init__(self, reactor: Any, config: Config, server_program: str, reread: Callable[[], Config]) -> None:
+        """Take the configuration, workers counted, and the private broker's program, empty where there is none.
+
+        Reread gives the configuration as it is by then, or raises BadValue.
+        """
+        self._reread = reread
         self._reactor = reactor
         self._config = config
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)

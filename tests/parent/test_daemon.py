@@ -39,7 +39,7 @@ class Fixture:
         state: str = "",
     ) -> Daemon:
         config = Config(listen=listen, workers=2, redis=redis, chat_log=chat_log, state=state)
-        self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server")
+        self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
         return self.daemon
 
     def start(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen) -> list[FakeProcess]:
@@ -257,7 +257,7 @@ class RealChildren(TestCase):
         self.patch(fleet, "COMMAND", (sys.executable, "-c", WORKER))
         said = Said.during(self)
         ready = said.next("is ready: 2 workers")
-        daemon = Daemon(real_reactor, CONFIG, find_server())
+        daemon = Daemon(real_reactor, CONFIG, find_server(), lambda: CONFIG)
         daemon.privilegedStartService()
         daemon.startService()
         await ready

@@ -1,0 +1,117 @@
+"""Where options come from: the command line before the configuration file before the defaults.
+
+A configuration file is TOML (``--config chatd.toml``): every option by the same name, without the dashes in front;
+one that may be given several times has a list::
+
+    listen = ["tcp:3000", "tcp6:3000"]
+    workers = 4
+    chat-log = "/var/log/chatd/chat.log"
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
+
+Values = Mapping[str, Any]
+"""Some options: their values, checked, by the names of Config's fields."""
+
+FEWEST_WORKERS = 2
+
+
+def name_of(knob: Field[Any]) -> str:
+    """Give the name of an option, without dashes in front."""
+    return knob.name.replace("_", "-")
+
+
+def is_flag(knob: Field[Any]) -> bool:
+    """Whether it is given without a value on the command line."""
+    return knob.metadata["check"] is bool
+
+
+def is_list(knob: Field[Any]) -> bool:
+    """Whether it may be given several times."""
+    return isinstance(knob.default, tuple)
+
+
+def read_value(knob: Field[Any], text: str) -> Any:
+    """Read the value of an option, or one of several. Raises BadValue, without repeating what the check does not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadValue("must be UTF-8") from None
+    return knob.metadata["check"](text)
+
+
+def read_file(path: str) -> Values:
+    """Read a configuration file. Raises BadValue, in one line that names the file and what is wrong there."""
+    known = {name_of(knob): knob for knob in options()}
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except OSError as error:
+        raise BadValue(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadValue(f"{path}: no TOML: {error}") from error
+    values = {}
+    for name, value in found.items():
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 1)
+            raise BadValue(f"{path}: no such option: {name!r}{f' (did you mean {like[0]}?)' if like else ''}")
+        try:
+            values[known[name].name] = _from_toml(known[name], value)
+        except BadValue as error:
+            raise BadValue(f"{path}: {name} {error}") from error
+    return values
+
+
+def _from_toml(knob: Field[Any], value: Any) -> Any:
+    if is_flag(knob):
+        if not isinstance(value, bool):
+            raise BadValue("must be true or false")
+        return value
+    if is_list(knob):
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise BadValue('must be a list: ["…", "…"]')
+        return tuple(read_value(knob, each) for each in value)
+    if value == knob.default == "":  # as if it were not there
+        return value
+    number = not isinstance(knob.default, str)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
+        raise BadValue(f"must be {'a number' if number else 'text'}, not {value!r}")
+    return read_value(knob, str(value))
+
+
+def combine(given: Values, file: Values) -> Config:
+    """Make the configuration of what the command line gives, and what a file says beside it."""
+    values = {**file, **given}
+    values["workers"] = values.get("workers") or max(FEWEST_WORKERS, os.cpu_count() or 1)
+    return Config(**values)
+
+
+def show(given: Values, file: Values, path: str) -> str:
+    """Say what is in force, and where it comes from, as a configuration file without its secrets."""
+    config = combine(given, file)
+    lines = []
+    for knob in options():
+        value = getattr(config, knob.name)
+        source = "command line" if knob.name in given else path if knob.name in file else "default"
+        if knob.name == "listen":
+            value = value or LOOPBACK_LISTEN
+        shown = [_without_password(each) for each in value] if is_list(knob) else _without_password(value)
+        lines.append((f"{name_of(knob)} = {msgspec.json.encode(shown).decode()}", source))
+    width = min(40, max(len(line) for line, _ in lines))
+    return "".join(f"{line:{width}}  # {source}\n" for line, source in lines)
+
+
+def _without_password(value: Any) -> Any:
+    if isinstance(value, str) and "://" in value and (parts := urlsplit(value)).password is not None:
+        return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+    return value

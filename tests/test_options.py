@@ -1,0 +1,154 @@
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.options import combine, name_of, read_file, show
+
+WORKERS = max(2, os.cpu_count() or 1)
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "chatd.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def fault(folder: Path, text: str) -> str:
+    """Give what is said of a file, without its name."""
+    path = write(folder, text)
+    with pytest.raises(BadValue) as caught:
+        read_file(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ")
+    assert "\n" not in said
+    return said.removeprefix(f"{path}: ")
+
+
+# A file
+
+
+def test_every_option_may_stand_in_the_file_by_its_name(tmp_path: Path) -> None:
+    values: dict[str, Any] = {}
+    for knob in options():
+        if isinstance(knob.default, bool):
+            values[name_of(knob)] = True
+        elif isinstance(knob.default, tuple):
+            values[name_of(knob)] = ["one", "two"]
+        elif not isinstance(knob.default, str):
+            values[name_of(knob)] = knob.default
+    values |= {"redis": "redis://broker:7000/2", "redis-prefix": "other", "chat-log": "all.log", "state": "kept"}
+    lines = [f"{name} = {str(value).lower() if value is True else repr(value)}\n" for name, value in values.items()]
+    read = read_file(write(tmp_path, "".join(lines)))
+    for knob in options():
+        if (name := name_of(knob)) in values:
+            value = values[name]
+            assert read[knob.name] == (tuple(value) if isinstance(value, list) else value), name
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1", 1.0), ("0.25", 0.25), ("86_400", 86400.0)])
+def test_a_number_is_one_with_or_without_a_point(tmp_path: Path, text: str, seconds: float) -> None:
+    assert read_file(write(tmp_path, f"bus-patience = {text}")) == {"bus_patience": seconds}
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert read_file(write(tmp_path, "# nothing yet\n")) == {}
+
+
+def test_an_empty_text_is_as_if_it_were_not_there(tmp_path: Path) -> None:
+    assert combine({}, read_file(write(tmp_path, 'redis = ""\nstate = ""'))) == Config(workers=WORKERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("wrokers = 4", "no such option: 'wrokers' (did you mean workers?)"),
+        ("zzz = 4", "no such option: 'zzz'"),
+        ("config = 'other.toml'", "no such option: 'config'"),
+        ("[redis]\nhost = 'a'", "redis must be text, not {'host': 'a'}"),
+        ("workers = -1", "workers must be a whole number from 0 to 256, not '-1'"),
+        ("workers = 2.5", "workers must be a whole number from 0 to 256, not '2.5'"),
+        ("workers = '4'", "workers must be a number, not '4'"),
+        ("workers = true", "workers must be a number, not True"),
+        ("bus-patience = nan", "bus-patience must be a number of seconds from 0 to 86400, not 'nan'"),
+        ("chat-log = 7", "chat-log must be text, not 7"),
+        ("chat-log = ''", "chat-log must name a file"),
+        ("compress = 1", "compress must be true or false"),
+        ("listen = 'tcp:3000'", 'listen must be a list: ["…", "…"]'),
+        ("listen = [3000]", 'listen must be a list: ["…", "…"]'),
+    ],
+)
+def test_what_cannot_be_used_is_said_by_its_name(tmp_path: Path, text: str, said: str) -> None:
+    assert fault(tmp_path, text) == said
+
+
+def test_a_file_that_is_no_toml_is_said_with_the_line(tmp_path: Path) -> None:
+    said = fault(tmp_path, "workers = 2\nlisten = [\n")
+    assert said.startswith("no TOML: ")
+    assert fault(tmp_path, "workers = 2\nhello\n").endswith("(at line 2, column 6)")
+
+
+def test_a_file_that_is_not_utf8_is_no_toml(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_bytes(b"chat-log = '\xff'")
+    with pytest.raises(BadValue, match="no TOML"):
+        read_file(str(path))
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="No such file or directory"):
+        read_file(str(tmp_path / "none.toml"))
+
+
+def test_a_password_in_a_bad_url_is_not_said(tmp_path: Path) -> None:
+    assert "secret" not in fault(tmp_path, "redis = 'http://ann:secret@broker'")
+
+
+# Which comes first
+
+
+def test_the_command_line_comes_before_the_file_before_the_defaults() -> None:
+    config = combine({"workers": 3}, {"workers": 4, "history": 7, "compress": True})
+    assert config == Config(workers=3, history=7, compress=True)
+
+
+def test_workers_are_counted_where_nobody_does() -> None:
+    assert combine({}, {"workers": 0}).workers == combine({}, {}).workers == WORKERS
+
+
+# What is in force
+
+
+def test_what_is_shown_names_where_each_value_comes_from() -> None:
+    lines = show({"workers": 3}, {"history": 7}, "/etc/chatd.toml").splitlines()
+    shown = {line.split(" = ")[0]: line for line in lines}
+    assert shown["workers"].split() == ["workers", "=", "3", "#", "command", "line"]
+    assert shown["history"].split() == ["history", "=", "7", "#", "/etc/chatd.toml"]
+    assert shown["max-rooms"].split() == ["max-rooms", "=", "100", "#", "default"]
+    assert set(shown) == {name_of(knob) for knob in options()}
+
+
+def test_what_is_shown_can_be_used_as_a_file(tmp_path: Path) -> None:
+    given = {"listen": ("tcp:3000", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "workers": 5}
+    again = read_file(write(tmp_path, show(given, {}, "")))
+    assert combine({}, again) == combine(given, {})
+
+
+def test_where_it_listens_is_shown_where_nobody_said_so() -> None:
+    shown = tomllib.loads(show({}, {}, ""))
+    assert shown["listen"] == list(LOOPBACK_LISTEN)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://ann:secret@broker:7000/2", "redis://ann:***@broker:7000/2"),
+        ("rediss://:secret@[::1]:7000", "rediss://:***@[::1]:7000"),
+        ("redis://broker", "redis://broker"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    assert tomllib.loads(show({"redis": url}, {}, ""))["redis"] == shown
