@@ -33,6 +33,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``config``         every knob once: default with unit, check, hand-off to workers
 ``message``        Message and the batch that travels on the bus
 ``lifeline``       what parent and worker tell each other over a pipe
+``census``         how many different rooms several workers have
 ``timers``         one timer of the reactor for the many that clients need
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``transports``     what transports do not do by themselves: a connection goes to another protocol
@@ -100,8 +101,12 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  ports``        endpoint strings to bound sockets
 ``  state``        the state folder: who uses it, and whether it is still the same
 ``  valkey``       the private broker
-``  fleet``        spawn, watch, replace, drain the workers
-``  daemon``       ports, broker and fleet, started and stopped in order
+``  worker``       one worker process: what it says, and how to tell it something
+``  generation``   the workers of one configuration: spawned, watched, replaced, drained
+``  fleet``        the generation that serves, and those before it that drain
+``  notify``       what systemd is told of a service
+``  report``       what it hears of the fleet
+``  daemon``       ports, broker and fleet, started, reloaded and stopped in order
 ``options``        what is in force: the command line before the configuration file before the defaults
 ``tap``            ``twistd chatd``: options to services
 ``verify/``        whether the chat logs have all that the histories have; for the command, not the server

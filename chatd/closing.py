@@ -17,6 +17,7 @@ class Closing:
 
 
 STOPPING = Closing(1001, "the server stops")
+RESTARTING = Closing(1012, "the server restarts; come back")
 LEAVING = Closing(1000, "you left")
 NOT_TEXT = Closing(1003, "text messages only")
 TOO_LARGE = Closing(1009, "the message is too large")

@@ -199,6 +199,12 @@ class Config:
         "How long a client that wants to send waits for an unreachable message bus before it is closed with 1013.",
         "seconds",
     )
+    drain: float = _option(
+        30.0,
+        seconds(0, 3600),
+        "At a reload, the time over which the clients of the old workers are closed, each with 1012 at another moment.",
+        "seconds",
+    )
     compress: bool = _option(
         False,
         bool,
@@ -388,6 +394,22 @@ class Config:
     """The longest such wait."""
     restart_healthy_seconds: float = 60.0
     """A child that lived this long starts again with the first wait."""
+    pulse_seconds: float = 1.0
+    """How often a worker says how it is."""
+    pulse_missed: int = 3
+    """How often it may fail to, and still count as one that answers."""
+    frozen_seconds: float = 10.0
+    """A worker that was not heard of for so long is killed, and replaced."""
+    start_seconds: float = 60.0
+    """How long one may take to be heard of for the first time."""
+    rooms_sampled: int = 256
+    """Rooms of a worker by which the parent counts those of all workers: so many exactly, more about."""
+    reload_seconds: float = 30.0
+    """At a reload, how long the new workers may take to be ready; after it nothing changes."""
+    drained_look_seconds: float = 0.25
+    """How often a worker that drains looks whether everybody has gone."""
+    draining_most: int = 3
+    """Generations of old workers that drain at once; one that is older ends sooner."""
     hold_seconds: float = 4.0
     """At a stop, how long workers may take to publish what they have taken."""
     stop_seconds: float = 4.0

@@ -129,6 +129,15 @@ class DoorFactory(Factory):
         """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
         return [b"http/1.1"]
 
+    def drain(self) -> None:
+        """Keep no HTTP connection longer than for the answer that it waits for."""
+        self.site.drain()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no connection."""
+        return self._count == 0
+
     @property
     def full(self) -> bool:
         """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""

@@ -1,6 +1,6 @@
 """The pipe between the parent and a worker: one JSON value a line, in both directions.
 
-The parent's first line is an Assignment; later ones are orders. A worker's lines are Ready, Held and Log.
+The parent's first line is an Assignment; later ones are orders. A worker's lines are Ready, Pulse, Held and Log.
 The end of the pipe means that the other side is gone: a worker then stops by itself, so that a parent
 that was killed leaves nobody behind.
 """
@@ -11,6 +11,10 @@ import msgspec
 
 from chatd.config import Config
 
+LISTEN: Final = "listen"
+"""Order: take connections."""
+DRAIN: Final = "drain"
+"""Order: take no more connections; let clients come back elsewhere, spread over the drain time, then end."""
 HOLD: Final = "hold"
 """Order: take no more messages, publish what was taken, then say Held."""
 STOP: Final = "stop"
@@ -40,7 +44,21 @@ class Assignment(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The worker listens, and a probe came back through the bus."""
+    """A probe came back through the bus: the worker can serve, once it is to listen."""
+
+
+class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
+    """How a worker is, each ``pulse_seconds``: where none comes, it is frozen."""
+
+    clients: int = 0
+    rooms: int = 0
+    """Rooms that have members here."""
+    sample: tuple[int, ...] = ()
+    """Which rooms, as far as there is need to know (``chatd.census``)."""
+    messages: int = 0
+    """Messages that it has taken, ever."""
+    away: str = ""
+    """Why nothing can be published now; empty while it can."""
 
 
 class Held(msgspec.Struct, frozen=True, tag="held"):
@@ -59,7 +77,7 @@ class Log(msgspec.Struct, frozen=True, tag="log"):
     """Whether this trouble has ended for the worker."""
 
 
-Report = Ready | Held | Log
+Report = Ready | Pulse | Held | Log
 
 _encoder = msgspec.json.Encoder()
 _assignments = msgspec.json.Decoder(Assignment)
@@ -78,7 +96,7 @@ def read_assignment(line: bytes) -> Assignment:
 
 
 def read_order(line: bytes) -> str:
-    """Read one of the parent's later lines: HOLD or STOP."""
+    """Read one of the parent's later lines: LISTEN, DRAIN, HOLD or STOP."""
     return _orders.decode(line)
 
 

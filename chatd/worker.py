@@ -1,7 +1,7 @@
 """One worker, put together: ``python -m chatd.worker``, started by the parent with listening sockets and a pipe.
 
 Its standard input is the parent: an Assignment, then orders, then the end, at which it stops. Its standard output
-says Ready, Held and what is for the server's own log. Nobody starts it by hand.
+says Ready, Pulse, Held and what is for the server's own log. Nobody starts it by hand.
 """
 
 import contextlib
@@ -26,17 +26,21 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from chatd.census import sample
 from chatd.client.factory import ConnectionFactory
-from chatd.closing import STOPPING
+from chatd.closing import RESTARTING, STOPPING
 from chatd.config import Config, broker_address
 from chatd.door import DoorFactory
 from chatd.lifeline import (
+    DRAIN,
     HOLD,
+    LISTEN,
     STOP,
     Assignment,
     Held,
     Listener,
     Log,
+    Pulse,
     Ready,
     Report,
     encode,
@@ -166,40 +170,72 @@ class Worker:
         site = Site(reactor, self._bus, self._hub, self._connections)
         self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))
         self._log_check = LoopingCall(self._chat_log.check)
+        self._pulse = LoopingCall(self._say_pulse)
         self._ports: list[IListeningPort] = []
         self._held: Deferred[None] | None = None
+        self._closing = STOPPING
+        self._draining: Any = None
         self._stopping = False
         self.exit_status = 0
 
     def start(self) -> None:
-        """Begin: to talk to the parent and the broker, and to listen."""
+        """Begin to talk to the parent and the broker."""
         StandardIO(self._lifeline, reactor=self._reactor)
         globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
         self._chat_log.check()
         checking = self._log_check.start(self._config.log_check_seconds, now=False)
         checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
+        pulsing = self._pulse.start(self._config.pulse_seconds)
+        pulsing.addErrback(lambda failure: log.failure("the parent is not told any more that we live", failure))
         self._bus.start()
         self._hub.start()
-        for listener in self._assignment.listeners:
-            inherited = Inherited(self._reactor, listener)
-            endpoint = serverFromString(inherited, listener.endpoint)
-            endpoint.listen(self._door).addCallbacks(self._ports.append, self._no_port)
         self._try_ready()
 
     def order(self, order: str) -> None:
         """Do what the parent says."""
-        if order == HOLD:
+        if order == LISTEN:
+            self.listen()
+        elif order == DRAIN:
+            self.drain()
+        elif order == HOLD:
             self.hold().addCallback(lambda _: self._lifeline.say(Held()))
         elif order == STOP:
             self.stop()
+
+    def listen(self) -> None:
+        """Take connections."""
+        for listener in self._assignment.listeners:
+            inherited = Inherited(self._reactor, listener)
+            endpoint = serverFromString(inherited, listener.endpoint)
+            endpoint.listen(self._door).addCallbacks(self._ports.append, self._no_port)
+
+    def drain(self) -> None:
+        """Take no more connections, and close those that there are, spread over the drain time; then stop."""
+        if self._draining is None and not self._stopping:
+            self._closing = RESTARTING
+            self._stop_listening()
+            self._door.drain()
+            self._connections.close_gradually(RESTARTING, self._config.drain)
+            self._draining = LoopingCall(self._look_whether_drained, self._reactor.seconds() + self._config.drain)
+            self._draining.start(self._config.drained_look_seconds).addErrback(self._failed)
+
+    def _look_whether_drained(self, late: float) -> None:
+        """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants."""
+        now, config = self._reactor.seconds(), self._config
+        if self._door.empty or (now >= late and not self._door.waiting) or now >= late + config.head_seconds:
+            self.stop()
+
+    def _stop_listening(self) -> None:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            port.stopListening()
 
     def hold(self) -> "Deferred[None]":
         """Take no more connections and messages; fires when all that were taken are published, or time is up."""
         if self._held is None:
             self._held = Deferred()
             self._hub.intake.hold()
-            for port in self._ports:
-                port.stopListening()
+            self._stop_listening()
             self._hub.intake.flush()
             published = self._bus.flushed().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
@@ -208,9 +244,11 @@ class Worker:
         return held
 
     def stop(self) -> None:
-        """Deliver what is published, close the clients with 1001, end."""
+        """Deliver what is published, close the clients that there still are, end."""
         if not self._stopping:
             self._stopping = True
+            if self._draining is not None:
+                self._draining.stop()
             Deferred.fromCoroutine(self._wind_down()).addErrback(self._failed).addBoth(lambda _: self._end())
 
     async def _wind_down(self) -> None:
@@ -218,12 +256,13 @@ class Worker:
         # Whatever other workers published before they said Held is delivered when our own probe is back.
         await self._bus.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
         self._hub.fan_out()
-        closed = self._connections.close_all(STOPPING)
+        closed = self._connections.close_all(self._closing)
         await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
         await self._bus.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
         self._hub.stop()
         self._bus.stop()
         self._log_check.stop()
+        self._pulse.stop()
         self._chat_log.close()
         for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
             await deferLater(self._reactor, 0)
@@ -239,6 +278,12 @@ class Worker:
         log.failure("a port could not be adopted", failure)
         self.exit_status = 1
         self.stop()
+
+    def _say_pulse(self) -> None:
+        rooms = self._hub.rooms
+        seen = sample(rooms, self._config.rooms_sampled)
+        clients = len(self._connections.connections)
+        self._lifeline.say(Pulse(clients, len(rooms), seen, self._hub.intake.taken, self._bus.away))
 
     def _try_ready(self) -> None:
         """Say Ready once a probe comes back."""

@@ -274,6 +274,7 @@ def test_the_options_are_the_promised_ones() -> None:
         "state",
         "max_message",
         "bus_patience",
+        "drain",
         "compress",
         "history",
         "history_ttl",

@@ -28,7 +28,20 @@ from websockets.sync.client import ClientConnection, connect, unix_connect
 
 from chatd.closing import too_slow
 from chatd.config import Config
-from chatd.lifeline import HOLD, STOP, Assignment, Held, Listener, Log, Ready, Report, encode, read_report
+from chatd.lifeline import (
+    HOLD,
+    LISTEN,
+    STOP,
+    Assignment,
+    Held,
+    Listener,
+    Log,
+    Pulse,
+    Ready,
+    Report,
+    encode,
+    read_report,
+)
 from chatd.worker import Inherited, Lifeline, most_connections
 from tests.frames import CLOSE, Heard, close_frame, frame, handshake, heard, websocket_over_tls
 from tests.waiting import until
@@ -265,6 +278,8 @@ class RunningWorker:
 
     def __init__(self, assignment: Assignment | None, descriptors: tuple[int, ...]) -> None:
         self.reports: list[Report] = []
+        """What it said, but for how it is."""
+        self.pulses: list[Pulse] = []
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "chatd.worker"],
             stdin=subprocess.PIPE,
@@ -276,6 +291,7 @@ class RunningWorker:
         self._reader.start()
         if assignment is not None:
             self.tell(assignment)
+            self.tell(LISTEN)
 
     def tell(self, value: Assignment | str) -> None:
         assert self.process.stdin is not None
@@ -314,7 +330,11 @@ class RunningWorker:
         assert self.process.stdout is not None
         with self.process.stdout as lines:
             for line in lines:
-                self.reports.append(read_report(line))
+                report = read_report(line)
+                if isinstance(report, Pulse):
+                    self.pulses.append(report)
+                else:
+                    self.reports.append(report)
 
 
 class Station:

@@ -22,6 +22,7 @@ from chatd.closing import (
     BUS_AWAY,
     NOT_TEXT,
     OUR_FAULT,
+    RESTARTING,
     TAKEN_OVER,
     TOO_LARGE,
     Closing,
@@ -349,6 +350,6 @@ class Connection(Outflow, WebSocketServerProtocol):
         """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
-        elif self.state == self.STATE_CONNECTING:
+        elif self.state == self.STATE_CONNECTING and closing != RESTARTING:  # else it is told once it is in
             refuse = forbidden if closing.code == TAKEN_OVER.code else unavailable
             self._refuse(refuse(closing.reason))

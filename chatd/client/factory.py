@@ -3,6 +3,7 @@
 Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
 """
 
+from random import uniform
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -112,6 +113,11 @@ class ConnectionFactory(WebSocketServerFactory):
             connection.close(closing)
         self.connection_gone()
         return emptied
+
+    def close_gradually(self, closing: Closing, seconds: float) -> None:
+        """Close every connection that there is now, each at a moment of its own within that time."""
+        for connection in self.connections:
+            self.timers.callLater(uniform(0, seconds), connection.close, closing)  # noqa: S311 - only to spread them
 
     def connection_gone(self) -> None:
         """Look whether it was the last one."""

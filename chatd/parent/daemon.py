@@ -1,4 +1,4 @@
-"""The daemon: ports, broker and fleet, started and stopped in order."""
+"""The daemon: ports, broker and fleet, started, reloaded and stopped in order."""
 
 import os
 import signal
@@ -14,10 +14,16 @@ from twisted.logger import Logger
 import chatd
 from chatd.config import BadValue, Config, broker_address
 from chatd.parent.fleet import Fleet
+from chatd.parent.generation import NotReady
+from chatd.parent.notify import Notifier
 from chatd.parent.ports import Ports
+from chatd.parent.report import Reporter
 from chatd.parent.valkey import Valkey
 
 log = Logger()
+
+LASTING = ("redis", "redis_prefix", "state")
+"""What a reload can't change: old and new workers would not hear each other."""
 
 
 class Daemon(Service):
@@ -28,27 +34,31 @@ class Daemon(Service):
 
         Reread gives the configuration as it is by then, or raises BadValue.
         """
-        self._reread = reread
         self._reactor = reactor
         self._config = config
-        self._ports = Ports(config.listen, config.workers, config.accept_backlog)
         self._server_program = server_program
+        self._reread = reread
+        self._ports = Ports(config.listen, config.workers, config.accept_backlog)
+        self._terminal = False
         self._valkey: Valkey | None = None
         self._fleet: Fleet | None = None
+        self._reloading = False
+        self._reload_again = False
+        self._stopping = False
+        self._reporter = Reporter(reactor, Notifier.from_environment())
 
     def privilegedStartService(self) -> None:
         """Bind, while we may still be root."""
         super().privilegedStartService()
-        config = self._config
-        state = os.path.abspath(config.state) if config.state else ""
-        self._config = replace(config, chat_log=os.path.abspath(config.chat_log), state=state)
+        self._folder = os.getcwd()  # options that name files mean those here, wherever twistd goes
+        self._config = self._settled(self._config)
         self._ports.bind()
 
     def startService(self) -> None:
         """Start broker and workers, as the user we are to run as."""
         super().startService()
-        # A terminal that is closed; twistd would end without stopping anything.
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reactor.stop))
+        self._terminal = os.isatty(0)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         if self._server_program:
             self._valkey = Valkey(self._reactor, self._server_program, self._config)
             try:
@@ -57,6 +67,7 @@ class Daemon(Service):
                 sys.exit(f"twistd chatd: {error}")
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
+        self._reporter.start(self._fleet)
         self._fleet.start()
 
     def stopService(self) -> "Deferred[None]":
@@ -65,6 +76,8 @@ class Daemon(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        self._stopping = True
+        self._reporter.stopping()
         self._ports.close()
         try:
             if self._fleet is not None:
@@ -73,6 +86,67 @@ class Daemon(Service):
             if self._valkey is not None:
                 await self._valkey.stop()
         log.info("chatd has stopped")
+
+    # Reload
+
+    def _hung_up(self) -> None:
+        """Reload; but stop where it was our terminal that went: twistd would end without stopping anything."""
+        if self._terminal and not os.isatty(0):
+            self._reactor.stop()
+        elif self._reloading:
+            self._reload_again = True
+        elif not self._stopping:
+            self._reloading = True
+            Deferred.fromCoroutine(self._reload()).addErrback(
+                lambda failure: log.failure("a reload ended in an error", failure)
+            ).addBoth(lambda _: self._reloaded())
+
+    def _reloaded(self) -> None:
+        self._reloading = False
+        if self._reload_again:
+            self._reload_again = False
+            self._hung_up()
+
+    async def _reload(self) -> None:
+        assert self._fleet is not None  # noqa: S101 - it is started before a signal can come
+        self._reporter.reloading()
+        try:
+            config = self._changed(self._reread())
+            ports = Ports(config.listen, config.workers, config.accept_backlog)
+            ports.bind(self._ports)
+        except BadValue as error:
+            self._not_reloaded(str(error))
+            return
+        try:
+            log.info("reloading: {workers} new workers start", workers=config.workers)
+            await self._fleet.replace(config, ports)
+        except NotReady as error:
+            ports.close(self._ports)
+            self._not_reloaded(str(error))
+            return
+        before, self._ports, self._config = self._ports, ports, config
+        before.close(ports)
+        log.info("the old workers' clients are told to come back, over {drain:g} s", drain=config.drain)
+        self._say_ready()
+
+    def _not_reloaded(self, why: str) -> None:
+        log.error("not reloaded, everything stays as it was: {why}", why=why)
+        self._reporter.ready(f"not reloaded: {why}")
+
+    def _changed(self, config: Config) -> Config:
+        """Give a new configuration, if a reload can bring it about. Raises BadValue."""
+        settled = self._settled(config)
+        for name in LASTING:
+            if getattr(settled, name) != getattr(self._config, name):
+                raise BadValue(f"--{name.replace('_', '-')} can only be changed by a restart")
+        return settled
+
+    def _settled(self, config: Config) -> Config:
+        """Give a configuration whose paths mean the same wherever we are."""
+        state = os.path.join(self._folder, config.state) if config.state else ""
+        return replace(config, chat_log=os.path.abspath(os.path.join(self._folder, config.chat_log)), state=state)
+
+    # What is said
 
     def _broker(self) -> tuple[str, str]:
         return (self._valkey.url, self._valkey.run) if self._valkey is not None else (self._config.redis, "")
@@ -88,3 +162,4 @@ class Daemon(Service):
         for hint in self._ports.hints():
             log.info("{hint}", hint=hint)
         log.info("the chat log: {path}", path=self._config.chat_log)
+        self._reporter.ready()

@@ -4,6 +4,9 @@ For each TCP port there is a socket a worker, all on the same address (SO_REUSEP
 connections over them, and what waits in a dead worker's queue waits for its replacement. Sockets that can't be
 had several times (unix, or passed by systemd) are shared by all workers.
 
+A socket is kept from one generation of workers to the next, for what waits in its queue is lost with it. Where the next
+one has fewer workers, they share the sockets that are left over; where it has more, sockets are added.
+
 Any of Twisted's endpoint strings works, wrappers too: it is parsed with a reactor façade that only binds and
 remembers. The worker parses the same string with one that uses the inherited socket.
 """
@@ -13,7 +16,7 @@ import os
 import socket
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -21,6 +24,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.config import LOOPBACK_LISTEN, BadValue
+from chatd.lifeline import Listener
+
+Place = tuple[object, ...]
 
 
 @dataclass(slots=True)
@@ -35,10 +41,12 @@ class Bound:
     secure: bool = False
     path: str = ""
     """A unix socket's, to be removed in the end."""
+    place: "Place" = ()
+    """What was asked for: the same place is bound only once."""
 
-    def socket_for(self, worker: int) -> socket.socket:
-        """Give the socket of a worker: 0, 1, 2 …"""
-        return self.sockets[worker % len(self.sockets)]
+    def sockets_for(self, worker: int, workers: int) -> list[socket.socket]:
+        """Give the sockets of a worker (0, 1, 2 …): its own, and those that are left over."""
+        return [self.sockets[worker % len(self.sockets)], *self.sockets[workers:]]
 
     @property
     def hint(self) -> str:
@@ -59,17 +67,23 @@ class _Binder:
 
     copies: int
     backlog: int
+    held: "Held"
     bound: Bound | None = field(default=None, init=False)
     passed: int = field(default=-1, init=False)
     """The number of a descriptor that systemd passed."""
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> "_Binder":
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        sockets = [_listening(family, (interface, port), self.backlog, exclusive=True)]
-        address = sockets[0].getsockname()
-        sockets[0].close()  # it was to see that nobody else has the port: sockets that share one do not ask
-        sockets = [_listening(family, address[:2], self.backlog) for _ in range(self.copies)]
-        self.bound = Bound("", family, sockets, secure=isinstance(factory, TLSMemoryBIOFactory))
+        self.bound = self.held.take(("tcp", interface, port)) or Bound(
+            "", family, [_listening(family, (interface, port), self.backlog, exclusive=True)]
+        )
+        sockets = self.bound.sockets
+        address = sockets[0].getsockname()[:2]
+        if not self.bound.place:
+            sockets.pop().close()  # it was to see that nobody else has the port: sockets that share one do not ask
+        sockets += [_listening(family, address, self.backlog) for _ in range(self.copies - len(sockets))]
+        self.bound.secure = isinstance(factory, TLSMemoryBIOFactory)
+        self.bound.place = ("tcp", interface, port)
         return self
 
     def listenSSL(
@@ -83,23 +97,47 @@ class _Binder:
     def listenUNIX(
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> "_Binder":
-        remove_stale(address)
-        one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            one.bind(address)
-            os.chmod(address, mode)
-            one.listen(self.backlog)
-        except BaseException:
-            one.close()
-            raise
-        self.bound = Bound("", socket.AF_UNIX, [one], path=os.path.abspath(address))
+        place = ("unix", os.path.abspath(address))
+        self.bound = self.held.take(place) or _listening_unix(address, mode, self.backlog)
+        self.bound.place = place
         return self
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> "_Binder":
-        one = socket.socket(fileno=os.dup(fileDescriptor))
-        self.bound = Bound("", addressFamily, [one])
+        place = ("descriptor", fileDescriptor)
+        self.bound = self.held.take(place) or Bound(
+            "", addressFamily, [socket.socket(fileno=os.dup(fileDescriptor))], place=place
+        )
         self.passed = fileDescriptor
         return self
+
+
+class Held:
+    """What is bound already, each to be taken once."""
+
+    def __init__(self, bound: Sequence[Bound] = ()) -> None:
+        """Take what is bound."""
+        self._bound = list(bound)
+
+    def take(self, place: Place) -> Bound | None:
+        """Give what is bound to a place, as a value of its own with the same sockets."""
+        for index, each in enumerate(self._bound):
+            if each.place == place:
+                del self._bound[index]
+                return replace(each, sockets=list(each.sockets))
+        return None
+
+
+def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
+    remove_stale(address)
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        one.bind(address)
+        os.chmod(address, mode)
+        one.listen(backlog)
+    except BaseException:
+        one.close()
+        raise
+    return Bound("", socket.AF_UNIX, [one], path=os.path.abspath(address))
 
 
 def _listening(family: int, address: tuple[str, int], backlog: int, *, exclusive: bool = False) -> socket.socket:
@@ -130,9 +168,9 @@ def remove_stale(path: str) -> None:
                 os.unlink(path)
 
 
-def bind(endpoint: str, copies: int, backlog: int) -> Bound:
-    """Bind what one endpoint string names, for that many workers. Raises BadValue."""
-    binder = _Binder(copies, backlog)
+def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> Bound:
+    """Bind what one endpoint string names, for that many workers, unless it is held already. Raises BadValue."""
+    binder = _Binder(copies, backlog, held or Held())
     failures: list[Failure] = []
     try:
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)
@@ -170,26 +208,28 @@ class Ports:
         self._backlog = backlog
         self.bound: list[Bound] = []
 
-    def bind(self) -> None:
-        """Bind everything, or nothing. Raises BadValue."""
+    def bind(self, before: "Ports | None" = None) -> None:
+        """Bind everything, or nothing; what was bound before is used again, and stays open. Raises BadValue."""
+        held = Held(before.bound if before is not None else ())
         try:
             for endpoint in self._endpoints:
                 try:
-                    self.bound.append(bind(endpoint, self._copies, self._backlog))
+                    self.bound.append(bind(endpoint, self._copies, self._backlog, held))
                 except BadValue:
                     if endpoint not in self._optional or _has_ipv6():
                         raise
         except BadValue:
-            self.close()
+            self.close(before)
             raise
 
-    def close(self) -> None:
-        """Close everything."""
+    def close(self, but: "Ports | None" = None) -> None:
+        """Close everything but what others need."""
+        needed = {one for each in but.bound for one in each.sockets} if but is not None else set()
         bound, self.bound = self.bound, []
         for each in bound:
-            for one in each.sockets:
+            for one in set(each.sockets) - needed:
                 one.close()
-            if each.path:
+            if each.path and not needed.issuperset(each.sockets):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each.path)
 
@@ -207,6 +247,12 @@ def _has_ipv6() -> bool:
     return False
 
 
-def inheritance(bound: Sequence[Bound], worker: int, first: int) -> dict[int, int]:
-    """Map the descriptors a worker finds, first and on in the order of bound, to ours, as ``childFDs`` takes them."""
-    return {first + index: each.socket_for(worker).fileno() for index, each in enumerate(bound)}
+def inheritance(
+    bound: Sequence[Bound], worker: int, workers: int, first: int
+) -> tuple[tuple[Listener, ...], dict[int, int]]:
+    """Give what a worker (0, 1, …, of so many) listens on, and as childFDs takes it, in descriptors from first on."""
+    sockets = [(each, one) for each in bound for one in each.sockets_for(worker, workers)]
+    listeners = [
+        Listener(each.endpoint, descriptor, int(each.family)) for descriptor, (each, _) in enumerate(sockets, first)
+    ]
+    return tuple(listeners), {descriptor: one.fileno() for descriptor, (_, one) in enumerate(sockets, first)}

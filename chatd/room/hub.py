@@ -13,7 +13,7 @@ It knows members by what they offer (``room.Member``), never their sockets.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -163,6 +163,11 @@ class Hub:
         if (room := self._room_of(name, member)) is not None:
             room.remove(member)
             self._go_on(room.admit(member, member.since))
+
+    @property
+    def rooms(self) -> Collection[str]:
+        """The rooms that have members on this worker, or are about to."""
+        return self._doors.keys()
 
     # What members ask
 

@@ -130,6 +130,11 @@ class Intake:
         self._taken_weight += weight
         self._flushes.ask()
 
+    @property
+    def taken(self) -> int:
+        """How many messages were taken, ever."""
+        return self._messages
+
     def wait(self, author: Author) -> None:
         """Call ``author.carry_on`` once messages are taken again."""
         self._waiting[author.id] = author

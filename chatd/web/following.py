@@ -17,7 +17,7 @@ from twisted.web.server import Request
 from chatd.client.factory import ConnectionFactory
 from chatd.client.follower import Follower
 from chatd.client.outflow import Outflow
-from chatd.closing import BUS_AWAY, OUR_FAULT, TAKEN_OVER, Closing, come_back_after, too_slow
+from chatd.closing import BUS_AWAY, OUR_FAULT, RESTARTING, TAKEN_OVER, Closing, come_back_after, too_slow
 from chatd.timers import Timer
 from chatd.transports import hand_over
 from chatd.web.answer import refuse
@@ -62,7 +62,7 @@ class Following(Outflow, Protocol):
     def _open(self, _: object) -> None:
         if self._request is None:
             return
-        if self._connections.closing is not None:  # everybody is being closed
+        if self._connections.closing not in (None, RESTARTING):  # everybody is being closed
             self.close(self._connections.closing)
             return
         channel = self._request.channel
@@ -79,6 +79,8 @@ class Following(Outflow, Protocol):
         if self._stream.heartbeat:
             self._beat_later()
         self.session.opened()
+        if self._connections.closing is not None:
+            self.close(self._connections.closing)
 
     def _left(self, _: Failure) -> None:
         """Learn that the client is gone before it was answered."""
@@ -142,7 +144,7 @@ class Following(Outflow, Protocol):
 
     def close(self, closing: Closing) -> None:
         """End the answer, and say why."""
-        if self._request is not None:
+        if self._request is not None and closing != RESTARTING:  # else it is told once it is in
             self._refuse((forbidden if closing == TAKEN_OVER else unavailable)(closing.reason))
         elif self.opened:
             again = come_back_after(closing, self._config.retry_seconds, uniform)

@@ -70,11 +70,14 @@ class Answers(Resource):
             b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
         }
 
-    def render(self, request: WebRequest) -> Any:
+    def render(self, request: Any) -> Any:
         """Give the body, or NOT_DONE_YET."""
         request.responseHeaders.removeHeader(b"server")
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
+        if request.channel.site.draining:
+            request.channel.persistent = False
+            request.setHeader(b"connection", b"close")
         try:
             return self._answer(request)
         except Refused as refused:
@@ -258,6 +261,11 @@ class Site(WebSite):
         answers = Answers(bus, Rooms(hub, connections, page), page)
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
         self.channels: set[Any] = set()
+        self.draining = False
+
+    def drain(self) -> None:
+        """Let each connection end with its next answer, or when it has said nothing for a while."""
+        self.draining = True
 
     def log(self, request: object) -> None:
         """Keep no access log."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from chatd import __version__
 from chatd.config import BadValue, Config
 from chatd.lifeline import HOLD, STOP, Held, Ready, encode, read_assignment
-from chatd.parent import fleet
+from chatd.parent import generation
 from chatd.parent.daemon import Daemon
 from chatd.parent.valkey import find_server
 from tests.parent.children import FakeProcess, FakeReactor, Said
@@ -69,7 +69,7 @@ def urls(said: Said) -> list[str]:
 
 
 def orders(process: FakeProcess) -> list[str]:
-    return [json.loads(line) for line in process.told[1:]]
+    return [json.loads(line) for line in process.told[2:]]
 
 
 # Starting
@@ -96,7 +96,7 @@ def test_a_port_that_cannot_be_had_ends_the_start(of: Fixture) -> None:
 def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
     broker, *workers = of.start()
     assert "/opt/valkey-server" in broker.command
-    assert [worker.command for worker in workers] == [list(fleet.COMMAND)] * 2
+    assert [worker.command for worker in workers] == [list(generation.COMMAND)] * 2
 
 
 def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
@@ -107,7 +107,7 @@ def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
 
 def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
     processes = of.start(redis=REDIS)
-    assert [process.command for process in processes] == [list(fleet.COMMAND)] * 2
+    assert [process.command for process in processes] == [list(generation.COMMAND)] * 2
     told = [read_assignment(each.told[0]) for each in processes]
     assert [(each.broker, each.run) for each in told] == [(REDIS, "")] * 2
 
@@ -254,7 +254,7 @@ class RealChildren(TestCase):
     """The same with a real broker, and processes for workers."""
 
     async def test_all_start_and_none_is_left(self) -> None:
-        self.patch(fleet, "COMMAND", (sys.executable, "-c", WORKER))
+        self.patch(generation, "COMMAND", (sys.executable, "-c", WORKER))
         said = Said.during(self)
         ready = said.next("is ready: 2 workers")
         daemon = Daemon(real_reactor, CONFIG, find_server(), lambda: CONFIG)

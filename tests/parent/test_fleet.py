@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from twisted.trial.unittest import TestCase
 
 import chatd
 from chatd.config import Config
-from chatd.lifeline import HOLD, STOP, Held, Listener, Log, Ready, encode, read_assignment
-from chatd.parent import fleet
-from chatd.parent.fleet import Fleet, Worker
+from chatd.lifeline import DRAIN, HOLD, LISTEN, STOP, Held, Listener, Log, Pulse, Ready, encode, read_assignment
+from chatd.parent import generation
+from chatd.parent.fleet import Fleet
+from chatd.parent.generation import NotReady
 from chatd.parent.ports import Ports
+from chatd.parent.worker import Worker
 from tests.parent.children import FakeProcess, FakeReactor, Said
 
 CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, relayed_line_bytes=1000)
@@ -59,8 +62,10 @@ def of(tmp_path: Path) -> Iterator[Fixture]:
 
 
 def orders(process: FakeProcess) -> list[str]:
-    """What a worker was told after its assignment."""
-    return [json.loads(line) for line in process.told[1:]]
+    """What a worker was told after its assignment, and after the order to listen."""
+    told = [json.loads(line) for line in process.told[1:]]
+    assert told[0] == LISTEN
+    return told[1:]
 
 
 # Spawning
@@ -447,6 +452,197 @@ def test_a_fleet_of_which_all_are_gone_stops_at_once(of: Fixture) -> None:
     assert of.stop() == ["stopped"]
 
 
+# Another generation
+
+
+NEW = Config(workers=3, drain=7.0, max_message=99, hold_seconds=4.0, stop_seconds=3.0, head_seconds=2.0)
+
+
+class Reload:
+    """A fleet of two that serves, and three new workers that prepare themselves."""
+
+    def __init__(self, of: Fixture, config: Config = NEW) -> None:
+        self.of = of
+        self.old = of.start()
+        for process in self.old:
+            process.say(encode(Ready()))
+        self.result: list[str] = []
+        self.new = self.again(config)
+
+    def again(self, config: Config = NEW) -> list[FakeProcess]:
+        count = len(self.of.processes)
+        done = Deferred.fromCoroutine(self.of.fleet.replace(config, self.of.ports))
+        done.addCallbacks(lambda _: self.result.append("over"), self._failed)
+        return self.of.processes[count:]
+
+    def _failed(self, failure: Any) -> None:
+        failure.trap(NotReady)
+        self.result.append(failure.getErrorMessage())
+
+    def ready(self) -> None:
+        for process in self.new:
+            process.say(encode(Ready()))
+
+
+def test_new_workers_are_told_how_to_be_and_not_yet_to_listen(of: Fixture) -> None:
+    reload = Reload(of)
+    assert len(reload.new) == 3
+    assert [len(process.told) for process in reload.new] == [1, 1, 1]
+    assert read_assignment(reload.new[0].told[0]).config == NEW
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
+def test_once_all_are_ready_they_listen_and_the_old_ones_drain(of: Fixture) -> None:
+    reload = Reload(of)
+    for process in reload.new[:2]:
+        process.say(encode(Ready()))
+    assert (reload.result, orders(reload.old[0])) == ([], [])
+    reload.new[2].say(encode(Ready()))
+    assert [orders(process) for process in reload.new] == [[], [], []]
+    assert [orders(process) for process in reload.old] == [[DRAIN], [DRAIN]]
+    assert reload.result == ["over"]
+
+
+def test_where_one_of_them_ends_nothing_changes(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.new[0].say(encode(Ready()))
+    reload.new[1].end(exit_code=1)
+    assert reload.result == [f"worker 2 (pid {reload.new[1].pid}) is gone: exit status 1"]
+    assert [reload.new[at].signals for at in (0, 2)] == [["KILL"], ["KILL"]]
+    assert [orders(process) for process in reload.old] == [[], []]
+    for process in (reload.new[0], reload.new[2]):
+        process.end(signal=signal.SIGKILL)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 5
+
+
+def test_where_they_are_not_ready_in_time_nothing_changes(of: Fixture) -> None:
+    reload = Reload(of)
+    of.reactor.pump([1.0] * 29)
+    assert reload.result == []
+    of.reactor.advance(1.0)
+    assert reload.result == ["the new workers were not ready within 30 s"]
+    assert [process.signals for process in reload.new] == [["KILL"]] * 3
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
+def test_where_none_can_be_started_nothing_changes(of: Fixture) -> None:
+    for process in of.start():
+        process.say(encode(Ready()))
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    over: list[str] = []
+    done = Deferred.fromCoroutine(of.fleet.replace(NEW, of.ports))
+    done.addErrback(lambda failure: over.append(failure.getErrorMessage()))
+    assert over == ["worker 1 (pid 0) is gone: [Errno 11] Resource temporarily unavailable"]
+
+
+def test_a_worker_that_drains_is_not_replaced_and_a_new_one_is(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.ready()
+    reload.old[0].end()
+    reload.old[1].end(signal=signal.SIGKILL)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 5
+    reload.new[2].end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    assert read_assignment(of.processes[5].told[0]).config == NEW
+    assert orders(of.processes[5]) == []
+
+
+def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said) -> None:
+    reload = Reload(of, replace(NEW, drain=1.0))
+    reload.ready()
+    first, second = reload.old
+    second.end()
+    wait = CONFIG.drain + CONFIG.head_seconds + CONFIG.hold_seconds + CONFIG.stop_seconds  # theirs, not that of the new
+    pulses(of, wait - 1)
+    assert first.signals == []
+    pulses(of, 1)
+    assert first.signals == ["KILL"]
+    assert f"warn: worker 1 (pid {first.pid}) did not stop in time and is killed" in said.lines
+
+
+def test_of_many_generations_that_drain_the_oldest_has_to_end(of: Fixture) -> None:
+    reload = Reload(of)
+    generations = [reload.old]
+    for _ in range(CONFIG.draining_most + 1):
+        reload.ready()
+        generations.append(reload.new)
+        reload.new = reload.again()
+    assert [orders(each[0]) for each in generations] == [[DRAIN, STOP], [DRAIN], [DRAIN], [DRAIN], []]
+
+
+def test_at_a_stop_all_generations_stop(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.ready()
+    preparing = reload.again()
+    over = of.stop()
+    assert orders(reload.old[0]) == [DRAIN, HOLD]
+    assert orders(reload.new[0]) == [HOLD]
+    assert json.loads(preparing[0].told[1]) == HOLD
+    for process in of.processes:
+        process.say(encode(Held()))
+    assert {json.loads(process.told[-1]) for process in of.processes} == {STOP}
+    for process in of.processes:
+        process.end()
+    assert over == ["stopped"]
+    assert of.reactor.getDelayedCalls() == []
+
+
+# Whether they live
+
+
+def pulses(of: Fixture, seconds: float, *silent: FakeProcess) -> None:
+    """Let time pass, in which all but these say how they are."""
+    for _ in range(round(seconds)):
+        for process in of.processes:
+            if process not in silent and not process.gone:
+                process.say(encode(Pulse()))
+        of.reactor.advance(1.0)
+
+
+def test_a_worker_that_is_silent_for_too_long_is_killed_and_replaced(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    pulses(of, 3)
+    pulses(of, 9, first)
+    assert first.signals == []
+    pulses(of, 1, first)
+    assert (first.signals, second.signals) == (["KILL"], [])
+    assert said.lines[-1] == f"error: worker 1 (pid {first.pid}) has not been heard of for 10 s and is killed"
+    first.end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 3
+
+
+def test_one_that_starts_may_take_its_time(of: Fixture) -> None:
+    first, _ = of.start()
+    pulses(of, 60, first)
+    assert first.signals == []
+    pulses(of, 1, first)
+    assert first.signals == ["KILL"]
+
+
+def test_that_we_were_frozen_ourselves_is_not_held_against_them(of: Fixture) -> None:
+    first, second = of.start()
+    pulses(of, 3)
+    of.reactor.advance(3600.0)
+    assert (first.signals, second.signals) == ([], [])
+
+
+def test_they_answer_while_none_that_runs_is_silent(of: Fixture) -> None:
+    first, second = of.start()
+    pulses(of, 5)
+    assert of.fleet.answers
+    pulses(of, 4, second)
+    assert not of.fleet.answers
+    pulses(of, 1)
+    assert of.fleet.answers
+    second.end(signal=signal.SIGKILL)
+    assert of.fleet.answers
+    first.end(signal=signal.SIGKILL)
+    assert not of.fleet.answers
+
+
 # A real process
 
 WORKER = """
@@ -469,7 +665,7 @@ class RealProcess(TestCase):
     """The same with processes."""
 
     def setUp(self) -> None:
-        self.patch(fleet, "COMMAND", (sys.executable, "-c", WORKER))
+        self.patch(generation, "COMMAND", (sys.executable, "-c", WORKER))
         self.said = Said.during(self)
         config = Config(workers=1, restart_first_seconds=0.01)
         self.ports = Ports(["tcp:0:interface=127.0.0.1"], 1, 16)

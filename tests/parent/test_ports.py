@@ -83,7 +83,7 @@ def test_each_worker_has_a_socket_of_its_own_on_the_one_port(bound: Callable[...
     assert len({one.fileno() for one in made.sockets}) == 3
     assert len({one.getsockname() for one in made.sockets}) == 1
     assert all(one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for one in made.sockets)
-    assert [made.socket_for(worker) for worker in range(3)] == made.sockets
+    assert [made.sockets_for(worker, 3) for worker in range(3)] == [[one] for one in made.sockets]
 
 
 def test_port_0_gives_a_real_port(bound: Callable[..., Bound]) -> None:
@@ -204,7 +204,7 @@ def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., Bou
 def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., Bound], tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     made = bound(f"unix:{path}", copies=3)
-    assert [made.socket_for(worker) for worker in range(3)] == made.sockets * 3
+    assert [made.sockets_for(worker, 3) for worker in range(3)] == [made.sockets] * 3
     assert (made.family, made.hint) == (
         socket.AF_UNIX,
         f"connect with: websocat --ws-c-uri=ws://localhost/ - ws-c:unix:{path}",
@@ -283,7 +283,7 @@ seen = []
 for _ in range(2):
     ports.bind()
     for each in ports.bound:
-        numbers = inheritance([each], 1, 7)
+        _, numbers = inheritance([each], 1, 2, 7)
         assert set(numbers) == {7} and all(map(same, numbers.values())), numbers
         seen.append([each.endpoint, int(each.family), len(each.sockets), each.hint])
     ports.close()
@@ -471,13 +471,105 @@ def test_an_occupied_default_port_is_refused_on_ipv6_too(monkeypatch: pytest.Mon
 
 def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., Bound], tmp_path: Path) -> None:
     one, shared, other = bound(LOOPBACK), bound(f"unix:{tmp_path}/chat.sock"), bound(LOOPBACK)
-    assert inheritance([one, shared, other], 0, 3) == {
+    listeners, descriptors = inheritance([one, shared, other], 0, 2, 3)
+    assert descriptors == {
         3: one.sockets[0].fileno(),
         4: shared.sockets[0].fileno(),
         5: other.sockets[0].fileno(),
     }
-    assert list(inheritance([one, shared, other], 1, 3).values()) == [
+    assert [(each.endpoint, each.descriptor, each.family) for each in listeners] == [
+        (LOOPBACK, 3, int(socket.AF_INET)),
+        (shared.endpoint, 4, int(socket.AF_UNIX)),
+        (LOOPBACK, 5, int(socket.AF_INET)),
+    ]
+    assert list(inheritance([one, shared, other], 1, 2, 3)[1].values()) == [
         one.sockets[1].fileno(),
         shared.sockets[0].fileno(),
         other.sockets[1].fileno(),
     ]
+
+
+# From one generation of workers to the next
+
+
+def bound_again(before: Ports, endpoints: list[str], copies: int) -> Ports:
+    after = Ports(endpoints, copies, 16)
+    after.bind(before)
+    return after
+
+
+def test_what_is_named_again_keeps_its_sockets(tmp_path: Path) -> None:
+    endpoints = [LOOPBACK, f"haproxy:{LOOPBACK}", f"unix:{tmp_path}/chat.sock"]
+    before = Ports(endpoints, 2, 16)
+    before.bind()
+    after = bound_again(before, endpoints, 2)
+    assert [each.sockets for each in after.bound] == [each.sockets for each in before.bound]
+    assert [each.endpoint for each in after.bound] == endpoints
+    before.close(after)
+    for each in after.bound:
+        with socket.socket(each.family) as client:
+            client.connect(each.sockets[0].getsockname())
+    after.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_workers_get_sockets_of_their_own_beside_those_that_there_are() -> None:
+    before = Ports([LOOPBACK], 2, 16)
+    before.bind()
+    after = bound_again(before, [LOOPBACK], 3)
+    first, second, third = after.bound[0].sockets
+    assert [first, second] == before.bound[0].sockets
+    assert third.getsockname() == first.getsockname()
+    assert [after.bound[0].sockets_for(worker, 3) for worker in range(3)] == [[first], [second], [third]]
+    after.close(before)  # it was not to be
+    assert (first.fileno() > 0, third.fileno()) == (True, -1)
+    before.close()
+
+
+def test_fewer_workers_share_the_sockets_that_are_left_over() -> None:
+    before = Ports([LOOPBACK], 3, 16)
+    before.bind()
+    after = bound_again(before, [LOOPBACK], 2)
+    first, second, third = after.bound[0].sockets
+    assert [after.bound[0].sockets_for(worker, 2) for worker in range(2)] == [[first, third], [second, third]]
+    listeners, descriptors = inheritance(after.bound, 1, 2, 3)
+    assert [each.descriptor for each in listeners] == [3, 4]
+    assert descriptors == {3: second.fileno(), 4: third.fileno()}
+    after.close()
+
+
+def test_what_is_not_named_any_more_is_closed_and_what_is_new_is_bound(tmp_path: Path) -> None:
+    before = Ports([LOOPBACK, f"unix:{tmp_path}/old.sock"], 2, 16)
+    before.bind()
+    after = bound_again(before, [LOOPBACK, f"unix:{tmp_path}/new.sock"], 2)
+    old = before.bound[1].sockets[0]
+    before.close(after)
+    assert old.fileno() == -1
+    assert [each.name for each in tmp_path.iterdir()] == ["new.sock"]
+    assert after.bound[0].sockets[0].fileno() > 0
+    after.close()
+
+
+def test_what_cannot_be_bound_beside_it_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    before = Ports([LOOPBACK], 2, 16)
+    before.bind()
+    with pytest.raises(BadValue):
+        bound_again(before, [LOOPBACK, f"unix:{tmp_path}/new.sock", "nonsense"], 3)
+    assert [one.fileno() > 0 for one in before.bound[0].sockets] == [True, True]
+    assert list(tmp_path.iterdir()) == []
+    before.close()
+
+
+def test_another_certificate_for_the_same_port_keeps_its_sockets(tmp_path: Path) -> None:
+    names = [tmp_path / "one.pem", tmp_path / "other.pem"]
+    for each in names:
+        certificate(each)
+    one, other = (f"ssl:0:interface=127.0.0.1:privateKey={each}:certKey={each}" for each in names)
+    before = Ports([one], 2, 16)
+    before.bind()
+    after = bound_again(before, [other], 2)
+    assert after.bound[0].sockets == before.bound[0].sockets
+    assert (after.bound[0].endpoint, after.bound[0].secure) == (other, True)
+    plain = bound_again(before, [LOOPBACK], 2)
+    assert (plain.bound[0].sockets, plain.bound[0].secure) == (before.bound[0].sockets, False)
+    before.close()

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +32,12 @@ class Daemon:
         any_port: bool = True,
         host: Sequence[str] = (),
         wait: bool = True,
+        stdin: int = subprocess.DEVNULL,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Take its folder and its options; the words that run a command on another host, where it is to be there.
+
+        Where a configuration file is among the options it says how many workers there are.
 
         Without ``wait`` it is up to the test to wait until it is ready. On another host, or then, it is to be reached
         through ``unix_socket``.
@@ -46,6 +50,8 @@ class Daemon:
         self._any_port = any_port and "--listen" not in options
         self._host = host
         self._wait = wait
+        self._stdin = stdin
+        self._env = {**os.environ, **env} if env else None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(exist_ok=True)
@@ -56,15 +62,22 @@ class Daemon:
     def start(self) -> None:
         """Start it, again where it was killed."""
         before = len(self.log())
-        command = [*self._host, TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", str(self._workers)]
-        command += self._options
+        command = [*self._host, TWISTD, "--nodaemon", "--pidfile=", "chatd", *self._options]
+        if "--config" not in self._options:
+            command += ["--workers", str(self._workers)]
         if self._any_port:
             command += ["--listen", "tcp:0:interface=127.0.0.1"]
         if self.unix_socket:
             command += ["--listen", f"unix:{self.unix_socket}"]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=self._env,
+                stdin=self._stdin,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             if self._wait:

@@ -180,9 +180,12 @@ def test_sigterm_to_the_whole_group_loses_no_line_either(tmp_path: Path) -> None
 
 
 def test_a_closed_terminal_stops_it_in_order(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon, daemon.connect() as client:
+    terminal, inside = os.openpty()
+    with Daemon(tmp_path, stdin=inside) as daemon, daemon.connect() as client:
+        os.close(inside)
         listener = Listener(client)
         children = daemon.children()
+        os.close(terminal)
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.process.wait(15) == 0
         assert listener.wait_for_end() == 1001

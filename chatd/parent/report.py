@@ -1,0 +1,88 @@
+"""What systemd hears of the fleet: when it is ready, whether its workers answer, and a line on how it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from chatd import census
+from chatd.lifeline import Pulse
+from chatd.parent.fleet import Fleet
+from chatd.parent.notify import Notifier
+from chatd.parent.worker import Worker
+
+
+class Reporter:
+    """Tells a notifier of a fleet, from ``start`` on."""
+
+    def __init__(self, clock: Any, notifier: Notifier) -> None:
+        """Take the reactor, and who is told."""
+        self._clock = clock
+        self._notifier = notifier
+        self._fleet: Fleet | None = None
+        self._ready = False
+        self._note = ""
+        self._shown = ""
+        self._rate = 0.0
+        self._counted_at = 0.0
+        self._messages: dict[Worker, int] = {}
+
+    def start(self, fleet: Fleet) -> None:
+        """Look at the fleet whenever it has looked at its workers."""
+        self._fleet, self._counted_at = fleet, self._clock.seconds()
+        fleet.ticked = self._ticked
+        self._show("starting")
+
+    def ready(self, note: str = "") -> None:
+        """Say that it serves; the note stands in the line until the next time."""
+        self._ready, self._note = True, note
+        self._shown = self._line()
+        self._notifier.ready(self._shown)
+
+    def reloading(self) -> None:
+        """Say that it is reloading."""
+        self._notifier.reloading("reloading")
+
+    def stopping(self) -> None:
+        """Say that it stops."""
+        self._ready = False
+        self._notifier.stopping("stopping: clients are closed")
+
+    def _ticked(self) -> None:
+        assert self._fleet is not None  # noqa: S101 - it is the fleet that calls
+        if self._fleet.answers:
+            self._notifier.alive()
+        self._count()
+        self._show(self._line() if self._ready else self._starting())
+
+    def _show(self, line: str) -> None:
+        if line != self._shown:
+            self._shown = line
+            self._notifier.status(line)
+
+    def _starting(self) -> str:
+        assert self._fleet is not None  # noqa: S101 - it is the fleet that calls
+        away = next((each.away for each in self._pulses() if each.away), "")
+        workers = self._fleet.workers
+        ready = sum(worker.ready for worker in workers)
+        return f"starting: {ready} of {len(workers)} workers are ready{f'; message bus: {away}' if away else ''}"
+
+    def _pulses(self) -> Sequence[Pulse]:
+        workers = self._fleet.workers if self._fleet is not None else []
+        return [worker.pulse for worker in workers if worker.pulse is not None]
+
+    def _line(self) -> str:
+        pulses = self._pulses()
+        clients = sum(each.clients for each in pulses)
+        rooms = census.count([(each.rooms, each.sample) for each in pulses])
+        away = next((each.away for each in pulses if each.away), "")
+        bus = f"away: {away}" if away else "ok"
+        note = f" ({self._note})" if self._note else ""
+        return f"clients: {clients}, rooms: {rooms}, messages/s: {self._rate:.0f}, bus: {bus}{note}"
+
+    def _count(self) -> None:
+        """Take the rate of messages since the last time."""
+        before, now = self._messages, self._clock.seconds()
+        workers = self._fleet.workers if self._fleet is not None else []
+        self._messages = {each: each.pulse.messages for each in workers if each.pulse is not None}
+        taken = sum(count - before.get(worker, 0) for worker, count in self._messages.items())
+        passed, self._counted_at = now - self._counted_at, now
+        self._rate = taken / passed if passed > 0 else 0.0

@@ -1,0 +1,109 @@
+"""One worker process, as the parent sees it, from its start to its end."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import InvalidLogLevelError, Logger
+from twisted.python.failure import Failure
+
+from chatd.lifeline import Assignment, Held, Log, Pulse, Ready, Report, encode, read_report
+from chatd.parent.child import why_ended
+
+log = Logger()
+
+
+class Worker(ProcessProtocol):
+    """A worker: what it has said of itself, and how to tell it something."""
+
+    transport: Any
+
+    def __init__(
+        self,
+        number: int,
+        line_bytes: int,
+        started: float,
+        changed: Callable[["Worker"], None],
+        said: Callable[["Worker", Log], None],
+    ) -> None:
+        """Take its number (1, 2, …), the longest line it may say, the time, whom to tell of changes and words."""
+        self.number = number
+        self.pid = 0
+        self.started = started
+        self.ready = False
+        self.pulse: Pulse | None = None
+        """What it said last of how it is."""
+        self.silent_ticks = 0
+        """Ticks since then."""
+        self.held: Deferred[None] = Deferred()
+        """Fires when it has published all it took, or has ended."""
+        self.ended: Deferred[None] = Deferred()
+        """Fires when it has ended."""
+        self.reason = ""
+        """Why it ended, then."""
+        self._changed = changed
+        self._said_something = said
+        self._line_bytes = line_bytes
+        self._said = {1: b"", 2: b""}
+
+    @property
+    def name(self) -> str:
+        """Name it in the log."""
+        return f"worker {self.number} (pid {self.pid})"
+
+    def tell(self, value: Assignment | str) -> None:
+        """Send its assignment or an order, if it is still there."""
+        if self.transport is not None and not self.ended.called:
+            self.transport.write(encode(value))
+
+    def kill(self) -> None:
+        """Kill it, if it is still there."""
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
+
+    # The process calls
+
+    def connectionMade(self) -> None:
+        """Note its process id: the transport forgets it when it ends."""
+        self.pid = self.transport.pid
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """Read lines: reports from standard output; from standard error, what Python says of a crash."""
+        *lines, rest = (self._said[childFD] + data).split(b"\n")
+        self._said[childFD] = rest[-self._line_bytes :]
+        for line in lines:
+            if childFD == 1:
+                self._heard(line)
+            elif line:
+                log.error("worker {number}: {line}", number=self.number, line=line.decode("utf-8", "replace"))
+
+    def processEnded(self, reason: Failure) -> None:
+        """Tell that it is gone, and why."""
+        self.reason = why_ended(reason)
+        self.ready = False
+        if not self.held.called:
+            self.held.callback(None)
+        self._changed(self)
+        self.ended.callback(None)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            self._report(read_report(line))
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidLogLevelError):
+            log.error("worker {number} says {line!r}", number=self.number, line=line)
+
+    def _report(self, report: Report) -> None:
+        match report:
+            case Ready():
+                self.ready = True
+                self._changed(self)
+            case Held() if not self.held.called:
+                self.held.callback(None)
+            case Pulse():
+                self.pulse, self.silent_ticks = report, 0
+            case Log():
+                self._said_something(self, report)
