@@ -50,6 +50,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  origin``       whose web pages may talk to this server
 ``  proxies``      where a client comes from, if proxies say so
 ``room/``          what a room is, on this worker and across all of them
+``  logline``      a line of the chat log: written and read
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
 ``  script``       what runs in the broker, atomically: ``scripts/*.lua``

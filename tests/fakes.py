@@ -17,7 +17,7 @@ from zope.interface import implementer
 from chatd.closing import Closing
 from chatd.message import Batch, Change, Gap, Message, Position, Span
 from chatd.room.bus import BusListener
-from chatd.room.chatlog import Entry
+from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
 from chatd.room.roster import Members, Occupied, Present

@@ -1,13 +1,6 @@
-r"""The chat log: the twisted.logger observer that owns ``logs/chat.log``.
+"""The chat log: the twisted.logger observer that owns ``logs/chat.log``.
 
-One message is one line, appended before the message is published::
-
-    2026-11-22T20:33:45.123Z ops -@127.0.0.1 6f2a91c07e.7.1 the text
-
-time (RFC 3339, UTC), room, who (``-``, for nobody has a name yet, ``@`` and the address), message id, text, with
-one space between them. Text that would end the line or move the terminal it is read on comes out as escapes
-(``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
-its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
+A message is a line (``logline``), appended before the message is published.
 
 Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
 made while holding the file's lock (``flock``), so that whoever writes next can tell a line that was torn by
@@ -21,122 +14,16 @@ import re
 import stat
 import time as clock
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
-from chatd.message import Message
+from chatd.room.logline import Entry, message_lines, outcome_lines
 
-_UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
-_SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_LONG = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _SHAPE = b"0000-00-00T00:00:00.000Z "  # how a line begins
-_LINE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z) ([^ ]+) ([^ ]+) ([^ ]+) (.*)")
 _DIGIT = re.compile(rb"[0-9]")
 _TAIL = 65_536  # bytes read at once when looking for the last whole line
-
-
-def escape(text: str) -> str:
-    r"""Write any text in one line that no terminal trips over; ``unescape`` gives it back.
-
-    ``\`` becomes ``\\``; newline, carriage return and tab ``\n``, ``\r``, ``\t``; other C0 and C1 controls and DEL
-    ``\x1b``; line and paragraph separators, bidirectional overrides and lone surrogates ``\u2028``.
-    """
-    if text.isprintable() and "\\" not in text:
-        return text  # nearly always, and five times as fast
-    return _UNSAFE.sub(_escape_one, text)
-
-
-def _escape_one(match: re.Match[str]) -> str:
-    one = match[0]
-    number = ord(one)
-    return _SHORT.get(one) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
-
-
-def unescape(line: str) -> str:
-    """Read back what ``escape`` wrote."""
-    return _ESCAPED.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else _LONG[m[3]], line)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What one author said in a room at a time, and what the log says of it beside."""
-
-    room: str
-    address: str
-    """Where the author connects from; stays on this host."""
-    messages: Sequence[Message]
-
-
-def message_lines(entry: Entry) -> str:
-    """Give the lines of an entry's messages, each with its newline."""
-    room, address = escape(entry.room), escape(entry.address)
-    return "".join(
-        [
-            f"{timestamp(each.time)} {room} {_who(each)}@{address} {each.id} {escape(each.text)}\n"
-            for each in entry.messages
-        ]
-    )
-
-
-def _who(message: Message) -> str:
-    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows (``/me``)."""
-    if not message.nick:
-        return "-"
-    nick = escape(message.nick) if message.nick != "-" else r"\x2d"
-    return f"*{nick}" if message.action else nick
-
-
-def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
-    """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
-    head = f"{timestamp(now)} {escape(entry.room)} !"
-    return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a chat log, its escapes read back."""
-
-    time: str
-    """As it stands there: RFC 3339, UTC."""
-    room: str
-    who: str
-    id: str
-    text: str
-
-    @property
-    def is_outcome(self) -> bool:
-        """Whether it is a second line, whose text says what became of the message with that id."""
-        return self.who == "!"
-
-
-def read_line(line: bytes) -> Line | None:
-    """Read a line, without its newline; None where it is no line of a chat log."""
-    try:
-        found = _LINE.fullmatch(line.decode())
-    except UnicodeDecodeError:
-        return None
-    if found is None:
-        return None
-    time, room, who, id, text = found.groups()
-    return Line(time, unescape(room), unescape(who), id, unescape(text))
-
-
-@lru_cache(maxsize=4)  # the messages of a batch share it
-def timestamp(milliseconds: int) -> str:
-    """Write milliseconds since 1970 as RFC 3339 in UTC."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{_second(seconds)}.{rest:03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 @implementer(ILogObserver)

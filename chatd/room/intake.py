@@ -19,7 +19,8 @@ from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
 from chatd.config import Config
 from chatd.message import Message, Position
 from chatd.room.bus import Bus
-from chatd.room.chatlog import Entry, log_entries, log_outcome
+from chatd.room.chatlog import log_entries, log_outcome
+from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.pacer import Pacer
 

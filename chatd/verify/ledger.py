@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from chatd.message import Batch
-from chatd.room.chatlog import Line, escape
+from chatd.room.logline import Line, escape
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chatd.config import Config
-from chatd.room.chatlog import Line, read_line
+from chatd.room.logline import Line, read_line
 from chatd.verify.unreadable import Unreadable
 
 _UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}

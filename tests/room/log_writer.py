@@ -10,7 +10,8 @@ import sys
 from twisted.logger import Logger
 
 from chatd.message import Message
-from chatd.room.chatlog import ChatLog, Entry, log_entries
+from chatd.room.chatlog import ChatLog, log_entries
+from chatd.room.logline import Entry
 from tests.fakes import Events
 
 MESSAGES = 3

@@ -10,24 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger
 
 from chatd.message import Message
-from chatd.room.chatlog import (
-    ChatLog,
-    Entry,
-    Line,
-    escape,
-    log_entries,
-    log_outcome,
-    message_lines,
-    outcome_lines,
-    read_line,
-    timestamp,
-    unescape,
-)
+from chatd.room.chatlog import ChatLog, log_entries, log_outcome
+from chatd.room.logline import Entry
 from tests.fakes import Events
 from tests.room.log_writer import MESSAGES
 from tests.waiting import until
@@ -124,107 +112,12 @@ def texts(data: str) -> list[str]:
     return [each.split(" ", 4)[4] for each in data.splitlines()]
 
 
-# Escapes
-
-
-@given(ANY_TEXT)
-def test_any_text_can_be_read_back_from_its_escapes(text: str) -> None:
-    assert unescape(escape(text)) == text
-
-
-@given(ANY_TEXT)
-def test_escaped_text_has_nothing_that_ends_a_line_or_moves_a_terminal(text: str) -> None:
-    assert not FORBIDDEN & set(escape(text))
-
-
-def test_every_forbidden_character_comes_out_escaped_and_can_be_read_back() -> None:
-    for one in FORBIDDEN:
-        assert escape(one).isascii() and escape(one).isprintable()
-        assert unescape(escape(one)) == one
-
-
-@given(ANY_TEXT)
-def test_any_text_is_one_line_of_utf_8(text: str) -> None:
-    encoded = message_lines(entry(text)).encode()
-    decoded = encoded.decode()
-    assert decoded.splitlines(keepends=True) == [decoded]
-    assert unescape(decoded[:-1].split(" ", 4)[4]) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("a\nb", r"a\nb"),
-        ("a\r\tb", r"a\r\tb"),
-        ("\x1b[2J", r"\x1b[2J"),
-        ("\x9b", r"\x9b"),
-        ("\x7f\0", r"\x7f\x00"),
-        ("\u2028\u2029\u202e\u2066", r"\u2028\u2029\u202e\u2066"),
-        ("\ud800", r"\ud800"),
-        (r"C:\new", r"C:\\new"),
-        (r"\x41", r"\\x41"),
-        ("007 Å 👋 \u200d", "007 Å 👋 \u200d"),
-    ],
-)
-def test_escapes_are_spelt_as_documented(text: str, escaped: str) -> None:
-    assert escape(text) == escaped
-
-
-@given(ANY_TEXT)
-def test_reading_back_takes_any_text(text: str) -> None:
-    unescape(text)
-
-
-# Lines
-
-
-def test_a_message_is_time_room_who_id_and_text() -> None:
-    assert message_lines(entry("the text")) == "2026-11-22T20:33:45.123Z ops -@192.0.2.1 s.1 the text\n"
-
-
-def test_what_one_author_said_at_a_time_is_a_line_each() -> None:
-    said = [Message("s.1", TIME, "s", "one"), Message("s.2", TIME + 1000, "s", "two\nlines")]
-    both = Entry("ops", "192.0.2.1", said)
-    second = line(r"two\nlines", "s.2").replace("45.123Z", "46.123Z")
-    assert message_lines(both) == line("one") + second
-    assert outcome_lines(both, "unknown", TIME).splitlines() == [
-        f"2026-11-22T20:33:45.123Z ops ! {each.id} unknown" for each in said
-    ]
-
-
-def test_an_entry_without_messages_has_no_line() -> None:
-    assert message_lines(Entry("ops", "192.0.2.1", [])) == ""
+# Text of users
 
 
 def test_a_line_007_stays_text(file: File) -> None:
     file.write("007", "1_000", "1.50")
     assert file.text == line("007") + line("1_000") + line("1.50")
-
-
-def test_a_room_is_escaped_like_text() -> None:
-    assert message_lines(entry(room="a\u202eb")) == line(room=r"a\u202eb")
-
-
-def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
-    assert outcome_lines(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "written"),
-    [
-        (0, "1970-01-01T00:00:00.000Z"),
-        (TIME, "2026-11-22T20:33:45.123Z"),
-        (TIME + 1, "2026-11-22T20:33:45.124Z"),
-        (TIME + 1000, "2026-11-22T20:33:46.123Z"),
-    ],
-)
-def test_time_is_rfc_3339_in_utc_with_milliseconds(milliseconds: int, written: str) -> None:
-    assert timestamp(milliseconds) == written
-
-
-def test_a_time_that_comes_again_is_written_as_before() -> None:
-    times = [TIME + number for number in (0, 1, 2, 3, 4, 5, 0, 1)]  # more than are kept
-    assert [timestamp(each)[-5:-1] for each in times] == [f".{123 + number}" for number in (0, 1, 2, 3, 4, 5, 0, 1)]
 
 
 def test_user_text_is_no_format(file: File) -> None:
@@ -655,33 +548,3 @@ def test_a_pipe_gets_whole_lines(tmp_path: Path) -> None:
     file.log.close()
     assert os.read(reader, 65536).decode() == line("one") + line("two")
     os.close(reader)
-
-
-# Reading it
-
-
-@given(st.text(st.characters(), min_size=1).filter(lambda room: " " not in room), ANY_TEXT)
-def test_a_line_reads_back_as_what_was_written(room: str, text: str) -> None:
-    [line] = message_lines(entry(text, room=room)).encode().split(b"\n")[:-1]
-    assert read_line(line) == Line("2026-11-22T20:33:45.123Z", room, "-@192.0.2.1", "s.1", text)
-
-
-@pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
-def test_a_second_line_reads_back_as_an_outcome(outcome: str) -> None:
-    line = read_line(outcome_lines(entry(), outcome, TIME).encode()[:-1])
-    assert line == Line("2026-11-22T20:33:45.123Z", "ops", "!", "s.1", outcome)
-    assert line.is_outcome
-
-
-def test_a_message_is_no_outcome_whatever_it_says() -> None:
-    line = read_line(message_lines(entry("refused")).encode()[:-1])
-    assert line is not None
-    assert not line.is_outcome
-
-
-@pytest.mark.parametrize(
-    "line",
-    [b"", b"hello", b"2026-11-22T20:33:45.123Z ops - id", b"2026-11-22 ops - id text", line().encode(), b"\xff"],
-)
-def test_what_is_no_line_of_a_chat_log_is_none(line: bytes) -> None:
-    assert read_line(line) is None

@@ -8,7 +8,7 @@ import pytest
 from chatd.closing import LOG_AWAY, OUR_FAULT
 from chatd.config import Config
 from chatd.message import Message
-from chatd.room.chatlog import Entry
+from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house

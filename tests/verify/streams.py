@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chatd.message import Batch, Message, encode
-from chatd.room.chatlog import Entry, message_lines, outcome_lines
+from chatd.room.logline import Entry, message_lines, outcome_lines
 from tests.room.server import Client
 
 TIME = 1_795_379_625_123  # 2026-11-22T20:33:45.123Z

@@ -1,7 +1,7 @@
 """What is wrong between histories and logs, and what is not."""
 
 from chatd.message import Batch
-from chatd.room.chatlog import read_line
+from chatd.room.logline import read_line
 from chatd.verify.ledger import Ledger
 from tests.verify.streams import batch, lines, message, outcome
 
