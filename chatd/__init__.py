@@ -52,6 +52,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``room/``          what a room is, on this worker and across all of them
 ``  logline``      a line of the chat log: written and read
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
+``  sync``         when what was logged is on the disk
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
 ``  script``       what runs in the broker, atomically: ``scripts/*.lua``
 ``  queries``      what is asked of the broker, and asked again where the link broke
@@ -107,6 +108,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  fleet``        the generation that serves, and those before it that drain
 ``  notify``       what systemd is told of a service
 ``  report``       what it hears of the fleet
+``  rotation``     the rotation of the chat log
 ``  daemon``       ports, broker and fleet, started, reloaded and stopped in order
 ``options``        what is in force: the command line before the configuration file before the defaults
 ``tap``            ``twistd chatd``: options to services

@@ -131,6 +131,37 @@ def _prefix(text: str) -> str:
     return text
 
 
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a check for one of these words."""
+
+    def check(text: str) -> str:
+        if text not in words:
+            raise BadValue(f"must be {' or '.join(words)}, not {text!r}")
+        return text
+
+    return check
+
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def size(text: str) -> int:
+    """Read a size in bytes, with a unit or without: 100MB, 1GiB. Raises BadValue."""
+    found = re.fullmatch(r"([0-9]{1,12}) ?([A-Za-z]*)", text)
+    if found is None or found[2] not in _UNITS or int(found[1]) == 0:
+        raise BadValue(f"must be a size such as 100MB or 1GiB, not {text!r}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _rotation(text: str) -> str:
+    if text != "day":
+        try:
+            size(text)
+        except BadValue:
+            raise BadValue(f"must be day, or a size such as 100MB or 1GiB, not {text!r}") from None
+    return text
+
+
 def _log_path(text: str) -> str:
     if not text or text.endswith("/") or "\0" in text:
         raise BadValue("must name a file")
@@ -186,6 +217,26 @@ class Config:
         "chatd", _prefix, "What every key and channel on that server starts with; another prefix, other rooms."
     )
     chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
+    chat_log_format: str = _option(
+        "text",
+        one_of("text", "json"),
+        "What a line of it is: text, for people, or json, an object a line. Files of both kinds may be mixed.",
+    )
+    chat_log_sync: str = _option(
+        "none",
+        one_of("none", "batch"),
+        "When it is on the disk: none, when the kernel writes it (what was said in the last half minute may be gone "
+        "where the power fails), or batch, before anyone sees it.",
+    )
+    chat_log_rotate: str = _option(
+        "",
+        _rotation,
+        "When it is renamed, packed, and begun anew: at a size (100MB, 1GiB), or each day, at midnight UTC. "
+        "[default: none; logrotate may do it]",
+    )
+    chat_log_keep: int = _option(
+        0, whole_number(0, 1_000_000), "How many rotated logs stay, the newest ones; 0: all.", "files"
+    )
     state: str = _option(
         "",
         _folder_path,
@@ -376,6 +427,11 @@ class Config:
     """How long a write waits for another worker's to end; then the messages are refused."""
     log_calm_seconds: float = 5.0
     """After a write that failed, before the log is said to be good again without a write of that size."""
+
+    rotation_look_seconds: float = 0.2
+    """How often it is looked whether the chat log is to be rotated."""
+    rotation_lock_seconds: float = 5.0
+    """How long a rotation waits for those who write; then it is tried again."""
 
     # chatd verify
     log_line_bytes: int = 8_388_608

@@ -11,6 +11,7 @@ import secrets
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,6 +21,7 @@ from twisted.internet.interfaces import IListeningPort, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -51,6 +53,7 @@ from chatd.room.bus import Bus
 from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
+from chatd.room.sync import Sync
 from chatd.web.site import Site
 
 log = Logger("chatd.worker")  # this module runs as __main__
@@ -161,11 +164,19 @@ class Worker:
         name = secrets.token_hex(5)
         self._lifeline = Lifeline(self, config.relayed_line_bytes)
         self._bus = Bus(reactor, broker_address(assignment.broker), config, name, run=assignment.run)
+        synced = config.chat_log_sync == "batch"
         self._chat_log = ChatLog(
-            config.chat_log, log, lock_seconds=config.log_lock_seconds, calm_seconds=config.log_calm_seconds
+            config.chat_log,
+            log,
+            lock_seconds=config.log_lock_seconds,
+            calm_seconds=config.log_calm_seconds,
+            json=config.chat_log_format == "json",
+            synced=synced,
         )
         chat = Logger(namespace="chatd.chat", observer=self._chat_log)
-        self._hub = Hub(self._bus, chat, config, reactor)
+        sync = Sync(self._chat_log.take_unsynced, partial(deferToThreadPool, reactor, reactor.getThreadPool()))
+        sync.listen(self._bus)
+        self._hub = Hub(self._bus, chat, config, reactor, sync=sync if synced else None)
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
         site = Site(reactor, self._bus, self._hub, self._connections)
         self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))

@@ -93,7 +93,9 @@ class FakeBus:
 
     # Messages
 
-    def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None) -> Any:
+    def publish(
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+    ) -> Any:
         if self.refuse is not None:
             return fail(self.refuse)
         self.published.append((room, list(messages)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 import chatd
@@ -18,6 +19,7 @@ from chatd.parent.generation import NotReady
 from chatd.parent.notify import Notifier
 from chatd.parent.ports import Ports
 from chatd.parent.report import Reporter
+from chatd.parent.rotation import Rotation
 from chatd.parent.valkey import Valkey
 
 log = Logger()
@@ -46,6 +48,7 @@ class Daemon(Service):
         self._reload_again = False
         self._stopping = False
         self._reporter = Reporter(reactor, Notifier.from_environment())
+        self._rotation = Rotation(reactor, config, self._in_thread)
 
     def privilegedStartService(self) -> None:
         """Bind, while we may still be root."""
@@ -68,6 +71,8 @@ class Daemon(Service):
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
         self._reporter.start(self._fleet)
+        self._rotation.configure(self._config)
+        self._rotation.start()
         self._fleet.start()
 
     def stopService(self) -> "Deferred[None]":
@@ -78,6 +83,7 @@ class Daemon(Service):
     async def _stop(self) -> None:
         self._stopping = True
         self._reporter.stopping()
+        self._rotation.stop()
         self._ports.close()
         try:
             if self._fleet is not None:
@@ -126,6 +132,7 @@ class Daemon(Service):
             return
         before, self._ports, self._config = self._ports, ports, config
         before.close(ports)
+        self._rotation.configure(config)
         log.info("the old workers' clients are told to come back, over {drain:g} s", drain=config.drain)
         self._say_ready()
 
@@ -145,6 +152,9 @@ class Daemon(Service):
         """Give a configuration whose paths mean the same wherever we are."""
         state = os.path.join(self._folder, config.state) if config.state else ""
         return replace(config, chat_log=os.path.abspath(os.path.join(self._folder, config.chat_log)), state=state)
+
+    def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> "Deferred[Any]":
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *arguments)
 
     # What is said
 

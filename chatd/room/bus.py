@@ -221,15 +221,23 @@ class Bus:
         return self._outboxes.weight(messages)
 
     def publish(
-        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] = _NO_IDS
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] = _NO_IDS, ticket: int = 0
     ) -> "Deferred[Published]":
         """Publish messages of a room, after all that were handed over before; fails with NotPublished.
 
         The Deferred fires once they have their offsets; they may be delivered before that. Ids are those that authors
         gave to some of them, by their number (0, 1, …): what its author has published with the same id before, within
-        ``republish_memory_seconds``, is not published again.
+        ``republish_memory_seconds``, is not published again. A ticket is that of the sync to wait for (``room/sync``).
         """
-        return self._outboxes.publish(room, messages, ids)
+        return self._outboxes.publish(room, messages, ids, ticket)
+
+    def synced(self, ticket: int) -> None:
+        """Publish what waited for a sync of the chat log up to that one."""
+        self._outboxes.synced(ticket)
+
+    def not_synced(self, ticket: int, why: str) -> None:
+        """Fail what waits for a sync up to that one, with NotPublished."""
+        self._outboxes.not_synced(ticket, why)
 
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""

@@ -5,6 +5,7 @@ A message is a line (``logline``), appended before the message is published.
 Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
 made while holding the file's lock (``flock``), so that whoever writes next can tell a line that was torn by
 a full disk or a killed process from one that is being written. A batch that can't be written wholly is taken back.
+Who renames the file while holding the lock (``parent/rotation``) can be sure that nobody writes to it any more.
 """
 
 import errno
@@ -19,9 +20,9 @@ from typing import Any
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
-from chatd.room.logline import Entry, message_lines, outcome_lines
+from chatd.room.logline import Entry, message_lines, message_objects, outcome_lines, outcome_objects
 
-_SHAPE = b"0000-00-00T00:00:00.000Z "  # how a line begins
+_SHAPES = (b"0000-00-00T00:00:00.000Z ", b'{"time":"0000-00-00T00:00:00.000Z",')  # how a line begins
 _DIGIT = re.compile(rb"[0-9]")
 _TAIL = 65_536  # bytes read at once when looking for the last whole line
 
@@ -35,11 +36,21 @@ class ChatLog:
     ``entries``, and ``outcome`` and ``now`` where they say what became of entries logged before.
     """
 
-    def __init__(self, path: str, log: Logger, *, lock_seconds: float, calm_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        log: Logger,
+        *,
+        lock_seconds: float,
+        calm_seconds: float = 0.0,
+        json: bool = False,
+        synced: bool = False,
+    ) -> None:
         """Take the file's path, the server's own log, and two times in seconds.
 
         How long to wait for another writer; and how long after a write that failed the file is taken to be good
-        again if no write of that size has shown it before.
+        again if no write of that size has shown it before. Then whether lines are JSON, and whether somebody calls
+        ``take_unsynced``.
         """
         self._path = path
         self._log = log
@@ -50,14 +61,18 @@ class ChatLog:
         self._broken = False
         self._needed = 0
         self._failed_at = 0.0
+        self._message_lines = message_objects if json else message_lines
+        self._outcome_lines = outcome_objects if json else outcome_lines
+        self._synced = synced
+        self._unsynced: list[int] = []
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
         entries: Iterable[Entry] = event["entries"]
         if outcome := event.get("outcome"):
-            lines = [outcome_lines(each, outcome, event["now"]) for each in entries]
+            lines = [self._outcome_lines(each, outcome, event["now"]) for each in entries]
         else:
-            lines = [message_lines(each) for each in entries]
+            lines = [self._message_lines(each) for each in entries]
         self._append("".join(lines).encode())
 
     def check(self) -> None:
@@ -73,8 +88,18 @@ class ChatLog:
     def close(self) -> None:
         """Close the file."""
         if self._file >= 0:
-            os.close(self._file)
+            if self._synced and self._regular:
+                self._unsynced.append(self._file)  # what was written last may not be on the disk
+            else:
+                os.close(self._file)
             self._file = -1
+
+    def take_unsynced(self) -> list[int]:
+        """Give descriptors, the caller's to close, of what may not be on the disk: files, and folders with names."""
+        unsynced, self._unsynced = self._unsynced, []
+        if self._file >= 0 and self._regular:
+            unsynced.append(os.dup(self._file))
+        return unsynced
 
     def _append(self, data: bytes) -> None:
         needed = 0
@@ -94,7 +119,7 @@ class ChatLog:
         if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
             self._write_whole(data)
             return
-        self._lock(wait=not self._broken)
+        self._lock_the_one_in_place()
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -112,6 +137,15 @@ class ChatLog:
     def _write_whole(self, data: bytes) -> None:
         if os.write(self._file, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+
+    def _lock_the_one_in_place(self) -> None:
+        """Take the lock of the file that the path names: who had it before may have renamed the one that was."""
+        while True:
+            self._lock(wait=not self._broken)
+            if not self._moved():
+                return
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._open()
 
     def _lock(self, *, wait: bool) -> None:
         """Take the lock, which others hold for some microseconds: a frozen holder must not freeze us for long."""
@@ -142,8 +176,8 @@ class ChatLog:
                 whole = start + end + 1
                 break
             whole = start
-        begin = os.pread(self._file, len(_SHAPE), whole)
-        if not _SHAPE.startswith(_DIGIT.sub(b"0", begin)):
+        begin = _DIGIT.sub(b"0", os.pread(self._file, max(map(len, _SHAPES)), whole))
+        if not any(shape.startswith(begin[: len(shape)]) for shape in _SHAPES):
             return size
         os.ftruncate(self._file, whole)
         self._log.warn(
@@ -169,6 +203,8 @@ class ChatLog:
         os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        if self._synced and self._regular:
+            self._unsynced.append(os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_CLOEXEC))
 
     def _probe(self) -> None:
         """Try, while the file can't be written, whether it can be again: only the disk knows."""

@@ -30,6 +30,7 @@ from chatd.room.pacer import Pacer
 from chatd.room.places import Place, TakenOver
 from chatd.room.room import Member, Room
 from chatd.room.roster import Members, Occupied
+from chatd.room.sync import Sync
 from chatd.room.timeline import Item
 from chatd.tally import Tally
 
@@ -65,9 +66,14 @@ class Hub:
         config: Config,
         clock: Any,
         now: Callable[[], float] = time.time,
+        *,
+        sync: Sync | None = None,
     ) -> None:
-        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970."""
-        self.intake = Intake(bus, chat, config, clock, now)
+        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970.
+
+        With a sync nothing is published before it is on the disk.
+        """
+        self.intake = Intake(bus, chat, config, clock, now, sync=sync)
         """What members say."""
         self._bus = bus
         self._config = config

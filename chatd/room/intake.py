@@ -2,8 +2,8 @@
 
 What it promises:
 
-* A message is in the chat log before it is published; where it can't be logged, its author is told and nobody
-  hears it.
+* A message is in the chat log before it is published, and on the disk where that is asked for (``room/sync``); where
+  it can't be logged, its author is told and nobody hears it.
 * What is taken between two flushes is logged in one write and published in one batch a room.
 * Who may not hand over messages now is called when it may.
 """
@@ -21,8 +21,9 @@ from chatd.message import Message, Position
 from chatd.room.bus import Bus
 from chatd.room.chatlog import log_entries, log_outcome
 from chatd.room.logline import Entry
-from chatd.room.outbox import NotPublished, Published
+from chatd.room.outbox import NotPublished, NotSynced, Published
 from chatd.room.pacer import Pacer
+from chatd.room.sync import Sync
 
 log = Logger()
 
@@ -81,10 +82,23 @@ def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
 class Intake:
     """Everything that was said on this worker and is not with the bus yet."""
 
-    def __init__(self, bus: Bus, chat: Logger, config: Config, clock: Any, now: Callable[[], float]) -> None:
-        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970."""
+    def __init__(
+        self,
+        bus: Bus,
+        chat: Logger,
+        config: Config,
+        clock: Any,
+        now: Callable[[], float],
+        *,
+        sync: Sync | None = None,
+    ) -> None:
+        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970.
+
+        With a sync nothing is published before it is on the disk.
+        """
         self._bus = bus
         self._chat = chat
+        self._sync = sync
         self._clock = clock
         self._now = now
         self._most = config.batch_bytes
@@ -185,6 +199,7 @@ class Intake:
         except OSError:  # said by the chat log itself, once
             self._tell_refused(taken, LOG_AWAY)
             return
+        ticket = self._sync.ask() if self._sync is not None else 0
         rooms: dict[str, list[_Taken]] = {}
         for each in taken:
             rooms.setdefault(each.entry.room, []).append(each)
@@ -192,7 +207,7 @@ class Intake:
             for part in _parts(share, self._most):
                 messages = [message for each in part for message in each.entry.messages]
                 ids = {number: message.given for number, message in enumerate(messages) if message.given}
-                self._bus.publish(name, messages, ids).addCallbacks(
+                self._bus.publish(name, messages, ids, ticket).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
 
@@ -217,7 +232,7 @@ class Intake:
         if not isinstance(error, NotPublished):
             log.failure("a batch was not published", failure)
         self._log_outcome([each.entry for each in taken], "unknown" if unknown else "refused")
-        self._tell_refused(taken, OUR_FAULT)
+        self._tell_refused(taken, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
 
     def _log_outcome(self, entries: Sequence[Entry], outcome: str) -> None:
         try:

@@ -8,13 +8,21 @@ time (RFC 3339, UTC), room, who (``-``, for nobody has a name yet, ``@`` and the
 one space between them. Text that would end the line or move the terminal it is read on comes out as escapes
 (``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
 its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
+
+For programs the same can be JSON, an object a line: ``time``, ``room``, ``nick`` (null for nobody), ``address``,
+``id`` and ``text``, and ``action`` (true) where the author does what the text says; a second line has ``outcome`` in
+place of author and text. A log may have lines of both kinds.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
+
+import msgspec
 
 from chatd.message import Message
 
@@ -82,6 +90,59 @@ def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
     return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
 
 
+class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message, as JSON."""
+
+    time: str
+    room: str
+    nick: str | None
+    address: str
+    id: str
+    text: str
+    action: bool = False
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """What became of a message, as JSON."""
+
+    time: str
+    room: str
+    id: str
+    outcome: str
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def message_objects(entry: Entry) -> str:
+    """Give an entry's messages as JSON, a line each."""
+    room, address = entry.room, entry.address
+    plain = room.isprintable() and address.isprintable()
+    return "".join(
+        [
+            _object(
+                _Said(timestamp(each.time), room, each.nick or None, address, each.id, each.text, each.action),
+                plain and each.text.isprintable() and each.nick.isprintable(),
+            )
+            for each in entry.messages
+        ]
+    )
+
+
+def outcome_objects(entry: Entry, outcome: str, now: int) -> str:
+    """Give what became of an entry's messages as JSON, a line each."""
+    time, plain = timestamp(now), entry.room.isprintable()
+    return "".join([_object(_Outcome(time, entry.room, each.id, outcome), plain) for each in entry.messages])
+
+
+def _object(value: _Said | _Outcome, plain: bool) -> str:
+    """Write an object in a line that no terminal trips over: JSON itself lets controls (C1) and overrides through."""
+    if plain:
+        return f"{_encode(value).decode()}\n"
+    fields = {name: each for name, each in msgspec.structs.asdict(value).items() if each is not False}
+    return json.dumps(fields, separators=(",", ":")).replace("\x7f", r"\u007f") + "\n"
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a chat log, its escapes read back."""
@@ -100,15 +161,29 @@ class Line:
 
 
 def read_line(line: bytes) -> Line | None:
-    """Read a line, without its newline; None where it is no line of a chat log."""
+    """Read a line of either kind, without its newline; None where it is no line of a chat log."""
     try:
+        if line.startswith(b"{"):
+            return _read_object(json.loads(line))
         found = _LINE.fullmatch(line.decode())
-    except UnicodeDecodeError:
+    except (ValueError, RecursionError):
         return None
     if found is None:
         return None
     time, room, who, id, text = found.groups()
     return Line(time, unescape(room), unescape(who), id, unescape(text))
+
+
+def _read_object(fields: dict[str, Any]) -> Line | None:
+    if "outcome" in fields:
+        who, text = "!", fields["outcome"]
+    else:
+        nick = fields.get("nick")
+        who = "-" if nick is None else f"{'*' if fields.get('action') else ''}{nick}"
+        who, text = f"{who}@{fields.get('address')}", fields.get("text")
+    values = [fields.get("time"), fields.get("room"), who, fields.get("id"), text]
+    strings = [each for each in values if isinstance(each, str)]
+    return Line(*strings) if len(strings) == len(values) else None
 
 
 @lru_cache(maxsize=4)  # the messages of a batch share it

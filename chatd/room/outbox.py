@@ -35,6 +35,10 @@ class NotPublished(Exception):
         self.unknown = unknown
 
 
+class NotSynced(NotPublished):
+    """A batch was not published, for nobody knows whether the disk has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """Where messages stand that were handed over together."""
@@ -53,6 +57,8 @@ class _Part:
     ids: Mapping[int, str]
     weight: int
     done: "Deferred[Published]"
+    ticket: int = 0
+    """Which sync of the chat log it waits for; 0: for none."""
     duplicates: dict[int, Position] = field(default_factory=dict)
 
     def new(self) -> list[tuple[int, Message]]:
@@ -118,6 +124,7 @@ class Outboxes:
         self._answered: deque[tuple[float, str, _Batch]] = deque()
         self._answered_bytes = 0
         self._abandoned = False
+        self._synced = 0
         self.full = False
         """Whether the window is; once it was, it is until half of it is free."""
         self.live = False
@@ -144,11 +151,13 @@ class Outboxes:
 
     # What goes in
 
-    def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str]) -> "Deferred[Published]":
-        """Publish after all that was handed over before; fails with NotPublished."""
+    def publish(
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str], ticket: int = 0
+    ) -> "Deferred[Published]":
+        """Publish after all that was handed over before, and that sync of the chat log; fails with NotPublished."""
         if self._abandoned:
             return fail(NotPublished("the server stopped"))
-        part = _Part(messages, ids, self.weight(messages), Deferred())
+        part = _Part(messages, ids, self.weight(messages), Deferred(), ticket)
         outbox = self._outboxes.get(room)
         if outbox is None:
             outbox = self._outboxes[room] = _Outbox(room)
@@ -180,6 +189,20 @@ class Outboxes:
         self._waiters.append(done)
         self._look_whether_flushed()
         return done
+
+    def synced(self, ticket: int) -> None:
+        """Publish what waited for a sync of the chat log up to that one."""
+        self._synced = ticket
+        if self.live:
+            self.send_all()
+
+    def not_synced(self, ticket: int, why: str) -> None:
+        """Give up what waits for a sync up to that one."""
+        for outbox in list(self._outboxes.values()):
+            lost = [part for part in outbox.waiting if self._synced < part.ticket <= ticket]
+            outbox.waiting = [part for part in outbox.waiting if part not in lost]
+            self._refuse(outbox, lost, NotSynced(why))
+        self._synced = ticket
 
     def abandon(self, why: str) -> None:
         """Give up: what waits fails, what was sent fails as unknown."""
@@ -238,8 +261,10 @@ class Outboxes:
 
     def _send(self, outbox: _Outbox) -> None:
         if not outbox.batches:
+            if not (parts := self._next_parts(outbox)):
+                return
             self._sequence += 1
-            batch = _Batch(self._sequence, 0, b"", self._next_parts(outbox))
+            batch = _Batch(self._sequence, 0, b"", parts)
             outbox.batches.append(batch)
             self._fill(batch, outbox.room)
         batch = outbox.batches[0]
@@ -300,7 +325,7 @@ class Outboxes:
         count, weight = 0, 0
         for part in outbox.waiting:
             weight += part.weight
-            if count and weight > self._config.batch_bytes:
+            if part.ticket > self._synced or (count and weight > self._config.batch_bytes):
                 break
             count += 1
         parts, outbox.waiting = outbox.waiting[:count], outbox.waiting[count:]
@@ -330,7 +355,8 @@ class Outboxes:
             self._done(outbox, batch, "", 0)
 
     def _done(self, outbox: _Outbox, batch: _Batch, epoch: str, first: int) -> None:
-        self._strike_off(outbox, batch)
+        outbox.batches.remove(batch)
+        self._struck_off(outbox, batch.parts)
         for part, number, at in batch.repeats:
             part.duplicates[number] = Position(epoch, first + at - 1)
         for part in batch.parts:
@@ -353,21 +379,25 @@ class Outboxes:
             if not failure.check(ReplyError):
                 log.failure("a publish failed", failure)
             log.error("the broker refused messages for room {room}: {why}", room=outbox.room, why=why)
-            self._strike_off(outbox, batch)
-            for part in batch.parts:
-                part.done.errback(NotPublished(why))
+            outbox.batches.remove(batch)
+            self._refuse(outbox, batch.parts, NotPublished(why))
             self._answered_something()
-            self._weigh()
-            self._look_whether_flushed()
+
+    def _refuse(self, outbox: _Outbox, parts: Sequence[_Part], why: NotPublished) -> None:
+        """Fail what is in the outbox no more."""
+        self._struck_off(outbox, parts)
+        for part in parts:
+            part.done.errback(why)
+        self._weigh()
+        self._look_whether_flushed()
 
     def _not_loaded(self, failure: Failure) -> None:
         if not failure.check(LinkLost):
             self._refused(failure.getErrorMessage())
 
-    def _strike_off(self, outbox: _Outbox, batch: _Batch) -> None:
-        """Forget a batch, send the room's next."""
-        outbox.batches.remove(batch)
-        self._in_flight -= sum(part.weight for part in batch.parts)
+    def _struck_off(self, outbox: _Outbox, parts: Sequence[_Part]) -> None:
+        """Count what is in the outbox no more, send the room's next."""
+        self._in_flight -= sum(part.weight for part in parts)
         if not outbox.waiting and not outbox.batches:
             self._outboxes.pop(outbox.room, None)
         elif self.live:

@@ -34,7 +34,9 @@ class Bus(FakeBus):
         self._answers: list[tuple[Deferred[Published], Published]] = []
         self._known: dict[tuple[str, str, str], Position] = {}
 
-    def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None) -> Any:
+    def publish(
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+    ) -> Any:
         known = {number: self._known.get((room, messages[number].session, id)) for number, id in (ids or {}).items()}
         again = {number: position for number, position in known.items() if position is not None}
         new = [each for number, each in enumerate(messages) if number not in again]

@@ -10,6 +10,7 @@ from zope.interface import implementer
 from chatd.config import Config
 from chatd.message import Message
 from chatd.room.hub import Hub
+from chatd.room.sync import Sync
 from chatd.wire.frames import text_frame
 from tests.fakes import FakeBus, FakeMember
 
@@ -101,9 +102,9 @@ class House:
         self.bus.say(room, messages, number, publisher)
 
 
-def make_house(config: Config, bus: FakeBus) -> House:
+def make_house(config: Config, bus: FakeBus, sync: Sync | None = None) -> House:
     chat, clock = Chat(bus), Clock()
-    hub = Hub(bus, Logger(observer=chat), config, clock, lambda: NOW)  # type: ignore[arg-type]
+    hub = Hub(bus, Logger(observer=chat), config, clock, lambda: NOW, sync=sync)  # type: ignore[arg-type]
     return House(bus, chat, hub, clock)
 
 

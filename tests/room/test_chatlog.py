@@ -1,6 +1,7 @@
 """The chat log: escapes, lines, and a file that several processes append to."""
 
 import fcntl
+import json
 import os
 import resource
 import subprocess
@@ -236,13 +237,30 @@ def test_a_renamed_file_is_noticed_by_a_check(file: File) -> None:
     assert (old.read_text(), file.text) == (line("one"), line("two"))
 
 
-def test_what_is_written_before_the_check_is_in_the_renamed_file(file: File) -> None:
+def test_after_a_rename_nothing_is_written_to_the_renamed_file(file: File) -> None:
     file.write("one")
     old = file.path.rename(file.path.with_name("chat.log.1"))
     file.write("two")
-    file.log.check()
-    file.write("three")
-    assert (old.read_text(), file.text) == (line("one") + line("two"), line("three"))
+    assert (old.read_text(), file.text) == (line("one"), line("two"))
+
+
+def test_who_waited_for_the_lock_of_a_file_that_was_renamed_meanwhile_writes_to_the_new_one(
+    file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write("one")
+    with file.path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        old = file.path.with_name("chat.log.1")
+
+        def rotate(seconds: float) -> None:
+            file.path.rename(old)
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("chatd.room.chatlog.clock.sleep", rotate)
+        file.write("two")
+    assert (old.read_text(), file.text) == (line("one"), line("two"))
+    with old.open("rb") as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
 
 
 def test_a_removed_file_is_made_again_by_a_check(file: File) -> None:
@@ -508,6 +526,68 @@ def test_a_killed_writer_leaves_only_whole_lines_after_the_next_append(file: Fil
     file.write("after")
     assert file.text.endswith(line("after"))
     assert {len(each.split(" ", 4)[4].split(" ", 3)[3]) for each in file.text.splitlines()[:-1]} == {200_000}
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"time":"2026-11-22T20', b'{"time":"2026-11-22T20:33:45.123Z","room":"o'])
+def test_a_torn_object_is_cut_off_by_the_next_writer(file: File, torn: bytes) -> None:
+    file.path.write_bytes(line("one").encode() + torn)
+    file.write("two")
+    assert file.text == line("one") + line("two")
+
+
+# As JSON
+
+
+def test_a_log_may_be_objects(tmp_path: Path) -> None:
+    log = ChatLog(str(tmp_path / "chat.log"), Logger(observer=Events()), lock_seconds=5, json=True)
+    log_entries(Logger(observer=log), [entry("hello")])
+    log_outcome(Logger(observer=log), [entry("hello")], "refused", TIME)
+    log.close()
+    said, outcome = map(json.loads, (tmp_path / "chat.log").read_text().splitlines())
+    assert (said["text"], said["nick"], outcome["outcome"]) == ("hello", None, "refused")
+
+
+# What may not be on the disk yet
+
+
+def names(descriptors: list[int]) -> list[str]:
+    """Give what descriptors are open on, and close them."""
+    found = [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]
+    for each in descriptors:
+        os.close(each)
+    return found
+
+
+def test_who_syncs_gets_the_file_and_at_first_the_folder_that_has_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
+    chat = Logger(observer=log)
+    log_entries(chat, [entry()])
+    assert names(log.take_unsynced()) == [str(tmp_path), str(path)]
+    log_entries(chat, [entry()])
+    assert names(log.take_unsynced()) == [str(path)]
+    log.close()
+
+
+def test_what_was_written_before_a_rename_is_synced_too(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
+    chat = Logger(observer=log)
+    log_entries(chat, [entry()])
+    names(log.take_unsynced())
+    log_entries(chat, [entry("one")])
+    path.rename(tmp_path / "old")
+    log_entries(chat, [entry("two")])
+    assert names(log.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
+    log.close()
+    names(log.take_unsynced())
+
+
+def test_a_device_is_not_synced() -> None:
+    log = ChatLog("/dev/null", Logger(observer=Events()), lock_seconds=5, synced=True)
+    log_entries(Logger(observer=log), [entry()])
+    assert log.take_unsynced() == []
+    log.close()
 
 
 # Files that are none

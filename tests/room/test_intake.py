@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from chatd.closing import LOG_AWAY, OUR_FAULT
 from chatd.config import Config
 from chatd.message import Message
 from chatd.room.logline import Entry
-from chatd.room.outbox import NotPublished
+from chatd.room.outbox import NotPublished, NotSynced
+from chatd.room.sync import Sync
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
@@ -135,7 +137,9 @@ def test_what_was_not_published_gets_a_second_line_and_is_refused(
 
 def test_only_the_room_that_was_not_published_is_refused() -> None:
     class Choosy(FakeBus):
-        def publish(self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None) -> Any:
+        def publish(
+            self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+        ) -> Any:
             self.refuse = NotPublished("no") if room == "dev" else None
             return super().publish(room, messages, ids)
 
@@ -375,3 +379,42 @@ def test_the_window_counts_what_waits_for_the_interval(paced: House) -> None:
     assert not paced.hub.intake.open
     paced.clock.advance(INTERVAL)
     assert paced.hub.intake.open
+
+
+# A log that is synced
+
+
+def test_nothing_is_published_before_it_was_synced_and_what_comes_meanwhile_goes_together() -> None:
+    running: list[Deferred[None]] = []
+
+    def slowly(function: object, descriptors: object) -> "Deferred[None]":
+        running.append(Deferred())
+        return running[-1]
+
+    sync = Sync(list, slowly)
+    tickets: list[int] = []
+
+    class Asked(FakeBus):
+        def publish(
+            self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+        ) -> Any:
+            tickets.append(ticket)
+            return super().publish(room, messages, ids, ticket)
+
+    house = make_house(TURNS, Asked(), sync)
+    ann = house.member("ann")
+    for text in ("one", "two", "three"):
+        house.hub.intake.publish("ops", ann, [text])
+        house.end_turn()
+    assert (tickets, len(running)) == ([1, 2, 3], 1)
+    running[0].callback(None)
+    assert len(running) == 2
+
+
+def test_who_said_what_could_not_be_synced_is_told_that_it_was_not_sent(house: House) -> None:
+    ann = house.member("ann")
+    house.bus.refuse = NotSynced("broken")
+    house.hub.intake.publish("ops", ann, ["hello"])
+    house.end_turn()
+    assert ann.events == [LOG_AWAY]
+    assert house.chat.events[-1]["outcome"] == "refused"

@@ -1,5 +1,7 @@
 """A line of the chat log: escapes, writing, reading back."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,9 @@ from chatd.room.logline import (
     Line,
     escape,
     message_lines,
+    message_objects,
     outcome_lines,
+    outcome_objects,
     read_line,
     timestamp,
     unescape,
@@ -132,6 +136,69 @@ def test_time_is_rfc_3339_in_utc_with_milliseconds(milliseconds: int, written: s
 def test_a_time_that_comes_again_is_written_as_before() -> None:
     times = [TIME + number for number in (0, 1, 2, 3, 4, 5, 0, 1)]  # more than are kept
     assert [timestamp(each)[-5:-1] for each in times] == [f".{123 + number}" for number in (0, 1, 2, 3, 4, 5, 0, 1)]
+
+
+# As JSON
+
+
+def test_a_message_is_an_object() -> None:
+    said = Message("s.1", TIME, "s", "hello", "ann", action=True)
+    assert message_objects(Entry("ops", "192.0.2.1", [said])) == (
+        '{"time":"2026-11-22T20:33:45.123Z","room":"ops","nick":"ann","address":"192.0.2.1","id":"s.1","text":"hello",'
+        '"action":true}\n'
+    )
+    assert json.loads(message_objects(entry())) == {
+        "time": "2026-11-22T20:33:45.123Z",
+        "room": "ops",
+        "nick": None,
+        "address": "192.0.2.1",
+        "id": "s.1",
+        "text": "hello",
+    }
+
+
+def test_an_outcome_is_an_object_with_the_same_id() -> None:
+    assert json.loads(outcome_objects(entry(), "refused", TIME)) == {
+        "time": "2026-11-22T20:33:45.123Z",
+        "room": "ops",
+        "id": "s.1",
+        "outcome": "refused",
+    }
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_an_object_is_one_line_that_moves_no_terminal_whatever_is_said(text: str, room: str) -> None:
+    (written,) = message_objects(entry(text, room=room)).encode().decode().splitlines()
+    assert not FORBIDDEN & set(written)
+    assert json.loads(written)["text"] == text
+
+
+@given(ANY_TEXT, ANY_TEXT, st.sampled_from(["", "ann", "-", "!"]), st.booleans())
+def test_both_kinds_of_line_read_back_as_the_same(text: str, room: str, nick: str, action: bool) -> None:
+    if room == "" or " " in room or "\n" in text + room:
+        return
+    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, nick, action and bool(nick))])
+    plain, packed = (read_line(each(said).encode()[:-1]) for each in (message_lines, message_objects))
+    assert packed is not None
+    if nick != "-":  # which a line of text has to write otherwise
+        assert plain == packed
+
+
+@pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
+def test_both_kinds_of_second_line_read_back_as_the_same(outcome: str) -> None:
+    one, other = (each(entry(), outcome, TIME).encode()[:-1] for each in (outcome_lines, outcome_objects))
+    assert read_line(one) == read_line(other)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{", b"{}", b'{"time":1}', b"{" * 100_000, b'{"a":"\xff"}', b"{1:2}"),
+        *(b'{"time":"x","room":"ops","id":"1"}', b'{"time":"x","room":"ops","id":"1","outcome":7}'),
+    ],
+)
+def test_what_is_no_object_of_a_chat_log_is_none(line: bytes) -> None:
+    assert read_line(line) is None
 
 
 # Reading it

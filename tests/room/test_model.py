@@ -87,7 +87,7 @@ class Broker(FakeBus):
 
     # What is published
 
-    def publish(self, room: str, messages: Sequence[Message], ids: Any = None) -> Any:
+    def publish(self, room: str, messages: Sequence[Message], ids: Any = None, ticket: int = 0) -> Any:
         self.hand_over(self.publisher, messages)
         return Deferred()
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from chatd.config import Config
 from chatd.message import Batch, Message, Position, decode, encode
 from chatd.room.link import LinkLost, ReplyError
-from chatd.room.outbox import NotPublished, Outboxes, Published
+from chatd.room.outbox import NotPublished, NotSynced, Outboxes, Published
 from chatd.room.script import PUBLISH
 from tests.fakes import Events
 from tests.room.wire import Wire, outcome
@@ -86,6 +86,61 @@ def office() -> Office:
     office = Office(Config())
     office.connect()
     return office
+
+
+# What waits for a sync of the chat log
+
+
+def test_what_was_logged_is_not_sent_before_it_was_synced(office: Office) -> None:
+    office.boxes.publish("ops", [message("one")], NO_IDS, 1)
+    office.boxes.publish("dev", [message("two")], NO_IDS, 2)
+    assert office.wire.batches == []
+    office.boxes.synced(1)
+    assert office.wire.batches == [("ops", 1, ["one"])]
+    office.boxes.synced(2)
+    assert office.wire.batches == [("ops", 1, ["one"]), ("dev", 2, ["two"])]
+
+
+def test_it_keeps_its_place_in_the_order_of_its_room(office: Office) -> None:
+    for ticket, text in enumerate(["one", "two", "three"], 1):
+        office.boxes.publish("ops", [message(text)], NO_IDS, ticket)
+    office.boxes.synced(2)
+    assert office.wire.batches == [("ops", 1, ["one", "two"])]
+    office.wire.answer([b"e", 1])
+    assert office.wire.batches == [("ops", 1, ["one", "two"])]
+    office.boxes.synced(3)
+    assert office.wire.batches[1:] == [("ops", 2, ["three"])]
+
+
+def test_what_waits_for_a_sync_is_in_flight(office: Office) -> None:
+    flushed = office.boxes.flushed()
+    assert flushed.called
+    office.boxes.publish("ops", [message("one")], NO_IDS, 1)
+    assert not office.boxes.flushed().called
+    assert office.boxes.said("ops") is not None
+    assert office.boxes.space < Config.window_bytes
+
+
+def test_what_could_not_be_synced_is_refused_and_the_rest_goes_on(office: Office) -> None:
+    first = office.boxes.publish("ops", [message("one")], NO_IDS, 1)
+    second = office.boxes.publish("ops", [message("two")], NO_IDS, 2)
+    office.boxes.not_synced(1, "broken")
+    refused = outcome(first)
+    assert isinstance(refused, NotSynced)
+    assert str(refused) == "broken"
+    office.boxes.synced(2)
+    assert office.wire.batches == [("ops", 1, ["two"])]
+    office.wire.answer([b"e", 1])
+    assert outcome(second) == at("e", 1)
+    assert office.boxes.space == Config.window_bytes
+
+
+def test_what_was_synced_while_the_broker_was_away_is_sent_when_it_is_back(office: Office) -> None:
+    office.lose()
+    office.boxes.publish("ops", [message("one")], NO_IDS, 1)
+    office.boxes.synced(1)
+    office.connect()
+    assert office.wire.batches == [("ops", 1, ["one"])]
 
 
 # On the wire

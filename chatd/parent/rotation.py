@@ -1,0 +1,215 @@
+"""The rotation of the chat log: renamed at a size or each day, packed, and the oldest removed.
+
+The parent alone does it. It renames while it holds the file's lock, under which every line is written, so nobody
+writes to a rotated file any more, and it can be packed at once. Two chatds on one log may both rotate it: each looks
+again under the lock. What a killed one left half done, the next finishes.
+"""
+
+import fcntl
+import gzip
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config, size
+
+log = Logger()
+
+PACKED = ".gz"
+_HALF_PACKED = ".part"
+_ROTATED = re.compile(r"-[0-9]{8}T[0-9]{9}Z")
+_DATE = re.compile(rb'(?:\{"time":")?([0-9]{4}-[0-9]{2}-[0-9]{2})T')
+_PIECE = 1_048_576  # bytes packed between two looks whether to stop
+_TRY_AGAIN = 0.001  # seconds between two looks at a lock
+
+
+class Rotation:
+    """Rotates the chat log of a configuration, from ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        clock: Any,
+        config: Config,
+        in_thread: Callable[..., "Deferred[Any]"],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Take the reactor, what calls a function in a thread, and the time of day in seconds since 1970."""
+        self._in_thread = in_thread
+        self._now = now
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = clock
+        self._stopping = threading.Event()
+        self._troubled = ""
+        self.configure(config)
+
+    def start(self) -> None:
+        """Look now and then whether the log is to be rotated; first finish what was left half done."""
+        self._looking.start(self._config.rotation_look_seconds).addErrback(self._failed)
+
+    def stop(self) -> None:
+        """Do so no more; what is being packed is left for the next start."""
+        self._stopping.set()
+        if self._looking.running:
+            self._looking.stop()
+
+    def configure(self, config: Config) -> None:
+        """Go on as another configuration says."""
+        self._config = config
+        self._rotator = Rotator(config, self._now, self._stopping.is_set) if config.chat_log_rotate else None
+
+    def _look(self) -> "Deferred[None] | None":
+        if self._rotator is None:
+            return None
+        return self._in_thread(self._rotator.run).addCallbacks(lambda _: self._mended(), self._not_rotated)
+
+    def _not_rotated(self, failure: Failure) -> None:
+        failure.trap(OSError)
+        why = failure.getErrorMessage()
+        if why != self._troubled:
+            self._troubled = why
+            log.error("the chat log {path} cannot be rotated: {why}", path=self._config.chat_log, why=why)
+
+    def _mended(self) -> None:
+        if self._troubled:
+            self._troubled = ""
+            log.info("the chat log {path} can be rotated again", path=self._config.chat_log)
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("the chat log will not be rotated any more", failure)
+
+
+class Rotator:
+    """Looks at the log, in a thread: it may take as long as the disk does."""
+
+    def __init__(self, config: Config, now: Callable[[], float], stopping: Callable[[], bool]) -> None:
+        """Take when to rotate and what to keep, the time of day, and what says that it is to give up."""
+        self._path = Path(config.chat_log)
+        self._rule = config.chat_log_rotate
+        self._keep = config.chat_log_keep
+        self._lock_seconds = config.rotation_lock_seconds
+        self._now = now
+        self._stopping = stopping
+        self._unpacked = True
+
+    def run(self) -> None:
+        """Rotate the log where it is due; pack what is rotated, and remove what is too many. Raises OSError."""
+        if self._is_due(self._path):
+            self._rotate()
+            self._unpacked = True
+        if self._unpacked:
+            for each in self._rotated():
+                if each.suffix != PACKED and not self._stopping():
+                    self._pack(each)
+            for each in self._rotated()[: -self._keep] if self._keep else ():
+                each.unlink(missing_ok=True)
+            self._unpacked = False
+
+    def _rotated(self) -> list[Path]:
+        """List rotated logs, packed or not, oldest first."""
+        name = self._path.name
+        found: dict[str, Path] = {}
+        for each in sorted(self._path.parent.glob(f"{_literally(name)}-*")):
+            stamp = each.name[len(name) :].removesuffix(PACKED)
+            if _ROTATED.fullmatch(stamp):
+                found.setdefault(stamp, each)  # the plain one comes first: it is being packed
+        return list(found.values())
+
+    def _is_due(self, path: Path) -> bool:
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return False
+        if not found.st_size or not path.is_file():
+            return False
+        return self._first_day(path) < self._today if self._rule == "day" else found.st_size >= size(self._rule)
+
+    @property
+    def _today(self) -> Any:
+        return datetime.fromtimestamp(self._now(), UTC).date()
+
+    def _first_day(self, path: Path) -> Any:
+        """Give the day of the first line; today where it is no line of a chat log."""
+        with path.open("rb") as file:
+            found = _DATE.match(file.read(64))
+        return datetime.strptime(found[1].decode(), "%Y-%m-%d").replace(tzinfo=UTC).date() if found else self._today
+
+    def _rotate(self) -> None:
+        """Rename it under its lock, so that whoever writes next does so to a new one."""
+        with self._path.open("rb") as file:
+            if not self._locked(file.fileno()):
+                return
+            there = os.stat(self._path)
+            if not os.path.samestat(there, os.fstat(file.fileno())) or not self._is_due(self._path):
+                return  # another chatd was first
+            os.rename(self._path, self._new_name())
+        _settle(self._path.parent)
+
+    def _new_name(self) -> Path:
+        milliseconds = int(self._now() * 1000)
+        while True:
+            seconds, rest = divmod(milliseconds, 1000)
+            stamp = datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S")
+            name = self._path.with_name(f"{self._path.name}-{stamp}{rest:03d}Z")
+            if not name.exists() and not name.with_name(name.name + PACKED).exists():
+                return name
+            milliseconds += 1
+
+    def _locked(self, descriptor: int) -> bool:
+        late = time.monotonic() + self._lock_seconds
+        while time.monotonic() < late and not self._stopping():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_TRY_AGAIN)
+            else:
+                return True
+        return False
+
+    def _pack(self, path: Path) -> None:
+        """Put a packed log in the place of a plain one: at each moment at least one of them is whole."""
+        packed = path.with_name(path.name + PACKED)
+        half = path.with_name(f".{path.name}{_HALF_PACKED}")
+        with path.open("rb") as source:
+            try:
+                fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another chatd may be at it
+            except BlockingIOError:
+                return
+            if not path.exists():  # and may have done it
+                return
+            with half.open("wb") as target:
+                os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
+                with gzip.GzipFile(path.name, "wb", fileobj=target) as file:
+                    while (piece := source.read(_PIECE)) and not self._stopping():
+                        file.write(piece)
+                if piece:
+                    half.unlink()
+                    return
+                target.flush()
+                os.fsync(target.fileno())
+            os.rename(half, packed)
+            _settle(path.parent)
+            path.unlink()
+
+
+def _literally(name: str) -> str:
+    """Give a name as a pattern of glob that only it fits."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
