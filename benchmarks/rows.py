@@ -64,6 +64,8 @@ ROOM_RATE = 500.0
 """Messages a second over all rooms: one or so in each of chatd's flushes, so that a batch never holds two of a room."""
 FILES_A_PROCESS = 10_000
 NO_HISTORY = ("--history", "0")
+SYNCED = ("--chat-log-sync", "batch")
+OBJECTS = ("--chat-log-format", "json")
 
 
 def _all(load: Load, workers: int = 2, *, broker: bool = True, pinned: bool = False) -> tuple[Subject, ...]:
@@ -194,6 +196,39 @@ ROWS = (
         aim=0.95,
         ours=Subject("chatd", PIPE, workers=1),
         peers=(Subject("chatd", PIPE, workers=1, options=NO_HISTORY, label="chatd --history 0"),),
+        more=True,
+    ),
+    Row(
+        "log-sync",
+        "as fan-out, each batch on the disk before it is published, against when the kernel writes it; 2 workers",
+        "deliveries_per_s",
+        "deliveries/s",
+        bound=0.25,
+        aim=0.75,
+        ours=Subject("chatd", FAN_OUT, options=SYNCED, label="chatd --chat-log-sync batch"),
+        peers=(Subject("chatd", FAN_OUT, label="chatd"),),
+        more=True,
+    ),
+    Row(
+        "log-sync-one-to-one",
+        "as one-to-one, synced in the same way; 1 worker",
+        "messages_per_s",
+        "messages/s",
+        bound=0.25,
+        aim=0.75,
+        ours=Subject("chatd", PIPE, workers=1, options=SYNCED, label="chatd --chat-log-sync batch"),
+        peers=(Subject("chatd", PIPE, workers=1, label="chatd"),),
+        more=True,
+    ),
+    Row(
+        "log-json",
+        "as one-to-one, with a chat log of JSON against one of text; 1 worker",
+        "messages_per_s",
+        "messages/s",
+        bound=0.75,
+        aim=0.95,
+        ours=Subject("chatd", PIPE, workers=1, options=OBJECTS, label="chatd --chat-log-format json"),
+        peers=(Subject("chatd", PIPE, workers=1, label="chatd"),),
         more=True,
     ),
     _programs("json", "all", 200, "chatd, chatd.v1"),
