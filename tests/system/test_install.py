@@ -1,4 +1,4 @@
-"""What an installation is: the plugin found, whichever way it came; twistd from anywhere; the systemd unit."""
+"""What an installation is: the plugin found, whichever way it came; twistd from anywhere."""
 
 import os
 import shutil
@@ -77,36 +77,6 @@ def test_twistd_chatd_runs_daemonized_from_anywhere(checkout: Path, tmp_path: Pa
     until(lambda: not is_running(pid), "its end")
     assert not (anywhere / "twistd.pid").exists()
     assert "chatd has stopped" in (anywhere / "twistd.log").read_text()
-
-
-def test_the_systemd_unit_verifies() -> None:
-    assert shutil.which("systemd-analyze"), "systemd-analyze is missing; get it with: sudo apt install systemd"
-    unit = ROOT / "deploy" / "chatd.service"
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def test_the_command_of_the_systemd_unit_runs(tmp_path: Path) -> None:
-    unit = (ROOT / "deploy" / "chatd.service").read_text()
-    [command] = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
-    command = command.replace("/var/log/chatd", str(tmp_path)).replace("/var/lib/chatd", str(tmp_path / "state"))
-    environment = {**os.environ, "CHATD_OPTIONS": "--listen tcp:0:interface=127.0.0.1 --workers 2"}
-    with subprocess.Popen(
-        ["sh", "-c", f"exec {command}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    ) as service:
-        assert service.stdout is not None
-        try:
-            said = []
-            for line in service.stdout:
-                said.append(line)
-                if "connect with" in line:
-                    break
-            assert "is ready: 2 workers" in said[-2]
-        finally:
-            service.terminate()
-        assert "chatd has stopped" in service.stdout.read()
-    assert (tmp_path / "chat.log").exists()
-    assert (tmp_path / "state" / "broker" / "lineage").exists()
 
 
 def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:
