@@ -10,14 +10,18 @@ NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 
 SOAK ?= 600
+AT_ONCE ?= 4
 
 .PHONY: run test bench soak lint types clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
 
-test: lint types build/seed.stamp
-	$(BIN)/python -m pytest $(TESTS)
+# Four files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
+# daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
+# environment says: hundreds of Pythons are started.
+test: lint types build/seed.stamp build/load
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
 bench: $(VENV)/bench.stamp build/load build/seed.stamp

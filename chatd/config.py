@@ -295,10 +295,16 @@ class Config:
     )
     max_rooms: int = _option(100, whole_number(1, 10_000), "The most rooms of one chatd.v1 client.", "rooms")
     max_connections: int = _option(
+        0,
+        whole_number(0, 100_000_000),
+        "The most connections at once, all workers together; what comes after is answered 503; 0: what they may have.",
+        "connections",
+    )
+    max_connections_worker: int = _option(
         10_000,
         whole_number(1, 1_000_000),
-        "The most connections at once; what comes after is answered 503.",
-        "connections a worker",
+        "The same for each worker; it has fewer where it may not open as many files.",
+        "connections",
     )
 
     # The door
@@ -307,7 +313,9 @@ class Config:
     head_seconds: float = 5.0
     """From connecting to the end of the headers."""
     full_house_margin: int = 64
-    """Connections over max_connections that still get to read a 503; what comes after is dropped at once."""
+    """Connections beyond the most that still get to read a 503; what comes after is dropped at once."""
+    headcount_seconds: float = 0.1
+    """How often a worker says how many connections it has, where there is a limit for all together."""
     accept_backlog: int = 1024
     """Connections a listening socket queues for its worker (the kernel's net.core.somaxconn caps it)."""
     spare_descriptors: int = 64

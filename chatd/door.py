@@ -4,6 +4,7 @@ It reads up to the end of the headers, refuses what neither should see, and then
 the transport's protocol and hands it the bytes. From there on it is out of the way.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IProtocol, IProtocolNegotiationFactory
@@ -115,15 +116,29 @@ class DoorFactory(Factory):
     noisy = False
     protocol: type[Door] = Door  # type: ignore[assignment]
 
-    def __init__(self, reactor: Any, connections: ConnectionFactory, site: Site, config: Config, most: int) -> None:
-        """Take who gets WebSockets and who gets the rest; most is how many connections there may be."""
+    def __init__(
+        self,
+        reactor: Any,
+        connections: ConnectionFactory,
+        site: Site,
+        config: Config,
+        most: int,
+        *,
+        others_full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take who gets WebSockets and who gets the rest; most is how many connections there may be.
+
+        Others say whether there are too many with those of all other workers.
+        """
         self.reactor = reactor
         self.connections = connections
         self.site = site
         self.config = config
         self.waiting: set[Door] = set()
         self._most = most
-        self._said_full = False
+        self._others_full = others_full
+        self._full_at = 0  # how many there were when it was said
+        self._trouble = ""
 
     def acceptableProtocols(self) -> list[bytes]:
         """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
@@ -136,27 +151,30 @@ class DoorFactory(Factory):
     @property
     def empty(self) -> bool:
         """Whether there is no connection."""
-        return self._count == 0
+        return self.count == 0
 
     @property
     def full(self) -> bool:
         """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""
-        count, full = self._count, self._count > self._most
-        if full and not self._said_full:
-            self._said_full = True
-            log.warn("{most} connections are open, as many as may be: new ones are answered 503", most=self._most)
-        elif self._said_full and count < self._most * 0.9:
-            self._said_full = False
-            log.info("there is room for connections again")
-        return full
+        here, there = self.count > self._most, self._others_full()
+        if (here or there) and not self._full_at:
+            self._full_at, self._trouble = self.count, "" if here else "connections"
+            most = self._most if here else self.config.max_connections
+            text = "{most} connections are open, as many as may be: new ones are answered 503"
+            log.warn(text, most=most, trouble=self._trouble)
+        elif self._full_at and not (here or there) and self.count < self._full_at * 0.9:
+            self._full_at = 0
+            log.info("there is room for connections again", trouble=self._trouble, over=True)
+        return here or there
 
     def crowded(self, door: Door) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it."""
-        if self._count >= self._most + self.config.full_house_margin:
+        if self.count >= self._most + self.config.full_house_margin:
             return True
         self.waiting.add(door)
         return False
 
     @property
-    def _count(self) -> int:
+    def count(self) -> int:
+        """How many connections there are."""
         return len(self.waiting) + len(self.connections.connections) + len(self.site.channels)

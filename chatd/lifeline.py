@@ -39,6 +39,10 @@ class Assignment(msgspec.Struct, frozen=True):
     broker: str
     """The URL of the broker; the private one's too."""
     listeners: tuple[Listener, ...]
+    headcount: int = -1
+    """The descriptor of the memory in which connections are counted (``chatd.headcount``); -1: they are not."""
+    slot: int = 0
+    """Its slot there."""
     run: str = ""
     """The lineage of the private broker's data; empty: what counts is the broker's own run id."""
 

@@ -6,7 +6,6 @@ says Ready, Pulse, Held and what is for the server's own log. Nobody starts it b
 
 import contextlib
 import os
-import resource
 import secrets
 import signal
 import sys
@@ -31,8 +30,9 @@ from zope.interface import implementer
 from chatd.census import sample
 from chatd.client.factory import ConnectionFactory
 from chatd.closing import RESTARTING, STOPPING
-from chatd.config import Config, broker_address
+from chatd.config import broker_address
 from chatd.door import DoorFactory
+from chatd.headcount import Headcount
 from chatd.lifeline import (
     DRAIN,
     HOLD,
@@ -49,6 +49,7 @@ from chatd.lifeline import (
     read_assignment,
     read_order,
 )
+from chatd.openfiles import most_connections, raise_limit
 from chatd.room.bus import Bus
 from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
@@ -179,7 +180,13 @@ class Worker:
         self._hub = Hub(self._bus, chat, config, reactor, sync=sync if synced else None)
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
         site = Site(reactor, self._bus, self._hub, self._connections)
-        self._door = DoorFactory(reactor, self._connections, site, config, most_connections(config))
+        self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
+        self._slot = assignment.slot
+        most = most_connections(config, raise_limit())
+        if most < config.max_connections_worker:
+            log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
+        self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
+        self._counting = LoopingCall(self._count)
         self._log_check = LoopingCall(self._chat_log.check)
         self._pulse = LoopingCall(self._say_pulse)
         self._ports: list[IListeningPort] = []
@@ -198,6 +205,9 @@ class Worker:
         checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
         pulsing = self._pulse.start(self._config.pulse_seconds)
         pulsing.addErrback(lambda failure: log.failure("the parent is not told any more that we live", failure))
+        if self._headcount is not None:
+            counting = self._counting.start(self._config.headcount_seconds)
+            counting.addErrback(lambda failure: log.failure("connections are not counted any more", failure))
         self._bus.start()
         self._hub.start()
         self._try_ready()
@@ -274,6 +284,8 @@ class Worker:
         self._bus.stop()
         self._log_check.stop()
         self._pulse.stop()
+        if self._counting.running:
+            self._counting.stop()
         self._chat_log.close()
         for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
             await deferLater(self._reactor, 0)
@@ -290,6 +302,17 @@ class Worker:
         self.exit_status = 1
         self.stop()
 
+    def _count(self) -> None:
+        if self._headcount is not None:
+            self._headcount.write(self._slot, self._door.count)
+
+    def _is_full(self) -> bool:
+        """Whether all workers together have too many connections, one that comes in now included."""
+        if self._headcount is None:
+            return False
+        self._count()
+        return self._headcount.total() > self._config.max_connections
+
     def _say_pulse(self) -> None:
         rooms = self._hub.rooms
         seen = sample(rooms, self._config.rooms_sampled)
@@ -305,19 +328,6 @@ class Worker:
                 self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
 
         self._bus.probe().addCallbacks(lambda _: self._lifeline.say(Ready()), again)
-
-
-def most_connections(config: Config) -> int:
-    """Raise the limit of open files as far as it goes; give how many connections that is enough for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (ValueError, OSError):
-        hard = soft
-    enough = hard - config.spare_descriptors if hard != resource.RLIM_INFINITY else config.max_connections
-    if enough < config.max_connections:
-        log.warn("{most} connections at most: {hard} files may be open (ulimit -n)", most=enough, hard=hard)
-    return max(1, min(enough, config.max_connections))
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, settings
 from twisted.logger import globalLogPublisher
 
 from chatd.parent.valkey import find_server
@@ -74,6 +76,11 @@ def pytest_configure(config: pytest.Config) -> None:
     root = str(Path(__file__).parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a script's &; what we start would too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Seconds say nothing where others share the cores.
+    settings.register_profile("chatd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("chatd")
 
 
 @pytest.hookimpl(wrapper=True)

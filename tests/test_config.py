@@ -176,7 +176,8 @@ def test_any_other_interval_is_refused_with_its_bounds(text: str) -> None:
         ("workers", 0, 256),
         ("max_message", 1, 1_048_576),
         ("max_backlog", 65_536, 1_073_741_824),
-        ("max_connections", 1, 1_000_000),
+        ("max_connections", 0, 100_000_000),
+        ("max_connections_worker", 1, 1_000_000),
         ("bus_patience", 0, 86400),
         ("history", 0, 1_000_000),
         ("history_ttl", 0, 31_536_000),
@@ -287,6 +288,7 @@ def test_the_options_are_the_promised_ones() -> None:
         "max_backlog",
         "max_rooms",
         "max_connections",
+        "max_connections_worker",
     ]
 
 

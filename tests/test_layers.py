@@ -14,7 +14,16 @@ import chatd
 
 FOLDER = Path(chatd.__file__).parent
 
-PARENT_MAY = {"chatd", "chatd.census", "chatd.closing", "chatd.config", "chatd.message", "chatd.lifeline"}
+PARENT_MAY = {
+    "chatd",
+    "chatd.census",
+    "chatd.closing",
+    "chatd.config",
+    "chatd.headcount",
+    "chatd.lifeline",
+    "chatd.message",
+    "chatd.openfiles",
+}
 """What the parent and the workers share."""
 
 OWNERS = {

@@ -32,6 +32,8 @@ ASSIGNMENT = Assignment(
     ),
     "unix:///tmp/broker.sock",
     (Listener("tcp:3000", 3, socket.AF_INET), Listener(r"tcp:3000:interface=\:\:1", 4, socket.AF_INET6)),
+    5,
+    2,
     "0a1b2c3d",
 )
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import socket
 import ssl
@@ -42,7 +41,7 @@ from chatd.lifeline import (
     encode,
     read_report,
 )
-from chatd.worker import Inherited, Lifeline, most_connections
+from chatd.worker import Inherited, Lifeline
 from tests.frames import CLOSE, Heard, close_frame, frame, handshake, heard, websocket_over_tls
 from tests.waiting import until
 
@@ -223,51 +222,6 @@ def test_a_socket_that_systemd_passed_is_left_to_its_endpoint(descriptor: int) -
 
 def test_for_anything_else_it_is_the_real_reactor() -> None:
     assert Inherited(Adopting(), Listener("tcp:0", 3, 2)).seconds() == 42.0
-
-
-# How many connections
-
-
-@pytest.fixture
-def _file_limit() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.usefixtures("_file_limit")
-def test_the_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
-    most_connections(Config())
-    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-
-
-@pytest.mark.usefixtures("_file_limit")
-def test_as_many_connections_as_asked_for_where_there_are_files_for_them() -> None:
-    assert most_connections(Config(max_connections=50)) == 50
-
-
-@pytest.mark.parametrize(("files", "most"), [(1000, 936), (64, 1), (10, 1)])
-def test_fewer_connections_where_there_are_fewer_files(monkeypatch: pytest.MonkeyPatch, files: int, most: int) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
-    assert most_connections(Config()) == most
-
-
-def test_a_limit_that_cannot_be_raised_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(kind: int, limits: tuple[int, int]) -> None:
-        raise ValueError("not allowed to raise maximum limit")
-
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 5000))
-    monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert most_connections(Config()) == 936
-
-
-def test_no_limit_of_files_is_none_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, resource.RLIM_INFINITY))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
-    assert most_connections(Config(max_connections=7000)) == 7000
 
 
 # A real one

@@ -200,7 +200,7 @@ class Session:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
         self._gone = True
         self._hub.leave(self._place.room, self)
-        if self._held and self._hub.intake.waiting > self._config.max_connections:
+        if self._held and self._hub.intake.waiting > self._config.max_connections_worker:
             self._out_of_patience()  # too many have left something behind
 
     # The hub calls

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 import chatd
 from chatd.config import BadValue, Config, broker_address
+from chatd.openfiles import most_connections, raise_limit
 from chatd.parent.fleet import Fleet
 from chatd.parent.generation import NotReady
 from chatd.parent.notify import Notifier
@@ -41,6 +42,7 @@ class Daemon(Service):
         self._server_program = server_program
         self._reread = reread
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)
+        self._files = 0
         self._terminal = False
         self._valkey: Valkey | None = None
         self._fleet: Fleet | None = None
@@ -60,6 +62,7 @@ class Daemon(Service):
     def startService(self) -> None:
         """Start broker and workers, as the user we are to run as."""
         super().startService()
+        self._files = raise_limit()
         self._terminal = os.isatty(0)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         if self._server_program:
@@ -172,4 +175,11 @@ class Daemon(Service):
         for hint in self._ports.hints():
             log.info("{hint}", hint=hint)
         log.info("the chat log: {path}", path=self._config.chat_log)
+        each = most_connections(self._config, self._files)
+        log.info(
+            "connections at most: {most}, {each} a worker, which may open {files} files",
+            most=min(self._config.max_connections or each * self._config.workers, each * self._config.workers),
+            each=each,
+            files=self._files or "any number of",
+        )
         self._reporter.ready()

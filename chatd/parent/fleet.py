@@ -13,6 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, LogLevel
 
 from chatd.config import Config
+from chatd.headcount import Headcount
 from chatd.lifeline import HOLD, STOP, Log
 from chatd.parent.generation import Generation, all_workers
 from chatd.parent.ports import Ports
@@ -28,6 +29,7 @@ class Fleet:
         """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage."""
         self._reactor = reactor
         self._broker = broker
+        self._headcount = Headcount.create()
         self._troubled: dict[str, set[Worker]] = {}
         self._serving = self._generation(config, ports)
         self._preparing: Generation | None = None
@@ -103,7 +105,7 @@ class Fleet:
             timer.cancel()
 
     def _generation(self, config: Config, ports: Ports) -> Generation:
-        return Generation(self._reactor, config, ports, self._broker, said=self._said, gone=self._gone)
+        return Generation(self._reactor, config, ports, self._broker, self._headcount, said=self._said, gone=self._gone)
 
     def _tick(self) -> None:
         for generation in (self._serving, *self._draining):

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 import chatd
 from chatd.config import Config
+from chatd.headcount import Headcount
 from chatd.lifeline import DRAIN, LISTEN, Assignment, Log
 from chatd.parent.child import Backoff
 from chatd.parent.ports import Ports, inheritance
@@ -42,11 +43,13 @@ class Generation:
         config: Config,
         ports: Ports,
         broker: Callable[[], tuple[str, str]],
+        headcount: Headcount,
         *,
         said: Callable[[Worker, Log], None],
         gone: Callable[[Worker], None],
     ) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage.
+        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage;
+        where connections are counted.
 
         Said and gone are called with what a worker says, and when one has ended.
         """
@@ -58,6 +61,7 @@ class Generation:
         self._reactor = reactor
         self._ports = ports
         self._broker = broker
+        self._headcount = headcount
         self._said = said
         self._gone = gone
         self._backoffs = {number: Backoff(config) for number in range(1, config.workers + 1)}
@@ -141,6 +145,11 @@ class Generation:
         worker = Worker(number, self.config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said)
         listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
         self.workers[number] = worker
+        worker.slot = self._headcount.take()
+        counted = -1
+        if self.config.max_connections:
+            counted = FIRST_DESCRIPTOR + len(descriptors)
+            descriptors[counted] = self._headcount.descriptor
         try:
             self._reactor.spawnProcess(
                 worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
@@ -149,7 +158,7 @@ class Generation:
             worker.processEnded(Failure())
             return
         url, run = self._broker()
-        worker.tell(Assignment(self.config, url, listeners, run))
+        worker.tell(Assignment(self.config, url, listeners, counted, worker.slot, run))
         if self._serving:
             worker.tell(LISTEN)
 
@@ -161,6 +170,7 @@ class Generation:
                 self._all_ready()
             return
         del self.workers[worker.number]
+        self._headcount.free(worker.slot)
         self._gone(worker)
         if self._leaving:
             log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)

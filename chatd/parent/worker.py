@@ -35,6 +35,8 @@ class Worker(ProcessProtocol):
         self.pid = 0
         self.started = started
         self.ready = False
+        self.slot = 0
+        """Where its connections are counted."""
         self.pulse: Pulse | None = None
         """What it said last of how it is."""
         self.silent_ticks = 0

@@ -102,7 +102,7 @@ def test_an_echo_that_does_not_come_is_missing() -> None:
 @pytest.mark.parametrize("size", [16, 64, 126])
 def test_frames_are_found_however_they_come(relay: Relay, size: int) -> None:
     with Chat(relay) as chat:
-        figures = exchange(chat, Load(2, senders=1, rate=400, size=size))
+        figures = exchange(chat, Load(2, senders=1, rate=400, size=size), "--patience", "10")
     assert wrong(figures) == {}
     assert figures["delivered"] == SENT
 
@@ -113,7 +113,7 @@ def test_frames_are_found_however_they_come(relay: Relay, size: int) -> None:
 @pytest.mark.parametrize("size", [16, 64, 126])
 def test_events_are_found_however_they_come(relay: Relay, size: int) -> None:
     with Chat(relay, faulty.event) as chat:
-        figures = exchange(chat, Load(3, senders=1, rate=400, sse=2, size=size))
+        figures = exchange(chat, Load(3, senders=1, rate=400, sse=2, size=size), "--patience", "10")
     assert wrong(figures) == {}
     assert figures["delivered"] == 2 * SENT
 

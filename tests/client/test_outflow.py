@@ -238,7 +238,7 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("bound", [MARK, 1 << 30])
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nothing_is_lost_doubled_or_out_of_order(reactor: Any, bound: int, steps: list[tuple[str, int]]) -> None:
     with connected(reactor, 4096) as line:
         client = line.client

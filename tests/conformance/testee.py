@@ -106,7 +106,7 @@ class EchoFactory(ConnectionFactory):
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
     """Listen on 127.0.0.1; give the port, which knows its number, and the factory, which knows the connections."""
     factory, bus = EchoFactory(reactor, config), FakeBus()
-    door = DoorFactory(reactor, factory, Site(reactor, bus, None, factory), config, config.max_connections)  # type: ignore[arg-type]
+    door = DoorFactory(reactor, factory, Site(reactor, bus, None, factory), config, config.max_connections_worker)  # type: ignore[arg-type]
     listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -157,13 +158,14 @@ def test_once_all_are_ready_the_log_says_where_to_connect_and_where_the_chat_log
     first.say(encode(Ready()))
     assert urls(said) == []
     second.say(encode(Ready()))
-    ready, connect, chat_log = said.lines[-3:]
+    ready, connect, chat_log, connections = said.lines[-4:]
     assert ready == f"info: chatd {__version__} is ready: 2 workers, messages go through a private Valkey"
     host, port = connect.removeprefix("info: connect with: websocat ws://").split(":")
     assert host == "127.0.0.1"
     with socket.create_connection((host, int(port))):
         pass
     assert chat_log == f"info: the chat log: {tmp_path}/chat.log"
+    assert re.fullmatch(r"info: connections at most: \d+, \d+ a worker, which may open .+ files", connections)
 
 
 def test_each_way_to_connect_is_said(of: Fixture, said: Said, tmp_path: Path) -> None:

