@@ -59,6 +59,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@.ci/need ip iproute2 "the network between two hosts cannot be cut"
 	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
 	@.ci/need chromium chromium "the chat page cannot be tested"
+	@.ci/need setpriv util-linux "what the container runs cannot be tried"
 	@.ci/need logrotate logrotate "deploy/logrotate cannot be tested"
 	@.ci/need nginx nginx "deploy/nginx.conf cannot be tested"
 	@.ci/need haproxy haproxy "deploy/haproxy.cfg cannot be tested"
