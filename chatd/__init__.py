@@ -37,6 +37,9 @@ The house. Code imports only from its own folder and from what stands above it i
 ``openfiles``      how many files may be open, and so how many connections
 ``headcount``      how many connections all workers have together
 ``timers``         one timer of the reactor for the many that clients need
+``metrics``        every number that is counted, under its name for Prometheus
+``exposition``     the numbers of all processes of a chatd, added up
+``meter``          has them written each second, and gives their sum
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``transports``     what transports do not do by themselves: a connection goes to another protocol
 ``wire/``          bytes in, values out; no sockets, no clock

@@ -23,6 +23,9 @@ What is in doubt is published again within seconds; so many times a broker may d
 FORWARDED_MOST = 32
 """Of the addresses in ``X-Forwarded-For``, how many are read, from the right."""
 
+TIMED_PARTS = 1024
+"""Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
+
 HISTORY_PAGE = 1000
 """The most messages of history that a JSON client gets in one answer."""
 
@@ -450,6 +453,12 @@ class Config:
     """Keys of the broker that are looked at in one step, for those of histories."""
     verify_entries: int = 16
     """Batches of a history that are read in one step."""
+
+    # What is counted
+    metrics_seconds: float = 1.0
+    """How often a process writes what it has counted to where all are added up."""
+    metrics_kept_seconds: float = 0.5
+    """How long a sum of all processes is good."""
 
     # The parent
     restart_first_seconds: float = 0.1

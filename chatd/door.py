@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
+from chatd.metrics import REFUSED
 from chatd.transports import address_of, hand_over
 from chatd.web.site import Site
 from chatd.wire.handshake import (
@@ -46,10 +47,11 @@ class Door(Protocol):
         """Start the clock; one connection far too many is dropped at once."""
         if self.factory.crowded(self):
             self._shut = True
+            REFUSED["crowded"].value += 1
             self.transport.abortConnection()
             return
         self._late = self.factory.connections.timers.callLater(
-            self.factory.config.head_seconds, self._refuse, too_late()
+            self.factory.config.head_seconds, self._refuse, too_late(), "late"
         )
 
     def dataReceived(self, data: bytes) -> None:
@@ -77,7 +79,8 @@ class Door(Protocol):
         try:
             request = read_head(head)
             if factory.full and not request.target.startswith(b"/-/"):  # who asks for our health gets an answer
-                raise full_house()
+                self._refuse(full_house(), "full")
+                return
             if request.upgrades:
                 connection = factory.connections.let_in(request, address_of(self.transport))
                 self._hand_over(connection, data[len(head) :])
@@ -94,8 +97,12 @@ class Door(Protocol):
         if data:
             protocol.dataReceived(data)
 
-    def _refuse(self, refused: Refused) -> None:
-        """Answer and hang up; a client that does not read the answer is dropped when the clock runs out again."""
+    def _refuse(self, refused: Refused, reason: str = "") -> None:
+        """Answer and hang up; a client that does not read the answer is dropped when the clock runs out again.
+
+        The reason is for the metrics, where the answer's code does not say it.
+        """
+        REFUSED[reason or refused.code].value += 1
         self._shut = True
         self._stop_clock()
         self.transport.write(refused.response())

@@ -45,6 +45,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """Its slot there."""
     run: str = ""
     """The lineage of the private broker's data; empty: what counts is the broker's own run id."""
+    metrics: str = ""
+    """The path of its share of the metrics; empty: there are none."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from chatd.census import sample
 from chatd.client.factory import ConnectionFactory
+from chatd.client.outflow import weigh_backlog
 from chatd.closing import RESTARTING, STOPPING
 from chatd.config import broker_address
 from chatd.door import DoorFactory
@@ -49,6 +50,8 @@ from chatd.lifeline import (
     read_assignment,
     read_order,
 )
+from chatd.meter import Meter
+from chatd.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.openfiles import most_connections, raise_limit
 from chatd.room.bus import Bus
 from chatd.room.chatlog import ChatLog
@@ -179,7 +182,8 @@ class Worker:
         sync.listen(self._bus)
         self._hub = Hub(self._bus, chat, config, reactor, sync=sync if synced else None)
         self._connections = ConnectionFactory(reactor, self._hub, config, name)
-        site = Site(reactor, self._bus, self._hub, self._connections)
+        self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
+        site = Site(reactor, self._bus, self._hub, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
         self._slot = assignment.slot
         most = most_connections(config, raise_limit())
@@ -200,6 +204,7 @@ class Worker:
         """Begin to talk to the parent and the broker."""
         StandardIO(self._lifeline, reactor=self._reactor)
         globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
+        self._meter.start()
         self._chat_log.check()
         checking = self._log_check.start(self._config.log_check_seconds, now=False)
         checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
@@ -282,6 +287,7 @@ class Worker:
         await self._bus.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
         self._hub.stop()
         self._bus.stop()
+        self._meter.stop()
         self._log_check.stop()
         self._pulse.stop()
         if self._counting.running:
@@ -289,6 +295,12 @@ class Worker:
         self._chat_log.close()
         for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
             await deferLater(self._reactor, 0)
+
+    def _gauge(self, late: float) -> None:
+        """Gauge the process, so many seconds later than it should be."""
+        EVENT_LOOP_LAG_SECONDS.observe(late)
+        CPU_SECONDS.value = time.process_time()
+        weigh_backlog()
 
     def _end(self) -> None:
         with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice

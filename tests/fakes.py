@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from chatd.closing import Closing
 from chatd.message import Batch, Change, Gap, Message, Position, Span
+from chatd.meter import NotKept
 from chatd.room.bus import BusListener
 from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished, Published
@@ -492,3 +493,13 @@ class FakeChatLog:
         if self.full:
             raise OSError(28, "No space left on device")
         self.entries += event["entries"]
+
+
+class FakeMeter:
+    """A worker's metrics, as the test sets them; there may be none."""
+
+    def __init__(self) -> None:
+        self.text: bytes | None = b"chatd_rooms 1.0\n"
+
+    def exposed(self) -> "Deferred[bytes]":
+        return succeed(self.text) if self.text is not None else fail(NotKept())

@@ -20,7 +20,7 @@ from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.room.hub import Hub
 from chatd.web.site import Site
-from tests.fakes import Events, FakeBus, FakeChatLog, FakeTransport
+from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
 CONFIG = Config(full_house_margin=2, flush_interval=0)
@@ -38,8 +38,9 @@ class House:
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock)
         connections = ConnectionFactory(self.clock, self.hub, config, "w")
+        meter: Any = FakeMeter()
         self.doors: IProtocolFactory = DoorFactory(
-            self.clock, connections, Site(self.clock, bus, self.hub, connections), config, most
+            self.clock, connections, Site(self.clock, bus, self.hub, connections, meter), config, most
         )
 
     def visitor(self, *data: bytes, peer: IAddress = PEER) -> "Visitor":

@@ -19,9 +19,12 @@ PARENT_MAY = {
     "chatd.census",
     "chatd.closing",
     "chatd.config",
+    "chatd.exposition",
     "chatd.headcount",
     "chatd.lifeline",
     "chatd.message",
+    "chatd.meter",
+    "chatd.metrics",
     "chatd.openfiles",
 }
 """What the parent and the workers share."""

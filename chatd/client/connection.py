@@ -30,6 +30,7 @@ from chatd.closing import (
     frame_says,
     too_slow,
 )
+from chatd.metrics import REFUSED
 from chatd.timers import Timer
 from chatd.wire.frames import LONGEST, take_texts
 from chatd.wire.handshake import Refused, Upgrade, accept, forbidden, internal, unavailable
@@ -87,7 +88,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._connectionMade()
         self.trafficStats = self.factory.traffic  # nobody reads it: one for all
         self.send_queue = ()  # nor uses this: we write at once
-        self.factory.connections.add(self)
+        self.factory.came(self)
         self.attach()
         joined = maybeDeferred(self.session.join)
         if not joined.called:
@@ -133,6 +134,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def _refuse(self, refused: Refused) -> None:
         """Answer the handshake with an error."""
+        REFUSED[refused.code].value += 1
         self.write(refused.response())
         self.dropConnection(abort=False)
         self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
@@ -314,7 +316,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         for timer in (self._ping, self._drop, self.closeHandshakeTimeoutCall):
             if timer is not None:
                 timer.cancel()
-        self.factory.connections.discard(self)
+        self.factory.left(self)
         self.session.gone()
         self._connectionLost(reason)
         self.factory.connection_gone()

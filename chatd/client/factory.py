@@ -21,6 +21,7 @@ from chatd.closing import Closing
 from chatd.config import Config
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
+from chatd.metrics import CLIENTS, SLOW_READERS
 from chatd.room.hub import Hub
 from chatd.tally import Tally
 from chatd.timers import TimerWheel
@@ -32,6 +33,10 @@ log = Logger()
 
 class Closable(Protocol):
     """What all connections have in common."""
+
+    @property
+    def session(self) -> Session | Program:
+        """What the client may do."""
 
     def close(self, closing: Closing) -> None:
         """Hang up, and say why."""
@@ -61,7 +66,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self._worker = worker
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
-        self.slow = Tally(self.timers, config.report_seconds, log, "slow readers that fell behind: {clients}")
+        text = "slow readers that fell behind: {clients}"
+        self.slow = Tally(self.timers, config.report_seconds, log, text, {"clients": SLOW_READERS})
         self.setProtocolOptions(
             failByDrop=False,
             openHandshakeTimeout=0,  # the door has waited for the headers, we wait for the room
@@ -104,6 +110,17 @@ class ConnectionFactory(WebSocketServerFactory):
         elif place.nick:
             kind = Person
         return kind(self._hub, self.config, self.timers, connection, id=id, place=place, address=address)
+
+    def came(self, connection: Closable) -> None:
+        """Know one more; ``left`` is to be called when it is gone."""
+        self.connections.add(connection)
+        CLIENTS[connection.session.talks].value += 1
+
+    def left(self, connection: Closable) -> None:
+        """Know it no more."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            CLIENTS[connection.session.talks].value -= 1
 
     def close_all(self, closing: Closing) -> "Deferred[None]":
         """Close every connection; fires when the last one is gone."""

@@ -10,6 +10,8 @@ from chatd.wire.stream import Stream
 class Follower(Session):
     """One client that follows one room; with a nick it is seen there, and sees who comes and goes."""
 
+    talks = "http"
+
     __slots__ = ("_since", "_stream")
 
     def __init__(self, *args: Any, stream: Stream, since: Position | None, **options: Any) -> None:

@@ -17,7 +17,11 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 from zope.interface import implementer
 
+from chatd.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
 from chatd.timers import Timer, TimerWheel
+
+CHOKED: "set[Outflow]" = set()
+"""Those that have more to write than their transport likes to keep."""
 
 
 @implementer(IPushProducer)
@@ -55,6 +59,7 @@ class Outflow:
         """Deliver no more messages."""
         self.opened = False
         self._idle = None
+        CHOKED.discard(self)
 
     def write(self, data: bytes) -> None:
         """Write what is no message, and so is never dropped, after all that waits."""
@@ -159,14 +164,22 @@ class Outflow:
     def pauseProducing(self) -> None:
         """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
         self.choked = True
+        CHOKED.add(self)
 
     def resumeProducing(self) -> None:
         """Note that it has read everything."""
         self.choked, self._backlog = False, 0
+        CHOKED.discard(self)
         self.drained()
 
     def stopProducing(self) -> None:
         """Note that the socket is gone; connectionLost says so too."""
+
+
+def weigh_backlog() -> None:
+    """Gauge what waits for all of them."""
+    BACKLOG_CLIENTS.value = len(CHOKED)
+    BACKLOG_BYTES.value = sum(each.waiting for each in CHOKED)
 
 
 def _innermost(transport: Any) -> Any:

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from chatd.client.session import Session
 from chatd.closing import LEAVING, Closing
 from chatd.message import Batch, Gap
+from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
 from chatd.room.roster import Members
 from chatd.wire import text
@@ -27,6 +28,7 @@ FULL = "too many at once"
 class Person(Session):
     """One named client in one room."""
 
+    talks = "named"
     listens = True
     usual_dress = NAMED
 
@@ -77,6 +79,7 @@ class Person(Session):
             return
         for command in map(read_command, lines):
             if isinstance(command, Say):
+                REFUSED_MESSAGES["bus_away"].value += 1
                 self._say(text.not_sent(AWAY, self._config.retry_seconds))
             else:
                 self._obey(command)

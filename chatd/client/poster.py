@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from chatd.closing import BUS_AWAY, Closing
 from chatd.config import Config
 from chatd.message import Message, Position
+from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.hub import Hub
 
 IN_DOUBT = "the message bus does not answer; it may be said yet: try again with the same id"
@@ -49,12 +50,14 @@ class Poster:
         intake, patience = self._hub.intake, self._config.bus_patience
         while not intake.open:
             if intake.away:
+                REFUSED_MESSAGES["bus_away"].value += 1
                 raise NotPosted(BUS_AWAY.reason)
             self._waiting = Deferred(lambda _: intake.stop_waiting(self))
             intake.wait(self)
             try:
                 await self._waiting.addTimeout(patience, self._timers)
             except TimeoutError:
+                REFUSED_MESSAGES["bus_away"].value += 1
                 raise NotPosted(BUS_AWAY.reason) from None
         posted: Deferred[Posted] = Deferred()
         intake.publish(room, self, [text], given=given, receipt=_Receipt(posted))

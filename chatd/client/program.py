@@ -15,6 +15,7 @@ from chatd.client.session import Line
 from chatd.closing import Closing, come_back_after
 from chatd.config import Config
 from chatd.message import Batch, Message, Position
+from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.hub import Hub
 from chatd.room.roster import Members
 from chatd.wire import events
@@ -53,6 +54,7 @@ class _Published:
 class Program:
     """One connection that speaks ``chatd.v1``."""
 
+    talks = "json"
     takes_binary = False
 
     __slots__ = (
@@ -236,6 +238,7 @@ class Program:
         elif not text:
             self.refuse(request.ref, "bad_request", "text: nothing but a line end")
         elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
+            REFUSED_MESSAGES["too_large"].value += 1
             self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
         elif self._hub.intake.open:
             given = "" if request.id is UNSET else request.id
@@ -243,6 +246,7 @@ class Program:
                 request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
             )
         elif self._hub.intake.away:
+            REFUSED_MESSAGES["bus_away"].value += 1
             self.refuse(request.ref, "unavailable", AWAY, again=True)
         else:
             self._hold(request, member)

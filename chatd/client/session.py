@@ -14,6 +14,7 @@ from chatd.client.receipts import Receipts, Written
 from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position
+from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.hub import Hub
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
@@ -49,6 +50,8 @@ class Line(Written, Protocol):
 class Session:
     """One bare client in one room."""
 
+    talks = "bare"
+    """How the client talks, as it is counted."""
     takes_binary = False
     """Whether binary messages may come; where not, the connection closes at the first frame of one."""
     listens = False
@@ -147,6 +150,7 @@ class Session:
         for place, line in enumerate(lines):
             if len(line) * 4 > most and utf8_size(line) > most:
                 self._take(lines[:place])
+                REFUSED_MESSAGES["too_large"].value += 1
                 self._line.close(TOO_LARGE)
                 return
         self._take(lines)
@@ -266,6 +270,7 @@ class Session:
         self._stop_patience()
         self._hub.intake.stop_waiting(self)
         held, self._held = self._held, ()
+        REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._gone:
             log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
         self._line.close(BUS_AWAY)

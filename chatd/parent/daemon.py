@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,9 @@ from twisted.logger import Logger
 
 import chatd
 from chatd.config import BadValue, Config, broker_address
+from chatd.exposition import Folder
+from chatd.meter import Meter
+from chatd.metrics import START_TIME
 from chatd.openfiles import most_connections, raise_limit
 from chatd.parent.fleet import Fleet
 from chatd.parent.generation import NotReady
@@ -51,6 +55,8 @@ class Daemon(Service):
         self._stopping = False
         self._reporter = Reporter(reactor, Notifier.from_environment())
         self._rotation = Rotation(reactor, config, self._in_thread)
+        self._metrics: Folder | None = None
+        self._meter: Meter | None = None
 
     def privilegedStartService(self) -> None:
         """Bind, while we may still be root."""
@@ -71,12 +77,15 @@ class Daemon(Service):
                 self._valkey.start()
             except BadValue as error:  # what only shows once it is done
                 sys.exit(f"twistd chatd: {error}")
-        self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker)
+        self._make_metrics()
+        self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker, self._metrics)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
         self._reporter.start(self._fleet)
         self._rotation.configure(self._config)
         self._rotation.start()
         self._fleet.start()
+        if self._meter is not None:
+            self._meter.start()
 
     def stopService(self) -> "Deferred[None]":
         """Stop: no new connections, clients closed, log written, broker last."""
@@ -94,6 +103,9 @@ class Daemon(Service):
         finally:
             if self._valkey is not None:
                 await self._valkey.stop()
+            if self._meter is not None and self._metrics is not None:
+                self._meter.stop()
+                self._metrics.remove()
         log.info("chatd has stopped")
 
     # Reload
@@ -158,6 +170,16 @@ class Daemon(Service):
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> "Deferred[Any]":
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *arguments)
+
+    def _make_metrics(self) -> None:
+        """Make the folder for what all processes count, ours too. Without one there are no metrics."""
+        try:
+            self._metrics = Folder()
+        except OSError as error:
+            log.warn("there are no metrics: {why}", why=str(error))
+            return
+        START_TIME.value = time.time()
+        self._meter = Meter(self._reactor, self._metrics.take(), self._config, lambda _: None)
 
     # What is said
 

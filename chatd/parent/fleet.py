@@ -13,8 +13,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, LogLevel
 
 from chatd.config import Config
+from chatd.exposition import Folder
 from chatd.headcount import Headcount
 from chatd.lifeline import HOLD, STOP, Log
+from chatd.metrics import WORKERS, WORKERS_READY
 from chatd.parent.generation import Generation, all_workers
 from chatd.parent.ports import Ports
 from chatd.parent.worker import Worker
@@ -25,11 +27,22 @@ log = Logger()
 class Fleet:
     """All workers, from ``start`` to ``stop``."""
 
-    def __init__(self, reactor: Any, config: Config, ports: Ports, broker: Callable[[], tuple[str, str]]) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage."""
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        ports: Ports,
+        broker: Callable[[], tuple[str, str]],
+        metrics: Folder | None = None,
+    ) -> None:
+        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage.
+
+        Metrics is where they write what they count.
+        """
         self._reactor = reactor
         self._broker = broker
         self._headcount = Headcount.create()
+        self._metrics = metrics
         self._troubled: dict[str, set[Worker]] = {}
         self._serving = self._generation(config, ports)
         self._preparing: Generation | None = None
@@ -105,11 +118,22 @@ class Fleet:
             timer.cancel()
 
     def _generation(self, config: Config, ports: Ports) -> Generation:
-        return Generation(self._reactor, config, ports, self._broker, self._headcount, said=self._said, gone=self._gone)
+        return Generation(
+            self._reactor,
+            config,
+            ports,
+            self._broker,
+            self._headcount,
+            metrics=self._metrics,
+            said=self._said,
+            gone=self._gone,
+        )
 
     def _tick(self) -> None:
         for generation in (self._serving, *self._draining):
             generation.tick()
+        WORKERS.value = self._serving.config.workers
+        WORKERS_READY.value = sum(worker.ready for worker in self._serving.workers.values())
         self.ticked()
 
     def _gone(self, worker: Worker) -> None:

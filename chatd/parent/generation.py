@@ -18,8 +18,10 @@ from twisted.python.failure import Failure
 
 import chatd
 from chatd.config import Config
+from chatd.exposition import Folder
 from chatd.headcount import Headcount
 from chatd.lifeline import DRAIN, LISTEN, Assignment, Log
+from chatd.metrics import WORKER_RESTARTS
 from chatd.parent.child import Backoff
 from chatd.parent.ports import Ports, inheritance
 from chatd.parent.worker import Worker
@@ -45,13 +47,15 @@ class Generation:
         broker: Callable[[], tuple[str, str]],
         headcount: Headcount,
         *,
+        metrics: Folder | None,
         said: Callable[[Worker, Log], None],
         gone: Callable[[Worker], None],
     ) -> None:
         """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage;
         where connections are counted.
 
-        Said and gone are called with what a worker says, and when one has ended.
+        Metrics is where they write what they count. Said and gone are called with what a worker says, and when one
+        has ended.
         """
         self.config = config
         self.workers: dict[int, Worker] = {}
@@ -62,6 +66,7 @@ class Generation:
         self._ports = ports
         self._broker = broker
         self._headcount = headcount
+        self._metrics = metrics
         self._said = said
         self._gone = gone
         self._backoffs = {number: Backoff(config) for number in range(1, config.workers + 1)}
@@ -150,6 +155,8 @@ class Generation:
         if self.config.max_connections:
             counted = FIRST_DESCRIPTOR + len(descriptors)
             descriptors[counted] = self._headcount.descriptor
+        if self._metrics is not None:
+            worker.metrics = self._metrics.take()
         try:
             self._reactor.spawnProcess(
                 worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
@@ -158,7 +165,7 @@ class Generation:
             worker.processEnded(Failure())
             return
         url, run = self._broker()
-        worker.tell(Assignment(self.config, url, listeners, counted, worker.slot, run))
+        worker.tell(Assignment(self.config, url, listeners, counted, worker.slot, run, worker.metrics))
         if self._serving:
             worker.tell(LISTEN)
 
@@ -171,6 +178,8 @@ class Generation:
             return
         del self.workers[worker.number]
         self._headcount.free(worker.slot)
+        if self._metrics is not None:
+            self._metrics.give_back(worker.metrics)
         self._gone(worker)
         if self._leaving:
             log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)
@@ -193,6 +202,7 @@ class Generation:
         self.ready.errback(NotReady(why))
 
     def _replace(self, worker: Worker) -> None:
+        WORKER_RESTARTS.value += 1
         wait = self._backoffs[worker.number].wait(self._reactor.seconds() - worker.started)
         log.error(
             "{name} is gone: {reason}; its replacement comes in {wait:g} s",

@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import BadValue, Config
+from chatd.metrics import BROKER_RESTARTS
 from chatd.parent import tether
 from chatd.parent.child import Backoff, why_ended
 from chatd.parent.ports import remove_stale
@@ -121,6 +122,7 @@ class Valkey:
         if self._stopped is not None:
             self._clean_up(self._stopped)
             return
+        BROKER_RESTARTS.value += 1
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
         why = why_ended(reason)
         if last_words and not why.startswith("killed"):  # who is killed says nothing of it

@@ -34,6 +34,8 @@ class Worker(ProcessProtocol):
         self.number = number
         self.pid = 0
         self.started = started
+        self.metrics = ""
+        """The path of its share of the metrics."""
         self.ready = False
         self.slot = 0
         """Where its connections are counted."""

@@ -7,11 +7,14 @@ from twisted.logger import Logger
 
 from chatd.closing import OUR_FAULT
 from chatd.message import Batch, Change, Gap
+from chatd.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.room.catchup import Reader
 from chatd.room.intake import Author
 from chatd.wire.text import Dress
 
 log = Logger()
+
+LIVE_MESSAGES, LIVE_BYTES = SENT_MESSAGES["live"], SENT_BYTES["live"]
 
 
 class Member(Author, Reader, Protocol):
@@ -68,7 +71,7 @@ class Audience:
         for place, message in enumerate([message for batch in batches for message in batch.messages]):
             if (speaker := self._members.get(message.session)) is not None and not speaker.echo:
                 own.setdefault(message.session, []).append(place)
-        self._write(lambda dress: dress.frames(batches), own)
+        LIVE_MESSAGES.value += self._write(lambda dress: dress.frames(batches), own)
 
     def tell(self, room: str, changes: Sequence[Change]) -> None:
         """Tell every member who came and went, but those of whom it is told."""
@@ -77,8 +80,12 @@ class Audience:
             own.setdefault(change.session, []).append(place)
         self._write(lambda dress: [dress.change(room, change) for change in changes], own)
 
-    def _write(self, show: Callable[[Dress], list[bytes]], own: Mapping[str, Sequence[int]]) -> None:
-        """Write frames, made once a dress, to every member; own are those that an author does not get."""
+    def _write(self, show: Callable[[Dress], list[bytes]], own: Mapping[str, Sequence[int]]) -> int:
+        """Write frames, made once a dress, to every member; own are those that an author does not get.
+
+        Gives how many frames that were, over all members.
+        """
+        written = 0
         if self._by_dress is None:
             self._by_dress = {}
             for author, member in self._members.items():
@@ -88,17 +95,25 @@ class Audience:
             blob = b"".join(frames)
             if not blob:
                 continue
+            written += len(frames) * len(delivers)
+            size = len(blob) * len(delivers)
             for author, deliver in delivers:
                 try:
                     if author not in own:
                         deliver(blob, len(frames))
-                    elif len(frames) > len(own[author]):
-                        share = frames.copy()
-                        for place in reversed(own[author]):
-                            del share[place]
-                        deliver(b"".join(share), len(share))
+                        continue
+                    share = frames.copy()
+                    for place in reversed(own[author]):
+                        del share[place]
+                    part = b"".join(share)
+                    written -= len(own[author])
+                    size -= len(blob) - len(part)
+                    if part:
+                        deliver(part, len(share))
                 except Exception:  # noqa: BLE001 - as above
                     self._failed(author)
+            LIVE_BYTES.value += size
+        return written
 
     def _failed(self, author: str) -> None:
         """Log what just went wrong, and hang up on the member, if it has not left on the way."""

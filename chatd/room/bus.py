@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
 from chatd.message import Batch, Change, Message, Position, Span, decode, tells_changes
+from chatd.metrics import BUSES
 from chatd.room.comparison import Comparison
 from chatd.room.history import History
 from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
@@ -174,6 +175,7 @@ class Bus:
 
     def start(self) -> None:
         """Dial the broker."""
+        BUSES.value += 1
         self._away_since = self._clock.seconds()
         self._commands.start()
         self._channels.start()
@@ -183,6 +185,7 @@ class Bus:
 
     def stop(self) -> None:
         """Hang up. What was not published fails with NotPublished."""
+        BUSES.value -= 1
         self._closed = True
         self._ticker.stop()
         self._comparison.stop()

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from chatd.closing import OUR_FAULT, Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position, Span
+from chatd.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 from chatd.room.timeline import Read, Timeline
@@ -262,7 +263,10 @@ class CatchUp:
         if not member.echo:
             frames = [frame for frame, each in zip(frames, messages, strict=True) if each.session != member.author]
         if frames:
-            member.replay(b"".join(frames), len(frames))
+            blob = b"".join(frames)
+            SENT_MESSAGES["history"].value += len(frames)
+            SENT_BYTES["history"].value += len(blob)
+            member.replay(blob, len(frames))
         if messages:
             self._lenient = 0
 

@@ -20,6 +20,7 @@ from typing import Any
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
+from chatd.metrics import LOG_WRITE_SECONDS
 from chatd.room.logline import Entry, message_lines, message_objects, outcome_lines, outcome_objects
 
 _SHAPES = (b"0000-00-00T00:00:00.000Z ", b'{"time":"0000-00-00T00:00:00.000Z",')  # how a line begins
@@ -68,12 +69,14 @@ class ChatLog:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
+        began = clock.monotonic()
         entries: Iterable[Entry] = event["entries"]
         if outcome := event.get("outcome"):
             lines = [self._outcome_lines(each, outcome, event["now"]) for each in entries]
         else:
             lines = [self._message_lines(each) for each in entries]
         self._append("".join(lines).encode())
+        LOG_WRITE_SECONDS.observe(clock.monotonic() - began)
 
     def check(self) -> None:
         """Open the file anew if it was renamed or removed. Call it every ``log_check_seconds``."""

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from chatd.closing import TAKEN_OVER
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position
+from chatd.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
 from chatd.room.bus import Bus
 from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
@@ -36,8 +37,8 @@ from chatd.tally import Tally
 
 log = Logger()
 
-LOST = "messages lost for good: {messages}, by clients: {clients}"
-MAYBE_LOST = "clients that may have lost messages, for the broker did: {clients}"
+LOST_SAYS = "messages lost for good: {messages}, by clients: {clients}"
+MAYBE_LOST_SAYS = "clients that may have lost messages, for the broker did: {clients}"
 
 
 class _Door:
@@ -83,9 +84,10 @@ class Hub:
         self._keyed: dict[str, tuple[Room, Member]] = {}
         self._heard: list[Room] = []
         self._heard_bytes = 0
+        self._taken_at: list[float] = []  # of what was heard and was said here
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
-        self._lost = Tally(clock, config.report_seconds, log, LOST)
-        self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST)
+        self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
+        self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
         self._saving = LoopingCall(self._save_places)
         self._saving.clock = clock
         bus.listener = self
@@ -271,6 +273,7 @@ class Hub:
     def _open(self, name: str) -> _Door:
         room = Room(name, self._config, read=self._bus.read, pending=self._pending, losses=self._count_losses)
         door = self._doors[name] = _Door(room)
+        ROOMS.value += 1
         door.begun = Deferred.fromCoroutine(self._begin(door))
         return door
 
@@ -286,6 +289,7 @@ class Hub:
         except Exception:  # noqa: BLE001 - who waits is told
             failure = Failure()
             del self._doors[name]
+            ROOMS.value -= 1
             self._bus.unsubscribe(name)
         waiting, door.waiting = door.waiting or [], None
         for each in waiting:
@@ -310,6 +314,7 @@ class Hub:
 
     def _admit(self, room: Room, member: Member, place: Place | None) -> None:
         """Let a member in, live or behind."""
+        JOINS.value += 1
         if place is not None:
             if (other := room.member(member.author)) is not None:
                 self._take_over(room, other)
@@ -345,6 +350,7 @@ class Hub:
         if door.room or door.entering or self._doors.get(door.room.name) is not door:
             return
         del self._doors[door.room.name]
+        ROOMS.value -= 1
         door.begun.cancel()
         door.room.timeline.stop()
         self._bus.unsubscribe(door.room.name)
@@ -430,6 +436,9 @@ class Hub:
         self._heard.append(room)
         if isinstance(item, Batch):
             self._heard_bytes += item.size
+            first = item.messages[0].id if item.messages else ""  # there is none where all of them came again
+            if (taken_at := self.intake.taken_at(first)) is not None:
+                self._taken_at.append(taken_at)
         if self._heard_bytes < self._config.batch_bytes:
             self._fan_outs.ask()
         else:  # a blob larger than that would wait whole for each client that does not read
@@ -443,6 +452,10 @@ class Hub:
                 room.deliver()
             except Exception:  # noqa: BLE001 - one room's trouble is not the others'
                 log.failure("messages of room {room} were not delivered", room=room.name)
+        if self._taken_at:
+            taken_at, self._taken_at, now = self._taken_at, [], self._clock.seconds()
+            for each in taken_at:
+                DELIVERY_SECONDS.observe(now - each)
 
     def _count_losses(self, gap: Gap, members: int) -> None:
         if not members:

@@ -16,8 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
-from chatd.config import Config
+from chatd.config import TIMED_PARTS, Config
 from chatd.message import Message, Position
+from chatd.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.room.bus import Bus
 from chatd.room.chatlog import log_entries, log_outcome
 from chatd.room.logline import Entry
@@ -68,6 +69,10 @@ class _Taken(NamedTuple):
     receipt: Receipt | None
 
 
+def _count(taken: Sequence[_Taken]) -> int:
+    return sum(len(each.entry.messages) for each in taken)
+
+
 def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
     """Split it into what makes a batch each: the bus splits nothing. What one author said at once stays together."""
     start, weight = 0, 0
@@ -102,12 +107,16 @@ class Intake:
         self._clock = clock
         self._now = now
         self._most = config.batch_bytes
+        self._overhead = config.message_overhead_bytes
         self._taken: list[_Taken] = []
         self._taken_weight = 0
+        self._taken_at = 0.0  # the first of them
+        self._on_their_way: dict[str, float] = {}  # when the first one of a part was taken, by its id
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._waiting: dict[str, Author] = {}
         self._holding = False
         self._messages = 0
+        self._counted = 0
 
     @property
     def open(self) -> bool:
@@ -141,6 +150,8 @@ class Intake:
             for number, text in enumerate(texts, number + 1)
         ]
         weight = self._bus.weight(messages)
+        if not self._taken:
+            self._taken_at = self._clock.seconds()
         self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt))
         self._taken_weight += weight
         self._flushes.ask()
@@ -149,6 +160,10 @@ class Intake:
     def taken(self) -> int:
         """How many messages were taken, ever."""
         return self._messages
+
+    def taken_at(self, id: str) -> float | None:
+        """Say when a message was taken that was the first of its part of a batch, once; None where nobody knows."""
+        return self._on_their_way.pop(id, None)
 
     def wait(self, author: Author) -> None:
         """Call ``author.carry_on`` once messages are taken again."""
@@ -189,14 +204,17 @@ class Intake:
                 author.bus_away()
 
     def _flush(self) -> None:
-        taken, self._taken, self._taken_weight = self._taken, [], 0
+        taken, self._taken = self._taken, []
+        weight, self._taken_weight = self._taken_weight, 0
         if self._waiting:
             self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
         if not taken:
             return
+        self._count(weight)
         try:
             log_entries(self._chat, [each.entry for each in taken])
         except OSError:  # said by the chat log itself, once
+            REFUSED_MESSAGES["chat_log"].value += _count(taken)
             self._tell_refused(taken, LOG_AWAY)
             return
         ticket = self._sync.ask() if self._sync is not None else 0
@@ -206,10 +224,23 @@ class Intake:
         for name, share in rooms.items():
             for part in _parts(share, self._most):
                 messages = [message for each in part for message in each.entry.messages]
+                self._note_departure(messages[0].id)
                 ids = {number: message.given for number, message in enumerate(messages) if message.given}
                 self._bus.publish(name, messages, ids, ticket).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
+
+    def _count(self, weight: int) -> None:
+        """Count what was taken since the last time, which has that weight."""
+        count, self._counted = self._messages - self._counted, self._messages
+        RECEIVED_MESSAGES.value += count
+        RECEIVED_BYTES.value += weight - count * self._overhead
+
+    def _note_departure(self, id: str) -> None:
+        """Note when a part was taken, until it is heard; one that goes with others, or is not heard here, goes by."""
+        if len(self._on_their_way) >= TIMED_PARTS:
+            del self._on_their_way[next(iter(self._on_their_way))]
+        self._on_their_way[id] = self._taken_at
 
     def _published(self, published: Published, taken: Sequence[_Taken]) -> None:
         """Tell those who want to know."""
@@ -231,7 +262,9 @@ class Intake:
         unknown = isinstance(error, NotPublished) and error.unknown
         if not isinstance(error, NotPublished):
             log.failure("a batch was not published", failure)
-        self._log_outcome([each.entry for each in taken], "unknown" if unknown else "refused")
+        outcome = "unknown" if unknown else "refused"
+        REFUSED_MESSAGES["chat_log" if isinstance(error, NotSynced) else outcome].value += _count(taken)
+        self._log_outcome([each.entry for each in taken], outcome)
         self._tell_refused(taken, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
 
     def _log_outcome(self, entries: Sequence[Entry], outcome: str) -> None:

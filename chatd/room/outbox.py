@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Message, Position, again, encode
+from chatd.metrics import BATCH_MESSAGES, BUSES_LIVE
 from chatd.room.history import history_key
 from chatd.room.link import LinkLost, ReplyError, for_now
 from chatd.room.script import PUBLISH
@@ -207,7 +208,7 @@ class Outboxes:
     def abandon(self, why: str) -> None:
         """Give up: what waits fails, what was sent fails as unknown."""
         self._abandoned = True
-        self.live = False
+        self._be_live(False)
         outboxes, self._outboxes = self._outboxes, {}
         for outbox in outboxes.values():
             for part in [part for batch in outbox.batches for part in batch.parts]:
@@ -227,13 +228,17 @@ class Outboxes:
 
     def lost(self) -> None:
         """Hold back what comes: nothing can be published now."""
-        self.live = False
+        self._be_live(False)
         self._forget_answered()
 
     def go_live(self) -> None:
         """Send what was held back, and from now on what comes."""
-        self.live = True
+        self._be_live(True)
         self.send_all()
+
+    def _be_live(self, live: bool) -> None:
+        BUSES_LIVE.value += live - self.live
+        self.live = live
 
     def _publish_again(self) -> None:
         """Put what another run of the broker answered last before what it did not answer."""
@@ -339,6 +344,7 @@ class Outboxes:
             self._leave_out(batch, outbox, reply[1:])
             return
         epoch, first = reply[0].decode(), int(reply[1])
+        BATCH_MESSAGES.observe(batch.count)
         self._remember(outbox.room, batch, Position(epoch, first))
         self._done(outbox, batch, epoch, first)
 

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chatd.config import Config
+from chatd.metrics import BUS_ROUND_TRIP_SECONDS
 from chatd.room.outbox import NotPublished
 
 
@@ -16,6 +17,7 @@ from chatd.room.outbox import NotPublished
 class _Probe:
     done: "Deferred[None]"
     late: Any
+    sent: float
     answered: bool = False
     """Whether the publishing link has heard that it was published."""
 
@@ -36,7 +38,7 @@ class Probes:
         number = self._number = self._number + 1
         done: Deferred[None] = Deferred()
         late = self._clock.callLater(self._config.probe_seconds, self._late, number)
-        self._probes[number] = probe = _Probe(done, late)
+        self._probes[number] = probe = _Probe(done, late, self._clock.seconds())
 
         def answered(_: object) -> None:
             probe.answered = True
@@ -49,6 +51,7 @@ class Probes:
         for number in [each for each in self._probes if each <= int(data)]:
             probe = self._probes.pop(number)
             probe.late.cancel()
+            BUS_ROUND_TRIP_SECONDS.observe(self._clock.seconds() - probe.sent)
             probe.done.callback(None)
 
     def fail(self, why: str) -> None:

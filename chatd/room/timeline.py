@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position, Span
+from chatd.metrics import HOLES_FILLED
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 
@@ -150,8 +151,10 @@ class Timeline:
             self._ask(self._cursor.position).addCallbacks(self._arrived, self._not_read)
 
     def _arrived(self, span: Span) -> None:
+        before = self._cursor.position
         for batch in span.batches:
             self._take(batch)
+        HOLES_FILLED.value += self._cursor.position != before
         if span.more:
             self._fill()
         else:

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatd.closing import OUR_FAULT
+from chatd.metrics import REFUSED
 from chatd.wire.events import encode
 from chatd.wire.handshake import Refused, internal
 from chatd.wire.http import JSON, LINES
@@ -39,6 +40,7 @@ def done(request: Request, status: int) -> int:
 
 def refuse(request: Request, refused: Refused) -> bytes:
     """Set the status and headers of an error, give its body."""
+    REFUSED[refused.code].value += 1
     request.setResponseCode(refused.status, HTTPStatus(refused.status).phrase.encode())
     for name, value in refused.headers:
         request.setHeader(name.encode(), value.encode())

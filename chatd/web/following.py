@@ -51,7 +51,7 @@ class Following(Outflow, Protocol):
     def begin(self, session: Follower) -> None:
         """Enter the room; the answer begins when it is heard, for the client misses nothing from then on."""
         self.session = session
-        self._connections.connections.add(self)
+        self._connections.came(self)
         self._request.notifyFinish().addErrback(self._left)
         timers: Any = self._connections.timers
         joined = maybeDeferred(session.join)
@@ -172,7 +172,7 @@ class Following(Outflow, Protocol):
         self._gone()
 
     def _gone(self) -> None:
-        self._connections.connections.discard(self)
+        self._connections.left(self)
         self.session.gone()
         self._connections.connection_gone()
 

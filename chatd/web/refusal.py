@@ -6,6 +6,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from chatd.client.outflow import Outflow
+from chatd.metrics import REFUSED
 from chatd.timers import Timer, TimerWheel
 from chatd.wire.handshake import Refused
 
@@ -25,6 +26,7 @@ class Refusal(Outflow, Protocol):
 
     def connectionMade(self) -> None:
         """Say it."""
+        REFUSED[self._refused.code].value += 1
         self._among.add(self)
         self.attach()
         self.write(self._refused.response())

@@ -16,6 +16,7 @@ from twisted.web.server import Site as WebSite
 from chatd.client.factory import ConnectionFactory
 from chatd.closing import OUR_FAULT
 from chatd.gate.proxies import Proxies
+from chatd.meter import Meter
 from chatd.room.bus import Bus
 from chatd.room.hub import Hub
 from chatd.timers import Timer
@@ -25,7 +26,7 @@ from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
 from chatd.web.refusal import Refusal
 from chatd.web.rooms import Rooms
-from chatd.web.status import healthz, readyz
+from chatd.web.status import healthz, metrics, readyz
 from chatd.wire.events import longest_json
 from chatd.wire.handshake import Head, Refused, internal, room_name, split_target, too_late
 
@@ -59,7 +60,7 @@ class Answers(Resource):
 
     isLeaf = True
 
-    def __init__(self, bus: Bus, rooms: Rooms, page: Page) -> None:
+    def __init__(self, bus: Bus, rooms: Rooms, page: Page, meter: Meter) -> None:
         super().__init__()
         self._page = page
         self._rooms = rooms
@@ -67,6 +68,7 @@ class Answers(Resource):
             b"/-/": self._about,
             b"/-/healthz": healthz,
             b"/-/readyz": lambda request: later(request, readyz(request, bus)),
+            b"/-/metrics": lambda request: later(request, metrics(request, meter)),
             b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
         }
 
@@ -253,12 +255,12 @@ class Site(WebSite):
     displayTracebacks = False
     protocol: type[Channel] = Channel  # type: ignore[assignment]
 
-    def __init__(self, reactor: Any, bus: Bus, hub: Hub, connections: ConnectionFactory) -> None:
-        """Take the bus, which readiness asks, who is in the rooms, and the worker's connections."""
+    def __init__(self, reactor: Any, bus: Bus, hub: Hub, connections: ConnectionFactory, meter: Meter) -> None:
+        """Take the bus, which readiness asks, who is in the rooms, the worker's connections, and its metrics."""
         self.connections = connections
         self.config = connections.config
         page = Page()
-        answers = Answers(bus, Rooms(hub, connections, page), page)
+        answers = Answers(bus, Rooms(hub, connections, page), page, meter)
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
         self.channels: set[Any] = set()
         self.draining = False

@@ -1,11 +1,14 @@
-"""Health and readiness: ``/-/healthz`` and ``/-/readyz``, as load balancers and people ask for them."""
+"""Health, readiness and metrics: ``/-/healthz``, ``/-/readyz``, ``/-/metrics``, as machines and people ask for them."""
 
 from twisted.web.server import Request
 
+from chatd.meter import Meter, NotKept
 from chatd.room.bus import Bus
 from chatd.room.outbox import NotPublished
 from chatd.web.answer import answer
 from chatd.wire.handshake import Refused
+
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def healthz(request: Request) -> bytes:
@@ -20,3 +23,11 @@ async def readyz(request: Request, bus: Bus) -> bytes:
     except NotPublished as error:
         raise Refused(503, "unavailable", f"message bus: {error}") from None
     return answer(request, "ready\n")
+
+
+async def metrics(request: Request, meter: Meter) -> bytes:
+    """Answer with what all workers have counted, for Prometheus. Raises Refused: 503, where nothing is."""
+    try:
+        return answer(request, await meter.exposed(), EXPOSITION)
+    except NotKept:
+        raise Refused(503, "unavailable", "there are no metrics; the log says why") from None

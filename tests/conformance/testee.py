@@ -106,7 +106,8 @@ class EchoFactory(ConnectionFactory):
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
     """Listen on 127.0.0.1; give the port, which knows its number, and the factory, which knows the connections."""
     factory, bus = EchoFactory(reactor, config), FakeBus()
-    door = DoorFactory(reactor, factory, Site(reactor, bus, None, factory), config, config.max_connections_worker)  # type: ignore[arg-type]
+    site: Any = Site(reactor, bus, None, factory, None)  # type: ignore[arg-type]
+    door = DoorFactory(reactor, factory, site, config, config.max_connections_worker)
     listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory
 

@@ -10,7 +10,7 @@ from chatd.config import Config
 from chatd.message import Message
 from chatd.room.hub import Hub
 from chatd.web.site import Site
-from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeTransport
+from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeMeter, FakeTransport
 from tests.frames import Heard, heard
 
 CONFIG = Config(http_idle_seconds=7, flush_interval=0, max_message=100, body_seconds=5, join_seconds=5, bus_patience=10)
@@ -27,7 +27,9 @@ class House:
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)
         self.connections = ConnectionFactory(self.clock, self.hub, config, "w")
-        self.site = Site(self.clock, bus, self.hub, self.connections)
+        self.meter = FakeMeter()
+        meter: Any = self.meter
+        self.site = Site(self.clock, bus, self.hub, self.connections, meter)
 
     def turn(self) -> None:
         """Let everything that is on its way arrive."""

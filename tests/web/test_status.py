@@ -13,7 +13,8 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from chatd.room.outbox import NotPublished
 from chatd.web.answer import later
-from chatd.web.status import healthz, readyz
+from chatd.web.status import healthz, metrics, readyz
+from tests.fakes import FakeMeter
 
 
 class Bus:
@@ -64,3 +65,17 @@ class StatusTests(TestCase):
         self.bus.probed.errback(NotPublished("it is gone"))
         assert self.request.written == []
         assert self.request.finished == 0
+
+    def test_metrics_are_answered_as_prometheus_reads_them(self) -> None:
+        meter: Any = FakeMeter()
+        later(self.request, metrics(self.request, meter))
+        assert self.request.written == [b"chatd_rooms 1.0\n"]
+        kind = self.request.responseHeaders.getRawHeaders("content-type")
+        assert kind == ["text/plain; version=0.0.4; charset=utf-8"]
+
+    def test_a_worker_without_metrics_says_so(self) -> None:
+        meter: Any = FakeMeter()
+        meter.text = None
+        later(self.request, metrics(self.request, meter))
+        assert self.request.responseCode == 503
+        assert json.loads(b"".join(self.request.written))["message"] == "there are no metrics; the log says why"

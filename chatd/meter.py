@@ -1,0 +1,92 @@
+"""Has what a process counts written each second, and gives the sum of all processes where it is asked for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from chatd.config import Config
+from chatd.exposition import Share, expose
+
+log = Logger()
+
+
+class NotKept(Exception):
+    """There are no metrics; the log has said why."""
+
+
+class Meter:
+    """One process's, from ``start`` to ``stop``."""
+
+    def __init__(self, reactor: Any, path: str, config: Config, look: Callable[[float], None]) -> None:
+        """Take the path of the process's share, empty where there is none; and what gauges the process.
+
+        That is called each second, before what was counted is written; with how many seconds late.
+        """
+        self._reactor = reactor
+        self._path = path
+        self._config = config
+        self._look = look
+        self._share: Share | None = None
+        self._coming: Any = None
+        self._asking: list[Deferred[bytes]] | None = None
+        self._exposed = (float("-inf"), b"")  # when, and what
+
+    def start(self) -> None:
+        """Begin."""
+        if not self._path:
+            return
+        try:
+            self._share = Share(self._path)
+        except OSError as error:
+            log.warn("there are no metrics: {why}", why=str(error))
+            return
+        self._tick(self._reactor.seconds())
+
+    def stop(self) -> None:
+        """Write once more, and no more."""
+        if self._coming is not None:
+            self._coming.cancel()
+        if self._share is not None:
+            share, self._share = self._share, None
+            self._look(0.0)
+            share.write()
+            share.close()
+
+    def exposed(self) -> "Deferred[bytes]":
+        """Give what all processes have counted, in Prometheus' text format; fails with NotKept.
+
+        It is worked out in a thread, once for all who ask meanwhile, and is good for a fraction of a second.
+        """
+        if self._share is None:
+            return fail(NotKept())
+        done: Deferred[bytes] = Deferred()
+        made, text = self._exposed
+        if self._asking is not None:
+            self._asking.append(done)
+        elif self._reactor.seconds() - made < self._config.metrics_kept_seconds:
+            done.callback(text)
+        else:
+            self._asking = [done]
+            self._share.write()
+            pool = self._reactor.getThreadPool()
+            deferToThreadPool(self._reactor, pool, expose, self._share.folder).addBoth(self._answer)
+        return done
+
+    def _answer(self, result: Any) -> None:
+        asking, self._asking = self._asking or [], None
+        if isinstance(result, bytes):
+            self._exposed = self._reactor.seconds(), result
+        for each in asking:
+            if not each.called:  # it may have been cancelled
+                each.callback(result)
+
+    def _tick(self, due: float) -> None:
+        now = self._reactor.seconds()
+        seconds = self._config.metrics_seconds
+        self._coming = self._reactor.callLater(seconds, self._tick, now + seconds)
+        self._look(now - due)
+        if self._share is not None:
+            self._share.write()
