@@ -57,6 +57,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@$(PIP) --editable '.[test]'
 	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
 	@.ci/need ip iproute2 "the network between two hosts cannot be cut"
+	@.ci/need redis-check-rdb redis-tools "TLS to a broker cannot be tested"
 	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
 	@.ci/need chromium chromium "the chat page cannot be tested"
 	@.ci/need setpriv util-linux "what the container runs cannot be tried"

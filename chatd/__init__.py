@@ -42,6 +42,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``meter``          has them written each second, and gives their sum
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``transports``     what transports do not do by themselves: a connection goes to another protocol
+``credentials``    passwords and certificates for the broker, read from files
 ``wire/``          bytes in, values out; no sockets, no clock
 ``  nick``         what a client may be called
 ``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it; a WebSocket's accepted
@@ -58,6 +59,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  logline``      a line of the chat log: written and read
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
 ``  sync``         when what was logged is on the disk
+``  endpoint``     where to dial for a broker, in the clear or with TLS
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
 ``  script``       what runs in the broker, atomically: ``scripts/*.lua``
 ``  queries``      what is asked of the broker, and asked again where the link broke

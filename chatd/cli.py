@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import chatd
 from chatd.config import BadValue, BrokerAddress, Config, broker_address, options
+from chatd.credentials import check_credentials
 from chatd.parent.state import BROKER
 from chatd.parent.valkey import SOCKET, UNIX_PATH_BYTES, find_sockets
 from chatd.verify.histories import read_histories
@@ -35,6 +37,9 @@ then one line with what was read. Lines that no history has are older than histo
 or were not published: nothing is wrong with them. A room's history ends with
 twistd chatd's --history and --history-ttl.
 """
+
+CREDENTIALS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key", "sentinel_password_file")
+"""Options of the server that stand here too."""
 
 STATUS = "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read."
 
@@ -75,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         "or unix:///path [default: the private Valkey of the one chatd that runs here as the same user]",
     )
     broker.add_argument("--state", metavar="DIR", help="the folder that chatd was given with --state")
+    for name in CREDENTIALS:
+        verify.add_argument(
+            f"--{name.replace('_', '-')}", metavar="FILE", default="", help="what chatd was given with it, if anything"
+        )
     verify.add_argument(
         "--redis-prefix",
         metavar="PREFIX",
@@ -93,9 +102,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(given: argparse.Namespace) -> int:
-    config = replace(Config(), redis_prefix=_checked("redis_prefix", given.redis_prefix))
+    files: dict[str, Any] = {name: _checked(name, getattr(given, name)) for name in CREDENTIALS if getattr(given, name)}
+    config = replace(Config(), redis_prefix=_checked("redis_prefix", given.redis_prefix), **files)
     ledger, logs = Ledger(), Logs(given.logs, config)
-    read_histories(_address(given), config, ledger)
+    address = _address(given)
+    check_credentials([address], config)
+    read_histories(address, config, ledger)
     for line in logs.read():
         ledger.add_line(line)
     kinds: Counter[str] = Counter()

@@ -34,6 +34,10 @@ class BadValue(ValueError):
     """A value that can't be used; its text is one line for whoever typed it."""
 
 
+SENTINEL_PORT = 26379
+"""Where a Sentinel listens unless it is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
     """Where a Redis or Valkey server is and how to log in: what a ``--redis`` URL says."""
@@ -46,43 +50,76 @@ class BrokerAddress:
     password: str | None = None
     database: int | None = None
     tls: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()
+    """Hosts and ports of Sentinels, which know where the server is; where there are any, host and port mean nothing."""
+    service: str = ""
+    """What the Sentinels call it."""
 
     def __str__(self) -> str:
         """Name it without user and password, for logs."""
         if self.path:
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database or 0}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.sentinels:
+            hosts = ",".join(_host_and_port(host, port) for host, port in self.sentinels)
+            return f"{scheme}+sentinel://{hosts}/{self.service}/{self.database or 0}"
+        return f"{scheme}://{_host_and_port(self.host, self.port)}/{self.database or 0}"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_URL_FORM = (
+    "must be redis://[user:password@]host[:port][/db], rediss://… or unix:///path, "
+    "or redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]"
+)
 
 
 def broker_address(url: str) -> BrokerAddress:
-    """Read ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix:///path``.
+    """Read ``redis://[user:password@]host[:port][/db]``, ``rediss://…``, ``unix:///path``, or with Sentinels.
 
+    Those are ``redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]``, ``rediss+sentinel://…``.
     Raises BadValue, without repeating the URL: it may hold a password.
     """
-    form = "must be redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(
+            url if not (split := _SENTINELS.fullmatch(url)) else f"{split[1]}://{split[2] or ''}x{split[4]}"
+        )
+        sentinels = tuple(map(_sentinel, split[3].split(","))) if split else ()
         port = parts.port
     except ValueError as error:
-        raise BadValue(form) from error
+        raise BadValue(_URL_FORM) from error
     if parts.query or parts.fragment or port == 0 or not url.isprintable():
-        raise BadValue(form)
+        raise BadValue(_URL_FORM)
     if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
         return BrokerAddress(path=unquote(parts.path))
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname or " " in parts.hostname:
-        raise BadValue(form)
-    database = parts.path.strip("/")
-    if not re.fullmatch(r"[0-9]{0,5}", database):
-        raise BadValue(f"{form}; the database is a number")
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or " " in url:
+        raise BadValue(_URL_FORM)
+    service, _, database = parts.path.lstrip("/").partition("/") if sentinels else ("", "", parts.path.strip("/"))
+    if not re.fullmatch(r"[0-9]{0,5}", database) or (sentinels and not re.fullmatch(r"[A-Za-z0-9_.-]+", service)):
+        raise BadValue(f"{_URL_FORM}; the database is a number")
     return BrokerAddress(
-        host=parts.hostname,
+        host="" if sentinels else parts.hostname,
         port=port or 6379,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
         database=int(database) if database else None,
         tls=parts.scheme == "rediss",
+        sentinels=sentinels,
+        service=service,
     )
+
+
+_SENTINELS = re.compile(r"(rediss?)\+sentinel://([^/@]*@)?([^/@]*)(/.*)", re.IGNORECASE)
+"""Scheme, user and password, hosts, and what comes behind: urlsplit knows no list of hosts."""
+
+
+def _sentinel(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.netloc != text or "@" in text or parts.port == 0:
+        raise ValueError("no host")
+    return parts.hostname, parts.port or SENTINEL_PORT
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -173,6 +210,12 @@ def _log_path(text: str) -> str:
     return text
 
 
+def _file_path(text: str) -> str:
+    if not text or "\0" in text:
+        raise BadValue("must name a file")
+    return os.path.abspath(text)
+
+
 def _folder_path(text: str) -> str:
     if not text or not text.isprintable():
         raise BadValue("must name a folder")
@@ -213,11 +256,34 @@ class Config:
         "",
         _broker_url,
         "A Redis or Valkey server that carries the messages: redis://[user:password@]host[:port][/db], rediss://… "
-        "(TLS, certificate checked) or unix:///path. All chatds on one server share their rooms. "
+        "(TLS, certificate checked) or unix:///path; or Sentinels that know where it is: "
+        "redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db], rediss+sentinel://…. "
+        "All chatds on one server share their rooms. "
         "[default: none; chatd runs a private Valkey]",
     )
     redis_prefix: str = _option(
         "chatd", _prefix, "What every key and channel on that server starts with; another prefix, other rooms."
+    )
+    redis_password_file: str = _option(
+        "",
+        _file_path,
+        "A file with the password for that server, which then need not stand in the URL; read at each connection. "
+        "[default: none]",
+    )
+    redis_ca: str = _option(
+        "",
+        _file_path,
+        "With rediss://, a file (PEM) with the certificates that vouch for the server's. "
+        "[default: none; those that this system trusts]",
+    )
+    redis_cert: str = _option(
+        "", _file_path, "With rediss://, a file (PEM) with the certificate that chatd shows. [default: none]"
+    )
+    redis_key: str = _option("", _file_path, "A file (PEM) with the private key of that certificate. [default: none]")
+    sentinel_password_file: str = _option(
+        "",
+        _file_path,
+        "With redis+sentinel://, a file with the password that the Sentinels themselves ask for. [default: none]",
     )
     chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
     chat_log_format: str = _option(

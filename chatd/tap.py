@@ -11,7 +11,8 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 import chatd
-from chatd.config import BadValue, Config, options
+from chatd.config import BadValue, Config, broker_address, options
+from chatd.credentials import check_credentials
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
@@ -140,6 +141,7 @@ def _config(options: Options) -> Config:
     config = options.config()
     _check_utf8("the chat log's path", config.chat_log)
     _check_utf8("the state folder's path", config.state)
+    check_credentials([broker_address(config.redis)] if config.redis else [], config)
     Origins(config.origin)
     Proxies(config.trusted_proxy)
     return config

@@ -41,6 +41,18 @@ def refusal(knob: str, text: str) -> str:
         ("redis://a%3Ab:x@broker", BrokerAddress(host="broker", user="a:b", password="x")),
         ("rediss://broker", BrokerAddress(host="broker", tls=True)),
         ("REDISS://broker:7000/1", BrokerAddress(host="broker", port=7000, database=1, tls=True)),
+        (
+            "redis+sentinel://one,two:7000,[2001:db8::7],[::1]:7001/chat",
+            BrokerAddress(
+                sentinels=(("one", 26379), ("two", 7000), ("2001:db8::7", 26379), ("::1", 7001)), service="chat"
+            ),
+        ),
+        (
+            "rediss+sentinel://ann:a%2Fb@one:7000/chat.2/3",
+            BrokerAddress(
+                sentinels=(("one", 7000),), service="chat.2", user="ann", password="a/b", database=3, tls=True
+            ),
+        ),
         ("unix:///run/valkey.sock", BrokerAddress(path="/run/valkey.sock")),
         ("unix:///run/a%20b.sock", BrokerAddress(path="/run/a b.sock")),
     ],
@@ -80,10 +92,23 @@ def test_a_broker_url_is_read(url: str, address: BrokerAddress) -> None:
         "unix:run/valkey.sock",
         "unix://",
         "unix:///run/valkey.sock?db=3",
+        "redis+sentinel://one,two",
+        "redis+sentinel://one,two/",
+        "redis+sentinel://one,two/3/chat",
+        "redis+sentinel://one,,two/chat",
+        "redis+sentinel:///chat",
+        "redis+sentinel://one:0/chat",
+        "redis+sentinel://one:x/chat",
+        "redis+sentinel://a@b@one/chat",
+        "redis+sentinel://one/chat?x=1",
+        "redis+sentinel://one/ch at",
+        "unix+sentinel://one/chat",
     ],
 )
 def test_a_bad_broker_url_is_refused_with_one_line_that_shows_the_form(url: str) -> None:
-    with pytest.raises(BadValue, match=r"^must be redis://.+, rediss://… or unix:///path[^\n]*$"):
+    with pytest.raises(
+        BadValue, match=r"^must be redis://.+, rediss://… or unix:///path, or redis\+sentinel://[^\n]*$"
+    ):
         broker_address(url)
 
 
@@ -98,6 +123,8 @@ def test_a_bad_broker_url_is_refused_with_one_line_that_shows_the_form(url: str)
         "redis://:hunter2#@broker",
         "redis://:hunter2@broker:0",
         "redis://:hunter2@[broker",
+        "redis+sentinel://:hunter2@one,two",
+        "redis+sentinel://ann:hunter2@@one/chat",
         "http://ann:hunter2@broker",
         "hunter2",
     ],
@@ -113,6 +140,8 @@ def test_a_refusal_never_repeats_a_password(url: str) -> None:
         ("rediss://:secret@broker:7000/3", "rediss://broker:7000/3"),
         ("redis://[2001:db8::7]", "redis://[2001:db8::7]:6379/0"),
         ("unix:///run/valkey.sock", "unix:///run/valkey.sock"),
+        ("redis+sentinel://a:b@one,[::1]:7/chat", "redis+sentinel://one:26379,[::1]:7/chat/0"),
+        ("rediss+sentinel://one/chat/3", "rediss+sentinel://one:26379/chat/3"),
     ],
 )
 def test_a_broker_is_named_without_its_password(url: str, name: str) -> None:
@@ -127,9 +156,9 @@ def test_any_user_and_password_can_be_given_in_a_url(user: str, password: str) -
 
 @given(st.text())
 def test_any_text_is_a_broker_or_refused(text: str) -> None:
-    for url in (text, f"redis://{text}", f"unix:///{text}"):
+    for url in (text, f"redis://{text}", f"unix:///{text}", f"redis+sentinel://{text}", f"redis+sentinel://a,{text}/b"):
         try:
-            assert str(broker_address(url)).startswith(("redis://", "rediss://", "unix:///"))
+            assert str(broker_address(url)).startswith(("redis://", "rediss://", "unix:///", "redis+sentinel://"))
         except BadValue:
             continue
 
@@ -271,6 +300,11 @@ def test_the_options_are_the_promised_ones() -> None:
         "workers",
         "redis",
         "redis_prefix",
+        "redis_password_file",
+        "redis_ca",
+        "redis_cert",
+        "redis_key",
+        "sentinel_password_file",
         "chat_log",
         "chat_log_format",
         "chat_log_sync",

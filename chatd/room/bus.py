@@ -21,9 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,6 +29,7 @@ from chatd.config import BrokerAddress, Config
 from chatd.message import Batch, Change, Message, Position, Span, decode, tells_changes
 from chatd.metrics import BUSES
 from chatd.room.comparison import Comparison
+from chatd.room.endpoint import broker_endpoint
 from chatd.room.history import History
 from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
 from chatd.room.outbox import NotPublished, Outboxes, Published
@@ -78,16 +76,6 @@ class _Subscription:
 
     confirmed: bool = False
     waiters: "list[Deferred[None]]" = field(default_factory=list)
-
-
-def broker_endpoint(reactor: Any, address: BrokerAddress, timeout: float) -> IStreamClientEndpoint:
-    """Give the endpoint to dial for an address; ``rediss://`` has its certificate and name checked."""
-    if address.path:
-        return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
-    endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
-    if address.tls:
-        return wrapClientTLS(optionsForClientTLS(address.host), endpoint)
-    return endpoint
 
 
 class Bus:
@@ -139,7 +127,7 @@ class Bus:
             said=self._outboxes.said,
         )
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
-        endpoint = broker_endpoint(reactor, address, config.bus_connect_seconds)
+        endpoint = broker_endpoint(reactor, address, config)
 
         def link(kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None) -> Link:
             return Link(

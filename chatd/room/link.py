@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
+from chatd.credentials import password_of
 
 log = Logger()
 
@@ -206,13 +207,13 @@ class Link(Factory):
     # What txredisapi asks of a factory
 
     def buildProtocol(self, addr: object) -> Any:
-        """Make a protocol that leaves replies as they are: a line ``007`` stays one."""
+        """Make a protocol that leaves replies as they are: a line ``007`` stays one. Raises BadValue."""
         address = self._address
         protocol = self._kind(
             charset=None,
             convertNumbers=False,
             username=address.user,
-            password=address.password,
+            password=password_of(address, self._config),
             dbid=address.database,
         )
         protocol.factory = self

@@ -5,14 +5,14 @@ interrupts it works at any time. ``room/link`` is for those who must go on whate
 """
 
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import hiredis
 
-from chatd.config import BrokerAddress, Config
+from chatd.config import BadValue, BrokerAddress, Config
+from chatd.credentials import password_of, tls_context
 from chatd.message import decode
 from chatd.verify.ledger import Ledger
 from chatd.verify.unreadable import Unreadable
@@ -21,28 +21,28 @@ from chatd.verify.unreadable import Unreadable
 def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> None:
     """Give all histories under ``config.redis_prefix`` to the ledger. Raises Unreadable."""
     try:
-        with closing(_dial(address, config.bus_connect_seconds)) as connection:
+        with closing(_dial(address, config)) as connection:
             broker = _Broker(connection)
-            if address.password is not None:
-                broker.ask("AUTH", *([address.user] if address.user else []), address.password)
+            if (password := password_of(address, config)) is not None:
+                broker.ask("AUTH", *([address.user] if address.user else []), password)
             if address.database:
                 broker.ask("SELECT", address.database)
             for key in _keys(broker, config):
                 _read_history(broker, key, config, ledger)
-    except (OSError, EOFError, hiredis.HiredisError) as error:
+    except (OSError, EOFError, BadValue, hiredis.HiredisError) as error:
         raise Unreadable(f"the broker {address} can't be read: {error}") from error
 
 
-def _dial(address: BrokerAddress, seconds: float) -> socket.socket:
+def _dial(address: BrokerAddress, config: Config) -> socket.socket:
     """Connect; what is sent and received over it then has as long each time."""
     if address.path:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(seconds)
+        connection.settimeout(config.bus_connect_seconds)
         connection.connect(address.path)
         return connection
-    connection = socket.create_connection((address.host, address.port), seconds)
+    connection = socket.create_connection((address.host, address.port), config.bus_connect_seconds)
     if address.tls:
-        return ssl.create_default_context().wrap_socket(connection, server_hostname=address.host)
+        return tls_context(config).wrap_socket(connection, server_hostname=address.host)
     return connection
 
 

@@ -1,6 +1,7 @@
 """A Valkey server of a test's own, to be frozen, killed and started again, and a blocking client for it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -58,15 +59,24 @@ class Client:
         return answer
 
 
+def find_tls_server() -> str:
+    """Give a server that speaks TLS: Debian's, which is the same program as this; run by no service."""
+    program = shutil.which("redis-check-rdb")
+    assert program, "redis-check-rdb is missing; get it with: sudo apt install redis-tools"
+    return program
+
+
 class Server:
     """One server process at a time on one socket path; ``close`` leaves nothing behind."""
 
-    def __init__(self, host: Sequence[str] = ()) -> None:
-        """Take the words that run a command on another host, where it is to be there."""
+    def __init__(self, host: Sequence[str] = (), program: str = "") -> None:
+        """Take the words that run a command on another host, where it is to be there, and a program other than ours."""
         self._host = host
         self._folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
         self.path = str(Path(self._folder.name, "broker.sock"))
         self.url = f"unix://{self.path}"
+        self._program = str(Path(self._folder.name, "redis-server"))
+        os.symlink(program or find_server(), self._program)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -77,7 +87,7 @@ class Server:
 
     def start(self, *options: str) -> None:
         """Run it, until its socket takes connections."""
-        command = [*self._host, find_server(), "--port", "0", "--unixsocket", self.path]
+        command = [*self._host, self._program, "--port", "0", "--unixsocket", self.path]
         command += ["--save", "", "--dir", self._folder.name]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen([*command, *options], stdout=quiet, stderr=quiet)

@@ -1,0 +1,114 @@
+"""What chatd shows to a broker and asks of it: passwords and certificates that stand in files.
+
+They are read at each dial, so that they can be replaced while chatd runs.
+"""
+
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+
+from chatd.config import BadValue, BrokerAddress, Config
+
+
+def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> None:
+    """See that all files can be used with these brokers. Raises BadValue, one line that names the option."""
+    for name in ("redis_ca", "redis_cert", "redis_key"):
+        if getattr(config, name) and not any(each.tls for each in addresses):
+            raise BadValue(f"--{name.replace('_', '-')} is for rediss:// only")
+    if config.redis_password_file and not addresses:
+        raise BadValue("--redis-password-file is for --redis only")
+    if config.sentinel_password_file and not any(each.sentinels for each in addresses):
+        raise BadValue("--sentinel-password-file is for redis+sentinel:// only")
+    if bool(config.redis_cert) != bool(config.redis_key):
+        raise BadValue("--redis-cert and --redis-key go together")
+    for address in addresses:
+        if address.password is not None and config.redis_password_file:
+            raise BadValue("--redis-password-file and a password in --redis are one too many")
+        password_of(address, config)
+    sentinel_password(config)
+    tls_options("localhost", config)
+
+
+def password_of(address: BrokerAddress, config: Config) -> str | None:
+    """Give the password for a broker, if it has one. Raises BadValue."""
+    return _read_password(config, "redis_password_file") if config.redis_password_file else address.password
+
+
+def sentinel_password(config: Config) -> str | None:
+    """Give the password for the Sentinels, if they ask for one. Raises BadValue."""
+    return _read_password(config, "sentinel_password_file") if config.sentinel_password_file else None
+
+
+def tls_options(host: str, config: Config) -> Any:
+    """Give what a TLS client of Twisted's needs to reach that host; its certificate and name are checked.
+
+    Raises BadValue.
+    """
+    trust = None  # whom the system trusts
+    if config.redis_ca:
+        authorities = [each.public_bytes(Encoding.PEM) for each in _read_certificates(config, "redis_ca")]
+        trust = trustRootFromCertificates(map(Certificate.loadPEM, authorities))
+    shown: dict[str, Any] = {}
+    if config.redis_cert:
+        own, *chain = _read_certificates(config, "redis_cert")
+        shown = {"certificate": own, "extraCertChain": chain, "privateKey": _read_key(config, own)}
+    return optionsForClientTLS(host, trustRoot=trust, extraCertificateOptions=shown)
+
+
+def tls_context(config: Config) -> ssl.SSLContext:
+    """Give the same for a plain socket. Raises OSError (``ssl.SSLError``)."""
+    context = ssl.create_default_context(cafile=config.redis_ca or None)
+    if config.redis_cert:
+        context.load_cert_chain(config.redis_cert, config.redis_key)
+    return context
+
+
+def _read(config: Config, option: str) -> bytes:
+    path = getattr(config, option)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise BadValue(f"--{option.replace('_', '-')} {path}: {error.strerror}") from error
+
+
+def _bad(config: Config, option: str, why: str) -> BadValue:
+    return BadValue(f"--{option.replace('_', '-')} {getattr(config, option)}: {why}")
+
+
+def _read_password(config: Config, option: str) -> str:
+    """Give the first line of a file; editors end it with a newline."""
+    try:
+        [password] = _read(config, option).decode().splitlines()[:1] or [""]
+    except UnicodeDecodeError:
+        password = ""
+    if not password:
+        raise _bad(config, option, "its first line is to be the password")
+    return password
+
+
+def _read_certificates(config: Config, option: str) -> list[x509.Certificate]:
+    data = _read(config, option)
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise _bad(config, option, "no certificate in PEM form") from error
+
+
+def _read_key(config: Config, certificate: x509.Certificate) -> Any:
+    """Give the private key that belongs to a certificate."""
+    data = _read(config, "redis_key")
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError as error:
+        raise _bad(config, "redis_key", "the key must not be encrypted") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _bad(config, "redis_key", "no private key in PEM form") from error
+    if key.public_key() != certificate.public_key():
+        raise _bad(config, "redis_key", "the key is not that of the certificate")
+    return key
