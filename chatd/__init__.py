@@ -61,6 +61,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  sync``         when what was logged is on the disk
 ``  endpoint``     where to dial for a broker, in the clear or with TLS
 ``  link``         the only txredisapi import: a connection to the broker, dialled again for ever
+``  sentinel``     where to dial for the master that Sentinels name, for as long as they do
 ``  script``       what runs in the broker, atomically: ``scripts/*.lua``
 ``  queries``      what is asked of the broker, and asked again where the link broke
 ``  history``      a stretch of a room's history, and where the order of rooms stands

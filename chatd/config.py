@@ -425,6 +425,8 @@ class Config:
     """What a message costs in the window, and as JSON, beside its text."""
     bus_connect_seconds: float = 5.0
     """From dialling the broker to a link that can be used."""
+    sentinel_seconds: float = 1.0
+    """How long a Sentinel may take to answer, and how often one is asked whether the master is still the same."""
     bus_retry_first_seconds: float = 0.1
     """Before the first attempt to reach the broker again; grows by half each time."""
     bus_retry_most_seconds: float = 1.0
@@ -441,8 +443,9 @@ class Config:
     """How long one is asked again that the broker refuses."""
     probe_seconds: float = 2.0
     """How long readiness waits for a probe to come back through the bus."""
-    answered_seconds: float = 2.0
-    """How far back batches are published again to a broker that started anew: the last may not have passed them on."""
+    answered_seconds: float = 7.0
+    """How far back batches are published again to a broker that started anew, or took another's place: the last may not
+    have passed them on. That is longer than it takes to know that one is dead."""
     republish_memory_seconds: int = 300
     """How long the broker knows a batch, so that one whose answer got lost is not published twice."""
     room_memory_seconds: int = 86_400

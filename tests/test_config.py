@@ -336,6 +336,11 @@ def test_a_broker_that_falls_silent_is_known_within_five_seconds() -> None:
     assert config.bus_tick_seconds * (config.bus_silent_ticks + 1) <= 5.0
 
 
+def test_what_a_broker_answered_before_it_fell_silent_is_still_known_then() -> None:
+    config = Config()
+    assert config.answered_seconds >= config.bus_tick_seconds * (config.bus_silent_ticks + 1) + 2.0
+
+
 def test_a_stop_takes_ten_seconds_at_most() -> None:
     config = Config()
     assert config.hold_seconds + config.stop_seconds + config.broker_stop_seconds <= 10.0

@@ -38,7 +38,8 @@ from chatd.room.presence import Presence
 from chatd.room.probe import Probes
 from chatd.room.queries import Queries
 from chatd.room.roster import Members, Occupied
-from chatd.room.script import ALL
+from chatd.room.script import ALL, RUN
+from chatd.room.sentinel import Sentinels
 
 log = Logger()
 
@@ -127,7 +128,8 @@ class Bus:
             said=self._outboxes.said,
         )
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
-        endpoint = broker_endpoint(reactor, address, config)
+        self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
+        endpoint = self._sentinels or broker_endpoint(reactor, address, config)
 
         def link(kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None) -> Link:
             return Link(
@@ -373,6 +375,8 @@ class Bus:
 
     async def _prepare_commands(self, protocol: Any) -> None:
         """Load the scripts, learn which run of the broker this is."""
+        if self._sentinels is not None:
+            await self._sentinels.check(protocol)
         info = await protocol.execute_command("INFO", "server")
         fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
         version = fields[b"redis_version"].decode()
@@ -381,11 +385,15 @@ class Bus:
         for script in ALL:
             await script.load(protocol)
         run = self._known_run or fields[b"run_id"]
+        if self._sentinels is not None:
+            run = await RUN.run(protocol, [f"{self._config.redis_prefix}:run".encode()], [run, secrets.token_hex(4)])
         self._outboxes.connected(protocol, run)
         self._queries.connected(protocol, run)
         self._places.connected(run)
 
     async def _prepare_channels(self, protocol: Any) -> None:
+        if self._sentinels is not None:
+            await self._sentinels.check(protocol)
         self._subscriber = protocol
         protocol.whenDisconnected().addCallback(self._forget_subscriber)
         for channel in (self._probes.channel, self._places.channel):
