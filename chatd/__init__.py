@@ -81,6 +81,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  audience``     the live members of a room; the one fan-out loop
 ``  room``         one room on this worker: who is live, who is behind
 ``  hub``          who is in which room, from joining to leaving; when it is delivered
+``  shards``       a bus and a hub for each broker; which of them has a room
 ``client/``        one client; deflate, connection and factory stand on Autobahn
 ``  session``      what it may do and what it hears; no sockets
 ``  person``       a session with a nick and commands

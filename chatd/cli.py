@@ -76,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     broker.add_argument(
         "--redis",
         metavar="URL",
-        help="the server that chatd was given with --redis: redis://[user:password@]host[:port][/db], rediss://… "
-        "or unix:///path [default: the private Valkey of the one chatd that runs here as the same user]",
+        action="append",
+        help="the server that chatd was given with --redis: redis://[user:password@]host[:port][/db], rediss://…, "
+        "redis+sentinel://… or unix:///path; several times, where chatd has several "
+        "[default: the private Valkey of the one chatd that runs here as the same user]",
     )
     broker.add_argument("--state", metavar="DIR", help="the folder that chatd was given with --state")
     for name in CREDENTIALS:
@@ -105,9 +107,10 @@ def _verify(given: argparse.Namespace) -> int:
     files: dict[str, Any] = {name: _checked(name, getattr(given, name)) for name in CREDENTIALS if getattr(given, name)}
     config = replace(Config(), redis_prefix=_checked("redis_prefix", given.redis_prefix), **files)
     ledger, logs = Ledger(), Logs(given.logs, config)
-    address = _address(given)
-    check_credentials([address], config)
-    read_histories(address, config, ledger)
+    addresses = _addresses(given)
+    check_credentials(addresses, config)
+    for address in addresses:
+        read_histories(address, config, ledger)
     for line in logs.read():
         ledger.add_line(line)
     kinds: Counter[str] = Counter()
@@ -131,14 +134,14 @@ def _checked(name: str, text: str) -> str:
         raise BadValue(f"--{name.replace('_', '-')} {error}") from error
 
 
-def _address(given: argparse.Namespace) -> BrokerAddress:
-    """Say where the broker is. Raises BadValue or Unreadable."""
+def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
+    """Say where the brokers are. Raises BadValue or Unreadable."""
     if given.redis is not None:
-        return broker_address(_checked("redis", given.redis))
+        return [broker_address(_checked("redis", each)) for each in given.redis]
     if given.state is not None:
         path = str(Path(given.state, BROKER, SOCKET).absolute())
         if len(os.fsencode(path)) <= UNIX_PATH_BYTES:
-            return BrokerAddress(path=path)
+            return [BrokerAddress(path=path)]
     found = find_sockets()
     if not found:
         raise Unreadable(
@@ -148,4 +151,4 @@ def _address(given: argparse.Namespace) -> BrokerAddress:
     if len(found) > 1:
         urls = " or ".join(f"--redis unix://{quote(path)}" for path in found)
         raise Unreadable(f"several chatds run here; pass {urls}")
-    return BrokerAddress(path=found[0])
+    return [BrokerAddress(path=found[0])]

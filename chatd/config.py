@@ -55,6 +55,12 @@ class BrokerAddress:
     service: str = ""
     """What the Sentinels call it."""
 
+    @property
+    def identity(self) -> str:
+        """Name it as all hosts do, whether they reach it with TLS, and whichever Sentinels they know."""
+        where = f"sentinel/{self.service}" if self.sentinels else self.path or _host_and_port(self.host, self.port)
+        return f"{where}/{self.database or 0}"
+
     def __str__(self) -> str:
         """Name it without user and password, for logs."""
         if self.path:
@@ -252,13 +258,13 @@ class Config:
         "through a unix socket. May be given several times. [default: none]",
     )
     workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
-    redis: str = _option(
-        "",
+    redis: tuple[str, ...] = _option(
+        (),
         _broker_url,
         "A Redis or Valkey server that carries the messages: redis://[user:password@]host[:port][/db], rediss://… "
         "(TLS, certificate checked) or unix:///path; or Sentinels that know where it is: "
         "redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db], rediss+sentinel://…. "
-        "All chatds on one server share their rooms. "
+        "All chatds on one server share their rooms. May be given several times: rooms are spread over all of them. "
         "[default: none; chatd runs a private Valkey]",
     )
     redis_prefix: str = _option(
@@ -427,6 +433,8 @@ class Config:
     """From dialling the broker to a link that can be used."""
     sentinel_seconds: float = 1.0
     """How long a Sentinel may take to answer, and how often one is asked whether the master is still the same."""
+    shard_wait_seconds: float = 10.0
+    """How long a worker that starts waits for a broker that is away, where there are others."""
     bus_retry_first_seconds: float = 0.1
     """Before the first attempt to reach the broker again; grows by half each time."""
     bus_retry_most_seconds: float = 1.0

@@ -36,8 +36,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """What a worker is to be."""
 
     config: Config
-    broker: str
-    """The URL of the broker; the private one's too."""
+    brokers: tuple[str, ...]
+    """The URLs of the brokers; the private one's too."""
     listeners: tuple[Listener, ...]
     headcount: int = -1
     """The descriptor of the memory in which connections are counted (``chatd.headcount``); -1: they are not."""
@@ -78,7 +78,7 @@ class Log(msgspec.Struct, frozen=True, tag="log"):
     """``info``, ``warn``, ``error`` or ``critical``."""
     text: str
     trouble: str = ""
-    """What all workers share, where this is about that: ``bus``, ``chat log``. It is said once, not once a worker."""
+    """What all workers share, where this is about that: the bus, the chat log. It is said once, not once a worker."""
     over: bool = False
     """Whether this trouble has ended for the worker."""
 

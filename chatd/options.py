@@ -78,6 +78,7 @@ def _from_toml(knob: Field[Any], value: Any) -> Any:
             raise BadValue("must be true or false")
         return value
     if is_list(knob):
+        value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise BadValue('must be a list: ["…", "…"]')
         return tuple(read_value(knob, each) for each in value)

@@ -141,7 +141,10 @@ def _config(options: Options) -> Config:
     config = options.config()
     _check_utf8("the chat log's path", config.chat_log)
     _check_utf8("the state folder's path", config.state)
-    check_credentials([broker_address(config.redis)] if config.redis else [], config)
+    brokers = [broker_address(url) for url in config.redis]
+    check_credentials(brokers, config)
+    if len({each.identity for each in brokers}) < len(brokers):
+        raise BadValue("--redis names one server twice")
     Origins(config.origin)
     Proxies(config.trusted_proxy)
     return config

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from functools import partial
+from itertools import count
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -56,7 +57,7 @@ from chatd.openfiles import most_connections, raise_limit
 from chatd.room.bus import Bus
 from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
-from chatd.room.outbox import NotPublished
+from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
 from chatd.web.site import Site
 
@@ -167,7 +168,6 @@ class Worker:
         self._config = config
         name = secrets.token_hex(5)
         self._lifeline = Lifeline(self, config.relayed_line_bytes)
-        self._bus = Bus(reactor, broker_address(assignment.broker), config, name, run=assignment.run)
         synced = config.chat_log_sync == "batch"
         self._chat_log = ChatLog(
             config.chat_log,
@@ -179,11 +179,19 @@ class Worker:
         )
         chat = Logger(namespace="chatd.chat", observer=self._chat_log)
         sync = Sync(self._chat_log.take_unsynced, partial(deferToThreadPool, reactor, reactor.getThreadPool()))
-        sync.listen(self._bus)
-        self._hub = Hub(self._bus, chat, config, reactor, sync=sync if synced else None)
-        self._connections = ConnectionFactory(reactor, self._hub, config, name)
+        numbers = count(1)
+
+        def shard(url: str) -> Shard:
+            address = broker_address(url)
+            bus = Bus(reactor, address, config, name, run=assignment.run)
+            sync.listen(bus)
+            hub = Hub(bus, chat, config, reactor, sync=sync if synced else None, numbers=numbers)
+            return Shard(address.identity, bus, hub)
+
+        self._shards = Shards([shard(url) for url in assignment.brokers])
+        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name)
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
-        site = Site(reactor, self._bus, self._hub, self._connections, self._meter)
+        site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
         self._slot = assignment.slot
         most = most_connections(config, raise_limit())
@@ -198,6 +206,7 @@ class Worker:
         self._closing = STOPPING
         self._draining: Any = None
         self._stopping = False
+        self._began = reactor.seconds()
         self.exit_status = 0
 
     def start(self) -> None:
@@ -213,8 +222,7 @@ class Worker:
         if self._headcount is not None:
             counting = self._counting.start(self._config.headcount_seconds)
             counting.addErrback(lambda failure: log.failure("connections are not counted any more", failure))
-        self._bus.start()
-        self._hub.start()
+        self._shards.start()
         self._try_ready()
 
     def order(self, order: str) -> None:
@@ -260,10 +268,8 @@ class Worker:
         """Take no more connections and messages; fires when all that were taken are published, or time is up."""
         if self._held is None:
             self._held = Deferred()
-            self._hub.intake.hold()
             self._stop_listening()
-            self._hub.intake.flush()
-            published = self._bus.flushed().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
+            published = self._shards.hold().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
         held: Deferred[None] = Deferred()
         self._held.addCallback(lambda _: held.callback(None))
@@ -280,13 +286,12 @@ class Worker:
     async def _wind_down(self) -> None:
         await self.hold()
         # Whatever other workers published before they said Held is delivered when our own probe is back.
-        await self._bus.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
-        self._hub.fan_out()
+        await self._shards.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
+        self._shards.fan_out()
         closed = self._connections.close_all(self._closing)
         await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
-        await self._bus.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
-        self._hub.stop()
-        self._bus.stop()
+        await self._shards.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
+        self._shards.stop()
         self._meter.stop()
         self._log_check.stop()
         self._pulse.stop()
@@ -326,20 +331,22 @@ class Worker:
         return self._headcount.total() > self._config.max_connections
 
     def _say_pulse(self) -> None:
-        rooms = self._hub.rooms
+        rooms = self._shards.rooms
         seen = sample(rooms, self._config.rooms_sampled)
         clients = len(self._connections.connections)
-        self._lifeline.say(Pulse(clients, len(rooms), seen, self._hub.intake.taken, self._bus.away))
+        self._lifeline.say(Pulse(clients, len(rooms), seen, self._shards.taken, self._shards.away))
 
     def _try_ready(self) -> None:
-        """Say Ready once a probe comes back."""
+        """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while."""
 
-        def again(failure: Failure) -> None:
-            failure.trap(NotPublished)
-            if not self._stopping:
+        def look(troubles: list[str]) -> None:
+            late = self._reactor.seconds() >= self._began + self._config.shard_wait_seconds
+            if not troubles or (late and len(troubles) < len(list(self._shards))):
+                self._lifeline.say(Ready())
+            elif not self._stopping:
                 self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
 
-        self._bus.probe().addCallbacks(lambda _: self._lifeline.say(Ready()), again)
+        self._shards.probe().addCallback(look).addErrback(self._failed)
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.door import DoorFactory
 from chatd.room.hub import Hub
+from chatd.room.shards import Shard, Shards
 from chatd.web.site import Site
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
@@ -37,10 +38,14 @@ class House:
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock)
-        connections = ConnectionFactory(self.clock, self.hub, config, "w")
+        connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
         meter: Any = FakeMeter()
         self.doors: IProtocolFactory = DoorFactory(
-            self.clock, connections, Site(self.clock, bus, self.hub, connections, meter), config, most
+            self.clock,
+            connections,
+            Site(self.clock, Shards([Shard("broker", bus, self.hub)]), connections, meter),
+            config,
+            most,
         )
 
     def visitor(self, *data: bytes, peer: IAddress = PEER) -> "Visitor":

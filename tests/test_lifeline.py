@@ -30,7 +30,7 @@ ASSIGNMENT = Assignment(
         chat_log="/var/log/chatd/chat\n.log",
         bus_patience=0.5,
     ),
-    "unix:///tmp/broker.sock",
+    ("unix:///tmp/broker.sock", "redis://broker"),
     (Listener("tcp:3000", 3, socket.AF_INET), Listener(r"tcp:3000:interface=\:\:1", 4, socket.AF_INET6)),
     5,
     2,
@@ -51,7 +51,7 @@ def test_every_knob_reaches_the_worker() -> None:
         return f"{value}x" if isinstance(value, str) else value + 1  # type: ignore[operator]
 
     changed = Config(**{each.name: other(each.default) for each in dataclasses.fields(Config)})  # type: ignore[arg-type]
-    assert read_assignment(encode(Assignment(changed, "", ()))).config == changed
+    assert read_assignment(encode(Assignment(changed, (), ()))).config == changed
 
 
 @pytest.mark.parametrize("order", [HOLD, STOP])

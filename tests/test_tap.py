@@ -65,7 +65,6 @@ def test_nothing_given_is_the_defaults_with_two_workers_at_least() -> None:
 def test_every_option_reaches_the_configuration() -> None:
     words = {
         "workers": "3",
-        "redis": "rediss://:secret@broker:7000/2",
         "redis-prefix": "other",
         "redis-password-file": "/run/secrets/password",
         "redis-ca": "/etc/chatd/ca.pem",
@@ -90,13 +89,12 @@ def test_every_option_reaches_the_configuration() -> None:
         "max-connections": "20",
         "max-connections-worker": "15",
     }
-    lists = {"listen", "origin", "trusted-proxy"}
+    lists = {"listen", "origin", "trusted-proxy", "redis"}
     assert {*words, *lists, "compress"} == {knob.name.replace("_", "-") for knob in options()}
     given = [word for name, value in words.items() for word in (f"--{name}", value)]
     assert config_of("--compress", *given) == Config(
         compress=True,
         workers=3,
-        redis="rediss://:secret@broker:7000/2",
         redis_prefix="other",
         redis_password_file="/run/secrets/password",
         redis_ca="/etc/chatd/ca.pem",
@@ -127,6 +125,7 @@ LISTS = [
     ("listen", ("tcp:3000", "unix:/run/chatd.sock", "tcp:80")),
     ("origin", ("https://b.example", "https://*.example.org", "https://a.example")),
     ("trusted-proxy", ("192.0.2.1", "10.0.0.0/8", "unix")),
+    ("redis", ("redis://b", "rediss://:secret@broker:7000/2", "unix:///run/a.sock")),
 ]
 
 
@@ -225,9 +224,9 @@ def test_the_help_says_where_chatd_listens_by_default() -> None:
     assert all(each in said for each in LOOPBACK_LISTEN)
 
 
-@pytest.mark.parametrize("option", ["listen", "origin", "trusted-proxy"])
+@pytest.mark.parametrize("option", ["listen", "origin", "trusted-proxy", "redis"])
 def test_the_help_says_what_may_be_given_several_times(option: str) -> None:
-    assert "May be given several times." in help_of(option)
+    assert "May be given several times" in help_of(option)
 
 
 def test_the_help_says_the_forms_of_a_broker_url() -> None:

@@ -311,7 +311,7 @@ class Station:
             self.port = 0 if path else listening.getsockname()[1]
             listener = Listener(endpoint, listening.fileno(), int(family))
             config = Config(chat_log=str(self.folder / "chat.log"), **{"redis_prefix": uuid.uuid4().hex, **options})
-            assignment = Assignment(config, broker or self.broker, (listener,))
+            assignment = Assignment(config, (broker or self.broker,), (listener,))
             worker = RunningWorker(assignment, (listening.fileno(),))
             try:
                 if not broker:
@@ -451,7 +451,7 @@ def test_one_without_a_broker_serves_and_is_not_ready(station: Station) -> None:
 def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> None:
     config = Config(chat_log=str(station.folder / "chat.log"))
     listener = Listener("tcp:0", 99, int(socket.AF_INET))
-    worker = RunningWorker(Assignment(config, station.broker, (listener,)), ())
+    worker = RunningWorker(Assignment(config, (station.broker,), (listener,)), ())
     assert worker.exit_status() == 1
     assert worker.end() == ""
     assert ["a port could not be adopted" in each.text for each in worker.reports if isinstance(each, Log)] == [True]

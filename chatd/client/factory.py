@@ -3,6 +3,7 @@
 Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
 """
 
+from collections.abc import Callable
 from random import uniform
 from typing import Any, Protocol
 
@@ -47,8 +48,8 @@ class ConnectionFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, hub: Hub, config: Config, worker: str) -> None:
-        """Take the hub that its clients talk to, and this worker's unique name, with which session ids begin."""
+    def __init__(self, reactor: Any, hub_of: Callable[[str], Hub], config: Config, worker: str) -> None:
+        """Take what gives the hub of a room, and this worker's unique name, with which session ids begin."""
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
@@ -62,7 +63,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """Also those of HTTP clients that follow a room."""
         self.closing: Closing | None = None
         """Why everybody is being closed, once they are."""
-        self._hub = hub
+        self._hub_of = hub_of
         self._worker = worker
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
@@ -104,12 +105,11 @@ class ConnectionFactory(WebSocketServerFactory):
         self, connection: Connection, id: str, place: Place, address: str, protocol: str
     ) -> Session | Program:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does."""
-        kind: type[Session | Program] = Session
         if protocol == PROTOCOL:
-            kind = Program
-        elif place.nick:
-            kind = Person
-        return kind(self._hub, self.config, self.timers, connection, id=id, place=place, address=address)
+            return Program(self._hub_of, self.config, self.timers, connection, id=id, place=place, address=address)
+        kind: type[Session] = Person if place.nick else Session
+        hub = self._hub_of(place.room)
+        return kind(hub, self.config, self.timers, connection, id=id, place=place, address=address)
 
     def came(self, connection: Closable) -> None:
         """Know one more; ``left`` is to be called when it is gone."""

@@ -62,7 +62,7 @@ class Program:
         "_flushing",
         "_gone",
         "_held",
-        "_hub",
+        "_hub_of",
         "_outgoing",
         "_place",
         "_questions",
@@ -80,10 +80,18 @@ class Program:
     )
 
     def __init__(
-        self, hub: Hub, config: Config, timers: Any, line: Line, *, id: str, place: Place, address: str
+        self,
+        hub_of: Callable[[str], Hub],
+        config: Config,
+        timers: Any,
+        line: Line,
+        *,
+        id: str,
+        place: Place,
+        address: str,
     ) -> None:
-        """Take what a Session takes."""
-        self._hub = hub
+        """Take what a Session takes, but what gives the hub of a room."""
+        self._hub_of = hub_of
         self._place = place
         self._timers = timers
         self._rooms: dict[str, Membership] = {}
@@ -126,7 +134,7 @@ class Program:
         """Enter the room of the URL."""
         member = self._rooms[self._place.room] = Membership(self, self._place.room, self._place.resume)
         member.last = self._place.last
-        return self._hub.join(member.room, member)
+        return self._hub_of(member.room).join(member.room, member)
 
     def opened(self) -> None:
         """Say who the client is, then what happened since."""
@@ -166,12 +174,12 @@ class Program:
     def fell_behind(self) -> None:
         """Let history give it what it can't take now."""
         if self.delivering is not None:
-            self._hub.fall_behind(self.delivering.room, self.delivering)
+            self._hub_of(self.delivering.room).fall_behind(self.delivering.room, self.delivering)
 
     def drained(self) -> None:
         """Go on in rooms where it is behind."""
         for room, member in list(self._rooms.items()):
-            self._hub.drained(room, member)
+            self._hub_of(room).drained(room, member)
         if self._held and self._waiting is None:
             self.carry_on()
 
@@ -179,7 +187,7 @@ class Program:
         """Note, before the connection closes, up to where it was given everything."""
         for room, member in self._rooms.items():
             if member.key:
-                self._hub.note(room, member)
+                self._hub_of(room).note(room, member)
                 member.seal()
 
     def going(self) -> None:
@@ -197,7 +205,7 @@ class Program:
             self._flushing = None
         rooms, self._rooms = self._rooms, {}
         for room, member in rooms.items():
-            self._hub.leave(room, member)
+            self._hub_of(room).leave(room, member)
 
     # What it asks for
 
@@ -233,6 +241,7 @@ class Program:
 
     def _publish(self, request: events.Publish) -> None:
         member, text = self._rooms.get(request.room), read_line(request.text)
+        intake = self._hub_of(request.room).intake
         if member is None or not member.joined:
             self.refuse(request.ref, "not_joined", "join the room first")
         elif not text:
@@ -240,12 +249,12 @@ class Program:
         elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
             REFUSED_MESSAGES["too_large"].value += 1
             self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
-        elif self._hub.intake.open:
+        elif intake.open:
             given = "" if request.id is UNSET else request.id
-            self._hub.intake.publish(
+            intake.publish(
                 request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
             )
-        elif self._hub.intake.away:
+        elif intake.away:
             REFUSED_MESSAGES["bus_away"].value += 1
             self.refuse(request.ref, "unavailable", AWAY, again=True)
         else:
@@ -256,7 +265,7 @@ class Program:
         self._held.append(request)
         self._waiting = member
         self.line.pause()
-        self._hub.intake.wait(member)
+        self._hub_of(member.room).intake.wait(member)
 
     def carry_on(self) -> None:
         """Go on with what waited."""
@@ -272,7 +281,7 @@ class Program:
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
-            self._hub.intake.stop_waiting(self._waiting)
+            self._hub_of(self._waiting.room).intake.stop_waiting(self._waiting)
             self._waiting = None
 
     def _join(self, request: events.Join) -> None:
@@ -292,7 +301,7 @@ class Program:
             member.joining = True
             member.ref, member.since, member.last = request.ref, request.position, request.last
             if again:
-                self._hub.join_again(room, member)
+                self._hub_of(room).join_again(room, member)
             else:
                 self._enter(room, member)
 
@@ -302,14 +311,14 @@ class Program:
         def failed(failure: Failure) -> None:
             if self._rooms.get(room) is member:
                 del self._rooms[room]
-                self._hub.leave(room, member)
+                self._hub_of(room).leave(room, member)
             if failure.check(TimeoutError):
                 self.refuse(member.ref, "unavailable", AWAY, again=True)
             elif not failure.check(CancelledError):
                 log.failure("{session} could not join", failure, session=self.id)
                 self.refuse(member.ref, "unavailable", "an error on our side", again=True)
 
-        joined = self._hub.join(room, member)
+        joined = self._hub_of(room).join(room, member)
         if not joined.called:
             joined.addTimeout(self.config.join_seconds, self._timers)
         joined.addErrback(failed)
@@ -321,7 +330,7 @@ class Program:
                 self.refuse(request.ref, "bad_request", BEING_JOINED)
                 return
             del self._rooms[room]
-            self._hub.leave(room, member)
+            self._hub_of(room).leave(room, member)
             self.say(events.Left(room, ref=request.ref))
 
     def _rename(self, request: events.Nick) -> None:
@@ -343,7 +352,7 @@ class Program:
         names: list[str] = []
         for room, member in list(self._rooms.items()):
             if member.joined and self._rooms.get(room) is member:
-                names.append(await self._hub.rename(room, member, names[0] if names else nick))
+                names.append(await self._hub_of(room).rename(room, member, names[0] if names else nick))
         return names[0] if names else nick
 
     def renamed(self, nick: str) -> None:
@@ -357,19 +366,19 @@ class Program:
         def tell(members: Members) -> None:
             self.say(events.MembersAnswer(room, listed(members), members.count, ref=ref))
 
-        self._ask(ref, lambda: self._hub.members(room), tell)
+        self._ask(ref, lambda: self._hub_of(room).members(room), tell)
 
     def _tell_history(self, request: events.History) -> None:
         if not self._member(request.room, request.ref):
             return
         before = None if request.before is UNSET else request.before
-        epoch = self._hub.top(request.room).epoch
+        epoch = self._hub_of(request.room).top(request.room).epoch
 
         def tell(batches: Sequence[Batch]) -> None:
             said = [event for batch in batches for event in events.message_events(batch)]
             self.say(events.HistoryAnswer(request.room, epoch, said, ref=request.ref))
 
-        self._ask(request.ref, lambda: self._hub.last(request.room, request.limit, before), tell)
+        self._ask(request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), tell)
 
     def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
@@ -404,7 +413,7 @@ class Program:
             return
         self._outgoing.append(text_frame(encode(event)))
         if self._flushing is None:
-            self._flushing = self._hub.soon(self._flush)
+            self._flushing = self._hub_of(self._place.room).soon(self._flush)
 
     def flush(self) -> None:
         """Send what was said."""

@@ -78,7 +78,7 @@ class Daemon(Service):
             except BadValue as error:  # what only shows once it is done
                 sys.exit(f"twistd chatd: {error}")
         self._make_metrics()
-        self._fleet = Fleet(self._reactor, self._config, self._ports, self._broker, self._metrics)
+        self._fleet = Fleet(self._reactor, self._config, self._ports, self._brokers, self._metrics)
         self._fleet.all_ready.addCallback(lambda _: self._say_ready())
         self._reporter.start(self._fleet)
         self._rotation.configure(self._config)
@@ -183,16 +183,16 @@ class Daemon(Service):
 
     # What is said
 
-    def _broker(self) -> tuple[str, str]:
-        return (self._valkey.url, self._valkey.run) if self._valkey is not None else (self._config.redis, "")
+    def _brokers(self) -> tuple[tuple[str, ...], str]:
+        return ((self._valkey.url,), self._valkey.run) if self._valkey is not None else (self._config.redis, "")
 
     def _say_ready(self) -> None:
-        broker = broker_address(self._config.redis) if self._config.redis else "a private Valkey"
+        brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]
         log.info(
             "chatd {version} is ready: {workers} workers, messages go through {broker}",
             version=chatd.__version__,
             workers=self._config.workers,
-            broker=broker,
+            broker=" and ".join(brokers),
         )
         for hint in self._ports.hints():
             log.info("{hint}", hint=hint)

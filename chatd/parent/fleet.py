@@ -32,15 +32,15 @@ class Fleet:
         reactor: Any,
         config: Config,
         ports: Ports,
-        broker: Callable[[], tuple[str, str]],
+        brokers: Callable[[], tuple[tuple[str, ...], str]],
         metrics: Folder | None = None,
     ) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage.
+        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage.
 
         Metrics is where they write what they count.
         """
         self._reactor = reactor
-        self._broker = broker
+        self._brokers = brokers
         self._headcount = Headcount.create()
         self._metrics = metrics
         self._troubled: dict[str, set[Worker]] = {}
@@ -122,7 +122,7 @@ class Fleet:
             self._reactor,
             config,
             ports,
-            self._broker,
+            self._brokers,
             self._headcount,
             metrics=self._metrics,
             said=self._said,

@@ -44,14 +44,14 @@ class Generation:
         reactor: Any,
         config: Config,
         ports: Ports,
-        broker: Callable[[], tuple[str, str]],
+        brokers: Callable[[], tuple[tuple[str, ...], str]],
         headcount: Headcount,
         *,
         metrics: Folder | None,
         said: Callable[[Worker, Log], None],
         gone: Callable[[Worker], None],
     ) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the broker's URL and lineage;
+        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage;
         where connections are counted.
 
         Metrics is where they write what they count. Said and gone are called with what a worker says, and when one
@@ -64,7 +64,7 @@ class Generation:
         """Fires when all have been ready for the first time; fails with NotReady where it was to take over."""
         self._reactor = reactor
         self._ports = ports
-        self._broker = broker
+        self._brokers = brokers
         self._headcount = headcount
         self._metrics = metrics
         self._said = said
@@ -164,8 +164,8 @@ class Generation:
         except OSError:  # no process to be had: as if it had ended at once
             worker.processEnded(Failure())
             return
-        url, run = self._broker()
-        worker.tell(Assignment(self.config, url, listeners, counted, worker.slot, run, worker.metrics))
+        urls, run = self._brokers()
+        worker.tell(Assignment(self.config, urls, listeners, counted, worker.slot, run, worker.metrics))
         if self._serving:
             worker.tell(LISTEN)
 

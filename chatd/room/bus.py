@@ -440,7 +440,7 @@ class Bus:
                 "the message bus {address} is back after {seconds:.1f} s",
                 address=self._address,
                 seconds=self._clock.seconds() - self._away_since,
-                trouble="bus",
+                trouble=f"bus {self._address}",
                 over=True,
             )
         self._outboxes.go_live()
@@ -467,7 +467,12 @@ class Bus:
 
     def _say_away(self) -> None:
         self._said_away = True
-        log.warn("the message bus {address} is away: {why}", address=self._address, why=self.away, trouble="bus")
+        log.warn(
+            "the message bus {address} is away: {why}",
+            address=self._address,
+            why=self.away,
+            trouble=f"bus {self._address}",
+        )
 
     def _tick(self) -> None:
         """Ask the links for a sign of life: a frozen broker breaks no connection."""

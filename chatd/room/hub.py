@@ -13,7 +13,7 @@ It knows members by what they offer (``room.Member``), never their sockets.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -69,12 +69,14 @@ class Hub:
         now: Callable[[], float] = time.time,
         *,
         sync: Sync | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970.
 
-        With a sync nothing is published before it is on the disk.
+        With a sync nothing is published before it is on the disk. Numbers make the ids of messages, where hubs share
+        them.
         """
-        self.intake = Intake(bus, chat, config, clock, now, sync=sync)
+        self.intake = Intake(bus, chat, config, clock, now, sync=sync, numbers=numbers)
         """What members say."""
         self._bus = bus
         self._config = config

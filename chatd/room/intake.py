@@ -10,6 +10,7 @@ What it promises:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from twisted.logger import Logger
@@ -96,10 +97,12 @@ class Intake:
         now: Callable[[], float],
         *,
         sync: Sync | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970.
 
-        With a sync nothing is published before it is on the disk.
+        With a sync nothing is published before it is on the disk. Numbers make the ids of messages: several intakes
+        share them, for a client may talk to more than one.
         """
         self._bus = bus
         self._chat = chat
@@ -115,7 +118,9 @@ class Intake:
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._waiting: dict[str, Author] = {}
         self._holding = False
-        self._messages = 0
+        self._numbers = numbers if numbers is not None else count(1)
+        self.taken = 0
+        """How many messages were taken, ever."""
         self._counted = 0
 
     @property
@@ -142,12 +147,12 @@ class Intake:
 
         Given is the id that the author gave to the one message that it says: once published it is not published again.
         """
-        number, id, name, time = self._messages, author.id, author.author, int(self._now() * 1000)
+        id, name, time = author.id, author.author, int(self._now() * 1000)
         nick = author.nick
-        self._messages += len(texts)
-        messages = [
+        self.taken += len(texts)
+        messages = [  # texts come first: no number is taken for nothing
             Message(f"{id}.{number}", time, name, text, nick, action, given)
-            for number, text in enumerate(texts, number + 1)
+            for text, number in zip(texts, self._numbers, strict=False)
         ]
         weight = self._bus.weight(messages)
         if not self._taken:
@@ -155,11 +160,6 @@ class Intake:
         self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt))
         self._taken_weight += weight
         self._flushes.ask()
-
-    @property
-    def taken(self) -> int:
-        """How many messages were taken, ever."""
-        return self._messages
 
     def taken_at(self, id: str) -> float | None:
         """Say when a message was taken that was the first of its part of a batch, once; None where nobody knows."""
@@ -232,7 +232,7 @@ class Intake:
 
     def _count(self, weight: int) -> None:
         """Count what was taken since the last time, which has that weight."""
-        count, self._counted = self._messages - self._counted, self._messages
+        count, self._counted = self.taken - self._counted, self.taken
         RECEIVED_MESSAGES.value += count
         RECEIVED_BYTES.value += weight - count * self._overhead
 

@@ -7,12 +7,13 @@ interrupts it works at any time. ``room/link`` is for those who must go on whate
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import hiredis
 
 from chatd.config import BadValue, BrokerAddress, Config
-from chatd.credentials import password_of, tls_context
+from chatd.credentials import password_of, sentinel_password, tls_context
 from chatd.message import decode
 from chatd.verify.ledger import Ledger
 from chatd.verify.unreadable import Unreadable
@@ -21,7 +22,7 @@ from chatd.verify.unreadable import Unreadable
 def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> None:
     """Give all histories under ``config.redis_prefix`` to the ledger. Raises Unreadable."""
     try:
-        with closing(_dial(address, config)) as connection:
+        with closing(_dial(_master(address, config), config)) as connection:
             broker = _Broker(connection)
             if (password := password_of(address, config)) is not None:
                 broker.ask("AUTH", *([address.user] if address.user else []), password)
@@ -31,6 +32,25 @@ def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> No
                 _read_history(broker, key, config, ledger)
     except (OSError, EOFError, BadValue, hiredis.HiredisError) as error:
         raise Unreadable(f"the broker {address} can't be read: {error}") from error
+
+
+def _master(address: BrokerAddress, config: Config) -> BrokerAddress:
+    """Ask the Sentinels, if there are any, where the broker is. Raises OSError, or what the last one says."""
+    trouble: Exception | None = None
+    for host, port in address.sentinels:
+        try:
+            with closing(_dial(BrokerAddress(host, port, tls=address.tls), config)) as connection:
+                sentinel = _Broker(connection)
+                if (password := sentinel_password(config)) is not None:
+                    sentinel.ask("AUTH", password)
+                if found := sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service):
+                    return replace(address, host=found[0].decode(), port=int(found[1]))
+                trouble = EOFError(f"no service {address.service} is known")
+        except (OSError, EOFError, hiredis.HiredisError) as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
+    return address
 
 
 def _dial(address: BrokerAddress, config: Config) -> socket.socket:

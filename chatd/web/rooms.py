@@ -11,8 +11,8 @@ from chatd.client.membership import listed
 from chatd.client.poster import NotPosted, Poster
 from chatd.closing import BUS_AWAY
 from chatd.message import Position
-from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
+from chatd.room.shards import Shards
 from chatd.web.answer import answer, answer_json, later
 from chatd.web.following import Following
 from chatd.web.page import Page
@@ -27,10 +27,10 @@ T = TypeVar("T")
 class Rooms:
     """Answers what is asked of rooms. What is asked for and can't be raises Refused."""
 
-    def __init__(self, hub: Hub, connections: ConnectionFactory, page: Page) -> None:
+    def __init__(self, shards: Shards, connections: ConnectionFactory, page: Page) -> None:
         """Take who is in the rooms, the worker's connections, among which followers are, and the page for browsers."""
         self._page = page
-        self._hub = hub
+        self._shards = shards
         self._connections = connections
         self._config = connections.config
 
@@ -46,7 +46,8 @@ class Rooms:
         return later(request, self._last(request, place, http.JSON if form == http.JSON else http.TEXT))
 
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
-        batches = await self._asked(self._hub.recent(place.room, place.last))
+        hub = self._shards.hub(place.room)
+        batches = await self._asked(hub.recent(place.room, place.last), hub.intake.away)
         if form == http.JSON:
             said = [event for batch in batches for event in events.message_events(batch)]
             return answer_json(request, said)
@@ -63,7 +64,7 @@ class Rooms:
         following = Following(request, self._connections, shown)
         following.begin(
             Follower(
-                self._hub,
+                self._shards.hub(place.room),
                 self._config,
                 self._connections.timers,
                 following,
@@ -87,7 +88,7 @@ class Rooms:
         said = http.read_said(request.getHeader("content-type"), body, self._config.max_message)
         nick = place.nick if said.nick is None else said.nick
         poster = Poster(
-            self._hub,
+            self._shards.hub(place.room),
             self._config,
             self._connections.timers,
             id=self._connections.new_id(),
@@ -114,18 +115,19 @@ class Rooms:
 
     async def members(self, request: Request, room: str) -> bytes:
         """Say who is in a room."""
-        members = await self._asked(self._hub.members(room))
+        hub = self._shards.hub(room)
+        members = await self._asked(hub.members(room), hub.intake.away)
         return answer_json(request, http.Here(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms."""
-        occupied, more = await self._asked(self._hub.list_rooms())
+        occupied, more = await self._asked(self._shards.list_rooms(), self._shards.away)
         rooms = [http.Room(each.room, each.count, each.top.epoch, each.top.offset) for each in occupied]
         return answer_json(request, http.Rooms(rooms, more))
 
-    async def _asked(self, answer: "Deferred[T]") -> T:
-        """Wait for an answer of the bus. Raises Refused where it does not come, or not in time."""
-        if self._hub.intake.away:
+    async def _asked(self, answer: "Deferred[T]", away: str) -> T:
+        """Wait for an answer of the bus. Raises Refused where it does not come, for it is away, or not in time."""
+        if away:
             answer.addErrback(lambda _: None).cancel()
             raise unavailable(BUS_AWAY.reason)
         timers: Any = self._connections.timers

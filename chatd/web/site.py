@@ -17,8 +17,7 @@ from chatd.client.factory import ConnectionFactory
 from chatd.closing import OUR_FAULT
 from chatd.gate.proxies import Proxies
 from chatd.meter import Meter
-from chatd.room.bus import Bus
-from chatd.room.hub import Hub
+from chatd.room.shards import Shards
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.answer import answer, done, later, refuse
@@ -60,14 +59,14 @@ class Answers(Resource):
 
     isLeaf = True
 
-    def __init__(self, bus: Bus, rooms: Rooms, page: Page, meter: Meter) -> None:
+    def __init__(self, shards: Shards, rooms: Rooms, page: Page, meter: Meter) -> None:
         super().__init__()
         self._page = page
         self._rooms = rooms
         self._own: dict[bytes, Method] = {
             b"/-/": self._about,
             b"/-/healthz": healthz,
-            b"/-/readyz": lambda request: later(request, readyz(request, bus)),
+            b"/-/readyz": lambda request: later(request, readyz(request, shards)),
             b"/-/metrics": lambda request: later(request, metrics(request, meter)),
             b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
         }
@@ -255,12 +254,12 @@ class Site(WebSite):
     displayTracebacks = False
     protocol: type[Channel] = Channel  # type: ignore[assignment]
 
-    def __init__(self, reactor: Any, bus: Bus, hub: Hub, connections: ConnectionFactory, meter: Meter) -> None:
-        """Take the bus, which readiness asks, who is in the rooms, the worker's connections, and its metrics."""
+    def __init__(self, reactor: Any, shards: Shards, connections: ConnectionFactory, meter: Meter) -> None:
+        """Take who is in the rooms, which readiness asks, the worker's connections, and its metrics."""
         self.connections = connections
         self.config = connections.config
         page = Page()
-        answers = Answers(bus, Rooms(hub, connections, page), page, meter)
+        answers = Answers(shards, Rooms(shards, connections, page), page, meter)
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
         self.channels: set[Any] = set()
         self.draining = False

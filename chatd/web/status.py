@@ -3,8 +3,7 @@
 from twisted.web.server import Request
 
 from chatd.meter import Meter, NotKept
-from chatd.room.bus import Bus
-from chatd.room.outbox import NotPublished
+from chatd.room.shards import Shards
 from chatd.web.answer import answer
 from chatd.wire.handshake import Refused
 
@@ -16,12 +15,10 @@ def healthz(request: Request) -> bytes:
     return answer(request, "ok\n")
 
 
-async def readyz(request: Request, bus: Bus) -> bytes:
-    """Answer 200 once a probe published through the bus came back. Raises Refused: 503, and which link is broken."""
-    try:
-        await bus.probe()
-    except NotPublished as error:
-        raise Refused(503, "unavailable", f"message bus: {error}") from None
+async def readyz(request: Request, shards: Shards) -> bytes:
+    """Answer 200 once a probe published through each bus came back. Raises Refused: 503, and which link is broken."""
+    if troubles := await shards.probe():
+        raise Refused(503, "unavailable", f"message bus: {'; '.join(troubles)}")
     return answer(request, "ready\n")
 
 

@@ -96,7 +96,8 @@ class House:
     def make(self, kind: type[Kind], name: str, place: Place) -> tuple[Kind, FakeLine]:
         """Make a client that has not joined yet."""
         line = FakeLine()
-        return kind(self.hub, self.config, self.clock, line, id=name, place=place, address="192.0.2.1"), line
+        hub: Any = (lambda room: self.hub) if kind is Program else self.hub
+        return kind(hub, self.config, self.clock, line, id=name, place=place, address="192.0.2.1"), line
 
     def turn(self) -> list[tuple[str, str]]:
         """End this turn of the reactor; give what it published: room and text."""

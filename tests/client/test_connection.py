@@ -52,7 +52,7 @@ class House:
         self.bus = FakeBus()
         bus: Any = self.bus
         self.hub = Hub(bus, FakeChatLog().log, config, self.clock)
-        self.factory = ConnectionFactory(self.clock, self.hub, config, "w")
+        self.factory = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
         self.heard = 0
 
     def client(self, target: str = "/", head: bytes | None = None) -> "Client":

@@ -28,7 +28,6 @@ from chatd.web.site import Site
 from chatd.wire.frames import deflated_text_frame, text_frame
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE
-from tests.fakes import FakeBus
 
 LIMIT = 16 * 1024 * 1024
 CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT)
@@ -105,8 +104,8 @@ class EchoFactory(ConnectionFactory):
 
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
     """Listen on 127.0.0.1; give the port, which knows its number, and the factory, which knows the connections."""
-    factory, bus = EchoFactory(reactor, config), FakeBus()
-    site: Any = Site(reactor, bus, None, factory, None)  # type: ignore[arg-type]
+    factory = EchoFactory(reactor, config)
+    site: Any = Site(reactor, None, factory, None)  # type: ignore[arg-type]
     door = DoorFactory(reactor, factory, site, config, config.max_connections_worker)
     listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory

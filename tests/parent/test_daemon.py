@@ -39,7 +39,7 @@ class Fixture:
         chat_log: str = "chat.log",
         state: str = "",
     ) -> Daemon:
-        config = Config(listen=listen, workers=2, redis=redis, chat_log=chat_log, state=state)
+        config = Config(listen=listen, workers=2, redis=(redis,) if redis else (), chat_log=chat_log, state=state)
         self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
         return self.daemon
 
@@ -103,14 +103,14 @@ def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
 def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
     broker, *workers = of.start()
     told = [read_assignment(each.told[0]) for each in workers]
-    assert [(each.broker, each.run) for each in told] == [(f"unix://{broker.path}/broker.sock", "")] * 2
+    assert [(each.brokers, each.run) for each in told] == [((f"unix://{broker.path}/broker.sock",), "")] * 2
 
 
 def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
     processes = of.start(redis=REDIS)
     assert [process.command for process in processes] == [list(generation.COMMAND)] * 2
     told = [read_assignment(each.told[0]) for each in processes]
-    assert [(each.broker, each.run) for each in told] == [(REDIS, "")] * 2
+    assert [(each.brokers, each.run) for each in told] == [((REDIS,), "")] * 2
 
 
 def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(

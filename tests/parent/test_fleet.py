@@ -37,7 +37,7 @@ class Fixture:
         self.ports = Ports(["tcp:0:interface=127.0.0.1", f"unix:{folder}/chat.sock"], CONFIG.workers, 16)
         self.ports.bind()
         self.brokers = iter(range(1, 100))
-        self.fleet = Fleet(self.reactor, CONFIG, self.ports, lambda: (f"{URL}.{next(self.brokers)}", "line"))
+        self.fleet = Fleet(self.reactor, CONFIG, self.ports, lambda: ((f"{URL}.{next(self.brokers)}",), "line"))
 
     @property
     def processes(self) -> list[FakeProcess]:
@@ -80,7 +80,7 @@ def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
     first, _ = of.start()
     assignment = read_assignment(first.told[0])
     assert assignment.config == CONFIG
-    assert (assignment.broker, assignment.run) == (f"{URL}.1", "line")
+    assert (assignment.brokers, assignment.run) == ((f"{URL}.1",), "line")
     tcp, unix = of.ports.bound
     assert assignment.listeners == (
         Listener(tcp.endpoint, 3, int(socket.AF_INET)),
@@ -190,7 +190,7 @@ def test_a_replacement_is_told_where_the_broker_is_by_then(of: Fixture) -> None:
     first, _ = of.start()
     first.end(exit_code=1)
     of.reactor.advance(0.1)
-    assert read_assignment(of.processes[2].told[0]).broker == f"{URL}.3"
+    assert read_assignment(of.processes[2].told[0]).brokers == (f"{URL}.3",)
 
 
 def test_the_wait_doubles_from_a_tenth_of_a_second_to_thirty_while_a_worker_keeps_ending(
@@ -684,7 +684,7 @@ class RealProcess(TestCase):
         self.ports = Ports(["tcp:0:interface=127.0.0.1"], 1, 16)
         self.ports.bind()
         self.addCleanup(self.ports.close)
-        self.fleet = Fleet(real_reactor, config, self.ports, lambda: (URL, ""))
+        self.fleet = Fleet(real_reactor, config, self.ports, lambda: ((URL,), ""))
 
     async def test_a_worker_comes_is_killed_is_replaced_and_stops(self) -> None:
         crash = self.said.next("oh dear")

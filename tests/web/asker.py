@@ -9,6 +9,7 @@ from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.message import Message
 from chatd.room.hub import Hub
+from chatd.room.shards import Shard, Shards
 from chatd.web.site import Site
 from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeMeter, FakeTransport
 from tests.frames import Heard, heard
@@ -26,10 +27,10 @@ class House:
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)
-        self.connections = ConnectionFactory(self.clock, self.hub, config, "w")
+        self.connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
         self.meter = FakeMeter()
         meter: Any = self.meter
-        self.site = Site(self.clock, bus, self.hub, self.connections, meter)
+        self.site = Site(self.clock, Shards([Shard("broker", bus, self.hub)]), self.connections, meter)
 
     def turn(self) -> None:
         """Let everything that is on its way arrive."""

@@ -12,6 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from chatd.room.outbox import NotPublished
+from chatd.room.shards import Shard, Shards
 from chatd.web.answer import later
 from chatd.web.status import healthz, metrics, readyz
 from tests.fakes import FakeMeter
@@ -30,6 +31,9 @@ class Bus:
 class StatusTests(TestCase):
     def setUp(self) -> None:
         self.bus: Any = Bus()
+        bus: Any = self.bus
+        hub: Any = None
+        self.shards = Shards([Shard("broker", bus, hub)])
         self.request: Any = DummyRequest([b""])
         self.request.responseHeaders = Headers()
 
@@ -37,14 +41,14 @@ class StatusTests(TestCase):
         assert healthz(self.request) == b"ok\n"
 
     def test_readyz_answers_once_the_probe_is_back(self) -> None:
-        assert later(self.request, readyz(self.request, self.bus)) == NOT_DONE_YET
+        assert later(self.request, readyz(self.request, self.shards)) == NOT_DONE_YET
         assert self.request.written == []
         self.bus.probed.callback(None)
         assert self.request.written == [b"ready\n"]
         assert self.request.finished == 1
 
     def test_readyz_answers_503_and_why_where_it_is_not(self) -> None:
-        later(self.request, readyz(self.request, self.bus))
+        later(self.request, readyz(self.request, self.shards))
         self.bus.probed.errback(NotPublished("nothing came through the subscribing link within 2 s"))
         assert self.request.responseCode == 503
         body = json.loads(b"".join(self.request.written))
@@ -53,14 +57,14 @@ class StatusTests(TestCase):
         assert self.request.finished == 1
 
     def test_an_asker_that_left_gets_no_answer(self) -> None:
-        later(self.request, readyz(self.request, self.bus))
+        later(self.request, readyz(self.request, self.shards))
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.callback(None)
         assert self.request.written == []
         assert self.request.finished == 0
 
     def test_an_asker_that_left_gets_no_error_either(self) -> None:
-        later(self.request, readyz(self.request, self.bus))
+        later(self.request, readyz(self.request, self.shards))
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.errback(NotPublished("it is gone"))
         assert self.request.written == []

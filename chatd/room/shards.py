@@ -1,0 +1,132 @@
+"""The shards of a worker: a bus and a hub for each broker, and which of them has a room.
+
+Rooms are spread over independent brokers by rendezvous hashing: a room is on the broker whose hash together with the
+room's name is the highest. Every worker on every host finds the same one, in whatever order it was told of them, and
+where a broker is added only the rooms that it wins move. Each shard has its own links, order, history and outage; one
+that is away stops its own rooms alone. With one broker there is one shard, and nothing is hashed.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+
+from chatd.room.bus import Bus
+from chatd.room.hub import Hub
+from chatd.room.outbox import NotPublished
+from chatd.room.roster import Occupied
+
+_ROOMS_KNOWN = 4096
+"""Rooms of which it is remembered where they are."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One broker, as this worker has it."""
+
+    identity: str
+    """What names the broker on all hosts."""
+    bus: Bus
+    hub: Hub
+
+
+class Shards:
+    """All of them: what is about a room goes to one, the rest to each."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        """Take at least one."""
+        self._shards = list(shards)
+        self._place: Callable[[str], Shard] = lru_cache(_ROOMS_KNOWN)(self._find)
+
+    def __iter__(self) -> Iterator[Shard]:
+        """Give them, in the order of the options."""
+        return iter(self._shards)
+
+    def hub(self, room: str) -> Hub:
+        """Give the hub that has a room."""
+        shards = self._shards
+        return shards[0].hub if len(shards) == 1 else self._place(room).hub
+
+    def _find(self, room: str) -> Shard:
+        return max(self._shards, key=lambda shard: score(shard.identity, room))
+
+    # From beginning to end
+
+    def start(self) -> None:
+        """Dial all brokers."""
+        for shard in self._shards:
+            shard.bus.start()
+            shard.hub.start()
+
+    def hold(self) -> "Deferred[Any]":
+        """Take no more messages; fires when all that were taken are published."""
+        for shard in self._shards:
+            shard.hub.intake.hold()
+            shard.hub.intake.flush()
+        return gatherResults([shard.bus.flushed() for shard in self._shards])
+
+    def fan_out(self) -> None:
+        """Deliver at once what has come."""
+        for shard in self._shards:
+            shard.hub.fan_out()
+
+    def saved(self) -> "Deferred[Any]":
+        """Fire once all places are kept, and it is said who has left."""
+        return gatherResults([shard.bus.saved() for shard in self._shards])
+
+    def stop(self) -> None:
+        """Hang up."""
+        for shard in self._shards:
+            shard.hub.stop()
+            shard.bus.stop()
+
+    # How they are
+
+    def probe(self) -> "Deferred[list[str]]":
+        """Publish to ourselves through each; fires with what is wrong, a line for each that is, when all are known."""
+
+        def tell(results: list[tuple[bool, Any]]) -> list[str]:
+            return [
+                f"{shard.identity}: {result.value}" if len(self._shards) > 1 else str(result.value)
+                for shard, (well, result) in zip(self._shards, results, strict=True)
+                if not well and (result.check(NotPublished) or result.raiseException())
+            ]
+
+        return DeferredList([shard.bus.probe() for shard in self._shards], consumeErrors=True).addCallback(tell)
+
+    @property
+    def away(self) -> str:
+        """Why nothing can be published through one of them now; empty while it can through each."""
+        troubles = [(shard.identity, shard.bus.away) for shard in self._shards if shard.bus.away]
+        return "; ".join(f"{name}: {why}" if len(self._shards) > 1 else why for name, why in troubles)
+
+    @property
+    def rooms(self) -> Collection[str]:
+        """The rooms that have members on this worker, or are about to."""
+        if len(self._shards) == 1:
+            return self._shards[0].hub.rooms
+        return [room for shard in self._shards for room in shard.hub.rooms]
+
+    @property
+    def taken(self) -> int:
+        """How many messages were taken, ever."""
+        return sum(shard.hub.intake.taken for shard in self._shards)
+
+    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+        """List the rooms that have members or messages, by name, and say whether there may be more."""
+
+        def together(lists: list[tuple[Sequence[Occupied], bool]]) -> tuple[Sequence[Occupied], bool]:
+            rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)
+            return rooms, any(more for _, more in lists)
+
+        return gatherResults([shard.hub.list_rooms() for shard in self._shards], consumeErrors=True).addCallback(
+            together
+        )
+
+
+def score(identity: str, room: str) -> bytes:
+    """Give what a broker bids for a room; the highest has it."""
+    return blake2b(f"{identity} {room}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
