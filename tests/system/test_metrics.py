@@ -1,0 +1,182 @@
+"""Metrics of a real chatd, and what is made of them: alerts, a dashboard, the page that says what to watch."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.system.daemon import Daemon
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "deploy" / "alerts.yml"
+DASHBOARD = ROOT / "deploy" / "grafana.json"
+NAME = re.compile(r"\bchatd_[a-z_]+[a-z]\b")
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("metrics")) as running:
+        yield running
+
+
+def scrape(daemon: Daemon) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=20)
+    try:
+        connection.request("GET", "/-/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        assert answer.getheader("content-type", "").startswith("text/plain; version=")
+        return answer.read().decode()
+    finally:
+        connection.close()
+
+
+def value(daemon: Daemon, name: str, **labels: str) -> float:
+    """Give what a sample says now."""
+    for family in text_string_to_metric_families(scrape(daemon)):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+    raise AssertionError(f"there is no {name} {labels}")
+
+
+def grows(daemon: Daemon, name: str, by: float, before: float, **labels: str) -> None:
+    until(lambda: value(daemon, name, **labels) >= before + by, f"{name} {labels} to grow by {by:g}")
+
+
+def test_what_two_workers_do_is_added_up(daemon: Daemon) -> None:
+    taken = value(daemon, "chatd_received_messages_total")
+    given = value(daemon, "chatd_sent_messages_total", **{"from": "live"})
+    first, second = daemon.worker_pids()
+    with daemon.connect_to(first, "sum") as one, daemon.connect_to(second, "sum?nick=ann") as other:
+        until(lambda: value(daemon, "chatd_clients", dress="bare") == 1, "one bare client")
+        until(lambda: value(daemon, "chatd_clients", dress="named") == 1, "one with a name")
+        for number in range(100):
+            one.send(str(number))
+            other.send(str(number))
+        assert [other.recv(20) for _ in range(100)] == [str(number) for number in range(100)]
+        grows(daemon, "chatd_received_messages_total", 200, taken)
+        grows(daemon, "chatd_sent_messages_total", 200, given, **{"from": "live"})
+        assert value(daemon, "chatd_workers_ready") == 2
+        assert value(daemon, "chatd_buses_live") == value(daemon, "chatd_buses") == 2
+    until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "nobody to be left")
+
+
+def test_a_killed_worker_takes_its_clients_along_and_none_of_its_counts(daemon: Daemon) -> None:
+    first, _ = daemon.worker_pids()
+    with daemon.connect_to(first, "death") as one:
+        before = value(daemon, "chatd_received_messages_total")
+        restarts = value(daemon, "chatd_worker_restarts_total")
+        for number in range(50):
+            one.send(str(number))
+        grows(daemon, "chatd_received_messages_total", 50, before)
+        os.kill(first, signal.SIGKILL)
+        grows(daemon, "chatd_worker_restarts_total", 1, restarts)
+        until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "the dead one's client to be gone")
+        assert value(daemon, "chatd_received_messages_total") >= before + 50
+    until(lambda: value(daemon, "chatd_workers_ready") == 2, "its replacement")
+
+
+def test_a_scraper_finds_nothing_to_complain_of(daemon: Daemon) -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=scrape(daemon), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_nobody_and_nothing_that_was_said_is_named(daemon: Daemon) -> None:
+    with daemon.connect("secret-room?nick=secret-nick") as one, daemon.connect("secret-room") as other:
+        one.send("secret-text")
+        assert other.recv(20) == "secret-nick: secret-text"
+        assert "secret" not in scrape(daemon)
+        assert "127.0.0.1" not in scrape(daemon)
+
+
+# What is made of them
+
+
+def exposed(daemon: Daemon) -> set[str]:
+    return {
+        name
+        for family in text_string_to_metric_families(scrape(daemon))
+        for name in (family.name, *(sample.name for sample in family.samples))
+    }
+
+
+def dashboard() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(DASHBOARD.read_text())
+    return read
+
+
+def expressions() -> list[str]:
+    board = dashboard()
+    found = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    found += [each["expr"] for each in board["annotations"]["list"]]
+    return found + [each["query"]["query"] for each in board["templating"]["list"] if each["type"] == "query"]
+
+
+@pytest.mark.parametrize(
+    "command", [["check", "rules", str(ALERTS)], ["test", "rules", str(ROOT / "tests/alerts.yml")]]
+)
+def test_the_alerts_are_rules_and_say_what_they_should(command: list[str]) -> None:
+    done = subprocess.run(["promtool", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_each_alert_says_what_to_do() -> None:
+    alerts = re.split(r"\n +- alert: ", ALERTS.read_text())[1:]
+    assert len(alerts) == 10
+    for alert in alerts:
+        [text] = re.findall(r'description: "(.+)"', alert)
+        assert len(text) > 40
+        assert re.search(r"severity: (page|ticket)", alert)
+
+
+def test_each_panel_has_a_place_a_title_and_something_to_show() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["title"]
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken, "panels do not lie on one another"
+        taken |= cells
+        assert panel["type"] == "row" or panel["targets"]
+
+
+def test_prometheus_understands_the_dashboard(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:{number}", "expr": re.sub(r"\[\$__rate_interval\]", "[5m]", text).replace("$instance", ".*")}
+        for number, text in enumerate(expressions())
+        if not text.startswith("label_values(")
+    ]
+    (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", ["deploy/alerts.yml", "deploy/grafana.json", "docs/operations.md"])
+def test_what_they_name_is_there(daemon: Daemon, page: str) -> None:
+    named = set(NAME.findall((ROOT / page).read_text()))
+    assert len(named) > 8
+    assert named <= exposed(daemon)
+
+
+def test_each_metric_is_explained_in_the_documentation(daemon: Daemon) -> None:
+    families = {family.name for family in text_string_to_metric_families(scrape(daemon))}
+    text = (ROOT / "docs" / "operations.md").read_text()
+    assert {name for name in families if name not in text} == set()
