@@ -37,6 +37,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``openfiles``      how many files may be open, and so how many connections
 ``headcount``      how many connections all workers have together
 ``timers``         one timer of the reactor for the many that clients need
+``logfields``      what of an event may stand in the server's own log, and which events say the same
 ``metrics``        every number that is counted, under its name for Prometheus
 ``exposition``     the numbers of all processes of a chatd, added up
 ``meter``          has them written each second, and gives their sum
@@ -110,6 +111,8 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  tether``       runs a program that dies with us
 ``  child``        why a child process ended, and how long to wait before the next
 ``  ports``        endpoint strings to bound sockets
+``  repetition``   trouble that comes again and again, counted
+``  serverlog``    the server's own log, as text or JSON
 ``  state``        the state folder: who uses it, and whether it is still the same
 ``  valkey``       the private broker
 ``  worker``       one worker process: what it says, and how to tell it something

@@ -291,6 +291,17 @@ class Config:
         _file_path,
         "With redis+sentinel://, a file with the password that the Sentinels themselves ask for. [default: none]",
     )
+    log_format: str = _option(
+        "text",
+        one_of("text", "json"),
+        "What a line of the server's own log is: text, for people, or json, an object a line.",
+    )
+    log_repeat: float = _option(
+        60.0,
+        seconds(0, 86400),
+        "How often the same trouble is said in the server's own log at most, with how many times it came; 0: always.",
+        "seconds",
+    )
     chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
     chat_log_format: str = _option(
         "text",
@@ -530,6 +541,12 @@ class Config:
     """Keys of the broker that are looked at in one step, for those of histories."""
     verify_entries: int = 16
     """Batches of a history that are read in one step."""
+
+    # The server's own log
+    log_kinds: int = 256
+    """Kinds of trouble of which it is known when they were said last."""
+    log_look_seconds: float = 1.0
+    """How often it is looked whether what was counted is to be said."""
 
     # What is counted
     metrics_seconds: float = 1.0

@@ -18,6 +18,7 @@ from chatd.gate.proxies import Proxies
 from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
+from chatd.parent.serverlog import ServerLog
 from chatd.parent.state import State
 from chatd.parent.valkey import find_server
 
@@ -164,4 +165,6 @@ def makeService(options: Options) -> IService:
         ports.close()
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")
-    return Daemon(reactor, config, server_program, partial(_config, options))
+    twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
+    own_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
+    return Daemon(reactor, config, server_program, partial(_config, options), own_log)

@@ -51,6 +51,7 @@ from chatd.lifeline import (
     read_assignment,
     read_order,
 )
+from chatd.logfields import fields_of, kind_of
 from chatd.meter import Meter
 from chatd.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.openfiles import most_connections, raise_limit
@@ -104,7 +105,9 @@ class Lifeline(LineOnlyReceiver):
         if level >= (LogLevel.info if ours else LogLevel.warn):
             text = eventAsText(event, includeTimestamp=False, includeSystem=False)
             text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
-            self.say(Log(level.name, text, event.get("trouble", ""), event.get("over", False)))
+            trouble, over = event.get("trouble", ""), event.get("over", False)
+            namespace, kind, fields = event.get("log_namespace", ""), kind_of(event), fields_of(event)
+            self.say(Log(level.name, text, trouble, over, namespace, kind, fields))
 
     def pauseProducing(self) -> None:
         """Note that the parent does not read."""

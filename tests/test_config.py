@@ -305,6 +305,8 @@ def test_the_options_are_the_promised_ones() -> None:
         "redis_cert",
         "redis_key",
         "sentinel_password_file",
+        "log_format",
+        "log_repeat",
         "chat_log",
         "chat_log_format",
         "chat_log_sync",

@@ -24,6 +24,7 @@ PARENT_MAY = {
     "chatd.lifeline",
     "chatd.message",
     "chatd.meter",
+    "chatd.logfields",
     "chatd.metrics",
     "chatd.openfiles",
 }

@@ -126,7 +126,15 @@ def test_drops_are_told_once(pipe: Pipe) -> None:
 
 def test_an_event_of_ours_goes_to_the_servers_own_log(pipe: Pipe) -> None:
     Logger(namespace="chatd.room", observer=pipe.lifeline).info("{who} is here", who="ann")
-    assert pipe.said() == [Log("info", "ann is here")]
+    assert pipe.said() == [Log("info", "ann is here", namespace="chatd.room", kind="chatd.room: {who} is here")]
+
+
+def test_numbers_and_reasons_go_along_and_what_clients_are_called_does_not(pipe: Pipe) -> None:
+    log = Logger(namespace="chatd.room", observer=pipe.lifeline)
+    log.warn("{count} of {who} in {room}: {why}", count=3, who="ann", room="ops", why="it is full")
+    [said] = pipe.said()
+    assert isinstance(said, Log)
+    assert said.fields == {"count": 3, "why": "it is full"}
 
 
 def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
@@ -134,12 +142,14 @@ def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
     log.info("chatter")
     log.warn("careful")
     Logger(namespace="chatd.room", observer=pipe.lifeline).debug("details")
-    assert pipe.said() == [Log("warn", "careful")]
+    assert pipe.said() == [Log("warn", "careful", namespace="twisted.web", kind="twisted.web: careful")]
 
 
 def test_an_event_is_cut_to_a_share_of_the_longest_line(pipe: Pipe) -> None:
     Logger(namespace="chatd.room", observer=pipe.lifeline).info("{text}", text="x" * 1000)
-    assert pipe.said() == [Log("info", "x" * 100)]
+    [said] = pipe.said()
+    assert isinstance(said, Log)
+    assert said.text == "x" * 100
 
 
 def test_a_failure_goes_there_with_its_traceback(pipe: Pipe) -> None:

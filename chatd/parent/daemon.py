@@ -10,8 +10,10 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
 import chatd
 from chatd.config import BadValue, Config, broker_address
@@ -25,6 +27,7 @@ from chatd.parent.notify import Notifier
 from chatd.parent.ports import Ports
 from chatd.parent.report import Reporter
 from chatd.parent.rotation import Rotation
+from chatd.parent.serverlog import ServerLog
 from chatd.parent.valkey import Valkey
 
 log = Logger()
@@ -36,15 +39,24 @@ LASTING = ("redis", "redis_prefix", "state")
 class Daemon(Service):
     """What ``twistd chatd`` runs."""
 
-    def __init__(self, reactor: Any, config: Config, server_program: str, reread: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        server_program: str,
+        reread: Callable[[], Config],
+        own_log: ServerLog | None = None,
+    ) -> None:
         """Take the configuration, workers counted, and the private broker's program, empty where there is none.
 
-        Reread gives the configuration as it is by then, or raises BadValue.
+        Reread gives the configuration as it is by then, or raises BadValue. Own log is the server's, where it is ours.
         """
         self._reactor = reactor
         self._config = config
         self._server_program = server_program
         self._reread = reread
+        self._own_log = own_log
+        self._log_looks = LoopingCall(own_log.look) if own_log is not None else None
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)
         self._files = 0
         self._terminal = False
@@ -58,6 +70,13 @@ class Daemon(Service):
         self._metrics: Folder | None = None
         self._meter: Meter | None = None
 
+    def setServiceParent(self, parent: Any) -> None:
+        """Belong to an application, and have it log as we are told to."""
+        if self._own_log is not None and isinstance(parent, Componentized):
+            self._own_log.open()
+            parent.setComponent(ILogObserver, self._own_log)
+        super().setServiceParent(parent)
+
     def privilegedStartService(self) -> None:
         """Bind, while we may still be root."""
         super().privilegedStartService()
@@ -69,6 +88,9 @@ class Daemon(Service):
         """Start broker and workers, as the user we are to run as."""
         super().startService()
         self._files = raise_limit()
+        if self._log_looks is not None:
+            looking = self._log_looks.start(self._config.log_look_seconds, now=False)
+            looking.addErrback(lambda failure: log.failure("repeated trouble is not said any more", failure))
         self._terminal = os.isatty(0)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         if self._server_program:
@@ -106,6 +128,10 @@ class Daemon(Service):
             if self._meter is not None and self._metrics is not None:
                 self._meter.stop()
                 self._metrics.remove()
+        if self._own_log is not None and self._log_looks is not None:
+            if self._log_looks.running:
+                self._log_looks.stop()
+            self._own_log.close()
         log.info("chatd has stopped")
 
     # Reload
@@ -148,11 +174,13 @@ class Daemon(Service):
         before, self._ports, self._config = self._ports, ports, config
         before.close(ports)
         self._rotation.configure(config)
+        if self._own_log is not None:
+            self._own_log.configure(config)
         log.info("the old workers' clients are told to come back, over {drain:g} s", drain=config.drain)
         self._say_ready()
 
     def _not_reloaded(self, why: str) -> None:
-        log.error("not reloaded, everything stays as it was: {why}", why=why)
+        log.error("not reloaded, everything stays as it was: {why}", why=why, always=True)  # whoever asked waits for it
         self._reporter.ready(f"not reloaded: {why}")
 
     def _changed(self, config: Config) -> Config:

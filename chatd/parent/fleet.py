@@ -143,8 +143,15 @@ class Fleet:
     def _said(self, worker: Worker, report: Log) -> None:
         """Log what a worker says; a trouble of all of them when the first has it and when the last one is over it."""
         level = LogLevel.levelWithName(report.level)
+        about: dict[str, Any] = {
+            "text": report.text,
+            "source": report.namespace,
+            "kind": report.kind,
+            "fields": report.fields,
+        }
+        about |= {"worker": worker.number, "worker_pid": worker.pid}
         if not report.trouble:
-            log.emit(level, "worker {number}: {text}", number=worker.number, text=report.text)
+            log.emit(level, "worker {worker}: {text}", **about)
             return
         troubled = self._troubled.setdefault(report.trouble, set())
         known = bool(troubled)
@@ -153,4 +160,4 @@ class Fleet:
         else:
             troubled.add(worker)
         if not (troubled if report.over else known):
-            log.emit(level, "{text}", text=report.text)
+            log.emit(level, "{text}", trouble=report.trouble, over=report.over, **about)

@@ -83,7 +83,12 @@ class Worker(ProcessProtocol):
             if childFD == 1:
                 self._heard(line)
             elif line:
-                log.error("worker {number}: {line}", number=self.number, line=line.decode("utf-8", "replace"))
+                log.error(
+                    "worker {worker}: {line}",
+                    worker=self.number,
+                    line=line.decode("utf-8", "replace"),
+                    always=True,  # it is a line of a traceback
+                )
 
     def processEnded(self, reason: Failure) -> None:
         """Tell that it is gone, and why."""

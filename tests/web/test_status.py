@@ -56,6 +56,14 @@ class StatusTests(TestCase):
         assert body["message"] == "message bus: nothing came through the subscribing link within 2 s"
         assert self.request.finished == 1
 
+    def test_readyz_names_one_of_several_that_is_away(self) -> None:
+        other: Any = Bus()
+        other.probed.callback(None)
+        shards = Shards([*self.shards, Shard("other", other, other)])
+        later(self.request, readyz(self.request, shards))
+        self.bus.probed.errback(NotPublished("it is away"))
+        assert self.request.written == [b"ready, but for message bus: broker: it is away\n"]
+
     def test_an_asker_that_left_gets_no_answer(self) -> None:
         later(self.request, readyz(self.request, self.shards))
         self.request.processingFailed(Failure(ConnectionLost()))
