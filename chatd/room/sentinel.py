@@ -3,10 +3,12 @@
 An endpoint that asks them at each dial, one after the other, and dials what they say. As long as a connection that it
 made lasts, one of them is asked again every second: once it names another master, the connection is dropped, for a
 master that was replaced while it lives, and a subscription to it, would break by nothing else. The link dials again.
+A Sentinel whose configuration is older than the one by which a connection was made does not count: it has not heard of
+the failover yet, and the former master may still take messages, which are lost with it.
 """
 
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import connectProtocol
@@ -22,8 +24,16 @@ from chatd.room.link import Broken, Publisher
 
 T = TypeVar("T")
 
-Master = tuple[str, int]
+Where = tuple[str, int]
 """Host and port."""
+
+
+class Master(NamedTuple):
+    """What a Sentinel says."""
+
+    where: Where
+    epoch: int
+    """Of its configuration: each failover makes another one."""
 
 
 @implementer(IStreamClientEndpoint)
@@ -53,7 +63,7 @@ class Sentinels:
     async def _connect(self, factory: IProtocolFactory) -> Any:
         master = await self._find()
         try:
-            protocol: Any = await self._endpoint(master).connect(factory)
+            protocol: Any = await self._endpoint(master.where).connect(factory)
         except Exception:
             self._turn()
             raise
@@ -64,25 +74,26 @@ class Sentinels:
             self._watching.addErrback(lambda failure: failure.trap(CancelledError))
         return protocol
 
-    def _endpoint(self, where: Master) -> IStreamClientEndpoint:
+    def _endpoint(self, where: Where) -> IStreamClientEndpoint:
         return host_endpoint(self._reactor, *where, tls=self._address.tls, config=self._config)
 
     def _turn(self) -> None:
-        """Ask another Sentinel next time."""
+        """Ask another Sentinel first the next time."""
         self._sentinels.append(self._sentinels.pop(0))
 
     async def _find(self) -> Master:
         """Ask the Sentinels in turn, the one that was right the last time first. Raises Broken."""
         troubles = []
-        for _ in range(len(self._sentinels)):
-            host, port = self._sentinels[0]
+        for sentinel in tuple(self._sentinels):
             try:
-                return await self._within(self._ask_once())
+                master = await self._within(self._ask_once(sentinel))
             except CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others may know
-                troubles.append(f"{host}:{port}: {error}")
-                self._turn()
+                troubles.append(f"{sentinel[0]}:{sentinel[1]}: {error}")
+            else:
+                self._sentinels.sort(key=lambda each: each != sentinel)
+                return master
         raise Broken(f"no Sentinel knows a master ({'; '.join(troubles)})")
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
@@ -97,17 +108,17 @@ class Sentinels:
             if late.active():
                 late.cancel()
 
-    async def _ask_once(self) -> Master:
-        sentinel = await self._dial()
+    async def _ask_once(self, where: Where) -> Master:
+        sentinel = await self._dial(where)
         try:
             return await self._ask(sentinel)
         finally:
             sentinel.transport.abortConnection()
 
-    async def _dial(self) -> Any:
-        """Connect to the Sentinel whose turn it is, and log in."""
+    async def _dial(self, where: Where) -> Any:
+        """Connect to a Sentinel, and log in."""
         protocol = Publisher(charset=None, convertNumbers=False)
-        sentinel = await connectProtocol(self._endpoint(self._sentinels[0]), protocol)
+        sentinel = await connectProtocol(self._endpoint(where), protocol)
         try:
             if (password := sentinel_password(self._config)) is not None:
                 await sentinel.execute_command("AUTH", password)
@@ -117,12 +128,10 @@ class Sentinels:
         return sentinel
 
     async def _ask(self, sentinel: Any) -> Master:
-        """Ask which server is the master. Raises Broken, or what the Sentinel says."""
-        service = self._address.service
-        found = await sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-        if not found:
-            raise Broken(f"no service {service} is known")
-        return found[0].decode(), int(found[1])
+        """Ask which server is the master. Raises what the Sentinel says."""
+        flat = await sentinel.execute_command("SENTINEL", "MASTER", self._address.service)
+        said = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Master((said[b"ip"].decode(), int(said[b"port"])), int(said[b"config-epoch"]))
 
     # As long as there are connections
 
@@ -144,12 +153,13 @@ class Sentinels:
             await self._wait()
 
     async def _watch_with_one(self) -> None:
-        sentinel = await self._within(self._dial())
+        sentinel = await self._within(self._dial(self._sentinels[0]))
         try:
             while True:
                 master = await self._within(self._ask(sentinel))
-                for protocol in [each for each, its in self._connections.items() if its != master]:
-                    protocol.transport.abortConnection()
+                for protocol, by in self._connections.items():
+                    if by.where != master.where and by.epoch <= master.epoch:
+                        protocol.transport.abortConnection()
                 await self._wait()
         finally:
             sentinel.transport.abortConnection()

@@ -115,16 +115,23 @@ class Shards:
         """How many messages were taken, ever."""
         return sum(shard.hub.intake.taken for shard in self._shards)
 
+    @property
+    def all_away(self) -> bool:
+        """Whether nothing can be published now in any room."""
+        return all(shard.bus.away for shard in self._shards)
+
     def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
-        """List the rooms that have members or messages, by name, and say whether there may be more."""
+        """List the rooms that have members or messages, by name, and say whether there may be more.
+
+        Those of a broker that is away are left out, unless all are.
+        """
+        well = [shard for shard in self._shards if not shard.bus.away] or self._shards
 
         def together(lists: list[tuple[Sequence[Occupied], bool]]) -> tuple[Sequence[Occupied], bool]:
             rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)
-            return rooms, any(more for _, more in lists)
+            return rooms, len(well) < len(self._shards) or any(more for _, more in lists)
 
-        return gatherResults([shard.hub.list_rooms() for shard in self._shards], consumeErrors=True).addCallback(
-            together
-        )
+        return gatherResults([shard.hub.list_rooms() for shard in well], consumeErrors=True).addCallback(together)
 
 
 def score(identity: str, room: str) -> bytes:

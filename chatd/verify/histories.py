@@ -22,7 +22,8 @@ from chatd.verify.unreadable import Unreadable
 def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> None:
     """Give all histories under ``config.redis_prefix`` to the ledger. Raises Unreadable."""
     try:
-        with closing(_dial(_master(address, config), config)) as connection:
+        where = _master(address, config) if address.sentinels else address
+        with closing(_dial(where, config)) as connection:
             broker = _Broker(connection)
             if (password := password_of(address, config)) is not None:
                 broker.ask("AUTH", *([address.user] if address.user else []), password)
@@ -35,22 +36,21 @@ def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> No
 
 
 def _master(address: BrokerAddress, config: Config) -> BrokerAddress:
-    """Ask the Sentinels, if there are any, where the broker is. Raises OSError, or what the last one says."""
-    trouble: Exception | None = None
+    """Give the address of the server that the first Sentinel to answer names. Raises what the last one's trouble is."""
+    trouble: Exception = EOFError("no Sentinel answers")
     for host, port in address.sentinels:
         try:
-            with closing(_dial(BrokerAddress(host, port, tls=address.tls), config)) as connection:
+            with closing(_dial(replace(address, host=host, port=port), config)) as connection:
                 sentinel = _Broker(connection)
                 if (password := sentinel_password(config)) is not None:
                     sentinel.ask("AUTH", password)
-                if found := sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service):
-                    return replace(address, host=found[0].decode(), port=int(found[1]))
-                trouble = EOFError(f"no service {address.service} is known")
+                flat = sentinel.ask("SENTINEL", "MASTER", address.service)
         except (OSError, EOFError, hiredis.HiredisError) as error:
             trouble = error
-    if trouble is not None:
-        raise trouble
-    return address
+        else:
+            said = dict(zip(flat[::2], flat[1::2], strict=True))
+            return replace(address, host=said[b"ip"].decode(), port=int(said[b"port"]))
+    raise trouble
 
 
 def _dial(address: BrokerAddress, config: Config) -> socket.socket:

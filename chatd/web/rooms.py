@@ -121,11 +121,11 @@ class Rooms:
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms."""
-        occupied, more = await self._asked(self._shards.list_rooms(), self._shards.away)
+        occupied, more = await self._asked(self._shards.list_rooms(), self._shards.all_away)
         rooms = [http.Room(each.room, each.count, each.top.epoch, each.top.offset) for each in occupied]
         return answer_json(request, http.Rooms(rooms, more))
 
-    async def _asked(self, answer: "Deferred[T]", away: str) -> T:
+    async def _asked(self, answer: "Deferred[T]", away: object) -> T:
         """Wait for an answer of the bus. Raises Refused where it does not come, for it is away, or not in time."""
         if away:
             answer.addErrback(lambda _: None).cancel()

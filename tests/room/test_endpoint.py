@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
@@ -29,6 +30,11 @@ def test_a_host_is_dialled_by_its_name_and_port() -> None:
     endpoint = broker_endpoint(reactor, broker_address("redis://example.org:7000/2"), Config())
     assert isinstance(endpoint, HostnameEndpoint)
     assert "example.org" in repr(endpoint) and "7000" in repr(endpoint)
+
+
+@pytest.mark.parametrize(("host", "kind"), [("192.0.2.7", TCP4ClientEndpoint), ("[2001:db8::7]", TCP6ClientEndpoint)])
+def test_an_address_is_dialled_without_looking_for_others(host: str, kind: type[Any]) -> None:
+    assert isinstance(broker_endpoint(reactor, broker_address(f"redis://{host}"), Config()), kind)
 
 
 class TestTls(BusTestCase):

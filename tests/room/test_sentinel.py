@@ -83,9 +83,9 @@ class TestSentinels(SentinelTestCase):
 
     async def test_it_is_said_why_there_is_no_master(self) -> None:
         address = broker_address(self.trio.url.replace("/chat", "/other"))
-        bus, _ears = self.make(address)
+        bus, _ears = self.make(address, **QUICK)
         first = self.trio.sentinels[0].spot.address
-        await self.away(bus, f"{first}:26379: no service other is known")
+        await self.away(bus, f"{first}:26379: ERR No such master with that name")
         for each in self.trio.sentinels:
             each.kill()
         await self.away(bus, "Connection refused")
@@ -133,6 +133,7 @@ class TestSentinels(SentinelTestCase):
         epochs = {published.first.epoch}
         for there in (self.second, self.first):
             await elsewhere(self.trio.is_whole, "the replica to have all")
+            assert {each.role() for each in self.trio.servers} == {"master", "slave"}
             self.trio.sentinels[0].ask("SENTINEL", "FAILOVER", "chat")
             await self.moved(bus, there)
             published = await bus.publish("ops", messages("b"))

@@ -150,3 +150,14 @@ def test_rooms_are_listed_by_name_and_there_may_be_more_where_one_has_more() -> 
     [(listed, more)] = told
     assert [each.room for each in listed] == ["a", "b", "c", "d"]
     assert more
+
+
+def test_rooms_of_a_broker_that_is_away_are_not_listed_and_there_may_be_more() -> None:
+    one, other = Part(), Part("refused")
+    one.listed = ([Occupied("a", 1, Position("e", 1))], False)
+    told: list[Any] = []
+    made = shards(one, other)
+    made.list_rooms().addCallback(told.append)
+    assert [each.room for each in told[0][0]] == ["a"]
+    assert told[0][1]
+    assert not made.all_away

@@ -166,12 +166,13 @@ class Trio:
     def is_whole(self) -> bool:
         """Whether all know each other, and the replica has what the master has."""
         others = f"slaves={len(self.servers) - 1},sentinels={len(self.sentinels)}".encode()
-        servers = [each.ask("INFO", "replication") for each in self.servers]
-        return (
-            all(others in each.ask("INFO", "sentinel") for each in self.sentinels)
-            and sum(b"role:master" in info for info in servers) == 1
-            and sum(b"master_link_status:up" in info for info in servers) == len(servers) - 1
-        )
+        if not all(others in each.ask("INFO", "sentinel") for each in self.sentinels):
+            return False
+        try:
+            replicas = [each.ask("ROLE")[3] for each in self.servers if each is not self.master()]
+        except (OSError, IndexError):  # it becomes one just now
+            return False
+        return replicas == [b"connected"] * (len(self.servers) - 1)
 
     def master(self) -> Node | None:
         """Give the server that all Sentinels name."""

@@ -261,12 +261,13 @@ class Crowd:
         before = self.said()
         until(lambda: self.said() >= before + count, f"senders to say {count} lines more")
 
-    def wait_for_more(self, count: int) -> None:
-        """Wait until everybody who is a member has heard so many lines more."""
-        before = [_heard(member) for member in self.members]
+    def wait_for_more(self, count: int, members: Sequence[Member] = ()) -> None:
+        """Wait until everybody who is a member, or of some, has heard so many lines more."""
+        members = members or self.members
+        before = [_heard(member) for member in members]
         until(
-            lambda: all(_heard(each) >= count + old for each, old in zip(self.members, before, strict=True)),
-            f"all members to hear {count} lines more",
+            lambda: all(_heard(each) >= count + old for each, old in zip(members, before, strict=True)),
+            f"{len(members)} members to hear {count} lines more",
         )
 
     def finish(self, daemons: Sequence[Daemon], *, lost_workers: int = 0) -> Account:

@@ -1,4 +1,4 @@
-"""Two hosts and the cable between them: network namespaces, which need root or the right to make a user namespace."""
+"""Hosts and the cables between them: network namespaces, which need root or the right to make a user namespace."""
 
 import os
 import subprocess
@@ -10,34 +10,20 @@ from tests.waiting import until
 _AS_OTHERS = [] if os.geteuid() == 0 else ["--user"]
 
 
-class Cable:
-    """A cable between two hosts, ``here`` and ``there``, from ``with`` to the end of it.
-
-    They share all but the network with each other and with us: a unix socket of one can be reached from everywhere.
-    """
-
-    address = "10.77.0.2"
-    """Of there, as it is seen from here."""
+class _Hosts:
+    """Hosts that have nothing but a network namespace of their own, from ``with`` to the end of it."""
 
     def __enter__(self) -> Self:
         self._hosts: list[subprocess.Popen[bytes]] = []
         try:
-            as_root = [*_AS_OTHERS, "--map-root-user"] if _AS_OTHERS else []
-            self.here = self._host(["unshare", *as_root, "--net"])
-            self.there = self._host([*self.here, "unshare", "--net"])
-            for command in (
-                f"link add here type veth peer name there netns {self._hosts[1].pid}",
-                "addr add 10.77.0.1/24 dev here",
-                "link set lo up",
-                "link set here up",
-            ):
-                _ip(self.here, command)
-            for command in (f"addr add {self.address}/24 dev there", "link set lo up", "link set there up"):
-                _ip(self.there, command)
+            self._connect()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _connect(self) -> None:
+        raise NotImplementedError
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -45,6 +31,9 @@ class Cable:
         for host in reversed(self._hosts):
             host.kill()
             host.communicate()
+
+    def _first_host(self) -> list[str]:
+        return self._host(["unshare", *_AS_OTHERS, *(["--map-root-user"] if _AS_OTHERS else []), "--net"])
 
     def _host(self, made_by: list[str]) -> list[str]:
         """Make a host that lives as long as a process in it; give what runs a command there."""
@@ -58,6 +47,29 @@ class Cable:
         keep = ["--preserve-credentials"] if _AS_OTHERS else []
         return ["nsenter", f"--target={host.pid}", *_AS_OTHERS, *keep, "--net"]
 
+
+class Cable(_Hosts):
+    """A cable between two hosts, ``here`` and ``there``, from ``with`` to the end of it.
+
+    They share all but the network with each other and with us: a unix socket of one can be reached from everywhere.
+    """
+
+    address = "10.77.0.2"
+    """Of there, as it is seen from here."""
+
+    def _connect(self) -> None:
+        self.here = self._first_host()
+        self.there = self._host([*self.here, "unshare", "--net"])
+        for command in (
+            f"link add here type veth peer name there netns {self._hosts[1].pid}",
+            "addr add 10.77.0.1/24 dev here",
+            "link set lo up",
+            "link set here up",
+        ):
+            _ip(self.here, command)
+        for command in (f"addr add {self.address}/24 dev there", "link set lo up", "link set there up"):
+            _ip(self.there, command)
+
     def cut(self) -> None:
         """Cut it: what is sent from now on gets lost, and nobody is told."""
         _ip(self.there, "link set there down")
@@ -67,6 +79,37 @@ class Cable:
         """Mend it."""
         _ip(self.there, "link set there up")
         until(lambda: "NO-CARRIER" not in _ip(self.here, "link show here"), "the cable to be mended")
+
+
+class Lan(_Hosts):
+    """Hosts on one switch, each with a cable to it. They share all but the network, as those on a ``Cable`` do."""
+
+    def __init__(self, *names: str) -> None:
+        """Take what they are called."""
+        self._names = names
+        self.hosts: dict[str, list[str]] = {}
+        """The words that run a command there."""
+        self.addresses = {name: f"10.78.0.{number}" for number, name in enumerate(names, 1)}
+
+    def _connect(self) -> None:
+        self._switch = self._first_host()
+        _ip(self._switch, "link add switch type bridge")
+        _ip(self._switch, "link set switch up")
+        for name in self._names:
+            host = self.hosts[name] = self._host([*self._switch, "unshare", "--net"])
+            _ip(self._switch, f"link add {name} type veth peer name cable netns {self._hosts[-1].pid}")
+            for command in (f"addr add {self.addresses[name]}/24 dev cable", "link set lo up", "link set cable up"):
+                _ip(host, command)
+            _ip(self._switch, f"link set {name} up")
+            self.mend(name)
+
+    def cut(self, name: str) -> None:
+        """Pull a host's cable out of the switch: what is sent from now on gets lost, and nobody is told."""
+        _ip(self._switch, f"link set {name} nomaster")
+
+    def mend(self, name: str) -> None:
+        """Plug it in again."""
+        _ip(self._switch, f"link set {name} master switch")
 
 
 def _ip(host: list[str], command: str) -> str:
