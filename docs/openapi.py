@@ -133,6 +133,10 @@ def paths() -> dict[str, Any]:
         "summary": "Whether what is published comes back",
         "responses": answers(200, "A probe came back through the message broker", content(text=TEXT), 403, 503),
     }
+    counted = {
+        "summary": "What all workers of the host have counted, in Prometheus' text format",
+        "responses": answers(200, "The metrics", content(text=TEXT), 403, 503),
+    }
     about = {"summary": "What this is", "responses": answers(200, "A few lines", content(text=TEXT), 403)}
     return {
         "/{room}": {"get": show, "post": publish},
@@ -140,6 +144,7 @@ def paths() -> dict[str, Any]:
         "/-/rooms": {"get": rooms},
         "/-/healthz": {"get": health},
         "/-/readyz": {"get": ready},
+        "/-/metrics": {"get": counted},
         "/-/": {"get": about},
     }
 

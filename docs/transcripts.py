@@ -35,6 +35,7 @@ MASKS = (
     (r"@(127\.0\.0\.1|::1)", "@ADDRESS"),
     (r"/\S*/logs/chat\.log", "PATH/logs/chat.log"),
     (r"twistd \d\S+ \(.*?\)", "twistd VERSION"),
+    (r"connections at most: .*", "connections at most: N"),
     (r"\d+ workers", "N workers"),
     (r"worker \d", "worker N"),
 )
