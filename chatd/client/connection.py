@@ -30,7 +30,7 @@ from chatd.closing import (
     frame_says,
     too_slow,
 )
-from chatd.metrics import REFUSED
+from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.timers import Timer
 from chatd.wire.frames import LONGEST, take_texts
 from chatd.wire.handshake import Refused, Upgrade, accept, forbidden, internal, unavailable
@@ -282,6 +282,8 @@ class Connection(Outflow, WebSocketServerProtocol):
     def _fail_connection(self, code: int, reason: str) -> None:
         """Fail the connection (RFC 6455, section 7.1.7): say why, take nothing more, close the socket."""
         if self.state != self.STATE_CLOSED:
+            if code == TOO_LARGE.code:
+                REFUSED_MESSAGES["too_large"].value += 1
             self.failedByMe = True
             self.sendCloseFrame(code, encode_truncate(reason, 123), isReply=True)  # no answer will be read
             self.dropConnection(abort=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.system.daemon import Daemon
 from tests.waiting import until
@@ -84,6 +85,52 @@ def test_a_killed_worker_takes_its_clients_along_and_none_of_its_counts(daemon: 
         until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "the dead one's client to be gone")
         assert value(daemon, "chatd_received_messages_total") >= before + 50
     until(lambda: value(daemon, "chatd_workers_ready") == 2, "its replacement")
+
+
+def test_who_and_what_is_refused_is_counted_by_reason(daemon: Daemon) -> None:
+    missed = value(daemon, "chatd_refused_total", reason="not_found")
+    large = value(daemon, "chatd_refused_messages_total", reason="too_large")
+    with pytest.raises(InvalidStatus):
+        daemon.connect("-/nothing")
+    with daemon.connect("refused") as one, daemon.connect("refused", "chatd.v1") as program:
+        one.send("x" * 100_000)  # more than a frame may have
+        with pytest.raises(ConnectionClosed):
+            one.recv(20)
+        program.send(json.dumps({"type": "join", "room": "refused"}))
+        program.send(json.dumps({"type": "publish", "room": "refused", "text": "x" * 20_000}))
+        grows(daemon, "chatd_refused_messages_total", 2, large, reason="too_large")
+    grows(daemon, "chatd_refused_total", 1, missed, reason="not_found")
+
+
+def folder_of(daemon: Daemon) -> Path:
+    """Give the folder of shares, which the parent holds open."""
+    links = [os.readlink(each) for each in Path(f"/proc/{daemon.process.pid}/fd").iterdir()]
+    [found] = {each for each in links if re.fullmatch(r".*/chatd-metrics-[^/]*", each)}
+    return Path(found)
+
+
+def test_neither_deaths_nor_reloads_lose_a_count_or_leave_a_file(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--drain", "0") as daemon:
+        folder = folder_of(daemon)
+        daemon.say("ops", "one", "two")
+        until(lambda: value(daemon, "chatd_received_messages_total") == 2, "both to be counted")
+        for _ in range(2):
+            before = set(daemon.worker_pids())
+            daemon.process.send_signal(signal.SIGHUP)
+            until(lambda old=before: len(new := {*daemon.worker_pids()}) == 2 and not new & old, "the new ones alone")  # type: ignore[misc]
+            until(lambda: value(daemon, "chatd_buses_live") == 2, "the new ones to be counted, and they alone")
+            assert value(daemon, "chatd_received_messages_total") == 2
+            assert value(daemon, "chatd_worker_restarts_total") == 0
+        for death in (1, 2):
+            os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+            until(lambda count=death: value(daemon, "chatd_worker_restarts_total") == count, "its death")  # type: ignore[misc]
+            until(lambda: value(daemon, "chatd_buses_live") == 2, "its replacement")
+            assert value(daemon, "chatd_received_messages_total") == 2
+        os.kill(daemon.broker_pid(), signal.SIGKILL)
+        until(lambda: value(daemon, "chatd_broker_restarts_total") == 1, "the broker's")
+        shares = {name.rpartition("_")[2] for name in os.listdir(folder)}
+        assert len(shares) <= 5, "two generations at once, and the parent"
+    assert not folder.exists()
 
 
 def test_a_scraper_finds_nothing_to_complain_of(daemon: Daemon) -> None:
