@@ -10,14 +10,14 @@ NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 
 SOAK ?= 600
-AT_ONCE ?= 4
+AT_ONCE ?= 3
 
 .PHONY: run test bench soak lint types clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
 
-# Four files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
+# Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
 # daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
 # environment says: hundreds of Pythons are started.
 test: lint types build/seed.stamp build/load

@@ -133,7 +133,7 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url, bus_tick_seconds=0.01)
         for _ in range(20):
             await bus.probe()
-        assert (bus.open, ears.changes, self.said()) == (True, 1, [])
+        assert (bus.open, ears.changes) == (True, 1)
 
     async def test_what_was_published_to_a_frozen_broker_arrives_once(self) -> None:
         self.server.start()
