@@ -57,9 +57,11 @@ class BrokerAddress:
 
     @property
     def identity(self) -> str:
-        """Name it as all hosts do, whether they reach it with TLS, and whichever Sentinels they know."""
-        where = f"sentinel/{self.service}" if self.sentinels else self.path or _host_and_port(self.host, self.port)
-        return f"{where}/{self.database or 0}"
+        """Name the server as all hosts do, whether they reach it with TLS, and whichever Sentinels they know.
+
+        Without its database: channels are the same in all of them (Redis, "Pub/Sub"), so two are no two brokers.
+        """
+        return f"sentinel/{self.service}" if self.sentinels else self.path or _host_and_port(self.host, self.port)
 
     def __str__(self) -> str:
         """Name it without user and password, for logs."""

@@ -144,8 +144,9 @@ def _config(options: Options) -> Config:
     _check_utf8("the state folder's path", config.state)
     brokers = [broker_address(url) for url in config.redis]
     check_credentials(brokers, config)
-    if len({each.identity for each in brokers}) < len(brokers):
-        raise BadValue("--redis names one server twice")
+    servers = [each.identity for each in brokers]
+    if twice := next((each for each in servers if servers.count(each) > 1), ""):
+        raise BadValue(f"--redis names one server twice: {twice}")
     Origins(config.origin)
     Proxies(config.trusted_proxy)
     return config

@@ -248,6 +248,7 @@ def test_the_help_says_how_to_connect() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["--redis", "redis://a", "--redis", "rediss://x:y@a:6379/1"], "--redis names one server twice: a:6379"),
         (["--workers", "x"], "--workers must be a whole number from 0 to 256, not 'x'"),
         (["--workers", "-1"], "--workers must be a whole number from 0 to 256, not '-1'"),
         (["--max-message=0"], "--max-message must be a whole number from 1 to 1048576, not '0'"),
