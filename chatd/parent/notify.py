@@ -47,6 +47,10 @@ class Notifier:
         """Say in a line how the service is."""
         self._tell(f"STATUS={status}")
 
+    def wait(self, seconds: float) -> None:
+        """Say that a start may take so many seconds more, from now on."""
+        self._tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
     def alive(self) -> None:
         """Feed the watchdog."""
         if self.watchdog:

@@ -9,6 +9,9 @@ from chatd.parent.fleet import Fleet
 from chatd.parent.notify import Notifier
 from chatd.parent.worker import Worker
 
+START_SECONDS = 30.0
+"""How long a start that goes on may at least go on."""
+
 
 class Reporter:
     """Tells a notifier of a fleet, from ``start`` on."""
@@ -50,6 +53,8 @@ class Reporter:
         assert self._fleet is not None  # noqa: S101 - it is the fleet that calls
         if self._fleet.answers:
             self._notifier.alive()
+            if not self._ready:  # it waits for the broker: to be killed would not bring that back
+                self._notifier.wait(START_SECONDS)
         self._count()
         self._show(self._line() if self._ready else self._starting())
 

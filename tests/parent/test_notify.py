@@ -51,6 +51,12 @@ def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
     assert int(time.removeprefix("MONOTONIC_USEC=")) > 0
 
 
+def test_a_start_may_take_longer(systemd: tuple[Systemd, str]) -> None:
+    listening, address = systemd
+    Notifier(address).wait(2.5)
+    assert listening.heard() == ["EXTEND_TIMEOUT_USEC=2500000"]
+
+
 def test_the_watchdog_is_fed_only_where_there_is_one(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
     Notifier(address).alive()

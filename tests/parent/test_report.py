@@ -15,7 +15,7 @@ class Told:
         self.lines: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *status: self.lines.append(": ".join([name, *status]))
+        return lambda *status: self.lines.append(": ".join([name, *map(str, status)]))
 
     def since(self) -> list[str]:
         lines, self.lines = self.lines, []
@@ -67,9 +67,12 @@ def of() -> Fixture:
 
 def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
     of.fleet.workers[1].ready = False
-    assert of.tick() == ["alive", "status: starting: 1 of 2 workers are ready"]
+    assert of.tick() == ["alive", "wait: 30.0", "status: starting: 1 of 2 workers are ready"]
     of.fleet.workers[1].say(0, [], 0, "Connection refused")
-    assert of.tick() == ["alive", "status: starting: 1 of 2 workers are ready; message bus: Connection refused"]
+    line = "status: starting: 1 of 2 workers are ready; message bus: Connection refused"
+    assert of.tick() == ["alive", "wait: 30.0", line]
+    of.fleet.answers = False
+    assert of.tick() == []
 
 
 def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:

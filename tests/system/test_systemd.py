@@ -128,6 +128,14 @@ def test_a_service_says_when_it_is_ready_how_it_is_and_when_it_stops(tmp_path: P
         manager.wait_for("STOPPING=1")
 
 
+def test_a_start_that_waits_for_its_broker_says_so_and_asks_for_more_time(tmp_path: Path, manager: Manager) -> None:
+    redis = ("--redis", f"unix://{tmp_path}/none.sock")
+    with Daemon(tmp_path, *redis, wait=False, env=environment(manager)):
+        manager.wait_for(r"EXTEND_TIMEOUT_USEC=\d+")
+        manager.wait_for(r"STATUS=starting: 0 of 2 workers are ready; message bus: .+")
+        assert "READY=1" not in manager.listen()
+
+
 def test_a_reload_is_told_and_what_became_of_it(tmp_path: Path, manager: Manager) -> None:
     file = tmp_path / "chatd.toml"
     file.write_text("drain = 0.1\n")
