@@ -54,6 +54,7 @@ class ChatLog:
         ``take_unsynced``.
         """
         self._path = path
+        self._folder = os.path.dirname(path) or "."
         self._log = log
         self._lock_seconds = lock_seconds
         self._file = -1
@@ -65,7 +66,9 @@ class ChatLog:
         self._message_lines = message_objects if json else message_lines
         self._outcome_lines = outcome_objects if json else outcome_lines
         self._synced = synced
-        self._unsynced: list[int] = []
+        self._unsynced: list[int] = []  # files that were renamed since
+        self._dirty = False  # whether something was written that may not be on the disk
+        self._new = False  # whether the file's name may not be there
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
@@ -91,15 +94,17 @@ class ChatLog:
     def close(self) -> None:
         """Close the file."""
         if self._file >= 0:
-            if self._synced and self._regular:
-                self._unsynced.append(self._file)  # what was written last may not be on the disk
+            if self._dirty:
+                self._unsynced.append(self._file)
             else:
                 os.close(self._file)
             self._file = -1
 
     def take_unsynced(self) -> list[int]:
         """Give descriptors, the caller's to close, of what may not be on the disk: files, and folders with names."""
-        unsynced, self._unsynced = self._unsynced, []
+        folder = [os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)] if self._new else []
+        unsynced, self._unsynced = self._unsynced + folder, []
+        self._new = self._dirty = False
         if self._file >= 0 and self._regular:
             unsynced.append(os.dup(self._file))
         return unsynced
@@ -111,6 +116,7 @@ class ChatLog:
                 self._open()
             needed = len(data)
             self._write(data)
+            self._dirty = self._synced and self._regular
         except OSError as error:
             self._needed, self._failed_at = needed, clock.monotonic()
             self._say_broken(error)
@@ -203,11 +209,10 @@ class ChatLog:
 
     def _open(self) -> None:
         self.close()
-        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        os.makedirs(self._folder, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
-        if self._synced and self._regular:
-            self._unsynced.append(os.open(os.path.dirname(self._path) or ".", os.O_RDONLY | os.O_CLOEXEC))
+        self._new = self._synced and self._regular
 
     def _probe(self) -> None:
         """Try, while the file can't be written, whether it can be again: only the disk knows."""

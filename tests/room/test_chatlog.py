@@ -583,6 +583,19 @@ def test_what_was_written_before_a_rename_is_synced_too(tmp_path: Path) -> None:
     names(log.take_unsynced())
 
 
+def test_renames_of_a_log_that_nobody_writes_to_take_no_descriptors(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
+    log.check()
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        path.rename(tmp_path / f"chat.log.{number}")
+        log.check()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert names(log.take_unsynced()) == [str(tmp_path), str(path)]
+    log.close()
+
+
 def test_a_device_is_not_synced() -> None:
     log = ChatLog("/dev/null", Logger(observer=Events()), lock_seconds=5, synced=True)
     log_entries(Logger(observer=log), [entry()])
