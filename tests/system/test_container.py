@@ -141,7 +141,10 @@ class Image:
             ) as process,
         ):
             try:
-                until(lambda: b"is ready" in log.read_bytes() or process.poll() is not None, "it to be ready")
+                until(
+                    lambda: re.search(rb"chatd \S+ is ready", log.read_bytes()) or process.poll() is not None,
+                    "it to be ready",
+                )
                 assert process.poll() is None, log.read_text()
                 yield process
             finally:
