@@ -140,11 +140,21 @@ class Daemon:
         return found
 
     def chat_lines(self, path: str = "logs/chat.log") -> list[str]:
-        """Give the lines of the chat log; one that is not ended is a failure."""
+        """Give the lines of the chat log; one that does not end is a failure.
+
+        Who reads a file while it is written to may see the first pages of a write and not yet its last (read(2) and
+        write(2) take no lock together on every file system): such a line ends a moment later.
+        """
         file = self.folder / path
-        text = file.read_bytes().decode() if file.exists() else ""
-        assert not text or text.endswith("\n"), f"half a line: {text[-200:]!r}"
-        return text.split("\n")[:-1]
+        text = b""
+
+        def ends() -> bool:
+            nonlocal text
+            text = file.read_bytes() if file.exists() else b""
+            return not text or text.endswith(b"\n")
+
+        until(ends, "the chat log's last line to end")
+        return text.decode().split("\n")[:-1]
 
     def texts(self, path: str = "logs/chat.log") -> list[str]:
         """Give the texts in the chat log, as they stand there."""
