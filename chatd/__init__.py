@@ -43,6 +43,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``meter``          has them written each second, and gives their sum
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``transports``     what transports do not do by themselves: a connection goes to another protocol
+``watched``        files that are read again when they change
 ``credentials``    passwords and certificates for the broker, read from files
 ``wire/``          bytes in, values out; no sockets, no clock
 ``  nick``         what a client may be called
@@ -55,7 +56,10 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  schema``       their JSON Schema
 ``gate/``          who may come in as what; no sockets, no clock
 ``  origin``       whose web pages may talk to this server
+``  hosts``        what this server is called
 ``  proxies``      where a client comes from, if proxies say so
+``  keys``         keys by which tokens are known
+``  auth``         what the bearer of a token may do: JSON Web Tokens
 ``room/``          what a room is, on this worker and across all of them
 ``  logline``      a line of the chat log: written and read
 ``  chatlog``      the twisted.logger observer that owns logs/chat.log
@@ -84,7 +88,8 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  hub``          who is in which room, from joining to leaving; when it is delivered
 ``  shards``       a bus and a hub for each broker; which of them has a room
 ``client/``        one client; deflate, connection and factory stand on Autobahn
-``  session``      what it may do and what it hears; no sockets
+``  lease``        what it may do, for as long as its token is good
+``  session``      what it says and what it hears; no sockets
 ``  person``       a session with a nick and commands
 ``  membership``   a member that speaks chatd.v1
 ``  program``      a session that speaks chatd.v1
@@ -98,6 +103,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  factory``      makes the connections of a worker, and knows them all
 ``web/``           the same port over HTTP
 ``  answer``       answers: text or JSON, at once or later; an error as JSON
+``  asker``        who sends a request, and what it may do
 ``  cors``         pages of other origins that may talk to us
 ``  refusal``      the end of a connection whose request is too large or too slow
 ``  following``    the connection under an answer without end
@@ -129,7 +135,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  ledger``       what histories hold against what logs say; no broker, no files
 ``  logs``         chat logs as they lie about: rotated, compressed
 ``  histories``    the histories of all rooms, read from the broker
-``cli``            the command ``chatd``: ``chatd verify``
+``cli``            the command ``chatd``: ``chatd verify``, ``chatd token``
 =================  ====================================================================
 """
 

@@ -1,8 +1,11 @@
-"""The command ``chatd``, for what is done beside the server: ``chatd verify``. The server is ``twistd chatd``."""
+"""The command ``chatd``, for what is done beside the server: verify logs, mint tokens. The server: ``twistd chatd``."""
 
 import argparse
+import json
 import os
+import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +16,8 @@ from urllib.parse import quote
 import chatd
 from chatd.config import BadValue, BrokerAddress, Config, broker_address, options
 from chatd.credentials import check_credentials
+from chatd.gate.auth import check_rooms, mint
+from chatd.gate.keys import read_signing_key
 from chatd.parent.state import BROKER
 from chatd.parent.valkey import SOCKET, UNIX_PATH_BYTES, find_sockets
 from chatd.verify.histories import read_histories
@@ -38,6 +43,18 @@ or were not published: nothing is wrong with them. A room's history ends with
 twistd chatd's --history and --history-ttl.
 """
 
+MINTED = """\
+Print a token (JWT) that a server which was given --auth-key takes. To begin:
+
+  openssl genpkey -algorithm ed25519 -out chatd.key
+  openssl pkey -in chatd.key -pubout -out chatd.pub
+  twistd chatd --auth-key chatd.pub
+  chatd token --key chatd.key --sub ann --rooms ops=rw,news=r
+
+The token goes into the URL (?token=…) or a header (Authorization: Bearer …).
+Whoever has it may use it: keep it as you would a password.
+"""
+
 CREDENTIALS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key", "sentinel_password_file")
 """Options of the server that stand here too."""
 
@@ -52,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        return _verify(given)
+        return int(given.run(given))
     except (BadValue, Unreadable) as error:
-        print(f"chatd verify: {error}", file=sys.stderr)
+        print(f"chatd {given.command}: {error}", file=sys.stderr)
         return 2
 
 
@@ -65,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"chatd {chatd.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_verify(commands)
+    _add_token(commands)
+    return parser
+
+
+def _add_verify(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
         help="say whether the chat logs have all that was delivered",
@@ -72,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    verify.set_defaults(run=_verify)
     broker = verify.add_mutually_exclusive_group()
     broker.add_argument(
         "--redis",
@@ -100,7 +124,35 @@ def _parser() -> argparse.ArgumentParser:
         help="a chat log, rotated ones too, or packed ones (.gz, .xz, .bz2); or a folder: all chat.log* in it. "
         "Name those of all hosts that share the server [default: logs]",
     )
-    return parser
+
+
+def _add_token(commands: Any) -> None:
+    token = commands.add_parser(
+        "token",
+        help="make a token for twistd chatd --auth-key",
+        description=MINTED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    token.set_defaults(run=_token)
+    token.add_argument("--key", metavar="FILE", required=True, help="the private key (PEM or JWK) or the secret")
+    token.add_argument("--sub", metavar="NAME", required=True, help="who it is for; others see it as the nick")
+    token.add_argument("--nick", metavar="NAME", help="the nick that others see, where it is another")
+    token.add_argument(
+        "--rooms",
+        metavar="ROOM=RIGHTS,…",
+        action="append",
+        help="where its bearer may read (r), write (w) or both (rw): ops=rw,news=r,team-*=rw; or a JSON object; may be "
+        "given several times [default: everything everywhere]",
+    )
+    token.add_argument(
+        "--ttl",
+        metavar="TIME",
+        default="24h",
+        help="for how long it is good: 90s, 15m, 24h, 30d [default: %(default)s]",
+    )
+    token.add_argument("--issuer", metavar="TEXT", help="what the server was given with --auth-issuer")
+    token.add_argument("--audience", metavar="TEXT", help="what the server was given with --auth-audience")
+    token.add_argument("--algorithm", metavar="NAME", default="", help="the algorithm, where the key has several")
 
 
 def _verify(given: argparse.Namespace) -> int:
@@ -123,6 +175,52 @@ def _verify(given: argparse.Namespace) -> int:
         f"messages in histories: {ledger.messages}: {wrong or 'each is in the logs once'}"
     )
     return 1 if wrong else 0
+
+
+def _token(given: argparse.Namespace) -> int:
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": given.sub, "nick": given.nick, "iat": now, "exp": now + _seconds(given.ttl)}
+    claims |= {"rooms": _rooms(given.rooms), "iss": given.issuer, "aud": given.audience}
+    try:
+        key = read_signing_key(Path(given.key).read_bytes())
+    except OSError as error:
+        raise BadValue(f"--key {given.key}: {error.strerror}") from error
+    except BadValue as error:
+        raise BadValue(f"--key {given.key}: {error}") from error
+    print(mint(key, {name: value for name, value in claims.items() if value not in (None, "")}, given.algorithm))
+    return 0
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    if found is None or int(found[1]) == 0:
+        raise BadValue(f"--ttl must be a time such as 90s, 15m, 24h or 30d, not {text!r}")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _rooms(given: Sequence[str] | None) -> dict[str, str] | None:
+    """Read what may be done where, and check it as the server does. Raises BadValue."""
+    if given is None:
+        return None
+    rooms: dict[str, str] = {}
+    for text in given:
+        try:
+            found = json.loads(text) if text.startswith("{") else dict(_room(each) for each in text.split(","))
+        except ValueError as error:
+            raise BadValue(f"--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not {text!r}") from error
+        rooms |= found
+    try:
+        check_rooms(rooms)
+    except BadValue as error:
+        raise BadValue(f"--rooms: {error}") from error
+    return rooms
+
+
+def _room(text: str) -> tuple[str, str]:
+    room, is_there, rights = text.rpartition("=")
+    if not is_there:
+        raise ValueError(text)
+    return room, rights
 
 
 def _checked(name: str, text: str) -> str:

@@ -25,6 +25,8 @@ BAD_CODE = Closing(1002, "no such close code")
 BAD_REASON = Closing(1007, "the close reason is not UTF-8")
 OUR_FAULT = Closing(1011, "an error on our side; it is in our log")
 TAKEN_OVER = Closing(1008, "another connection has come with this resume key")
+READ_ONLY = Closing(1008, "the token does not let you speak in this room")
+TOKEN_OUT = Closing(4001, "the token ran out")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
 

@@ -23,6 +23,9 @@ What is in doubt is published again within seconds; so many times a broker may d
 FORWARDED_MOST = 32
 """Of the addresses in ``X-Forwarded-For``, how many are read, from the right."""
 
+LEEWAY_SECONDS = 5.0
+"""How far the clock of who gives tokens may be ahead of ours: a token that is not good yet is, by so much."""
+
 TIMED_PARTS = 1024
 """Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
 
@@ -210,6 +213,12 @@ def _rotation(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    if not text.isprintable():
+        raise BadValue("must be text on one line")
+    return text
+
+
 def _log_path(text: str) -> str:
     if not text or text.endswith("/") or "\0" in text:
         raise BadValue("must name a file")
@@ -253,12 +262,26 @@ class Config:
         "Whose web pages may talk to this server, beside its own: https://chat.example.org, https://*.example.org for "
         "all below it, * for everybody's. May be given several times. [default: none]",
     )
+    host: tuple[str, ...] = _option(
+        (),
+        str,
+        "What this server is called: a request whose Host is none of these names or addresses is refused, so that no "
+        "page can reach it under a name of its own. May be given several times. [default: none; any]",
+    )
     trusted_proxy: tuple[str, ...] = _option(
         (),
         str,
         "A proxy whose X-Forwarded-For is believed: its address, its network (10.0.0.0/8), or unix for who comes "
         "through a unix socket. May be given several times. [default: none]",
     )
+    auth_key: tuple[str, ...] = _option(
+        (),
+        _file_path,
+        "A file with a key by which tokens (JWT) are known: a public key (PEM), a set of keys (JWKS) or a secret. With "
+        "it, everybody needs one. Read again when it changes. May be given several times. [default: none; no tokens]",
+    )
+    auth_issuer: str = _option("", _text, "Whose tokens are taken alone (iss). [default: none; anybody's]")
+    auth_audience: str = _option("", _text, "For whom tokens must be (aud). [default: none; for nobody in particular]")
     workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
     redis: tuple[str, ...] = _option(
         (),
@@ -410,6 +433,12 @@ class Config:
     """Open files a worker keeps for its log, links and libraries; the rest of RLIMIT_NOFILE is for connections."""
     http_idle_seconds: float = 15.0
     """How long an HTTP connection may say nothing between requests."""
+
+    # The gate
+    token_warning_seconds: float = 60.0
+    """How long before a token runs out its bearer is told."""
+    watch_seconds: float = 2.0
+    """How often it is looked whether a file of keys has changed."""
 
     # One client
     timer_seconds: float = 0.1

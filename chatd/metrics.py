@@ -115,7 +115,7 @@ REFUSED = _each(
     "reason",
     [
         *("bad_request", "bad_room", "crowded", "forbidden", "full", "internal", "late", "not_found", "too_large"),
-        *("unavailable", "other"),
+        *("unauthorized", "unavailable", "other"),
     ],
 )
 
@@ -128,7 +128,7 @@ REFUSED_MESSAGES = _each(
     "chatd_refused_messages_total",
     "Messages that clients sent and that were not published, or of which it is not known, by reason.",
     "reason",
-    ("bus_away", "chat_log", "refused", "too_large", "unknown"),
+    ("bus_away", "chat_log", "forbidden", "refused", "too_large", "unknown"),
 )
 SENT_MESSAGES = _each(
     "counter",

@@ -13,6 +13,8 @@ from twisted.python import usage
 import chatd
 from chatd.config import BadValue, Config, broker_address, options
 from chatd.credentials import check_credentials
+from chatd.gate.auth import Guard
+from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
@@ -147,6 +149,10 @@ def _config(options: Options) -> Config:
     servers = [each.identity for each in brokers]
     if twice := next((each for each in servers if servers.count(each) > 1), ""):
         raise BadValue(f"--redis names one server twice: {twice}")
+    if not config.auth_key and (config.auth_issuer or config.auth_audience):
+        raise BadValue("--auth-issuer and --auth-audience are for --auth-key only")
+    Guard(config.auth_key).read()
+    Hosts(config.host)
     Origins(config.origin)
     Proxies(config.trusted_proxy)
     return config

@@ -34,6 +34,7 @@ from chatd.client.outflow import weigh_backlog
 from chatd.closing import RESTARTING, STOPPING
 from chatd.config import broker_address
 from chatd.door import DoorFactory
+from chatd.gate.auth import Guard
 from chatd.headcount import Headcount
 from chatd.lifeline import (
     DRAIN,
@@ -60,6 +61,7 @@ from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
+from chatd.watched import Watched
 from chatd.web.site import Site
 
 log = Logger("chatd.worker")  # this module runs as __main__
@@ -192,7 +194,9 @@ class Worker:
             return Shard(address.identity, bus, hub)
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
-        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name)
+        guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience) if config.auth_key else None
+        self._watched = [Watched(config.auth_key, guard.read)] if guard is not None else []
+        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard)
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
@@ -204,6 +208,7 @@ class Worker:
         self._counting = LoopingCall(self._count)
         self._log_check = LoopingCall(self._chat_log.check)
         self._pulse = LoopingCall(self._say_pulse)
+        self._watching = LoopingCall(self._look_at_files)
         self._ports: list[IListeningPort] = []
         self._held: Deferred[None] | None = None
         self._closing = STOPPING
@@ -220,6 +225,10 @@ class Worker:
         self._chat_log.check()
         checking = self._log_check.start(self._config.log_check_seconds, now=False)
         checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
+        for each in self._watched:
+            each.read()
+        watching = self._watching.start(self._config.watch_seconds, now=False)
+        watching.addErrback(lambda failure: log.failure("changed files are not read any more", failure))
         pulsing = self._pulse.start(self._config.pulse_seconds)
         pulsing.addErrback(lambda failure: log.failure("the parent is not told any more that we live", failure))
         if self._headcount is not None:
@@ -298,6 +307,7 @@ class Worker:
         self._meter.stop()
         self._log_check.stop()
         self._pulse.stop()
+        self._watching.stop()
         if self._counting.running:
             self._counting.stop()
         self._chat_log.close()
@@ -321,6 +331,10 @@ class Worker:
         log.failure("a port could not be adopted", failure)
         self.exit_status = 1
         self.stop()
+
+    def _look_at_files(self) -> None:
+        for each in self._watched:
+            each.check()
 
     def _count(self) -> None:
         if self._headcount is not None:

@@ -296,7 +296,11 @@ def test_the_options_are_the_promised_ones() -> None:
     assert list(KNOBS) == [
         "listen",
         "origin",
+        "host",
         "trusted_proxy",
+        "auth_key",
+        "auth_issuer",
+        "auth_audience",
         "workers",
         "redis",
         "redis_prefix",

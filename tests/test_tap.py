@@ -88,10 +88,12 @@ def test_every_option_reaches_the_configuration() -> None:
         "flush-interval": "0.25",
         "max-backlog": "70000",
         "max-rooms": "7",
+        "auth-issuer": "https://id.example.org",
+        "auth-audience": "chat",
         "max-connections": "20",
         "max-connections-worker": "15",
     }
-    lists = {"listen", "origin", "trusted-proxy", "redis"}
+    lists = {"listen", "origin", "host", "trusted-proxy", "auth-key", "redis"}
     assert {*words, *lists, "compress"} == {knob.name.replace("_", "-") for knob in options()}
     given = [word for name, value in words.items() for word in (f"--{name}", value)]
     assert config_of("--compress", *given) == Config(
@@ -120,6 +122,8 @@ def test_every_option_reaches_the_configuration() -> None:
         flush_interval=0.25,
         max_backlog=70_000,
         max_rooms=7,
+        auth_issuer="https://id.example.org",
+        auth_audience="chat",
         max_connections=20,
         max_connections_worker=15,
     )
@@ -128,6 +132,7 @@ def test_every_option_reaches_the_configuration() -> None:
 LISTS = [
     ("listen", ("tcp:3000", "unix:/run/chatd.sock", "tcp:80")),
     ("origin", ("https://b.example", "https://*.example.org", "https://a.example")),
+    ("host", ("b.example", "192.0.2.1", "::1")),
     ("trusted-proxy", ("192.0.2.1", "10.0.0.0/8", "unix")),
     ("redis", ("redis://b", "rediss://:secret@broker:7000/2", "unix:///run/a.sock")),
 ]
@@ -228,7 +233,7 @@ def test_the_help_says_where_chatd_listens_by_default() -> None:
     assert all(each in said for each in LOOPBACK_LISTEN)
 
 
-@pytest.mark.parametrize("option", ["listen", "origin", "trusted-proxy", "redis"])
+@pytest.mark.parametrize("option", ["listen", "origin", "host", "trusted-proxy", "auth-key", "redis"])
 def test_the_help_says_what_may_be_given_several_times(option: str) -> None:
     assert "May be given several times" in help_of(option)
 

@@ -3,6 +3,7 @@
 Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
 """
 
+import time
 from collections.abc import Callable
 from random import uniform
 from typing import Any, Protocol
@@ -15,11 +16,14 @@ from twisted.logger import Logger
 from chatd.client.connection import LINE_END, Connection
 from chatd.client.deflate import longest_deflated
 from chatd.client.lean import Timers
+from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
 from chatd.closing import Closing
 from chatd.config import Config
+from chatd.gate.auth import Guard, check_readable
+from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.metrics import CLIENTS, SLOW_READERS
@@ -48,14 +52,28 @@ class ConnectionFactory(WebSocketServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, hub_of: Callable[[str], Hub], config: Config, worker: str) -> None:
-        """Take what gives the hub of a room, and this worker's unique name, with which session ids begin."""
+    def __init__(
+        self,
+        reactor: Any,
+        hub_of: Callable[[str], Hub],
+        config: Config,
+        worker: str,
+        *,
+        guard: Guard | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Take what gives the hub of a room, and this worker's unique name, with which session ids begin.
+
+        The guard knows tokens, where they are asked for; now is the time of day, in seconds since 1970.
+        """
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.origins = Origins(config.origin)
         """Whose pages may talk to this worker."""
+        self.hosts = Hosts(config.host)
+        """What this worker is called."""
         self.proxies = Proxies(config.trusted_proxy)
         """Whose word is taken on where a client comes from."""
         self.traffic = TrafficStats()
@@ -64,6 +82,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self.closing: Closing | None = None
         """Why everybody is being closed, once they are."""
         self._hub_of = hub_of
+        self._guard = guard
+        self._now = now
         self._worker = worker
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
@@ -85,15 +105,27 @@ class ConnectionFactory(WebSocketServerFactory):
     def let_in(self, request: Head, peer: str) -> Connection:
         """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused."""
         upgrade, headers = read_upgrade(request), request.headers
+        self.hosts.check(headers.get("host"))
         self.origins.check(headers.get("origin"), headers.get("host"))
         address = self.proxies.client(peer, headers.get("x-forwarded-for"))
-        return self.make(upgrade, read_target(request.target), address)
+        place = read_target(request.target)
+        lease = self.lease(request)
+        check_readable(lease.grant, place.room)
+        return self.make(upgrade, place, address, lease)
 
-    def make(self, upgrade: Upgrade, place: Place, address: str) -> Connection:
+    def lease(self, request: Head) -> Lease:
+        """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
+        if self._guard is None:
+            return UNLIMITED
+        return Lease(self._guard.let_in(request, self._now()), self._guard, self.timers, self.config, self._now)
+
+    def make(self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
-        connection.session = self.new_session(connection, self.new_id(), place, address, upgrade.protocol)
+        connection.session = self.new_session(
+            connection, place, upgrade.protocol, id=self.new_id(), address=address, lease=lease
+        )
         return connection
 
     def new_id(self) -> str:
@@ -101,15 +133,15 @@ class ConnectionFactory(WebSocketServerFactory):
         self._sessions += 1
         return f"{self._worker}.{self._sessions}"
 
-    def new_session(
-        self, connection: Connection, id: str, place: Place, address: str, protocol: str
-    ) -> Session | Program:
-        """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does."""
+    def new_session(self, connection: Connection, place: Place, protocol: str, **who: Any) -> Session | Program:
+        """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
+
+        Who has what a Session is to know of its client: id, address and lease.
+        """
         if protocol == PROTOCOL:
-            return Program(self._hub_of, self.config, self.timers, connection, id=id, place=place, address=address)
+            return Program(self._hub_of, self.config, self.timers, connection, place=place, **who)
         kind: type[Session] = Person if place.nick else Session
-        hub = self._hub_of(place.room)
-        return kind(hub, self.config, self.timers, connection, id=id, place=place, address=address)
+        return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
 
     def came(self, connection: Closable) -> None:
         """Know one more; ``left`` is to be called when it is gone."""

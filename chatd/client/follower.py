@@ -33,8 +33,14 @@ class Follower(Session):
 
     def opened(self) -> None:
         """Say which nick it got, where that is not the one it wanted."""
-        if self.nick != self._place.nick:
+        if self._place.nick and self.nick != self._place.nick:
             self._line.tell(self._stream.another_nick(self._place.nick, self.nick))
+        super().opened()
+
+    def token_ends(self, seconds: float) -> None:
+        """Say so."""
+        if told := self._stream.token_ends(seconds):
+            self._line.tell(told)
 
     def lost(self, gap: Gap) -> None:
         """Say what is gone for good."""

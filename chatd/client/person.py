@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.client.session import Session
-from chatd.closing import LEAVING, Closing
+from chatd.closing import LEAVING, READ_ONLY, Closing
 from chatd.message import Batch, Gap
 from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 AWAY = "the message bus is away"
 FULL = "too many at once"
+NICK_FIXED = "your nick is that of your token"
 
 
 class Person(Session):
@@ -44,7 +45,12 @@ class Person(Session):
     def opened(self) -> None:
         """Say which nick it got, where that is not the one it wanted."""
         if self.nick != self._place.nick:
-            self._say(text.taken(self._place.nick, self.nick))
+            self._tell_nick(self.lease.grant.nick or self._place.nick, self.nick)
+        super().opened()
+
+    def token_ends(self, seconds: float) -> None:
+        """Say so."""
+        self._say(text.token_ends(seconds))
 
     def farewell(self, closing: Closing) -> bytes:
         """Say why the connection closes: websocat does not show the reason."""
@@ -77,10 +83,17 @@ class Person(Session):
         if not self._hub.intake.away:
             super()._hold(lines)
             return
+        self._turn_down(lines, "bus_away", text.not_sent(AWAY, self._config.retry_seconds))
+
+    def _not_allowed(self, lines: Sequence[str]) -> None:
+        self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
+
+    def _turn_down(self, lines: Sequence[str], reason: str, told: str) -> None:
+        """Publish nothing of it, and say so; commands are obeyed."""
         for command in map(read_command, lines):
             if isinstance(command, Say):
-                REFUSED_MESSAGES["bus_away"].value += 1
-                self._say(text.not_sent(AWAY, self._config.retry_seconds))
+                REFUSED_MESSAGES[reason].value += 1
+                self._say(told)
             else:
                 self._obey(command)
             if command is Ask.QUIT:
@@ -98,6 +111,8 @@ class Person(Session):
                 self._ask(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
             case Last(count):
                 self._ask(lambda: self._hub.last(self._place.room, count), self._tell_last)
+            case Rename() if self.lease.grant.nick:
+                self._say(text.notice(NICK_FIXED))
             case Rename(nick):
                 self._ask(
                     lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has)

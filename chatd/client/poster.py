@@ -30,18 +30,21 @@ class NotPosted(Exception):
 class Poster:
     """An author of one message. It is in no room: nobody is told that it comes and goes."""
 
-    def __init__(self, hub: Hub, config: Config, timers: Any, *, id: str, nick: str, address: str) -> None:
-        """Take who it is (id is unique for ever) and where it comes from.
+    def __init__(
+        self, hub: Hub, config: Config, timers: Any, *, id: str, nick: str, address: str, subject: str = ""
+    ) -> None:
+        """Take who it is (id is unique for ever), where it comes from, and whose token it has, if any.
 
-        All that is said over HTTP under one nick has one author. So what is sent again over another connection is
-        known by its id; it also means that no nick of theirs proves who they are.
+        All that is said over HTTP with the tokens of one subject, or without one under one nick, has one author. So
+        what is sent again over another connection is known by its id; no nick without a token proves who they are.
         """
         self._hub = hub
         self._config = config
         self._timers = timers
         self._waiting: Deferred[None]
         self.id = id
-        self.author = f"http.{sha256(nick.encode()).hexdigest()[:12]}" if nick else "http"
+        who = f"token {subject}" if subject else nick  # no nick has a space
+        self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.nick = nick
         self.address = address
 

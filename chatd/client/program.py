@@ -4,16 +4,19 @@ from collections.abc import Callable, Sequence
 from random import uniform
 from typing import Any, TypeVar
 
+import msgspec
 from msgspec import UNSET, UnsetType
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import chatd
+from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.membership import Membership, Ref, listed
 from chatd.client.session import Line
-from chatd.closing import Closing, come_back_after
+from chatd.closing import READ_ONLY, TOKEN_OUT, Closing, come_back_after
 from chatd.config import Config
+from chatd.gate.auth import BadToken
 from chatd.message import Batch, Message, Position
 from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.hub import Hub
@@ -30,6 +33,7 @@ log = Logger()
 T = TypeVar("T")
 
 AWAY = "the message bus is away"
+NOT_FOR_YOU = "the token does not let you into this room"
 BEING_JOINED = "room: it is being joined"
 
 
@@ -75,6 +79,7 @@ class Program:
         "delivering",
         "dress",
         "id",
+        "lease",
         "line",
         "nick",
     )
@@ -89,6 +94,7 @@ class Program:
         id: str,
         place: Place,
         address: str,
+        lease: Lease = UNLIMITED,
     ) -> None:
         """Take what a Session takes, but what gives the hub of a room."""
         self._hub_of = hub_of
@@ -107,7 +113,8 @@ class Program:
         self.id = id
         self.author = id
         self.address = address
-        self.nick = place.nick
+        self.lease = lease
+        self.nick = lease.grant.nick or place.nick
         self.dress: Dress = JSON
         self.delivering: Membership | None = None
         """In which room the client is just given something."""
@@ -149,6 +156,10 @@ class Program:
         for event in (welcome, *early):
             self.say(event)
         self.flush()
+        self.lease.begin(self._token_ends, lambda: self.line.close(TOKEN_OUT))
+
+    def _token_ends(self, seconds: float) -> None:
+        self.say(events.token_ends(seconds))
 
     def received(self, texts: Sequence[str]) -> None:
         """Take the text messages of one read, each a request."""
@@ -198,6 +209,7 @@ class Program:
     def gone(self) -> None:
         """Leave all rooms. What was not acknowledged is not published."""
         self._gone = True
+        self.lease.stop()
         self._stop_waiting()
         self._held = []
         if self._flushing is not None:
@@ -227,7 +239,7 @@ class Program:
             case events.Nick():
                 self._rename(request)
             case events.Auth():
-                self.refuse(request.ref, "bad_request", "this server takes no tokens")
+                self._renew(request)
             case events.Ping():
                 self.say(events.Pong(ref=request.ref))
 
@@ -244,6 +256,9 @@ class Program:
         intake = self._hub_of(request.room).intake
         if member is None or not member.joined:
             self.refuse(request.ref, "not_joined", "join the room first")
+        elif not self.lease.grant.may_write(request.room):
+            REFUSED_MESSAGES["forbidden"].value += 1
+            self.refuse(request.ref, "forbidden", READ_ONLY.reason)
         elif not text:
             self.refuse(request.ref, "bad_request", "text: nothing but a line end")
         elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
@@ -291,7 +306,9 @@ class Program:
             self.refuse(request.ref, "bad_room", refused.message)
             return
         member = self._rooms.get(room)
-        if member is not None and member.joining:
+        if not self.lease.grant.may_read(room):
+            self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
+        elif member is not None and member.joining:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
         elif member is None and len(self._rooms) >= self.config.max_rooms:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
@@ -333,11 +350,32 @@ class Program:
             self._hub_of(room).leave(room, member)
             self.say(events.Left(room, ref=request.ref))
 
+    def _renew(self, request: events.Auth) -> None:
+        """Go on with another token; leave the rooms that it does not let the client read."""
+        if self.lease is UNLIMITED:
+            self.refuse(request.ref, "bad_request", "this server takes no tokens")
+            return
+        try:
+            self.lease.renew(request.token)
+        except BadToken as bad:
+            self.refuse(request.ref, "forbidden", str(bad))
+            return
+        self.say(msgspec.structs.replace(events.token_ends(self.lease.left), ref=request.ref))
+        for room, member in list(self._rooms.items()):
+            if not self.lease.grant.may_read(room):
+                del self._rooms[room]
+                self._hub_of(room).leave(room, member)
+                self.refuse(UNSET, "forbidden", f"{room}: {NOT_FOR_YOU}")
+                self.say(events.Left(room))
+
     def _rename(self, request: events.Nick) -> None:
         try:
             wanted = read_nick(request.nick)
         except BadNick as bad:
             self.refuse(request.ref, "bad_request", f"nick: {bad}")
+            return
+        if self.lease.grant.nick:
+            self.refuse(request.ref, "forbidden", "nick: it is that of your token")
             return
         was = self.nick
 

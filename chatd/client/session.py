@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.receipts import Receipts, Written
-from chatd.closing import BUS_AWAY, NOT_TEXT, TOO_LARGE, Closing, too_slow
+from chatd.closing import BUS_AWAY, NOT_TEXT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position
 from chatd.metrics import REFUSED_MESSAGES
@@ -76,6 +77,7 @@ class Session:
         "deliver",
         "dress",
         "id",
+        "lease",
         "nick",
     )
 
@@ -89,8 +91,9 @@ class Session:
         id: str,
         place: Place,
         address: str,
+        lease: Lease = UNLIMITED,
     ) -> None:
-        """Take what it stands on, who it is (id is unique for ever), where it goes and where it comes from."""
+        """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do."""
         self._hub = hub
         self._config = config
         self._timer = clock
@@ -103,7 +106,8 @@ class Session:
         self.id = id
         self.author = id
         self.address = address
-        self.nick = place.nick
+        self.lease = lease
+        self.nick = lease.grant.nick or place.nick
         self.dress = self.usual_dress
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
 
@@ -162,7 +166,9 @@ class Session:
     def _take(self, lines: Sequence[str]) -> None:
         if not lines:
             return
-        if self._held or not self._hub.intake.open:
+        if not self.lease.grant.may_write(self._place.room):
+            self._not_allowed(lines)
+        elif self._held or not self._hub.intake.open:
             self._hold(lines)
         else:
             self._publish(lines)
@@ -170,12 +176,21 @@ class Session:
     def _publish(self, lines: Sequence[str]) -> None:
         self._hub.intake.publish(self._place.room, self, lines)
 
+    def _not_allowed(self, lines: Sequence[str]) -> None:
+        """Hang up: there is no other way to tell a bare client that it may only listen."""
+        REFUSED_MESSAGES["forbidden"].value += len(lines)
+        self._line.close(READ_ONLY)
+
     def compress(self) -> None:
         """Let what is sent be compressed."""
         self.dress = self.dress.deflated
 
     def opened(self) -> None:
         """Learn that the handshake was answered."""
+        self.lease.begin(self.token_ends, lambda: self._line.close(TOKEN_OUT))
+
+    def token_ends(self, seconds: float) -> None:
+        """Say nothing: a bare client gets messages and nothing else."""
 
     def farewell(self, closing: Closing) -> bytes:
         """Give the frames that go out before the connection closes for this reason."""
@@ -203,6 +218,7 @@ class Session:
     def gone(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
         self._gone = True
+        self.lease.stop()
         self._hub.leave(self._place.room, self)
         if self._held and self._hub.intake.waiting > self._config.max_connections_worker:
             self._out_of_patience()  # too many have left something behind

@@ -89,11 +89,11 @@ def _read(origin: str) -> _Page | None:
     found = _ORIGIN.fullmatch(origin.lower()) if origin.isascii() else None
     if found is None:
         return None
-    place = _read_authority(found[2], _PORTS.get(found[1], 0))
+    place = read_authority(found[2], _PORTS.get(found[1], 0))
     return _Page(found[1], *place) if place else None
 
 
-def _read_authority(text: str, default: int) -> tuple[str, int] | None:
+def read_authority(text: str, default: int) -> tuple[str, int] | None:
     """Read a host and port, the default one where there is none."""
     found = _AUTHORITY.fullmatch(text)
     if found and len(found[1]) <= HOST_LENGTH:
@@ -113,7 +113,7 @@ def _read_authority(text: str, default: int) -> tuple[str, int] | None:
 def _is_ours(page: _Page | None, host: str | None) -> bool:
     if page is None or host is None or page.scheme not in _PORTS or not host.isascii():
         return False
-    return _read_authority(host.lower(), _PORTS[page.scheme]) == (page.host, page.port)
+    return read_authority(host.lower(), _PORTS[page.scheme]) == (page.host, page.port)
 
 
 def _is_below(page: _Page, domain: _Page) -> bool:

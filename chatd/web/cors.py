@@ -5,7 +5,7 @@ from twisted.web.server import Request
 from chatd.gate.origin import Origins
 
 MAY_ASK = b"GET, HEAD, POST"
-MAY_SEND = b"Content-Type, Last-Event-ID"
+MAY_SEND = b"Authorization, Content-Type, Last-Event-ID"
 KEPT_SECONDS = 7200
 """How long a browser need not ask again; none keeps it for longer."""
 
@@ -17,7 +17,7 @@ def share(request: Request, origins: Origins) -> None:
     request.responseHeaders.addRawHeader(b"vary", b"Origin")
     if origin is not None and origins.allows_elsewhere(origin, host):
         request.setHeader(b"access-control-allow-origin", origin.encode("latin-1"))
-        request.setHeader(b"access-control-expose-headers", b"Retry-After")
+        request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
 
 
 def allow_in_advance(request: Request) -> None:

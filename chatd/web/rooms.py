@@ -10,10 +10,12 @@ from chatd.client.follower import Follower
 from chatd.client.membership import listed
 from chatd.client.poster import NotPosted, Poster
 from chatd.closing import BUS_AWAY
+from chatd.gate.auth import check_readable, check_writable
 from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
 from chatd.web.answer import answer, answer_json, later
+from chatd.web.asker import asker_address, asker_lease
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
@@ -34,15 +36,16 @@ class Rooms:
         self._connections = connections
         self._config = connections.config
 
-    def show(self, request: Request, address: str) -> bytes | int:
+    def show(self, request: Request) -> bytes | int:
         """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
         form = http.choose_form(request.getHeader("accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
         if form == http.EVENTS or follows(request.uri):
-            return self._follow(request, form, address)
+            return self._follow(request, form)
         if form == http.HTML:
             return self._page.render(request)
         place = read_target(request.uri, http.LAST)
+        check_readable(asker_lease(request).grant, place.room)
         return later(request, self._last(request, place, http.JSON if form == http.JSON else http.TEXT))
 
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
@@ -53,9 +56,11 @@ class Rooms:
             return answer_json(request, said)
         return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
 
-    def _follow(self, request: Request, form: str, address: str) -> bytes | int:
+    def _follow(self, request: Request, form: str) -> bytes | int:
         position = self._broke_off(request) if form == http.EVENTS else None
         place = read_target(request.uri, 0 if form == http.EVENTS else http.LAST)
+        lease = asker_lease(request)
+        check_readable(lease.grant, place.room)
         form = http.TEXT if form == http.HTML else form
         shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
         if request.method == b"HEAD":
@@ -70,7 +75,8 @@ class Rooms:
                 following,
                 id=self._connections.new_id(),
                 place=place,
-                address=address,
+                address=asker_address(request),
+                lease=lease,
                 stream=shown,
                 since=position,
             )
@@ -81,19 +87,22 @@ class Rooms:
         last = request.getHeader("last-event-id")
         return http.read_event_id(last) if last else None
 
-    def publish(self, request: Request, address: str) -> int:
+    def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
         place = read_target(request.uri)
+        grant = asker_lease(request).grant
+        check_writable(grant, place.room)
         body = request.content.read() if request.content is not None else b""
         said = http.read_said(request.getHeader("content-type"), body, self._config.max_message)
-        nick = place.nick if said.nick is None else said.nick
+        nick = grant.nick or (place.nick if said.nick is None else said.nick)
         poster = Poster(
             self._shards.hub(place.room),
             self._config,
             self._connections.timers,
             id=self._connections.new_id(),
             nick=nick,
-            address=address,
+            subject=grant.subject,
+            address=asker_address(request),
         )
         return later(request, self._publish(request, place.room, poster, said))
 
@@ -115,14 +124,20 @@ class Rooms:
 
     async def members(self, request: Request, room: str) -> bytes:
         """Say who is in a room."""
+        check_readable(asker_lease(request).grant, room)
         hub = self._shards.hub(room)
         members = await self._asked(hub.members(room), hub.intake.away)
         return answer_json(request, http.Here(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
-        """List the rooms."""
+        """List the rooms that the asker may read."""
+        grant = asker_lease(request).grant
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.all_away)
-        rooms = [http.Room(each.room, each.count, each.top.epoch, each.top.offset) for each in occupied]
+        rooms = [
+            http.Room(each.room, each.count, each.top.epoch, each.top.offset)
+            for each in occupied
+            if grant.may_read(each.room)
+        ]
         return answer_json(request, http.Rooms(rooms, more))
 
     async def _asked(self, answer: "Deferred[T]", away: object) -> T:

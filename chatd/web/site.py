@@ -15,12 +15,12 @@ from twisted.web.server import Site as WebSite
 
 from chatd.client.factory import ConnectionFactory
 from chatd.closing import OUR_FAULT
-from chatd.gate.proxies import Proxies
 from chatd.meter import Meter
 from chatd.room.shards import Shards
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.answer import answer, done, later, refuse
+from chatd.web.asker import head_of
 from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
 from chatd.web.refusal import Refusal
@@ -33,6 +33,8 @@ log = Logger()
 
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 _ASSETS = b"/-/assets/"
+_PROBES = (b"/-/healthz", b"/-/readyz")
+"""Asked for by an address, whatever the server is called; there is nothing in the answer for a page to read."""
 _MEMBERS = re.compile(rb"/(?!-/)([^/]*)/members")
 
 
@@ -88,11 +90,15 @@ class Answers(Resource):
             return refuse(request, internal(OUR_FAULT.reason))
 
     def _answer(self, request: Any) -> Answer:
-        if request.requestHeaders.hasHeader(b"upgrade") and (head := _head(request)).upgrades:
+        if request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
             request.channel.upgrade(head)
             return NOT_DONE_YET
-        share(request, request.channel.site.connections.origins)
-        methods = self._methods(split_target(request.uri)[0])
+        path = split_target(request.uri)[0]
+        connections: ConnectionFactory = request.channel.site.connections
+        if path not in _PROBES:
+            connections.hosts.check(request.getHeader("host"))
+        share(request, connections.origins)
+        methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))
         if method is None:
             allowed = ", ".join(methods)
@@ -110,17 +116,11 @@ class Answers(Resource):
             room = room_name(found[1])
             return _methods(lambda request: later(request, self._rooms.members(request, room)))
         room_name(path[1:])
-        return _methods(self._show, POST=self._publish)
+        return _methods(self._rooms.show, POST=self._rooms.publish)
 
     def _about(self, request: WebRequest) -> bytes:
         host = request.getHeader("host") or ""
         return answer(request, about(host if _HOST.fullmatch(host) else "localhost:3000"))
-
-    def _show(self, request: WebRequest) -> Answer:
-        return self._rooms.show(request, _address(request))
-
-    def _publish(self, request: WebRequest) -> Answer:
-        return self._rooms.publish(request, _address(request))
 
 
 def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
@@ -134,21 +134,6 @@ def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
 
     methods["OPTIONS"] = options
     return methods
-
-
-def _head(request: WebRequest) -> Head:
-    """Give the head of a request as the door reads that of a connection's first one."""
-    given = request.requestHeaders.getAllRawHeaders()
-    headers = {name.decode("latin-1").lower(): b",".join(each).decode("latin-1") for name, each in given}
-    version = request.clientproto.decode("latin-1").removeprefix("HTTP/")
-    return Head(request.method.decode("latin-1"), request.uri, headers, version)
-
-
-def _address(request: Any) -> str:
-    """Give the address of who asks: of each request, for a proxy may send those of many on one connection."""
-    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-for")
-    proxies: Proxies = request.channel.site.connections.proxies
-    return proxies.client(address_of(request.channel.transport), ",".join(forwarded) if forwarded else None)
 
 
 class Request(WebRequest):

@@ -315,7 +315,9 @@ class NickAnswer(_Answered, frozen=True, gc=False, tag="nick"):
 
 
 class AuthAnswer(_Answered, frozen=True, gc=False, tag="auth"):
-    """The token is good."""
+    """The token is good for so many seconds; null: without end. Unasked it says that the token runs out."""
+
+    expires_in: float | None
 
 
 class Pong(_Answered, frozen=True, gc=False, tag="pong"):
@@ -401,6 +403,11 @@ def presence_event(room: str, change: Change) -> Presence:
     """Say who came, went, or took another nick."""
     was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
     return Presence(room, change.what, change.session, change.nick or None, was)
+
+
+def token_ends(seconds: float | None) -> AuthAnswer:
+    """Say for how long a token is good; None: without end."""
+    return AuthAnswer(None if seconds is None else round(seconds, 1))
 
 
 def bye(closing: Closing, again: float | None) -> Bye:

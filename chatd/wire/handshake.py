@@ -32,6 +32,8 @@ _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 PROTOCOL = "chatd.v1"
 """The one subprotocol."""
+BEARER = "bearer."
+"""What a subprotocol begins with that is none but a token: browsers can send one in no other header."""
 
 LOBBY = "lobby"
 ROOM_LENGTH = 64
@@ -175,9 +177,21 @@ def _protocol(offered: str | None) -> str:
     """Choose a subprotocol (RFC 6455, sections 1.9 and 4.2.2). Raises Refused: 400, where it knows none of those."""
     if offered is None:
         return ""
-    if PROTOCOL in [each.strip() for each in offered.split(",")]:
+    if PROTOCOL in _offered(offered):
         return PROTOCOL
     raise bad_request(f"no such subprotocol: {PROTOCOL} is spoken here, or none")
+
+
+def _offered(protocols: str) -> list[str]:
+    return [each.strip() for each in protocols.split(",")]
+
+
+def bearer_of_protocols(offered: str | None) -> str:
+    """Give the token among the subprotocols that a client offers; empty where there is none."""
+    tokens = {each.removeprefix(BEARER) for each in _offered(offered or "") if each.startswith(BEARER)}
+    if len(tokens) > 1:
+        raise bad_request("there are several tokens; one is enough")
+    return tokens.pop() if tokens else ""
 
 
 def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
@@ -280,6 +294,11 @@ def follows(target: bytes) -> bool:
     if follow not in (b"0", b"1"):
         raise bad_request("follow must be 0 or 1")
     return follow == b"1"
+
+
+def token_of_target(target: bytes) -> str:
+    """Give the token in a request target (``/ops?token=…``); empty where there is none."""
+    return _parameters(split_target(target)[1]).get(b"token", b"").decode("latin-1")
 
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:

@@ -40,6 +40,20 @@ def read_nick(text: str) -> str:
     return nick
 
 
+def as_nick(text: str) -> str:
+    """Give a nick that is like a text: what none may hold becomes ``_``, what is too long is cut. Empty stays empty."""
+    shown = unicodedata.normalize("NFC", text[:_DECOMPOSED])
+    return "".join(each if _may_hold(each) else "_" for each in shown[:NICK_LENGTH])
+
+
+def _may_hold(character: str) -> bool:
+    try:
+        read_nick(character)
+    except BadNick:
+        return False
+    return True
+
+
 def candidates(nick: str) -> Iterator[str]:
     """Give a nick, then without end what to take where it is in use: ann, ann2, ann3, … Long ones lose their ends."""
     yield nick

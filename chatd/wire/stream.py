@@ -40,6 +40,8 @@ class Stream:
     """Tells, of a room, what is gone for good."""
     another_nick: Callable[[str, str], bytes]
     """Tells who follows under another nick than it wanted which it is."""
+    token_ends: Callable[[float], bytes]
+    """Tells in how many seconds a token runs out."""
     closing: Callable[[Closing, float | None], bytes]
     """Tells why the stream ends, and in how many seconds to come back."""
     beginning: Callable[[float], bytes]
@@ -67,6 +69,7 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
         text.TextDress(text.named, text.change if told else None, frame_line),
         lost=lambda room, gap: line(text.lost(gap.count)),
         another_nick=lambda wanted, has: line(text.taken(wanted, has)),
+        token_ends=lambda seconds: line(text.token_ends(seconds)) if told else b"",
         closing=lambda closing, again: line(text.closing(closing.reason)),
         beginning=_nothing,
         end=end,
@@ -84,6 +87,7 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
         events.JsonDress(frame_line, told=told),
         lost=lambda room, gap: frame_line(encode(events.gap_event(room, gap))),
         another_nick=_nothing,
+        token_ends=lambda seconds: frame_line(encode(events.token_ends(seconds))),
         closing=lambda closing, again: frame_line(encode(events.bye(closing, again))),
         beginning=_nothing,
         end=end,
@@ -97,6 +101,7 @@ def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
         events.JsonDress(frame, told=told, show=_message, tell=_change),
         lost=lambda room, gap: frame(_event(b"gap", encode(events.gap_event(room, gap)), _id(gap.epoch, gap.last))),
         another_nick=_nothing,
+        token_ends=lambda seconds: frame(_event(b"auth", encode(events.token_ends(seconds)))),
         closing=lambda closing, again: frame(_event(b"bye", encode(events.bye(closing, again)))),
         beginning=lambda again: frame(b"retry: %d\n\n" % (again * 1000)),
         heartbeat=frame(b":\n\n"),

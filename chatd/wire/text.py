@@ -165,6 +165,11 @@ def closing(reason: str) -> str:
     return notice(f"closing: {reason}")
 
 
+def token_ends(seconds: float) -> str:
+    """Say that a token runs out."""
+    return notice(f"your token runs out in {_counted(max(1, round(seconds)), 'second')}")
+
+
 def pong(seconds: float) -> str:
     """Answer ``/ping``: how long it took through the message bus and back."""
     return notice(f"pong after {seconds * 1000:.1f} ms")

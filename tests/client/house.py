@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
+from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
@@ -77,27 +78,29 @@ class House:
 
     def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
         """Let a bare client come in."""
-        return self._come(Session, name, Place(room, echo))
+        return self.come(Session, name, Place(room, echo))
 
     def person(self, nick: str = "ann", room: str = "lobby", **place: Any) -> tuple[Person, FakeLine]:
         """Let somebody with a nick come in; its id is the nick with a number."""
-        return self._come(Person, f"{nick}.1", Place(room, nick=nick, **place))
+        return self.come(Person, f"{nick}.1", Place(room, nick=nick, **place))
 
     def program(self, name: str = "p1", room: str = "lobby", **place: Any) -> tuple[Program, FakeLine]:
         """Let a client come in that speaks chatd.v1."""
-        return self._come(Program, name, Place(room, **place))
+        return self.come(Program, name, Place(room, **place))
 
-    def _come(self, kind: type[Kind], name: str, place: Place) -> tuple[Kind, FakeLine]:
-        session, line = self.make(kind, name, place)
+    def come(self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED) -> tuple[Kind, FakeLine]:
+        """Let a client come in."""
+        session, line = self.make(kind, name, place, lease)
         session.join()
         session.opened()
         return session, line
 
-    def make(self, kind: type[Kind], name: str, place: Place) -> tuple[Kind, FakeLine]:
+    def make(self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED) -> tuple[Kind, FakeLine]:
         """Make a client that has not joined yet."""
         line = FakeLine()
         hub: Any = (lambda room: self.hub) if kind is Program else self.hub
-        return kind(hub, self.config, self.clock, line, id=name, place=place, address="192.0.2.1"), line
+        session = kind(hub, self.config, self.clock, line, id=name, place=place, address="192.0.2.1", lease=lease)
+        return session, line
 
     def turn(self) -> list[tuple[str, str]]:
         """End this turn of the reactor; give what it published: room and text."""

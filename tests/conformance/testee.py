@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from chatd.client.connection import Connection
 from chatd.client.factory import ConnectionFactory
+from chatd.client.lease import UNLIMITED
 from chatd.client.session import Session
 from chatd.closing import TOO_LARGE, too_slow
 from chatd.config import Config
@@ -57,6 +58,7 @@ class Echo(Session):
         self._line = connection
         self._most = most
         self._receipts = None
+        self.lease = UNLIMITED
         self.dress = BARE
 
     def join(self) -> "Deferred[None]":
@@ -98,8 +100,8 @@ class EchoFactory(ConnectionFactory):
         nowhere: Any = None
         super().__init__(reactor, nowhere, config, "testee")
 
-    def new_session(self, connection: Connection, id: str, place: Place, address: str, protocol: str) -> Session:
-        return Echo(connection, id, self.config.max_message)
+    def new_session(self, connection: Connection, place: Place, protocol: str, **who: Any) -> Session:
+        return Echo(connection, who["id"], self.config.max_message)
 
 
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:

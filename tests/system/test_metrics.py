@@ -67,7 +67,7 @@ def test_what_two_workers_do_is_added_up(daemon: Daemon) -> None:
         assert [other.recv(20) for _ in range(100)] == [str(number) for number in range(100)]
         grows(daemon, "chatd_received_messages_total", 200, taken)
         grows(daemon, "chatd_sent_messages_total", 200, given, **{"from": "live"})
-        assert value(daemon, "chatd_workers_ready") == 2
+        until(lambda: value(daemon, "chatd_workers_ready") == 2, "the parent to write what it has counted")
         assert value(daemon, "chatd_buses_live") == value(daemon, "chatd_buses") == 2
     until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "nobody to be left")
 

@@ -21,13 +21,13 @@ NOON = 1_790_000_000
 class House:
     """A worker's HTTP side."""
 
-    def __init__(self, config: Config = CONFIG) -> None:
+    def __init__(self, config: Config = CONFIG, **options: Any) -> None:
         self.clock = Clock()
         self.bus = FakeBus(history=config.history)
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)
-        self.connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
+        self.connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w", **options)
         self.meter = FakeMeter()
         meter: Any = self.meter
         self.site = Site(self.clock, Shards([Shard("broker", bus, self.hub)]), self.connections, meter)

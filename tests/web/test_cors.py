@@ -51,7 +51,7 @@ def test_a_friends_browser_that_asks_in_advance_hears_what_it_may(asker: Asker) 
     answer = asker.ask("OPTIONS /ops", FRIEND, "Access-Control-Request-Method: POST")
     assert answer.status == 204
     assert answer.headers["access-control-allow-methods"] == "GET, HEAD, POST"
-    assert answer.headers["access-control-allow-headers"] == "Content-Type, Last-Event-ID"
+    assert answer.headers["access-control-allow-headers"] == "Authorization, Content-Type, Last-Event-ID"
     assert answer.headers["access-control-max-age"] == "7200"
 
 

@@ -1,0 +1,91 @@
+"""What a client may do, for as long as its token is good: it is warned before the end, and may bring another token."""
+
+from collections.abc import Callable
+from typing import Any
+
+from chatd.config import Config
+from chatd.gate.auth import EVERYTHING, BadToken, Grant, Guard
+
+LOOK_SECONDS = 3600.0
+"""How long a timer runs at most: the clock by which tokens are good may be set meanwhile."""
+
+
+class Lease:
+    """What one client may do."""
+
+    __slots__ = ("_end", "_guard", "_now", "_timer", "_timers", "_warn", "_warned", "_warning", "grant")
+
+    def __init__(self, grant: Grant, guard: Guard, timers: Any, config: Config, now: Callable[[], float]) -> None:
+        """Take what its token says, who knows tokens, timers, and the time of day in seconds since 1970."""
+        self.grant = grant
+        self._guard = guard
+        self._timers = timers
+        self._now = now
+        self._timer: Any = None
+        self._warning = config.token_warning_seconds
+        self._warned = False
+        self._warn: Callable[[float], None]
+        self._end: Callable[[], None]
+
+    @property
+    def left(self) -> float | None:
+        """For how many more seconds it is good; None: without end."""
+        return None if self.grant.expires is None else max(0.0, self.grant.expires - self._now())
+
+    def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
+        """Call warn, with the seconds that are left, a while before the token runs out, and end when it has."""
+        self._warn, self._end = warn, end
+        self._look()
+
+    def stop(self) -> None:
+        """Call nobody any more: the client is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def renew(self, token: str) -> None:
+        """Go on with a new token of the same subject. Raises BadToken, and then nothing has changed."""
+        grant = self._guard.check(token, self._now())
+        if grant.subject != self.grant.subject:
+            raise BadToken("the token is somebody else's")
+        self.grant = grant
+        self.stop()
+        left = self.left
+        self._warned = left is not None and left <= self._warning  # the answer says it
+        self._look()
+
+    def _look(self) -> None:
+        self._timer = None
+        left = self.left
+        if left is None:
+            return
+        if left == 0:
+            self._end()
+            return
+        if left <= self._warning and not self._warned:
+            self._warned = True
+            self._warn(left)
+        wait = left if self._warned else left - self._warning
+        self._timer = self._timers.callLater(min(wait, LOOK_SECONDS), self._look)
+
+
+class _Unlimited(Lease):
+    """What everybody may do where no tokens are asked for: one for all, without timers."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.grant = EVERYTHING
+
+    def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
+        """Go on for ever."""
+
+    def stop(self) -> None:
+        """Nothing was begun."""
+
+    def renew(self, token: str) -> None:
+        """Take no token. Raises BadToken."""
+        raise BadToken("this server takes no tokens")
+
+
+UNLIMITED: Lease = _Unlimited()

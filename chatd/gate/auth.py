@@ -1,0 +1,218 @@
+"""Who may come in with a token, as whom, and what it may do there: JSON Web Tokens (RFC 7519), read strictly.
+
+The claims: ``sub`` and ``nick`` say who it is, ``exp`` and ``nbf`` when the token is good, ``iss`` and ``aud`` whose it
+is and for whom, ``rooms`` where it may read (``r``) and write (``w``)::
+
+    {"sub": "ann", "exp": 1767225600, "rooms": {"ops": "rw", "news": "r", "team-*": "rw"}}
+
+A name that ends in ``*`` stands for all rooms that begin so; of several that fit the longest counts, and the exact one
+before them all. A token without ``rooms`` may do everything everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import jwt
+import msgspec
+from msgspec import Meta, Struct
+
+from chatd.closing import READ_ONLY
+from chatd.config import LEEWAY_SECONDS, BadValue
+from chatd.gate.keys import Key, read_key_file
+from chatd.wire.handshake import Head, Refused, bad_request, bearer_of_protocols, token_of_target
+from chatd.wire.nick import BadNick, as_nick, read_nick
+
+_JWS = jwt.PyJWS()
+
+_When = Annotated[float, Meta(ge=0, le=253_402_300_799)]  # to the end of the year 9999
+
+
+class _Claims(Struct, frozen=True, gc=False):
+    """What a token says, as far as it matters here."""
+
+    sub: str | None = None
+    nick: str | None = None
+    exp: _When | None = None
+    nbf: _When | None = None
+    iss: str | None = None
+    aud: str | list[str] | None = None
+    rooms: dict[str, str] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Claims)
+_RIGHTS = frozenset(("", "r", "w", "rw", "wr"))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What somebody may do, as its token says; without arguments: everything."""
+
+    subject: str = ""
+    nick: str = ""
+    """The name that others see; empty: whichever it chooses."""
+    expires: float | None = None
+    """When it ends, in seconds since 1970; None: never."""
+    rooms: Mapping[str, str] | None = None
+    """What may be done where; None: everything everywhere."""
+
+    def may_read(self, room: str) -> bool:
+        """Whether it may hear a room, and see who is there and what was said."""
+        return self.rooms is None or "r" in self._rights(room)
+
+    def may_write(self, room: str) -> bool:
+        """Whether it may speak in a room."""
+        return self.rooms is None or "w" in self._rights(room)
+
+    def _rights(self, room: str) -> str:
+        rooms = self.rooms or {}
+        if room in rooms:
+            return rooms[room]
+        fitting = [name for name in rooms if name.endswith("*") and room.startswith(name[:-1])]
+        return rooms[max(fitting, key=len)] if fitting else ""
+
+
+EVERYTHING = Grant()
+"""Of those who come in where no tokens are asked for."""
+
+
+class BadToken(Exception):
+    """A token that is not good; its text is one line for whoever brought it, and repeats nothing of it."""
+
+
+def unauthorized(message: str, *, error: str = "") -> Refused:
+    """Refuse who brings no token, or one that is not good (RFC 6750, section 3)."""
+    described = message.replace('"', "'")
+    challenge = 'Bearer realm="chatd"' + (f', error="{error}", error_description="{described}"' if error else "")
+    return Refused(401, "unauthorized", message, (("WWW-Authenticate", challenge),))
+
+
+def check_readable(grant: Grant, room: str) -> None:
+    """Let who may read a room go on. Raises Refused: 403."""
+    if not grant.may_read(room):
+        raise _insufficient("the token does not let you into this room")
+
+
+def check_writable(grant: Grant, room: str) -> None:
+    """Let who may write there go on. Raises Refused: 403."""
+    if not grant.may_write(room):
+        raise _insufficient(READ_ONLY.reason)
+
+
+def _insufficient(message: str) -> Refused:
+    challenge = f'Bearer realm="chatd", error="insufficient_scope", error_description="{message}"'
+    return Refused(403, "forbidden", message, (("WWW-Authenticate", challenge),))
+
+
+class Guard:
+    """Knows good tokens, by keys that may be replaced at any time."""
+
+    def __init__(self, paths: Sequence[str], issuer: str = "", audience: str = "") -> None:
+        """Take the files with the keys, and whose and for whom tokens must be; empty: that does not matter."""
+        self._paths = paths
+        self._keys: list[Key] = []
+        self._issuer = issuer
+        self._audience = audience
+
+    def read(self) -> None:
+        """Read the keys. Raises BadValue, one line that names the file; the keys are then those that were read last."""
+        self._keys = [key for path in self._paths for key in read_key_file(path)]
+
+    def let_in(self, head: Head, now: float) -> Grant:
+        """Give what the bearer of a request's token may do, at that time. Raises Refused: 401, or 400 for several."""
+        token = find_token(head)
+        if not token:
+            raise unauthorized("this server asks for a token")
+        try:
+            return self.check(token, now)
+        except BadToken as bad:
+            raise unauthorized(str(bad), error="invalid_token") from None
+
+    def check(self, token: str, now: float) -> Grant:
+        """Give what the bearer of a token may do; now is in seconds since 1970. Raises BadToken."""
+        claims = _read_claims(self._payload(token))
+        if claims.exp is not None and now >= claims.exp:
+            raise BadToken("the token has run out")
+        if claims.nbf is not None and now < claims.nbf - LEEWAY_SECONDS:
+            raise BadToken("the token is not good yet")
+        if self._issuer and claims.iss != self._issuer:
+            raise BadToken("the token is from another issuer")
+        audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
+        if (self._audience or claims.aud is not None) and self._audience not in audience:
+            raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
+        return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims))
+
+    def _payload(self, token: str) -> bytes:
+        """Give what a token says, if one of the keys has signed it. Raises BadToken."""
+        try:
+            header = _JWS.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            raise BadToken("that is no token: it must be a JSON Web Token") from error
+        named, algorithm = header.get("kid"), header.get("alg")
+        fitting = [key for key in self._keys if algorithm in key.algorithms and _named_so(key, named)]
+        for key in fitting:
+            try:
+                payload: bytes = _JWS.decode(token, key.material, algorithms=list(key.algorithms))
+            except (jwt.PyJWTError, ValueError, TypeError):
+                continue
+            return payload
+        raise BadToken("the token is signed by nobody whom this server knows")
+
+
+def _named_so(key: Key, named: object) -> bool:
+    """Whether a key may be the one that a token names; either may have no name."""
+    return named is None or not key.id or key.id == named
+
+
+def find_token(head: Head) -> str:
+    """Give the token that a request carries, empty where it has none. Raises Refused: 400, where it has several.
+
+    From ``Authorization: Bearer``, the parameter ``token``, or the subprotocol ``bearer.…`` (RFC 6750, section 2).
+    """
+    found = [token_of_target(head.target), bearer_of_protocols(head.headers.get("sec-websocket-protocol"))]
+    scheme, _, credentials = head.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        found.append(credentials.strip())
+    tokens = {each for each in found if each}
+    if len(tokens) > 1:
+        raise bad_request("there are several tokens; one is enough")
+    return tokens.pop() if tokens else ""
+
+
+def _read_claims(payload: bytes) -> _Claims:
+    try:
+        return _decoder.decode(payload)
+    except (ValueError, RecursionError):
+        raise BadToken("the claims of the token are not what they must be") from None
+
+
+def _nick(claims: _Claims) -> str:
+    """Give the nick that a token says. What is a good subject need not be one: it comes as like it as can be."""
+    if claims.nick is None:
+        return as_nick(claims.sub or "")
+    try:
+        return read_nick(claims.nick)
+    except BadNick as bad:
+        raise BadToken(f"nick, in the token: {bad}") from None
+
+
+def _rooms(claims: _Claims) -> Mapping[str, str] | None:
+    try:
+        check_rooms(claims.rooms or {})
+    except BadValue as bad:
+        raise BadToken(f"rooms, in the token: {bad}") from None
+    return claims.rooms
+
+
+def check_rooms(rooms: Mapping[str, object]) -> None:
+    """See that each room has rights. Raises BadValue."""
+    if not all(isinstance(rights, str) and rights in _RIGHTS for rights in rooms.values()):
+        raise BadValue("each must have r, w, rw or nothing")
+
+
+def mint(key: Key, claims: Mapping[str, object], algorithm: str = "") -> str:
+    """Make a token that says this, signed with a key. Raises BadValue, where the algorithm is not one of the key's."""
+    if algorithm and algorithm not in key.algorithms:
+        raise BadValue(f"must be {' or '.join(key.algorithms)} with this key, not {algorithm!r}")
+    headers = {"kid": key.id} if key.id else None
+    return _JWS.encode(msgspec.json.encode(claims), key.material, algorithm or key.algorithms[0], headers)

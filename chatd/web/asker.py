@@ -1,0 +1,31 @@
+"""Who sends a request: where it comes from, and what it may do."""
+
+from typing import Any
+
+from twisted.web.server import Request
+
+from chatd.client.lease import Lease
+from chatd.gate.proxies import Proxies
+from chatd.transports import address_of
+from chatd.wire.handshake import Head
+
+
+def head_of(request: Request) -> Head:
+    """Give the head of a request as the door reads that of a connection's first one."""
+    given = request.requestHeaders.getAllRawHeaders()
+    headers = {name.decode("latin-1").lower(): b",".join(each).decode("latin-1") for name, each in given}
+    version = request.clientproto.decode("latin-1").removeprefix("HTTP/")
+    return Head(request.method.decode("latin-1"), request.uri, headers, version)
+
+
+def asker_address(request: Any) -> str:
+    """Give the address of who asks: of each request, for a proxy may send those of many on one connection."""
+    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-for")
+    proxies: Proxies = request.channel.site.connections.proxies
+    return proxies.client(address_of(request.channel.transport), ",".join(forwarded) if forwarded else None)
+
+
+def asker_lease(request: Any) -> Lease:
+    """Give what who asks may do. Raises Refused: 401 where it needs a token."""
+    lease: Lease = request.channel.site.connections.lease(head_of(request))
+    return lease

@@ -1,0 +1,210 @@
+"""A chatd that asks for tokens: terminals, browsers' handshakes and curl bring them; keys change; none is logged."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.gate.issuer import private_pem, public_pem, token
+from tests.system.daemon import Daemon, Websocat, hear
+from tests.waiting import until
+
+CHATD = str(Path(sys.executable).parent / "chatd")
+KEY = "auth.pem"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Run a chatd that takes tokens; a test has a room of its own."""
+    folder = tmp_path_factory.mktemp("tokens")
+    (folder / KEY).write_bytes(public_pem())
+    with Daemon(folder, "--auth-key", KEY) as daemon:
+        yield daemon
+
+
+def soon(seconds: float = 600) -> int:
+    return int(time.time() + seconds)
+
+
+def status(url: str, data: bytes | None = None, **headers: str) -> int:
+    try:
+        with urlopen(Request(url, data, headers)) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
+
+
+def closed_with(url: str, *offered: str) -> int:
+    """Give the code with which a client that waits is closed."""
+    with connect(url, compression=None) as client:
+        try:
+            while True:
+                client.recv(20)
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd else 1006
+
+
+def test_who_mints_a_token_talks_with_it_at_a_terminal(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(private_pem())
+    mint = [CHATD, "token", "--key", str(tmp_path / "key"), "--rooms", "mint=rw", "--ttl", "10m", "--sub"]
+    tokens = [
+        subprocess.run([*mint, name], capture_output=True, text=True, check=True).stdout for name in ("ann", "bob")
+    ]
+    ann = Websocat(daemon.url(f"mint?nick=whoever&token={tokens[0].strip()}"))
+    bob = Websocat(daemon.url("mint"), f"-H=Authorization: Bearer {tokens[1].strip()}")
+    try:
+        ann.wait_for(1)
+        bob.type("hello")
+        assert ann.wait_for(2) == ["* you are ann", "bob: hello"]
+        ann.type("hi")
+        assert bob.wait_for(1) == ["ann: hi"]
+    finally:
+        ann.end()
+        bob.end()
+
+
+def test_a_browser_brings_it_as_a_subprotocol(daemon: Daemon) -> None:
+    with daemon.connect("page", "chatd.v1", f"bearer.{token(sub='ann', exp=soon())}") as client:
+        assert client.subprotocol == "chatd.v1"
+        assert json.loads(client.recv(20))["nick"] == "ann"
+
+
+def test_without_a_good_one_nobody_comes_in(daemon: Daemon) -> None:
+    for query in ("", "?token=a.b.c", f"?token={token('P-256', sub='ann')}", f"?token={token(sub='ann', exp=1)}"):
+        with pytest.raises(InvalidStatus) as caught:
+            daemon.connect(f"closed{query}")
+        assert caught.value.response.status_code == 401
+        assert caught.value.response.headers["WWW-Authenticate"].startswith("Bearer")
+        assert status(daemon.url(f"closed{query}", "http")) == 401
+    with pytest.raises(InvalidStatus) as caught:
+        daemon.connect(f"closed?token={token(sub='ann', rooms={'other': 'rw', 'closed': 'w'})}")
+    assert caught.value.response.status_code == 403
+
+
+def test_reading_and_writing_are_two_things(daemon: Daemon) -> None:
+    reader, writer = token(sub="ann", rooms={"two": "r"}), token(sub="bob", rooms={"two": "rw"})
+    with (
+        daemon.connect(f"two?token={reader}") as bare,
+        daemon.connect(f"two?nick=x&token={reader}") as named,
+        daemon.connect(f"two?token={writer}") as other,
+    ):
+        other.send("hello")
+        assert bare.recv(20) == "bob: hello"
+        assert hear(named, "bob: hello")
+        named.send("hi")
+        assert named.recv(20) == "* not sent: the token does not let you speak in this room"
+        bare.send("hi")
+        with pytest.raises(ConnectionClosed) as caught:
+            bare.recv(20)
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+    url = daemon.url("two", "http")
+    assert status(url, b"hi", Authorization=f"Bearer {reader}") == 403
+    assert status(url, b"hi", Authorization=f"Bearer {writer}") == 201
+    assert [line for line in daemon.texts() if line.endswith(("hi", "hello"))][-2:] == ["hello", "hi"]
+
+
+@pytest.mark.parametrize("query", ["", "&nick=ann"])
+def test_when_it_runs_out_the_client_is_closed_with_4001(daemon: Daemon, query: str) -> None:
+    assert closed_with(daemon.url(f"out?token={token(sub='ann', exp=soon(2))}{query}")) == 4001
+
+
+def test_when_it_runs_out_who_follows_is_told_and_sent_away(daemon: Daemon) -> None:
+    request = Request(daemon.url("out", "http"), headers={"Accept": "text/event-stream"})
+    request.add_header("Authorization", f"Bearer {token(sub='ann', exp=soon(2))}")
+    with urlopen(request, timeout=20) as answer:
+        told = answer.read().decode()
+    assert told.index("event: auth") < told.index("event: bye")
+    assert '"code":4001' in told
+
+
+def test_with_a_new_one_in_time_a_program_stays(daemon: Daemon) -> None:
+    with daemon.connect(f"stay?token={token(sub='ann', exp=soon(2))}", "chatd.v1") as client:
+        welcome, joined, warning = [json.loads(client.recv(20)) for _ in range(3)]
+        assert [welcome["type"], joined["type"], warning["type"]] == ["welcome", "joined", "auth"]
+        assert 0 < warning["expires_in"] <= 2
+        client.send(json.dumps({"type": "auth", "token": token(sub="ann", exp=soon(4)), "ref": 1}))
+        renewed = json.loads(client.recv(20))
+        assert renewed["ref"] == 1
+        assert renewed["expires_in"] > 2
+        with pytest.raises(ConnectionClosed) as caught:
+            while json.loads(client.recv(20))["type"] in ("auth", "bye"):
+                pass
+        assert time.time() >= soon() - 600 - 1
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 4001
+
+
+def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_path: Path) -> None:
+    old, new = token(sub="ann"), token("P-256", sub="ann")
+    key = tmp_path / KEY
+    key.write_bytes(public_pem())
+    with Daemon(tmp_path, "--auth-key", KEY) as daemon:
+        workers = daemon.worker_pids()
+
+        def let_in(text: str) -> bool:
+            """Say whether every worker lets somebody in."""
+            answers = []
+            for worker in workers:
+                try:
+                    with daemon.connect_to(worker, f"keys?token={text}"):
+                        answers.append(True)
+                except InvalidStatus:
+                    answers.append(False)
+            return all(answers)
+
+        assert let_in(old)
+        assert not let_in(new)
+        with daemon.connect(f"keys?token={old}") as client:
+            key.write_bytes(b"no key\n")
+            daemon.wait_for(r"auth.pem: a secret has at least 32 bytes.*what was read before stays in force")
+            assert let_in(old)
+            key.write_bytes(public_pem("P-256"))
+            until(lambda: let_in(new), "the new key")
+            assert not let_in(old)
+            with daemon.connect(f"keys?token={new}") as other:
+                client.send("still here")
+                assert other.recv(20) == "ann: still here"
+
+
+def test_no_token_reaches_a_log_or_the_metrics(daemon: Daemon) -> None:
+    good = token(sub="ann", exp=soon())
+    signature = good.rpartition(".")[2]
+    with daemon.connect(f"log?token={good}", "chatd.v1") as client:
+        client.send(json.dumps({"type": "auth", "token": good}))
+        client.send(json.dumps({"type": "auth", "token": good + "x"}))
+        client.send(json.dumps({"type": "publish", "room": "log", "text": "hi"}))
+        hear_ack = [json.loads(client.recv(20))["type"] for _ in range(5)]
+        assert hear_ack[-1] == "ack"
+    assert status(daemon.url("log", "http"), b"hi", Authorization=f"Bearer {good}") == 201
+    assert status(daemon.url(f"log?token={good}x", "http")) == 401
+    with pytest.raises(InvalidStatus):
+        daemon.connect(f"log?token={good}&last=x")
+    with urlopen(daemon.url("-/metrics", "http")) as answer:
+        assert signature not in answer.read().decode()
+    assert "log" in (daemon.folder / "logs/chat.log").read_text()
+    for path in daemon.folder.rglob("*"):
+        if path.is_file() and not path.is_socket():
+            assert signature.encode() not in path.read_bytes(), path
+
+
+def test_a_server_that_has_a_name_is_not_reached_by_another(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--host", "chat.example.org", "--host", "127.0.0.1", workers=1) as daemon:
+        with daemon.connect("ours"):
+            pass
+        rebound = f"ws://evil.localhost:{daemon.port}/ours"
+        with pytest.raises(InvalidStatus) as caught:
+            connect(rebound, sock=daemon.socket_to(daemon.worker_pids()[0]))
+        assert caught.value.response.status_code == 403
+        assert status(daemon.url("ours", "http"), Host="evil.example") == 403
+        assert status(daemon.url("ours", "http"), Host="chat.example.org") == 200
+        assert status(daemon.url("-/healthz", "http"), Host="10.1.2.3") == 200

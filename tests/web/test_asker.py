@@ -1,0 +1,126 @@
+"""Who asks over HTTP: with a token, where the server asks for one, and by which name of the server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatd.config import Config
+from chatd.gate.auth import Guard
+from tests.frames import Heard
+from tests.gate.issuer import NOW, public_pem, token
+from tests.web.asker import CONFIG, Asker, House, error
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> House:
+    path = tmp_path / "key"
+    path.write_bytes(public_pem())
+    guard = Guard([str(path)])
+    guard.read()
+    return House(guard=guard, now=lambda: NOW)
+
+
+def ask(house: House, line: str, *headers: str, body: bytes = b"", sub: str = "ann", **claims: Any) -> Heard:
+    """Ask with a token that has these claims."""
+    bearer = f"Authorization: Bearer {token(sub=sub, exp=NOW + 60, **claims)}"
+    return Asker(house).ask(line, bearer, *headers, *length(body), body=body)
+
+
+def length(body: bytes) -> list[str]:
+    return [f"Content-Length: {len(body)}"] if body else []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET /ops",
+        "GET /ops?follow=1",
+        "GET /ops/members",
+        "GET /-/rooms",
+        "POST /ops",
+        "HEAD /ops",
+    ],
+)
+def test_who_brings_no_token_is_told_that_one_is_needed(guarded: House, line: str) -> None:
+    body = b"hi" if line.startswith("POST") else b""
+    answer = Asker(guarded).ask(line, *length(body), body=body)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="chatd"'
+    if not line.startswith("HEAD"):
+        assert json.loads(answer.body) == {"error": "unauthorized", "message": "this server asks for a token"}
+
+
+@pytest.mark.parametrize("path", ["/-/healthz", "/-/", "/-/metrics"])
+def test_what_says_nothing_of_rooms_needs_none(guarded: House, path: str) -> None:
+    assert Asker(guarded).ask(f"GET {path}").status == 200
+
+
+def test_the_page_needs_none_it_will_ask_for_one(guarded: House) -> None:
+    assert Asker(guarded).ask("GET /ops", "Accept: text/html").status == 200
+
+
+def test_a_browser_that_asks_in_advance_needs_none(guarded: House) -> None:
+    assert Asker(guarded).ask("OPTIONS /ops").status == 204
+
+
+def test_who_has_a_good_one_may_do_what_it_says(guarded: House) -> None:
+    rooms = {"ops": "rw", "news": "r", "drop": "w"}
+    assert ask(guarded, "POST /ops", body=b"hi", rooms=rooms).status == 201
+    assert ask(guarded, "GET /ops", rooms=rooms).body == b"ann: hi\n"
+    assert ask(guarded, "GET /news", rooms=rooms).status == 200
+    assert ask(guarded, "POST /drop", body=b"hi", rooms=rooms).status == 201
+    refused = [
+        ask(guarded, "POST /news", body=b"hi", rooms=rooms),
+        ask(guarded, "GET /drop", rooms=rooms),
+        ask(guarded, "GET /drop?follow=1", rooms=rooms),
+        ask(guarded, "GET /drop/members", rooms=rooms),
+        ask(guarded, "GET /drop", "Accept: text/event-stream", rooms=rooms),
+    ]
+    assert [error(each) for each in refused] == [(403, "forbidden")] * 5
+
+
+def test_it_may_stand_in_the_url(guarded: House) -> None:
+    assert Asker(guarded).ask(f"GET /ops?token={token(sub='ann')}").status == 200
+    assert Asker(guarded).ask("GET /ops?token=a.b.c").status == 401
+
+
+def test_only_rooms_that_may_be_read_are_listed(guarded: House) -> None:
+    guarded.say("hi", room="ops")
+    guarded.say("hi", room="board")
+    listed = json.loads(ask(guarded, "GET /-/rooms", rooms={"ops": "r", "board": "w"}).body)["rooms"]
+    assert [each["room"] for each in listed] == ["ops"]
+
+
+def test_whatever_nick_it_asks_for_it_has_that_of_its_token(guarded: House) -> None:
+    ask(guarded, "POST /ops?nick=root", body=b"one")
+    ask(guarded, "POST /ops", "Content-Type: application/json", body=b'{"text": "two", "nick": "root"}')
+    ask(guarded, "POST /ops?nick=root", body=b"three", nick="anna")
+    assert ask(guarded, "GET /ops").body == b"ann: one\nann: two\nanna: three\n"
+
+
+def test_what_is_said_with_tokens_of_one_subject_has_one_author_and_nobody_elses(guarded: House) -> None:
+    ask(guarded, "POST /ops", body=b"one", nick="x")
+    ask(guarded, "POST /ops", body=b"two", nick="y")
+    ask(guarded, "POST /ops", body=b"three", nick="x", sub="bob")
+    one, two, three = [message.session for _, messages in guarded.bus.published for message in messages]
+    assert one == two != three
+
+
+# Which server it asks for
+
+NAMED = Config(**vars(CONFIG) | {"host": ("chat.example.org",)})
+
+
+@pytest.mark.parametrize("line", ["GET /ops", "POST /ops", "GET /-/rooms", "GET /-/metrics", "GET /-/assets/chat.js"])
+def test_who_asks_for_another_server_is_refused(line: str) -> None:
+    house = House(NAMED)
+    for host in ("evil.example", "127.0.0.1:3000"):
+        body = b"hi" if line.startswith("POST") else b""
+        assert error(Asker(house).ask(line, *length(body), host=host, body=body)) == (403, "forbidden")
+    assert Asker(house).ask("GET /ops", host="chat.example.org:3000").status == 200
+
+
+def test_our_health_is_told_under_any_name() -> None:
+    assert Asker(House(NAMED)).ask("GET /-/healthz", host="10.0.0.7:3000").status == 200
