@@ -59,6 +59,9 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  hosts``        what this server is called
 ``  proxies``      where a client comes from, if proxies say so
 ``  keys``         keys by which tokens are known
+``  bans``         who may not come in at all
+``  buckets``      token buckets: so much at once, then so much a second
+``  limits``       how much one client, and one address, may do
 ``  auth``         what the bearer of a token may do: JSON Web Tokens
 ``room/``          what a room is, on this worker and across all of them
 ``  logline``      a line of the chat log: written and read
@@ -75,6 +78,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  roster``       who is in a room, as far as a worker knows
 ``  presence``     who is in which room: kept in the broker, told in the order of the messages
 ``  places``       how far clients with a resume key have come, kept in the broker
+``  shares``       what addresses do on all workers, added up in the broker
 ``  comparison``   whether this worker has heard everything
 ``  bus``          all of these as one: publish, subscribe, read, away or not
 ``  pacer``        when to do what piles up

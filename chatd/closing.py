@@ -27,11 +27,13 @@ OUR_FAULT = Closing(1011, "an error on our side; it is in our log")
 TAKEN_OVER = Closing(1008, "another connection has come with this resume key")
 READ_ONLY = Closing(1008, "the token does not let you speak in this room")
 TOKEN_OUT = Closing(4001, "the token ran out")
+FLOODING = Closing(4029, "too fast, in spite of warnings")
+BANNED = Closing(1008, "this address is banned")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
 
 
-_COME_BACK = frozenset((1001, 1011, 1012, 1013))
+_COME_BACK = frozenset((1001, 1011, 1012, 1013, 4029))
 """After these the client is welcome again."""
 
 

@@ -213,6 +213,22 @@ def _rotation(text: str) -> str:
     return text
 
 
+def limit(text: str, auto: float) -> float:
+    """Give the number that a limit is; 0: there is none. Auto is what ``auto`` stands for."""
+    return auto if text == "auto" else 0.0 if text == "off" else float(text)
+
+
+def _limit(text: str) -> str:
+    if text not in ("auto", "off"):
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0.001 <= value <= 1e9:
+            raise BadValue(f"must be auto, off or a number over 0, not {text!r}")
+    return text
+
+
 def _text(text: str) -> str:
     if not text.isprintable():
         raise BadValue("must be text on one line")
@@ -282,6 +298,45 @@ class Config:
     )
     auth_issuer: str = _option("", _text, "Whose tokens are taken alone (iss). [default: none; anybody's]")
     auth_audience: str = _option("", _text, "For whom tokens must be (aud). [default: none; for nobody in particular]")
+    limit_messages: str = _option(
+        "auto",
+        _limit,
+        "How many messages a second a client may say: a bare one is read no faster, others are told. auto: 5 where "
+        "others than this host can connect, else off.",
+        "messages/s",
+    )
+    limit_burst: int = _option(
+        10, whole_number(1, 1_000_000), "How many it may say at once, after it was silent.", "messages"
+    )
+    limit_bytes: str = _option(
+        "auto", _limit, "The same in text. auto: 65536 where others than this host can connect.", "bytes/s"
+    )
+    limit_connections: str = _option(
+        "auto",
+        _limit,
+        "How many connections one address (of IPv6 one /64) may have. auto: 250 where others than this host can "
+        "connect.",
+        "connections",
+    )
+    limit_arrivals: str = _option(
+        "auto", _limit, "How many it may begin in a minute. auto: 600 there.", "connections/min"
+    )
+    limit_rooms: str = _option(
+        "auto", _limit, "In how many rooms it may be the first in a minute. auto: 120 there.", "rooms/min"
+    )
+    limit_handshakes: str = _option(
+        "auto",
+        _limit,
+        "How many connections a worker lets in in a second, whoever they are; the others are told to come back. "
+        "auto: 1000 there.",
+        "connections/s",
+    )
+    ban_list: str = _option(
+        "",
+        _file_path,
+        "A file of addresses and networks, one a line, that may not come in. Read again when it changes. "
+        "[default: none]",
+    )
     workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
     redis: tuple[str, ...] = _option(
         (),
@@ -435,6 +490,32 @@ class Config:
     """How long an HTTP connection may say nothing between requests."""
 
     # The gate
+    auto_messages: float = 5.0
+    """What ``auto`` stands for on listeners that others can reach: messages/s,"""
+    auto_bytes: float = 65_536.0
+    """bytes/s,"""
+    auto_connections: float = 250.0
+    """connections an address,"""
+    auto_arrivals: float = 600.0
+    """new ones a minute,"""
+    auto_rooms: float = 120.0
+    """rooms a minute,"""
+    auto_handshakes: float = 1000.0
+    """handshakes a second a worker."""
+    limit_addresses: int = 65_536
+    """Addresses whose limits a worker keeps."""
+    limit_rooms_known: int = 16_384
+    """Rooms that a worker remembers to have been made, so that they are not counted again."""
+    limit_reported: int = 1000
+    """Addresses of which a worker tells the others at once."""
+    limit_seconds: float = 1.0
+    """How often it does."""
+    limit_kept_seconds: int = 15
+    """How long what it told is taken to be so: longer, and it is dead."""
+    flood_warnings: int = 20
+    """How many messages in a row may be refused for coming too fast before the client is closed with 4029."""
+    overdue_bytes: int = 16_777_216
+    """What clients that left may have left behind that is still to be said at their pace, on a worker."""
     token_warning_seconds: float = 60.0
     """How long before a token runs out its bearer is told."""
     watch_seconds: float = 2.0

@@ -7,7 +7,7 @@ the transport's protocol and hands it the bytes. From there on it is out of the 
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IProtocol, IProtocolNegotiationFactory
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
+from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
 from chatd.transports import address_of, hand_over
 from chatd.web.site import Site
@@ -42,10 +43,20 @@ class Door(Protocol):
         self._head = bytearray()
         self._late: Any = None
         self._shut = False
+        self.exposed = False
+        """Whether others than this host can connect where this connection did: limits hold there."""
+        self.told = False
+        """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
 
     def connectionMade(self) -> None:
         """Start the clock; one connection far too many is dropped at once."""
-        if self.factory.crowded(self):
+        peer = "" if self.told else address_of(self.transport)
+        if self.factory.connections.bans.has(peer):
+            self._shut = True
+            REFUSED["banned"].value += 1
+            self.transport.abortConnection()
+            return
+        if self.factory.crowded(self, peer):
             self._shut = True
             REFUSED["crowded"].value += 1
             self.transport.abortConnection()
@@ -82,10 +93,14 @@ class Door(Protocol):
                 self._refuse(full_house(), "full")
                 return
             if request.upgrades:
-                connection = factory.connections.let_in(request, address_of(self.transport))
+                connection = factory.connections.let_in(request, address_of(self.transport), exposed=self.exposed)
                 self._hand_over(connection, data[len(head) :])
             else:
-                self._hand_over(factory.site.buildProtocol(self.transport.getPeer()), data)
+                if not request.target.startswith(b"/-/"):
+                    factory.connections.admit(request, address_of(self.transport), exposed=self.exposed)
+                channel = factory.site.buildProtocol(self.transport.getPeer())
+                channel.exposed = self.exposed
+                self._hand_over(channel, data)
         except Refused as refused:
             self._refuse(refused)
 
@@ -116,7 +131,6 @@ class Door(Protocol):
             self._late.cancel()
 
 
-@implementer(IProtocolNegotiationFactory)
 class DoorFactory(Factory):
     """The doors of all this worker's ports, and how many connections are behind them."""
 
@@ -141,15 +155,15 @@ class DoorFactory(Factory):
         self.connections = connections
         self.site = site
         self.config = config
-        self.waiting: set[Door] = set()
+        self.waiting: Crowd[Door] = Crowd(connections.limits)
         self._most = most
         self._others_full = others_full
         self._full_at = 0  # how many there were when it was said
         self._trouble = ""
 
-    def acceptableProtocols(self) -> list[bytes]:
-        """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
-        return [b"http/1.1"]
+    def port(self, *, exposed: bool, told: bool = False) -> Factory:
+        """Give the doors of a port: whether others than this host can connect, and whether we are told who does."""
+        return _Port(self, exposed=exposed, told=told)
 
     def drain(self) -> None:
         """Keep no HTTP connection longer than for the answer that it waits for."""
@@ -174,14 +188,39 @@ class DoorFactory(Factory):
             log.info("there is room for connections again", trouble=self._trouble, over=True)
         return here or there
 
-    def crowded(self, door: Door) -> bool:
-        """Count a door in, unless there are so many that there is no time to tell it."""
+    def crowded(self, door: Door, peer: str) -> bool:
+        """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
         if self.count >= self._most + self.config.full_house_margin:
             return True
-        self.waiting.add(door)
+        limits, proxy = self.connections.limits, self.connections.proxies.believes(peer)
+        if door.exposed and not proxy and limits.crowded(peer):
+            return True
+        self.waiting.add(door, "" if proxy else peer)
         return False
 
     @property
     def count(self) -> int:
         """How many connections there are."""
         return len(self.waiting) + len(self.connections.connections) + len(self.site.channels)
+
+
+@implementer(IProtocolNegotiationFactory)
+class _Port(Factory):
+    """The doors of one port."""
+
+    noisy = False
+
+    def __init__(self, doors: DoorFactory, *, exposed: bool, told: bool) -> None:
+        self._doors = doors
+        self._exposed = exposed
+        self._told = told
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make one."""
+        door = Door()
+        door.factory, door.exposed, door.told = self._doors, self._exposed, self._told
+        return door
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
+        return [b"http/1.1"]

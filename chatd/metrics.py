@@ -114,8 +114,8 @@ REFUSED = _each(
     "Handshakes and HTTP requests that were answered with an error, or not at all, by reason.",
     "reason",
     [
-        *("bad_request", "bad_room", "crowded", "forbidden", "full", "internal", "late", "not_found", "too_large"),
-        *("unauthorized", "unavailable", "other"),
+        *("bad_request", "bad_room", "banned", "crowded", "forbidden", "full", "internal", "late", "not_found"),
+        *("rate_limited", "too_large", "unauthorized", "unavailable", "other"),
     ],
 )
 
@@ -128,8 +128,9 @@ REFUSED_MESSAGES = _each(
     "chatd_refused_messages_total",
     "Messages that clients sent and that were not published, or of which it is not known, by reason.",
     "reason",
-    ("bus_away", "chat_log", "forbidden", "refused", "too_large", "unknown"),
+    ("bus_away", "chat_log", "forbidden", "rate_limited", "refused", "too_large", "unknown"),
 )
+SLOWED = _one("counter", "chatd_slowed_total", "Times that a bare client was not read for a while: it was too fast.")
 SENT_MESSAGES = _each(
     "counter",
     "chatd_sent_messages_total",

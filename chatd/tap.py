@@ -14,6 +14,7 @@ import chatd
 from chatd.config import BadValue, Config, broker_address, options
 from chatd.credentials import check_credentials
 from chatd.gate.auth import Guard
+from chatd.gate.bans import Bans
 from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
@@ -152,6 +153,8 @@ def _config(options: Options) -> Config:
     if not config.auth_key and (config.auth_issuer or config.auth_audience):
         raise BadValue("--auth-issuer and --auth-audience are for --auth-key only")
     Guard(config.auth_key).read()
+    if config.ban_list:
+        Bans(config.ban_list).read()
     Hosts(config.host)
     Origins(config.origin)
     Proxies(config.trusted_proxy)

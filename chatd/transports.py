@@ -1,5 +1,8 @@
 """What a transport does not do by itself, whatever lies between it and the socket: TLS, the PROXY protocol."""
 
+import os
+import socket
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.interfaces import IProtocol
@@ -13,6 +16,18 @@ def hand_over(transport: Any, protocol: IProtocol) -> None:
     else:
         transport.protocol = protocol
     protocol.makeConnection(transport)
+
+
+def is_local(descriptor: int) -> bool:
+    """Whether only this host can connect to a listening socket: it is a unix socket, or on a loopback address."""
+    try:
+        listening = socket.socket(fileno=os.dup(descriptor))
+    except OSError:  # it is none: who listens finds out
+        return False
+    with listening:
+        if listening.family == socket.AF_UNIX:
+            return True
+        return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def address_of(transport: Any) -> str:

@@ -61,6 +61,7 @@ from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
+from chatd.transports import is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -194,9 +195,13 @@ class Worker:
             return Shard(address.identity, bus, hub)
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
+        self._watched: list[Watched] = []
         guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience) if config.auth_key else None
-        self._watched = [Watched(config.auth_key, guard.read)] if guard is not None else []
+        if guard is not None:
+            self._watched.append(Watched(config.auth_key, guard.read))
         self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard)
+        if config.ban_list:
+            self._watched.append(Watched([config.ban_list], self._read_bans))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
@@ -235,6 +240,7 @@ class Worker:
             counting = self._counting.start(self._config.headcount_seconds)
             counting.addErrback(lambda failure: log.failure("connections are not counted any more", failure))
         self._shards.start()
+        self._shards.share(self._connections.limits)
         self._try_ready()
 
     def order(self, order: str) -> None:
@@ -253,7 +259,8 @@ class Worker:
         for listener in self._assignment.listeners:
             inherited = Inherited(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
-            endpoint.listen(self._door).addCallbacks(self._ports.append, self._no_port)
+            exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
+            endpoint.listen(self._door.port(exposed=exposed, told=told)).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:
         """Take no more connections, and close those that there are, spread over the drain time; then stop."""
@@ -281,6 +288,7 @@ class Worker:
         if self._held is None:
             self._held = Deferred()
             self._stop_listening()
+            self._connections.limits.slowed.hurry()
             published = self._shards.hold().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
         held: Deferred[None] = Deferred()
@@ -331,6 +339,10 @@ class Worker:
         log.failure("a port could not be adopted", failure)
         self.exit_status = 1
         self.stop()
+
+    def _read_bans(self) -> None:
+        self._connections.bans.read()
+        self._connections.close_banned()
 
     def _look_at_files(self) -> None:
         for each in self._watched:

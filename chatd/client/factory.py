@@ -5,6 +5,7 @@ Autobahn's factory is the base: it holds the options of the protocol, once for a
 
 import time
 from collections.abc import Callable
+from functools import partial
 from random import uniform
 from typing import Any, Protocol
 
@@ -20,10 +21,13 @@ from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
-from chatd.closing import Closing
+from chatd.closing import BANNED, Closing
 from chatd.config import Config
 from chatd.gate.auth import Guard, check_readable
+from chatd.gate.bans import Bans
+from chatd.gate.buckets import Pace
 from chatd.gate.hosts import Hosts
+from chatd.gate.limits import Crowd, Limits
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.metrics import CLIENTS, SLOW_READERS
@@ -76,8 +80,12 @@ class ConnectionFactory(WebSocketServerFactory):
         """What this worker is called."""
         self.proxies = Proxies(config.trusted_proxy)
         """Whose word is taken on where a client comes from."""
+        self.limits = Limits(config, reactor.seconds)
+        """How much clients and addresses may do."""
+        self.bans = Bans(config.ban_list)
+        """Who may not come in at all."""
         self.traffic = TrafficStats()
-        self.connections: set[Closable] = set()
+        self.connections: Crowd[Closable] = Crowd(self.limits)
         """Also those of HTTP clients that follow a room."""
         self.closing: Closing | None = None
         """Why everybody is being closed, once they are."""
@@ -102,16 +110,38 @@ class ConnectionFactory(WebSocketServerFactory):
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 
-    def let_in(self, request: Head, peer: str) -> Connection:
-        """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused."""
+    def let_in(self, request: Head, peer: str, *, exposed: bool = False) -> Connection:
+        """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
+
+        Peer is the address of the other end, exposed whether others than this host could connect where it did.
+        """
         upgrade, headers = read_upgrade(request), request.headers
         self.hosts.check(headers.get("host"))
         self.origins.check(headers.get("origin"), headers.get("host"))
-        address = self.proxies.client(peer, headers.get("x-forwarded-for"))
+        address = self.admit(request, peer, exposed=exposed)
         place = read_target(request.target)
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
-        return self.make(upgrade, place, address, lease)
+        self.enter(address, place.room, exposed=exposed)
+        return self.make(upgrade, place, address, lease, self.limits.pace(exposed=exposed))
+
+    def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
+        """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
+        address = self.proxies.client(peer, request.headers.get("x-forwarded-for"))
+        self.bans.check(address)
+        self.limits.admit(address, exposed=exposed, counted=not self.proxies.believes(peer))
+        return address
+
+    def enter(self, address: str, room: str, *, exposed: bool) -> None:
+        """Let somebody into a room, or say something there. Raises Refused: 429, where it makes too many."""
+        if self.limits.minds_rooms(exposed=exposed) and room not in self._hub_of(room).rooms:
+            self.limits.enter(address, room, exposed=exposed)
+
+    def close_banned(self) -> None:
+        """Hang up on those who are on the list by now."""
+        for connection in list(self.connections):
+            if self.bans.has(connection.session.address):
+                connection.close(BANNED)
 
     def lease(self, request: Head) -> Lease:
         """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
@@ -119,12 +149,14 @@ class ConnectionFactory(WebSocketServerFactory):
             return UNLIMITED
         return Lease(self._guard.let_in(request, self._now()), self._guard, self.timers, self.config, self._now)
 
-    def make(self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED) -> Connection:
+    def make(
+        self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED, pace: Pace | None = None
+    ) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
         connection.session = self.new_session(
-            connection, place, upgrade.protocol, id=self.new_id(), address=address, lease=lease
+            connection, place, upgrade.protocol, id=self.new_id(), address=address, lease=lease, pace=pace
         )
         return connection
 
@@ -136,16 +168,17 @@ class ConnectionFactory(WebSocketServerFactory):
     def new_session(self, connection: Connection, place: Place, protocol: str, **who: Any) -> Session | Program:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
 
-        Who has what a Session is to know of its client: id, address and lease.
+        Who has what a Session is to know of its client: id, address, lease and pace.
         """
         if protocol == PROTOCOL:
-            return Program(self._hub_of, self.config, self.timers, connection, place=place, **who)
+            enter = partial(self.enter, exposed=who["pace"] is not None)
+            return Program(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
         kind: type[Session] = Person if place.nick else Session
         return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
 
     def came(self, connection: Closable) -> None:
         """Know one more; ``left`` is to be called when it is gone."""
-        self.connections.add(connection)
+        self.connections.add(connection, connection.session.address)
         CLIENTS[connection.session.talks].value += 1
 
     def left(self, connection: Closable) -> None:

@@ -8,14 +8,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.client.session import Session
-from chatd.closing import LEAVING, READ_ONLY, Closing
+from chatd.closing import FLOODING, LEAVING, READ_ONLY, Closing
+from chatd.gate.buckets import Pace
 from chatd.message import Batch, Gap
 from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
 from chatd.room.roster import Members
 from chatd.wire import text
 from chatd.wire.frames import text_frame
-from chatd.wire.text import NAMED, Answer, Ask, Command, Last, Rename, Say, read_command
+from chatd.wire.text import NAMED, Answer, Ask, Command, Last, Rename, Say, read_command, utf8_size
 
 log = Logger()
 
@@ -57,6 +58,23 @@ class Person(Session):
         return text_frame(text.closing(closing.reason).encode())
 
     # What it types
+
+    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+        """Publish what may be said by now, and say of the rest that it was not."""
+        fit: list[str] = []
+        for line in lines:
+            counts = isinstance(read_command(line), Say | Rename)
+            if not counts or not (wait := pace.take(utf8_size(line))):
+                fit.append(line)
+                continue
+            self._publish(fit)
+            fit = []
+            REFUSED_MESSAGES["rate_limited"].value += 1
+            if pace.refused > self._config.flood_warnings:
+                self._line.close(FLOODING)
+                return
+            self._say(text.not_sent("too fast", wait))
+        self._publish(fit)
 
     def _publish(self, lines: Sequence[str]) -> None:
         said: list[str] = []

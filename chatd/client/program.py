@@ -1,11 +1,12 @@
 """A session that speaks ``chatd.v1``: JSON both ways, several rooms on one connection, an answer to each request."""
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from random import uniform
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,9 +15,10 @@ import chatd
 from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.membership import Membership, Ref, listed
 from chatd.client.session import Line
-from chatd.closing import READ_ONLY, TOKEN_OUT, Closing, come_back_after
+from chatd.closing import FLOODING, READ_ONLY, TOKEN_OUT, Closing, come_back_after
 from chatd.config import Config
 from chatd.gate.auth import BadToken
+from chatd.gate.buckets import Pace
 from chatd.message import Batch, Message, Position
 from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.hub import Hub
@@ -63,11 +65,13 @@ class Program:
 
     __slots__ = (
         "_early",
+        "_enters",
         "_flushing",
         "_gone",
         "_held",
         "_hub_of",
         "_outgoing",
+        "_pace",
         "_place",
         "_questions",
         "_rooms",
@@ -95,8 +99,13 @@ class Program:
         place: Place,
         address: str,
         lease: Lease = UNLIMITED,
+        pace: Pace | None = None,
+        enter: Callable[[str, str], None] = lambda address, room: None,
     ) -> None:
-        """Take what a Session takes, but what gives the hub of a room."""
+        """Take what a Session takes, but what gives the hub of a room.
+
+        Enter lets an address into a room, or raises Refused.
+        """
         self._hub_of = hub_of
         self._place = place
         self._timers = timers
@@ -108,6 +117,8 @@ class Program:
         self._waiting: Membership | None = None  # in whose name it waits for the bus
         self._gone = False
         self._questions = 0
+        self._pace = pace
+        self._enters = enter
         self.config = config
         self.line = line
         self.id = id
@@ -148,7 +159,8 @@ class Program:
         member = self._rooms[self._place.room]
         member.joined = True  # a client may speak at once, though history is still being read for it
         self.author, self.nick = member.author, member.nick
-        limits = events.Limits(self.config.max_message, None, self.config.max_rooms)
+        rate = self._pace.messages_per_second if self._pace is not None else None
+        limits = events.Limits(self.config.max_message, rate, self.config.max_rooms)
         welcome = events.Welcome(
             self.author, self.nick or None, f"chatd {chatd.__version__}", limits, self.config.ping_seconds
         )
@@ -265,6 +277,8 @@ class Program:
             REFUSED_MESSAGES["too_large"].value += 1
             self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
         elif intake.open:
+            if self._is_too_fast(request.ref, utf8_size(text)):
+                return
             given = "" if request.id is UNSET else request.id
             intake.publish(
                 request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
@@ -274,6 +288,17 @@ class Program:
             self.refuse(request.ref, "unavailable", AWAY, again=True)
         else:
             self._hold(request, member)
+
+    def _is_too_fast(self, ref: Ref, size: int) -> bool:
+        """Whether something may not be said yet, and so is not; the client is told, and hung up on in the end."""
+        if self._pace is None or not (wait := self._pace.take(size)):
+            return False
+        REFUSED_MESSAGES["rate_limited"].value += 1
+        if self._pace.refused > self.config.flood_warnings:
+            self.line.close(FLOODING)
+        else:
+            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+        return True
 
     def _hold(self, request: Request, member: Membership) -> None:
         """Read no more until there is room again."""
@@ -312,7 +337,7 @@ class Program:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
         elif member is None and len(self._rooms) >= self.config.max_rooms:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
-        else:
+        elif member is not None or self._may_enter(room, request.ref):
             again = member is not None
             member = member or Membership(self, room)
             member.joining = True
@@ -321,6 +346,17 @@ class Program:
                 self._hub_of(room).join_again(room, member)
             else:
                 self._enter(room, member)
+
+    def _may_enter(self, room: str, ref: Ref) -> bool:
+        try:
+            self._enters(self.address, room)
+        except Refused as refused:
+            self.refuse(ref, "rate_limited", refused.message, again=True)
+            return False
+        if self._pace is not None and (wait := self._pace.join()):
+            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+            return False
+        return True
 
     def _enter(self, room: str, member: Membership) -> None:
         self._rooms[room] = member
@@ -376,6 +412,8 @@ class Program:
             return
         if self.lease.grant.nick:
             self.refuse(request.ref, "forbidden", "nick: it is that of your token")
+            return
+        if self._is_too_fast(request.ref, 0):
             return
         was = self.nick
 
@@ -437,10 +475,10 @@ class Program:
 
     # What it is told
 
-    def refuse(self, ref: Ref, code: events.Code, message: str, *, again: bool = False) -> None:
+    def refuse(self, ref: Ref, code: events.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
         """Say why something is not done, and when it may be, where it helps to ask again."""
-        after: float | UnsetType = self.config.retry_seconds if again else UNSET
-        self.say(events.Error(code, message, after, ref=ref))
+        after = after or (self.config.retry_seconds if again else 0.0)
+        self.say(events.Error(code, message, after or UNSET, ref=ref))
 
     def say(self, event: events.Event) -> None:
         """Say something, at the end of the turn or before what comes next."""

@@ -14,8 +14,9 @@ from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.receipts import Receipts, Written
 from chatd.closing import BUS_AWAY, NOT_TEXT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
+from chatd.gate.buckets import Pace
 from chatd.message import Batch, Gap, Position
-from chatd.metrics import REFUSED_MESSAGES
+from chatd.metrics import REFUSED_MESSAGES, SLOWED
 from chatd.room.hub import Hub
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
@@ -68,9 +69,11 @@ class Session:
         "_held",
         "_hub",
         "_line",
+        "_pace",
         "_patience",
         "_place",
         "_receipts",
+        "_slowed",
         "_timer",
         "address",
         "author",
@@ -92,8 +95,12 @@ class Session:
         place: Place,
         address: str,
         lease: Lease = UNLIMITED,
+        pace: Pace | None = None,
     ) -> None:
-        """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do."""
+        """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
+
+        Pace says how fast it may speak; None: as fast as it likes.
+        """
         self._hub = hub
         self._config = config
         self._timer = clock
@@ -102,6 +109,8 @@ class Session:
         self._held: list[str] | tuple[()] = ()  # nearly always, and one for all
         self._gone = False
         self._patience: Any = None
+        self._pace = pace
+        self._slowed: Any = None  # what will go on with what came too fast
         self._receipts = Receipts(line, config.marks) if place.resume else None
         self.id = id
         self.author = id
@@ -170,8 +179,56 @@ class Session:
             self._not_allowed(lines)
         elif self._held or not self._hub.intake.open:
             self._hold(lines)
-        else:
+        elif self._pace is None:
             self._publish(lines)
+        else:
+            self._publish_in_time(lines, self._pace)
+
+    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+        """Publish what may be said by now; hold the rest, and read no more, until it may be."""
+        fit, wait = pace.take_some([utf8_size(line) for line in lines])
+        if fit:
+            self._publish(lines[:fit])
+        if fit < len(lines):
+            SLOWED.value += 1
+            self._held = list(lines[fit:])
+            self._line.pause()
+            pace.slowed.add(self)
+            if self._gone:
+                self._leave_behind(pace)
+            self._slowed = self._timer.callLater(wait, self._not_slowed)
+
+    def _not_slowed(self) -> None:
+        self._slowed = None
+        if self._pace is not None:
+            self._pace.slowed.discard(self)
+        self._go_on()
+
+    def _leave_behind(self, pace: Pace) -> None:
+        """Let what is held be said though the client is gone, unless too much is left behind already."""
+        if not pace.slowed.leave(self, sum(map(len, self._held))):
+            self._give_up_held()
+
+    def _give_up_held(self) -> None:
+        held, self._held = self._held, ()
+        REFUSED_MESSAGES["rate_limited"].value += len(held)
+        log.warn("{count} messages of a client that left came too fast, and were not taken", count=len(held))
+
+    def _go_on(self) -> None:
+        """Say what was held, as far as it may be said now; read on once there is nothing left of it."""
+        held, self._held = self._held, ()
+        self._take(held)
+        if not self._held and not self._gone:
+            self._line.resume()
+
+    def hurry(self) -> None:
+        """Say at once what was held back for coming too fast: there is no time any more."""
+        if self._slowed is not None:
+            self._slowed.cancel()
+            if self._pace is not None:
+                self._pace.slowed.discard(self)
+                self._pace = None
+            self._not_slowed()
 
     def _publish(self, lines: Sequence[str]) -> None:
         self._hub.intake.publish(self._place.room, self, lines)
@@ -222,16 +279,15 @@ class Session:
         self._hub.leave(self._place.room, self)
         if self._held and self._hub.intake.waiting > self._config.max_connections_worker:
             self._out_of_patience()  # too many have left something behind
+        elif self._slowed is not None and self._pace is not None:
+            self._leave_behind(self._pace)
 
     # The hub calls
 
     def carry_on(self) -> None:
         """Publish what was held back, read on."""
         self._stop_patience()
-        held, self._held = self._held, ()
-        self._publish(held)
-        if not self._gone:
-            self._line.resume()
+        self._go_on()
 
     def bus_away(self) -> None:
         """Wait for the bus, but not for ever."""

@@ -32,8 +32,7 @@ class Proxies:
         """Give the address of a client; forwarded_for is the header, joined by commas where there were several."""
         address = _read(peer)
         client = peer if address is None else str(address)
-        trusted = self._unix if client == UNIX else self._trusts(address)
-        if forwarded_for is None or not trusted:
+        if forwarded_for is None or not self.believes(client):
             return client
         for hop in reversed(forwarded_for.rsplit(",", FORWARDED_MOST)[-FORWARDED_MOST:]):
             found = _HOP.fullmatch(hop.strip(" \t"))
@@ -44,6 +43,10 @@ class Proxies:
             if not self._trusts(address):
                 break
         return client
+
+    def believes(self, peer: str) -> bool:
+        """Whether it is a proxy that is trusted: its address is not that of a client."""
+        return self._unix if peer == UNIX else self._trusts(_read(peer))
 
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import BrokerAddress, Config
+from chatd.gate.limits import Limits
 from chatd.message import Batch, Change, Message, Position, Span, decode, tells_changes
 from chatd.metrics import BUSES
 from chatd.room.comparison import Comparison
@@ -40,6 +41,7 @@ from chatd.room.queries import Queries
 from chatd.room.roster import Members, Occupied
 from chatd.room.script import ALL, RUN
 from chatd.room.sentinel import Sentinels
+from chatd.room.shares import Shares
 
 log = Logger()
 
@@ -127,6 +129,7 @@ class Bus:
             renamed=self._renamed,
             said=self._outboxes.said,
         )
+        self._shares = Shares(reactor, self._queries, config, publisher)
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
         self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
         endpoint = self._sentinels or broker_endpoint(reactor, address, config)
@@ -173,12 +176,17 @@ class Bus:
         ticking.addErrback(lambda failure: log.failure("a frozen broker will not be noticed any more", failure))
         self._comparison.start()
 
+    def share(self, limits: Limits) -> None:
+        """Share with all workers what addresses do on this one."""
+        self._shares.share(limits)
+
     def stop(self) -> None:
         """Hang up. What was not published fails with NotPublished."""
         BUSES.value -= 1
         self._closed = True
         self._ticker.stop()
         self._comparison.stop()
+        self._shares.stop()
         self._queries.stop()
         self._presence.stop()
         for timer in (self._settling, self._retrying):

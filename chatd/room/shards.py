@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
+from chatd.gate.limits import Limits
 from chatd.room.bus import Bus
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
@@ -60,6 +61,10 @@ class Shards:
         for shard in self._shards:
             shard.bus.start()
             shard.hub.start()
+
+    def share(self, limits: Limits) -> None:
+        """Share with all workers what addresses do on this one: through the same broker on all hosts."""
+        min(self._shards, key=lambda shard: shard.identity).bus.share(limits)
 
     def hold(self) -> "Deferred[Any]":
         """Take no more messages; fires when all that were taken are published."""

@@ -29,3 +29,9 @@ def asker_lease(request: Any) -> Lease:
     """Give what who asks may do. Raises Refused: 401 where it needs a token."""
     lease: Lease = request.channel.site.connections.lease(head_of(request))
     return lease
+
+
+def is_exposed(request: Any) -> bool:
+    """Whether others than this host can connect where who asks did."""
+    exposed: bool = request.channel.exposed
+    return exposed

@@ -6,6 +6,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from chatd.client.outflow import Outflow
+from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
 from chatd.timers import Timer, TimerWheel
 from chatd.wire.handshake import Refused
@@ -16,7 +17,7 @@ class Refusal(Outflow, Protocol):
 
     transport: Any
 
-    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: set[Any]) -> None:
+    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: Crowd[Any]) -> None:
         """Take what to say, how long to wait, and the connections among which it counts until it is over."""
         self._refused = refused
         self._timers = timers
@@ -27,7 +28,7 @@ class Refusal(Outflow, Protocol):
     def connectionMade(self) -> None:
         """Say it."""
         REFUSED[self._refused.code].value += 1
-        self._among.add(self)
+        self._among.add(self, "")
         self.attach()
         self.write(self._refused.response())
         self._drop = self.hang_up(self._timers, self._seconds)

@@ -15,7 +15,7 @@ from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
 from chatd.web.answer import answer, answer_json, later
-from chatd.web.asker import asker_address, asker_lease
+from chatd.web.asker import asker_address, asker_lease, is_exposed
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
@@ -66,6 +66,7 @@ class Rooms:
         if request.method == b"HEAD":
             request.setHeader(b"content-type", shown.content_type.encode("ascii"))
             return b""
+        self._enter(request, place.room)
         following = Following(request, self._connections, shown)
         following.begin(
             Follower(
@@ -94,6 +95,9 @@ class Rooms:
         check_writable(grant, place.room)
         body = request.content.read() if request.content is not None else b""
         said = http.read_said(request.getHeader("content-type"), body, self._config.max_message)
+        address = self._enter(request, place.room)
+        exposed = is_exposed(request)
+        self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
         nick = grant.nick or (place.nick if said.nick is None else said.nick)
         poster = Poster(
             self._shards.hub(place.room),
@@ -102,9 +106,15 @@ class Rooms:
             id=self._connections.new_id(),
             nick=nick,
             subject=grant.subject,
-            address=asker_address(request),
+            address=address,
         )
         return later(request, self._publish(request, place.room, poster, said))
+
+    def _enter(self, request: Request, room: str) -> str:
+        """Let the asker into a room; give its address. Raises Refused: 429."""
+        address = asker_address(request)
+        self._connections.enter(address, room, exposed=is_exposed(request))
+        return address
 
     async def _publish(self, request: Request, room: str, poster: Poster, said: http.Said) -> bytes:
         try:

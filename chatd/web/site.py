@@ -15,12 +15,13 @@ from twisted.web.server import Site as WebSite
 
 from chatd.client.factory import ConnectionFactory
 from chatd.closing import OUR_FAULT
+from chatd.gate.limits import Crowd
 from chatd.meter import Meter
 from chatd.room.shards import Shards
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.answer import answer, done, later, refuse
-from chatd.web.asker import head_of
+from chatd.web.asker import asker_address, head_of
 from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
 from chatd.web.refusal import Refusal
@@ -97,6 +98,7 @@ class Answers(Resource):
         connections: ConnectionFactory = request.channel.site.connections
         if path not in _PROBES:
             connections.hosts.check(request.getHeader("host"))
+            connections.bans.check(asker_address(request))
         share(request, connections.origins)
         methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))
@@ -195,11 +197,14 @@ class Channel(HTTPChannel):
     """One connection that speaks HTTP, counted: it may stay open between requests."""
 
     site: "Site"
+    exposed = False
+    """Whether others than this host can connect where this connection did."""
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
         super().connectionMade()
-        self.site.channels.add(self)
+        peer = address_of(self.transport)
+        self.site.channels.add(self, "" if self.site.connections.proxies.believes(peer) else peer)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""
@@ -217,7 +222,7 @@ class Channel(HTTPChannel):
 
     def upgrade(self, head: Head) -> None:
         """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
-        connection = self.site.connections.let_in(head, address_of(self.transport))
+        connection = self.site.connections.let_in(head, address_of(self.transport), exposed=self.exposed)
         rest = self.clearLineBuffer()
         self.leave()
         hand_over(self.transport, connection)
@@ -246,7 +251,7 @@ class Site(WebSite):
         page = Page()
         answers = Answers(shards, Rooms(shards, connections, page), page, meter)
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
-        self.channels: set[Any] = set()
+        self.channels: Crowd[Any] = Crowd(connections.limits)
         self.draining = False
 
     def drain(self) -> None:

@@ -88,19 +88,23 @@ class House:
         """Let a client come in that speaks chatd.v1."""
         return self.come(Program, name, Place(room, **place))
 
-    def come(self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED) -> tuple[Kind, FakeLine]:
+    def come(
+        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+    ) -> tuple[Kind, FakeLine]:
         """Let a client come in."""
-        session, line = self.make(kind, name, place, lease)
+        session, line = self.make(kind, name, place, lease, **options)
         session.join()
         session.opened()
         return session, line
 
-    def make(self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED) -> tuple[Kind, FakeLine]:
+    def make(
+        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+    ) -> tuple[Kind, FakeLine]:
         """Make a client that has not joined yet."""
         line = FakeLine()
         hub: Any = (lambda room: self.hub) if kind is Program else self.hub
-        session = kind(hub, self.config, self.clock, line, id=name, place=place, address="192.0.2.1", lease=lease)
-        return session, line
+        who = {"id": name, "place": place, "address": "192.0.2.1", "lease": lease, **options}
+        return kind(hub, self.config, self.clock, line, **who), line
 
     def turn(self) -> list[tuple[str, str]]:
         """End this turn of the reactor; give what it published: room and text."""

@@ -59,6 +59,7 @@ class Echo(Session):
         self._most = most
         self._receipts = None
         self.lease = UNLIMITED
+        self.address = ""
         self.dress = BARE
 
     def join(self) -> "Deferred[None]":

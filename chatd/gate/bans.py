@@ -1,0 +1,55 @@
+"""Who may not come in at all: a list of addresses and networks in a file.
+
+One a line, ``#`` begins a comment: ``192.0.2.7``, ``198.51.100.0/24``, ``2001:db8::/32``. An IPv4 address that comes as
+IPv6 (``::ffff:192.0.2.7``) is what it is.
+"""
+
+from ipaddress import ip_address, ip_network
+
+from chatd.config import BadValue
+from chatd.wire.handshake import Refused
+
+
+class Bans:
+    """The list, which may be read anew at any time."""
+
+    def __init__(self, path: str) -> None:
+        """Take the path of the file; empty: nobody is on the list."""
+        self._path = path
+        self._networks: dict[tuple[int, int], set[int]] = {}  # by version and bits that do not matter
+
+    def read(self) -> None:
+        """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise BadValue(f"--ban-list {self._path}: {why}") from error
+        found: dict[tuple[int, int], set[int]] = {}
+        for number, line in enumerate(lines, 1):
+            if text := line.partition("#")[0].strip():
+                try:
+                    network = ip_network(text)
+                except ValueError as error:
+                    raise BadValue(f"--ban-list {self._path}, line {number}: {error}") from error
+                rest = network.max_prefixlen - network.prefixlen
+                found.setdefault((network.version, rest), set()).add(int(network.network_address) >> rest)
+        self._networks = found
+
+    def has(self, address: str) -> bool:
+        """Whether an address, or a network that it is in, is on the list."""
+        if not self._networks:
+            return False
+        try:
+            found = ip_address(address)
+        except ValueError:  # a unix socket
+            return False
+        found = (found.ipv4_mapped if found.version == 6 else None) or found
+        number, version = int(found), found.version
+        return any(of == version and number >> rest in known for (of, rest), known in self._networks.items())
+
+    def check(self, address: str) -> None:
+        """Let in who is not on the list. Raises Refused: 403."""
+        if self.has(address):
+            raise Refused(403, "banned", "this address is banned")

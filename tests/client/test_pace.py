@@ -1,0 +1,220 @@
+"""Clients that are faster than they may be: bare ones are read no faster, others are told."""
+
+import json
+from typing import Any
+
+import pytest
+from twisted.logger import capturedLogs
+
+from chatd.client.person import Person
+from chatd.client.program import Program
+from chatd.client.session import Session
+from chatd.closing import FLOODING
+from chatd.config import Config
+from chatd.gate.limits import Limits, too_many
+from chatd.wire.handshake import Place
+from tests.client.house import House, events, lines
+from tests.fakes import FakeLine
+
+CONFIG = Config(
+    max_message=100,
+    flush_interval=0,
+    limit_messages="5",
+    limit_burst=10,
+    flood_warnings=3,
+    max_rooms=3,
+    overdue_bytes=50,
+)
+
+
+class Town(House):
+    """A house whose clients may say ten messages at once, then five a second."""
+
+    def __init__(self) -> None:
+        super().__init__(CONFIG)
+        self.limits = Limits(CONFIG, self.clock.seconds)
+
+    def paced(self, kind: type[Any], name: str = "s1", **options: Any) -> tuple[Any, FakeLine]:
+        pace = self.limits.pace(exposed=True)
+        session, line = self.come(kind, name, Place("lobby", nick="ann" * (kind is Person)), pace=pace, **options)
+        self.turn()
+        lines(line)
+        return session, line
+
+    def said(self) -> list[str]:
+        return [text for _, text in self.turn()]
+
+    def wait(self, seconds: float) -> list[str]:
+        """Let time pass, a tenth of a second at a time; give what was published."""
+        before = len(self.bus.published)
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            self.turn()
+        return [each.text for _, messages in self.bus.published[before:] for each in messages]
+
+
+@pytest.fixture
+def town() -> Town:
+    return Town()
+
+
+TEXTS = [str(number) for number in range(30)]
+
+
+# A bare client
+
+
+def test_a_bare_client_is_read_no_faster_than_it_may_speak(town: Town) -> None:
+    session, line = town.paced(Session)
+    session.received(TEXTS)
+    assert town.said() == TEXTS[:10]
+    assert line.events == ["pause"]
+    assert town.wait(1.1) == TEXTS[10:15]
+    assert town.wait(3) == TEXTS[15:]
+    assert set(line.events[:-1]) == {"pause"}
+    assert line.events[-1] == "resume"
+    assert not town.clock.getDelayedCalls()
+
+
+def test_what_comes_though_it_is_not_read_stays_in_order(town: Town) -> None:
+    session, _ = town.paced(Session)
+    session.received(TEXTS[:12])
+    session.received(TEXTS[12:14])
+    town.turn()
+    session.received(TEXTS[14:16])
+    assert town.wait(2) == TEXTS[10:16]
+
+
+def test_while_the_bus_is_away_what_came_too_fast_waits_for_it(town: Town) -> None:
+    session, line = town.paced(Session)
+    session.received(TEXTS[:15])
+    assert town.said() == TEXTS[:10]
+    town.bus_goes()
+    assert town.wait(2) == []
+    town.bus_comes_back()
+    assert town.wait(0.1) == TEXTS[10:15]
+    assert line.events[-1] == "resume"
+
+
+def test_what_a_client_left_behind_is_said_at_its_pace(town: Town) -> None:
+    session, line = town.paced(Session)
+    session.received(TEXTS[:20])
+    town.turn()
+    session.gone()
+    assert town.wait(1.1) == TEXTS[10:15]
+    assert town.wait(1.5) == TEXTS[15:20]
+    assert "resume" not in line.events
+    assert not town.clock.getDelayedCalls()
+
+
+def test_too_much_of_it_is_not_and_that_is_logged(town: Town) -> None:
+    one, _ = town.paced(Session)
+    other, _ = town.paced(Session, "s2")
+    for session in (one, other):
+        session.received(TEXTS[:10])
+        session.received(["x" * 30])
+    town.turn()
+    with capturedLogs() as events:
+        one.gone()
+        other.gone()
+    assert [each["count"] for each in events] == [1]
+    assert town.wait(1) == ["x" * 30]
+    assert not town.clock.getDelayedCalls()
+
+
+def test_what_is_still_to_be_said_when_all_ends_is_said_at_once(town: Town) -> None:
+    one, _ = town.paced(Session)
+    other, _ = town.paced(Session, "s2")
+    for session in (one, other):
+        session.received(TEXTS[:13])
+    town.turn()
+    other.gone()
+    town.limits.slowed.hurry()
+    assert town.said() == TEXTS[10:13] * 2
+
+
+# Somebody at a terminal
+
+
+def test_who_types_too_fast_is_told_and_that_is_not_said(town: Town) -> None:
+    ann, line = town.paced(Person)
+    ann.received([*TEXTS[:11], "/help", "/me waves"])
+    assert town.said() == TEXTS[:10]
+    told = lines(line)
+    assert [each for each in told if "not sent" in each] == ["* not sent: too fast, try again in 1 s"] * 2
+    assert len(told) > 2
+    assert "pause" not in line.events
+    town.clock.advance(0.2)
+    ann.received(["again"])
+    assert town.said() == ["again"]
+
+
+def test_who_goes_on_in_spite_of_warnings_is_closed(town: Town) -> None:
+    ann, line = town.paced(Person)
+    ann.received(TEXTS)
+    assert town.said() == TEXTS[:10]
+    assert len(lines(line)) == 3
+    assert line.events == [FLOODING]
+
+
+def test_a_new_nick_counts_like_a_message(town: Town) -> None:
+    ann, line = town.paced(Person)
+    ann.received([f"/nick n{number}" for number in range(11)])
+    town.turn()
+    assert [each for each in lines(line) if "not sent" in each] == ["* not sent: too fast, try again in 1 s"]
+
+
+# A program
+
+
+def publish(text: str, **more: Any) -> str:
+    return json.dumps({"type": "publish", "room": "lobby", "text": text, **more})
+
+
+def test_a_program_knows_how_fast_it_may_speak_and_is_told_when_to_try_again(town: Town) -> None:
+    pace = town.limits.pace(exposed=True)
+    session, line = town.come(Program, "p1", Place("lobby"), pace=pace)
+    town.turn()
+    assert events(line)[0]["limits"] == {"message_bytes": 100, "messages_per_s": 5.0, "rooms": 3}
+    session.received([publish(text, ref=text) for text in TEXTS[:12]])
+    assert town.said() == TEXTS[:10]
+    told = events(line)
+    refused = [each for each in told if each["type"] == "error"]
+    assert [(each["ref"], each["code"], each["retry_after"]) for each in refused] == [
+        ("10", "rate_limited", 0.2),
+        ("11", "rate_limited", 0.2),
+    ]
+    assert len([each for each in told if each["type"] == "ack"]) == 10
+    town.clock.advance(0.2)
+    session.received([publish("again")])
+    assert town.said() == ["again"]
+
+
+def test_a_program_that_goes_on_in_spite_of_warnings_is_closed(town: Town) -> None:
+    session, line = town.paced(Program)
+    session.received([publish(text) for text in TEXTS])
+    town.turn()
+    assert line.events[0] == FLOODING
+
+
+def test_a_program_joins_as_many_rooms_as_it_may_have_and_then_no_faster(town: Town) -> None:
+    session, line = town.paced(Program)
+    for number in range(4):
+        session.received([json.dumps({"type": "join", "room": f"r{number % 2}"})])
+        town.turn()
+        session.received([json.dumps({"type": "leave", "room": f"r{number % 2}"})])
+        town.turn()
+    told = events(line)
+    assert [each["retry_after"] for each in told if each.get("code") == "rate_limited"] == [0.2]
+
+
+def test_a_program_whose_address_makes_too_many_rooms_is_told(town: Town) -> None:
+    def enter(address: str, room: str) -> None:
+        assert address == "192.0.2.1"
+        raise too_many("2 new rooms a minute", 30)
+
+    session, line = town.paced(Program, enter=enter)
+    session.received([json.dumps({"type": "join", "room": "new", "ref": 1})])
+    town.turn()
+    [told] = events(line)
+    assert (told["code"], told["message"], told["ref"]) == ("rate_limited", "2 new rooms a minute", 1)

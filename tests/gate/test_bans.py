@@ -1,0 +1,99 @@
+"""Who may not come in at all."""
+
+from pathlib import Path
+
+import pytest
+
+from chatd.config import BadValue
+from chatd.gate.bans import Bans
+from chatd.wire.handshake import Refused
+
+LIST = """\
+# who floods
+192.0.2.7
+198.51.100.0/24   # all of it
+2001:db8:1::/48
+
+203.0.113.64/26
+2001:db8:2::1
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "bans"
+    path.write_text(LIST)
+    return path
+
+
+@pytest.fixture
+def bans(path: Path) -> Bans:
+    bans = Bans(str(path))
+    bans.read()
+    return bans
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "192.0.2.7",
+        "::ffff:192.0.2.7",
+        "198.51.100.0",
+        "198.51.100.255",
+        "203.0.113.64",
+        "203.0.113.127",
+        "2001:db8:1::1",
+        "2001:db8:1:ffff::1",
+        "2001:db8:2::1",
+    ],
+)
+def test_who_is_on_the_list_does_not_come_in(bans: Bans, address: str) -> None:
+    assert bans.has(address)
+    with pytest.raises(Refused) as caught:
+        bans.check(address)
+    assert (caught.value.status, caught.value.code) == (403, "banned")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["192.0.2.8", "198.51.101.0", "203.0.113.63", "203.0.113.128", "2001:db8:2::2", "2001:db8:3::1", "unix", "", "x"],
+)
+def test_who_is_not_comes_in(bans: Bans, address: str) -> None:
+    bans.check(address)
+
+
+def test_without_a_list_everybody_comes_in() -> None:
+    Bans("").check("192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("192.0.2.7\n300.1.1.1\n", "line 2: '300.1.1.1' does not appear to be an IPv4 or IPv6 network"),
+        ("192.0.2.7/24\n", "line 1: 192.0.2.7/24 has host bits set"),
+        ("a b", "line 1: 'a b' does not appear to be an IPv4 or IPv6 network"),
+    ],
+)
+def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: Bans, text: str, why: str) -> None:
+    path.write_text(text)
+    with pytest.raises(BadValue) as caught:
+        bans.read()
+    assert str(caught.value) == f"--ban-list {path}, {why}"
+    assert bans.has("2001:db8:2::1")
+
+
+def test_a_list_that_is_gone_changes_nothing(path: Path, bans: Bans) -> None:
+    path.unlink()
+    with pytest.raises(BadValue, match="No such file"):
+        bans.read()
+    path.write_bytes(b"\xff")
+    with pytest.raises(BadValue, match="not UTF-8"):
+        bans.read()
+    assert bans.has("192.0.2.7")
+
+
+def test_a_new_list_takes_the_place_of_the_old_one(path: Path, bans: Bans) -> None:
+    path.write_text("192.0.2.8\n")
+    bans.read()
+    assert not bans.has("192.0.2.7")
+    assert bans.has("192.0.2.8")

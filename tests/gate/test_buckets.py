@@ -1,0 +1,145 @@
+"""Token buckets, and the pace of one client."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.gate.buckets import Bucket, Pace, Slowed
+
+STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
+
+
+@given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
+def test_never_more_is_taken_than_the_burst_and_what_time_brings(
+    rate: float, burst: int, steps: list[tuple[float, int]]
+) -> None:
+    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    taken: list[tuple[float, int]] = []
+    for step, count in steps:
+        now += step
+        if bucket.take(count, now):
+            taken.append((now, count))
+    for place, (start, _) in enumerate(taken):
+        total = 0
+        for end, count in taken[place:]:
+            total += count
+            assert total <= burst + rate * (end - start) + 1e-6
+
+
+@given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
+def test_what_was_waited_for_is_there(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
+    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    for step, count in steps:
+        now += step
+        wanted = min(count, burst)
+        if not bucket.take(wanted, now):
+            now += bucket.wait(wanted, now) + 1e-6
+            assert bucket.take(wanted, now)
+
+
+def test_a_debt_is_bounded_and_paid_by_time() -> None:
+    bucket = Bucket(2, 10, 0.0)
+    bucket.spend(1000, 0.0)
+    assert bucket.wait(1, 0.0) == 5.5
+    assert not bucket.full(9.9)
+    assert bucket.full(10.0)
+
+
+class Clock:
+    now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
+
+
+def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, slowed: Slowed | None = None) -> Pace:
+    return Pace(
+        Bucket(messages, 10, 0.0) if messages else None,
+        Bucket(size, 2 * size, 0.0) if size else None,
+        Bucket(messages, 3, 0.0) if messages else None,
+        clock.seconds,
+        slowed or Slowed(100),
+    )
+
+
+def after(pace: Pace, sizes: list[int]) -> tuple[int, float]:
+    count, wait = pace.take_some(sizes)
+    return count, round(wait, 6)
+
+
+def test_ten_messages_at_once_then_five_a_second() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    assert after(pace, [1] * 30) == (10, 0.2)
+    clock.now = 0.9
+    assert after(pace, [1] * 30) == (4, 0.1)
+    assert pace.messages_per_second == 5
+
+
+def test_bytes_count_too() -> None:
+    clock = Clock()
+    pace = pace_of(clock, messages=0, size=100)
+    assert after(pace, [150, 51]) == (1, 0.01)
+    assert pace.messages_per_second is None
+    clock.now = 1.0
+    assert pace.take(150) == 0
+    both = pace_of(Clock(), messages=5, size=1000)
+    assert both.take_some([1] * 11)[0] == 10
+
+
+def test_one_that_waits_takes_nothing_of_the_other_bucket() -> None:
+    clock = Clock()
+    pace = pace_of(clock, messages=5, size=10)
+    assert pace.take(20) == 0
+    for _ in range(20):
+        assert pace.take(20) > 0
+    clock.now = 2.0
+    assert pace.take_some([0] * 11)[0] == 10
+
+
+def test_refusals_in_a_row_are_counted() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    pace.take_some([1] * 10)
+    for _ in range(3):
+        pace.take(1)
+    assert pace.refused == 3
+    clock.now = 1.0
+    pace.take(1)
+    assert pace.refused == 0
+
+
+def test_joins_have_a_bucket_of_their_own() -> None:
+    pace = pace_of(Clock())
+    assert [pace.join() for _ in range(4)] == [0, 0, 0, pytest.approx(0.2)]
+    assert pace.take(1) == 0
+    assert pace_of(Clock(), messages=0, size=1).join() == 0
+
+
+class Talker:
+    def __init__(self, slowed: Slowed) -> None:
+        self.slowed = slowed
+        self.hurried = 0
+
+    def hurry(self) -> None:
+        self.hurried += 1
+        self.slowed.discard(self)
+
+
+def test_those_who_wait_are_hurried_once() -> None:
+    slowed = Slowed(100)
+    one, other = Talker(slowed), Talker(slowed)
+    slowed.add(one)
+    slowed.add(other)
+    slowed.discard(other)
+    slowed.hurry()
+    slowed.hurry()
+    assert (one.hurried, other.hurried) == (1, 0)
+
+
+def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
+    slowed = Slowed(100)
+    talkers = [Talker(slowed) for _ in range(3)]
+    assert [slowed.leave(each, 50) for each in talkers] == [True, True, False]
+    slowed.discard(talkers[0])
+    assert slowed.leave(talkers[2], 50)
