@@ -18,11 +18,16 @@ def head_of(request: Request) -> Head:
     return Head(request.method.decode("latin-1"), request.uri, headers, version)
 
 
+def header(request: Request, name: str) -> str | None:
+    """Give a header of a request, whatever bytes it is of; several are joined by commas. None where there is none."""
+    values = request.requestHeaders.getRawHeaders(name.encode("ascii"))
+    return b",".join(values).decode("latin-1") if values else None
+
+
 def asker_address(request: Any) -> str:
     """Give the address of who asks: of each request, for a proxy may send those of many on one connection."""
-    forwarded = request.requestHeaders.getRawHeaders("x-forwarded-for")
     proxies: Proxies = request.channel.site.connections.proxies
-    return proxies.client(address_of(request.channel.transport), ",".join(forwarded) if forwarded else None)
+    return proxies.client(address_of(request.channel.transport), header(request, "x-forwarded-for"))
 
 
 def asker_lease(request: Any) -> Lease:

@@ -3,6 +3,7 @@
 from twisted.web.server import Request
 
 from chatd.gate.origin import Origins
+from chatd.web.asker import header
 
 MAY_ASK = b"GET, HEAD, POST"
 MAY_SEND = b"Authorization, Content-Type, Last-Event-ID"
@@ -12,7 +13,7 @@ KEPT_SECONDS = 7200
 
 def share(request: Request, origins: Origins) -> None:
     """Let a page have the answer, where it is one of another origin that may. Raises Refused: 403."""
-    origin, host = request.getHeader("origin"), request.getHeader("host")
+    origin, host = header(request, "origin"), header(request, "host")
     origins.check(origin, host)
     request.responseHeaders.addRawHeader(b"vary", b"Origin")
     if origin is not None and origins.allows_elsewhere(origin, host):

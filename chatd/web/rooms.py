@@ -15,7 +15,7 @@ from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
 from chatd.web.answer import answer, answer_json, later
-from chatd.web.asker import asker_address, asker_lease, is_exposed
+from chatd.web.asker import asker_address, asker_lease, header, is_exposed
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
@@ -38,7 +38,7 @@ class Rooms:
 
     def show(self, request: Request) -> bytes | int:
         """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
-        form = http.choose_form(request.getHeader("accept"))
+        form = http.choose_form(header(request, "accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
         if form == http.EVENTS or follows(request.uri):
             return self._follow(request, form)
@@ -85,7 +85,7 @@ class Rooms:
         return NOT_DONE_YET
 
     def _broke_off(self, request: Request) -> Position | None:
-        last = request.getHeader("last-event-id")
+        last = header(request, "last-event-id")
         return http.read_event_id(last) if last else None
 
     def publish(self, request: Request) -> int:
@@ -94,7 +94,7 @@ class Rooms:
         grant = asker_lease(request).grant
         check_writable(grant, place.room)
         body = request.content.read() if request.content is not None else b""
-        said = http.read_said(request.getHeader("content-type"), body, self._config.max_message)
+        said = http.read_said(header(request, "content-type"), body, self._config.max_message)
         address = self._enter(request, place.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)

@@ -21,7 +21,7 @@ from chatd.room.shards import Shards
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.answer import answer, done, later, refuse
-from chatd.web.asker import asker_address, head_of
+from chatd.web.asker import asker_address, head_of, header
 from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
 from chatd.web.refusal import Refusal
@@ -97,7 +97,7 @@ class Answers(Resource):
         path = split_target(request.uri)[0]
         connections: ConnectionFactory = request.channel.site.connections
         if path not in _PROBES:
-            connections.hosts.check(request.getHeader("host"))
+            connections.hosts.check(header(request, "host"))
             connections.bans.check(asker_address(request))
         share(request, connections.origins)
         methods = self._methods(path)
@@ -121,7 +121,7 @@ class Answers(Resource):
         return _methods(self._rooms.show, POST=self._rooms.publish)
 
     def _about(self, request: WebRequest) -> bytes:
-        host = request.getHeader("host") or ""
+        host = header(request, "host") or ""
         return answer(request, about(host if _HOST.fullmatch(host) else "localhost:3000"))
 
 
