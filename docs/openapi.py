@@ -16,12 +16,14 @@ MOST = Config().max_message
 
 ERRORS = {
     400: "A bad value: of a parameter, a header, or the body",
-    403: "A web page of another origin, or another connection has come with the resume key",
+    401: "A token is needed, or the one that came is not good",
+    403: "A web page of another origin, a resume key that another connection has come with, or not allowed",
     404: "No such room or path",
     405: "Not with this method; `Allow` says with which",
     408: "The body did not come in time",
     413: "The body, or the text in it, is too long",
     415: "The body is neither text in UTF-8 nor JSON",
+    429: "Too fast, or too many from this address",
     503: "The message broker is away, the chat log can't be written, or there are too many connections",
 }
 ROOM = {
@@ -71,8 +73,8 @@ def errors(*statuses: int) -> dict[str, Any]:
         found[str(status)] = {"description": ERRORS[status], "content": content(json=reference("Error"))}
         if status == 405:
             found["405"]["headers"] = {"Allow": {"schema": {"type": "string"}}}
-        if status == 503:
-            found["503"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
+        if status in (429, 503):
+            found[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
     return found
 
 
@@ -100,7 +102,7 @@ def paths() -> dict[str, Any]:
             200,
             "The messages, oldest first",
             content(text=TEXT, json={"type": "array", "items": reference("MessageEvent")}, html=TEXT),
-            *(400, 403, 404, 503),
+            *(400, 401, 403, 404, 429, 503),
         ),
     }
     publish = {
@@ -113,17 +115,19 @@ def paths() -> dict[str, Any]:
             "content": content(text={"type": "string", "minLength": 1}, json=reference("Said")),
         },
         "responses": answers(
-            201, "Where it stands", content(json=reference("Published")), 400, 403, 404, 408, 413, 415, 503
+            201, "Where it stands", content(json=reference("Published")), 400, 401, 403, 404, 408, 413, 415, 429, 503
         ),
     }
     members = {
         "summary": "Who is in a room",
         "parameters": [ROOM],
-        "responses": answers(200, "All of them, on all workers", content(json=reference("Here")), 400, 403, 404, 503),
+        "responses": answers(
+            200, "All of them, on all workers", content(json=reference("Here")), 400, 401, 403, 404, 503
+        ),
     }
     rooms = {
         "summary": "The rooms that have members or messages",
-        "responses": answers(200, "By name, 1,000 at most", content(json=reference("Rooms")), 403, 503),
+        "responses": answers(200, "By name, 1,000 at most", content(json=reference("Rooms")), 401, 403, 503),
     }
     health = {
         "summary": "Whether the process serves",

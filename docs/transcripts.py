@@ -16,12 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/install.md", "docs/chat-log.md", "docs/protocol.md", "docs/http.md")
+PAGES = ("README.md", "docs/install.md", "docs/chat-log.md", "docs/protocol.md", "docs/http.md", "docs/security.md")
 BLOCK = re.compile(r"(<!-- transcript: (\w+) -->\n```\w*\n)(.*?)(```\n)", re.DOTALL)
 PATIENCE = 60.0
 DEFAULT_PORT = 3000
@@ -123,6 +124,7 @@ def sessions(port: int) -> dict[str, str]:
         line for line in server.shown.splitlines(keepends=True) if "twistd" not in line and "once" not in line
     )
     shown["help"] = run("twistd chatd --help")
+    shown["token"] = with_tokens(host)
     for real, said in ((str(ROOT), "/srv/chatd"), (host, HOST), (f"127.0.0.1:{port}", HOST)):
         shown = {name: text.replace(real, said) for name, text in shown.items()}
     return shown
@@ -167,6 +169,37 @@ def with_curl(host: str) -> str:
     finally:
         follower.end()
     return "".join(shown[:3])
+
+
+def with_tokens(host: str) -> str:
+    """Give a session with a server that asks for tokens, in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        listen = f"--listen tcp:{host.rpartition(':')[2]}:interface=127.0.0.1"
+
+        def shell(command: str) -> str:
+            done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
+            return f"$ {command}\n{done.stdout}"
+
+        shown = shell(
+            "openssl genpkey -algorithm ed25519 -out chatd.key && openssl pkey -in chatd.key -pubout -out chatd.pub"
+        )
+        command = ["twistd", "-n", "--pidfile=", "chatd", "--auth-key", "chatd.pub", *listen.split()]
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            assert server.stdout is not None
+            while "the chat log:" not in server.stdout.readline():
+                pass
+            shown += "$ twistd chatd --auth-key chatd.pub\n"
+            shown += shell(f"curl -s http://{host}/ops")
+            shown += shell("chatd token --key chatd.key --sub ann --rooms 'ops=rw,news=r,team-*=rw' --ttl 8h > ann.jwt")
+            bearer = '-H "Authorization: Bearer $(cat ann.jwt)"'
+            shown += shell(f"curl -s {bearer} --data hello http://{host}/ops")
+            shown += shell(f"curl -s {bearer} http://{host}/ops")
+            shown += shell(f"curl -s {bearer} --data hello http://{host}/news")
+        finally:
+            server.terminate()
+            server.communicate(timeout=20)
+    return shown
 
 
 def with_names(host: str) -> dict[str, str]:
