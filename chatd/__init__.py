@@ -102,6 +102,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  outflow``      what goes out: straight to the socket, or to a bounded backlog
 ``  receipts``     what a client with a resume key has surely got
 ``  deflate``      permessage-deflate: taken up or not, what comes in compressed
+``  turns``        whose frames are handled when, where many wait
 ``  lean``         what makes a connection on Autobahn light
 ``  connection``   a WebSocket on Autobahn's: bytes in, whether the client lives, closing
 ``  factory``      makes the connections of a worker, and knows them all

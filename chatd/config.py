@@ -544,6 +544,12 @@ class Config:
     """How much of a frame that is not whole yet is looked at anew with each read; then it is read as it comes."""
     fragments: int = 65_536
     """Frames one message may come in."""
+    slice_texts: int = 512
+    """Text messages of one client that are taken before others have their turns,"""
+    slice_steps: int = 32
+    """and steps in anything else that it sends, two a frame."""
+    slice_rest: float = 4.0
+    """For how many times as long as such steps took there is rest, before more of them are taken."""
 
     # The bus
     batch_bytes: int = 262_144

@@ -51,6 +51,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         "_owed",
         "_paused",
         "_ping",
+        "_queued",
         "_upgrade",
         "session",
     )
@@ -71,7 +72,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         """Take the handshake that is to be answered."""
         self.session: Session | Program
         self._upgrade: Upgrade | None = upgrade
-        self._paused = False  # not reading
+        self._paused = False  # not reading, for the session
+        self._queued = False  # not reading, for frames that were read are still to be handled
         self._fragments = 0  # of the message that is coming in
         self._owed: bytes | None = None  # a ping that is still to be answered
         self._heard_at = 0.0  # when the last whole frame came
@@ -144,25 +146,65 @@ class Connection(Outflow, WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         """Take what was read."""
         self.data += data
-        self.consumeData()
+        if not self._queued:
+            self.consumeData()
 
     def consumeData(self) -> None:
         """Read frames: whole text messages down the fast lane, anything else as Autobahn does, in their order."""
+        self._handle_frames()
+
+    def _handle_frames(self) -> bool:
+        """Handle what was read, or a slice of it; whether there were messages, and nothing else that takes long."""
+        config, messages = self.factory.config, False
+        steps = config.slice_steps
         while self.state in (self.STATE_OPEN, self.STATE_CLOSING):
-            between = self.state == self.STATE_OPEN and self.current_frame is None and not self.inside_message
-            if (between and self._take_texts()) or not self.processData():
-                return
+            if self._between_messages:
+                texts, wait = self._take_texts()
+                messages = messages or any(texts)
+                if wait:
+                    return messages
+                if len(texts) == config.slice_texts:
+                    self._wait_for_turn()
+                    return messages
+            if steps == 0:
+                self._wait_for_turn()
+                return False
+            if not self.processData():
+                return False
+            steps -= 1
         if self.state == self.STATE_CLOSED:
             self.data = b""  # what still comes is for nobody
+        return False
 
-    def _take_texts(self) -> bool:
-        """Take the messages that the buffer begins with; give whether what is left, if anything, has to wait."""
-        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest))
+    @property
+    def _between_messages(self) -> bool:
+        return self.state == self.STATE_OPEN and self.current_frame is None and not self.inside_message
+
+    def _take_texts(self) -> tuple[list[str], bool]:
+        """Take the messages that the buffer begins with; give them, and whether what is left, if any, has to wait."""
+        config = self.factory.config
+        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest), config.slice_texts)
         if used:
             self.data = self.data[used:]
             self._heard()
             self._received(texts)
-        return wait and (used > 0 or len(self.data) < self.factory.config.reread_bytes)
+        return texts, not self.data or (wait and (used > 0 or len(self.data) < config.reread_bytes))
+
+    def _wait_for_turn(self) -> None:
+        """Read no more until the frames that were read are handled: others have their turns before."""
+        if not self._queued:
+            self._queued = True
+            if not self._paused:
+                self.transport.pauseProducing()
+            self.factory.turns.wait(self)
+
+    def handle_slice(self) -> bool:
+        """Handle some of those frames; whether they were messages."""
+        self._queued = False
+        messages = self._handle_frames()
+        if not (self._queued or self._paused or self.state == self.STATE_CLOSED):
+            self.transport.resumeProducing()
+        return messages
 
     def _received(self, texts: list[str]) -> None:
         try:
@@ -247,7 +289,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         now_unread = self.unacknowledged
         if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
             self._look_for_life()
-        elif self._paused or now_unread < unread:
+        elif self._paused or self._queued or now_unread < unread:
             wait = self.factory.config.pong_seconds
             self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, now_unread)
         else:
@@ -314,6 +356,8 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def connectionLost(self, reason: Failure) -> None:
         """End: the socket is gone."""
+        while self._queued and self._between_messages and self._take_texts()[0]:
+            pass  # what was read is taken
         self.shut_out()
         for timer in (self._ping, self._drop, self.closeHandshakeTimeoutCall):
             if timer is not None:
@@ -342,13 +386,15 @@ class Connection(Outflow, WebSocketServerProtocol):
         """Read no more for now."""
         if not self._paused:
             self._paused = True
-            self.transport.pauseProducing()
+            if not self._queued:
+                self.transport.pauseProducing()
 
     def resume(self) -> None:
         """Read again."""
         if self._paused:
             self._paused = False
-            self.transport.resumeProducing()
+            if not self._queued:
+                self.transport.resumeProducing()
 
     def close(self, closing: Closing) -> None:
         """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""

@@ -21,6 +21,7 @@ from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
+from chatd.client.turns import Turns
 from chatd.closing import BANNED, Closing
 from chatd.config import Config
 from chatd.gate.auth import Guard, check_readable
@@ -72,6 +73,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
+        self.turns = Turns(reactor, config.slice_rest)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.origins = Origins(config.origin)

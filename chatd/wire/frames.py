@@ -40,15 +40,17 @@ def _frame(first: int, payload: bytes) -> bytes:
     return bytes((first, 127)) + size.to_bytes(8) + payload
 
 
-def take_texts(data: bytes, most: int) -> tuple[list[str], int, bool]:
+def take_texts(data: bytes, most: int, count: int = LONGEST) -> tuple[list[str], int, bool]:
     """Take the text messages with which data begins, each a whole frame of a client with at most most bytes.
+
+    There may be more of them than count: then the rest begins with the next one.
 
     Gives the messages; how many bytes of data they took; and whether the rest is such a frame of which more has to
     come (or nothing at all). Where it is not, the rest begins with a frame for the other parser, which may be bad.
     """
     texts: list[str] = []
     size, start = len(data), 0
-    while True:
+    for _ in range(count):
         body = start + 6
         if body > size:
             return texts, start, _may_become_text(data[start:], most)

@@ -1,0 +1,52 @@
+"""Whose frames are handled when: connections that send more small frames than a turn has room for wait for each other.
+
+A frame costs the same however small it is, so 64 KiB of pings would stop everybody for half a second. A connection has
+so many frames handled at once; the rest waits, unread, and gets a slice of that size when its time comes, one
+connection after the other. What is no message is handled in a share of the time only: after each slice there is rest.
+"""
+
+from collections import deque
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+
+log = Logger()
+
+
+class Waiter(Protocol):
+    """A connection with frames that are still to be handled."""
+
+    def handle_slice(self) -> bool:
+        """Handle a slice of them, and wait again if there are more; whether they were messages."""
+
+
+class Turns:
+    """The slices of one worker."""
+
+    def __init__(self, clock: Any, rest: float) -> None:
+        """Take the reactor, and for how many times as long as a slice took there is rest after it."""
+        self._clock = clock
+        self._rest = rest
+        self._waiting: deque[Waiter] = deque()
+        self._coming: Any = None
+
+    def wait(self, waiter: Waiter) -> None:
+        """Let it handle a slice when its time comes."""
+        self._waiting.append(waiter)
+        if self._coming is None:
+            self._coming = self._clock.callLater(0, self._next)
+
+    def _next(self) -> None:
+        self._coming = None
+        before, messages = self._clock.seconds(), True
+        waiter = self._waiting.popleft()
+        try:
+            messages = waiter.handle_slice()
+        except Exception:  # noqa: BLE001 - the others have their turns all the same
+            log.failure("a slice of frames could not be handled")
+        if self._coming is not None:  # it waits again: not before the rest is over
+            self._coming.cancel()
+            self._coming = None
+        if self._waiting:
+            rest = 0.0 if messages else (self._clock.seconds() - before) * self._rest
+            self._coming = self._clock.callLater(rest, self._next)
