@@ -474,6 +474,11 @@ class Config:
     )
 
     # The door
+    waiting_share: float = 0.25
+    """Of the connections that a worker may have, how many may be such that have not said yet what they want; the one
+    that has been so for the longest time gives way to the next."""
+    waiting_least: int = 64
+    """At least so many may."""
     head_bytes: int = 8192
     """The longest request line and headers, together."""
     head_seconds: float = 5.0
@@ -548,6 +553,10 @@ class Config:
     """Text messages of one client that are taken before others have their turns,"""
     slice_steps: int = 32
     """and steps in anything else that it sends, two a frame."""
+    flood_seconds: float = 5.0
+    """How long a client may send more of that than is taken, before it is closed with 4029."""
+    flood_rest_seconds: float = 1.0
+    """After so long without any of it waiting that begins anew."""
     slice_rest: float = 4.0
     """For how many times as long as such steps took there is rest, before more of them are taken."""
 

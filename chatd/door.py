@@ -18,6 +18,7 @@ from chatd.config import Config
 from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
 from chatd.transports import address_of, hand_over
+from chatd.web.refusal import Refusal
 from chatd.web.site import Site
 from chatd.wire.handshake import (
     CONTROL,
@@ -113,18 +114,19 @@ class Door(Protocol):
             protocol.dataReceived(data)
 
     def _refuse(self, refused: Refused, reason: str = "") -> None:
-        """Answer and hang up; a client that does not read the answer is dropped when the clock runs out again.
+        """Answer and hang up; reason is for the metrics, where the answer's code does not say it."""
+        factory = self.factory
+        timers, seconds = factory.connections.timers, factory.config.close_seconds
+        linger = reason != "full"  # there is no room for that
+        self._hand_over(Refusal(refused, timers, seconds, factory.waiting, reason=reason, linger=linger), b"")
 
-        The reason is for the metrics, where the answer's code does not say it.
-        """
-        REFUSED[reason or refused.code].value += 1
+    def give_way(self) -> None:
+        """Hang up: too many others have come since, and this one has not said yet what it wants."""
+        REFUSED["crowded"].value += 1
         self._shut = True
         self._stop_clock()
-        self.transport.write(refused.response())
-        self.transport.loseConnection()
-        self._late = self.factory.connections.timers.callLater(
-            self.factory.config.close_seconds, self.transport.abortConnection
-        )
+        self.factory.waiting.discard(self)
+        self.transport.abortConnection()
 
     def _stop_clock(self) -> None:
         if self._late is not None:
@@ -155,7 +157,7 @@ class DoorFactory(Factory):
         self.connections = connections
         self.site = site
         self.config = config
-        self.waiting: Crowd[Door] = Crowd(connections.limits)
+        self.waiting: Crowd[Door | Refusal] = Crowd(connections.limits)
         self._most = most
         self._others_full = others_full
         self._full_at = 0  # how many there were when it was said
@@ -196,6 +198,10 @@ class DoorFactory(Factory):
         if door.exposed and not proxy and limits.crowded(peer):
             return True
         self.waiting.add(door, "" if proxy else peer)
+        if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
+            oldest = next(iter(self.waiting))
+            if isinstance(oldest, Door):
+                oldest.give_way()
         return False
 
     @property

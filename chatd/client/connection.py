@@ -20,6 +20,7 @@ from chatd.client.program import Program
 from chatd.client.session import Session
 from chatd.closing import (
     BUS_AWAY,
+    FLOODING,
     NOT_TEXT,
     OUR_FAULT,
     RESTARTING,
@@ -46,12 +47,14 @@ class Connection(Outflow, WebSocketServerProtocol):
     __slots__ = (
         *LASTING,
         "_drop",
+        "_flooding_since",
         "_fragments",
         "_heard_at",
         "_owed",
         "_paused",
         "_ping",
         "_queued",
+        "_queued_at",
         "_upgrade",
         "session",
     )
@@ -73,6 +76,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self.session: Session | Program
         self._upgrade: Upgrade | None = upgrade
         self._paused = False  # not reading, for the session
+        self._flooding_since = self._queued_at = 0.0
         self._queued = False  # not reading, for frames that were read are still to be handled
         self._fragments = 0  # of the message that is coming in
         self._owed: bytes | None = None  # a ping that is still to be answered
@@ -193,7 +197,10 @@ class Connection(Outflow, WebSocketServerProtocol):
     def _wait_for_turn(self) -> None:
         """Read no more until the frames that were read are handled: others have their turns before."""
         if not self._queued:
-            self._queued = True
+            now = self.factory.reactor.seconds()
+            if now - self._queued_at > self.factory.config.flood_rest_seconds:
+                self._flooding_since = now
+            self._queued, self._queued_at = True, now
             if not self._paused:
                 self.transport.pauseProducing()
             self.factory.turns.wait(self)
@@ -202,9 +209,18 @@ class Connection(Outflow, WebSocketServerProtocol):
         """Handle some of those frames; whether they were messages."""
         self._queued = False
         messages = self._handle_frames()
+        self._look_for_flood(messages=messages)
         if not (self._queued or self._paused or self.state == self.STATE_CLOSED):
             self.transport.resumeProducing()
         return messages
+
+    def _look_for_flood(self, *, messages: bool) -> None:
+        """Hang up on a client that has sent more than can be handled of what is no message, for long."""
+        now, longest = self._queued_at, self.factory.config.flood_seconds
+        if messages:
+            self._flooding_since = now
+        elif self._queued and now - self._flooding_since > longest and self.state == self.STATE_OPEN:
+            self._fail_connection(FLOODING.code, FLOODING.reason)
 
     def _received(self, texts: list[str]) -> None:
         try:

@@ -17,21 +17,40 @@ class Refusal(Outflow, Protocol):
 
     transport: Any
 
-    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: Crowd[Any]) -> None:
-        """Take what to say, how long to wait, and the connections among which it counts until it is over."""
+    def __init__(
+        self,
+        refused: Refused,
+        timers: TimerWheel,
+        seconds: float,
+        among: Crowd[Any],
+        *,
+        reason: str = "",
+        linger: bool = True,
+    ) -> None:
+        """Take what to say, how long to wait, and the connections among which it counts until it is over.
+
+        The reason is for the metrics, where the answer's code does not say it. Where it does not linger it closes as
+        soon as all is said, whatever the client has still to say.
+        """
         self._refused = refused
+        self._reason = reason or refused.code
         self._timers = timers
         self._seconds = seconds
+        self._linger = linger
         self._among = among
         self._drop: Timer | None = None
 
     def connectionMade(self) -> None:
         """Say it."""
-        REFUSED[self._refused.code].value += 1
+        REFUSED[self._reason].value += 1
         self._among.add(self, "")
         self.attach()
         self.write(self._refused.response())
-        self._drop = self.hang_up(self._timers, self._seconds)
+        if self._linger:
+            self._drop = self.hang_up(self._timers, self._seconds)
+        else:
+            self.transport.loseConnection()
+            self._drop = self._timers.callLater(self._seconds, self.transport.abortConnection)
 
     def dataReceived(self, data: bytes) -> None:
         """Let what still comes be for nobody."""

@@ -8,7 +8,6 @@ import select
 import socket
 import ssl
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -16,6 +15,8 @@ from tests.frames import CONTINUATION, PING, PONG, TEXT, close_frame, frame, han
 
 ADDRESS = "127.0.0.1"
 BARE = b"\0\0\0\0"
+PATIENCE = 0.5
+"""Seconds that it waits for an answer."""
 
 
 class Attack:
@@ -28,9 +29,13 @@ class Attack:
         """Whether standard input has ended."""
         return bool(select.select([sys.stdin], [], [], 0)[0])
 
+    def rests(self) -> bool:
+        """Rest for a second; whether all is over meanwhile."""
+        return bool(select.select([sys.stdin], [], [], 1)[0])
+
     def connect(self, *data: bytes) -> socket.socket:
         """Connect, and send that."""
-        client = socket.create_connection((ADDRESS, self.port), timeout=20)
+        client = socket.create_connection((ADDRESS, self.port), timeout=PATIENCE)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for each in data:
             client.sendall(each)
@@ -187,7 +192,7 @@ def _hold(attack: Attack, count: int, begin: Callable[[], socket.socket], drip: 
             clients.append(begin())
     print("going", flush=True)
     sent = 0
-    while not self_over(attack):
+    while not attack.rests():
         for place, client in enumerate(clients):
             try:
                 client.send(drip[sent % len(drip) : sent % len(drip) + 1])
@@ -196,16 +201,6 @@ def _hold(attack: Attack, count: int, begin: Callable[[], socket.socket], drip: 
                 with contextlib.suppress(OSError):
                     clients[place] = begin()
         sent += 1
-
-
-def self_over(attack: Attack) -> bool:
-    """Wait a second, or until all is over."""
-    end = time.monotonic() + 1
-    while time.monotonic() < end:
-        if attack.over():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def slow_heads(attack: Attack) -> None:
