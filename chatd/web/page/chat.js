@@ -1,13 +1,14 @@
 // The chat page: several rooms over one WebSocket that speaks chatd.v1, to where the page came from.
 //
-// `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Log` shows one room; `Chat`
-// puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
+// `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Log` shows one room; `Gate` asks
+// for a token; `Chat` puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
 
 const SHOWN = 1000; // messages that are kept of a room; older ones are fetched again by scrolling up
 const PAGE = 50; // messages of history that are fetched at once
 const NEAR = 48; // pixels from the end within which one reads along
 const SILENCE = 10_000; // milliseconds without an answer after which the link is dead
-const TAKEN_OVER = 1008, TOKEN_OUT = 4001;
+const SOON = 60; // seconds before its end in which a token is to be replaced
+const TAKEN_OVER = 1008, TOKEN_OUT = 4001, GIVEN_UP = 0; // the last one is our own: nobody sends it
 
 const find = (id) => document.getElementById(id);
 
@@ -51,15 +52,29 @@ class Memory {
 const lasting = new Memory(() => localStorage); // of this browser
 const ours = new Memory(() => sessionStorage); // of this tab
 
+// A token: it may stand in the address, and does not stay there, where it would be seen, copied and kept.
+
+const isToken = (text) => /^[\w-]+(\.[\w-]*){2}$/.test(text); // and so may stand in a header
+
+function takeToken() {
+  const given = [location.hash.slice(1), location.search].map((each) => new URLSearchParams(each).get("token"));
+  if (given.some((each) => each !== null)) history.replaceState(null, "", location.pathname);
+  const token = given.find(isToken);
+  if (token) ours.set("token", token);
+  return token;
+}
+
 // The connection
 
 class Link {
-  // hears: dialling(), received(event), lost(code, reason), which says whether to come back, waiting(seconds); url():
-  // where to
-  constructor(hears, url) {
+  // hears: dialling(), received(event), lost(code, reason) and, where it was not even welcome, turnedAway(), which both
+  // say whether to come back, waiting(seconds); url() and protocols(): where to, and how
+  constructor(hears, url, protocols) {
     this.hears = hears;
     this.url = url;
+    this.protocols = protocols;
     this.socket = null;
+    this.welcomed = false;
     this.timer = 0;
     this.tries = 0;
     this.hint = null; // seconds, from the server
@@ -72,7 +87,8 @@ class Link {
     clearTimeout(this.timer);
     if (this.socket || this.over) return;
     this.hears.dialling();
-    const socket = (this.socket = new WebSocket(this.url(), "chatd.v1"));
+    this.welcomed = false;
+    const socket = (this.socket = new WebSocket(this.url(), this.protocols()));
     socket.onmessage = ({ data }) => this.received(JSON.parse(data));
     socket.onclose = ({ code, reason }) => {
       if (socket === this.socket) this.lost(code, reason);
@@ -86,6 +102,7 @@ class Link {
       this.expect(SILENCE);
     });
     if (event.type === "welcome") {
+      this.welcomed = true;
       this.tries = 0;
       this.pingSeconds = event.ping_s;
     } else if (event.type === "bye") {
@@ -109,14 +126,22 @@ class Link {
   drop() {
     const socket = this.socket;
     if (!socket) return;
-    this.lost(1006, "");
+    this.lost(GIVEN_UP, "");
     socket.close();
   }
 
-  lost(code, reason) {
+  dialAgain() {
+    this.over = false;
+    this.tries = 0;
+    this.dial();
+  }
+
+  async lost(code, reason) {
     clearTimeout(this.watch);
     this.socket = null;
-    const again = this.hears.lost(code, reason);
+    let again = this.hears.lost(code, reason);
+    if (again === true && !this.welcomed && code !== GIVEN_UP) again = await this.hears.turnedAway();
+    if (this.socket) return; // it was dialled meanwhile
     if (!again) {
       this.over = true;
       return;
@@ -146,6 +171,8 @@ class Room {
     this.unread = 0;
     this.marker = null; // behind which item one left off
     this.draft = "";
+    this.barred = ""; // why one may not read here
+    this.mute = false; // whether one may only read here
   }
 
   // Where it stands, as far as we have come: a gap stands half an offset behind the last message that is lost.
@@ -189,6 +216,7 @@ const after = (one, other) => one.rank > other.rank || (one.rank === other.rank 
 // How one room looks
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const exactClock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 const dayOf = (time) => new Date(time).toDateString();
 
@@ -410,10 +438,56 @@ class Log {
   }
 }
 
+// Where one shows one's token; what was typed is never shown
+
+class Gate {
+  constructor(bring) {
+    find("new-token").addEventListener("click", () => this.open());
+    find("bring").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const token = find("token").value.replace(/\s/g, "");
+      this.say("");
+      if (isToken(token)) bring(token);
+      else this.say("That is no token.");
+    });
+  }
+
+  say(why) {
+    find("why").textContent = why && `${why[0].toUpperCase()}${why.slice(1)}${why.endsWith(".") ? "" : "."}`;
+  }
+
+  // Asks for a token; who is writing something else is not interrupted.
+  ask(why) {
+    this.open(!document.activeElement?.value);
+    this.say(why);
+  }
+
+  // Says that a new one will be needed.
+  warn(why) {
+    find("new-token").hidden = !find("bring").hidden;
+    this.say(why);
+  }
+
+  open(focus = true) {
+    find("new-token").hidden = true;
+    find("bring").hidden = false;
+    if (focus) find("token").select();
+  }
+
+  close() {
+    const leaves = find("gate").contains(document.activeElement);
+    this.say("");
+    find("token").value = "";
+    find("new-token").hidden = find("bring").hidden = true;
+    if (leaves) find("text").focus();
+  }
+}
+
 // All of it
 
 class Chat {
   constructor() {
+    this.token = [takeToken(), ours.get("token", "")].find(isToken) ?? "";
     const here = roomHere();
     const open = new Set([...ours.get("rooms", []), here]);
     this.rooms = new Map([...open].map((name) => [name, new Room(name)]));
@@ -426,7 +500,8 @@ class Chat {
     this.refs = new Map(); // what waits for an answer
     this.ref = 0;
     this.log = new Log(find("messages"), find("newest"), this);
-    this.link = new Link(this, () => this.address());
+    this.gate = new Gate((token) => this.bring(token));
+    this.link = new Link(this, () => this.address(), () => this.protocols());
     for (const { room, ...each } of ours.get("pending", [])) this.rooms.get(room)?.pending.push(each);
     for (const [name, draft] of Object.entries(ours.get("drafts", {}))) {
       if (this.rooms.has(name)) this.rooms.get(name).draft = draft;
@@ -451,6 +526,16 @@ class Chat {
     url.searchParams.set("last", PAGE);
     if (this.wanted) url.searchParams.set("nick", this.wanted);
     return url;
+  }
+
+  // A browser can send a token in no other header of a handshake.
+  protocols() {
+    return this.token ? ["chatd.v1", `bearer.${this.token}`] : ["chatd.v1"];
+  }
+
+  get(path) {
+    const headers = { Accept: "application/json", ...(this.token && { Authorization: `Bearer ${this.token}` }) };
+    return fetch(path, { headers, signal: AbortSignal.timeout(SILENCE) });
   }
 
   remember() {
@@ -496,6 +581,7 @@ class Chat {
       if (!event.target.closest("nav, aside, .drawer")) this.slide();
     });
     addEventListener("popstate", () => {
+      if (takeToken()) location.reload(); // it may be somebody else's
       const name = roomHere();
       this.open(name);
       this.go(name, null);
@@ -541,7 +627,7 @@ class Chat {
 
   async suggestRooms() {
     try {
-      const { rooms } = await (await fetch("/-/rooms")).json();
+      const { rooms } = await (await this.get("/-/rooms")).json();
       find("known-rooms").replaceChildren(
         ...rooms.map(({ room }) => {
           const option = make("option");
@@ -589,10 +675,14 @@ class Chat {
   }
 
   transmit(room, item) {
-    if (!room.joined) return; // it is sent when we are in
+    if (room.barred) this.refused(item, room.barred);
+    if (room.barred || !room.joined) return; // it is sent when we are in
     this.ask({ type: "publish", room: room.name, text: item.text, id: item.id }, (answer) => {
       if (answer.type === "ack") this.said(room, item, answer);
       else this.refused(item, answer.message);
+      if (answer.code !== "forbidden") return;
+      room.mute = true;
+      this.showRules();
     });
   }
 
@@ -639,10 +729,21 @@ class Chat {
         this.hint(answer.nick === nick ? "" : `${nick} is taken: you are ${answer.nick}.`);
         return;
       }
-      this.hint(answer.message);
       this.want(before);
+      if (answer.code === "forbidden") {
+        find("nick").value = this.nick ?? "";
+        this.fixName("Your name is that of your token.");
+        return;
+      }
+      this.hint(answer.message);
       find("nick").focus();
     });
+  }
+
+  // Lets one's name not be changed, and says why; without a reason it may be.
+  fixName(why = "") {
+    find("nick").readOnly = why !== "";
+    find("nick-rule").textContent = why;
   }
 
   want(nick) {
@@ -656,6 +757,44 @@ class Chat {
     if (document.activeElement !== find("nick")) find("nick").value = nick;
     for (const room of this.rooms.values()) if (room.joined) room.members.set(this.session, nick);
     this.showMembersSoon();
+  }
+
+  // Tokens
+
+  bring(token) {
+    const answered = ({ type, message }) => (type === "auth" ? this.hold(token) : this.gate.say(message));
+    if (this.ask({ type: "auth", token }, answered)) return;
+    this.hold(token);
+    this.link.dialAgain();
+  }
+
+  // Goes on with a token; it may allow more than the last one did.
+  hold(token) {
+    this.token = token;
+    ours.set("token", token);
+    this.fixName();
+    for (const room of this.rooms.values()) {
+      if (this.session && room.barred) this.enter(room);
+      room.mute = false;
+      room.barred = "";
+    }
+    this.showRules();
+  }
+
+  // The token is good for so many seconds, null is without end: asked for, or because it ends soon.
+  lasts(seconds, asked) {
+    if (asked) this.gate.close();
+    if (asked && (seconds ?? Infinity) > SOON) return;
+    this.gate.warn(`Your token runs out at ${exactClock.format(Date.now() + seconds * 1000)}.`);
+  }
+
+  bar(room, why) {
+    room.joined = false;
+    room.barred = why;
+    room.members.clear();
+    for (const item of room.pending) if (item.state === "sending") this.refused(item, why);
+    this.showMembersSoon();
+    this.showRules();
   }
 
   // Rooms
@@ -682,6 +821,10 @@ class Chat {
     const room = new Room(name);
     this.rooms.set(name, room);
     if (this.session) this.enter(room);
+    else if (this.link.over && this.rooms.get(this.home).barred) {
+      this.home = name; // this one may be open to us
+      this.link.dialAgain();
+    }
     this.remember();
   }
 
@@ -695,6 +838,7 @@ class Chat {
     this.typed();
     this.slide();
     this.showMembers();
+    this.showRules();
     this.looked();
     if (matchMedia("(hover: hover)").matches) find("text").focus();
     this.remember();
@@ -714,6 +858,10 @@ class Chat {
   enter(room) {
     this.ask({ type: "join", room: room.name, since: room.position ?? { last: PAGE } }, (answer) => {
       if (answer.type !== "error") return;
+      if (answer.code === "forbidden") {
+        this.bar(room, answer.message);
+        return;
+      }
       this.hint(`${room.name}: ${answer.message}`);
       if (answer.retry_after !== undefined) setTimeout(() => this.session && this.enter(room), answer.retry_after * 1000);
     });
@@ -781,10 +929,38 @@ class Chat {
       this.newKey(); // this tab was duplicated
       return "at once";
     }
-    if (code === TAKEN_OVER || code === TOKEN_OUT) {
+    if (code === TOKEN_OUT) return this.needsToken(reason);
+    if (code === TAKEN_OVER) {
       this.status("offline", `Closed: ${reason}`);
       return false;
     }
+    return true;
+  }
+
+  // A handshake that is refused looks like a server that is away: ask what is the matter.
+  async turnedAway() {
+    try {
+      const answer = await this.get(`/${encodeURIComponent(this.home)}?last=0`);
+      const token = answer.headers.has("WWW-Authenticate"); // it is about that
+      if (!token || (answer.status !== 401 && answer.status !== 403)) return true;
+      const { message } = await answer.json();
+      return answer.status === 403 ? this.notLetIn(message) : this.needsToken(message);
+    } catch {
+      return true;
+    }
+  }
+
+  needsToken(why) {
+    this.gate.ask(why);
+    this.status("offline", `Closed: ${why}`);
+    return false;
+  }
+
+  notLetIn(why) {
+    this.bar(this.rooms.get(this.home), why);
+    const other = [...this.rooms.values()].find((each) => !each.barred);
+    if (!other) return this.needsToken(why);
+    this.home = other.name;
     return true;
   }
 
@@ -823,6 +999,12 @@ class Chat {
       case "nick":
         this.named(event.nick);
         break;
+      case "auth":
+        this.lasts(event.expires_in, event.ref !== undefined);
+        break;
+      case "left":
+        if (room && event.ref === undefined) this.bar(room, "the token does not let you into this room");
+        break;
       case "bye":
         this.status("offline", `Offline: ${event.reason}`);
         break;
@@ -833,6 +1015,7 @@ class Chat {
   welcome({ session, nick, limits }) {
     this.session = session;
     this.limits = limits;
+    this.gate.close();
     this.named(nick);
     this.status("online", "Connected");
     for (const room of this.rooms.values()) {
@@ -843,6 +1026,7 @@ class Chat {
   entered(room, { epoch, offset, lost, recovered, messages }) {
     const first = !room.position;
     room.joined = true;
+    room.barred = "";
     room.rank(epoch);
     const from = messages[0];
     if (!recovered && !first) this.missed(room, from?.epoch ?? epoch, (from?.offset ?? offset + 1) - 1, lost);
@@ -850,6 +1034,7 @@ class Chat {
     if (first && offset) this.fetchRecent(room);
     for (const item of room.pending) if (item.state === "sending") this.transmit(room, item);
     this.ask({ type: "members", room: room.name }, () => {});
+    this.showRules();
     if (room === this.room) this.log.drawSoon(true);
   }
 
@@ -910,6 +1095,11 @@ class Chat {
 
   hint(text) {
     find("hint").textContent = text;
+  }
+
+  showRules() {
+    const { barred, mute } = this.room;
+    find("room-rule").textContent = barred ? `You are not in this room: ${barred}.` : mute ? "You may only read here." : "";
   }
 
   showRooms() {
