@@ -75,7 +75,7 @@ def bring(window: Window, text: str) -> None:
 def count_dials(page: Page) -> list[WebSocket]:
     """Give a list of all connections that the page makes from now on."""
     dials: list[WebSocket] = []
-    page.on("websocket", dials.append)
+    page.on("websocket", lambda dialled: dials.append(dialled))
     return dials
 
 

@@ -510,7 +510,7 @@ class Chat {
     this.listen();
     this.go(here, "replace");
     this.link.dial();
-    if (!this.wanted && matchMedia("(hover: hover)").matches) find("nick").focus();
+    if (!this.wanted && !this.token && matchMedia("(hover: hover)").matches) find("nick").focus();
   }
 
   newKey() {
@@ -581,7 +581,7 @@ class Chat {
       if (!event.target.closest("nav, aside, .drawer")) this.slide();
     });
     addEventListener("popstate", () => {
-      if (takeToken()) location.reload(); // it may be somebody else's
+      if (takeToken()) location.reload();
       const name = roomHere();
       this.open(name);
       this.go(name, null);
