@@ -24,7 +24,7 @@ from chatd.client.session import Session
 from chatd.client.turns import Turns
 from chatd.closing import BANNED, Closing
 from chatd.config import Config
-from chatd.gate.auth import Guard, check_readable
+from chatd.gate.auth import Guard, check_readable, own_place
 from chatd.gate.bans import Bans
 from chatd.gate.buckets import Pace
 from chatd.gate.hosts import Hosts
@@ -125,7 +125,7 @@ class ConnectionFactory(WebSocketServerFactory):
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
         self.enter(address, place.room, exposed=exposed)
-        return self.make(upgrade, place, address, lease, self.limits.pace(exposed=exposed))
+        return self.make(upgrade, own_place(lease.grant, place), address, lease, self.limits.pace(exposed=exposed))
 
     def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
         """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""

@@ -10,7 +10,8 @@ before them all. A token without ``rooms`` may do everything everywhere.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Annotated
 
 import jwt
@@ -20,7 +21,7 @@ from msgspec import Meta, Struct
 from chatd.closing import READ_ONLY
 from chatd.config import LEEWAY_SECONDS, BadValue
 from chatd.gate.keys import Key, read_key_file
-from chatd.wire.handshake import Head, Refused, bad_request, bearer_of_protocols, token_of_target
+from chatd.wire.handshake import Head, Place, Refused, bad_request, bearer_of_protocols, token_of_target
 from chatd.wire.nick import BadNick, as_nick, read_nick
 
 _JWS = jwt.PyJWS()
@@ -97,6 +98,14 @@ def check_writable(grant: Grant, room: str) -> None:
     """Let who may write there go on. Raises Refused: 403."""
     if not grant.may_write(room):
         raise _insufficient(READ_ONLY.reason)
+
+
+def own_place(grant: Grant, place: Place) -> Place:
+    """Give a place whose resume key is of one subject: who comes with another's key has not come back as the other."""
+    who = grant.subject or grant.nick
+    if not (who and place.resume):
+        return place
+    return replace(place, resume=sha256(f"{who} {place.resume}".encode()).hexdigest())  # no key has a space
 
 
 def _insufficient(message: str) -> Refused:

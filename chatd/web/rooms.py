@@ -10,7 +10,7 @@ from chatd.client.follower import Follower
 from chatd.client.membership import listed
 from chatd.client.poster import NotPosted, Poster
 from chatd.closing import BUS_AWAY
-from chatd.gate.auth import check_readable, check_writable
+from chatd.gate.auth import check_readable, check_writable, own_place
 from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
@@ -75,7 +75,7 @@ class Rooms:
                 self._connections.timers,
                 following,
                 id=self._connections.new_id(),
-                place=place,
+                place=own_place(lease.grant, place),
                 address=asker_address(request),
                 lease=lease,
                 stream=shown,

@@ -10,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.config import BadValue
-from chatd.gate.auth import EVERYTHING, BadToken, Grant, Guard, check_readable, check_writable, find_token, mint
+from chatd.gate.auth import (
+    EVERYTHING,
+    BadToken,
+    Grant,
+    Guard,
+    check_readable,
+    check_writable,
+    find_token,
+    mint,
+    own_place,
+)
 from chatd.gate.keys import read_signing_key
-from chatd.wire.handshake import Head, Refused
+from chatd.wire.handshake import Head, Place, Refused
 from tests.gate.issuer import KINDS, NOW, SECRET, encoded, jwk, part, private_key, private_pem, public_pem, token
 
 LATER = NOW + 600
@@ -292,6 +302,16 @@ def test_who_may_not_is_told_403() -> None:
         assert caught.value.response().count(b'error="insufficient_scope"') == 1
     check_readable(EVERYTHING, "ops")
     check_writable(EVERYTHING, "ops")
+
+
+def test_a_resume_key_is_of_one_subject() -> None:
+    place = Place("ops", resume="0123456789", last=3)
+    ann, ben, nick = (own_place(grant, place) for grant in (Grant("ann"), Grant("ben"), Grant(nick="ann ben")))
+    assert len({each.resume for each in (ann, ben, nick, place)}) == 4
+    assert own_place(Grant("ann", expires=1), place) == ann
+    assert (ann.room, ann.last) == ("ops", 3)
+    assert own_place(EVERYTHING, place) == place
+    assert own_place(Grant("ann"), Place("ops")) == Place("ops"), "without a key nothing is kept"
 
 
 # Where it stands

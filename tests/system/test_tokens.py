@@ -78,6 +78,19 @@ def test_a_browser_brings_it_as_a_subprotocol(daemon: Daemon) -> None:
         assert json.loads(client.recv(20))["nick"] == "ann"
 
 
+def test_with_the_resume_key_of_another_nobody_becomes_the_other(daemon: Daemon) -> None:
+    where = "key?resume=0123456789"
+    with daemon.connect(f"{where}&token={token(sub='ann', exp=soon())}", "chatd.v1") as ann:
+        session = json.loads(ann.recv(20))["session"]
+        with daemon.connect(f"{where}&token={token(sub='ben', exp=soon())}", "chatd.v1") as ben:
+            assert json.loads(ben.recv(20))["nick"] == "ben"
+        ann.send(json.dumps({"type": "ping"}))
+        while json.loads(ann.recv(20))["type"] != "pong":
+            pass  # it was not thrown out
+    with daemon.connect(f"{where}&token={token(sub='ann', exp=soon(900))}", "chatd.v1") as ann:
+        assert json.loads(ann.recv(20))["session"] == session
+
+
 def test_without_a_good_one_nobody_comes_in(daemon: Daemon) -> None:
     for query in ("", "?token=a.b.c", f"?token={token('P-256', sub='ann')}", f"?token={token(sub='ann', exp=1)}"):
         with pytest.raises(InvalidStatus) as caught:
