@@ -33,6 +33,7 @@ def test_a_message_says_whether_it_is_sent_yet(windows: Windows, daemon: Daemon)
         expect(page.page.locator(".message .state")).to_have_text("sending …")
     expect(page.page.locator(".message")).to_have_attribute("data-state", "sent")
     assert page.texts() == ["hello"]
+    expect(page.page.locator(".day")).to_have_count(1)
 
 
 def test_what_is_too_long_is_kept_with_the_reason(windows: Windows, daemon: Daemon) -> None:

@@ -361,7 +361,7 @@ class Log {
     const author = `${item.own ? "" : item.session}\n${item.nick ?? ""}`;
     if (this.day !== dayOf(item.time)) {
       this.day = dayOf(item.time);
-      this.element.append(make("p", "day", calendar.format(new Date(item.time))));
+      this.element.append(make("p", item.state ? "day pending" : "day", calendar.format(new Date(item.time))));
       this.group = null;
     }
     if (!this.group || this.author !== author || this.minute !== minute) this.startGroup(item);
@@ -732,7 +732,7 @@ class Chat {
       this.want(before);
       if (answer.code === "forbidden") {
         find("nick").value = this.nick ?? "";
-        this.fixName("Your name is that of your token.");
+        this.fixName("Your name comes with your token.");
         return;
       }
       this.hint(answer.message);
