@@ -41,7 +41,8 @@ def windows(browser: Browser, daemon: Daemon) -> Iterator[Windows]:
 
 def good(name: str = "ann", seconds: float = 600, **rooms: str) -> str:
     """Make a token; without rooms it is good for all of them."""
-    return token(sub=name, exp=int(time.time() + seconds), **({"rooms": rooms} if rooms else {}))
+    claims: dict[str, Any] = {"rooms": rooms} if rooms else {}
+    return token(sub=name, exp=int(time.time() + seconds), **claims)
 
 
 def post(daemon: Daemon, room: str, text: str) -> None:
@@ -82,7 +83,11 @@ def run_out(window: Window) -> None:
 def count_dials(page: Page) -> list[WebSocket]:
     """Give a list of all connections that the page makes from now on."""
     dials: list[WebSocket] = []
-    page.on("websocket", lambda dialled: dials.append(dialled))
+
+    def note(dialled: WebSocket) -> None:
+        dials.append(dialled)
+
+    page.on("websocket", note)
     return dials
 
 
