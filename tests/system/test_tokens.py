@@ -87,6 +87,10 @@ def test_with_the_resume_key_of_another_nobody_becomes_the_other(daemon: Daemon)
         ann.send(json.dumps({"type": "ping"}))
         while json.loads(ann.recv(20))["type"] != "pong":
             pass  # it was not thrown out
+        headers = {"Authorization": f"Bearer {token(sub='ann', exp=soon(900))}"}
+        with urlopen(Request(daemon.url(f"{where}&follow=1", "http"), headers=headers), timeout=20):
+            while json.loads(ann.recv(20))["type"] != "bye":
+                pass  # it has gone on over HTTP
     with daemon.connect(f"{where}&token={token(sub='ann', exp=soon(900))}", "chatd.v1") as ann:
         assert json.loads(ann.recv(20))["session"] == session
 
