@@ -61,6 +61,7 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
 	@.ci/need chromium chromium "the chat page cannot be tested"
 	@.ci/need promtool prometheus "alerts and metrics cannot be checked"
+	@.ci/need faketime faketime "the clock cannot be set"
 	@.ci/need setpriv util-linux "what the container runs cannot be tried"
 	@.ci/need logrotate logrotate "deploy/logrotate cannot be tested"
 	@.ci/need nginx nginx "deploy/nginx.conf cannot be tested"

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.protocol import connectionDone
@@ -28,7 +29,16 @@ from chatd.web.refusal import Refusal
 from chatd.web.rooms import Rooms
 from chatd.web.status import healthz, metrics, readyz
 from chatd.wire.events import longest_json
-from chatd.wire.handshake import Head, Refused, internal, room_name, split_target, too_late
+from chatd.wire.handshake import (
+    Head,
+    Refused,
+    check_framing,
+    check_line,
+    internal,
+    room_name,
+    split_target,
+    too_late,
+)
 
 log = Logger()
 
@@ -151,6 +161,11 @@ class Request(WebRequest):
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that is too large before it comes; None is for one without end, or for none at all."""
         super().gotLength(0)  # it is kept in memory: a file would be made for a longer one
+        try:
+            check_framing(replace(head_of(self), version=self.channel.version))
+        except Refused as refused:
+            self._refuse(refused)
+            return
         site = self.channel.site
         self._most = longest_json(site.config.max_message)
         if (length or 0) > self._most:
@@ -199,6 +214,9 @@ class Channel(HTTPChannel):
     site: "Site"
     exposed = False
     """Whether others than this host can connect where this connection did."""
+    version = ""
+    """Of HTTP, that of the request which is being read."""
+    _in_head = False
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
@@ -210,6 +228,19 @@ class Channel(HTTPChannel):
         """End: the socket is gone."""
         self.site.channels.discard(self)
         super().connectionLost(reason)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of a head: as strictly as the door takes the first one of a connection."""
+        first, self._in_head = not self._in_head, bool(line)
+        if line:
+            try:
+                check_line(line, first=first)
+            except Refused as refused:
+                self.refuse(refused)
+                return
+        if first:
+            self.version = line[-3:].decode("ascii")
+        super().lineReceived(line)
 
     def leave(self) -> None:
         """Let another protocol have the connection."""

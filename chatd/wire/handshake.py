@@ -140,6 +140,25 @@ def read_head(data: bytes) -> Head:
     return Head(request[1].decode("ascii"), request[2], headers, request[3].decode("ascii"))
 
 
+def check_line(line: bytes, *, first: bool) -> None:
+    """Check one line of a head as strictly as ``read_head`` does all of it. Raises Refused: 400."""
+    if CONTROL.search(line) or b"\r" in line or b"\n" in line:
+        raise bad_request("a control character in the request line or headers")
+    if not (_REQUEST_LINE if first else _FIELD).fullmatch(line):
+        raise bad_request("not an HTTP/1.1 request" if first else "a header line that is none")
+
+
+def check_framing(head: Head) -> None:
+    """See that a request says in one way alone where its body ends (RFC 9112, section 6.3). Raises Refused: 400."""
+    coding = head.headers.get("transfer-encoding")
+    if coding is None:
+        return
+    if coding.lower() != "chunked" or head.version != "1.1":
+        raise bad_request("Transfer-Encoding must be chunked")
+    if "content-length" in head.headers:
+        raise bad_request("a body has a length or comes in chunks")
+
+
 @dataclass(frozen=True, slots=True)
 class Upgrade:
     """A client's opening handshake, which may be answered with 101."""

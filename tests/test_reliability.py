@@ -1,0 +1,42 @@
+"""``docs/reliability.md``: every row names a test that there is, and options that there are."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from chatd.config import options
+from chatd.options import name_of
+
+ROOT = Path(__file__).parents[1]
+LINES = (ROOT / "docs" / "reliability.md").read_text().splitlines()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in LINES
+    if line.startswith("| ") and not line.endswith("| test |")
+]
+
+
+def _tests_in(path: str) -> set[str]:
+    """Give the names of the tests in a file, those in classes too."""
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_there_are_rows() -> None:
+    assert len(ROWS) > 40
+    assert {len(row) for row in ROWS} == {4}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:60])
+def test_every_row_names_a_test_that_there_is(row: list[str]) -> None:
+    path, _, name = row[3].partition("::")
+    assert (ROOT / path).is_file()
+    assert path == "tests/soak.py" or name in _tests_in(path)
+
+
+def test_every_option_is_one() -> None:
+    known = {f"--{name_of(knob)}" for knob in options()} | {"--config"}
+    named = {word for row in ROWS for word in re.findall(r"--[a-z-]+", f"{row[1]} {row[2]}")}
+    assert named <= known
