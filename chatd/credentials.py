@@ -84,12 +84,12 @@ def _bad(config: Config, option: str, why: str) -> BadValue:
 def _read_password(config: Config, option: str) -> str:
     """Give the first line of a file; editors end it with a newline."""
     try:
-        [password] = _read(config, option).decode().splitlines()[:1] or [""]
+        lines = _read(config, option).decode().splitlines()
     except UnicodeDecodeError:
-        password = ""
-    if not password:
+        lines = []
+    if not lines or not lines[0]:
         raise _bad(config, option, "its first line is to be the password")
-    return password
+    return lines[0]
 
 
 def _read_certificates(config: Config, option: str) -> list[x509.Certificate]:

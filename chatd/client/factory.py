@@ -6,7 +6,7 @@ Autobahn's factory is the base: it holds the options of the protocol, once for a
 import time
 from collections.abc import Callable
 from functools import partial
-from random import uniform
+from secrets import SystemRandom
 from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -39,6 +39,7 @@ from chatd.wire.events import longest_json
 from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_target, read_upgrade
 
 log = Logger()
+uniform = SystemRandom().uniform
 
 
 class Closable(Protocol):
@@ -201,7 +202,7 @@ class ConnectionFactory(WebSocketServerFactory):
     def close_gradually(self, closing: Closing, seconds: float) -> None:
         """Close every connection that there is now, each at a moment of its own within that time."""
         for connection in self.connections:
-            self.timers.callLater(uniform(0, seconds), connection.close, closing)  # noqa: S311 - only to spread them
+            self.timers.callLater(uniform(0, seconds), connection.close, closing)
 
     def connection_gone(self) -> None:
         """Look whether it was the last one."""

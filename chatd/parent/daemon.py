@@ -142,9 +142,9 @@ class Daemon(Service):
             self._reactor.stop()
         elif self._reloading:
             self._reload_again = True
-        elif not self._stopping:
+        elif self._fleet is not None and not self._stopping:
             self._reloading = True
-            Deferred.fromCoroutine(self._reload()).addErrback(
+            Deferred.fromCoroutine(self._reload(self._fleet)).addErrback(
                 lambda failure: log.failure("a reload ended in an error", failure)
             ).addBoth(lambda _: self._reloaded())
 
@@ -154,8 +154,7 @@ class Daemon(Service):
             self._reload_again = False
             self._hung_up()
 
-    async def _reload(self) -> None:
-        assert self._fleet is not None  # noqa: S101 - it is started before a signal can come
+    async def _reload(self, fleet: Fleet) -> None:
         self._reporter.reloading()
         try:
             config = self._changed(self._reread())
@@ -166,7 +165,7 @@ class Daemon(Service):
             return
         try:
             log.info("reloading: {workers} new workers start", workers=config.workers)
-            await self._fleet.replace(config, ports)
+            await fleet.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
             self._not_reloaded(str(error))

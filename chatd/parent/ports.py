@@ -17,6 +17,7 @@ import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -54,7 +55,8 @@ class Bound:
         if self.family == socket.AF_UNIX:
             return f"connect with: websocat --ws-c-uri=ws://localhost/ - ws-c:unix:{self.sockets[0].getsockname()}"
         host, port = self.sockets[0].getsockname()[:2]
-        host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)  # noqa: S104 - to show
+        if ip_address(host).is_unspecified:
+            host = socket.gethostname()
         place = f"{f'[{host}]' if ':' in host else host}:{port}"
         if self.endpoint.startswith("haproxy:"):
             return f"for a proxy that speaks the PROXY protocol: {place}"
@@ -73,26 +75,12 @@ class _Binder:
     """The number of a descriptor that systemd passed."""
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> "_Binder":
-        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        self.bound = self.held.take(("tcp", interface, port)) or Bound(
-            "", family, [_listening(family, (interface, port), self.backlog, exclusive=True)]
-        )
-        sockets = self.bound.sockets
-        address = sockets[0].getsockname()[:2]
-        if not self.bound.place:
-            sockets.pop().close()  # it was to see that nobody else has the port: sockets that share one do not ask
-        sockets += [_listening(family, address, self.backlog) for _ in range(self.copies - len(sockets))]
-        self.bound.secure = isinstance(factory, TLSMemoryBIOFactory)
-        self.bound.place = ("tcp", interface, port)
-        return self
+        return self._bind(port, interface, secure=isinstance(factory, TLSMemoryBIOFactory))
 
     def listenSSL(
         self, port: int, factory: object, contextFactory: object, backlog: int = 50, interface: str = ""
     ) -> "_Binder":
-        self.listenTCP(port, factory, backlog, interface)
-        assert self.bound is not None  # noqa: S101 - listenTCP has set it
-        self.bound.secure = True
-        return self
+        return self._bind(port, interface, secure=True)
 
     def listenUNIX(
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
@@ -108,6 +96,20 @@ class _Binder:
             "", addressFamily, [socket.socket(fileno=os.dup(fileDescriptor))], place=place
         )
         self.passed = fileDescriptor
+        return self
+
+    def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
+        place = ("tcp", interface, port)
+        family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+        self.bound = self.held.take(place) or Bound(
+            "", family, [_listening(family, (interface, port), self.backlog, exclusive=True)]
+        )
+        sockets = self.bound.sockets
+        address = sockets[0].getsockname()[:2]
+        if not self.bound.place:
+            sockets.pop().close()  # it was to see that nobody else has the port: sockets that share one do not ask
+        sockets += [_listening(family, address, self.backlog) for _ in range(self.copies - len(sockets))]
+        self.bound.secure, self.bound.place = secure, place
         return self
 
 

@@ -50,8 +50,7 @@ class Reporter:
         self._notifier.stopping("stopping: clients are closed")
 
     def _ticked(self) -> None:
-        assert self._fleet is not None  # noqa: S101 - it is the fleet that calls
-        if self._fleet.answers:
+        if self._fleet is not None and self._fleet.answers:
             self._notifier.alive()
             if not self._ready:  # it waits for the broker: to be killed would not bring that back
                 self._notifier.wait(START_SECONDS)
@@ -64,15 +63,16 @@ class Reporter:
             self._notifier.status(line)
 
     def _starting(self) -> str:
-        assert self._fleet is not None  # noqa: S101 - it is the fleet that calls
         away = next((each.away for each in self._pulses() if each.away), "")
-        workers = self._fleet.workers
+        workers = self._workers()
         ready = sum(worker.ready for worker in workers)
         return f"starting: {ready} of {len(workers)} workers are ready{f'; message bus: {away}' if away else ''}"
 
+    def _workers(self) -> Sequence[Worker]:
+        return self._fleet.workers if self._fleet is not None else []
+
     def _pulses(self) -> Sequence[Pulse]:
-        workers = self._fleet.workers if self._fleet is not None else []
-        return [worker.pulse for worker in workers if worker.pulse is not None]
+        return [worker.pulse for worker in self._workers() if worker.pulse is not None]
 
     def _line(self) -> str:
         pulses = self._pulses()
@@ -86,8 +86,7 @@ class Reporter:
     def _count(self) -> None:
         """Take the rate of messages since the last time."""
         before, now = self._messages, self._clock.seconds()
-        workers = self._fleet.workers if self._fleet is not None else []
-        self._messages = {each: each.pulse.messages for each in workers if each.pulse is not None}
+        self._messages = {each: each.pulse.messages for each in self._workers() if each.pulse is not None}
         taken = sum(count - before.get(worker, 0) for worker, count in self._messages.items())
         passed, self._counted_at = now - self._counted_at, now
         self._rate = taken / passed if passed > 0 else 0.0

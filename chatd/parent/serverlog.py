@@ -69,7 +69,7 @@ class ServerLog:
         self._reactor = reactor
         self._options = options
         self._json = config.log_format == "json"
-        self._write: Callable[[LogEvent], Any] | None = None
+        self._write: Callable[[LogEvent], Any] = FileLogObserver(sys.stderr, self._line)  # until it is open
         self._repetition = Repetition(self._out, config.log_repeat, config.log_kinds, reactor.seconds)
 
     def configure(self, config: Config) -> None:
@@ -103,7 +103,6 @@ class ServerLog:
         self._repetition.say_all()
 
     def _out(self, event: LogEvent) -> None:
-        assert self._write is not None  # noqa: S101 - it is opened before it observes
         if self._json and self._options.get("syslog"):
             line = as_json(event).rstrip("\n")
             event = {name: value for name, value in event.items() if name != "log_failure"}

@@ -35,7 +35,7 @@ log = Logger()
 UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
 SOCKET = "broker.sock"
-SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
+SHORT_FOLDER = "/tmp"  # nosec B108 # noqa: S108 - what is made there is 0700 as well
 """Where the socket is if the folder for temporary files is too deep."""
 LOCK_DESCRIPTOR = 3  # after standard input, output and error
 KEPT = {

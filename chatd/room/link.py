@@ -5,9 +5,9 @@ the protocol; its own reconnecting factories are not used: they stop for good wh
 the broker is full, and queue without bound what is sent meanwhile (txredisapi 1.6.0).
 """
 
-import random
 import re
 from collections.abc import Awaitable, Callable
+from secrets import SystemRandom
 from typing import Any
 
 import hiredis
@@ -24,6 +24,7 @@ from chatd.config import BrokerAddress, Config
 from chatd.credentials import password_of
 
 log = Logger()
+uniform = SystemRandom().uniform
 
 ReplyError = txredisapi.ResponseError
 """The broker's answer to a command that it did not carry out; the text starts with a code (``OOM``, ``NOSCRIPT``)."""
@@ -202,7 +203,7 @@ class Link(Factory):
     def _delay(self, attempt: int) -> float:
         config = self._config
         delay = min(config.bus_retry_first_seconds * 1.5 ** min(attempt - 1, 50), config.bus_retry_most_seconds)
-        return delay * random.uniform(0.9, 1.1)  # noqa: S311 - only so that workers do not dial in step
+        return delay * uniform(0.9, 1.1)  # workers do not dial in step
 
     # What txredisapi asks of a factory
 

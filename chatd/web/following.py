@@ -5,7 +5,7 @@ slowly: what goes out goes as it does on a WebSocket. The client has nothing mor
 """
 
 import socket
-from random import uniform
+from secrets import SystemRandom
 from typing import Any
 
 from twisted.internet.defer import TimeoutError, maybeDeferred
@@ -25,6 +25,7 @@ from chatd.wire.handshake import Refused, forbidden, internal, unavailable
 from chatd.wire.stream import Stream
 
 log = Logger()
+uniform = SystemRandom().uniform
 
 
 class Following(Outflow, Protocol):
@@ -74,7 +75,7 @@ class Following(Outflow, Protocol):
         head, self._request = _head(self._request, self._stream), None
         self.attach()
         _keep_alive(self.transport)
-        self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))  # noqa: S311 - not all at once
+        self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))
         self.open_out()
         if self._stream.heartbeat:
             self._beat_later()
