@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --requirement
+COMPILE := uv pip compile setup.cfg --quiet --universal --python-version 3.11 --generate-hashes \
+  --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(LOCK)
 
 NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
@@ -12,7 +15,7 @@ NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
 SOAK ?= 600
 AT_ONCE ?= 3
 
-.PHONY: run test bench soak lint types clean
+.PHONY: run test bench soak lint types audit lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
@@ -20,7 +23,7 @@ run: $(VENV)/run.stamp
 # Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
 # daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
 # environment says: hundreds of Pythons are started.
-test: lint types build/seed.stamp build/load
+test: lint types audit build/seed.stamp build/load
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
@@ -35,8 +38,20 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+	$(BIN)/bandit --quiet --recursive chatd twisted
+
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
+
+audit: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.audit requirements/*.txt
+
+# make lock: what setup.cfg asks for beyond what is locked    make lock LOCK=--upgrade: the newest of all
+# One lock fits all versions of Python and all platforms; what several of them have, they have in the same version.
+lock: $(VENV)/test.stamp
+	@$(BIN)/$(COMPILE) --extra build --extra test --output-file requirements/test.txt
+	@$(BIN)/$(COMPILE) --extra build --constraint requirements/test.txt --output-file requirements/run.txt
+	@$(BIN)/$(COMPILE) --extra build --extra bench --constraint requirements/test.txt --output-file requirements/bench.txt
 
 $(VENV)/made.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,14 +62,15 @@ $(VENV)/made.stamp:
 	@touch $@
 
 # Editable: what is changed in the checkout is what runs.
-$(VENV)/run.stamp: $(VENV)/made.stamp setup.cfg pyproject.toml
+$(VENV)/run.stamp: $(VENV)/made.stamp setup.cfg pyproject.toml requirements/run.txt
 	@echo "installing chatd and what it stands on into $(VENV), once"
-	@$(PIP) --editable .
+	@$(LOCKED) requirements/run.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt
 	@echo "installing what the tests need into $(VENV), once"
-	@$(PIP) --editable '.[test]'
+	@$(LOCKED) requirements/test.txt
 	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
 	@.ci/need ip iproute2 "the network between two hosts cannot be cut"
 	@.ci/need redis-check-rdb redis-tools "TLS to a broker cannot be tested"
@@ -83,9 +99,9 @@ build/seed.stamp: $(wildcard benchmarks/peers/seed/*)
 	@cd build/seed && npm ci --omit=dev --no-audit --no-fund --loglevel=error
 	@touch $@
 
-$(VENV)/bench.stamp: $(VENV)/run.stamp
+$(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.txt
 	@echo "installing what the benchmarks need, once"
-	@$(PIP) --editable '.[bench]'
+	@$(LOCKED) requirements/bench.txt
 	@$(NEED_CC)
 	@.ci/need nginx nginx "Nchan is not measured" || true
 	@.ci/need /usr/lib/nginx/modules/ngx_nchan_module.so libnginx-mod-nchan "Nchan is not measured" || true
