@@ -1,0 +1,86 @@
+"""What a running chatd takes: memory and descriptors of its processes, and how late its event loops are.
+
+Memory is a process's own (``RssAnon``, proc(5)): what a leak leaks. Pages of libraries and files, which processes share,
+come and go with their number, and with what the kernel wants them for. PSS, which counts those by shares, is told beside it.
+
+Clients move between workers, so those count together. Lag is the mean over the time since the reading before.
+"""
+
+import os
+import re
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.system.daemon import Daemon
+
+MIB = 1_048_576
+
+
+@dataclass(frozen=True)
+class Vital:
+    """One thing that is measured."""
+
+    name: str
+    unit: str
+    grain: float
+    """What it may gain without a meaning."""
+
+
+VITALS = (
+    Vital("parent", "MiB", 0.25),
+    Vital("workers", "MiB", 0.25),
+    Vital("broker", "MiB", 0.25),
+    Vital("descriptors", "", 2),
+    Vital("lag", "ms", 1),
+)
+PSS = "PSS of all"
+
+
+class Vitals:
+    """Reads those of one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        """Take what to read."""
+        self._daemon = daemon
+        self._lag = (0.0, 0.0)
+
+    def pids(self) -> tuple[int, ...]:
+        """Give the processes that are to stay the same while growth is measured."""
+        return (self._daemon.process.pid, *sorted(self._daemon.children()))
+
+    def read(self) -> dict[str, float]:
+        """Give a reading, by the name of what is measured. Raises OSError where a process has just ended."""
+        daemon = self._daemon
+        everybody = self.pids()
+        return {
+            "parent": _own([daemon.process.pid]),
+            "workers": _own(daemon.worker_pids()),
+            "broker": _own(daemon.broker_pids()),
+            "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in everybody),
+            "lag": self._late(),
+            PSS: sum(_kibibytes(pid, "smaps_rollup", "Pss") for pid in everybody) / 1024,
+        }
+
+    def _late(self) -> float:
+        """Give the milliseconds by which the workers' timers came late, on an average, since the last time."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._daemon.port}/-/metrics", timeout=20) as answer:
+            text = answer.read().decode()
+        before, self._lag = self._lag, (_metric(text, "sum"), _metric(text, "count"))
+        seconds, times = self._lag[0] - before[0], self._lag[1] - before[1]
+        return 1000 * max(0.0, seconds) / times if times > 0 else 0.0
+
+
+def _own(pids: Iterable[int]) -> float:
+    return sum(_kibibytes(pid, "status", "RssAnon") for pid in pids) / 1024
+
+
+def _kibibytes(pid: int, file: str, name: str) -> int:
+    found = re.search(rf"(?m)^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text())
+    return int(found[1]) if found else 0
+
+
+def _metric(text: str, kind: str) -> float:
+    found = re.search(rf"(?m)^chatd_event_loop_lag_seconds_{kind}(?:\{{\}})? (\S+)", text)
+    return float(found[1]) if found else 0.0
