@@ -1,7 +1,8 @@
 """What a running chatd takes: memory and descriptors of its processes, and how late its event loops are.
 
-Memory is a process's own (``RssAnon``, proc(5)): what a leak leaks. Pages of libraries and files, which processes share,
-come and go with their number, and with what the kernel wants them for. PSS, which counts those by shares, is told beside it.
+Memory is a process's own (``RssAnon``, proc(5)): what a leak leaks. Pages of libraries and files, which processes
+share, come and go with their number, and with what the kernel wants them for. PSS, which counts those by shares, is
+told beside it.
 
 Clients move between workers, so those count together. Lag is the mean over the time since the reading before.
 """

@@ -1,0 +1,363 @@
+"""Mixed company: every way to talk to chatd at once, in one room, through whatever befalls it; and passers-by.
+
+Talkers (``chatd.v1``, HTTP posts) number what they say, and say it again under the same id until it is acknowledged.
+Hearers (a named pipe, ``chatd.v1`` that joins with ``since``, server-sent events) come back whenever their connection
+ends. So in the end each of them has heard all that was said, in one order, and what no resume key is in play for, once.
+
+Passers-by come, say something in a room that nobody was in before, and go again, in order or not, without end.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+from websockets.typing import Subprotocol
+
+from tests.system.program import PROTOCOL
+from tests.waiting import until
+
+ROOM = "mixed"
+RETRY = 0.1
+"""Seconds before the next try."""
+ANSWER_SECONDS = 15.0
+"""After which what was said is said again."""
+VISIT_SECONDS = 30.0
+"""The longest visit of a passer-by, who may meet a frozen worker."""
+GONE = (OSError, WebSocketException, TimeoutError, EOFError)
+"""How a connection ends, or does not come about."""
+
+
+class Talker:
+    """One that says numbered lines, each until it is acknowledged."""
+
+    def __init__(self, port: int, name: str, pace: float) -> None:
+        """Take the seconds between two lines."""
+        self.said: list[str] = []
+        """What was acknowledged."""
+        self.name = name
+        self.talking = True
+        self.port = port
+        self._pace = pace
+
+    async def live(self) -> None:
+        """Talk until told to stop."""
+        try:
+            for number in itertools.count():
+                if not self.talking:
+                    return
+                await self._say(f"{self.name} {number}", f"{self.name}-{number}")
+                self.said.append(f"{self.name} {number}")
+                await asyncio.sleep(self._pace)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        pass
+
+    async def _say(self, text: str, id: str) -> None:
+        raise NotImplementedError
+
+
+class Poster(Talker):
+    """One that posts over HTTP."""
+
+    async def _say(self, text: str, id: str) -> None:
+        body = json.dumps({"text": text, "nick": self.name, "id": id}).encode()
+        while True:
+            with contextlib.suppress(*GONE, ValueError):
+                async with asyncio.timeout(ANSWER_SECONDS), http(self.port, "POST", ROOM, body) as (status, _):
+                    if status == 201:
+                        return
+            await asyncio.sleep(RETRY)
+
+
+class Publisher(Talker):
+    """One that speaks ``chatd.v1``; its resume key makes it the same author on all its connections."""
+
+    _connection: ClientConnection | None = None
+
+    async def _say(self, text: str, id: str) -> None:
+        line = json.dumps({"type": "publish", "ref": id, "room": ROOM, "text": text, "id": id})
+        while True:
+            with contextlib.suppress(*GONE):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    if await self._publish(line, id):
+                        return
+            await asyncio.sleep(RETRY)
+
+    async def _publish(self, line: str, id: str) -> bool:
+        if self._connection is None or self._connection.close_code is not None:
+            self._connection = await websocket(self.port, f"{ROOM}?resume=publisher-{self.name}", PROTOCOL)
+        await self._connection.send(line)
+        while True:
+            event = json.loads(await self._connection.recv())
+            if event.get("ref") == id:
+                return bool(event["type"] == "ack")
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._connection.transport.abort()
+
+
+class Hearer:
+    """One that hears all that is said, from its first connection on."""
+
+    exact = True
+    """Whether it hears nothing twice."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.name = name
+        self.heard: dict[str, None] = {}
+        """In order."""
+        self.again = 0
+        self.comings = 0
+        self.told: list[str] = []
+        """What it was told is lost."""
+        self._port = port
+
+    async def live(self) -> None:
+        """Hear, and come back."""
+        while True:
+            with contextlib.suppress(*GONE):
+                await self._stay()
+            await asyncio.sleep(RETRY)
+
+    async def _stay(self) -> None:
+        raise NotImplementedError
+
+    def _hear(self, text: str) -> None:
+        self.again += text in self.heard
+        self.heard.setdefault(text)
+
+
+class Named(Hearer):
+    """A pipe with a nick and a resume key."""
+
+    exact = False
+
+    async def _stay(self) -> None:
+        connection = await websocket(self._port, f"{ROOM}?nick={self.name}&resume=key-of-{self.name}")
+        self.comings += 1
+        try:
+            async for line in connection:
+                if not str(line).startswith("* "):
+                    self._hear(str(line).partition(": ")[2] or str(line))
+                elif " lost" in str(line) or " missed" in str(line):
+                    self.told.append(str(line))
+        finally:
+            connection.transport.abort()
+
+
+class Program(Hearer):
+    """A program that joins with the place up to which it has heard."""
+
+    _since: dict[str, Any] | None = None
+
+    async def _stay(self) -> None:
+        connection = await websocket(self._port, "elsewhere", PROTOCOL)
+        try:
+            since = {"since": self._since} if self._since else {}
+            await connection.send(json.dumps({"type": "join", "ref": 1, "room": ROOM, **since}))
+            async for line in connection:
+                self._take(json.loads(line))
+        finally:
+            connection.transport.abort()
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if event.get("room") != ROOM:
+            return
+        if event["type"] == "gap" or (self._since and event.get("recovered") is False):
+            self.told.append(json.dumps(event)[:200])
+        if event["type"] == "joined":
+            self.comings += 1
+            for message in event["messages"]:
+                self._hear(message["text"])
+        if event["type"] == "message":
+            self._hear(event["text"])
+        if event["type"] in ("message", "joined"):
+            self._since = {"epoch": event["epoch"], "offset": event["offset"]}
+
+
+class Follower(Hearer):
+    """One that follows server-sent events, as a browser does."""
+
+    _last = ""
+
+    async def _stay(self) -> None:
+        again = f"Last-Event-ID: {self._last}\r\n" if self._last else ""
+        accept = f"Accept: text/event-stream\r\n{again}"
+        async with http(self._port, "GET", ROOM, head=accept, version="1.0") as (status, reader):
+            if status != 200:
+                return
+            self.comings += 1
+            while block := await reader.readuntil(b"\n\n"):
+                fields = dict(line.partition(": ")[::2] for line in block.decode().splitlines())
+                if fields.get("event") == "gap":
+                    self.told.append(fields["data"])
+                elif fields.get("event") == "message":
+                    self._hear(json.loads(fields["data"])["text"])
+                self._last = fields.get("id", self._last)
+
+
+class PasserBy:
+    """One that comes and goes, each time in another room and in another way."""
+
+    def __init__(self, port: int, name: str, seed: int) -> None:
+        self.visits = 0
+        self.failures = 0
+        self.passing = True
+        self._port = port
+        self._name = name
+        self._chance = random.Random(seed)
+
+    async def live(self) -> None:
+        """Come and go until told to stop."""
+        ways: Sequence[Callable[[str], Awaitable[None]]] = (self._pipe, self._program, self._follow, self._post)
+        while self.passing:
+            self.visits += 1
+            try:
+                async with asyncio.timeout(VISIT_SECONDS):
+                    await self._chance.choice(ways)(f"{self._name}-{self.visits}")
+            except GONE:
+                self.failures += 1
+                await asyncio.sleep(RETRY)
+
+    async def _pipe(self, room: str) -> None:
+        nick = f"?nick={self._name}" if self._chance.random() < 0.5 else ""
+        connection = await websocket(self._port, room + nick)
+        try:
+            await connection.send("hello")
+            await self._linger()
+            await self._go(connection)
+        finally:
+            connection.transport.abort()
+
+    async def _program(self, room: str) -> None:
+        connection = await websocket(self._port, room, PROTOCOL)
+        try:
+            for other in ("a", "b"):
+                await connection.send(json.dumps({"type": "join", "ref": other, "room": f"{room}-{other}"}))
+            await connection.send(json.dumps({"type": "publish", "ref": 1, "room": room, "text": "hello"}))
+            await self._linger()
+            await self._go(connection)
+        finally:
+            connection.transport.abort()
+
+    async def _follow(self, room: str) -> None:
+        async with http(self._port, "GET", f"{room}?follow=1"):
+            await self._linger()
+
+    async def _post(self, room: str) -> None:
+        async with http(self._port, "POST", room, b"hello"):
+            pass
+
+    async def _linger(self) -> None:
+        await asyncio.sleep(self._chance.uniform(0.1, 1))
+
+    async def _go(self, connection: ClientConnection) -> None:
+        if self._chance.random() < 0.7:  # else without a word
+            await connection.close()
+
+
+async def websocket(port: int, target: str, *protocols: str) -> ClientConnection:
+    """Connect a WebSocket."""
+    return await connect(
+        f"ws://127.0.0.1:{port}/{target}",
+        subprotocols=[Subprotocol(each) for each in protocols] or None,
+        compression=None,
+        ping_interval=None,
+        max_size=None,
+        proxy=None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def http(
+    port: int, method: str, target: str, body: bytes = b"", *, head: str = "", version: str = "1.1"
+) -> AsyncIterator[tuple[int, asyncio.StreamReader]]:
+    """Send a request; give the status, and what reads the rest of the answer."""
+    kind = "application/json" if body.startswith(b"{") else "text/plain"
+    lines = f"Host: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\nContent-Type: {kind}\r\n{head}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(f"{method} /{target} HTTP/{version}\r\n{lines}\r\n".encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        yield int(answer.split(b" ", 2)[1]), reader
+    finally:
+        writer.transport.abort()
+
+
+class Company:
+    """All of them in an event loop of their own, from ``with`` to the end of it."""
+
+    def __init__(self, port: int, *, pace: float, passers: int, seed: int) -> None:
+        """Take the port, the seconds between two lines of a talker, how many pass by, and what chance begins with."""
+        self.hearers = [kind(port, f"{kind.__name__}{each}") for kind in (Named, Program, Follower) for each in (1, 2)]
+        self.talkers = [kind(port, f"{kind.__name__}{each}", pace) for kind in (Publisher, Poster) for each in (1, 2)]
+        self.passers = [PasserBy(port, f"passer{number}", seed + number) for number in range(passers)]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._lives: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        for hearer in self.hearers:
+            self._begin(hearer.live())
+        until(lambda: all(each.comings for each in self.hearers), "all hearers to be connected")
+        for each in [*self.talkers, *self.passers]:
+            self._begin(each.live())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for life in self._lives:
+            life.cancel()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.1), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _begin(self, life: Coroutine[Any, Any, None]) -> None:
+        self._lives.append(asyncio.run_coroutine_threadsafe(life, self._loop))
+
+    def settle(self, logged: Callable[[], Sequence[str]], seconds: float) -> list[str]:
+        """Let talkers and passers-by finish; take what reads the texts in the room's log, and give what is wrong."""
+        for talker in self.talkers:
+            talker.talking = False
+        for passer in self.passers:
+            passer.passing = False
+        wrong = []
+        try:
+            for life in self._lives[len(self.hearers) :]:
+                life.result(seconds)
+            said = {text for talker in self.talkers for text in talker.said}
+            until(lambda: all(len(each.heard) >= len(said) for each in self.hearers), "all to be heard", seconds)
+        except (TimeoutError, AssertionError) as error:
+            wrong.append(f"{error or 'talkers or passers-by do not come to an end'}")
+        wrong += [f"a client broke: {life.exception()!r}" for life in self._lives if life.done() and life.exception()]
+        return wrong + self._compare(logged())
+
+    def _compare(self, logged: Sequence[str]) -> list[str]:
+        said = {text for talker in self.talkers for text in talker.said}
+        wrong = [f"{len(said - set(logged))} lines were acknowledged and are in no log"] if said - set(logged) else []
+        for hearer in self.hearers:
+            if missing := said - hearer.heard.keys():
+                wrong.append(f"{hearer.name} did not hear {len(missing)} lines, {min(missing)!r} one of them")
+            if strange := hearer.heard.keys() - said:
+                wrong.append(f"{hearer.name} heard {len(strange)} lines that nobody said, {min(strange)!r} one of them")
+            if list(hearer.heard) != list(self.hearers[0].heard):
+                wrong.append(f"{hearer.name} heard another order than {self.hearers[0].name}")
+            if hearer.exact and hearer.again:
+                wrong.append(f"{hearer.name} heard {hearer.again} lines again")
+            wrong += [f"{hearer.name} was told: {each}" for each in hearer.told]
+        return wrong
