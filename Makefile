@@ -12,7 +12,7 @@ COMPILE := uv pip compile setup.cfg --quiet --universal --python-version 3.11 --
 NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 
-SOAK ?= 600
+SOAK ?= 3600
 AT_ONCE ?= 3
 
 .PHONY: run test bench soak lint types audit lock clean
@@ -30,7 +30,7 @@ test: lint types audit build/seed.stamp build/load
 bench: $(VENV)/bench.stamp build/load build/seed.stamp
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-# make soak SOAK=60: a minute of it; python -m tests.soak --help: the same faults again
+# make soak SOAK=600: ten minutes of it; python -m tests.soak --help: the same faults again
 soak: $(VENV)/test.stamp
 	@$(BIN)/python -m tests.soak --seconds $(SOAK)
 

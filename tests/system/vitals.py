@@ -4,7 +4,7 @@ Memory is a process's own (``RssAnon``, proc(5)): what a leak leaks. Pages of li
 share, come and go with their number, and with what the kernel wants them for. PSS, which counts those by shares, is
 told beside it.
 
-Clients move between workers, so those count together. Lag is the mean over the time since the reading before.
+Clients move between workers, so those count together.
 """
 
 import os
@@ -36,6 +36,7 @@ VITALS = (
     Vital("descriptors", "", 2),
     Vital("lag", "ms", 1),
 )
+LAG = "lag"
 PSS = "PSS of all"
 
 
@@ -60,11 +61,10 @@ class Vitals:
             "workers": _own(daemon.worker_pids()),
             "broker": _own(daemon.broker_pids()),
             "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in everybody),
-            "lag": self._late(),
             PSS: sum(_kibibytes(pid, "smaps_rollup", "Pss") for pid in everybody) / 1024,
         }
 
-    def _late(self) -> float:
+    def lag(self) -> float:
         """Give the milliseconds by which the workers' timers came late, on an average, since the last time."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._daemon.port}/-/metrics", timeout=20) as answer:
             text = answer.read().decode()
