@@ -3,12 +3,12 @@
 ``make soak`` runs an hour of it, ``make soak SOAK=600`` ten minutes; ``python -m tests.soak --seed N`` the faults of a
 run before. The exit status is 0 only where all is as it should be; else the folder with the logs is kept, and named.
 
-The run is a row of rounds. Two thirds of each are a storm of faults, then it is calm: the load goes on, what was frozen
-is thawed, and in the last sixth memory, descriptors and the lag of the event loops are measured; a round counts as its
-medians. The first fifth of the run may bring anything. In the second the parent stays, and in it its memory may not
-grow, however many workers it replaces and reloads it makes. Then one last reload brings two new workers, and from there
-to the end nothing is replaced: a process that begins anew begins small, and would hide what leaks. The second half of
-the run is held against ``growth``: no more than 2 %.
+The run is a row of rounds. Two thirds of each are a storm of faults, begun by a flood. Then it is calm: the load goes
+on, what was frozen is thawed, and in the last sixth memory, descriptors and the lag of the event loops are measured; a
+round counts as its medians. The first fifth of the run may bring anything. In the second the parent stays, and its
+memory may not grow, however many workers it replaces and reloads it makes. Then one last reload brings two new workers,
+and from there to the end nothing is replaced: a process that begins anew begins small, and would hide what leaks. The
+second half of the run is held against ``growth``: no more than 2 %.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tests.growth import growth
 from tests.system.company import ROOM, Company
 from tests.system.crowd import Crowd, Member
 from tests.system.daemon import Daemon, free_port
-from tests.system.mischief import Mischief, Stage
+from tests.system.mischief import FLOOD_SECONDS, Mischief, Stage
 from tests.system.vitals import LAG, PSS, VITALS, Vitals
 from tests.waiting import until
 
@@ -54,7 +54,7 @@ PARENT_STAYS, ALL_STAY, MEASURED = 0.2, 0.4, 0.5
 """Of the run: from when on."""
 CONFIG = {
     "state": "state",
-    "history": 10_000,
+    "history": 8_000,
     "history-ttl": 120.0,  # rooms that somebody passed by in are forgotten before the second half
     "max-backlog": 65536,
     "chat-log-rotate": "1MB",
@@ -119,8 +119,8 @@ class Soak:
         self._begin = 0.0
         self._standing: tuple[int, ...] = ()
         """The processes that are to stay from some moment on."""
-        self._wrong: list[str] = []
-        self._series: dict[str, list[float]] = defaultdict(list)
+        self.wrong: list[str] = []
+        self.series: dict[str, list[float]] = defaultdict(list)
         """By what was measured: its medians of the rounds that count."""
 
     def run(self) -> bool:
@@ -134,8 +134,8 @@ class Soak:
                 self._mischief.mend_all()
                 self._crowd.wait_for_all(60)
                 if self._vitals.pids() != self._standing:
-                    self._wrong.append("processes were replaced that nobody had touched")
-                self._wrong += company.settle(self._daemon.mixed_texts, 120)
+                    self.wrong.append("processes were replaced that nobody had touched")
+                self.wrong += company.settle(self._daemon.mixed_texts, 120)
             return self._account(company)
 
     @property
@@ -178,7 +178,8 @@ class Soak:
         begin, stage, at = time.monotonic(), self._stage, self._at
         if stage is Stage.STANDING and not self._standing:
             self._stand()
-        fault = begin + 1
+        self._mischief.flood()
+        fault = begin + FLOOD_SECONDS
         while (now := time.monotonic()) < begin + STORM * self._round:
             self._mischief.mend()
             if now >= fault:
@@ -194,9 +195,9 @@ class Soak:
             return
         if at >= MEASURED:
             for name, value in found.items():
-                self._series[name].append(value)
+                self.series[name].append(value)
         elif stage is Stage.RENEWED:
-            self._series["parent, replacing"].append(found["parent"])
+            self.series["parent, replacing"].append(found["parent"])
         self._report(stage, found, company)
 
     def _stand(self) -> None:
@@ -262,18 +263,18 @@ class Soak:
         ):
             print(f"{count:8} {name}")
         print(flush=True)
-        self._wrong += found.wrong
-        self._judge()
+        self.wrong += found.wrong
+        self.judge()
         verify = [str(Path(sys.executable).parent / "chatd"), "verify", "--state", "state", "logs"]
         if subprocess.run(verify, cwd=self._daemon.folder, check=False).returncode:
-            self._wrong.append("chatd verify found something")
-        print(*(f"WRONG: {each}" for each in self._wrong), sep="\n", flush=True)
-        return not self._wrong
+            self.wrong.append("chatd verify found something")
+        print(*(f"WRONG: {each}" for each in self.wrong), sep="\n", flush=True)
+        return not self.wrong
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Say how much each series grew; too much is wrong."""
         grains = {each.name: each for each in VITALS}
-        for name, values in sorted(self._series.items()):
+        for name, values in sorted(self.series.items()):
             vital = grains.get(name.partition(",")[0])
             try:
                 found = growth(values)
@@ -286,7 +287,7 @@ class Soak:
             )
             print(f"{name:>18}: {line}")
             if vital and found.too_much(vital.grain):
-                self._wrong.append(f"{name} grew: {line}")
+                self.wrong.append(f"{name} grew: {line}")
 
     def _fallen_behind(self) -> int:
         return sum(map(int, re.findall(r"slow readers that fell behind: (\d+)", self._daemon.log())))

@@ -56,7 +56,6 @@ class Mischief:
             (Stage.STANDING, 8, "client vanished", self._let_someone_vanish),
             (Stage.STANDING, 8, "client left and came back", self._let_someone_come_back),
             (Stage.STANDING, 8, "client stopped reading", self._let_someone_read_slowly),
-            (Stage.STANDING, 2, "flood that some did not read", self._let_a_flood_come),
         ]
 
     def act(self, stage: Stage) -> None:
@@ -65,6 +64,16 @@ class Mischief:
         [(_, _, name, act)] = self._chance.choices(choices, [each[1] for each in choices])
         self.done[name] += 1
         act()
+
+    def flood(self) -> None:
+        """Let a flood come, in one room after the other: as many each time, for the broker keeps them for a while."""
+        self.done["flood that some did not read"] += 1
+        flood = self.floods[self.done["flood that some did not read"] % len(self.floods)]
+        for member in self.slow:
+            if member.life.room == flood.life.room:
+                self._stop_reading(member)
+        flood.talking = True
+        self._later(FLOOD_SECONDS, lambda: setattr(flood, "talking", False))
 
     def mend(self) -> None:
         """Mend what is due."""
@@ -117,14 +126,6 @@ class Mischief:
 
     def _let_someone_read_slowly(self) -> None:
         self._stop_reading(self._chance.choice(self.slow))
-
-    def _let_a_flood_come(self) -> None:
-        flood = self._chance.choice(self.floods)
-        for member in self.slow:
-            if member.life.room == flood.life.room:
-                self._stop_reading(member)
-        flood.talking = True
-        self._later(FLOOD_SECONDS, lambda: setattr(flood, "talking", False))
 
     def _stop_reading(self, member: Member) -> None:
         self._crowd.call(member.reading.clear)

@@ -9,7 +9,7 @@ from tests.waiting import until
 
 
 def test_all_is_read_and_clients_show(tmp_path: Path) -> None:
-    with Daemon(tmp_path) as daemon, ExitStack() as clients:
+    with Daemon(tmp_path, "--state", "state") as daemon, ExitStack() as clients:
         vitals = Vitals(daemon)
         before = vitals.read()
         assert before.keys() == {*(each.name for each in VITALS if each.name != LAG), PSS}
@@ -17,5 +17,7 @@ def test_all_is_read_and_clients_show(tmp_path: Path) -> None:
         for _ in range(20):
             clients.enter_context(daemon.connect())
         until(lambda: vitals.read()["descriptors"] == before["descriptors"] + 20, "20 descriptors more")
+        daemon.say("ops", "hello")
+        assert vitals.read()["keys"] > before["keys"]
         until(lambda: vitals.lag() > 0, "a timer to be looked at")
         assert len(vitals.pids()) == 4

@@ -1,4 +1,4 @@
-"""What a running chatd takes: memory and descriptors of its processes, and how late its event loops are.
+"""What a running chatd takes: memory, descriptors, keys in its broker; and how late its event loops are.
 
 Memory is a process's own (``RssAnon``, proc(5)): what a leak leaks. Pages of libraries and files, which processes
 share, come and go with their number, and with what the kernel wants them for. PSS, which counts those by shares, is
@@ -9,6 +9,7 @@ Clients move between workers, so those count together.
 
 import os
 import re
+import socket
 import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ VITALS = (
     Vital("parent", "MiB", 0.25),
     Vital("workers", "MiB", 0.25),
     Vital("broker", "MiB", 0.25),
+    Vital("keys", "", 50),
     Vital("descriptors", "", 2),
     Vital("lag", "ms", 1),
 )
@@ -60,9 +62,21 @@ class Vitals:
             "parent": _own([daemon.process.pid]),
             "workers": _own(daemon.worker_pids()),
             "broker": _own(daemon.broker_pids()),
+            "keys": self._keys(),
             "descriptors": sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in everybody),
             PSS: sum(_kibibytes(pid, "smaps_rollup", "Pss") for pid in everybody) / 1024,
         }
+
+    def _keys(self) -> int:
+        """Ask the broker how many keys it has; 0 where it has no state folder, and its socket is anywhere."""
+        path = self._daemon.folder / "state" / "broker" / "broker.sock"
+        if not path.exists():
+            return 0
+        with socket.socket(socket.AF_UNIX) as broker:
+            broker.settimeout(20)
+            broker.connect(str(path))
+            broker.sendall(b"DBSIZE\r\n")
+            return int(broker.recv(64).removeprefix(b":"))
 
     def lag(self) -> float:
         """Give the milliseconds by which the workers' timers came late, on an average, since the last time."""
