@@ -13,6 +13,7 @@ NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
   .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 
 SOAK ?= 3600
+FUZZ ?= 300
 AT_ONCE ?= 3
 
 .PHONY: run test bench soak lint types audit lock clean
@@ -30,8 +31,10 @@ test: lint types audit build/seed.stamp build/load
 bench: $(VENV)/bench.stamp build/load build/seed.stamp
 	@$(BIN)/python -m benchmarks $(BENCH)
 
-# make soak SOAK=600: ten minutes of it; python -m tests.soak --help: the same faults again
+# make soak SOAK=600 FUZZ=30: ten minutes of it, and half a minute of fuzzing; python -m tests.soak --help: the same again
 soak: $(VENV)/test.stamp
+	@$(BIN)/python -m tests.fuzz wire --seconds $(FUZZ)
+	@$(BIN)/python -m tests.fuzz client --seconds $(FUZZ)
 	@$(BIN)/python -m tests.soak --seconds $(SOAK)
 
 lint: $(VENV)/test.stamp

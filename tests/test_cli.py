@@ -6,11 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 
 import chatd
 from chatd.cli import main
 from chatd.parent import valkey
+from tests.gate.issuer import private_pem, public_pem
 from tests.room.server import Client, Server
 from tests.verify.streams import batch, keep, lines, message, outcome
 
@@ -199,3 +201,62 @@ def test_help_says_what_the_status_means(host: Host) -> None:
     done = host.run("verify", "--help")
     assert done.returncode == 0
     assert "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read." in done.stdout
+
+
+# chatd token
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    path = tmp_path / "key"
+    path.write_bytes(private_pem())
+    return str(path)
+
+
+def claims_of(text: str) -> dict[str, object]:
+    claims: dict[str, object] = jwt.decode(text, public_pem(), ["EdDSA"], options={"verify_aud": False})
+    return claims
+
+
+def test_a_token_says_what_was_asked_for(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rooms = ["--rooms", "ops=rw,news=r", "--rooms", "team-*=rw", "--rooms", '{"a,b=c": "w"}']
+    more = ["--nick", "anna", "--issuer", "https://id.example.org", "--audience", "chat", "--ttl", "90m"]
+    assert main(["token", "--key", key, "--sub", "ann", *rooms, *more]) == 0
+    claims = claims_of(capsys.readouterr().out.strip())
+    issued = claims.pop("iat")
+    assert isinstance(issued, int)
+    assert claims == {
+        "sub": "ann",
+        "nick": "anna",
+        "exp": issued + 5400,
+        "rooms": {"ops": "rw", "news": "r", "team-*": "rw", "a,b=c": "w"},
+        "iss": "https://id.example.org",
+        "aud": "chat",
+    }
+
+
+def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["token", "--key", key, "--sub", "ann"])
+    claims = claims_of(capsys.readouterr().out.strip())
+    assert set(claims) == {"sub", "iat", "exp"}
+    assert int(str(claims["exp"])) - int(str(claims["iat"])) == 86400
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--ttl", "5y"], "--ttl must be a time such as 90s, 15m, 24h or 30d, not '5y'"),
+        (["--ttl", "0"], "--ttl must be a time such as 90s, 15m, 24h or 30d, not '0'"),
+        (["--rooms", "ops"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not 'ops'"),
+        (["--rooms", "{"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not '{'"),
+        (["--rooms", "ops=x"], "--rooms: each must have r, w, rw or nothing"),
+        (["--algorithm", "HS256"], "must be EdDSA with this key, not 'HS256'"),
+        (["--key", "/none"], "--key /none: No such file or directory"),
+    ],
+)
+def test_what_can_not_be_minted_is_told_in_a_line(
+    key: str, words: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["token", "--key", key, "--sub", "ann", *words]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"chatd token: {why}\n")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -538,3 +539,77 @@ def test_a_silent_http_connection_is_closed_in_its_time() -> None:
     assert visitor.gone == ""
     house.clock.advance(0.1)
     assert visitor.gone
+
+
+# Those who say nothing, and those who are not wanted
+
+
+def test_of_too_many_that_have_said_nothing_the_oldest_gives_way() -> None:
+    house = House(replace(CONFIG, waiting_least=3), most=8)
+    waiting = [house.visitor() for _ in range(3)]
+    assert [each.gone for each in waiting] == [""] * 3
+    newest = house.visitor()
+    assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""]
+    newest.send(handshake())
+    assert newest.status == 101
+    another = house.visitor()
+    assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""], "who is in is not among them"
+    assert another.gone == ""
+
+
+def banned(folder: Path, *lines: str, **options: Any) -> House:
+    path = folder / "bans"
+    path.write_text("\n".join(lines))
+    house = House(replace(CONFIG, ban_list=str(path), **options))
+    doors: Any = house.doors
+    doors.connections.bans.read()
+    return house
+
+
+def test_who_is_banned_is_hung_up_on_at_once(tmp_path: Path) -> None:
+    house = banned(tmp_path, "192.0.2.0/24")
+    assert house.visitor().gone == "ConnectionAborted"
+    assert house.visitor(peer=IPv4Address("TCP", "198.51.100.1", 1)).gone == ""
+
+
+def test_who_comes_through_a_proxy_and_is_banned_is_told(tmp_path: Path) -> None:
+    house = banned(tmp_path, "198.51.100.7", trusted_proxy=("192.0.2.7",))
+    house.visitor(handshake(x_forwarded_for="198.51.100.7")).assert_refused(403, "banned")
+    get = GET.replace(b"/-/healthz", b"/ops")
+    house.visitor(get.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")).assert_refused(403, "banned")
+    assert house.visitor(handshake(x_forwarded_for="198.51.100.8")).status == 101
+
+
+def test_those_who_are_put_on_the_list_are_closed(tmp_path: Path) -> None:
+    house = banned(tmp_path)
+    visitor = house.visitor(handshake())
+    (tmp_path / "bans").write_text("192.0.2.7\n")
+    doors: Any = house.doors
+    doors.connections.bans.read()
+    doors.connections.close_banned()
+    assert visitor.heard.close_code == 1008
+
+
+def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> None:
+    house = House(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True)
+    inside = [house.visitor(handshake()) for _ in range(2)]
+    assert [each.status for each in inside] == [101, 101]
+    house.visitor(handshake()).assert_refused(429, "rate_limited")
+    waiting = [house.visitor() for _ in range(4)]
+    assert [each.gone for each in waiting] == ["", "", "ConnectionAborted", "ConnectionAborted"], (
+        "no more than twice so many"
+    )
+    assert house.visitor(handshake(), peer=IPv4Address("TCP", "198.51.100.1", 1)).status == 101
+    for each in (*inside, *waiting[:2]):
+        each.transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is_known() -> None:
+    house = House(replace(CONFIG, limit_connections="2"))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True, told=True)
+    waiting = [house.visitor() for _ in range(6)]
+    assert [each.gone for each in waiting] == [""] * 6

@@ -112,7 +112,7 @@ class Limits:
         """Whether an address has so many connections, asked for or not, that there is no time to tell it."""
         most = limit(self._config.limit_connections, self._config.auto_connections)
         known = self._known.get(group(address))
-        return bool(most) and known is not None and known.connections > 2 * most
+        return bool(most) and known is not None and known.connections >= 2 * most
 
     def admit(self, address: str, *, exposed: bool, counted: bool) -> None:
         """Let one more connection in, which may be counted already. Raises Refused: 429, or 503 where many come."""

@@ -126,3 +126,8 @@ def test_no_more_of_a_list_is_read_than_its_bound() -> None:
 def test_what_is_no_network_cannot_be_trusted(network: str) -> None:
     with pytest.raises(BadValue, match=r"^--trusted-proxy must be [^\n]*$"):
         Proxies(("10.0.0.0/8", network))
+
+
+@pytest.mark.parametrize(("peer", "believed"), [(PROXY, True), ("unix", True), ("192.0.2.7", False), ("", False)])
+def test_whose_word_is_believed(peer: str, believed: bool) -> None:
+    assert PROXIES.believes(peer) is believed
