@@ -180,9 +180,8 @@ def with_tokens(host: str) -> str:
             done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
             return f"$ {command}\n{done.stdout}"
 
-        shown = shell(
-            "openssl genpkey -algorithm ed25519 -out chatd.key && openssl pkey -in chatd.key -pubout -out chatd.pub"
-        )
+        shown = shell("openssl genpkey -algorithm ed25519 -out chatd.key")
+        shown += shell("openssl pkey -in chatd.key -pubout -out chatd.pub")
         command = ["twistd", "-n", "--pidfile=", "chatd", "--auth-key", "chatd.pub", *listen.split()]
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:

@@ -15,8 +15,9 @@ from tests.conformance.testee import EchoFactory
 from tests.fakes import FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame, header
 
-SMALL = Config(max_message=300, fragments=6)
-LARGE = Config(max_message=70_000)
+AT_ONCE = 1_000_000
+SMALL = Config(max_message=300, fragments=6, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
+LARGE = Config(max_message=70_000, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
 
 
 class Client:

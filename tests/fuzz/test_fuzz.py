@@ -11,7 +11,7 @@ from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
-RUNS = {"wire": 20_000, "client": 2000}
+RUNS = {"wire": 10_000, "client": 1000}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 from chatd.config import broker_address
 from chatd.room.bus import Bus
 from tests.room.listening import BusTestCase, Follower, messages
+from tests.room.server import Error
 from tests.room.trio import Node, Trio
 from tests.waiting import PATIENCE, until
 
@@ -134,11 +135,19 @@ class TestSentinels(SentinelTestCase):
         for there in (self.second, self.first):
             await elsewhere(self.trio.is_whole, "the replica to have all")
             assert {each.role() for each in self.trio.servers} == {"master", "slave"}
-            self.trio.sentinels[0].ask("SENTINEL", "FAILOVER", "chat")
+            await elsewhere(self.fails_over, "a Sentinel to find the replica good enough")
             await self.moved(bus, there)
             published = await bus.publish("ops", messages("b"))
             epochs.add(published.first.epoch)
         assert len(epochs) == 3
+
+    def fails_over(self) -> bool:
+        """Ask for it; a Sentinel that has not heard of the replica for a moment refuses."""
+        try:
+            self.trio.sentinels[0].ask("SENTINEL", "FAILOVER", "chat")
+        except Error:
+            return False
+        return True
 
 
 class TestLoad(SentinelTestCase):

@@ -244,7 +244,8 @@ class Daemon:
         with self.connect(room) as talker, self.connect(room) as hearer:
             for text in texts:
                 talker.send(text)
-            assert [hearer.recv(20) for _ in texts] == list(texts)
+            for text in texts:
+                assert text in hear(hearer, text)  # somebody else may still be speaking
 
 
 class Terminal:

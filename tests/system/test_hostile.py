@@ -17,8 +17,8 @@ from tests.system.daemon import Daemon
 from tests.system.test_listen import certificate
 from tests.waiting import until
 
-ROUNDS = 2
-SAMPLES = 100
+ROUNDS = 3
+SAMPLES = 80
 FLOOR = 0.025
 """Seconds. Below it p99 is what two cores make of four programs and of the other tests: 10 ms, without any attack."""
 SLACK = 24_000_000
@@ -34,8 +34,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @contextmanager
 def attacked(port: int, name: str) -> Iterator[None]:
-    """Let somebody do harm."""
-    command = [sys.executable, "-m", "tests.system.attacker", name, str(port)]
+    """Let somebody do harm, from a machine of its own: its work takes nothing of ours."""
+    command = ["nice", "-n", "19", sys.executable, "-m", "tests.system.attacker", name, str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as he:
         assert he.stdin is not None
         assert he.stdout is not None
