@@ -5,8 +5,8 @@ run before. The exit status is 0 only where all is as it should be; else the fol
 
 The run is a row of rounds. Two thirds of each are a storm of faults, begun by a flood. Then it is calm: the load goes
 on, what was frozen is thawed, and in the last sixth memory, descriptors and the lag of the event loops are measured; a
-round counts as its medians. The first fifth of the run may bring anything. In the second the parent stays, and its
-memory may not grow, however many workers it replaces and reloads it makes. Then one last reload brings two new workers,
+round counts as its medians. The beginning of the run may bring anything. From then on the parent stays, and its memory
+may not grow, however many workers it replaces and reloads it makes. Then one last reload brings two new workers,
 and from there to the end nothing is replaced: a process that begins anew begins small, and would hide what leaks. The
 second half of the run is held against ``growth``: no more than 2 %.
 """
@@ -50,12 +50,12 @@ SHORTEST, LONGEST = 20.0, 60.0
 """Seconds of a round."""
 STORM, SETTLED = 2 / 3, 5 / 6
 """Of a round: when the storm ends, and when what is measured is calm."""
-PARENT_STAYS, ALL_STAY, MEASURED = 0.2, 0.4, 0.5
-"""Of the run: from when on."""
+PARENT_STAYS, PARENT_MEASURED, ALL_STAY, MEASURED = 0.15, 0.2, 0.4, 0.5
+"""Of the run: from when on. A process has some time to become as large as it needs to be."""
 CONFIG = {
     "state": "state",
     "history": 8_000,
-    "history-ttl": 120.0,  # rooms that somebody passed by in are forgotten before the second half
+    "history-ttl": 120.0,
     "max-backlog": 65536,
     "chat-log-rotate": "1MB",
     "drain": 2.0,
@@ -196,7 +196,7 @@ class Soak:
         if at >= MEASURED:
             for name, value in found.items():
                 self.series[name].append(value)
-        elif stage is Stage.RENEWED:
+        elif stage is Stage.RENEWED and at >= PARENT_MEASURED:
             self.series["parent, replacing"].append(found["parent"])
         self._report(stage, found, company)
 

@@ -4,7 +4,7 @@ Talkers (``chatd.v1``, HTTP posts) number what they say, and say it again under 
 Hearers (a named pipe, ``chatd.v1`` that joins with ``since``, server-sent events) come back whenever their connection
 ends. So in the end each of them has heard all that was said, in one order, and what no resume key is in play for, once.
 
-Passers-by come, say something in a room that nobody was in before, and go again, in order or not, without end.
+Passers-by come, say something in a room that is empty, and go again, in order or not, without end.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ ANSWER_SECONDS = 15.0
 """After which what was said is said again."""
 VISIT_SECONDS = 30.0
 """The longest visit of a passer-by, who may meet a frozen worker."""
+PASSED = 50
+"""Rooms that a passer-by visits in turn. Their order stays in the broker for a day, whatever becomes of their history."""
 GONE = (OSError, WebSocketException, TimeoutError, EOFError)
 """How a connection ends, or does not come about."""
 
@@ -209,7 +211,7 @@ class Follower(Hearer):
 
 
 class PasserBy:
-    """One that comes and goes, each time in another room and in another way."""
+    """One that comes and goes, in one room after the other, each time in another way."""
 
     def __init__(self, port: int, name: str, seed: int) -> None:
         self.visits = 0
@@ -226,7 +228,7 @@ class PasserBy:
             self.visits += 1
             try:
                 async with asyncio.timeout(VISIT_SECONDS):
-                    await self._chance.choice(ways)(f"{self._name}-{self.visits}")
+                    await self._chance.choice(ways)(f"{self._name}-{self.visits % PASSED}")
             except GONE:
                 self.failures += 1
                 await asyncio.sleep(RETRY)
