@@ -33,7 +33,7 @@ ANSWER_SECONDS = 15.0
 VISIT_SECONDS = 30.0
 """The longest visit of a passer-by, who may meet a frozen worker."""
 PASSED = 50
-"""Rooms that a passer-by visits in turn. Their order stays in the broker for a day, whatever becomes of their history."""
+"""Rooms that a passer-by visits in turn: their order stays in the broker for a day, however short their history."""
 GONE = (OSError, WebSocketException, TimeoutError, EOFError)
 """How a connection ends, or does not come about."""
 
