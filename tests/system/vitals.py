@@ -49,6 +49,7 @@ class Vitals:
         """Take what to read."""
         self._daemon = daemon
         self._lag = (0.0, 0.0)
+        self._waits = (0, 0)
 
     def pids(self) -> tuple[int, ...]:
         """Give the processes that are to stay the same while growth is measured."""
@@ -79,12 +80,29 @@ class Vitals:
             return int(broker.recv(64).removeprefix(b":"))
 
     def lag(self) -> float:
-        """Give the milliseconds by which the workers' timers came late, on an average, since the last time."""
+        """Give the milliseconds by which the workers' timers came late, on an average, since the last time.
+
+        For how long the kernel lets them wait for a processor, each time, is its doing, and that of whatever else runs
+        on the machine: it is taken off.
+        """
         with urllib.request.urlopen(f"http://127.0.0.1:{self._daemon.port}/-/metrics", timeout=20) as answer:
             text = answer.read().decode()
-        before, self._lag = self._lag, (_metric(text, "sum"), _metric(text, "count"))
-        seconds, times = self._lag[0] - before[0], self._lag[1] - before[1]
-        return 1000 * max(0.0, seconds) / times if times > 0 else 0.0
+        late = self._lag, (_metric(text, "sum"), _metric(text, "count"))
+        waited = self._waits, _waits(self._daemon.worker_pids())
+        self._lag, self._waits = late[1], waited[1]
+        return max(0.0, 1e3 * _mean(*late) - 1e-6 * _mean(*waited))
+
+
+def _mean(before: tuple[float, float], now: tuple[float, float]) -> float:
+    """Give the mean of what was counted between two looks at a sum and a count."""
+    count = now[1] - before[1]
+    return max(0.0, (now[0] - before[0]) / count) if count > 0 else 0.0
+
+
+def _waits(pids: Iterable[int]) -> tuple[int, int]:
+    """Give the nanoseconds that processes have waited for a processor, and how many times they ran (sched-stats)."""
+    rows = [[int(each) for each in Path(f"/proc/{pid}/schedstat").read_text().split()] for pid in pids]
+    return sum(row[1] for row in rows), sum(row[2] for row in rows)
 
 
 def _own(pids: Iterable[int]) -> float:
