@@ -134,7 +134,7 @@ class Soak:
                 self._mischief.mend_all()
                 self._crowd.wait_for_all(60)
                 if self._vitals.pids() != self._standing:
-                    self.wrong.append("processes were replaced that nobody had touched")
+                    self.wrong.append(f"processes were replaced that were to stay: {self._standing}")
                 self.wrong += company.settle(self._daemon.mixed_texts, 120)
             return self._account(company)
 

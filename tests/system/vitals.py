@@ -53,7 +53,7 @@ class Vitals:
 
     def pids(self) -> tuple[int, ...]:
         """Give the processes that are to stay the same while growth is measured."""
-        return (self._daemon.process.pid, *sorted(self._daemon.children()))
+        return (self._daemon.process.pid, *sorted([*self._daemon.worker_pids(), *self._daemon.broker_pids()]))
 
     def read(self) -> dict[str, float]:
         """Give a reading, by the name of what is measured. Raises OSError where a process has just ended."""
