@@ -5,6 +5,7 @@ writes to a rotated file any more, and it can be packed at once. Two chatds on o
 again under the lock. What a killed one left half done, the next finishes.
 """
 
+import contextlib
 import fcntl
 import gzip
 import os
@@ -12,9 +13,9 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -107,11 +108,11 @@ class Rotator:
             self._rotate()
             self._unpacked = True
         if self._unpacked:
+            for each in self._rotated()[: -self._keep] if self._keep else ():  # first: packing wants room on the disk
+                self._remove(each)
             for each in self._rotated():
                 if each.suffix != PACKED and not self._stopping():
                     self._pack(each)
-            for each in self._rotated()[: -self._keep] if self._keep else ():
-                each.unlink(missing_ok=True)
             self._unpacked = False
 
     def _rotated(self) -> list[Path]:
@@ -141,7 +142,9 @@ class Rotator:
         """Give the day of the first line; today where it is no line of a chat log."""
         with path.open("rb") as file:
             found = _DATE.match(file.read(64))
-        return datetime.strptime(found[1].decode(), "%Y-%m-%d").replace(tzinfo=UTC).date() if found else self._today
+        with contextlib.suppress(ValueError):  # there is no such day
+            return date.fromisoformat(found[1].decode()) if found else self._today
+        return self._today
 
     def _rotate(self) -> None:
         """Rename it under its lock, so that whoever writes next does so to a new one."""
@@ -178,7 +181,7 @@ class Rotator:
     def _pack(self, path: Path) -> None:
         """Put a packed log in the place of a plain one: at each moment at least one of them is whole."""
         packed = path.with_name(path.name + PACKED)
-        half = path.with_name(f".{path.name}{_HALF_PACKED}")
+        half = _half_packed(path)
         with path.open("rb") as source:
             try:
                 fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another chatd may be at it
@@ -186,19 +189,38 @@ class Rotator:
                 return
             if not path.exists():  # and may have done it
                 return
-            with half.open("wb") as target:
-                os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
-                with gzip.GzipFile(path.name, "wb", fileobj=target) as file:
-                    while (piece := source.read(_PIECE)) and not self._stopping():
-                        file.write(piece)
-                if piece:
-                    half.unlink()
+            try:
+                if not self._pack_into(half, source):
                     return
-                target.flush()
-                os.fsync(target.fileno())
-            os.rename(half, packed)
+                os.rename(half, packed)
+            finally:
+                half.unlink(missing_ok=True)  # on a full disk it would take what those who write need
             _settle(path.parent)
-            path.unlink()
+            path.unlink(missing_ok=True)  # another chatd that keeps fewer may have removed it
+
+    def _pack_into(self, half: Path, source: BinaryIO) -> bool:
+        """Pack a log into a file that is on the disk then; give whether it is all there, or a stop came between."""
+        with half.open("wb") as target:
+            os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
+            with gzip.GzipFile(half.name[1:].removesuffix(_HALF_PACKED), "wb", fileobj=target) as file:
+                while piece := source.read(_PIECE):
+                    if self._stopping():
+                        return False
+                    file.write(piece)
+            target.flush()
+            os.fsync(target.fileno())
+        return True
+
+    def _remove(self, path: Path) -> None:
+        """Remove a rotated log, and what a killed chatd left of packing it."""
+        plain = path.with_suffix("") if path.suffix == PACKED else path
+        for each in (_half_packed(plain), plain, plain.with_name(plain.name + PACKED)):
+            each.unlink(missing_ok=True)
+
+
+def _half_packed(path: Path) -> Path:
+    """Name what a rotated log is packed into before it is whole."""
+    return path.with_name(f".{path.name}{_HALF_PACKED}")
 
 
 def _literally(name: str) -> str:

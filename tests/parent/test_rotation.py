@@ -1,8 +1,9 @@
+import errno
 import fcntl
 import gzip
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_log_that_began_on_a_day_before_is_rotated(of: Fixture, first: str) ->
     assert of.names() == ["chat.log-20261122T120000000Z.gz"]
 
 
-@pytest.mark.parametrize("first", [line("2026-11-22"), line("2026-11-23"), "none of ours\n"])
+@pytest.mark.parametrize("first", [line("2026-11-22"), line("2026-11-23"), line("2026-02-30"), "none of ours\n"])
 def test_a_log_of_today_or_of_somebody_else_is_left_alone(of: Fixture, first: str) -> None:
     of.log.write_text(first)
     of.rotator(chat_log_rotate="day").run()
@@ -160,6 +161,37 @@ def test_a_stop_leaves_what_is_being_packed_as_it_was(of: Fixture) -> None:
     asked = iter([False, True])
     Rotator(of.config, lambda: of.now, lambda: next(asked, True)).run()
     assert (of.names(), rotated.read_text()) == ([rotated.name], "whole")
+
+
+@pytest.fixture
+def full(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A disk that has no room for what is packed."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        yield
+
+
+@pytest.mark.usefixtures("full")
+def test_what_cannot_be_packed_takes_no_room_from_those_who_write(of: Fixture) -> None:
+    rotated = of.folder / "chat.log-20261122T110000000Z"
+    rotated.write_text("whole")
+    with pytest.raises(OSError, match="No space left"):
+        of.rotator().run()
+    assert (of.names(), rotated.read_text()) == ([rotated.name], "whole")
+
+
+@pytest.mark.usefixtures("full")
+def test_those_that_are_too_many_make_room_for_what_is_packed(of: Fixture) -> None:
+    names = [f"chat.log-2026112{day}T110000000Z" for day in range(4)]
+    for name in (f"{names[0]}.gz", names[1], f".{names[1]}.part", f"{names[2]}.gz", names[3]):
+        (of.folder / name).touch()
+    with pytest.raises(OSError, match="No space left"):
+        of.rotator(chat_log_keep=2).run()
+    assert of.names() == [f"{names[2]}.gz", names[3]]
 
 
 def test_what_another_chatd_packs_is_left_to_it(of: Fixture) -> None:
