@@ -613,3 +613,18 @@ def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is
     house.doors = doors.port(exposed=True, told=True)
     waiting = [house.visitor() for _ in range(6)]
     assert [each.gone for each in waiting] == [""] * 6
+
+
+def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_it_may_speak() -> None:
+    house = House(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
+    doors: Any = house.doors
+    codes = []
+    for port in (doors.port(exposed=True), doors.port(exposed=False)):
+        house.doors = port
+        visitor = house.visitor(handshake("/lobby", sec_websocket_protocol="chatd.v1"))
+        for room in ("a", "b", "c"):
+            visitor.send(frame(json.dumps({"type": "join", "room": room, "ref": room}).encode()))
+        house.said()
+        codes.append([json.loads(each).get("code") for each in visitor.heard.texts if '"ref"' in each])
+    assert codes[0].count("rate_limited") >= 1
+    assert codes[1].count("rate_limited") == 0

@@ -26,7 +26,6 @@ from chatd.closing import BANNED, Closing
 from chatd.config import Config
 from chatd.gate.auth import Guard, check_readable, own_place
 from chatd.gate.bans import Bans
-from chatd.gate.buckets import Pace
 from chatd.gate.hosts import Hosts
 from chatd.gate.limits import Crowd, Limits
 from chatd.gate.origin import Origins
@@ -93,6 +92,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self.closing: Closing | None = None
         """Why everybody is being closed, once they are."""
         self._hub_of = hub_of
+        self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
+        self._enter_local = partial(self.enter, exposed=False)
         self._guard = guard
         self._now = now
         self._worker = worker
@@ -126,7 +127,7 @@ class ConnectionFactory(WebSocketServerFactory):
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
         self.enter(address, place.room, exposed=exposed)
-        return self.make(upgrade, own_place(lease.grant, place), address, lease, self.limits.pace(exposed=exposed))
+        return self.make(upgrade, own_place(lease.grant, place), address, lease, exposed=exposed)
 
     def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
         """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
@@ -153,14 +154,18 @@ class ConnectionFactory(WebSocketServerFactory):
         return Lease(self._guard.let_in(request, self._now()), self._guard, self.timers, self.config, self._now)
 
     def make(
-        self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED, pace: Pace | None = None
+        self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED, *, exposed: bool = False
     ) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
+        who: dict[str, Any] = {
+            "id": self.new_id(),
+            "address": address,
+            "lease": lease,
+            "pace": self.limits.pace(exposed=exposed),
+        }
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
-        connection.session = self.new_session(
-            connection, place, upgrade.protocol, id=self.new_id(), address=address, lease=lease, pace=pace
-        )
+        connection.session = self.new_session(connection, place, upgrade.protocol, exposed=exposed, **who)
         return connection
 
     def new_id(self) -> str:
@@ -168,13 +173,15 @@ class ConnectionFactory(WebSocketServerFactory):
         self._sessions += 1
         return f"{self._worker}.{self._sessions}"
 
-    def new_session(self, connection: Connection, place: Place, protocol: str, **who: Any) -> Session | Program:
+    def new_session(
+        self, connection: Connection, place: Place, protocol: str, *, exposed: bool = False, **who: Any
+    ) -> Session | Program:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
 
         Who has what a Session is to know of its client: id, address, lease and pace.
         """
         if protocol == PROTOCOL:
-            enter = partial(self.enter, exposed=who["pace"] is not None)
+            enter = self._enter_exposed if exposed else self._enter_local
             return Program(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
         kind: type[Session] = Person if place.nick else Session
         return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
