@@ -190,6 +190,12 @@ class Generation:
 
     def _all_ready(self) -> None:
         if not self.ready.called and not self._leaving:
+            if not self._serving:
+                try:
+                    self._ports.listen()
+                except OSError as error:
+                    self._fail(f"cannot listen: {error.strerror}")
+                    return
             if self._late is not None:
                 self._late.cancel()
             self.ready.callback(None)

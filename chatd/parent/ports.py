@@ -69,7 +69,7 @@ class _Binder:
 
     copies: int
     backlog: int
-    held: "Held"
+    held: "Held | None"
     bound: Bound | None = field(default=None, init=False)
     passed: int = field(default=-1, init=False)
     """The number of a descriptor that systemd passed."""
@@ -86,13 +86,13 @@ class _Binder:
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> "_Binder":
         place = ("unix", os.path.abspath(address))
-        self.bound = self.held.take(place) or _listening_unix(address, mode, self.backlog)
+        self.bound = self._take(place) or _listening_unix(address, mode, self.backlog)
         self.bound.place = place
         return self
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> "_Binder":
         place = ("descriptor", fileDescriptor)
-        self.bound = self.held.take(place) or Bound(
+        self.bound = self._take(place) or Bound(
             "", addressFamily, [socket.socket(fileno=os.dup(fileDescriptor))], place=place
         )
         self.passed = fileDescriptor
@@ -101,24 +101,32 @@ class _Binder:
     def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
         place = ("tcp", interface, port)
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        self.bound = self.held.take(place) or Bound(
-            "", family, [_listening(family, (interface, port), self.backlog, exclusive=True)]
-        )
+        self.bound = self._take(place) or Bound("", family, [])
         sockets = self.bound.sockets
-        address = sockets[0].getsockname()[:2]
-        if not self.bound.place:
-            sockets.pop().close()  # it was to see that nobody else has the port: sockets that share one do not ask
-        sockets += [_listening(family, address, self.backlog) for _ in range(self.copies - len(sockets))]
+        address = sockets[0].getsockname()[:2] if sockets else (interface, port)
+        if not sockets and not (self.held and self.held.has_port(family, port)):
+            # Sockets that share a port do not ask who else has it; one that is alone does.
+            with _bound(family, address, exclusive=True) as alone:
+                alone.listen(self.backlog)
+                address = alone.getsockname()[:2]
+        sockets += [_bound(family, address) for _ in range(self.copies - len(sockets))]
+        if self.held is None:
+            for one in sockets:
+                one.listen(self.backlog)
         self.bound.secure, self.bound.place = secure, place
         return self
+
+    def _take(self, place: Place) -> "Bound | None":
+        return self.held.take(place) if self.held is not None else None
 
 
 class Held:
     """What is bound already, each to be taken once."""
 
-    def __init__(self, bound: Sequence[Bound] = ()) -> None:
+    def __init__(self, bound: Sequence[Bound]) -> None:
         """Take what is bound."""
         self._bound = list(bound)
+        self._ports = {(each.family, each.sockets[0].getsockname()[1]) for each in bound if each.place[0] == "tcp"}
 
     def take(self, place: Place) -> Bound | None:
         """Give what is bound to a place, as a value of its own with the same sockets."""
@@ -127,6 +135,10 @@ class Held:
                 del self._bound[index]
                 return replace(each, sockets=list(each.sockets))
         return None
+
+    def has_port(self, family: int, port: int) -> bool:
+        """Whether the port is ours already, on whatever address."""
+        return (family, port) in self._ports
 
 
 def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
@@ -142,7 +154,7 @@ def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
     return Bound("", socket.AF_UNIX, [one], path=os.path.abspath(address))
 
 
-def _listening(family: int, address: tuple[str, int], backlog: int, *, exclusive: bool = False) -> socket.socket:
+def _bound(family: int, address: tuple[str, int], *, exclusive: bool = False) -> socket.socket:
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -151,7 +163,6 @@ def _listening(family: int, address: tuple[str, int], backlog: int, *, exclusive
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)
-        one.listen(backlog)
     except BaseException:
         one.close()
         raise
@@ -171,8 +182,11 @@ def remove_stale(path: str) -> None:
 
 
 def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> Bound:
-    """Bind what one endpoint string names, for that many workers, unless it is held already. Raises BadValue."""
-    binder = _Binder(copies, backlog, held or Held())
+    """Bind what one endpoint string names, for that many workers, unless it is held already. Raises BadValue.
+
+    It listens; but TCP sockets that are new beside what is held do not yet.
+    """
+    binder = _Binder(copies, backlog, held)
     failures: list[Failure] = []
     try:
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)
@@ -211,8 +225,12 @@ class Ports:
         self.bound: list[Bound] = []
 
     def bind(self, before: "Ports | None" = None) -> None:
-        """Bind everything, or nothing; what was bound before is used again, and stays open. Raises BadValue."""
-        held = Held(before.bound if before is not None else ())
+        """Bind everything, or nothing; what was bound before is used again, and stays open. Raises BadValue.
+
+        Beside what was bound before, new TCP sockets wait for ``listen``: the kernel would give them connections that
+        nobody takes before the new workers are ready, and that are reset where these never are.
+        """
+        held = Held(before.bound) if before is not None else None
         try:
             for endpoint in self._endpoints:
                 try:
@@ -223,6 +241,12 @@ class Ports:
         except BadValue:
             self.close(before)
             raise
+
+    def listen(self) -> None:
+        """Take connections on those sockets, too, that do not yet. Raises OSError."""
+        for one in (one for each in self.bound for one in each.sockets):
+            if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                one.listen(self._backlog)
 
     def close(self, but: "Ports | None" = None) -> None:
         """Close everything but what others need."""

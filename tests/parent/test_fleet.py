@@ -516,6 +516,32 @@ def test_once_all_are_ready_they_listen_and_the_old_ones_drain(of: Fixture) -> N
     assert reload.result == ["over"]
 
 
+def test_sockets_of_theirs_listen_once_all_are_ready(of: Fixture) -> None:
+    before = of.ports
+    of.ports = Ports(["tcp:0:interface=127.0.0.1"], NEW.workers, 16)
+    of.ports.bind(before)
+    last = of.ports.bound[0].sockets[-1]
+    reload = Reload(of)
+    assert not last.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    reload.ready()
+    assert last.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert reload.result == ["over"]
+    of.ports.close()
+    before.close()
+
+
+def test_where_a_socket_of_theirs_cannot_listen_nothing_changes(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(ports: Ports) -> None:
+        raise OSError(98, "Address already in use")
+
+    reload = Reload(of)
+    monkeypatch.setattr(Ports, "listen", refuse)
+    reload.ready()
+    assert reload.result == ["cannot listen: Address already in use"]
+    assert [process.signals for process in reload.new] == [["KILL"]] * 3
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
 def test_where_one_of_them_ends_nothing_changes(of: Fixture) -> None:
     reload = Reload(of)
     reload.new[0].say(encode(Ready()))

@@ -526,6 +526,39 @@ def test_more_workers_get_sockets_of_their_own_beside_those_that_there_are() -> 
     before.close()
 
 
+def listens(one: socket.socket) -> bool:
+    return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def test_what_is_new_takes_no_connections_before_it_is_told_to() -> None:
+    before = Ports([LOOPBACK], 1, 16)
+    before.bind()
+    first = before.bound[0].sockets[0]
+    after = bound_again(before, [LOOPBACK, LOOPBACK6], 4)
+    assert [[listens(one) for one in each.sockets] for each in after.bound] == [[True, *[False] * 3], [False] * 4]
+    first.settimeout(PATIENCE)
+    for _ in range(16):  # of four sockets the kernel would hardly always choose the first
+        with socket.create_connection(first.getsockname(), timeout=PATIENCE):
+            first.accept()[0].close()
+    after.listen()
+    assert all(listens(one) for each in after.bound for one in each.sockets)
+    after.close()
+
+
+@pytest.mark.parametrize(("old", "new"), [("127.0.0.1", ""), ("", "127.0.0.1")])
+def test_a_port_of_ours_may_be_had_on_another_address(old: str, new: str) -> None:
+    with occupied() as free:
+        port = port_of(free)
+    before = Ports([f"tcp:{port}:interface={old}"], 2, 16)
+    before.bind()
+    after = bound_again(before, [f"tcp:{port}:interface={new}"], 2)
+    after.listen()
+    before.close(after)
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE):
+        pass
+    after.close()
+
+
 def test_fewer_workers_share_the_sockets_that_are_left_over() -> None:
     before = Ports([LOOPBACK], 3, 16)
     before.bind()

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.frames import websocket_over_tls
-from tests.system.daemon import Daemon, is_running
+from tests.system.daemon import Daemon, is_running, stopped
 from tests.system.flock import Flock
 from tests.system.test_listen import certificate
 from tests.waiting import until
@@ -124,6 +124,32 @@ def test_a_port_that_somebody_else_has_changes_nothing_and_one_that_is_free_is_l
         with daemon.connect() as new:
             one.send("come in")
             assert new.recv(20) == "come in"
+
+
+def test_new_sockets_take_no_connections_for_workers_that_never_come(tmp_path: Path) -> None:
+    with Configured(tmp_path, workers=1) as daemon, stopped(daemon.broker_pid()):
+        [serving] = daemon.worker_pids()
+        daemon.write(workers=4)
+        before = daemon.hang_up()
+        new = until(lambda: [each for each in daemon.worker_pids() if each != serving], "a new worker")
+        for _ in range(20):  # of four sockets the kernel would hardly choose the first one each time
+            with socket.create_connection(("127.0.0.1", daemon.port), timeout=10) as client:
+                client.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        os.kill(new[0], signal.SIGKILL)
+        daemon.wait_for("not reloaded, everything stays as it was: worker", after=before)
+
+
+def test_a_port_is_opened_to_others_by_a_reload(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with Configured(tmp_path, workers=2, drain=0.2, listen=[f"tcp:{port}:interface=127.0.0.1"]) as daemon:
+        daemon.reload(workers=2, drain=0.2, listen=[f"tcp:{port}", f"tcp6:{port}"])
+        until(lambda: len(daemon.worker_pids()) == 2, "the old workers to end")
+        for host in ("127.0.0.1", "127.0.0.2", "::1"):
+            with socket.create_connection((host, port), timeout=10) as client:
+                client.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_renewed_certificate_is_served_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
