@@ -102,12 +102,19 @@ class ChatLog:
 
     def take_unsynced(self) -> list[int]:
         """Give descriptors, the caller's to close, of what may not be on the disk: files, and folders with names."""
-        folder = [os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)] if self._new else []
-        unsynced, self._unsynced = self._unsynced + folder, []
+        taken: list[int] = []
+        try:
+            if self._new:
+                taken.append(os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC))
+            if self._file >= 0 and self._regular:
+                taken.append(os.dup(self._file))
+        except OSError:  # what is unsynced is so still, for the next time
+            for each in taken:
+                os.close(each)
+            raise
+        unsynced, self._unsynced = self._unsynced, []
         self._new = self._dirty = False
-        if self._file >= 0 and self._regular:
-            unsynced.append(os.dup(self._file))
-        return unsynced
+        return unsynced + taken
 
     def _append(self, data: bytes) -> None:
         needed = 0

@@ -57,13 +57,12 @@ class Sync:
     def _run(self) -> None:
         ticket, self._running = self._written, True
         try:
-            unsynced = self._take_unsynced()
-        except OSError:  # no descriptor to be had
-            self._not_synced(Failure(), ticket)
-            return
-        self._in_thread(self._flush, unsynced).addCallbacks(
-            self._synced, self._not_synced, callbackArgs=(ticket,), errbackArgs=(ticket,)
-        ).addErrback(lambda failure: log.failure("what became of a sync was not told", failure))
+            syncing = self._in_thread(self._flush, self._take_unsynced())
+        except OSError as error:  # no descriptor to be had; told later too: whoever asked has no ticket yet
+            syncing = self._in_thread(_fail, error)
+        syncing.addCallbacks(self._synced, self._not_synced, callbackArgs=(ticket,), errbackArgs=(ticket,)).addErrback(
+            lambda failure: log.failure("what became of a sync was not told", failure)
+        )
 
     def _synced(self, _: object, ticket: int) -> None:
         if self._failed:
@@ -89,10 +88,21 @@ class Sync:
 
 
 def flush_and_close(descriptors: Sequence[int]) -> None:
-    """Wait until all that was written to these is on the disk (fdatasync(2)), and close them. Raises OSError."""
-    try:
-        for each in descriptors:
+    """Wait until all that was written to these is on the disk (fdatasync(2)), and close them. Raises OSError.
+
+    Where one fails the others are synced all the same: nobody has their descriptors to try again.
+    """
+    trouble: OSError | None = None
+    for each in descriptors:
+        try:
             os.fdatasync(each)
-    finally:
-        for each in descriptors:
+        except OSError as error:
+            trouble = trouble or error
+        finally:
             os.close(each)
+    if trouble is not None:
+        raise trouble
+
+
+def _fail(error: OSError) -> None:
+    raise error

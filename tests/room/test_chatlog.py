@@ -1,5 +1,6 @@
 """The chat log: escapes, lines, and a file that several processes append to."""
 
+import errno
 import fcntl
 import json
 import os
@@ -581,6 +582,30 @@ def test_what_was_written_before_a_rename_is_synced_too(tmp_path: Path) -> None:
     assert names(log.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
     log.close()
     names(log.take_unsynced())
+
+
+@pytest.mark.parametrize("scarce", ["open", "dup"])
+def test_what_could_not_be_given_to_sync_is_given_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: str
+) -> None:
+    path = tmp_path / "chat.log"
+    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
+    chat = Logger(observer=log)
+    log_entries(chat, [entry("one")])
+    path.rename(tmp_path / "old")
+    log_entries(chat, [entry("two")])
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, scarce, refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            log.take_unsynced()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert names(log.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
+    log.close()
 
 
 def test_renames_of_a_log_that_nobody_writes_to_take_no_descriptors(tmp_path: Path) -> None:

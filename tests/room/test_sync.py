@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from chatd.room.sync import Sync, flush_and_close
 from tests.fakes import Events
@@ -89,7 +89,10 @@ def test_where_no_descriptor_can_be_had_it_fails(events: Events) -> None:
 
     sync = Sync(refuse, disk.in_thread)
     sync.listen(disk)
-    sync.ask()
+    assert sync.ask() == 1
+    assert disk.told == [], "whoever asks hands over what it has the ticket for after that"
+    [(function, error, done)] = disk.running
+    maybeDeferred(function, error).chainDeferred(done)
     assert disk.told == [(1, "[Errno 24] Too many open files")]
 
 
@@ -97,6 +100,24 @@ def test_files_are_closed_once_they_are_on_the_disk(tmp_path: Path) -> None:
     descriptors = [os.open(tmp_path / "chat.log", os.O_WRONLY | os.O_CREAT), os.open(tmp_path, os.O_RDONLY)]
     os.write(descriptors[0], b"hello")
     flush_and_close(descriptors)
+    for each in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(each)
+
+
+def test_where_one_fails_the_others_are_synced_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    descriptors = [os.open(tmp_path / name, os.O_WRONLY | os.O_CREAT) for name in "abc"]
+    asked: list[int] = []
+
+    def break_the_first(descriptor: int) -> None:
+        asked.append(descriptor)
+        if descriptor == descriptors[0]:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", break_the_first)
+    with pytest.raises(OSError, match="Input/output error"):
+        flush_and_close(descriptors)
+    assert asked == descriptors
     for each in descriptors:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(each)
