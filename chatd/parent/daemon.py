@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
+from twisted.python.failure import Failure
 
 import chatd
 from chatd.config import BadValue, Config, broker_address
@@ -144,9 +145,9 @@ class Daemon(Service):
             self._reload_again = True
         elif self._fleet is not None and not self._stopping:
             self._reloading = True
-            Deferred.fromCoroutine(self._reload(self._fleet)).addErrback(
-                lambda failure: log.failure("a reload ended in an error", failure)
-            ).addBoth(lambda _: self._reloaded())
+            Deferred.fromCoroutine(self._reload(self._fleet)).addErrback(self._reload_failed).addBoth(
+                lambda _: self._reloaded()
+            )
 
     def _reloaded(self) -> None:
         self._reloading = False
@@ -180,7 +181,12 @@ class Daemon(Service):
 
     def _not_reloaded(self, why: str) -> None:
         log.error("not reloaded, everything stays as it was: {why}", why=why, always=True)  # whoever asked waits for it
-        self._reporter.ready(f"not reloaded: {why}")
+        self._reporter.not_reloaded(why)
+
+    def _reload_failed(self, failure: Failure) -> None:
+        """Tell of an error of ours; systemd would wait for the end of the reload."""
+        log.failure("a reload ended in an error", failure)
+        self._reporter.not_reloaded("an error, see the log")
 
     def _changed(self, config: Config) -> Config:
         """Give a new configuration, if a reload can bring it about. Raises BadValue."""

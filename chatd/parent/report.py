@@ -42,7 +42,13 @@ class Reporter:
 
     def reloading(self) -> None:
         """Say that it is reloading."""
-        self._notifier.reloading("reloading")
+        if self._ready:
+            self._notifier.reloading("reloading")
+
+    def not_reloaded(self, why: str) -> None:
+        """Say that it serves as before; a start that goes on is not over with that."""
+        if self._ready:
+            self.ready(f"not reloaded: {why}")
 
     def stopping(self) -> None:
         """Say that it stops."""

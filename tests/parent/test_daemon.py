@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import re
@@ -179,6 +180,32 @@ def test_the_password_of_the_redis_server_is_not_said(of: Fixture, said: Said) -
         worker.say(encode(Ready()))
     assert said.lines[2].endswith("messages go through redis://192.0.2.7:6380/3")
     assert "secret" not in "".join(said.lines)
+
+
+# Reload
+
+
+def test_an_error_of_ours_during_a_reload_is_told_and_the_next_reload_is_tried(
+    of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: Said
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify.sock"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify.sock"))
+        _, *workers = of.start()
+        for worker in workers:
+            worker.say(encode(Ready()))
+        monkeypatch.setattr(of.daemon, "_reread", lambda: 1 / 0)
+        for _ in range(2):
+            of.daemon._hung_up()
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(manager.recv(65536).decode().split("\n"))
+    told = [lines[0] for lines in heard if not lines[0].startswith("STATUS")]
+    assert told == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
+    assert heard[-1][1].endswith("(not reloaded: an error, see the log)")
+    assert said.lines[-2:] == ["critical: a reload ended in an error"] * 2
 
 
 # Stopping

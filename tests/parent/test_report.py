@@ -113,7 +113,7 @@ def test_workers_that_do_not_answer_do_not_feed_the_watchdog(of: Fixture) -> Non
 def test_a_reload_that_failed_stands_in_the_line_until_the_next(of: Fixture) -> None:
     of.reporter.ready()
     of.reporter.reloading()
-    of.reporter.ready("not reloaded: no such option")
+    of.reporter.not_reloaded("no such option")
     line = "clients: 0, rooms: 0, messages/s: 0, bus: ok"
     assert of.told.since() == [
         f"ready: {line}",
@@ -123,6 +123,13 @@ def test_a_reload_that_failed_stands_in_the_line_until_the_next(of: Fixture) -> 
     assert of.tick() == ["alive"]
     of.reporter.ready()
     assert of.told.since() == [f"ready: {line}"]
+
+
+def test_a_reload_that_failed_does_not_end_a_start(of: Fixture) -> None:
+    of.reporter.reloading()
+    of.reporter.not_reloaded("no such option")
+    assert of.told.since() == []
+    assert of.tick()[-1] == "status: starting: 2 of 2 workers are ready"
 
 
 def test_a_stop_is_told(of: Fixture) -> None:

@@ -129,10 +129,15 @@ def test_a_service_says_when_it_is_ready_how_it_is_and_when_it_stops(tmp_path: P
 
 
 def test_a_start_that_waits_for_its_broker_says_so_and_asks_for_more_time(tmp_path: Path, manager: Manager) -> None:
-    redis = ("--redis", f"unix://{tmp_path}/none.sock")
-    with Daemon(tmp_path, *redis, wait=False, env=environment(manager)):
+    redis = ("--config", "chatd.toml", "--redis", f"unix://{tmp_path}/none.sock", "--workers", "2")
+    (tmp_path / "chatd.toml").touch()
+    with Daemon(tmp_path, *redis, wait=False, env=environment(manager)) as daemon:
         manager.wait_for(r"EXTEND_TIMEOUT_USEC=\d+")
         manager.wait_for(r"STATUS=starting: 0 of 2 workers are ready; message bus: .+")
+        (tmp_path / "chatd.toml").write_text("wrokers = 3\n")
+        daemon.process.send_signal(signal.SIGHUP)  # what becomes of that is not the end of the start
+        daemon.wait_for("not reloaded, ")
+        manager.wait_for(r"EXTEND_TIMEOUT_USEC=\d+")
         assert "READY=1" not in manager.listen()
 
 
