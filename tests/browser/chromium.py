@@ -36,9 +36,10 @@ def chromium() -> Iterator[Browser]:
 class Window:
     """One tab with the page in it, and what went wrong there."""
 
-    def __init__(self, page: Page, base: str) -> None:
+    def __init__(self, page: Page, base: str, expected: tuple[str, ...] = ()) -> None:
         self.page = page
         self.base = base
+        self._expected = expected
         self.faults: list[str] = []
         page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
@@ -48,7 +49,7 @@ class Window:
 
     def _console(self, message: ConsoleMessage) -> None:
         network = ("WebSocket connection to", "Failed to load resource: net::")  # a server that is away is none
-        if message.type in ("error", "warning") and not message.text.startswith(network):
+        if message.type in ("error", "warning") and not message.text.startswith((*network, *self._expected)):
             self.faults.append(f"console: {message.text}")
 
     def _dialog(self, dialog: Dialog) -> None:
@@ -106,9 +107,11 @@ class Window:
 class Windows:
     """The tabs of one test, each in a profile of its own where it is not asked for in another's."""
 
-    def __init__(self, browser: Browser, base: str) -> None:
+    def __init__(self, browser: Browser, base: str, expected: tuple[str, ...] = ()) -> None:
+        """Take where they are, and how messages in the console begin that are no faults."""
         self.browser = browser
         self.base = base
+        self._expected = expected
         self.windows: list[Window] = []
         self._contexts: list[BrowserContext] = []
 
@@ -124,7 +127,7 @@ class Windows:
 
     def add(self, page: Page) -> Window:
         """Watch a tab that opened by itself."""
-        window = Window(page, self.base)
+        window = Window(page, self.base, self._expected)
         self.windows.append(window)
         return window
 
@@ -133,4 +136,4 @@ class Windows:
         for context in self._contexts:
             context.close()
         faults = [fault for window in self.windows for fault in window.faults]
-        assert faults == []
+        assert faults == [], faults

@@ -24,9 +24,12 @@ def test_a_busy_run_has_no_word_of_chat_in_its_log(tmp_path: Path) -> None:
     key = f"resume-{SECRET}"
     with Daemon(tmp_path, "--log-format", "json", "--max-backlog", "65536", wait=False) as daemon:
         log = tmp_path / "server.log"
-        until(lambda: any("is ready: 2 workers" in str(each["text"]) for each in lines(log)), "readiness")
-        found = [str(each["text"]).rpartition(":")[2] for each in lines(log) if "ws://127.0.0.1" in str(each["text"])]
-        daemon.port = int(found[0])
+
+        def ports() -> list[str]:
+            texts = [str(each["text"]) for each in lines(log)]
+            return [text.rpartition(":")[2] for text in texts if "ws://127.0.0.1" in text]
+
+        daemon.port = int(until(ports, "it to say where it listens")[0])
         workers = daemon.worker_pids()
         with (
             daemon.connect(f"ops?resume={key}") as bare,
