@@ -5,10 +5,11 @@ run before. The exit status is 0 only where all is as it should be; else the fol
 
 The run is a row of rounds. Two thirds of each are a storm of faults, begun by a flood. Then it is calm: the load goes
 on, what was frozen is thawed, and in the last sixth memory, descriptors and the lag of the event loops are measured; a
-round counts as its medians. The beginning of the run may bring anything. From then on the parent stays, and its memory
-may not grow, however many workers it replaces and reloads it makes. Then one last reload brings two new workers,
-and from there to the end nothing is replaced: a process that begins anew begins small, and would hide what leaks. The
-second half of the run is held against ``growth``: no more than 2 %.
+round counts as its medians. The beginning of the run may bring anything. From then on the parent stays, and what it
+takes while it replaces workers and reloads is told. Then one last reload brings two new workers, and from there to the
+end nothing is replaced: a process that begins anew begins small, and would hide what leaks. The second half of the run
+(of a run of less than an hour, what comes six minutes after that reload: a broker takes as long to become as large as
+it needs to be) is held against ``growth``: no more than 2 %.
 """
 
 import argparse
@@ -51,7 +52,9 @@ SHORTEST, LONGEST = 20.0, 60.0
 STORM, SETTLED = 2 / 3, 5 / 6
 """Of a round: when the storm ends, and when what is measured is calm."""
 PARENT_STAYS, PARENT_MEASURED, ALL_STAY, MEASURED = 0.15, 0.2, 0.4, 0.5
-"""Of the run: from when on. A process has some time to become as large as it needs to be."""
+"""Of the run: from when on."""
+WARM_UP_SECONDS = 360.0
+"""From the last process that was replaced to what is measured, at least."""
 CONFIG = {
     "state": "state",
     "history": 8_000,
@@ -117,6 +120,7 @@ class Soak:
         self._mischief = Mischief(self._daemon, self._crowd, self._reload, self._chance)
         self._vitals = Vitals(self._daemon)
         self._begin = 0.0
+        self._measured = max(MEASURED, ALL_STAY + WARM_UP_SECONDS / seconds)
         self._standing: tuple[int, ...] = ()
         """The processes that are to stay from some moment on."""
         self.wrong: list[str] = []
@@ -193,7 +197,7 @@ class Soak:
         except OSError as error:  # who was killed is not back yet
             print(f"{self._at * self._seconds:5.0f} s: nothing measured: {error}", flush=True)
             return
-        if at >= MEASURED:
+        if at >= self._measured:
             for name, value in found.items():
                 self.series[name].append(value)
         elif stage is Stage.RENEWED and at >= PARENT_MEASURED:
@@ -275,7 +279,7 @@ class Soak:
         """Say how much each series grew; too much is wrong."""
         grains = {each.name: each for each in VITALS}
         for name, values in sorted(self.series.items()):
-            vital = grains.get(name.partition(",")[0])
+            vital = grains.get(name)
             try:
                 found = growth(values)
             except ValueError as error:
