@@ -25,7 +25,7 @@ def test_all_is_read_and_clients_show(tmp_path: Path) -> None:
             clients.enter_context(daemon.connect())
         until(lambda: vitals.read()["descriptors"] == before["descriptors"] + 20, "20 descriptors more")
         daemon.say("ops", "hello")
-        assert vitals.read()["keys"] > before["keys"]
+        assert vitals.read()["keys"] == before["keys"]  # all that a room leaves is forgotten some day
         vitals.lag()
         os.kill(worker := daemon.worker_pids()[0], signal.SIGSTOP)
         until(lambda: _state(worker) == "T", "it to freeze")
