@@ -58,7 +58,9 @@ def read_file(path: str) -> Values:
             found = tomllib.load(file)
     except OSError as error:
         raise BadValue(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise BadValue(f"{path}: no TOML that can be read: too many brackets in each other") from None
+    except ValueError as error:  # of UTF-8 and of numbers too, not all of it TOMLDecodeError
         raise BadValue(f"{path}: no TOML: {error}") from error
     values = {}
     for name, value in found.items():
@@ -113,6 +115,12 @@ def show(given: Values, file: Values, path: str) -> str:
 
 
 def _without_password(value: Any) -> Any:
-    if isinstance(value, str) and "://" in value and (parts := urlsplit(value)).password is not None:
-        return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
-    return value
+    if not isinstance(value, str) or "://" not in value:
+        return value
+    try:
+        parts = urlsplit(value)
+    except ValueError:  # it is no URL, and no broker's
+        return value
+    if parts.password is None:
+        return value
+    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()

@@ -96,6 +96,11 @@ def test_a_file_that_is_no_toml_is_said_with_the_line(tmp_path: Path) -> None:
     assert fault(tmp_path, "workers = 2\nhello\n").endswith("(at line 2, column 6)")
 
 
+@pytest.mark.parametrize("text", ["workers = " + "[" * 10_000, "workers = " + "9" * 5_000])
+def test_a_file_that_toml_itself_trips_over_is_said_too(tmp_path: Path, text: str) -> None:
+    assert fault(tmp_path, text).startswith("no TOML")
+
+
 def test_a_file_that_is_not_utf8_is_no_toml(tmp_path: Path) -> None:
     path = tmp_path / "chatd.toml"
     path.write_bytes(b"chat-log = '\xff'")
@@ -140,6 +145,10 @@ def test_what_is_shown_can_be_used_as_a_file(tmp_path: Path) -> None:
     given = {"listen": ("tcp:3000", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "workers": 5}
     again = read_file(write(tmp_path, show(given, {}, "")))
     assert combine({}, again) == combine(given, {})
+
+
+def test_what_looks_like_a_url_and_is_none_is_shown_as_it_is() -> None:
+    assert tomllib.loads(show({"origin": ("https://[b",)}, {}, ""))["origin"] == ["https://[b"]
 
 
 def test_where_it_listens_is_shown_where_nobody_said_so() -> None:
