@@ -61,7 +61,7 @@ from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
-from chatd.transports import is_local
+from chatd.transports import adopt, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -143,7 +143,7 @@ class Inherited:
         """Listen on the inherited socket; the number is the parent's to know."""
         listener = self._listener
         os.set_blocking(listener.descriptor, False)
-        port: IListeningPort = self._reactor.adoptStreamPort(listener.descriptor, listener.family, factory)
+        port = adopt(self._reactor, listener.descriptor, listener.family, factory)
         if fileDescriptor != listener.descriptor:
             os.close(listener.descriptor)
         return port

@@ -59,6 +59,7 @@ class Daemon(Service):
         self._own_log = own_log
         self._log_looks = LoopingCall(own_log.look) if own_log is not None else None
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)
+        self._coming: Ports | None = None  # of a reload that is under way
         self._files = 0
         self._terminal = False
         self._valkey: Valkey | None = None
@@ -119,6 +120,8 @@ class Daemon(Service):
         self._stopping = True
         self._reporter.stopping()
         self._rotation.stop()
+        if self._coming is not None:
+            self._coming.close(self._ports)
         self._ports.close()
         try:
             if self._fleet is not None:
@@ -150,7 +153,7 @@ class Daemon(Service):
             )
 
     def _reloaded(self) -> None:
-        self._reloading = False
+        self._reloading, self._coming = False, None
         if self._reload_again:
             self._reload_again = False
             self._hung_up()
@@ -159,7 +162,7 @@ class Daemon(Service):
         self._reporter.reloading()
         try:
             config = self._changed(self._reread())
-            ports = Ports(config.listen, config.workers, config.accept_backlog)
+            ports = self._coming = Ports(config.listen, config.workers, config.accept_backlog)
             ports.bind(self._ports)
         except BadValue as error:
             self._not_reloaded(str(error))

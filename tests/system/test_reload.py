@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import ssl
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,6 +154,28 @@ def test_a_port_is_opened_to_others_by_a_reload(tmp_path: Path) -> None:
                 assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_unix_socket_stays_as_it_is_over_reloads(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    listen = ["tcp:0:interface=127.0.0.1", f"unix:{path}:mode=660"]
+    with Configured(tmp_path, workers=2, drain=0.1, listen=listen) as daemon:
+        made = path.stat()
+        for _ in range(2):
+            old = daemon.worker_pids()
+            daemon.reload()
+            until(lambda old=old: not any(map(is_running, old)), "the old workers to end")  # type: ignore[misc]
+            assert (path.stat().st_ino, stat.S_IMODE(path.stat().st_mode)) == (made.st_ino, 0o660)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(10)
+                client.connect(str(path))
+                client.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+        listening = subprocess.run(["ss", "-lxH"], capture_output=True, text=True, check=True).stdout
+        [queue] = [row.split()[3] for row in listening.splitlines() if str(path) in row]
+        assert queue == "1024"
+        assert "could not be adopted" not in daemon.log()
+    assert not path.exists()
+
+
 def test_a_renewed_certificate_is_served_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
     pem = certificate(tmp_path)
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
@@ -225,6 +249,17 @@ def test_a_stop_ends_those_that_drain_too(daemon: Configured) -> None:
         assert last_words(client)[1] in (1001, 1012)
     daemon.process.wait(15)
     assert not any(map(is_running, children))
+
+
+def test_a_stop_during_a_reload_leaves_no_socket_of_it(tmp_path: Path) -> None:
+    here, new = "tcp:0:interface=127.0.0.1", tmp_path / "new.sock"
+    with Configured(tmp_path, workers=2, listen=[here]) as daemon:
+        daemon.write(workers=2, listen=[here, f"unix:{new}"])
+        daemon.wait_for("reloading: ", after=daemon.hang_up())
+        assert new.exists()
+        daemon.process.terminate()
+        daemon.process.wait(15)
+    assert not new.exists()
 
 
 RELOADS = int(os.environ.get("RELOADS", "4"))
