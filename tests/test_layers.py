@@ -33,9 +33,9 @@ PARENT_MAY = {
 OWNERS = {
     "txredisapi": ("chatd.room.link",),
     "autobahn": ("chatd.client.connection", "chatd.client.deflate", "chatd.client.factory"),
-    "twisted.internet.tcp": ("chatd.client.outflow",),
+    "twisted.internet.tcp": ("chatd.client.outflow", "chatd.transports"),
 }
-"""Libraries, and a part of one that looks into Twisted's own buffers, that these modules alone know."""
+"""Libraries, and parts of one that look into Twisted's own buffers, that these modules alone know."""
 
 NEVER = {"benchmarks", "tests"}
 """What looks at chatd from outside, and is not installed with it."""
