@@ -699,7 +699,9 @@ class Chat {
     this.remember();
   }
 
+  // The buttons of a message stay until the next frame: a second click may hit what is on its way again, or deleted.
   resend(item) {
+    if (item.state !== "refused") return;
     const room = this.roomOf(item);
     Object.assign(item, { state: "sending", time: new Date().toISOString() });
     this.transmit(room, item);
@@ -708,6 +710,8 @@ class Chat {
   }
 
   discard(item) {
+    if (item.state !== "refused") return;
+    item.state = "deleted";
     const room = this.roomOf(item);
     room.pending = room.pending.filter((each) => each !== item);
     this.log.drawSoon();
