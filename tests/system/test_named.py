@@ -10,6 +10,7 @@ from websockets.sync.client import ClientConnection
 
 from tests.room.server import Server
 from tests.system.daemon import Daemon, Websocat, hear
+from tests.system.test_http import count
 from tests.waiting import until
 
 
@@ -26,6 +27,14 @@ def ask(client: ClientConnection, command: str) -> str:
     return str(client.recv(20))
 
 
+def who(client: ClientConnection) -> str:
+    """Give who is there; what others do meanwhile is passed over."""
+    answer = ask(client, "/who")
+    while not answer.startswith("* here:"):
+        answer = str(client.recv(20))
+    return answer
+
+
 # What each of them sees
 
 
@@ -33,7 +42,7 @@ def test_two_terminals_with_nicks_and_a_bare_one_see_each_other(daemon: Daemon) 
     ann, bob, bare = Websocat(daemon.url("a?nick=ann")), Websocat(daemon.url("a?nick=bob")), Websocat(daemon.url("a"))
     try:
         with daemon.connect("a?nick=watcher") as watcher:
-            until(lambda: ask(watcher, "/who") == "* here: ann, bob, watcher and 1 without a nick", "all to be there")
+            until(lambda: who(watcher) == "* here: ann, bob, watcher and 1 without a nick", "all to be there")
             ann.type("hello")
             assert hear(watcher, "ann: hello")[-1] == "ann: hello"
             bare.type("who is there?")
@@ -118,6 +127,7 @@ def test_a_nick_that_another_has_gets_a_number(daemon: Daemon, worker: int) -> N
             assert ask(other, "/nick ann") == "* ann is taken, you are ann2"
             assert ann.recv(20) == "* ANN2 is now ann2"
         assert ann.recv(20) == "* ann2 left"
+    until(lambda: count(daemon, room) == 0, "ann to be gone, for the other worker too")
     with daemon.connect_to(workers[worker], f"{room}?nick=ann") as again:
         assert ask(again, "/who") == "* here: ann"  # it is free
 
