@@ -29,6 +29,9 @@ LEEWAY_SECONDS = 5.0
 TIMED_PARTS = 1024
 """Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
 
+NOTIFY_SECONDS = 1.0
+"""How long the parent waits for room in systemd's queue to say what it says but once, such as that it is ready."""
+
 HISTORY_PAGE = 1000
 """The most messages of history that a JSON client gets in one answer."""
 

@@ -44,6 +44,17 @@ def _takes_another(knob: Field[Any]) -> Callable[["Options", str], None]:
     return take
 
 
+def _switches(knob: Field[Any], value: bool) -> Callable[["Options"], None]:
+    """Make the method by which usage.Options takes a flag, or the one that takes it back."""
+    name = name_of(knob)
+
+    def switch(self: "Options") -> None:
+        self[name] = value
+
+    switch.__doc__ = knob.metadata["help"] if value else f"Not --{name}, though the configuration file may say so."
+    return switch
+
+
 def _parameter(knob: Field[Any]) -> list[Any]:
     """Describe one knob to usage.Options: name, short name, default, help, check.
 
@@ -62,10 +73,7 @@ class Options(usage.Options):
         "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
         "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
     )
-    optFlags = [  # noqa: RUF012
-        ["show-config", None, "Print what is in force, as a configuration file, and exit."],
-        *([name_of(knob), None, knob.metadata["help"]] for knob in options() if is_flag(knob)),
-    ]
+    optFlags = [["show-config", None, "Print what is in force, as a configuration file, and exit."]]  # noqa: RUF012
     optParameters = [  # noqa: RUF012
         [
             "config",
@@ -79,7 +87,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         super().__init__()
-        for knob in filter(is_list, options()):
+        for knob in options():
             self[name_of(knob)] = None
 
     def opt_version(self) -> None:
@@ -112,12 +120,7 @@ class Options(usage.Options):
     def given(self) -> Values:
         """Give what stands on the command line."""
         values = {knob.name: self[name_of(knob)] for knob in options()}
-        flags = {knob.name for knob in filter(is_flag, options())}
-        return {
-            name: bool(value) if name in flags else value
-            for name, value in values.items()
-            if (value if name in flags else value is not None)
-        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def file(self) -> Values:
         """Read the configuration file, if there is one. Raises BadValue."""
@@ -130,6 +133,9 @@ class Options(usage.Options):
 
 for _knob in filter(is_list, options()):
     setattr(Options, f"opt_{_knob.name}", _takes_another(_knob))
+for _knob in filter(is_flag, options()):
+    setattr(Options, f"opt_{_knob.name}", _switches(_knob, True))
+    setattr(Options, f"opt_no_{_knob.name}", _switches(_knob, False))
 
 
 def _check_utf8(what: str, path: str) -> None:

@@ -189,6 +189,23 @@ def test_a_configuration_file_is_read_and_the_command_line_comes_before_it(tmp_p
     assert config == Config(workers=3, history=7, listen=("tcp:2",), compress=True)
 
 
+@pytest.mark.parametrize(
+    ("file", "given", "compress"),
+    [
+        ("true", ["--no-compress"], False),
+        ("true", ["--compress", "--no-compress"], False),
+        ("true", [], True),
+        ("false", ["--no-compress", "--compress"], True),
+    ],
+)
+def test_a_flag_of_the_file_is_taken_back_on_the_command_line(
+    tmp_path: Path, file: str, given: list[str], compress: bool
+) -> None:
+    path = tmp_path / "chatd.toml"
+    path.write_text(f"compress = {file}\n")
+    assert config_of("--config", str(path), *given).compress is compress
+
+
 def test_a_configuration_file_is_found_again_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chatd.toml").write_text("workers = 4\n")
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 """What systemd is told of a service: ready, reloading, stopping, alive, and a line for ``systemctl status``.
 
 The protocol is that of sd_notify(3): a datagram of ``NAME=value`` lines to the socket that ``$NOTIFY_SOCKET`` names.
-It knows nothing of chatd.
+It knows nothing of chatd but a bound.
 """
 
 import os
@@ -9,6 +9,8 @@ import socket
 import time
 
 from twisted.logger import Logger
+
+from chatd.config import NOTIFY_SECONDS
 
 log = Logger()
 
@@ -33,15 +35,16 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Say that the service serves, at the start and after a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        self._tell("READY=1", f"STATUS={status}", wait=NOTIFY_SECONDS)
 
     def reloading(self, status: str) -> None:
         """Say that a reload has begun."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", f"STATUS={status}")
+        since = time.monotonic_ns() // 1000
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={since}", f"STATUS={status}", wait=NOTIFY_SECONDS)
 
     def stopping(self, status: str) -> None:
         """Say that the service stops."""
-        self._tell("STOPPING=1", f"STATUS={status}")
+        self._tell("STOPPING=1", f"STATUS={status}", wait=NOTIFY_SECONDS)
 
     def status(self, status: str) -> None:
         """Say in a line how the service is."""
@@ -56,13 +59,16 @@ class Notifier:
         if self.watchdog:
             self._tell("WATCHDOG=1")
 
-    def _tell(self, *lines: str) -> None:
+    def _tell(self, *lines: str, wait: float = 0.0) -> None:
+        """Tell it; what is not told again waits so many seconds for room in a queue that is full."""
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as one:
-                one.sendto("\n".join(lines).encode("utf-8", "backslashreplace"), self._address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+                one.settimeout(wait)
+                one.connect(self._address)
+                one.send("\n".join(lines).encode("utf-8", "backslashreplace"))
         except OSError as error:
             if not self._said_broken:
                 self._said_broken = True
-                log.warn("systemd cannot be told how the service is: {why}", why=error.strerror)
+                log.warn("systemd cannot be told how the service is: {why}", why=error.strerror or error)

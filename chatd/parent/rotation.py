@@ -6,10 +6,12 @@ again under the lock. What a killed one left half done, the next finishes.
 """
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -110,10 +112,8 @@ class Rotator:
         if self._unpacked:
             for each in self._rotated()[: -self._keep] if self._keep else ():  # first: packing wants room on the disk
                 self._remove(each)
-            for each in self._rotated():
-                if each.suffix != PACKED and not self._stopping():
-                    self._pack(each)
-            self._unpacked = False
+            done = [self._pack(each) for each in self._rotated() if each.suffix != PACKED]
+            self._unpacked = not all(done)
 
     def _rotated(self) -> list[Path]:
         """List rotated logs, packed or not, oldest first."""
@@ -178,25 +178,32 @@ class Rotator:
                 return True
         return False
 
-    def _pack(self, path: Path) -> None:
-        """Put a packed log in the place of a plain one: at each moment at least one of them is whole."""
+    def _pack(self, path: Path) -> bool:
+        """Put a packed log in the place of a plain one; give whether that is done. Raises OSError.
+
+        At each moment at least one of them is whole. It is not begun where the packed one might not find room: those
+        who write would have none until it fails, at each look again.
+        """
         packed = path.with_name(path.name + PACKED)
         half = _half_packed(path)
         with path.open("rb") as source:
             try:
                 fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another chatd may be at it
             except BlockingIOError:
-                return
+                return False
             if not path.exists():  # and may have done it
-                return
+                return True
             try:
+                if shutil.disk_usage(path.parent).free <= os.fstat(source.fileno()).st_size:
+                    raise OSError(errno.ENOSPC, "there is no room to pack it", str(path))
                 if not self._pack_into(half, source):
-                    return
+                    return False
                 os.rename(half, packed)
             finally:
                 half.unlink(missing_ok=True)  # on a full disk it would take what those who write need
             _settle(path.parent)
             path.unlink(missing_ok=True)  # another chatd that keeps fewer may have removed it
+        return True
 
     def _pack_into(self, half: Path, source: BinaryIO) -> bool:
         """Pack a log into a file that is on the disk then; give whether it is all there, or a stop came between."""

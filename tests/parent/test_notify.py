@@ -1,5 +1,6 @@
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,25 @@ def test_one_that_cannot_be_told_is_said_once(tmp_path: Path, said: Said) -> Non
     notifier.status("one")
     notifier.status("two")
     assert said.lines == ["warn: systemd cannot be told how the service is: No such file or directory"]
+
+
+def test_what_is_said_but_once_waits_for_room_in_a_full_queue(systemd: tuple[Systemd, str], said: Said) -> None:
+    listening, address = systemd
+    notifier = Notifier(address)
+    while not said.lines:  # what comes again does not wait
+        notifier.status("busy")
+    listening.socket.settimeout(20)
+    read: list[bytes] = []
+
+    def read_on() -> None:
+        while not read or not read[-1].startswith(b"READY"):
+            read.append(listening.socket.recv(4096))
+
+    reader = threading.Timer(0.05, read_on)
+    reader.start()
+    notifier.ready("2 clients")
+    reader.join()
+    assert read[-1] == b"READY=1\nSTATUS=2 clients"
 
 
 def test_a_status_that_is_no_text_is_told_all_the_same(systemd: tuple[Systemd, str]) -> None:

@@ -2,10 +2,12 @@ import errno
 import fcntl
 import gzip
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,10 +159,11 @@ def test_half_a_packed_one_is_packed_anew(of: Fixture) -> None:
 
 def test_a_stop_leaves_what_is_being_packed_as_it_was(of: Fixture) -> None:
     rotated = of.folder / "chat.log-20261122T110000000Z"
-    rotated.write_text("whole")
+    whole = "whole" * 300_000  # more than one piece
+    rotated.write_text(whole)
     asked = iter([False, True])
     Rotator(of.config, lambda: of.now, lambda: next(asked, True)).run()
-    assert (of.names(), rotated.read_text()) == ([rotated.name], "whole")
+    assert (of.names(), rotated.read_text() == whole) == ([rotated.name], True)
 
 
 @pytest.fixture
@@ -194,13 +197,31 @@ def test_those_that_are_too_many_make_room_for_what_is_packed(of: Fixture) -> No
     assert of.names() == [f"{names[2]}.gz", names[3]]
 
 
-def test_what_another_chatd_packs_is_left_to_it(of: Fixture) -> None:
+def test_packing_is_begun_only_where_there_is_room_for_it(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     rotated = of.folder / "chat.log-20261122T110000000Z"
     rotated.write_text("whole")
+    (of.folder / f".{rotated.name}.part").write_text("ha")
+    rotator = of.rotator()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5))
+        patch.setattr(gzip, "GzipFile", None)
+        with pytest.raises(OSError, match="there is no room to pack it"):
+            rotator.run()
+    assert (of.names(), rotated.read_text()) == ([rotated.name], "whole")
+    rotator.run()
+    assert of.names() == [f"{rotated.name}.gz"]
+
+
+def test_what_another_chatd_packs_is_left_to_it_until_it_is_over(of: Fixture) -> None:
+    rotated = of.folder / "chat.log-20261122T110000000Z"
+    rotated.write_text("whole")
+    rotator = of.rotator()
     with rotated.open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        of.rotator().run()
+        rotator.run()
     assert of.names() == [rotated.name]
+    rotator.run()
+    assert of.names() == [f"{rotated.name}.gz"]
 
 
 def test_a_name_with_signs_of_a_pattern_is_only_a_name(of: Fixture) -> None:
