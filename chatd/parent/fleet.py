@@ -6,6 +6,7 @@ each told to stop, so that whatever one of them published, the others still deli
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -44,6 +45,7 @@ class Fleet:
         self._headcount = Headcount.create()
         self._metrics = metrics
         self._troubled: dict[str, set[Worker]] = {}
+        self._ends: dict[str, Callable[[], None]] = {}  # of troubles that some are over and others are not
         self._serving = self._generation(config, ports)
         self._preparing: Generation | None = None
         self._draining: list[Generation] = []
@@ -137,8 +139,10 @@ class Fleet:
         self.ticked()
 
     def _gone(self, worker: Worker) -> None:
-        for troubled in self._troubled.values():
+        for trouble, troubled in self._troubled.items():
             troubled.discard(worker)
+            if not troubled and (say_end := self._ends.pop(trouble, None)):
+                say_end()
 
     def _said(self, worker: Worker, report: Log) -> None:
         """Log what a worker says; a trouble of all of them when the first has it and when the last one is over it."""
@@ -153,11 +157,16 @@ class Fleet:
         if not report.trouble:
             log.emit(level, "worker {worker}: {text}", **about)
             return
+        say = partial(log.emit, level, "{text}", trouble=report.trouble, over=report.over, **about)
         troubled = self._troubled.setdefault(report.trouble, set())
-        known = bool(troubled)
+        self._ends.pop(report.trouble, None)
         if report.over:
             troubled.discard(worker)
+            if troubled:  # the last one may go without being over it, as one that drains
+                self._ends[report.trouble] = say
+            else:
+                say()
         else:
+            if not troubled:
+                say()
             troubled.add(worker)
-        if not (troubled if report.over else known):
-            log.emit(level, "{text}", trouble=report.trouble, over=report.over, **about)

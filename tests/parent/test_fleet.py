@@ -324,6 +324,18 @@ def test_a_worker_that_is_gone_is_in_no_trouble(of: Fixture, said: Said) -> None
     assert [said.lines[0], *said.lines[2:]] == ["warn: away", "warn: away again", "info: back"]
 
 
+def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    for worker in (first, second):
+        worker.say(encode(Log("error", "full", "chat log")))
+    second.say(encode(Log("info", "room again", "chat log", over=True)))
+    assert said.lines == ["error: full"]
+    first.end(exit_code=1)
+    assert [line for line in said.lines if "room" in line] == ["info: room again"]
+    second.end(exit_code=1)
+    assert [line for line in said.lines if "room" in line] == ["info: room again"]
+
+
 @given(st.lists(st.binary(), max_size=20))
 def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
     worker = Worker(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
