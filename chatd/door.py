@@ -62,9 +62,7 @@ class Door(Protocol):
             REFUSED["crowded"].value += 1
             self.transport.abortConnection()
             return
-        self._late = self.factory.connections.timers.callLater(
-            self.factory.config.head_seconds, self._refuse, too_late(), "late"
-        )
+        self._late = self.factory.connections.timers.callLater(self.factory.config.head_seconds, self._refuse_late)
 
     def dataReceived(self, data: bytes) -> None:
         """Gather the head; decide when it is whole, or can't become so."""
@@ -112,6 +110,9 @@ class Door(Protocol):
         hand_over(self.transport, protocol)
         if data:
             protocol.dataReceived(data)
+
+    def _refuse_late(self) -> None:
+        self._refuse(too_late(), "late")
 
     def _refuse(self, refused: Refused, reason: str = "") -> None:
         """Answer and hang up; reason is for the metrics, where the answer's code does not say it."""

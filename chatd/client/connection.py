@@ -9,6 +9,7 @@ import contextlib
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import encode_truncate
+from autobahn.websocket.protocol import WebSocketProtocol
 from twisted.internet.defer import TimeoutError, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -91,7 +92,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._transport_details, self.peer = None, ""  # who asks for them asks the transport
         with contextlib.suppress(AttributeError, OSError):  # a unix socket has no such delay
             self.transport.setTcpNoDelay(True)
-        self._connectionMade()
+        WebSocketProtocol._connectionMade(self)  # its server's adds words for a log that nobody reads, 15 us of them
         self.trafficStats = self.factory.traffic  # nobody reads it: one for all
         self.send_queue = ()  # nor uses this: we write at once
         self.factory.came(self)
@@ -380,7 +381,7 @@ class Connection(Outflow, WebSocketServerProtocol):
                 timer.cancel()
         self.factory.left(self)
         self.session.gone()
-        self._connectionLost(reason)
+        WebSocketProtocol._connectionLost(self, reason)
         self.factory.connection_gone()
 
     # The session and the hub call

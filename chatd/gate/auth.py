@@ -10,13 +10,14 @@ before them all. A token without ``rooms`` may do everything everywhere.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated
 
 import jwt
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from chatd.closing import READ_ONLY
 from chatd.config import LEEWAY_SECONDS, BadValue

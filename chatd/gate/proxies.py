@@ -5,6 +5,7 @@ right, for as long as who said it is trusted; what stands further left anybody m
 """
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from chatd.config import FORWARDED_MOST, BadValue
@@ -52,6 +53,7 @@ class Proxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+@lru_cache(maxsize=4096)
 def _read(text: str) -> Address | None:
     """Read an address; of an IPv4 one written as IPv6 (``::ffff:192.0.2.1``) give what it is."""
     try:

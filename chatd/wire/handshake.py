@@ -8,12 +8,13 @@ to choose: twisted.web then reads the same bytes for itself. What it would read 
 import re
 import unicodedata
 from base64 import b64encode
-from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha1
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
 
 from chatd.wire.nick import BadNick, read_nick
 
@@ -21,7 +22,6 @@ HEAD_END = b"\r\n\r\n"
 
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
 """Bytes that no head may hold: some programs end a header at one of them, and others do not."""
-_BARE_LINE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/(1\.[01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
 _KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
@@ -103,13 +103,12 @@ def internal(message: str) -> Refused:
     return Refused(500, "internal", message)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """A request line and its headers, the names in lower case; a repeated one's values are joined by commas."""
 
     method: str
     target: bytes
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     version: str = "1.1"
 
     @property
@@ -124,7 +123,8 @@ class Head:
 
 def read_head(data: bytes) -> Head:
     """Read a head, its closing empty line included. Raises Refused."""
-    if CONTROL.search(data) or _BARE_LINE_END.search(data):
+    ends = data.count(b"\r\n")
+    if CONTROL.search(data) or not data.count(b"\r") == ends == data.count(b"\n"):
         raise bad_request("a control character in the request line or headers")
     first, *rest = data.removesuffix(HEAD_END).split(b"\r\n")
     request = _REQUEST_LINE.fullmatch(first)
@@ -159,8 +159,7 @@ def check_framing(head: Head) -> None:
         raise bad_request("a body has a length or comes in chunks")
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(Struct, frozen=True):
     """A client's opening handshake, which may be answered with 101."""
 
     key: str
@@ -227,8 +226,7 @@ def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
     return "\r\n".join(lines).encode("ascii") + HEAD_END
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where a client's URL puts it, and how it wants to be there."""
 
     room: str
@@ -282,6 +280,7 @@ def room_name(path: bytes) -> str:
         raise Refused(404, "bad_room", "the name of a room must be UTF-8") from None
 
 
+@lru_cache(maxsize=1024)
 def read_room(text: str) -> str:
     """Read the name of a room. Raises Refused: 404."""
     if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
