@@ -5,6 +5,9 @@ another algorithm, or none, is not looked at with it. So no public key is ever t
 """
 
 import json
+import re
+from base64 import b64decode
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
+from cryptography.x509 import load_der_x509_certificate
 
 from chatd.config import BadValue
 
@@ -32,7 +36,12 @@ LEAST_RSA = 2048
 _HMAC = {32: "HS256", 48: "HS384", 64: "HS512"}  # by the bytes of secret that each asks for
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_PUBLIC = {"oct": None, "RSA": RSAPublicKey, "EC": EllipticCurvePublicKey, "OKP": (Ed25519PublicKey, Ed448PublicKey)}
+_JWK_CURVES = {
+    "EC": {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"},
+    "OKP": {"Ed25519": "EdDSA", "Ed448": "EdDSA"},
+}
+_SECRET = re.compile(rb"(?!.*://)[^\x00-\x20\x7f-\xff\"<\[{-][\x20-\x7e]*")
+"""A line that is no JSON, HTML, URL, or key in an armour that we don't know: those may be known to everybody."""
 
 Material = Any
 """A key as PyJWT 2.15 takes it: a secret's bytes, or one of the classes of ``cryptography``."""
@@ -62,9 +71,10 @@ def read_key_file(path: str) -> list[Key]:
 def read_keys(data: bytes) -> list[Key]:
     """Read the keys in a file with which tokens are checked. Raises BadValue, which does not repeat what stands there.
 
-    A public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret of at least 32 bytes.
+    A public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret: a line of at least 32 characters.
+    What may be anything else is no secret, for then everybody could know it.
     """
-    text = data.strip()
+    text = data.removeprefix(BOM_UTF8).strip()
     if text.startswith(b"{"):
         return _read_jwks(_parse(text))
     material = _load_public(data, text)
@@ -75,11 +85,11 @@ def read_keys(data: bytes) -> list[Key]:
 
 def read_signing_key(data: bytes) -> Key:
     """Read the key in a file with which tokens are signed: a private key, or the secret. Raises BadValue."""
-    text = data.strip()
+    text = data.removeprefix(BOM_UTF8).strip()
     if text.startswith(b"{"):
         jwk = _parse(text)
         material = _from_jwk(jwk)
-        if material is None or isinstance(material, tuple(each for each in _PUBLIC_KINDS)):
+        if material is None or isinstance(material, _PUBLIC_KINDS):
             raise BadValue("a JWK with which tokens are signed is a private key, or a secret")
         return Key(material, _algorithms(material), _id(jwk))
     if _is_pem(text) or _is_der(data, load_der_private_key, None):
@@ -119,6 +129,8 @@ def _load_public(data: bytes, text: bytes) -> Material | None:
     if _is_pem(text):
         if b"PRIVATE KEY" in text:
             raise BadValue("that is a private key; the server needs the public one only")
+        if text.count(b"-----BEGIN") > 1:
+            raise BadValue("one key a file; several are several files, or a set of keys (JWKS)")
         try:
             return load_pem_public_key(text)
         except (ValueError, UnsupportedAlgorithm) as error:
@@ -133,7 +145,24 @@ def _secret(text: bytes) -> bytes:
         raise BadValue("a key of OpenSSH; write it as PEM: ssh-keygen -e -m PKCS8")
     if len(text) < LEAST_SECRET:
         raise BadValue(f"a secret has at least {LEAST_SECRET} bytes: openssl rand -base64 48")
+    if not _SECRET.fullmatch(text):
+        raise BadValue("no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48")
+    if _is_bare(text):
+        raise BadValue("a key without the lines around it (-----BEGIN …)")
     return text
+
+
+def _is_bare(text: bytes) -> bool:
+    """Whether it is a key, as many services show theirs: in base64 and nothing else."""
+    try:
+        der = b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return (
+        _is_der(der, load_der_public_key)
+        or _is_der(der, load_der_private_key, None)
+        or _is_der(der, load_der_x509_certificate)
+    )
 
 
 def _algorithms(material: Material) -> tuple[str, ...]:
@@ -167,7 +196,7 @@ def _read_jwks(found: dict[str, Any]) -> list[Key]:
     listed = found.get("keys", [found])
     keys = []
     for jwk in listed if isinstance(listed, list) else []:
-        if isinstance(jwk, dict) and jwk.get("use", "sig") == "sig" and "verify" in jwk.get("key_ops", ["verify"]):
+        if isinstance(jwk, dict) and _verifies(jwk):
             material = _from_jwk(jwk)
             if isinstance(material, _PRIVATE_KINDS):
                 raise BadValue("there is a private key among them; the server needs the public ones only")
@@ -179,24 +208,26 @@ def _read_jwks(found: dict[str, Any]) -> list[Key]:
     return usable
 
 
+def _verifies(jwk: dict[str, Any]) -> bool:
+    """Whether a JWK is for signatures (RFC 7517, sections 4.2 and 4.3)."""
+    operations = jwk.get("key_ops")
+    return jwk.get("use", "sig") == "sig" and (not isinstance(operations, list) or "verify" in operations)
+
+
 def _from_jwk(jwk: dict[str, Any]) -> Material | None:
     """Give the key that a JWK is; None where it is of a kind that we don't know. Raises BadValue."""
-    kind = jwk.get("kty")
-    if kind not in _PUBLIC or (kind == "EC" and jwk.get("crv") == "secp256k1"):
+    kind, curve = str(jwk.get("kty")), str(jwk.get("crv"))
+    # the algorithm names a class of PyJWT's that reads keys of this kind: which one of its kind does not matter
+    algorithm = {"oct": "HS256", "RSA": "RS256"}.get(kind) or _JWK_CURVES.get(kind, {}).get(curve)
+    if algorithm is None:
         return None
     try:
-        # the algorithm names a class of PyJWT's that reads keys of this kind: which one of its kind does not matter
-        read = jwt.get_algorithm_by_name({"oct": "HS256", "RSA": "RS256", "EC": _curve(jwk), "OKP": "EdDSA"}[kind])
-        material = read.from_jwk(jwk)
+        material = jwt.get_algorithm_by_name(algorithm).from_jwk(jwk)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadValue(f"a JWK of kind {kind} that can't be read") from error
     if isinstance(material, bytes) and len(material) < LEAST_SECRET:
         raise BadValue(f"a secret has at least {LEAST_SECRET} bytes")
     return material
-
-
-def _curve(jwk: dict[str, Any]) -> str:
-    return {"P-384": "ES384", "P-521": "ES512"}.get(str(jwk.get("crv")), "ES256")
 
 
 def _narrowed(algorithms: Sequence[str], jwk: dict[str, Any]) -> tuple[str, ...]:
@@ -205,4 +236,5 @@ def _narrowed(algorithms: Sequence[str], jwk: dict[str, Any]) -> tuple[str, ...]
 
 
 def _id(jwk: dict[str, Any]) -> str:
-    return str(jwk.get("kid", ""))
+    name = jwk.get("kid")
+    return name if isinstance(name, str) else ""

@@ -1,6 +1,8 @@
 """Keys by which tokens are known, and what is no such key."""
 
 import json
+from base64 import b64encode
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,39 @@ def test_the_end_of_its_line_is_no_part_of_a_secret() -> None:
     assert read_keys(SECRET + b"\r\n")[0].material == SECRET
 
 
+PUBLIC = {
+    "a set of keys as a list": json.dumps([jwk("RSA")]).encode(),
+    "a set of keys in UTF-16": json.dumps({"keys": [jwk("RSA")]}).encode("utf-16"),
+    "PEM in UTF-16": public_pem("RSA").decode().encode("utf-16"),
+    "another armour": b"---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2EAAAADAQABAAAB\n---- END SSH2 PUBLIC KEY ----\n",
+    "where the keys are": b"https://id.example.org/realms/chat/protocol/openid-connect/certs\n",
+    "a page that is not there": b"<!DOCTYPE html><title>404: there is no such page</title>\n",
+    "several lines": b"keys:\n  - kty: RSA\n    n: 0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM7\n",
+    "bytes": b"\x30\x82" + bytes(range(200)),
+}
+
+
+@pytest.mark.parametrize("data", PUBLIC.values(), ids=PUBLIC)
+def test_what_may_be_public_is_no_secret(data: bytes) -> None:
+    known = "no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48"
+    assert refusal(data) == known
+
+
+def test_a_key_in_base64_alone_is_no_secret() -> None:
+    for kind in KINDS:
+        der = private_key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert refusal(b64encode(der)) == "a key without the lines around it (-----BEGIN …)"
+    private = private_key("P-256").private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert refusal(b64encode(private)) == "a key without the lines around it (-----BEGIN …)"
+    assert read_keys(b64encode(bytes(range(48))))[0].algorithms == ("HS256", "HS384", "HS512")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_key() -> None:
+    for data in (json.dumps({"keys": [jwk("RSA")]}).encode(), public_pem("RSA")):
+        assert read_keys(BOM_UTF8 + data)[0].algorithms == RSA
+    assert read_keys(BOM_UTF8 + SECRET)[0].material == SECRET
+
+
 def test_no_key_shows_itself() -> None:
     assert SECRET.decode() not in repr(read_keys(SECRET)[0])
 
@@ -86,15 +121,23 @@ def test_a_set_of_keys_is_read_and_what_is_for_something_else_is_passed_over() -
         jwk("P-384", kid="not", use="enc"),
         jwk("P-384", kid="not", key_ops=["deriveKey"]),
         {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", "kid": "not"},
+        {"kty": "EC", "crv": "P-192", "x": "AA", "y": "AA", "kid": "not"},
+        {"kty": "OKP", "crv": "X25519", "x": encoded(b"x" * 32), "kid": "not"},
         {"kty": "post-quantum", "kid": "not"},
+        {"kty": ["oct"], "kid": "not"},
+        {"kty": "EC", "crv": ["P-256"], "kid": "not"},
         {"kty": "oct", "k": encoded(SECRET), "kid": "three"},
         "no key",
+        jwk("Ed25519", kid=None, key_ops=None),
+        jwk("Ed448", kid=7, key_ops=7),
     ]
     read = read_keys(json.dumps({"keys": keys}).encode())
     assert [(key.id, key.algorithms) for key in read] == [
         ("one", ("RS256",)),
         ("two", ("ES256",)),
         ("three", ("HS256", "HS384")),
+        ("", ("EdDSA",)),
+        ("", ("EdDSA",)),
     ]
 
 
@@ -105,6 +148,7 @@ def test_a_set_of_keys_is_read_and_what_is_for_something_else_is_passed_over() -
         (b"x" * 31, "a secret has at least 32 bytes: openssl rand -base64 48"),
         (b"x" * 31 + b"\n\n", "a secret has at least 32 bytes: openssl rand -base64 48"),
         (private_pem(), "that is a private key; the server needs the public one only"),
+        (public_pem() + public_pem("RSA"), "one key a file; several are several files, or a set of keys (JWKS)"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key in PEM form"),
         (b"a comment\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "no public key in PEM form"),
         (
