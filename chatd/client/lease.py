@@ -46,7 +46,7 @@ class Lease:
     def renew(self, token: str) -> None:
         """Go on with a new token of the same subject. Raises BadToken, and then nothing has changed."""
         grant = self._guard.check(token, self._now())
-        if grant.subject != self.grant.subject:
+        if grant.who != self.grant.who:
             raise BadToken("the token is somebody else's")
         self.grant = grant
         self.stop()

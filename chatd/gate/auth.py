@@ -9,6 +9,7 @@ A name that ends in ``*`` stands for all rooms that begin so; of several that fi
 before them all. A token without ``rooms`` may do everything everywhere.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,7 +23,15 @@ from msgspec.structs import replace
 from chatd.closing import READ_ONLY
 from chatd.config import LEEWAY_SECONDS, BadValue
 from chatd.gate.keys import Key, read_key_file
-from chatd.wire.handshake import Head, Place, Refused, bad_request, bearer_of_protocols, token_of_target
+from chatd.wire.handshake import (
+    ROOM_LENGTH,
+    Head,
+    Place,
+    Refused,
+    bad_request,
+    bearer_of_protocols,
+    tokens_of_target,
+)
 from chatd.wire.nick import BadNick, as_nick, read_nick
 
 _JWS = jwt.PyJWS()
@@ -57,6 +66,11 @@ class Grant:
     """When it ends, in seconds since 1970; None: never."""
     rooms: Mapping[str, str] | None = None
     """What may be done where; None: everything everywhere."""
+
+    @property
+    def who(self) -> str:
+        """Whose it is; empty: anybody's."""
+        return self.subject or self.nick
 
     def may_read(self, room: str) -> bool:
         """Whether it may hear a room, and see who is there and what was said."""
@@ -103,10 +117,10 @@ def check_writable(grant: Grant, room: str) -> None:
 
 def own_place(grant: Grant, place: Place) -> Place:
     """Give a place whose resume key is of one subject: who comes with another's key has not come back as the other."""
-    who = grant.subject or grant.nick
-    if not (who and place.resume):
+    if not (grant.who and place.resume):
         return place
-    return replace(place, resume=sha256(f"{who} {place.resume}".encode()).hexdigest())  # no key has a space
+    own = sha256(f"{grant.who} {place.resume}".encode()).hexdigest()  # no key has a space,
+    return replace(place, resume=f"={own}")  # nor an equals sign: who is nobody in particular can't bring this one
 
 
 def _insufficient(message: str) -> Refused:
@@ -148,9 +162,9 @@ class Guard:
         if self._issuer and claims.iss != self._issuer:
             raise BadToken("the token is from another issuer")
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
-        if (self._audience or claims.aud is not None) and self._audience not in audience:
+        if (self._audience or claims.aud is not None) and (not self._audience or self._audience not in audience):
             raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
-        return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims))
+        return _grant(claims)
 
     def _payload(self, token: str) -> bytes:
         """Give what a token says, if one of the keys has signed it. Raises BadToken."""
@@ -179,7 +193,7 @@ def find_token(head: Head) -> str:
 
     From ``Authorization: Bearer``, the parameter ``token``, or the subprotocol ``bearer.…`` (RFC 6750, section 2).
     """
-    found = [token_of_target(head.target), bearer_of_protocols(head.headers.get("sec-websocket-protocol"))]
+    found = [*tokens_of_target(head.target), bearer_of_protocols(head.headers.get("sec-websocket-protocol"))]
     scheme, _, credentials = head.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         found.append(credentials.strip())
@@ -196,6 +210,10 @@ def _read_claims(payload: bytes) -> _Claims:
         raise BadToken("the claims of the token are not what they must be") from None
 
 
+def _grant(claims: _Claims) -> Grant:
+    return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims))
+
+
 def _nick(claims: _Claims) -> str:
     """Give the nick that a token says. What is a good subject need not be one: it comes as like it as can be."""
     if claims.nick is None:
@@ -207,22 +225,31 @@ def _nick(claims: _Claims) -> str:
 
 
 def _rooms(claims: _Claims) -> Mapping[str, str] | None:
-    try:
-        check_rooms(claims.rooms or {})
-    except BadValue as bad:
-        raise BadToken(f"rooms, in the token: {bad}") from None
-    return claims.rooms
-
-
-def check_rooms(rooms: Mapping[str, object]) -> None:
-    """See that each room has rights. Raises BadValue."""
-    if not all(isinstance(rights, str) and rights in _RIGHTS for rights in rooms.values()):
-        raise BadValue("each must have r, w, rw or nothing")
+    """Give what may be done where, the names as those of rooms are (NFC): else what is forbidden in one is not."""
+    if claims.rooms is None:
+        return None
+    if not _RIGHTS.issuperset(claims.rooms.values()):
+        raise BadToken("rooms, in the token: each must have r, w, rw or nothing")
+    known = [name for name in claims.rooms if len(name) <= 4 * ROOM_LENGTH]  # a longer one is no room's
+    rooms = {unicodedata.normalize("NFC", name): claims.rooms[name] for name in known}
+    if len(rooms) < len(known):
+        raise BadToken("rooms, in the token: two names are one")
+    return rooms
 
 
 def mint(key: Key, claims: Mapping[str, object], algorithm: str = "") -> str:
-    """Make a token that says this, signed with a key. Raises BadValue, where the algorithm is not one of the key's."""
+    """Make a token that says this, signed with a key. Raises BadValue, where the algorithm is not one of the key's.
+
+    Or where no server would take the token.
+    """
     if algorithm and algorithm not in key.algorithms:
         raise BadValue(f"must be {' or '.join(key.algorithms)} with this key, not {algorithm!r}")
+    try:
+        payload = msgspec.json.encode(claims)
+        _grant(_read_claims(payload))
+    except UnicodeEncodeError:
+        raise BadValue("what a token says must be UTF-8") from None
+    except BadToken as bad:
+        raise BadValue(str(bad)) from None
     headers = {"kid": key.id} if key.id else None
-    return _JWS.encode(msgspec.json.encode(claims), key.material, algorithm or key.algorithms[0], headers)
+    return _JWS.encode(payload, key.material, algorithm or key.algorithms[0], headers)

@@ -314,11 +314,15 @@ def follows(target: bytes) -> bool:
     return follow == b"1"
 
 
-def token_of_target(target: bytes) -> str:
-    """Give the token in a request target (``/ops?token=…``); empty where there is none."""
-    return _parameters(split_target(target)[1]).get(b"token", b"").decode("latin-1")
+def tokens_of_target(target: bytes) -> list[str]:
+    """Give the tokens in a request target (``/ops?token=…``): one, none, or several."""
+    return [value.decode("latin-1") for name, value in _pairs(split_target(target)[1]) if name == b"token"]
 
 
 def _parameters(query: bytes) -> dict[bytes, bytes]:
+    return dict(_pairs(query))
+
+
+def _pairs(query: bytes) -> list[tuple[bytes, bytes]]:
     pairs = (each.partition(b"=") for each in query.split(b"&") if each)
-    return {unquote_to_bytes(name): unquote_to_bytes(value.replace(b"+", b" ")) for name, _, value in pairs}
+    return [(unquote_to_bytes(name), unquote_to_bytes(value.replace(b"+", b" "))) for name, _, value in pairs]

@@ -140,6 +140,9 @@ def test_a_bad_token_and_somebody_elses_change_nothing() -> None:
         with pytest.raises(BadToken, match=why):
             lease.renew(token)
     assert lease.grant == Grant("ann", expires=100)
+    lease = lease_of(clock, Grant(nick="ann"), bob=Grant(nick="bob"))
+    with pytest.raises(BadToken, match="the token is somebody else's"):
+        lease.renew("bob")
     with pytest.raises(BadToken, match="this server takes no tokens"):
         UNLIMITED.renew("any")
 

@@ -20,7 +20,7 @@ from chatd.room.shards import Shard, Shards
 from chatd.web.site import Site
 from chatd.wire import events, http, text
 from chatd.wire.frames import LONGEST, take_texts
-from chatd.wire.handshake import HEAD_END, Refused, follows, read_head, read_target, read_upgrade, token_of_target
+from chatd.wire.handshake import HEAD_END, Refused, follows, read_head, read_target, read_upgrade, tokens_of_target
 from chatd.wire.nick import BadNick, as_nick, candidates, folded, read_nick
 from tests.fakes import FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, handshake, header
@@ -48,7 +48,7 @@ def head(data: bytes) -> None:
         lambda: read_upgrade(request),
         lambda: read_target(request.target),
         lambda: follows(request.target),
-        lambda: token_of_target(request.target),
+        lambda: tokens_of_target(request.target),
         lambda: http.read_event_id(request.headers.get("last-event-id", "")),
         lambda: http.read_said(request.headers.get("content-type"), data, 1000),
     ):

@@ -22,7 +22,7 @@ from chatd.gate.auth import (
     own_place,
 )
 from chatd.gate.keys import read_signing_key
-from chatd.wire.handshake import Head, Place, Refused
+from chatd.wire.handshake import Head, Place, Refused, read_target
 from tests.gate.issuer import KINDS, NOW, SECRET, encoded, jwk, part, private_key, private_pem, public_pem, token
 
 LATER = NOW + 600
@@ -189,13 +189,14 @@ def test_whose_it_is_and_for_whom_counts_where_that_is_said(tmp_path: Path) -> N
     assert guard.check(token(**good), NOW)
     assert guard.check(token(**good | {"aud": ["mail", "chat"]}), NOW)
     assert refusal(guard, token(**good | {"iss": "https://evil.example"})) == "the token is from another issuer"
-    for aud in ("mail", ["mail"], [], "", None):
+    for aud in ("mail", ["mail"], [], "", [""], None):
         assert refusal(guard, token(**good | {"aud": aud})) == "the token is for another audience"
     assert refusal(guard, token(sub="ann")) == "the token is from another issuer"
 
 
 def test_a_token_for_somebody_else_is_not_for_a_server_that_has_no_name(guard: Guard) -> None:
-    assert refusal(guard, token(sub="ann", aud="mail")) == "the token is for another audience"
+    for aud in ("mail", "", [""], []):
+        assert refusal(guard, token(sub="ann", aud=aud)) == "the token is for another audience"
     assert guard.check(token(sub="ann", iss="anybody"), NOW)
 
 
@@ -279,6 +280,15 @@ def test_where_nothing_fits_nothing_may_be_done(guard: Guard) -> None:
         assert not grant.may_write("lobby")
 
 
+def test_a_room_is_one_however_its_name_is_composed(guard: Guard) -> None:
+    rooms = {"*": "rw", "cafe\u0301": "", "the\u0301-*": "r", "x" * 300: "rw"}
+    grant = guard.check(token(sub="ann", rooms=rooms), NOW)
+    assert (grant.may_read("caf\u00e9"), grant.may_read("cafe")) == (False, True)
+    assert (grant.may_read("th\u00e9-vert"), grant.may_write("th\u00e9-vert")) == (True, False)
+    said = refusal(guard, token(sub="ann", rooms={"cafe\u0301": "", "caf\u00e9": "rw"}))
+    assert said == "rooms, in the token: two names are one"
+
+
 def test_without_rooms_everything_may_be_done_everywhere(guard: Guard) -> None:
     grant = guard.check(token(sub="ann"), NOW)
     assert grant.may_read("ops")
@@ -311,6 +321,8 @@ def test_a_resume_key_is_of_one_subject() -> None:
     assert own_place(Grant("ann", expires=1), place) == ann
     assert (ann.room, ann.last) == ("ops", 3)
     assert own_place(EVERYTHING, place) == place
+    with pytest.raises(Refused):
+        read_target(b"/ops?resume=" + ann.resume.encode())  # who is nobody in particular can't be ann either
     assert own_place(Grant("ann"), Place("ops")) == Place("ops"), "without a key nothing is kept"
 
 
@@ -343,6 +355,7 @@ def test_where_there_is_none_none_is_found(headers: dict[str, str]) -> None:
     ("target", "headers"),
     [
         (b"/ops?token=a.b.c", {"authorization": "Bearer d.e.f"}),
+        (b"/ops?token=a.b.c&nick=ann&%74oken=d.e.f", {}),
         (b"/ops", {"sec-websocket-protocol": "bearer.a.b.c, bearer.d.e.f"}),
         (b"/ops?token=a.b.c", {"sec-websocket-protocol": "bearer.d.e.f"}),
     ],
