@@ -7,7 +7,7 @@ another algorithm, or none, is not looked at with it. So no public key is ever t
 import json
 import re
 from base64 import b64decode
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ _JWK_CURVES = {
     "EC": {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"},
     "OKP": {"Ed25519": "EdDSA", "Ed448": "EdDSA"},
 }
-_SECRET = re.compile(rb"(?!.*://)[^\x00-\x20\x7f-\xff\"<\[{-][\x20-\x7e]*")
+_SECRET = re.compile(rb"(?!-----|----\s|.*://)[^\x00-\x20\x7f-\xff\"<\[{][\x20-\x7e]*")
 """A line that is no JSON, HTML, URL, or key in an armour that we don't know: those may be known to everybody."""
 
 Material = Any
@@ -71,7 +71,8 @@ def read_key_file(path: str) -> list[Key]:
 def read_keys(data: bytes) -> list[Key]:
     """Read the keys in a file with which tokens are checked. Raises BadValue, which does not repeat what stands there.
 
-    A public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret: a line of at least 32 characters.
+    A public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret: a line of at least 32 characters, or as
+    many random bytes.
     What may be anything else is no secret, for then everybody could know it.
     """
     text = data.removeprefix(BOM_UTF8).strip()
@@ -79,7 +80,7 @@ def read_keys(data: bytes) -> list[Key]:
         return _read_jwks(_parse(text))
     material = _load_public(data, text)
     if material is None:
-        material = _secret(text)
+        material = _secret(data, text)
     return [Key(material, _algorithms(material))]
 
 
@@ -102,7 +103,7 @@ def read_signing_key(data: bytes) -> Key:
     elif _is_der(data, load_der_public_key):
         raise BadValue("no private key")
     else:
-        material = _secret(text)
+        material = _secret(data, text)
     return Key(material, _algorithms(material))
 
 
@@ -140,16 +141,31 @@ def _load_public(data: bytes, text: bytes) -> Material | None:
     return load_der_public_key(data) if _is_der(data, load_der_public_key) else None
 
 
-def _secret(text: bytes) -> bytes:
+def _secret(data: bytes, text: bytes) -> bytes:
+    """Take a secret: a line of text without the line's end, or bytes as they are. Raises BadValue."""
     if text.startswith((b"ssh-", b"ecdsa-", b"sk-")):
         raise BadValue("a key of OpenSSH; write it as PEM: ssh-keygen -e -m PKCS8")
-    if len(text) < LEAST_SECRET:
+    random = _is_random(data)
+    if len(data if random else text) < LEAST_SECRET:
         raise BadValue(f"a secret has at least {LEAST_SECRET} bytes: openssl rand -base64 48")
+    if random:
+        return data
     if not _SECRET.fullmatch(text):
         raise BadValue("no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48")
     if _is_bare(text):
         raise BadValue("a key without the lines around it (-----BEGIN …)")
     return text
+
+
+def _is_random(data: bytes) -> bool:
+    """Whether it is neither text, UTF-16 included, nor of a structure (ASN.1) that may be a certificate's."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        utf16 = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or data.count(0) * 4 > len(data)
+        sequence = data.startswith(b"\x30") and data[1] & 0x80 == 0x80 and data[1] & 0x7F in (1, 2, 3)
+        return not (utf16 or sequence)
+    return False
 
 
 def _is_bare(text: bytes) -> bool:

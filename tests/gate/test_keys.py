@@ -89,6 +89,12 @@ def test_what_may_be_public_is_no_secret(data: bytes) -> None:
     assert refusal(data) == known
 
 
+@pytest.mark.parametrize("secret", [b"\n" + bytes(range(0x80, 0x9E)) + b" ", b"-" * 4 + b"_" * 28, b"-" + b"Az_" * 16])
+def test_random_bytes_are_a_secret_as_they_are_and_so_is_what_urls_may_hold(secret: bytes) -> None:
+    (key,) = read_keys(secret)
+    assert key.material == read_signing_key(secret).material == secret
+
+
 def test_a_key_in_base64_alone_is_no_secret() -> None:
     for kind in KINDS:
         der = private_key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
