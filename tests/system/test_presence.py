@@ -13,6 +13,7 @@ from websockets.sync.client import ClientConnection
 from tests.room.server import Server
 from tests.system.daemon import Daemon, hear
 from tests.system.program import Event, program
+from tests.system.test_http import count
 from tests.system.test_named import ask
 from tests.waiting import until
 
@@ -76,6 +77,7 @@ def test_who_comes_and_goes_stands_at_one_place_in_the_order_of_the_messages(dae
                     pass  # the last words of the one before
                 for line in ("well", "bye"):
                     one.send(line)
+        until(lambda: count(daemon, "c") == len(watchers), "the last one to be gone")
         daemon.say("c", "the end")
         heard = [[about(each) for each in watcher.hear_up_to("the end") if each["nick"]] for watcher in watchers]
     for share in heard:
