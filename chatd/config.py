@@ -526,8 +526,10 @@ class Config:
     """What clients that left may have left behind that is still to be said at their pace, on a worker."""
     token_warning_seconds: float = 60.0
     """How long before a token runs out its bearer is told."""
-    watch_seconds: float = 2.0
-    """How often it is looked whether a file of keys has changed."""
+    watch_seconds: float = 1.0
+    """How often it is looked whether a file of keys or bans has changed; it is read when it is as the last time,"""
+    watch_looks: int = 5
+    """or after so many looks at which it was not."""
 
     # One client
     timer_seconds: float = 0.1

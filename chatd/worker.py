@@ -198,10 +198,10 @@ class Worker:
         self._watched: list[Watched] = []
         guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience) if config.auth_key else None
         if guard is not None:
-            self._watched.append(Watched(config.auth_key, guard.read))
+            self._watched.append(Watched(config.auth_key, guard.read, config.watch_looks))
         self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard)
         if config.ban_list:
-            self._watched.append(Watched([config.ban_list], self._read_bans))
+            self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
@@ -366,7 +366,14 @@ class Worker:
         self._lifeline.say(Pulse(clients, len(rooms), seen, self._shards.taken, self._shards.away))
 
     def _try_ready(self) -> None:
-        """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while."""
+        """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while.
+
+        And once all files are read: a reload with one that only the parent may read changes nothing.
+        """
+        if not all(each.good for each in self._watched):
+            if not self._stopping:
+                self._reactor.callLater(self._config.watch_seconds, self._try_ready)
+            return
 
         def look(troubles: list[str]) -> None:
             late = self._reactor.seconds() >= self._began + self._config.shard_wait_seconds

@@ -31,6 +31,7 @@ from chatd.wire.handshake import (
     bad_request,
     bearer_of_protocols,
     tokens_of_target,
+    unavailable,
 )
 from chatd.wire.nick import BadNick, as_nick, read_nick
 
@@ -143,7 +144,12 @@ class Guard:
         self._keys = [key for path in self._paths for key in read_key_file(path)]
 
     def let_in(self, head: Head, now: float) -> Grant:
-        """Give what the bearer of a request's token may do, at that time. Raises Refused: 401, or 400 for several."""
+        """Give what the bearer of a request's token may do, at that time.
+
+        Raises Refused: 401, 400 for several, or 503 where no key could be read yet: its token may be good.
+        """
+        if not self._keys:
+            raise unavailable("this server has no keys by which it could know a token; its log says why")
         token = find_token(head)
         if not token:
             raise unauthorized("this server asks for a token")

@@ -7,6 +7,7 @@ IPv6 (``::ffff:192.0.2.7``) is what it is.
 from ipaddress import ip_address, ip_network
 
 from chatd.config import BadValue
+from chatd.gate.proxies import unmapped
 from chatd.wire.handshake import Refused
 
 
@@ -17,25 +18,35 @@ class Bans:
         """Take the path of the file; empty: nobody is on the list."""
         self._path = path
         self._networks: dict[tuple[int, int], set[int]] = {}  # by version and bits that do not matter
+        self._whole = False
 
     def read(self) -> None:
-        """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last."""
+        """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last.
+
+        Where none was yet, it is what can be read of this one.
+        """
         try:
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8-sig") as file:
                 lines = file.read().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise BadValue(f"--ban-list {self._path}: {why}") from error
         found: dict[tuple[int, int], set[int]] = {}
+        bad = ""
         for number, line in enumerate(lines, 1):
             if text := line.partition("#")[0].strip():
                 try:
-                    network = ip_network(text)
+                    network = unmapped(ip_network(text))
                 except ValueError as error:
-                    raise BadValue(f"--ban-list {self._path}, line {number}: {error}") from error
+                    bad = bad or f"--ban-list {self._path}, line {number}: {error}"
+                    continue
                 rest = network.max_prefixlen - network.prefixlen
                 found.setdefault((network.version, rest), set()).add(int(network.network_address) >> rest)
-        self._networks = found
+        if not (bad and self._whole):
+            self._networks = found
+        if bad:
+            raise BadValue(bad)
+        self._whole = True
 
     def has(self, address: str) -> bool:
         """Whether an address, or a network that it is in, is on the list."""

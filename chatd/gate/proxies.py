@@ -71,6 +71,11 @@ def _read_network(text: str) -> Network:
             "--trusted-proxy must be an IP address, a network that begins where it says (10.0.0.0/8), "
             f"or {UNIX}, not {text!r}"
         ) from None
+    return unmapped(network)
+
+
+def unmapped(network: Network) -> Network:
+    """Give a network of IPv4 addresses that is written as one of IPv6 (``::ffff:192.0.2.0/120``) as what it is."""
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     if mapped is not None and network.prefixlen >= 96:
         return IPv4Network((int(mapped), network.prefixlen - 96))

@@ -382,6 +382,15 @@ def test_who_brings_none_or_a_bad_one_is_told_how(guard: Guard) -> None:
     )
 
 
+def test_where_no_key_could_be_read_nobody_is_told_that_a_token_is_bad(tmp_path: Path) -> None:
+    guard = Guard([str(tmp_path / "gone")])
+    with pytest.raises(BadValue):
+        guard.read()
+    with pytest.raises(Refused) as caught:
+        guard.let_in(Head("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+    assert (caught.value.status, caught.value.headers) == (503, (("Retry-After", "5"),))
+
+
 # To make one
 
 

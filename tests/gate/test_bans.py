@@ -16,6 +16,8 @@ LIST = """\
 
 203.0.113.64/26
 2001:db8:2::1
+::ffff:192.0.2.99
+::ffff:192.0.2.128/121
 """
 
 
@@ -38,6 +40,9 @@ def bans(path: Path) -> Bans:
     [
         "192.0.2.7",
         "::ffff:192.0.2.7",
+        "192.0.2.99",
+        "192.0.2.255",
+        "::ffff:192.0.2.128",
         "198.51.100.0",
         "198.51.100.255",
         "203.0.113.64",
@@ -80,6 +85,14 @@ def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: Bans, text: st
         bans.read()
     assert str(caught.value) == f"--ban-list {path}, {why}"
     assert bans.has("2001:db8:2::1")
+
+
+def test_of_a_list_with_a_bad_line_the_others_count_where_there_was_none_before(path: Path) -> None:
+    path.write_text("\ufeff192.0.2.8\nnonsense\nmore of it\n192.0.2.9\n")
+    bans = Bans(str(path))
+    with pytest.raises(BadValue, match="line 2: 'nonsense'"):
+        bans.read()
+    assert [bans.has(f"192.0.2.{last}") for last in (7, 8, 9)] == [False, True, True]
 
 
 def test_a_list_that_is_gone_changes_nothing(path: Path, bans: Bans) -> None:

@@ -1,6 +1,8 @@
 """A chatd that asks for tokens: terminals, browsers' handshakes and curl bring them; keys change; none is logged."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -191,6 +193,30 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
             with daemon.connect(f"keys?token={new}") as other:
                 client.send("still here")
                 assert other.recv(20) == "ann: still here"
+
+
+def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_ready_before_it_is(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / KEY).write_bytes(public_pem())
+    (tmp_path / "bans").write_text("192.0.2.0/24\n")
+    good = token(sub="ann")
+    options = ("--auth-key", KEY, "--ban-list", "bans", "--trusted-proxy", "127.0.0.1")
+    with Daemon(tmp_path, *options, workers=1) as daemon:
+        (tmp_path / KEY).unlink()
+        (tmp_path / "bans").write_text("192.0.2.0/24\nnonsense\n")
+        told = len(daemon.log())
+        os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+        daemon.wait_for("auth.pem: No such file or directory; this worker is not ready before it is", after=told)
+        daemon.wait_for("line 2: 'nonsense' does not .*; this worker is not ready before it is", after=told)
+        assert status(daemon.url(f"ops?token={good}", "http")) == 503
+        banned = {"X-Forwarded-For": "192.0.2.7"}
+        assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 403
+        assert "is ready" not in daemon.log()[told:]
+        (tmp_path / KEY).write_bytes(public_pem())
+        (tmp_path / "bans").write_text("")
+        daemon.wait_for(r"worker 1 \(pid \d+\) is ready", after=told)
+        assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 200
 
 
 def test_no_token_reaches_a_log_or_the_metrics(daemon: Daemon) -> None:
