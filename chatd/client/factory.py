@@ -141,6 +141,10 @@ class ConnectionFactory(WebSocketServerFactory):
         if self.limits.minds_rooms(exposed=exposed) and room not in self._hub_of(room).rooms:
             self.limits.enter(address, room, exposed=exposed)
 
+    def stay(self, address: str, peer: str, *, exposed: bool) -> None:
+        """Let an answer have no end: a proxy may ask for it where it asked for somebody else. Raises Refused: 429."""
+        self.limits.stay(address, exposed=exposed, counted=not self.proxies.believes(peer))
+
     def close_banned(self) -> None:
         """Hang up on those who are on the list by now."""
         for connection in list(self.connections):

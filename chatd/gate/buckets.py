@@ -108,6 +108,10 @@ class Pace:
         """How many messages a second it may say; None: as many as it likes."""
         return self._messages.rate if self._messages is not None else None
 
+    def full(self, now: float) -> bool:
+        """Whether nothing was said for so long that it is as if it were new."""
+        return all(each is None or each.full(now) for each in (self._messages, self._bytes, self._joins))
+
     def take(self, size: int) -> float:
         """Take a message of so many bytes, and give 0; or give in how many seconds it may be taken."""
         now = self._seconds()

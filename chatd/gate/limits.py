@@ -49,7 +49,18 @@ def group(address: str) -> str:
 class _Address:
     """What is known of one address."""
 
-    __slots__ = ("arrivals", "connections", "elsewhere", "heard", "made", "new", "posts", "reported", "rooms")
+    __slots__ = (
+        "arrivals",
+        "connections",
+        "elsewhere",
+        "heard",
+        "heard_at",
+        "made",
+        "new",
+        "posts",
+        "reported",
+        "rooms",
+    )
 
     def __init__(self) -> None:
         self.connections = 0  # here
@@ -60,6 +71,7 @@ class _Address:
         self.new = 0  # arrivals that were not reported yet
         self.made = 0
         self.heard = (0, 0)  # arrivals and rooms on all workers
+        self.heard_at = 0.0
         self.reported = 0  # connections
 
 
@@ -117,23 +129,29 @@ class Limits:
     def admit(self, address: str, *, exposed: bool, counted: bool) -> None:
         """Let one more connection in, which may be counted already. Raises Refused: 429, or 503 where many come."""
         config, now = self._config, self._seconds()
-        budget = limit(config.limit_handshakes, config.auto_handshakes if exposed else 0)
-        if budget:
-            self._handshakes = self._handshakes or Bucket(budget, budget, now)
-            if not self._handshakes.take(1, now):
-                raise unavailable("too many come at once; try again")
-        most = limit(config.limit_connections, config.auto_connections if exposed else 0)
+        self.stay(address, exposed=exposed, counted=counted)
         rate = limit(config.limit_arrivals, config.auto_arrivals if exposed else 0)
-        if not (most or rate) or (known := self._find(address)) is None:
-            return
-        if most and known.connections + known.elsewhere + (not counted) > most:
-            raise too_many(f"{most:g} connections from one address at most", 5.0)
-        if rate:
+        if rate and (known := self._find(address)) is not None:
             known.arrivals = known.arrivals or Bucket(rate / _MINUTE, rate, now)
             if not known.arrivals.take(1, now):
                 wait = known.arrivals.wait(1, now)
                 raise too_many(f"{rate:g} new connections a minute from one address at most", wait)
             known.new += 1
+        budget = limit(config.limit_handshakes, config.auto_handshakes if exposed else 0)
+        if budget:  # last: who is refused for itself takes nothing from the others
+            self._handshakes = self._handshakes or Bucket(budget, budget, now)
+            if not self._handshakes.take(1, now):
+                raise unavailable("too many come at once; try again")
+
+    def stay(self, address: str, *, exposed: bool, counted: bool) -> None:
+        """Let a connection be one of its address, where it may be counted already. Raises Refused: 429."""
+        config = self._config
+        most = limit(config.limit_connections, config.auto_connections if exposed else 0)
+        if not most or (known := self._find(address)) is None:
+            return
+        fresh = self._seconds() - known.heard_at <= config.limit_kept_seconds
+        if known.connections + (known.elsewhere if fresh else 0) + (not counted) > most:
+            raise too_many(f"{most:g} connections from one address at most", 5.0)
 
     def minds_rooms(self, *, exposed: bool) -> bool:
         """Whether it matters who makes rooms."""
@@ -210,7 +228,7 @@ class Limits:
             known = self._known.get(own.address)
             if known is None:
                 continue
-            known.elsewhere = max(0, all_together.connections - own.connections)
+            known.elsewhere, known.heard_at = max(0, all_together.connections - own.connections), now
             arrivals, rooms = known.heard
             known.heard = (all_together.arrivals, all_together.rooms)
             if arrivals or rooms:  # else what others did before is not known to be new
@@ -221,8 +239,8 @@ class Limits:
 
 
 def _idle(known: _Address, now: float) -> bool:
-    buckets = (known.arrivals, known.rooms)
-    return known.connections == 0 and known.posts is None and all(each is None or each.full(now) for each in buckets)
+    buckets = (known.arrivals, known.rooms, known.posts)
+    return known.connections == 0 and all(each is None or each.full(now) for each in buckets)
 
 
 def too_many(message: str, wait: float) -> Refused:

@@ -14,6 +14,7 @@ from chatd.gate.auth import check_readable, check_writable, own_place
 from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
+from chatd.transports import address_of
 from chatd.web.answer import answer, answer_json, later
 from chatd.web.asker import asker_address, asker_lease, header, is_exposed
 from chatd.web.following import Following
@@ -66,7 +67,8 @@ class Rooms:
         if request.method == b"HEAD":
             request.setHeader(b"content-type", shown.content_type.encode("ascii"))
             return b""
-        self._enter(request, place.room)
+        address = self._enter(request, place.room)
+        self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
         following = Following(request, self._connections, shown)
         following.begin(
             Follower(
@@ -76,7 +78,7 @@ class Rooms:
                 following,
                 id=self._connections.new_id(),
                 place=own_place(lease.grant, place),
-                address=asker_address(request),
+                address=address,
                 lease=lease,
                 stream=shown,
                 since=position,

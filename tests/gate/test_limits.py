@@ -152,6 +152,15 @@ def test_a_worker_lets_in_so_many_in_a_second_whoever_they_are() -> None:
     assert world.admits() == ""
 
 
+def test_who_comes_too_often_takes_no_place_from_the_others() -> None:
+    world = World(Config(limit_handshakes="3", limit_arrivals="1", limit_connections="2"))
+    assert [world.admits(A)] + [world.admits(A)[:1] for _ in range(9)] == [""] + ["1"] * 9
+    for _ in range(3):
+        world.limits.came(B)
+    assert [world.admits(B)[:1] for _ in range(9)] == ["2"] * 9
+    assert [world.admits("192.0.2.3"), world.admits("192.0.2.4")] == ["", ""]
+
+
 def test_rooms_that_are_known_are_not_made(world: World) -> None:
     assert [world.enters(room) for room in ("a", "a", "b", "a", "b", "c")] == [True] * 5 + [False]
     assert world.enters("a", B)
@@ -166,6 +175,15 @@ def test_posts_of_an_address_have_one_pace(world: World) -> None:
         world.limits.post(A, 5, exposed=True)
     assert (caught.value.status, caught.value.headers) == (429, (("Retry-After", "1"),))
     world.limits.post(B, 5, exposed=True)
+
+
+def test_who_has_said_something_is_forgotten_once_it_might_say_as_much_again(world: World) -> None:
+    world.limits.post(A, 5, exposed=True)
+    world.limits.report()
+    assert set(world.limits._known) == {A}
+    world.now += 1
+    world.limits.report()
+    assert set(world.limits._known) == set()
 
 
 def test_on_listeners_of_this_host_nothing_is_limited_by_itself() -> None:
@@ -215,6 +233,17 @@ def test_what_an_address_has_on_other_workers_counts(world: World) -> None:
     world.limits.learn([told], [Share(A, 3, 0, 0)])
     assert world.admits() != ""
     world.limits.learn(world.limits.report(), [Share(A, 2, 0, 0)])
+    assert world.admits() == ""
+
+
+def test_what_an_address_had_elsewhere_does_not_count_when_that_is_long_ago(world: World) -> None:
+    for _ in range(2):
+        world.limits.came(A)
+    told = world.limits.report()
+    world.limits.learn(told, [Share(A, 40, 0, 0)])
+    world.now += 15
+    assert world.admits() != ""
+    world.now += 1
     assert world.admits() == ""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -141,6 +142,16 @@ def test_it_works_on_a_connection_that_was_used_before(asker: Asker, house: Hous
     asker.send("GET /ops?follow=1")
     house.say("now")
     assert streamed(asker) == "now\n"
+
+
+def test_of_those_who_come_through_a_proxy_each_follows_no_more_than_it_may_on_whichever_connection() -> None:
+    config = replace(CONFIG, limit_connections="2", trusted_proxy=("192.0.2.7",))
+    house, statuses = House(config), []
+    for client in ("192.0.2.8", "192.0.2.8", "192.0.2.8", "192.0.2.9"):
+        asker = Asker(house)
+        asker.ask("GET /-/healthz", "X-Forwarded-For: 192.0.2.1")
+        statuses.append(asker.ask("GET /ops?follow=1", f"X-Forwarded-For: {client}").status)
+    assert statuses == [200, 200, 429, 200]
 
 
 def test_what_the_client_sends_behind_it_is_for_nobody(asker: Asker, house: House) -> None:
