@@ -57,6 +57,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``gate/``          who may come in as what; no sockets, no clock
 ``  origin``       whose web pages may talk to this server
 ``  hosts``        what this server is called
+``  addresses``    addresses and networks, read in one way
 ``  proxies``      where a client comes from, if proxies say so
 ``  keys``         keys by which tokens are known
 ``  bans``         who may not come in at all

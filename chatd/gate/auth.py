@@ -9,7 +9,6 @@ A name that ends in ``*`` stands for all rooms that begin so; of several that fi
 before them all. A token without ``rooms`` may do everything everywhere.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,12 +23,12 @@ from chatd.closing import READ_ONLY
 from chatd.config import LEEWAY_SECONDS, BadValue
 from chatd.gate.keys import Key, read_key_file
 from chatd.wire.handshake import (
-    ROOM_LENGTH,
     Head,
     Place,
     Refused,
     bad_request,
     bearer_of_protocols,
+    compose_room,
     tokens_of_target,
     unavailable,
 )
@@ -168,7 +167,7 @@ class Guard:
         if self._issuer and claims.iss != self._issuer:
             raise BadToken("the token is from another issuer")
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
-        if (self._audience or claims.aud is not None) and (not self._audience or self._audience not in audience):
+        if not (self._audience in audience if self._audience else claims.aud is None):
             raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
         return _grant(claims)
 
@@ -236,10 +235,15 @@ def _rooms(claims: _Claims) -> Mapping[str, str] | None:
         return None
     if not _RIGHTS.issuperset(claims.rooms.values()):
         raise BadToken("rooms, in the token: each must have r, w, rw or nothing")
-    known = [name for name in claims.rooms if len(name) <= 4 * ROOM_LENGTH]  # a longer one is no room's
-    rooms = {unicodedata.normalize("NFC", name): claims.rooms[name] for name in known}
-    if len(rooms) < len(known):
-        raise BadToken("rooms, in the token: two names are one")
+    rooms: dict[str, str] = {}
+    for name, rights in claims.rooms.items():
+        try:
+            composed = compose_room(name)
+        except Refused:  # no room is called that
+            continue
+        if composed in rooms:
+            raise BadToken("rooms, in the token: two names are one")
+        rooms[composed] = rights
     return rooms
 
 

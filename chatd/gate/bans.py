@@ -4,10 +4,10 @@ One a line, ``#`` begins a comment: ``192.0.2.7``, ``198.51.100.0/24``, ``2001:d
 IPv6 (``::ffff:192.0.2.7``) is what it is.
 """
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from chatd.config import BadValue
-from chatd.gate.proxies import unmapped
+from chatd.gate.addresses import read_address, unmapped
 from chatd.wire.handshake import Refused
 
 
@@ -52,11 +52,9 @@ class Bans:
         """Whether an address, or a network that it is in, is on the list."""
         if not self._networks:
             return False
-        try:
-            found = ip_address(address)
-        except ValueError:  # a unix socket
+        found = read_address(address)
+        if found is None:  # a unix socket
             return False
-        found = (found.ipv4_mapped if found.version == 6 else None) or found
         number, version = int(found), found.version
         return any(of == version and number >> rest in known for (of, rest), known in self._networks.items())
 

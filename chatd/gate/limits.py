@@ -8,10 +8,11 @@ it may do a little more than it should for a second. An IPv6 address counts with
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import Generic, NamedTuple, TypeVar
 
 from chatd.config import Config, limit
+from chatd.gate.addresses import read_address
 from chatd.gate.buckets import Bucket, Pace, Slowed
 from chatd.wire.handshake import Refused, unavailable
 
@@ -35,15 +36,10 @@ class Share(NamedTuple):
 @lru_cache(maxsize=4096)
 def group(address: str) -> str:
     """Give what an address is counted as: itself, or its network; empty for what is none."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return ""
-    if isinstance(found, IPv6Address):
-        found = found.ipv4_mapped or found
+    found = read_address(address)
     if isinstance(found, IPv6Address):
         return f"{IPv6Address(int(found) >> 64 << 64)}/64"
-    return str(found)
+    return str(found or "")
 
 
 class _Address:

@@ -280,12 +280,17 @@ def room_name(path: bytes) -> str:
         raise Refused(404, "bad_room", "the name of a room must be UTF-8") from None
 
 
+def compose_room(text: str) -> str:
+    """Compose the name of a room (NFC), which may be written in several ways. Raises Refused: 404 for a long one."""
+    if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
+        raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
+    return unicodedata.normalize("NFC", text)
+
+
 @lru_cache(maxsize=1024)
 def read_room(text: str) -> str:
     """Read the name of a room. Raises Refused: 404."""
-    if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
-        raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
-    name = unicodedata.normalize("NFC", text)
+    name = compose_room(text)
     if not name:
         raise Refused(404, "bad_room", "the name of a room must not be empty")
     if len(name) > ROOM_LENGTH:
