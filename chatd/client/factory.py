@@ -121,7 +121,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """
         upgrade, headers = read_upgrade(request), request.headers
         self.hosts.check(headers.get("host"))
-        self.origins.check(headers.get("origin"), headers.get("host"))
+        self.origins.check(request)
         address = self.admit(request, peer, exposed=exposed)
         place = read_target(request.target)
         lease = self.lease(request)

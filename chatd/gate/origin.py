@@ -3,6 +3,10 @@
 A browser lets any page connect to any server, with what the user may see there, and tells in ``Origin`` (RFC 6454)
 which page it is. A program tells none, and is not concerned. A page is our own where its host and port are those that
 its request is for (``Host``). The scheme does not count: behind a proxy that speaks TLS we see another than the page.
+
+A browser leaves ``Origin`` out of a GET for an image, a stylesheet or a new page. It then says in ``Sec-Fetch-Site``
+(Fetch Metadata) whether another site sends the request, but only to https and to loopback addresses. To a plain-http
+name it sends neither header, so such a browser can not follow a room under a name.
 """
 
 import re
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from chatd.config import BadValue
-from chatd.wire.handshake import forbidden
+from chatd.wire.handshake import Head, forbidden
 
 ALL = "*"
 """As a value of ``--origin``: the pages of everybody."""
@@ -23,6 +27,8 @@ _ORIGIN = re.compile(rf"([a-z][a-z0-9+.-]{{0,{SCHEME_LENGTH - 1}}})://(.+)")
 _AUTHORITY = re.compile(r"((?:[a-z0-9_-]+\.)*[a-z0-9_-]+)\.?(?::([0-9]{1,5}))?")
 _IPV6_AUTHORITY = re.compile(r"\[([0-9a-f:.]+)\](?::([0-9]{1,5}))?")
 _PORTS = {"http": 80, "https": 443}
+_BROWSER = "Mozilla/"
+"""The beginning of every browser's ``User-Agent``, which no page can change without sending an ``Origin``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +64,12 @@ class Origins:
                     )
                 (self._exact if whole == each else self._below).add(page)
 
-    def check(self, origin: str | None, host: str | None) -> None:
-        """Let a request with these headers in. Raises Refused: 403."""
+    def check(self, head: Head) -> None:
+        """Let a request in. Raises Refused: 403."""
+        origin, host = head.headers.get("origin"), head.headers.get("host")
         if origin is None:
+            if _is_from_elsewhere(head) and not _opens_page(head):
+                raise forbidden("a page of another site may not send this request")
             return
         page = _read(origin)
         if _is_ours(page, host) or self._allows(origin, page):
@@ -82,6 +91,32 @@ class Origins:
         if page is None:
             return self._all and origin == "null"
         return self._all or page in self._exact or any(_is_below(page, each) for each in self._below)
+
+
+def check_follower(head: Head, *, named: bool) -> None:
+    """Raise Refused (403) for a request to follow a room that a page of another site may have caused.
+
+    Named: it brings a nick or a resume key. The browser says nothing of the page to a plain-http name.
+    """
+    if "origin" in head.headers:  # it was checked
+        return
+    if _is_from_elsewhere(head):
+        raise forbidden("a link from another site may not follow a room; type or paste the address instead")
+    if named and "sec-fetch-site" not in head.headers and head.headers.get("user-agent", "").startswith(_BROWSER):
+        raise forbidden(
+            "a browser that sends neither Origin nor Sec-Fetch-Site may not use nick or resume here; "
+            "use https or a WebSocket; a program needs a User-Agent that does not start with Mozilla/"
+        )
+
+
+def _is_from_elsewhere(head: Head) -> bool:
+    """Whether the browser says that another site caused the request; ``none`` is the user, who typed the address."""
+    return head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+
+
+def _opens_page(head: Head) -> bool:
+    """Whether the user follows a link, which shows something and changes nothing."""
+    return head.method == "GET" and head.headers.get("sec-fetch-mode") == "navigate"
 
 
 def _read(origin: str) -> _Page | None:

@@ -3,7 +3,7 @@
 from twisted.web.server import Request
 
 from chatd.gate.origin import Origins
-from chatd.web.asker import header
+from chatd.web.asker import head_of, header
 
 MAY_ASK = b"GET, HEAD, POST"
 MAY_SEND = b"Authorization, Content-Type, Last-Event-ID"
@@ -13,8 +13,8 @@ KEPT_SECONDS = 7200
 
 def share(request: Request, origins: Origins) -> None:
     """Let a page have the answer, where it is one of another origin that may. Raises Refused: 403."""
+    origins.check(head_of(request))
     origin, host = header(request, "origin"), header(request, "host")
-    origins.check(origin, host)
     request.responseHeaders.addRawHeader(b"vary", b"Origin")
     if origin is not None and origins.allows_elsewhere(origin, host):
         request.setHeader(b"access-control-allow-origin", origin.encode("latin-1"))

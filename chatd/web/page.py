@@ -35,7 +35,6 @@ POLICY = "; ".join(
 _HEADERS = {
     b"content-security-policy": POLICY.encode(),
     b"cross-origin-opener-policy": b"same-origin",
-    b"cross-origin-resource-policy": b"same-origin",
     b"permissions-policy": b"camera=(), geolocation=(), microphone=()",
     b"referrer-policy": b"no-referrer",
     b"x-frame-options": b"DENY",
@@ -104,5 +103,4 @@ class Page:
         """Give a file of the page. Raises Refused: 404."""
         if (file := self._assets.get(name)) is None:
             raise Refused(404, "not_found", "nothing here; reload the page")
-        request.setHeader(b"cross-origin-resource-policy", b"same-origin")
         return file.answer(request, b"public, max-age=31536000, immutable")

@@ -11,12 +11,13 @@ from chatd.client.membership import listed
 from chatd.client.poster import NotPosted, Poster
 from chatd.closing import BUS_AWAY
 from chatd.gate.auth import check_readable, check_writable, own_place
+from chatd.gate.origin import check_follower
 from chatd.message import Position
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
 from chatd.transports import address_of
 from chatd.web.answer import answer, answer_json, later
-from chatd.web.asker import asker_address, asker_lease, header, is_exposed
+from chatd.web.asker import asker_address, asker_lease, head_of, header, is_exposed
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
@@ -60,6 +61,7 @@ class Rooms:
     def _follow(self, request: Request, form: str) -> bytes | int:
         position = self._broke_off(request) if form == http.EVENTS else None
         place = read_target(request.uri, 0 if form == http.EVENTS else http.LAST)
+        check_follower(head_of(request), named=bool(place.nick or place.resume))
         lease = asker_lease(request)
         check_readable(lease.grant, place.room)
         form = http.TEXT if form == http.HTML else form

@@ -89,6 +89,7 @@ class Answers(Resource):
         request.responseHeaders.removeHeader(b"server")
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
+        request.setHeader(b"cross-origin-resource-policy", b"same-origin")
         if request.channel.site.draining:
             request.channel.persistent = False
             request.setHeader(b"connection", b"close")

@@ -62,6 +62,7 @@ class Refused(Exception):
             "Content-Type: application/json",
             f"Content-Length: {len(body)}",
             "Cache-Control: no-store",
+            "Cross-Origin-Resource-Policy: same-origin",
             "Connection: close",
             *(f"{name}: {value}" for name, value in self.headers),
         ]

@@ -1,5 +1,6 @@
 """Whose web pages may talk to the server: its own, those of allowed origins, and none that only looks like them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.config import BadValue
-from chatd.gate.origin import ALL, HOST_LENGTH, Origins
-from chatd.wire.handshake import Refused
+from chatd.gate.origin import ALL, HOST_LENGTH, Origins, check_follower
+from chatd.wire.handshake import Head, Refused
 
 OWN = Origins(())
 HOST = "chat.example.org"
@@ -18,15 +19,29 @@ NAME = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
 PORT = st.integers(1, 65535)
 
 
-def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> bool:
+CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/144.0.0.0 Safari/537.36"
+
+
+def head(method: str = "GET", /, **headers: str | None) -> Head:
+    """Make the head of a request with these headers, their names written with underscores."""
+    given = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
+    return Head(method, b"/ops", given)
+
+
+def lets(check: Callable[[], None]) -> bool:
+    """Return whether a check lets a request in; else it is 403 with a short message."""
     try:
-        origins.check(origin, host)
+        check()
     except Refused as refused:
         assert (refused.status, refused.code) == (403, "forbidden")
         assert refused.message.isprintable()
         assert len(refused.message) < 400
         return False
     return True
+
+
+def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> bool:
+    return lets(lambda: origins.check(head(origin=origin, host=host)))
 
 
 # Programs, and our own pages
@@ -159,6 +174,50 @@ def test_another_name_or_another_port_is_another_page(name: str, other: str, por
 def test_any_text_is_refused_or_let_in_and_breaks_nothing(origin: str, host: str | None) -> None:
     passes(OWN, origin, host)
     OWN.allows_elsewhere(origin, host)
+
+
+# Requests of browsers that carry no Origin
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "none,cross-site", "", "nonsense"])
+@pytest.mark.parametrize(
+    ("method", "mode"), [("GET", "no-cors"), ("GET", "cors"), ("GET", None), ("HEAD", "no-cors"), ("POST", "navigate")]
+)
+def test_another_site_sends_nothing_without_an_origin(site: str, method: str, mode: str | None) -> None:
+    request = head(method, host=HOST, sec_fetch_site=site, sec_fetch_mode=mode, user_agent=CHROME)
+    assert not lets(lambda: Origins((ALL,)).check(request))
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none", None])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_our_own_page_and_who_types_the_address_need_no_origin(site: str | None, method: str) -> None:
+    request = head(method, host=HOST, sec_fetch_site=site, sec_fetch_mode="no-cors", user_agent=CHROME)
+    assert lets(lambda: OWN.check(request))
+    if site is not None:
+        check_follower(request, named=True)
+
+
+def test_a_link_on_another_site_opens_a_page_and_follows_no_room() -> None:
+    request = head(host=HOST, sec_fetch_site="cross-site", sec_fetch_mode="navigate", user_agent=CHROME)
+    assert lets(lambda: OWN.check(request))
+    assert not lets(lambda: check_follower(request, named=False))
+
+
+def test_an_allowed_origin_counts_whatever_else_the_browser_says() -> None:
+    request = head(host=HOST, origin="https://a.example", sec_fetch_site="cross-site", user_agent=CHROME)
+    assert lets(lambda: Origins(("https://a.example",)).check(request))
+    check_follower(request, named=True)
+
+
+def test_a_browser_that_says_nothing_of_the_page_follows_under_no_name() -> None:
+    silent = head(host=HOST, user_agent=CHROME)
+    assert not lets(lambda: check_follower(silent, named=True))
+    check_follower(silent, named=False)
+
+
+@pytest.mark.parametrize("agent", [None, "curl/8.5.0", "Python-urllib/3.11", "", "libwww Mozilla/5.0"])
+def test_a_program_follows_under_a_name(agent: str | None) -> None:
+    check_follower(head(host=HOST, user_agent=agent), named=True)
 
 
 # More that is allowed

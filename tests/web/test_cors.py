@@ -63,3 +63,61 @@ def test_an_error_is_shared_too(asker: Asker) -> None:
     answer = asker.ask("GET /a/b", FRIEND)
     assert answer.status == 404
     assert answer.headers["access-control-allow-origin"] == "https://friend.example"
+
+
+# Requests without an Origin, as browsers send them for images, stylesheets and links
+
+BROWSER = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+CROSS = (BROWSER, "Sec-Fetch-Site: cross-site")
+IMAGE = (*CROSS, "Sec-Fetch-Mode: no-cors")
+LINK = (*CROSS, "Sec-Fetch-Mode: navigate", "Accept: text/html,*/*;q=0.8")
+NAMED = ["GET /ops?follow=1&nick=evil", "GET /ops?follow=1&resume=0123456789"]
+
+
+@pytest.mark.parametrize("target", [*TARGETS, *NAMED, "HEAD /ops?follow=1", "GET /-/", "POST /ops"])
+def test_another_site_gets_nothing_without_an_origin(asker: Asker, house: House, target: str) -> None:
+    assert asker.ask(target, *IMAGE, "Content-Length: 0").status == 403
+    assert not house.hub.rooms
+
+
+def test_another_site_cannot_ask_for_events(asker: Asker, house: House) -> None:
+    assert asker.error("GET /ops?nick=evil", *IMAGE, "Accept: text/event-stream") == (403, "forbidden")
+    assert not house.hub.rooms
+
+
+@pytest.mark.parametrize("target", ["GET /ops?follow=1", *NAMED])
+def test_a_link_on_another_site_opens_the_page_and_joins_nothing(asker: Asker, house: House, target: str) -> None:
+    assert asker.error(target, *LINK) == (403, "forbidden")
+    assert not house.hub.rooms
+    page = asker.ask("GET /ops?nick=evil", *LINK)
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert not house.hub.rooms
+
+
+def test_a_form_on_another_site_says_nothing(asker: Asker, house: House) -> None:
+    assert asker.error("POST /ops", *LINK, "Content-Length: 5", body=b"hello") == (403, "forbidden")
+    assert house.chat_log.entries == []
+
+
+@pytest.mark.parametrize("target", NAMED)
+def test_a_browser_that_says_nothing_of_the_page_follows_under_no_name(asker: Asker, house: House, target: str) -> None:
+    answer = asker.ask(target, BROWSER)
+    assert error(answer) == (403, "forbidden")
+    assert b"use https or a WebSocket" in answer.body
+    assert not house.hub.rooms
+
+
+@pytest.mark.parametrize("who", [(BROWSER, "Sec-Fetch-Site: same-origin"), (BROWSER, "Sec-Fetch-Site: none"), ()])
+@pytest.mark.parametrize("target", NAMED)
+def test_our_own_page_who_types_the_address_and_a_program_follow_under_a_name(
+    asker: Asker, house: House, target: str, who: tuple[str, ...]
+) -> None:
+    asker.send(target, *who)
+    assert asker.transport.value().startswith(b"HTTP/1.1 200 ")
+    assert "ops" in house.hub.rooms
+
+
+@pytest.mark.parametrize("target", ["GET /ops?follow=1&nick=friend", "GET /ops"])
+def test_a_friends_page_follows_under_a_name(asker: Asker, target: str) -> None:
+    asker.send(target, FRIEND, *IMAGE)
+    assert asker.transport.value().startswith(b"HTTP/1.1 200 ")

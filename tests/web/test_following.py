@@ -62,6 +62,7 @@ def test_the_headers_keep_proxies_from_holding_it_back(asker: Asker) -> None:
     assert answer.headers["connection"] == "close"
     assert answer.headers["transfer-encoding"] == "chunked"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert "content-length" not in answer.headers
 
 

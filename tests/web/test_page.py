@@ -41,6 +41,14 @@ def test_the_page_may_run_and_load_its_own_files_alone(asker: Asker) -> None:
     assert {"frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} < set(policy)
 
 
+def test_the_page_shares_nothing_with_a_window_or_frame_of_another_origin(asker: Asker) -> None:
+    headers = asker.ask("GET /ops", HTML).headers
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["x-frame-options"] == "DENY"
+    for path in assets(asker):
+        assert asker.ask(f"GET {path}").headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_the_page_has_nothing_that_its_policy_forbids() -> None:
     html = (FOLDER / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)|https?://", html)

@@ -76,6 +76,7 @@ def test_no_answer_says_what_serves_it_or_may_be_kept_or_guessed_at(asker: Asker
     assert "server" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert int(answer.headers["content-length"]) == len(answer.body)
 
 

@@ -661,6 +661,7 @@ def test_an_answer_is_whole_json_and_ends_the_connection(refused: Refused, statu
     assert b"Content-Type: application/json" in headers
     assert b"Content-Length: %d" % len(body) in headers
     assert b"Cache-Control: no-store" in headers
+    assert b"Cross-Origin-Resource-Policy: same-origin" in headers
     assert b"Connection: close" in headers
     assert json.loads(body) == {"error": refused.code, "message": refused.message}
     assert body == refused.body() and body.endswith(b"\n")
