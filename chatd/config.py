@@ -284,8 +284,8 @@ class Config:
     host: tuple[str, ...] = _option(
         (),
         str,
-        "What this server is called: a request whose Host is none of these names or addresses is refused, so that no "
-        "page can reach it under a name of its own. May be given several times. [default: none; any]",
+        "A name or address of this server: refuse requests for any other Host with 403. May be given several times. "
+        "[default: any; on loopback without --trusted-proxy only loopback names and the name of this machine]",
     )
     trusted_proxy: tuple[str, ...] = _option(
         (),

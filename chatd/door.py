@@ -46,6 +46,8 @@ class Door(Protocol):
         self._shut = False
         self.exposed = False
         """Whether others than this host can connect where this connection did: limits hold there."""
+        self.loopback = False
+        """Whether it came to a TCP port on a loopback address, and not through a proxy that says who connects."""
         self.told = False
         """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
 
@@ -92,13 +94,14 @@ class Door(Protocol):
                 self._refuse(full_house(), "full")
                 return
             if request.upgrades:
-                connection = factory.connections.let_in(request, address_of(self.transport), exposed=self.exposed)
+                where = {"exposed": self.exposed, "loopback": self.loopback}
+                connection = factory.connections.let_in(request, address_of(self.transport), **where)
                 self._hand_over(connection, data[len(head) :])
             else:
                 if not request.target.startswith(b"/-/"):
                     factory.connections.admit(request, address_of(self.transport), exposed=self.exposed)
                 channel = factory.site.buildProtocol(self.transport.getPeer())
-                channel.exposed = self.exposed
+                channel.exposed, channel.loopback = self.exposed, self.loopback
                 self._hand_over(channel, data)
         except Refused as refused:
             self._refuse(refused)
@@ -164,9 +167,12 @@ class DoorFactory(Factory):
         self._full_at = 0  # how many there were when it was said
         self._trouble = ""
 
-    def port(self, *, exposed: bool, told: bool = False) -> Factory:
-        """Give the doors of a port: whether others than this host can connect, and whether we are told who does."""
-        return _Port(self, exposed=exposed, told=told)
+    def port(self, *, exposed: bool, told: bool = False, unix: bool = False) -> Factory:
+        """Return the doors of a port.
+
+        Exposed: others than this host can connect; told: we are told who does; unix: it is a unix socket.
+        """
+        return _Port(self, exposed=exposed, told=told, loopback=not (exposed or told or unix))
 
     def drain(self) -> None:
         """Keep no HTTP connection longer than for the answer that it waits for."""
@@ -217,15 +223,17 @@ class _Port(Factory):
 
     noisy = False
 
-    def __init__(self, doors: DoorFactory, *, exposed: bool, told: bool) -> None:
+    def __init__(self, doors: DoorFactory, *, exposed: bool, told: bool, loopback: bool) -> None:
         self._doors = doors
         self._exposed = exposed
         self._told = told
+        self._loopback = loopback
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make one."""
         door = Door()
         door.factory, door.exposed, door.told = self._doors, self._exposed, self._told
+        door.loopback = self._loopback
         return door
 
     def acceptableProtocols(self) -> list[bytes]:

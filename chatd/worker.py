@@ -8,6 +8,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import sys
 import time
 from functools import partial
@@ -260,7 +261,8 @@ class Worker:
             inherited = Inherited(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
             exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
-            endpoint.listen(self._door.port(exposed=exposed, told=told)).addCallbacks(self._ports.append, self._no_port)
+            port = self._door.port(exposed=exposed, told=told, unix=listener.family == socket.AF_UNIX)
+            endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:
         """Take no more connections, and close those that there are, spread over the drain time; then stop."""

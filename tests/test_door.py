@@ -73,6 +73,11 @@ class Visitor:
             self.transport.receive(each)
 
     @property
+    def raw(self) -> bytes:
+        data: bytes = self.transport.value()
+        return data
+
+    @property
     def heard(self) -> Heard:
         return heard(self.transport.value())
 
@@ -628,3 +633,27 @@ def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_i
         codes.append([json.loads(each).get("code") for each in visitor.heard.texts if '"ref"' in each])
     assert codes[0].count("rate_limited") >= 1
     assert codes[1].count("rate_limited") == 0
+
+
+def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
+    rebound = b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+    requests = {
+        "a page": rebound,
+        "a websocket": handshake(Host="evil.example"),
+        "a websocket behind a probe": GET + handshake(Host="evil.example"),
+        "a probe": rebound.replace(b" / ", b" /-/healthz "),
+        "our own name": handshake(),
+    }
+    house = House()
+    doors: Any = house.doors
+    ports = {
+        "loopback": doors.port(exposed=False),
+        "exposed": doors.port(exposed=True),
+        "unix": doors.port(exposed=False, unix=True),
+        "PROXY": doors.port(exposed=False, told=True),
+    }
+    refused = []
+    for name, port in ports.items():
+        house.doors = port
+        refused += [(name, request) for request, data in requests.items() if b" 403 " in house.visitor(data).raw]
+    assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]

@@ -3,6 +3,7 @@
 Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
 """
 
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -78,7 +79,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.config = config
         self.origins = Origins(config.origin)
         """Whose pages may talk to this worker."""
-        self.hosts = Hosts(config.host)
+        self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
         """What this worker is called."""
         self.proxies = Proxies(config.trusted_proxy)
         """Whose word is taken on where a client comes from."""
@@ -114,13 +115,14 @@ class ConnectionFactory(WebSocketServerFactory):
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 
-    def let_in(self, request: Head, peer: str, *, exposed: bool = False) -> Connection:
+    def let_in(self, request: Head, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
         """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
 
-        Peer is the address of the other end, exposed whether others than this host could connect where it did.
+        Peer is the address of the other end, exposed whether others than this host could connect where it did,
+        loopback whether that was a TCP port on a loopback address.
         """
         upgrade, headers = read_upgrade(request), request.headers
-        self.hosts.check(headers.get("host"))
+        self.hosts.check(headers.get("host"), loopback=loopback)
         self.origins.check(request)
         address = self.admit(request, peer, exposed=exposed)
         place = read_target(request.target)

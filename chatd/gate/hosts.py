@@ -2,32 +2,60 @@
 
 A page may let its own name point to our address once it is loaded (DNS rebinding): to its browser we are then a
 part of the page's own site, and ``Origin`` and ``Host`` agree. That ``Host`` is none of our names is all that tells.
+
+A listener on a loopback address serves loopback names alone, unless the operator gives names or trusts a proxy: every
+browser on this host reaches that listener, and nobody else needs another name for it.
 """
 
+from collections.abc import Sequence
+
 from chatd.config import BadValue
+from chatd.gate.addresses import read_address
 from chatd.gate.origin import read_authority
 from chatd.wire.handshake import Refused, forbidden
 
 
 class Hosts:
-    """The names that are ours; without any, all are."""
+    """The names that are ours; without any, all are, and on a loopback address those of this host."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        """Take names and addresses, without ports. Raises BadValue."""
+    def __init__(self, names: Sequence[str], *, machine: str = "", proxied: bool = False) -> None:
+        """Take names and addresses, without ports. Raises BadValue.
+
+        Machine is what this host calls itself; proxied: a proxy is trusted, so clients use names of the proxy.
+        """
         self._names = frozenset(map(_read, names))
+        self._machine = machine.lower()
+        self._proxied = proxied
 
-    def check(self, host: str | None) -> None:
-        """Let a request with this header in, whatever port it names. Raises Refused: 403."""
-        if not self._names:
-            return
-        place = read_authority((host or "").lower(), 0) if (host or "").isascii() else None
-        if place is None or place[0] not in self._names:
-            raise misdirected()
+    def check(self, host: str | None, *, loopback: bool = False) -> None:
+        """Let a request with this header in, whatever port it names. Raises Refused: 403.
+
+        Loopback: it came to a TCP port on a loopback address. No browser leaves the header out.
+        """
+        name = _name(host or "")
+        if self._names:
+            if name not in self._names:
+                raise _misdirected(name, "this server has other names", "")
+        elif loopback and not self._proxied and host is not None and not self._is_local(name):
+            accepted = "this address is for localhost, loopback addresses and the name of this machine"
+            raise _misdirected(name, accepted, ", or --trusted-proxy ADDRESS behind a proxy")
+
+    def _is_local(self, name: str) -> bool:
+        address = read_address(name)
+        if address is not None:
+            return address.is_loopback
+        return name == "localhost" or name.endswith(".localhost") or name == self._machine != ""
 
 
-def misdirected() -> Refused:
-    """Refuse a request that is for somebody else."""
-    return forbidden("this server is not called that; see its --host")
+def _misdirected(name: str, accepted: str, otherwise: str) -> Refused:
+    shown = f"Host {name}" if name else "this Host"
+    return forbidden(f"{shown} is not served here: {accepted}; to serve it, give --host {name or 'NAME'}{otherwise}")
+
+
+def _name(host: str) -> str:
+    """Return the name or address in a Host header; empty where it has none that can be read."""
+    place = read_authority(host.lower(), 0) if host.isascii() else None
+    return place[0] if place else ""
 
 
 def _read(name: str) -> str:

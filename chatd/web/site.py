@@ -108,7 +108,7 @@ class Answers(Resource):
         path = split_target(request.uri)[0]
         connections: ConnectionFactory = request.channel.site.connections
         if path not in _PROBES:
-            connections.hosts.check(header(request, "host"))
+            connections.hosts.check(header(request, "host"), loopback=request.channel.loopback)
             connections.bans.check(asker_address(request))
         share(request, connections.origins)
         methods = self._methods(path)
@@ -215,6 +215,8 @@ class Channel(HTTPChannel):
     site: "Site"
     exposed = False
     """Whether others than this host can connect where this connection did."""
+    loopback = False
+    """Whether it came to a TCP port on a loopback address."""
     version = ""
     """Of HTTP, that of the request which is being read."""
     _in_head = False
@@ -254,7 +256,8 @@ class Channel(HTTPChannel):
 
     def upgrade(self, head: Head) -> None:
         """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
-        connection = self.site.connections.let_in(head, address_of(self.transport), exposed=self.exposed)
+        where = {"exposed": self.exposed, "loopback": self.loopback}
+        connection = self.site.connections.let_in(head, address_of(self.transport), **where)
         rest = self.clearLineBuffer()
         self.leave()
         hand_over(self.transport, connection)

@@ -56,6 +56,58 @@ def test_without_names_everybody_comes_in() -> None:
         Hosts(()).check(host)
 
 
+def test_the_refusal_says_which_option_serves_that_name() -> None:
+    with pytest.raises(
+        Refused, match=r"^Host evil\.example is not served here: .*; to serve it, give --host evil\.example$"
+    ):
+        OURS.check("Evil.example:3000")
+
+
+# On a loopback address
+
+LOOPBACK = Hosts((), machine="Box.lan")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        *("localhost", "LOCALHOST:3000", "localhost.", "chat.localhost:3000", "a.b.localhost"),
+        *("127.0.0.1", "127.0.0.1:3000", "127.1.2.3:80", "[::1]", "[::1]:3000", "[0:0:0:0:0:0:0:1]:3000"),
+        *("[::ffff:127.0.0.1]:3000", "[::ffff:7f00:1]", "box.lan", "BOX.lan.:3000"),
+    ],
+)
+def test_a_loopback_address_serves_the_names_of_this_host(host: str | None) -> None:
+    LOOPBACK.check(host, loopback=True)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example:3000", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "127.0.0.1.nip.io"),
+        *("192.0.2.1", "0.0.0.0", "[::]", "[::ffff:192.0.2.1]", "10.127.0.1", "127.1", "2130706433"),
+        *("", "box", "a.box.lan", "localhost,evil.example", "evil.example@localhost", "\u017flocalhost"),
+    ],
+)
+def test_a_loopback_address_serves_no_other_name(host: str) -> None:
+    with pytest.raises(Refused, match=r"give --host .*, or --trusted-proxy ADDRESS behind a proxy") as caught:
+        LOOPBACK.check(host, loopback=True)
+    assert caught.value.status == 403
+    LOOPBACK.check(host)
+
+
+def test_behind_a_trusted_proxy_and_with_names_a_loopback_address_serves_others() -> None:
+    Hosts((), proxied=True).check("chat.example.org", loopback=True)
+    Hosts(("chat.example.org",)).check("chat.example.org", loopback=True)
+    with pytest.raises(Refused):
+        Hosts(("chat.example.org",)).check("localhost", loopback=True)
+
+
+def test_a_machine_without_a_name_has_none() -> None:
+    with pytest.raises(Refused):
+        Hosts((), machine="").check("", loopback=True)
+
+
 @pytest.mark.parametrize("name", ["", "chat.example.org:3000", "https://chat.example.org", "a b", "*.example.org", "é"])
 def test_what_is_no_name_is_told(name: str) -> None:
     with pytest.raises(BadValue, match="--host must be a name or an address without a port"):

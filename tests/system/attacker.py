@@ -225,22 +225,23 @@ def half_open(attack: Attack) -> None:
 
 
 SHAPES = (
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /-/healthz",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 30\r\n\r\nabc",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
-    b"POST /ops HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
-    b"GET /ops HTTP/1.1\r\nHost: x\r\nX: a\r\n folded\r\n\r\n",
-    b"GET /ops HTTP/1.1\nHost: x\n\n",
-    b"GET /ops HTTP/1.1\r\nHost: x\rX: y\r\n\r\n",
-    b"GET /ops\tHTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /ops HTTP/1.1\r\nHost: x\r\n\0: y\r\n\r\n",
-    b"GET http://x:y@z/ops HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET /ops HTTP/9.9\r\nHost: x\r\n\r\n",
-    b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"0\r\n\r\nGET /-/healthz",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nContent-Length: 30\r\n\r\nabc",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nContent-Length: +3\r\n\r\nabc",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3, 3\r\n\r\nabc",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nabc\r\n0\r\n\r\n",
+    b"POST /ops HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nabc",
+    b"GET /ops HTTP/1.1\r\nHost: localhost\r\nX: a\r\n folded\r\n\r\n",
+    b"GET /ops HTTP/1.1\nHost: localhost\n\n",
+    b"GET /ops HTTP/1.1\r\nHost: localhost\rX: y\r\n\r\n",
+    b"GET /ops\tHTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /ops HTTP/1.1\r\nHost: localhost\r\n\0: y\r\n\r\n",
+    b"GET http://x:y@z/ops HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /ops HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"CONNECT x:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
 """Requests that one server reads so, and another one so (RFC 9112, section 11.2)."""
@@ -248,7 +249,7 @@ SHAPES = (
 
 def smuggling(attack: Attack) -> None:
     """Requests that are two requests to somebody, also behind one that is not."""
-    good = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    good = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     def visit() -> None:
         for data in _both(SHAPES, good):

@@ -127,7 +127,7 @@ def test_a_path_under_the_servers_own_is_no_room(daemon: Daemon, target: str) ->
 
 def test_an_unknown_path_of_the_servers_own_is_404_over_http(daemon: Daemon) -> None:
     with dial(daemon) as raw:
-        raw.sendall(b"GET /-/nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        raw.sendall(b"GET /-/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         status, said = read_answer(raw)
     assert (status, said["error"]) == (404, "not_found")
 

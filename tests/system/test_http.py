@@ -130,7 +130,7 @@ def test_a_follower_that_does_not_read_gets_all_of_it_later(daemon: Daemon) -> N
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(20)
         slow.connect(("127.0.0.1", daemon.port))
-        slow.sendall(b"GET /slow?follow=1 HTTP/1.0\r\nHost: x\r\n\r\n")
+        slow.sendall(b"GET /slow?follow=1 HTTP/1.0\r\nHost: localhost\r\n\r\n")
         data = slow.recv(65536)
         texts = [f"{number} {'x' * 10_000}" for number in range(700)]  # more than the kernel keeps
         with daemon.connect("slow") as talker:

@@ -4,6 +4,7 @@ import datetime
 import shlex
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 from cryptography import x509
@@ -78,6 +79,27 @@ def test_behind_haproxy_the_log_names_the_client(tmp_path: Path) -> None:
             assert read_head(raw).startswith("HTTP/1.1 101 ")
             until(daemon.chat_lines, "the line in the log")
         assert " -@203.0.113.7 " in daemon.chat_lines()[0]
+
+
+def test_only_a_tcp_port_on_loopback_asks_for_a_name_of_this_host(tmp_path: Path) -> None:
+    path = tmp_path / "chatd.sock"
+    listen = ("tcp:0:interface=127.0.0.1", f"unix:{path}", "haproxy:tcp:0:interface=127.0.0.1", "tcp:0")
+    with Daemon(tmp_path, *(word for each in listen for word in ("--listen", each)), workers=1) as daemon:
+        told = int(daemon.wait_for(r"PROXY protocol: \S+:(\d+)\n")[1])
+        exposed = int(daemon.wait_for(r"websocat ws://(?!127)[^ ]*:(\d+)\n")[1])
+
+        def status(host: str, port: int, *options: str) -> str:
+            command = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", *options]
+            url = f"http://127.0.0.1:{port}/ops"
+            command += ["--header", f"Host: {host}", url]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+        assert status("evil.example", daemon.port) == "403"
+        assert status(f"localhost:{daemon.port}", daemon.port) == "200"
+        assert status(socket.gethostname(), daemon.port) == "200"
+        assert status("chat.example.org", 80, "--unix-socket", str(path)) == "200"
+        assert status("chat.example.org", told, "--haproxy-protocol") == "200"
+        assert status("chat.example.org", exposed) == "200"
 
 
 def test_by_default_it_is_port_3000_on_loopback_in_both_families(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from tests.system.daemon import Daemon
 
-SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 8\r\n\r\nsmuggled"
-GOOD = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 8\r\n\r\nsmuggled"
+GOOD = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def post(*headers: bytes, body: bytes = b"", end: bytes = b"\r\n") -> bytes:
-    return end.join([b"POST /ops HTTP/1.1", b"Host: x", *headers, b"", b""]) + body
+    return end.join([b"POST /ops HTTP/1.1", b"Host: localhost", *headers, b"", b""]) + body
 
 
 SHAPES = {

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.gate.issuer import private_pem, public_pem, token
 from tests.system.daemon import Daemon, Websocat, hear
@@ -238,6 +239,20 @@ def test_no_token_reaches_a_log_or_the_metrics(daemon: Daemon) -> None:
     for path in daemon.folder.rglob("*"):
         if path.is_file() and not path.is_socket():
             assert signature.encode() not in path.read_bytes(), path
+
+
+def test_on_loopback_a_page_whose_name_points_to_us_is_refused_and_its_visitor_told_what_to_do(daemon: Daemon) -> None:
+    host = f"evil.example:{daemon.port}"
+    request = Request(daemon.url("rebound", "http"), b"hi", {"Host": host, "Origin": f"http://{host}"})
+    with pytest.raises(HTTPError) as caught:
+        urlopen(request)
+    with caught.value as answer:
+        assert answer.code == 403
+        assert "give --host evil.example, or --trusted-proxy ADDRESS" in json.load(answer)["message"]
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"ws://{host}/rebound", sock=daemon.socket_to(daemon.worker_pids()[0]), origin=Origin(f"http://{host}"))
+    assert refused.value.response.status_code == 403
+    assert status(daemon.url("-/healthz", "http"), Host=host) == 200
 
 
 def test_a_server_that_has_a_name_is_not_reached_by_another(tmp_path: Path) -> None:
