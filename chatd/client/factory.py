@@ -36,7 +36,7 @@ from chatd.room.hub import Hub
 from chatd.tally import Tally
 from chatd.timers import TimerWheel
 from chatd.wire.events import longest_json
-from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_target, read_upgrade
+from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_place, read_upgrade
 
 log = Logger()
 uniform = SystemRandom().uniform
@@ -125,7 +125,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.hosts.check(headers.get("host"), loopback=loopback)
         self.origins.check(request)
         address = self.admit(request, peer, exposed=exposed)
-        place = read_target(request.target)
+        place = read_place(request)
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
         self.enter(address, place.room, exposed=exposed)

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from chatd.wire.nick import BadNick, read_nick
 
@@ -34,6 +35,8 @@ PROTOCOL = "chatd.v1"
 """The one subprotocol."""
 BEARER = "bearer."
 """What a subprotocol begins with that is none but a token: browsers can send one in no other header."""
+RESUME = "resume."
+"""What a subprotocol begins with that is none but a resume key: proxies log URLs, but not this header."""
 
 LOBBY = "lobby"
 ROOM_LENGTH = 64
@@ -205,9 +208,14 @@ def _offered(protocols: str) -> list[str]:
     return [each.strip() for each in protocols.split(",")]
 
 
+def _carried(offered: str | None, prefix: str) -> set[str]:
+    """Return what the subprotocols that begin with a prefix carry behind it."""
+    return {name.removeprefix(prefix) for name in _offered(offered or "") if name.startswith(prefix)}
+
+
 def bearer_of_protocols(offered: str | None) -> str:
     """Give the token among the subprotocols that a client offers; empty where there is none."""
-    tokens = {each.removeprefix(BEARER) for each in _offered(offered or "") if each.startswith(BEARER)}
+    tokens = _carried(offered, BEARER)
     if len(tokens) > 1:
         raise bad_request("there are several tokens; one is enough")
     return tokens.pop() if tokens else ""
@@ -264,11 +272,28 @@ def read_target(target: bytes, last: int = 0) -> Place:
     number = parameters.get(b"last", b"%d" % last)
     if not _NUMBER.fullmatch(number):
         raise bad_request("last must be a number of messages")
-    resume = parameters.get(b"resume")
-    if resume is not None and not _RESUME_KEY.fullmatch(resume):
-        raise bad_request("resume must be 8 to 64 letters, digits or any of - . _ ~")
+    resume = _resume_key(parameters[b"resume"]) if b"resume" in parameters else ""
     nick = _nick(parameters[b"nick"]) if b"nick" in parameters else ""
-    return Place(room, echo == b"1", int(number), resume.decode("ascii") if resume is not None else "", nick)
+    return Place(room, echo == b"1", int(number), resume, nick)
+
+
+def read_place(head: Head) -> Place:
+    """Read the URL of a WebSocket's handshake, and the resume key that may be among its subprotocols.
+
+    Raises Refused: 404 or 400.
+    """
+    place = read_target(head.target)
+    carried = _carried(head.headers.get("sec-websocket-protocol"), RESUME)
+    keys = {_resume_key(key.encode("latin-1")) for key in carried} | ({place.resume} - {""})
+    if len(keys) > 1:
+        raise bad_request("there are several resume keys; one is enough")
+    return replace(place, resume=keys.pop()) if keys else place
+
+
+def _resume_key(value: bytes) -> str:
+    if not _RESUME_KEY.fullmatch(value):
+        raise bad_request("resume must be 8 to 64 letters, digits or any of - . _ ~")
+    return value.decode("ascii")
 
 
 def room_name(path: bytes) -> str:

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    WebSocket,
+    expect,
+    sync_playwright,
+)
 
 PATIENCE = 20_000
 """Milliseconds after which what should have happened did not."""
@@ -103,6 +112,17 @@ class Window:
     def wait_for_count(self, count: int) -> None:
         """Wait until so many messages are shown."""
         expect(self.page.locator("#messages .text")).to_have_count(count)
+
+
+def count_dials(page: Page) -> list[WebSocket]:
+    """Give a list of all connections that the page makes from now on."""
+    dials: list[WebSocket] = []
+
+    def note(dialled: WebSocket) -> None:
+        dials.append(dialled)
+
+    page.on("websocket", note)
+    return dials
 
 
 class Windows:

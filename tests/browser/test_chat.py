@@ -7,7 +7,7 @@ import signal
 
 from playwright.sync_api import expect
 
-from tests.browser.chromium import Windows
+from tests.browser.chromium import Windows, count_dials
 from tests.system.daemon import Daemon, Websocat
 from tests.waiting import until
 
@@ -251,3 +251,16 @@ def test_open_rooms_survive_a_reload(windows: Windows, daemon: Daemon) -> None:
     page.wait_for("here")
     post(daemon, "kept-one", "there")
     expect(page.page.locator("#open-rooms .unread")).to_have_text("1 new")
+
+
+def test_the_resume_key_is_in_no_address(windows: Windows) -> None:
+    window = windows.new()
+    dials = count_dials(window.page)
+    window.open("key")
+    key = window.page.evaluate("() => JSON.parse(sessionStorage['chatd.key'])")
+    window.say("hello")
+    window.page.reload()
+    window.online()
+    assert len(dials) == 2
+    assert not [dial.url for dial in dials if key in dial.url or "resume" in dial.url]
+    expect(window.page.locator("[data-state=sent]")).to_have_count(1)  # the same author is back

@@ -9,9 +9,9 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, WebSocket, expect
+from playwright.sync_api import Browser, Locator, expect
 
-from tests.browser.chromium import Window, Windows
+from tests.browser.chromium import Window, Windows, count_dials
 from tests.browser.test_access import DESKTOP, PHONE, serious
 from tests.gate.issuer import public_pem, token
 from tests.system.daemon import Daemon
@@ -78,17 +78,6 @@ def run_out(window: Window) -> None:
     window.page.get_by_role("button", name="Paste a new token").click()
     bring(window, good(seconds=4))
     expect(why(window)).to_have_text("The token ran out.")
-
-
-def count_dials(page: Page) -> list[WebSocket]:
-    """Give a list of all connections that the page makes from now on."""
-    dials: list[WebSocket] = []
-
-    def note(dialled: WebSocket) -> None:
-        dials.append(dialled)
-
-    page.on("websocket", note)
-    return dials
 
 
 def remembered(window: Window, name: str) -> object:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -99,6 +100,18 @@ def test_it_gets_exactly_what_was_said_while_it_was_away(daemon: Daemon, back_on
             daemon.say(room, f"live {absence}")
             assert hear(client, f"live {absence}") == [*missed, f"live {absence}"]
         daemon.say(room, *[f"{absence + 1} {number}" for number in range(7)])
+
+
+def test_a_program_brings_its_key_as_a_subprotocol_and_is_back(daemon: Daemon) -> None:
+    sessions = []
+    for turn in range(2):
+        with daemon.connect("by-protocol", "chatd.v1", "resume.a-key.by~protocol") as client:
+            assert client.subprotocol == "chatd.v1"
+            sessions.append(json.loads(client.recv(20))["session"])
+            joined = json.loads(client.recv(20))
+            assert [message["text"] for message in joined["messages"]] == ["missed"] * turn
+        daemon.say("by-protocol", "missed")
+    assert sessions[0] == sessions[1]
 
 
 def test_what_was_heard_does_not_come_again(daemon: Daemon) -> None:

@@ -22,6 +22,7 @@ from chatd.wire.handshake import (
     head_too_large,
     internal,
     read_head,
+    read_place,
     read_target,
     read_upgrade,
     room_name,
@@ -267,6 +268,46 @@ def test_without_an_offer_none_is_spoken_and_none_is_answered() -> None:
     upgrade = read_upgrade(read_head(handshake()))
     assert upgrade.protocol == ""
     assert b"Sec-WebSocket-Protocol" not in accept(upgrade)
+
+
+def key_of(target: str, offer: str) -> str:
+    return read_place(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).resume
+
+
+@pytest.mark.parametrize(
+    ("target", "offer"),
+    [
+        ("/ops", "chatd.v1, resume.a-key.of~mine"),
+        ("/ops", "resume.a-key.of~mine,chatd.v1,bearer.a.b.c"),
+        ("/ops", "chatd.v1, resume.a-key.of~mine, resume.a-key.of~mine"),
+        ("/ops?resume=a-key.of~mine", "chatd.v1, resume.a-key.of~mine"),
+        ("/ops?resume=a-key.of~mine", "chatd.v1"),
+    ],
+)
+def test_a_resume_key_comes_in_the_url_or_among_the_subprotocols(target: str, offer: str) -> None:
+    assert key_of(target, offer) == "a-key.of~mine"
+    assert read_upgrade(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).protocol == "chatd.v1"
+
+
+@pytest.mark.parametrize(
+    ("target", "offer", "message"),
+    [
+        ("/ops?resume=0123456789", "chatd.v1, resume.a-key.of~mine", "there are several resume keys; one is enough"),
+        ("/ops", "chatd.v1, resume.0123456789, resume.a-key.of~mine", "there are several resume keys; one is enough"),
+        ("/ops", "chatd.v1, resume.short", "resume must be 8 to 64 letters, digits or any of - . _ ~"),
+        ("/ops", "chatd.v1, resume.", "resume must be 8 to 64 letters, digits or any of - . _ ~"),
+        ("/ops", "chatd.v1, resume.0123456789!", "resume must be 8 to 64 letters, digits or any of - . _ ~"),
+        ("/ops", f"chatd.v1, resume.{'x' * 65}", "resume must be 8 to 64 letters, digits or any of - . _ ~"),
+    ],
+)
+def test_several_resume_keys_and_bad_ones_are_refused(target: str, offer: str, message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        key_of(target, offer)
+    assert (caught.value.status, caught.value.message) == (400, message)
+
+
+def test_a_resume_key_is_never_the_subprotocol_that_is_spoken() -> None:
+    assert refused_upgrade(handshake(Sec_WebSocket_Protocol="resume.a-key.of~mine")).status == 400
 
 
 @pytest.mark.parametrize("connection", ["upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade,TE", "\tUpgrade "])

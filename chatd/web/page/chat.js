@@ -522,15 +522,14 @@ class Chat {
   address() {
     const url = new URL(`/${encodeURIComponent(this.home)}`, location.href);
     url.protocol = url.protocol.replace("http", "ws");
-    url.searchParams.set("resume", this.key);
     url.searchParams.set("last", PAGE);
     if (this.wanted) url.searchParams.set("nick", this.wanted);
     return url;
   }
 
-  // A browser can send a token in no other header of a handshake.
+  // A browser can send a key or a token in no other header of a handshake, and proxies log URLs.
   protocols() {
-    return this.token ? ["chatd.v1", `bearer.${this.token}`] : ["chatd.v1"];
+    return ["chatd.v1", `resume.${this.key}`, ...(this.token ? [`bearer.${this.token}`] : [])];
   }
 
   get(path) {
