@@ -61,6 +61,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  proxies``      where a client comes from, if proxies say so
 ``  keys``         keys by which tokens are known
 ``  bans``         who may not come in at all
+``  revoked``      tokens that are refused although their keys are good
 ``  buckets``      token buckets: so much at once, then so much a second
 ``  limits``       how much one client, and one address, may do
 ``  auth``         what the bearer of a token may do: JSON Web Tokens

@@ -137,6 +137,7 @@ def _add_token(commands: Any) -> None:
     token.set_defaults(run=_token)
     token.add_argument("--key", metavar="FILE", required=True, help="the private key (PEM or JWK) or the secret")
     token.add_argument("--sub", metavar="NAME", required=True, help="who it is for; others see it as the nick")
+    token.add_argument("--id", metavar="ID", help="the token's id (jti), by which a list of revoked tokens can name it")
     token.add_argument("--nick", metavar="NAME", help="the nick that others see, where it is another")
     token.add_argument(
         "--rooms",
@@ -183,7 +184,7 @@ def _token(given: argparse.Namespace) -> int:
         raise BadValue("--sub must not be empty: such a token is anybody's")
     now = int(time.time())
     claims: dict[str, Any] = {"sub": given.sub, "nick": given.nick, "iat": now, "exp": now + _seconds(given.ttl)}
-    claims |= {"rooms": _rooms(given.rooms), "iss": given.issuer, "aud": given.audience}
+    claims |= {"jti": given.id, "rooms": _rooms(given.rooms), "iss": given.issuer, "aud": given.audience}
     try:
         key = read_signing_key(Path(given.key).read_bytes())
     except OSError as error:

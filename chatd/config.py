@@ -301,6 +301,12 @@ class Config:
     )
     auth_issuer: str = _option("", _text, "Whose tokens are taken alone (iss). [default: none; anybody's]")
     auth_audience: str = _option("", _text, "For whom tokens must be (aud). [default: none; for nobody in particular]")
+    revoked: str = _option(
+        "",
+        _file_path,
+        "File of revoked tokens, with --auth-key: one `sub NAME` or `jti ID` a line. Read again when it changes; open "
+        "connections of revoked tokens are closed. [default: none]",
+    )
     limit_messages: str = _option(
         "auto",
         _limit,
@@ -527,7 +533,7 @@ class Config:
     token_warning_seconds: float = 60.0
     """How long before a token runs out its bearer is told."""
     watch_seconds: float = 1.0
-    """How often it is looked whether a file of keys or bans has changed; it is read when it is as the last time,"""
+    """How often files of keys, bans and revoked tokens are looked at; one is read when it is as the last time,"""
     watch_looks: int = 5
     """or after so many looks at which it was not."""
 

@@ -18,6 +18,7 @@ from chatd.gate.bans import Bans
 from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
+from chatd.gate.revoked import Revoked
 from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
@@ -158,7 +159,11 @@ def _config(options: Options) -> Config:
         raise BadValue(f"--redis names one server twice: {twice}")
     if not config.auth_key and (config.auth_issuer or config.auth_audience):
         raise BadValue("--auth-issuer and --auth-audience are for --auth-key only")
+    if config.revoked and not config.auth_key:
+        raise BadValue("--revoked is for --auth-key only: without it no tokens are asked for")
     Guard(config.auth_key).read()
+    if config.revoked:
+        Revoked(config.revoked).read()
     if config.ban_list:
         Bans(config.ban_list).read()
     Hosts(config.host)

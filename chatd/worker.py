@@ -36,6 +36,7 @@ from chatd.closing import RESTARTING, STOPPING
 from chatd.config import broker_address
 from chatd.door import DoorFactory
 from chatd.gate.auth import Guard
+from chatd.gate.revoked import Revoked
 from chatd.headcount import Headcount
 from chatd.lifeline import (
     DRAIN,
@@ -197,9 +198,13 @@ class Worker:
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
         self._watched: list[Watched] = []
-        guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience) if config.auth_key else None
-        if guard is not None:
-            self._watched.append(Watched(config.auth_key, guard.read, config.watch_looks))
+        guard = None
+        if config.auth_key:
+            guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience, config.revoked)
+            self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
+            if config.revoked:
+                read = partial(self._read_tokens, guard.revoked)
+                self._watched.append(Watched([config.revoked], read, config.watch_looks))
         self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard)
         if config.ban_list:
             self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
@@ -345,6 +350,10 @@ class Worker:
     def _read_bans(self) -> None:
         self._connections.bans.read()
         self._connections.close_banned()
+
+    def _read_tokens(self, changed: Guard | Revoked) -> None:
+        changed.read()
+        self._connections.close_revoked()
 
     def _look_at_files(self) -> None:
         for each in self._watched:

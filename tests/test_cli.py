@@ -220,7 +220,7 @@ def claims_of(text: str) -> dict[str, object]:
 
 def test_a_token_says_what_was_asked_for(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     rooms = ["--rooms", "ops=rw,news=r", "--rooms", "team-*=rw", "--rooms", '{"a,b=c": "w"}']
-    more = ["--nick", "anna", "--issuer", "https://id.example.org", "--audience", "chat", "--ttl", "90m"]
+    more = ["--nick", "anna", "--issuer", "https://id.example.org", "--audience", "chat", "--ttl", "90m", "--id", "t1"]
     assert main(["token", "--key", key, "--sub", "ann", *rooms, *more]) == 0
     claims = claims_of(capsys.readouterr().out.strip())
     issued = claims.pop("iat")
@@ -232,6 +232,7 @@ def test_a_token_says_what_was_asked_for(key: str, capsys: pytest.CaptureFixture
         "rooms": {"ops": "rw", "news": "r", "team-*": "rw", "a,b=c": "w"},
         "iss": "https://id.example.org",
         "aud": "chat",
+        "jti": "t1",
     }
 
 

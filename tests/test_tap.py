@@ -98,6 +98,7 @@ def test_every_option_reaches_the_configuration() -> None:
         "ban-list": "/etc/chatd/bans",
         "auth-issuer": "https://id.example.org",
         "auth-audience": "chat",
+        "revoked": "/etc/chatd/revoked",
         "max-connections": "20",
         "max-connections-worker": "15",
     }
@@ -140,6 +141,7 @@ def test_every_option_reaches_the_configuration() -> None:
         ban_list="/etc/chatd/bans",
         auth_issuer="https://id.example.org",
         auth_audience="chat",
+        revoked="/etc/chatd/revoked",
         max_connections=20,
         max_connections_worker=15,
     )
@@ -342,6 +344,16 @@ def test_a_bad_origin_is_refused_with_one_line(origin: str) -> None:
         "twistd chatd: --origin must be like https://chat.example.org, https://chat.example.org:8443, "
         f"https://*.example.org (all below it), or * for all, not {origin!r}"
     )
+
+
+def test_a_list_of_revoked_tokens_needs_keys_and_good_lines(tmp_path: Path) -> None:
+    listed, key = tmp_path / "revoked", tmp_path / "key"
+    listed.write_text("sub ann\nann\n")
+    key.write_text("a secret that is as long as it must be")
+    options = ("--redis", "redis://broker", "--listen", LOCAL, "--revoked", str(listed))
+    assert refusal(*options) == "twistd chatd: --revoked is for --auth-key only: without it no tokens are asked for"
+    said = refusal(*options, "--auth-key", str(key))
+    assert said == f"twistd chatd: --revoked {listed}, line 2: must be: sub NAME, or jti ID, not 'ann'"
 
 
 @pytest.mark.parametrize("network", ["", "proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80", "a\nb"])

@@ -25,17 +25,17 @@ from chatd.closing import (
     NOT_TEXT,
     OUR_FAULT,
     RESTARTING,
-    TAKEN_OVER,
     TOO_LARGE,
     Closing,
     fault_in_close,
     frame_says,
     too_slow,
 )
+from chatd.gate.auth import refused_by
 from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.timers import Timer
 from chatd.wire.frames import LONGEST, take_texts
-from chatd.wire.handshake import Refused, Upgrade, accept, forbidden, internal, unavailable
+from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
 
 log = Logger()
 
@@ -418,5 +418,4 @@ class Connection(Outflow, WebSocketServerProtocol):
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING and closing != RESTARTING:  # else it is told once it is in
-            refuse = forbidden if closing.code == TAKEN_OVER.code else unavailable
-            self._refuse(refuse(closing.reason))
+            self._refuse(refused_by(closing))

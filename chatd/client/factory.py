@@ -23,7 +23,7 @@ from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
 from chatd.client.turns import Turns
-from chatd.closing import BANNED, Closing
+from chatd.closing import BANNED, TOKEN_REVOKED, Closing
 from chatd.config import Config
 from chatd.gate.auth import Guard, check_readable, own_place
 from chatd.gate.bans import Bans
@@ -149,9 +149,20 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def close_banned(self) -> None:
         """Hang up on those who are on the list by now."""
+        self._close_some(BANNED, lambda session: self.bans.has(session.address))
+
+    def close_revoked(self) -> None:
+        """Close the connections whose token was revoked, or whose key is not one of ours any more."""
+        if guard := self._guard:
+            self._close_some(TOKEN_REVOKED, lambda session: not guard.still_takes(session.lease.grant))
+
+    def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
         for connection in list(self.connections):
-            if self.bans.has(connection.session.address):
-                connection.close(BANNED)
+            try:
+                if applies(connection.session):
+                    connection.close(closing)
+            except Exception:  # noqa: BLE001 - the others are closed all the same
+                log.failure("{session} could not be closed", session=connection.session.id)
 
     def lease(self, request: Head) -> Lease:
         """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""

@@ -1,7 +1,7 @@
 """Who may come in with a token, as whom, and what it may do there: JSON Web Tokens (RFC 7519), read strictly.
 
 The claims: ``sub`` and ``nick`` say who it is, ``exp`` and ``nbf`` when the token is good, ``iss`` and ``aud`` whose it
-is and for whom, ``rooms`` where it may read (``r``) and write (``w``)::
+is and for whom, ``jti`` what it is called, ``rooms`` where it may read (``r``) and write (``w``)::
 
     {"sub": "ann", "exp": 1767225600, "rooms": {"ops": "rw", "news": "r", "team-*": "rw"}}
 
@@ -10,7 +10,7 @@ before them all. A token without ``rooms`` may do everything everywhere.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated
 
@@ -19,9 +19,10 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from chatd.closing import READ_ONLY
+from chatd.closing import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, Closing
 from chatd.config import LEEWAY_SECONDS, BadValue
-from chatd.gate.keys import Key, read_key_file
+from chatd.gate.keys import Key, fingerprint, read_key_file
+from chatd.gate.revoked import Revoked
 from chatd.wire.handshake import (
     Head,
     Place,
@@ -29,6 +30,7 @@ from chatd.wire.handshake import (
     bad_request,
     bearer_of_protocols,
     compose_room,
+    forbidden,
     tokens_of_target,
     unavailable,
 )
@@ -44,6 +46,7 @@ class _Claims(Struct, frozen=True, gc=False):
 
     sub: str | None = None
     nick: str | None = None
+    jti: str | int | None = None
     exp: _When | None = None
     nbf: _When | None = None
     iss: str | None = None
@@ -66,6 +69,10 @@ class Grant:
     """When it ends, in seconds since 1970; None: never."""
     rooms: Mapping[str, str] | None = None
     """What may be done where; None: everything everywhere."""
+    id: str = ""
+    """What the token is called (``jti``); empty: nothing."""
+    key: str = field(default="", compare=False)
+    """The fingerprint of the key that has signed the token."""
 
     @property
     def who(self) -> str:
@@ -103,6 +110,13 @@ def unauthorized(message: str, *, error: str = "") -> Refused:
     return Refused(401, "unauthorized", message, (("WWW-Authenticate", challenge),))
 
 
+def refused_by(closing: Closing) -> Refused:
+    """Return the answer to a request that is closed before it was answered."""
+    if closing.code == TOKEN_REVOKED.code:
+        return unauthorized(closing.reason, error="invalid_token")
+    return (forbidden if closing.code == TAKEN_OVER.code else unavailable)(closing.reason)
+
+
 def check_readable(grant: Grant, room: str) -> None:
     """Let who may read a room go on. Raises Refused: 403."""
     if not grant.may_read(room):
@@ -131,24 +145,32 @@ def _insufficient(message: str) -> Refused:
 class Guard:
     """Knows good tokens, by keys that may be replaced at any time."""
 
-    def __init__(self, paths: Sequence[str], issuer: str = "", audience: str = "") -> None:
-        """Take the files with the keys, and whose and for whom tokens must be; empty: that does not matter."""
+    def __init__(self, paths: Sequence[str], issuer: str = "", audience: str = "", revoked: str = "") -> None:
+        """Take the files with the keys, and whose and for whom tokens must be; empty: that does not matter.
+
+        Revoked is the file that lists tokens which are refused; empty: there is none.
+        """
+        self.revoked = Revoked(revoked)
+        """Tokens that are refused although their keys are good."""
         self._paths = paths
-        self._keys: list[Key] = []
+        self._keys: list[tuple[str, Key]] = []  # each with its fingerprint
         self._issuer = issuer
         self._audience = audience
 
     def read(self) -> None:
         """Read the keys. Raises BadValue, one line that names the file; the keys are then those that were read last."""
-        self._keys = [key for path in self._paths for key in read_key_file(path)]
+        keys = [key for path in self._paths for key in read_key_file(path)]
+        self._keys = [(fingerprint(key.material), key) for key in keys]
 
     def let_in(self, head: Head, now: float) -> Grant:
         """Give what the bearer of a request's token may do, at that time.
 
-        Raises Refused: 401, 400 for several, or 503 where no key could be read yet: its token may be good.
+        Raises Refused: 401, 400 for several, or 503 where the keys or the list of revoked tokens could not be read yet.
         """
         if not self._keys:
             raise unavailable("this server has no keys by which it could know a token; its log says why")
+        if not self.revoked.good:
+            raise unavailable("this server could not read its list of revoked tokens; its log says why")
         token = find_token(head)
         if not token:
             raise unauthorized("this server asks for a token")
@@ -159,7 +181,8 @@ class Guard:
 
     def check(self, token: str, now: float) -> Grant:
         """Give what the bearer of a token may do; now is in seconds since 1970. Raises BadToken."""
-        claims = _read_claims(self._payload(token))
+        payload, key = self._payload(token)
+        claims = _read_claims(payload)
         if claims.exp is not None and now >= claims.exp:
             raise BadToken("the token has run out")
         if claims.nbf is not None and now < claims.nbf - LEEWAY_SECONDS:
@@ -169,22 +192,31 @@ class Guard:
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
         if not (self._audience in audience if self._audience else claims.aud is None):
             raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
-        return _grant(claims)
+        grant = _grant(claims, key)
+        if self.revoked.has(grant.subject, grant.id):
+            raise BadToken(TOKEN_REVOKED.reason)
+        return grant
 
-    def _payload(self, token: str) -> bytes:
-        """Give what a token says, if one of the keys has signed it. Raises BadToken."""
+    def still_takes(self, grant: Grant) -> bool:
+        """Return whether the key of a token is still one of ours, and the token is not revoked."""
+        known = any(grant.key == key for key, _ in self._keys)
+        return known and not self.revoked.has(grant.subject, grant.id)
+
+    def _payload(self, token: str) -> tuple[bytes, str]:
+        """Give what a token says, and the fingerprint of the key that has signed it. Raises BadToken."""
         try:
             header = _JWS.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise BadToken("that is no token: it must be a JSON Web Token") from error
         named, algorithm = header.get("kid"), header.get("alg")
-        fitting = [key for key in self._keys if algorithm in key.algorithms and _named_so(key, named)]
-        for key in fitting:
+        for name, key in self._keys:
+            if algorithm not in key.algorithms or not _named_so(key, named):
+                continue
             try:
                 payload: bytes = _JWS.decode(token, key.material, algorithms=list(key.algorithms))
             except (jwt.PyJWTError, ValueError, TypeError):
                 continue
-            return payload
+            return payload, name
         raise BadToken("the token is signed by nobody whom this server knows")
 
 
@@ -215,8 +247,9 @@ def _read_claims(payload: bytes) -> _Claims:
         raise BadToken("the claims of the token are not what they must be") from None
 
 
-def _grant(claims: _Claims) -> Grant:
-    return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims))
+def _grant(claims: _Claims, key: str = "") -> Grant:
+    token_id = "" if claims.jti is None else str(claims.jti)
+    return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims), token_id, key)
 
 
 def _nick(claims: _Claims) -> str:

@@ -10,6 +10,7 @@ from base64 import b64decode
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import jwt
@@ -19,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed4
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
     load_der_private_key,
     load_der_public_key,
     load_pem_private_key,
@@ -55,6 +58,13 @@ class Key:
     algorithms: tuple[str, ...]
     id: str = ""
     """What tokens may name it by (``kid``)."""
+
+
+def fingerprint(material: Material) -> str:
+    """Return the SHA-256 of a secret or a public key: the same for one key, in whatever form its file has it."""
+    if not isinstance(material, bytes):
+        material = material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return sha256(material).hexdigest()
 
 
 def read_key_file(path: str) -> list[Key]:

@@ -17,11 +17,12 @@ from twisted.web.server import Request
 from chatd.client.factory import ConnectionFactory
 from chatd.client.follower import Follower
 from chatd.client.outflow import Outflow
-from chatd.closing import BUS_AWAY, OUR_FAULT, RESTARTING, TAKEN_OVER, Closing, come_back_after, too_slow
+from chatd.closing import BUS_AWAY, OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
+from chatd.gate.auth import refused_by
 from chatd.timers import Timer
 from chatd.transports import hand_over
 from chatd.web.answer import refuse
-from chatd.wire.handshake import Refused, forbidden, internal, unavailable
+from chatd.wire.handshake import Refused, internal, unavailable
 from chatd.wire.stream import Stream
 
 log = Logger()
@@ -146,7 +147,7 @@ class Following(Outflow, Protocol):
     def close(self, closing: Closing) -> None:
         """End the answer, and say why."""
         if self._request is not None and closing != RESTARTING:  # else it is told once it is in
-            self._refuse((forbidden if closing == TAKEN_OVER else unavailable)(closing.reason))
+            self._refuse(refused_by(closing))
         elif self.opened:
             again = come_back_after(closing, self._config.retry_seconds, uniform)
             self.write(self._stream.closing(closing, again) + self._stream.end)

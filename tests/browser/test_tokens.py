@@ -17,6 +17,7 @@ from tests.gate.issuer import public_pem, token
 from tests.system.daemon import Daemon
 
 KEY = "auth.pem"
+REVOKED = "revoked"
 TURNED_AWAY = tuple(
     f"Failed to load resource: the server responded with a status of {status} " for status in (401, 403)
 )
@@ -27,7 +28,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that takes tokens; a test has rooms of its own."""
     folder = tmp_path_factory.mktemp("page-tokens")
     (folder / KEY).write_bytes(public_pem())
-    with Daemon(folder, "--auth-key", KEY) as running:
+    (folder / REVOKED).write_text("")
+    with Daemon(folder, "--auth-key", KEY, "--revoked", REVOKED) as running:
         yield running
 
 
@@ -293,6 +295,15 @@ def test_rooms_are_suggested_to_those_who_may_read_them(windows: Windows, daemon
     options = window.page.locator("#known-rooms option")
     expect(options).to_have_count(1)
     expect(options).to_have_attribute("value", "public")
+
+
+def test_when_the_token_is_revoked_the_page_asks_for_another(windows: Windows, daemon: Daemon) -> None:
+    window = windows.new().open(f"revoked#token={good('carl')}")
+    (daemon.folder / REVOKED).write_text("sub carl\n")
+    expect(why(window)).to_have_text("The token was revoked.")
+    expect(window.page.locator("#status")).to_have_text("Closed: the token was revoked")
+    bring(window, good())
+    window.online()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

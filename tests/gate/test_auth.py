@@ -391,6 +391,45 @@ def test_where_no_key_could_be_read_nobody_is_told_that_a_token_is_bad(tmp_path:
     assert (caught.value.status, caught.value.headers) == (503, (("Retry-After", "5"),))
 
 
+# Withdrawn
+
+
+def test_a_token_is_taken_for_as_long_as_its_key_is_one_of_ours(tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, public_pem("Ed25519"), public_pem("P-256"))
+    ann, ben = (guard.check(token(kind, sub="x"), NOW) for kind in ("Ed25519", "P-256"))
+    assert guard.still_takes(ann) and guard.still_takes(ben)
+    (tmp_path / "0.key").write_text(json.dumps({"keys": [jwk("P-256", kid="new name")]}))
+    (tmp_path / "1.key").write_bytes(public_pem("RSA"))
+    guard.read()
+    assert not guard.still_takes(ann)
+    assert guard.still_takes(ben), "its key is the same in another file, form and name"
+
+
+def test_a_revoked_subject_or_token_is_refused_and_taken_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "revoked"
+    path.write_text("")
+    guard = guard_of(tmp_path, public_pem(), revoked=str(path))
+    guard.revoked.read()
+    grants = [guard.check(token(**claims), NOW) for claims in ({"sub": "ann"}, {"sub": "ben", "jti": "t1"}, {"jti": 7})]
+    assert [guard.still_takes(grant) for grant in grants] == [True] * 3
+    path.write_text("sub ann\njti t1\njti 7\n")
+    guard.revoked.read()
+    assert [guard.still_takes(grant) for grant in grants] == [False] * 3
+    for claims in ({"sub": "ann", "jti": "new"}, {"sub": "ben", "jti": "t1"}, {"jti": 7}):
+        assert refusal(guard, token(**claims)) == "the token was revoked"
+    assert guard.still_takes(guard.check(token(sub="ben", jti="t2"), NOW))
+
+
+def test_where_the_list_could_not_be_read_no_token_is_taken_or_told_to_be_bad(tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, public_pem(), revoked=str(tmp_path / "gone"))
+    with pytest.raises(Refused) as caught:
+        guard.let_in(Head("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+    assert caught.value.status == 503
+    (tmp_path / "gone").write_text("")
+    guard.revoked.read()
+    guard.let_in(Head("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+
+
 # To make one
 
 

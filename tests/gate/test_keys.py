@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chatd.config import BadValue
-from chatd.gate.keys import read_key_file, read_keys, read_signing_key
+from chatd.gate.keys import fingerprint, read_key_file, read_keys, read_signing_key
 from tests.gate.issuer import KINDS, SECRET, encoded, jwk, private_key, private_pem, public_pem
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
@@ -48,6 +48,17 @@ def refusal(data: bytes) -> str:
 def test_a_public_key_has_the_algorithms_of_its_kind(kind: str) -> None:
     [key] = read_keys(public_pem(kind))
     assert key.algorithms == OWN[kind]
+
+
+def test_a_key_has_one_fingerprint_in_all_its_forms_and_no_other_has_it() -> None:
+    prints = set()
+    for kind in KINDS:
+        der = private_key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        forms = [public_pem(kind), der, json.dumps(jwk(kind, kid="k1")).encode()]
+        (one,) = {fingerprint(read_keys(form)[0].material) for form in forms}
+        prints.add(one)
+    prints.add(fingerprint(read_keys(SECRET)[0].material))
+    assert len(prints) == len(KINDS) + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

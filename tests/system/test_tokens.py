@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from tests.gate.issuer import private_pem, public_pem, token
@@ -46,14 +48,34 @@ def status(url: str, data: bytes | None = None, **headers: str) -> int:
         return error.code
 
 
+def end_of(client: ClientConnection) -> tuple[int, str]:
+    """Return the close code and reason with which a client is closed."""
+    try:
+        while True:
+            client.recv(20)
+    except ConnectionClosed as closed:
+        return (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (1006, "")
+
+
+def is_revoked(daemon: Daemon, worker: int, text: str) -> bool:
+    """Whether a worker says that a token was revoked."""
+    try:
+        with daemon.connect_to(worker, f"revoked?token={text}"):
+            return False
+    except InvalidStatus as error:
+        return error.response.headers["WWW-Authenticate"].endswith('error_description="the token was revoked"')
+
+
+def follow(daemon: Daemon, room: str, text: str) -> Any:
+    """Follow a room as events, with a token."""
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {text}"}
+    return urlopen(Request(daemon.url(room, "http"), headers=headers), timeout=20)
+
+
 def closed_with(url: str, *offered: str) -> int:
     """Give the code with which a client that waits is closed."""
     with connect(url, compression=None) as client:
-        try:
-            while True:
-                client.recv(20)
-        except ConnectionClosed as closed:
-            return closed.rcvd.code if closed.rcvd else 1006
+        return end_of(client)[0]
 
 
 def test_who_mints_a_token_talks_with_it_at_a_terminal(daemon: Daemon, tmp_path: Path) -> None:
@@ -191,9 +213,56 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
             key.write_bytes(public_pem("P-256"))
             until(lambda: let_in(new), "the new key")
             assert not let_in(old)
-            with daemon.connect(f"keys?token={new}") as other:
-                client.send("still here")
-                assert other.recv(20) == "ann: still here"
+            assert end_of(client) == (4001, "the token was revoked")
+
+
+def test_when_a_key_is_taken_away_its_connections_are_closed_on_all_workers_and_others_stay(tmp_path: Path) -> None:
+    keys = {"Ed25519": tmp_path / "old", "P-256": tmp_path / "new"}
+    for kind, path in keys.items():
+        path.write_bytes(public_pem(kind))
+    old, new = (token(kind, sub="ann") for kind in keys)
+    with Daemon(tmp_path, *(word for path in keys.values() for word in ("--auth-key", str(path)))) as daemon:
+        workers = daemon.worker_pids()
+        with ExitStack() as stack:
+            gone = [stack.enter_context(daemon.connect_to(pid, f"gone?token={old}")) for pid in workers]
+            gone.append(stack.enter_context(daemon.connect_to(workers[0], f"gone?nick=x&token={old}", "chatd.v1")))
+            stay = [stack.enter_context(daemon.connect_to(pid, f"gone?token={new}")) for pid in workers]
+            follower = stack.enter_context(follow(daemon, "gone", old))
+            keys["Ed25519"].write_bytes(public_pem("RSA"))
+            assert [end_of(client) for client in gone] == [(4001, "the token was revoked")] * 3
+            assert '"code":4001,"reason":"the token was revoked"' in follower.read().decode()
+            stay[0].send("still here")
+            assert stay[1].recv(20) == "ann: still here"
+
+
+def test_a_subject_or_token_on_the_list_is_closed_and_refused_until_it_is_taken_off(tmp_path: Path) -> None:
+    (tmp_path / KEY).write_bytes(public_pem())
+    listed = tmp_path / "revoked"
+    listed.write_text("# nobody yet\n")
+    ann, ben, other = token(sub="ann"), token(sub="ben", jti="lost"), token(sub="ben", jti="kept")
+    with (
+        Daemon(tmp_path, "--auth-key", KEY, "--revoked", "revoked") as daemon,
+        daemon.connect(f"list?token={ann}") as first,
+        daemon.connect(f"list?token={ben}", "chatd.v1") as second,
+        daemon.connect(f"list?token={other}") as third,
+        follow(daemon, "list", ann) as follower,
+    ):
+        listed.write_text("sub ann  # left\njti lost\n")
+        assert [end_of(client) for client in (first, second)] == [(4001, "the token was revoked")] * 2
+        assert '"code":4001,"reason":"the token was revoked"' in follower.read().decode()
+        url = daemon.url("list", "http")
+        for worker in daemon.worker_pids():
+            for text in (ann, ben):
+                until(lambda worker=worker, text=text: is_revoked(daemon, worker, text), "it")  # type: ignore[misc]
+        listed.write_text("nonsense\n")
+        daemon.wait_for(
+            "--revoked .*revoked, line 1: must be: sub NAME, or jti ID.*what was read before stays in force"
+        )
+        assert status(f"{url}?token={ann}") == 401
+        assert status(url, b"still here", Authorization=f"Bearer {other}") == 201
+        assert third.recv(20) == "ben: still here"
+        listed.write_text("")
+        until(lambda: status(f"{url}?token={ann}") == 200, "the list to be empty")
 
 
 def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_ready_before_it_is(
@@ -201,21 +270,28 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
 ) -> None:
     (tmp_path / KEY).write_bytes(public_pem())
     (tmp_path / "bans").write_text("192.0.2.0/24\n")
+    (tmp_path / "revoked").write_text("sub ben\n")
     good = token(sub="ann")
-    options = ("--auth-key", KEY, "--ban-list", "bans", "--trusted-proxy", "127.0.0.1")
+    options = ("--auth-key", KEY, "--ban-list", "bans", "--revoked", "revoked", "--trusted-proxy", "127.0.0.1")
     with Daemon(tmp_path, *options, workers=1) as daemon:
         (tmp_path / KEY).unlink()
         (tmp_path / "bans").write_text("192.0.2.0/24\nnonsense\n")
+        (tmp_path / "revoked").unlink()
         told = len(daemon.log())
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
         daemon.wait_for("auth.pem: No such file or directory; this worker is not ready before it is", after=told)
         daemon.wait_for("line 2: 'nonsense' does not .*; this worker is not ready before it is", after=told)
+        daemon.wait_for("revoked: No such file or directory; this worker is not ready before it is", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
         banned = {"X-Forwarded-For": "192.0.2.7"}
         assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 403
         assert "is ready" not in daemon.log()[told:]
         (tmp_path / KEY).write_bytes(public_pem())
         (tmp_path / "bans").write_text("")
+        daemon.wait_for("auth.pem: read", after=told)
+        assert status(daemon.url(f"ops?token={good}", "http")) == 503
+        assert "is ready" not in daemon.log()[told:]
+        (tmp_path / "revoked").write_text("sub ben\n")
         daemon.wait_for(r"worker 1 \(pid \d+\) is ready", after=told)
         assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 200
 

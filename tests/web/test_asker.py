@@ -86,6 +86,30 @@ def test_it_may_stand_in_the_url(guarded: House) -> None:
     assert Asker(guarded).ask("GET /ops?token=a.b.c").status == 401
 
 
+def test_a_follower_whose_token_is_revoked_is_told_and_closed(guarded: House, tmp_path: Path) -> None:
+    asker = Asker(guarded)
+    text = token(sub="ann", exp=NOW + 60)
+    asker.send(f"GET /ops?token={text}", "Accept: text/event-stream")
+    (tmp_path / "key").write_bytes(public_pem("P-256"))
+    guarded.guard.read()
+    guarded.connections.close_revoked()
+    end = asker.transport.value()
+    assert b'{"type":"bye","code":4001,"reason":"the token was revoked"}' in end
+    assert end.endswith(b"0\r\n\r\n")
+
+
+def test_a_follower_that_is_still_joining_when_its_token_is_revoked_is_answered_401(
+    guarded: House, tmp_path: Path
+) -> None:
+    guarded.bus.confirm_at_once = False
+    asker = Asker(guarded)
+    asker.send(f"GET /ops?follow=1&token={token(sub='ann', exp=NOW + 60)}")
+    (tmp_path / "key").write_bytes(public_pem("P-256"))
+    guarded.guard.read()
+    guarded.connections.close_revoked()
+    assert asker.transport.value().startswith(b"HTTP/1.1 401 ")
+
+
 def test_only_rooms_that_may_be_read_are_listed(guarded: House) -> None:
     guarded.say("hi", room="ops")
     guarded.say("hi", room="board")
