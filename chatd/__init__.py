@@ -33,7 +33,6 @@ The house. Code imports only from its own folder and from what stands above it i
 ``config``         every knob once: default with unit, check, hand-off to workers
 ``message``        Message and the batch that travels on the bus
 ``lifeline``       what parent and worker tell each other over a pipe
-``census``         how many different rooms several workers have
 ``openfiles``      how many files may be open, and so how many connections
 ``headcount``      how many connections all workers have together
 ``timers``         one timer of the reactor for the many that clients need

@@ -707,8 +707,6 @@ class Config:
     """A worker that was not heard of for so long is killed, and replaced."""
     start_seconds: float = 60.0
     """How long one may take to be heard of for the first time."""
-    rooms_sampled: int = 256
-    """Rooms of a worker by which the parent counts those of all workers: so many exactly, more about."""
     reload_seconds: float = 30.0
     """At a reload, how long the new workers may take to be ready; after it nothing changes."""
     drained_look_seconds: float = 0.25

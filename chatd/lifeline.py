@@ -59,8 +59,6 @@ class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
     clients: int = 0
     rooms: int = 0
     """Rooms that have members here."""
-    sample: tuple[int, ...] = ()
-    """Which rooms, as far as there is need to know (``chatd.census``)."""
     messages: int = 0
     """Messages that it has taken, ever."""
     away: str = ""

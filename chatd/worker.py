@@ -29,7 +29,6 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.census import sample
 from chatd.client.factory import ConnectionFactory
 from chatd.client.outflow import weigh_backlog
 from chatd.closing import RESTARTING, STOPPING
@@ -371,10 +370,8 @@ class Worker:
         return self._headcount.total() > self._config.max_connections
 
     def _say_pulse(self) -> None:
-        rooms = self._shards.rooms
-        seen = sample(rooms, self._config.rooms_sampled)
         clients = len(self._connections.connections)
-        self._lifeline.say(Pulse(clients, len(rooms), seen, self._shards.taken, self._shards.away))
+        self._lifeline.say(Pulse(clients, self._shards.room_count, self._shards.taken, self._shards.away))
 
     def _try_ready(self) -> None:
         """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while.

@@ -16,7 +16,6 @@ FOLDER = Path(chatd.__file__).parent
 
 PARENT_MAY = {
     "chatd",
-    "chatd.census",
     "chatd.closing",
     "chatd.config",
     "chatd.exposition",

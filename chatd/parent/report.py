@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chatd import census
 from chatd.lifeline import Pulse
 from chatd.parent.fleet import Fleet
 from chatd.parent.notify import Notifier
@@ -83,7 +82,7 @@ class Reporter:
     def _line(self) -> str:
         pulses = self._pulses()
         clients = sum(each.clients for each in pulses)
-        rooms = census.count([(each.rooms, each.sample) for each in pulses])
+        rooms = max((pulse.rooms for pulse in pulses), default=0)
         away = next((each.away for each in pulses if each.away), "")
         bus = f"away: {away}" if away else "ok"
         note = f" ({self._note})" if self._note else ""

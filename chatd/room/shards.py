@@ -6,7 +6,7 @@ where a broker is added only the rooms that it wins move. Each shard has its own
 that is away stops its own rooms alone. With one broker there is one shard, and nothing is hashed.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -109,11 +109,9 @@ class Shards:
         return "; ".join(f"{name}: {why}" if len(self._shards) > 1 else why for name, why in troubles)
 
     @property
-    def rooms(self) -> Collection[str]:
-        """The rooms that have members on this worker, or are about to."""
-        if len(self._shards) == 1:
-            return self._shards[0].hub.rooms
-        return [room for shard in self._shards for room in shard.hub.rooms]
+    def room_count(self) -> int:
+        """Return the number of rooms that have members on this worker, or are about to."""
+        return sum(len(shard.hub.rooms) for shard in self._shards)
 
     @property
     def taken(self) -> int:

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.census import sample
 from chatd.lifeline import Pulse
 from chatd.parent.report import Reporter
 
@@ -29,8 +28,8 @@ class FakeWorker:
         self.ready = True
         self.pulse: Pulse | None = None
 
-    def say(self, clients: int, rooms: list[str], messages: int, away: str = "") -> None:
-        self.pulse = Pulse(clients, len(rooms), sample(rooms, 256), messages, away)
+    def say(self, clients: int, rooms: int, messages: int, away: str = "") -> None:
+        self.pulse = Pulse(clients, rooms, messages, away)
 
 
 class FakeFleet:
@@ -68,7 +67,7 @@ def of() -> Fixture:
 def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
     of.fleet.workers[1].ready = False
     assert of.tick() == ["alive", "wait: 30.0", "status: starting: 1 of 2 workers are ready"]
-    of.fleet.workers[1].say(0, [], 0, "Connection refused")
+    of.fleet.workers[1].say(0, 0, 0, "Connection refused")
     line = "status: starting: 1 of 2 workers are ready; message bus: Connection refused"
     assert of.tick() == ["alive", "wait: 30.0", line]
     of.fleet.answers = False
@@ -77,23 +76,30 @@ def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
 
 def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:
     one, other = of.fleet.workers
-    one.say(3, ["ops", "dev"], 10)
-    other.say(2, ["ops"], 5)
+    one.say(3, 2, 10)
+    other.say(2, 1, 5)
     of.tick()
     of.reporter.ready()
     assert of.told.since() == ["ready: clients: 5, rooms: 2, messages/s: 15, bus: ok"]
-    one.say(3, ["ops", "dev"], 110)
-    other.say(2, ["ops"], 105, "Connection refused")
+    one.say(3, 2, 110)
+    other.say(2, 1, 105, "Connection refused")
     assert of.tick() == ["alive", "status: clients: 5, rooms: 2, messages/s: 200, bus: away: Connection refused"]
+
+
+def test_the_line_has_the_rooms_of_the_worker_that_has_most(of: Fixture) -> None:
+    for worker, rooms in zip(of.fleet.workers, (3, 5), strict=True):
+        worker.say(1, rooms, 0)
+    of.reporter.ready()
+    assert "rooms: 5," in of.told.since()[0]
 
 
 def test_a_worker_that_ended_takes_nothing_off_the_rate(of: Fixture) -> None:
     of.reporter.ready()
     for worker in of.fleet.workers:
-        worker.say(1, ["ops"], 1000)
+        worker.say(1, 1, 1000)
     of.tick()
     del of.fleet.workers[0]
-    of.fleet.workers[0].say(1, ["ops"], 1007)
+    of.fleet.workers[0].say(1, 1, 1007)
     assert of.tick()[-1] == "status: clients: 1, rooms: 1, messages/s: 7, bus: ok"
 
 
