@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from chatd.config import Config
 from chatd.exposition import Share, expose
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -30,7 +31,8 @@ class Meter:
         self._config = config
         self._look = look
         self._share: Share | None = None
-        self._coming: Any = None
+        self._ticking = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
+        self._due = 0.0
         self._asking: list[Deferred[bytes]] | None = None
         self._exposed = (float("-inf"), b"")  # when, and what
 
@@ -43,16 +45,17 @@ class Meter:
         except OSError as error:
             log.warn("there are no metrics: {why}", why=str(error))
             return
-        self._tick(self._reactor.seconds())
+        self._due = self._reactor.seconds()
+        self._ticking.start()
 
     def stop(self) -> None:
         """Write once more, and no more."""
-        if self._coming is not None:
-            self._coming.cancel()
+        self._ticking.stop()
         if self._share is not None:
             share, self._share = self._share, None
-            self._look(0.0)
-            share.write()
+            with log.failuresHandled("the last metrics of this process were not written"):
+                self._look(0.0)
+                share.write()
             share.close()
 
     def exposed(self) -> "Deferred[bytes]":
@@ -83,10 +86,10 @@ class Meter:
             if not each.called:  # it may have been cancelled
                 each.callback(result)
 
-    def _tick(self, due: float) -> None:
+    def _tick(self) -> None:
         now = self._reactor.seconds()
-        seconds = self._config.metrics_seconds
-        self._coming = self._reactor.callLater(seconds, self._tick, now + seconds)
-        self._look(now - due)
+        late, self._due = now - self._due, now + self._config.metrics_seconds
+        with log.failuresHandled("a process could not be gauged"):
+            self._look(late)
         if self._share is not None:
             self._share.write()

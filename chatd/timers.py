@@ -1,6 +1,7 @@
-"""A timer wheel: one timer of the reactor for the many that clients need, nearly all of which are cancelled.
+"""Timers that no exception ends: work that is done again and again, and a timer wheel.
 
-A timer comes up to one tick late, never early. Setting and cancelling one cost the same however many there are.
+The wheel has one timer of the reactor for the many that clients need, nearly all of which are cancelled. A timer comes
+up to one tick late, never early. Setting and cancelling one cost the same however many there are.
 """
 
 import heapq
@@ -8,9 +9,67 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 log = Logger()
+
+
+class Periodic:
+    """Calls a function every few seconds, from ``start`` to ``stop``.
+
+    A call that fails is logged, and the next one comes all the same. If the function returns a Deferred, the next call
+    waits for it. A call that is late does not make the following ones come sooner.
+    """
+
+    def __init__(self, clock: Any, seconds: float, function: Callable[[], object], work: str) -> None:
+        """Take the reactor, the seconds from one call to the next, the function, and words for the log: its work."""
+        self._clock = clock
+        self._seconds = seconds
+        self._function = function
+        self._work = work
+        self._began = 0.0  # the newest call
+        self._coming: Any = None
+        self._failing = False
+        self.running = False
+        """Whether it was started and not stopped since."""
+
+    def start(self, *, now: bool = True) -> None:
+        """Call the function from now on: at once, or for the first time when the interval is over."""
+        self.running = True
+        if now:
+            self._call()
+        else:
+            self._began = self._clock.seconds()
+            self._call_later()
+
+    def stop(self) -> None:
+        """Call the function no more; a Deferred of the newest call is left alone."""
+        self.running = False
+        if self._coming is not None:
+            self._coming.cancel()
+            self._coming = None
+
+    def _call(self) -> None:
+        self._coming = None
+        self._began = self._clock.seconds()
+        maybeDeferred(self._function).addCallbacks(self._succeeded, self._failed).addBoth(lambda _: self._call_later())
+
+    def _call_later(self) -> None:
+        if self.running:
+            wait = self._began + self._seconds - self._clock.seconds()
+            self._coming = self._clock.callLater(max(0.0, wait), self._call)
+
+    def _failed(self, failure: Failure) -> None:
+        self._failing = True
+        text = "{work} failed and is tried again in {seconds:g} s"
+        log.failure(text, failure, work=self._work, seconds=self._seconds, trouble=self._work)
+
+    def _succeeded(self, _: object) -> None:
+        if self._failing:
+            self._failing = False
+            log.info("{work} works again", work=self._work, trouble=self._work, over=True)
 
 
 class Timer:

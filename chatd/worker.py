@@ -21,7 +21,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.internet.stdio import StandardIO
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
@@ -62,6 +62,7 @@ from chatd.room.chatlog import ChatLog
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
+from chatd.timers import Periodic
 from chatd.transports import adopt, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
@@ -215,14 +216,15 @@ class Worker:
         if most < config.max_connections_worker:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
         self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
-        self._counting = LoopingCall(self._count)
-        self._log_check = LoopingCall(self._chat_log.check)
-        self._pulse = LoopingCall(self._say_pulse)
-        self._watching = LoopingCall(self._look_at_files)
+        self._counting = Periodic(reactor, config.headcount_seconds, self._count, "counting connections")
+        self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
+        self._pulse = Periodic(reactor, config.pulse_seconds, self._say_pulse, "telling the parent how the worker is")
+        self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
         self._ports: list[IListeningPort] = []
         self._held: Deferred[None] | None = None
         self._closing = STOPPING
-        self._draining: Any = None
+        self._draining: Periodic | None = None
+        self._drained_by = 0.0
         self._stopping = False
         self._began = reactor.seconds()
         self.exit_status = 0
@@ -232,18 +234,13 @@ class Worker:
         StandardIO(self._lifeline, reactor=self._reactor)
         globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
         self._meter.start()
-        self._chat_log.check()
-        checking = self._log_check.start(self._config.log_check_seconds, now=False)
-        checking.addErrback(lambda failure: log.failure("a renamed chat log will not be noticed any more", failure))
+        self._log_check.start()
         for each in self._watched:
             each.read()
-        watching = self._watching.start(self._config.watch_seconds, now=False)
-        watching.addErrback(lambda failure: log.failure("changed files are not read any more", failure))
-        pulsing = self._pulse.start(self._config.pulse_seconds)
-        pulsing.addErrback(lambda failure: log.failure("the parent is not told any more that we live", failure))
+        self._watching.start(now=False)
+        self._pulse.start()
         if self._headcount is not None:
-            counting = self._counting.start(self._config.headcount_seconds)
-            counting.addErrback(lambda failure: log.failure("connections are not counted any more", failure))
+            self._counting.start()
         self._shards.start()
         self._shards.share(self._connections.limits)
         self._try_ready()
@@ -275,12 +272,14 @@ class Worker:
             self._stop_listening()
             self._door.drain()
             self._connections.close_gradually(RESTARTING, self._config.drain)
-            self._draining = LoopingCall(self._look_whether_drained, self._reactor.seconds() + self._config.drain)
-            self._draining.start(self._config.drained_look_seconds).addErrback(self._failed)
+            self._drained_by = self._reactor.seconds() + self._config.drain
+            look = self._look_whether_drained
+            self._draining = Periodic(self._reactor, self._config.drained_look_seconds, look, "draining")
+            self._draining.start()
 
-    def _look_whether_drained(self, late: float) -> None:
+    def _look_whether_drained(self) -> None:
         """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants."""
-        now, config = self._reactor.seconds(), self._config
+        now, late, config = self._reactor.seconds(), self._drained_by, self._config
         if self._door.empty or (now >= late and not self._door.waiting) or now >= late + config.head_seconds:
             self.stop()
 
@@ -322,8 +321,7 @@ class Worker:
         self._log_check.stop()
         self._pulse.stop()
         self._watching.stop()
-        if self._counting.running:
-            self._counting.stop()
+        self._counting.stop()
         self._chat_log.close()
         for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
             await deferLater(self._reactor, 0)
@@ -355,8 +353,9 @@ class Worker:
         self._connections.close_revoked()
 
     def _look_at_files(self) -> None:
-        for each in self._watched:
-            each.check()
+        for watched in self._watched:
+            with log.failuresHandled("a changed file was not read"):
+                watched.check()
 
     def _count(self) -> None:
         if self._headcount is not None:

@@ -1,16 +1,18 @@
-"""The timer wheel, on a clock: never early, at most a tick late, one timer of the reactor for all."""
+"""Timers on a clock: periodic work that no exception ends, and the wheel: never early, at most a tick late."""
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, fail
 from twisted.internet.task import Clock
 
-from chatd.timers import Timer, TimerWheel
+import chatd
+from chatd.timers import Periodic, Timer, TimerWheel
 from tests.fakes import Events
 
 TICK = 0.25
@@ -270,3 +272,124 @@ def test_whatever_is_set_and_cancelled_the_rest_comes_once(seed: int) -> None:
     watch.clock.pump([0.25] * 32)
     assert sorted(watch.names) == sorted(kept.keys() - cancelled)
     assert watch.waiting == 0
+
+
+# Periodic work
+
+
+class Work:
+    """Work that is done each second, and what came of it."""
+
+    def __init__(self, *results: Any) -> None:
+        self.clock = Clock()
+        self.results = list(results)
+        self.done: list[float] = []
+        self.periodic = Periodic(self.clock, 1.0, self.do, "counting sheep")
+
+    def do(self) -> Any:
+        self.done.append(self.clock.seconds())
+        result = self.results.pop(0) if self.results else None
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+def test_periodic_work_is_done_at_once_and_each_second() -> None:
+    work = Work()
+    work.periodic.start()
+    work.clock.pump([1.0, 1.0])
+    assert work.done == [0, 1, 2]
+    assert work.periodic.running
+
+
+def test_periodic_work_may_be_done_for_the_first_time_after_a_second() -> None:
+    work = Work()
+    work.periodic.start(now=False)
+    assert work.done == []
+    work.clock.advance(1.0)
+    assert work.done == [1]
+
+
+def test_stopped_periodic_work_is_done_no_more_and_leaves_no_timer() -> None:
+    work = Work()
+    work.periodic.start()
+    work.periodic.stop()
+    work.clock.advance(5)
+    assert (work.done, work.periodic.running, work.clock.getDelayedCalls()) == ([0], False, [])
+
+
+def test_periodic_work_may_stop_itself() -> None:
+    clock, done = Clock(), []
+
+    def once() -> None:
+        done.append(clock.seconds())
+        periodic.stop()
+
+    periodic = Periodic(clock, 1.0, once, "counting sheep")
+    periodic.start()
+    clock.advance(5)
+    assert (done, clock.getDelayedCalls()) == ([0], [])
+
+
+def test_stopping_what_was_never_started_changes_nothing() -> None:
+    work = Work()
+    work.periodic.stop()
+    assert not work.periodic.running
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), "a Deferred"])
+def test_periodic_work_that_fails_is_logged_and_done_again(failure: Any, events: Events) -> None:
+    work = Work(fail(RuntimeError("no")) if failure == "a Deferred" else failure)
+    work.periodic.start()
+    work.clock.pump([1.0, 1.0])
+    assert work.done == [0, 1, 2]
+    assert events.said == [
+        ("critical", "counting sheep failed and is tried again in 1 s"),
+        ("info", "counting sheep works again"),
+    ]
+
+
+def test_a_failure_and_its_end_are_one_trouble_for_the_log(events: Events) -> None:
+    work = Work(RuntimeError("no"))
+    work.periodic.start()
+    work.clock.advance(1.0)
+    assert [(event["trouble"], event.get("over", False)) for event in events.events] == [
+        ("counting sheep", False),
+        ("counting sheep", True),
+    ]
+
+
+def test_periodic_work_waits_for_its_deferred() -> None:
+    doing: Deferred[None] = Deferred()
+    work = Work(doing)
+    work.periodic.start()
+    work.clock.advance(5)
+    assert work.done == [0]
+    doing.callback(None)
+    work.clock.advance(0)
+    assert work.done == [0, 5]
+
+
+def test_a_deferred_that_fires_after_the_stop_begins_nothing() -> None:
+    doing: Deferred[None] = Deferred()
+    work = Work(doing)
+    work.periodic.start()
+    work.periodic.stop()
+    doing.callback(None)
+    work.clock.advance(5)
+    assert (work.done, work.clock.getDelayedCalls()) == ([0], [])
+
+
+def test_a_late_call_does_not_make_the_next_ones_come_sooner() -> None:
+    work = Work()
+    work.periodic.start()
+    work.clock.advance(3.5)
+    work.clock.advance(0.5)
+    assert work.done == [0, 3.5]
+    work.clock.advance(0.5)
+    assert work.done == [0, 3.5, 4.5]
+
+
+def test_nothing_in_chatd_repeats_work_in_another_way() -> None:
+    users = [str(path) for path in Path(chatd.__file__).parent.rglob("*.py") if "LoopingCall" in path.read_text()]
+    assert users == []

@@ -10,7 +10,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -30,6 +29,7 @@ from chatd.parent.report import Reporter
 from chatd.parent.rotation import Rotation
 from chatd.parent.serverlog import ServerLog
 from chatd.parent.valkey import Valkey
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -57,7 +57,9 @@ class Daemon(Service):
         self._server_program = server_program
         self._reread = reread
         self._own_log = own_log
-        self._log_looks = LoopingCall(own_log.look) if own_log is not None else None
+        self._log_looks: Periodic | None = None
+        if own_log is not None:
+            self._log_looks = Periodic(reactor, config.log_look_seconds, own_log.look, "logging repeated trouble")
         self._ports = Ports(config.listen, config.workers, config.accept_backlog)
         self._coming: Ports | None = None  # of a reload that is under way
         self._files = 0
@@ -91,8 +93,7 @@ class Daemon(Service):
         super().startService()
         self._files = raise_limit()
         if self._log_looks is not None:
-            looking = self._log_looks.start(self._config.log_look_seconds, now=False)
-            looking.addErrback(lambda failure: log.failure("repeated trouble is not said any more", failure))
+            self._log_looks.start(now=False)
         self._terminal = os.isatty(0)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
         if self._server_program:
@@ -133,8 +134,7 @@ class Daemon(Service):
                 self._meter.stop()
                 self._metrics.remove()
         if self._own_log is not None and self._log_looks is not None:
-            if self._log_looks.running:
-                self._log_looks.stop()
+            self._log_looks.stop()
             self._own_log.close()
         log.info("chatd has stopped")
 

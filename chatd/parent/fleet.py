@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, LogLevel
 
 from chatd.config import Config
@@ -21,6 +20,7 @@ from chatd.metrics import WORKERS, WORKERS_READY
 from chatd.parent.generation import Generation, all_workers
 from chatd.parent.ports import Ports
 from chatd.parent.worker import Worker
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -50,8 +50,7 @@ class Fleet:
         self._preparing: Generation | None = None
         self._draining: list[Generation] = []
         self._stopping = False
-        self._ticking = LoopingCall(self._tick)
-        self._ticking.clock = reactor
+        self._ticking = Periodic(reactor, config.pulse_seconds, self._tick, "looking for frozen workers")
         self.ticked: Callable[[], None] = lambda: None
         """Called each time it was looked whether the workers answer."""
 
@@ -73,8 +72,7 @@ class Fleet:
     def start(self) -> None:
         """Start all workers."""
         self._serving.serve()
-        ticking = self._ticking.start(self._serving.config.pulse_seconds, now=False)
-        ticking.addErrback(lambda failure: log.failure("frozen workers will not be noticed any more", failure))
+        self._ticking.start(now=False)
 
     async def replace(self, config: Config, ports: Ports) -> None:
         """Let a new generation of workers take over. Raises NotReady; then nothing has changed."""
@@ -94,8 +92,7 @@ class Fleet:
     async def stop(self) -> None:
         """Hold all, then stop all, each in its time; then kill what is left."""
         self._stopping = True
-        if self._ticking.running:
-            self._ticking.stop()
+        self._ticking.stop()
         generations = [self._serving, *self._draining, *([self._preparing] if self._preparing else [])]
         for generation in generations:
             generation.leave()
@@ -133,7 +130,8 @@ class Fleet:
 
     def _tick(self) -> None:
         for generation in (self._serving, *self._draining):
-            generation.tick()
+            with log.failuresHandled("frozen workers of one generation may not be noticed"):
+                generation.tick()
         WORKERS.value = self._serving.config.workers
         WORKERS_READY.value = sum(worker.ready for worker in self._serving.workers.values())
         self.ticked()

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config, size
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -49,21 +49,19 @@ class Rotation:
         """Take the reactor, what calls a function in a thread, and the time of day in seconds since 1970."""
         self._in_thread = in_thread
         self._now = now
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
+        self._looking = Periodic(clock, config.rotation_look_seconds, self._look, "rotating the chat log")
         self._stopping = threading.Event()
         self._troubled = ""
         self.configure(config)
 
     def start(self) -> None:
         """Look now and then whether the log is to be rotated; first finish what was left half done."""
-        self._looking.start(self._config.rotation_look_seconds).addErrback(self._failed)
+        self._looking.start()
 
     def stop(self) -> None:
         """Do so no more; what is being packed is left for the next start."""
         self._stopping.set()
-        if self._looking.running:
-            self._looking.stop()
+        self._looking.stop()
 
     def configure(self, config: Config) -> None:
         """Go on as another configuration says."""
@@ -86,9 +84,6 @@ class Rotation:
         if self._troubled:
             self._troubled = ""
             log.info("the chat log {path} can be rotated again", path=self._config.chat_log)
-
-    def _failed(self, failure: Failure) -> None:
-        log.failure("the chat log will not be rotated any more", failure)
 
 
 class Rotator:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -42,6 +41,7 @@ from chatd.room.roster import Members, Occupied
 from chatd.room.script import ALL, RUN
 from chatd.room.sentinel import Sentinels
 from chatd.room.shares import Shares
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -143,8 +143,7 @@ class Bus:
         self._channels = link(Subscriber, self._prepare_channels, self._heard)
         self._subscriber: Any = None  # from the moment it is prepared
         self._rooms: dict[str, _Subscription] = {}
-        self._ticker = LoopingCall(self._tick)
-        self._ticker.clock = reactor
+        self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
         self._comparison = Comparison(
             reactor,
             config,
@@ -172,8 +171,7 @@ class Bus:
         self._away_since = self._clock.seconds()
         self._commands.start()
         self._channels.start()
-        ticking = self._ticker.start(self._config.bus_tick_seconds, now=False)
-        ticking.addErrback(lambda failure: log.failure("a frozen broker will not be noticed any more", failure))
+        self._ticker.start(now=False)
         self._comparison.start()
 
     def share(self, limits: Limits) -> None:

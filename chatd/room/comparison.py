@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +17,7 @@ from chatd.message import Position
 from chatd.room.history import History
 from chatd.room.outbox import NotPublished
 from chatd.room.presence import Presence
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -38,7 +38,6 @@ class Comparison:
     ) -> None:
         """Take the rooms that are heard now, what sends a probe, and whom to tell how far each room has come."""
         self._step = config.compare_rooms
-        self._seconds = config.compare_seconds
         self._history = history
         self._presence = presence
         self._rooms = rooms
@@ -46,13 +45,11 @@ class Comparison:
         self._compare = compare
         self._running: Deferred[None] | None = None
         self._asked = False
-        self._ticker = LoopingCall(self.run)
-        self._ticker.clock = clock
+        self._ticker = Periodic(clock, config.compare_seconds, self.run, "comparing what was heard")
 
     def start(self) -> None:
         """Begin."""
-        ticking = self._ticker.start(self._seconds, now=False)
-        ticking.addErrback(lambda failure: log.failure("a lost message may not be noticed any more", failure))
+        self._ticker.start(now=False)
 
     def stop(self) -> None:
         """Compare no more."""
@@ -78,7 +75,8 @@ class Comparison:
             compare_presence = await self._presence.check(some)
             await self._probe()
             for room, top in zip(some, tops, strict=True):
-                self._compare(room, top)
+                with log.failuresHandled("a worker does not know whether it has heard all of room {room}", room=room):
+                    self._compare(room, top)
             compare_presence()
 
     def _failed(self, failure: Failure) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,6 +33,7 @@ from chatd.room.roster import Members, Occupied
 from chatd.room.sync import Sync
 from chatd.room.timeline import Item
 from chatd.tally import Tally
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -90,19 +90,16 @@ class Hub:
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
-        self._saving = LoopingCall(self._save_places)
-        self._saving.clock = clock
+        self._saving = Periodic(clock, config.place_seconds, self._save_places, "saving resume positions")
         bus.listener = self
 
     def start(self) -> None:
         """Begin to write down the places of members with a key, now and then."""
-        saving = self._saving.start(self._config.place_seconds, now=False)
-        saving.addErrback(lambda failure: log.failure("places are not written any more", failure))
+        self._saving.start(now=False)
 
     def stop(self) -> None:
         """Do so no more."""
-        if self._saving.running:
-            self._saving.stop()
+        self._saving.stop()
         self._lost.say()
         self._maybe_lost.say()
 
