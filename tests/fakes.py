@@ -318,15 +318,16 @@ class FakeMember:
     def __post_init__(self) -> None:
         self.author = self.author or self.id
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         if self.fall_behind is not None:
             self.fall_behind()
-        else:
-            self.replay(blob, count)
+            return False
+        return self.replay(blob, count)
 
-    def replay(self, blob: bytes, count: int) -> None:
+    def replay(self, blob: bytes, count: int) -> bool:
         self.blobs.append(blob)
         self.count += count
+        return True
 
     def lost(self, gap: Gap) -> None:
         self.events.append(gap)
@@ -369,11 +370,13 @@ class FakeLine:
     choked: bool = False
     progress: tuple[int, int] = (0, 0)
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         self.blobs.append(blob)
+        return True
 
-    def replay(self, blob: bytes, count: int) -> None:
+    def replay(self, blob: bytes, count: int) -> bool:
         self.blobs.append(blob)
+        return True
 
     def tell(self, blob: bytes) -> None:
         self.blobs.append(blob)

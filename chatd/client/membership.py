@@ -115,17 +115,17 @@ class Membership:
         """Whether it has enough to read for now."""
         return self._program.line.choked
 
-    def deliver(self, blob: bytes, count: int) -> None:
-        """Send these frames, or fall behind in this room."""
+    def deliver(self, blob: bytes, count: int) -> bool:
+        """Send these frames and return True, or fall behind in this room."""
         program = self._program
         program.flush()
         program.delivering = self
-        program.line.deliver(blob, count)
+        return program.line.deliver(blob, count)
 
-    def replay(self, blob: bytes, count: int) -> None:
-        """Send these frames, however much waits."""
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, however much waits; return whether they could be sent."""
         self._program.flush()
-        self._program.line.replay(blob, count)
+        return self._program.line.replay(blob, count)
 
     def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
         """Begin with what was asked for, and what of it is lost."""

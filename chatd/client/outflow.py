@@ -66,12 +66,14 @@ class Outflow:
         self._idle = None
         self.transport.write(data)
 
-    def deliver(self, blob: bytes, count: int) -> None:
-        """Write frames that are count messages; where the client does not read, say so and write none of them."""
+    def deliver(self, blob: bytes, count: int) -> bool:
+        """Write frames that are count messages; if the client does not read, say so and write none of them.
+
+        Return whether they were written.
+        """
         socket = self._idle
         if socket is None:
-            self._deliver_in_order(blob, count)
-            return
+            return self._deliver_in_order(blob, count)
         # What the transport would do a turn later, with two changes of the reactor's epoll set: half of the cost.
         try:
             sent = socket.send(blob)
@@ -79,19 +81,20 @@ class Outflow:
             sent = 0
         if sent < len(blob):
             self.write(blob[sent:])
+        return True
 
-    def _deliver_in_order(self, blob: bytes, count: int) -> None:
+    def _deliver_in_order(self, blob: bytes, count: int) -> bool:
         """Write behind what waits for the client; a plain socket for which nothing waits is idle from now on."""
         if not self.opened:
-            return
+            return False
         transport = self.transport
         if self.plain and not transport.dataBuffer and not transport._tempDataLen:
             self._idle = transport.getHandle()
-            self.deliver(blob, count)
-        elif self.choked and self.waiting + len(blob) > self.max_backlog:
+            return self.deliver(blob, count)
+        if self.choked and self.waiting + len(blob) > self.max_backlog:
             self.fell_behind()
-        else:
-            self.replay(blob, count)
+            return False
+        return self.replay(blob, count)
 
     def tell(self, blob: bytes) -> None:
         """Write frames that are for this client alone; where it does not read, say so."""
@@ -101,11 +104,12 @@ class Outflow:
             else:
                 self.replay(blob, 0)
 
-    def replay(self, blob: bytes, count: int) -> None:
-        """Write frames that are count messages, however much waits."""
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Write frames that are count messages, however much waits; return whether they were written."""
         if self.opened:
             self._backlog = self._backlog + len(blob) if self.choked else len(blob)
             self.write(blob)
+        return self.opened
 
     def hang_up(self, timers: TimerWheel, seconds: float) -> Timer:
         """Close our half of the connection once all is written, or all of it where it has no halves; drop it in time.

@@ -30,11 +30,11 @@ class Line(Written, Protocol):
     choked: bool
     """Whether more waits for the client than it likes."""
 
-    def deliver(self, blob: bytes, count: int) -> None:
-        """Send these frames, which are count messages; or call ``fell_behind``."""
+    def deliver(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages, and return True; or call ``fell_behind``."""
 
-    def replay(self, blob: bytes, count: int) -> None:
-        """Send these frames, which are count messages, however much waits."""
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages, however much waits; return whether they could be sent."""
 
     def pause(self) -> None:
         """Read no more for now; what was read already may still be received."""
@@ -315,9 +315,9 @@ class Session:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
-    def replay(self, blob: bytes, count: int) -> None:
+    def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""
-        self._line.replay(blob, count)
+        return self._line.replay(blob, count)
 
     def lost(self, gap: Gap) -> None:
         """Say nothing: a bare client gets messages and nothing else."""

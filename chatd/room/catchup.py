@@ -48,8 +48,8 @@ class Reader(Protocol):
     def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
         """Take what history gave at first, what of it is lost, and where the room's order stood."""
 
-    def replay(self, blob: bytes, count: int) -> None:
-        """Send these frames, which are count messages, however much waits."""
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages, however much waits; return whether they could be sent."""
 
     def lost(self, gap: Gap) -> None:
         """Learn that these messages can't be had any more."""
@@ -236,7 +236,8 @@ class CatchUp:
         """Log what just went wrong, and hang up on the member."""
         log.failure("{member} was not given what it missed", failure, member=self.member.author)
         self.stop()
-        self.member.refused(OUR_FAULT)
+        with log.failuresHandled("{member} was not closed", member=self.member.author):
+            self.member.refused(OUR_FAULT)
 
     def _give(self, batches: Sequence[Batch]) -> None:
         """Send batches, and say between them what is lost."""
@@ -264,9 +265,9 @@ class CatchUp:
             frames = [frame for frame, each in zip(frames, messages, strict=True) if each.session != member.author]
         if frames:
             blob = b"".join(frames)
-            SENT_MESSAGES["history"].value += len(frames)
-            SENT_BYTES["history"].value += len(blob)
-            member.replay(blob, len(frames))
+            if member.replay(blob, len(frames)):
+                SENT_MESSAGES["history"].value += len(frames)
+                SENT_BYTES["history"].value += len(blob)
         if messages:
             self._lenient = 0
 

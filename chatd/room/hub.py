@@ -444,13 +444,12 @@ class Hub:
             self.fan_out()
 
     def _fan_out(self) -> None:
-        self.intake.flush_due()  # first, for the broker to have something to do meanwhile
+        with log.failuresHandled("what members said was not published before what came was delivered"):
+            self.intake.flush_due()  # first, because the broker then has something to do meanwhile
         heard, self._heard, self._heard_bytes = self._heard, [], 0
         for room in heard:  # one that was forgotten meanwhile has no members, one that comes again nothing pending
-            try:
+            with log.failuresHandled("those behind in room {room} may have to wait", room=room.name):
                 room.deliver()
-            except Exception:  # noqa: BLE001 - one room's trouble is not the others'
-                log.failure("messages of room {room} were not delivered", room=room.name)
         if self._taken_at:
             taken_at, self._taken_at, now = self._taken_at, [], self._clock.seconds()
             for each in taken_at:

@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position, Span
@@ -12,6 +13,8 @@ from chatd.room import audience
 from chatd.room.audience import Audience
 from chatd.room.catchup import CatchUp, Tail
 from chatd.room.timeline import Item, Timeline
+
+log = Logger()
 
 
 class Member(audience.Member, Protocol):
@@ -193,13 +196,18 @@ class Room:
         self._done = self.timeline.position
 
     def deliver(self) -> None:
-        """Give what is pending to those who are live; then those who are behind may have come near."""
+        """Give what is pending to those who are live; then those who are behind may have come near.
+
+        An error that is not one member's closes all who are live: nobody knows what they have missed.
+        """
         if not self._pending:
             return
         try:
             self._deliver()
-        finally:
-            self._pending = []
+        except Exception:  # noqa: BLE001 - they are told
+            log.failure("messages of room {room} were not delivered", room=self.name)
+            self._audience.refuse()
+        self._pending = []
         for behind in list(self._behind.values()):
             behind.step()
 

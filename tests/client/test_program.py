@@ -727,11 +727,11 @@ class SlowLine(FakeLine):
 
     session: Program
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         if self.choked:
             self.session.fell_behind()
-        else:
-            super().deliver(blob, count)
+            return False
+        return super().deliver(blob, count)
 
 
 def test_one_falls_behind_only_in_the_room_where_it_could_not_take_something(house: House) -> None:

@@ -50,7 +50,7 @@ class Chat:
 class Failing(FakeMember):
     """A member that nothing can be delivered to."""
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         raise RuntimeError("no")
 
 

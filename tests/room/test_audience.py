@@ -1,12 +1,13 @@
 """The live members of a room: who gets which part of what is said, in which dress, and who fails alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from chatd.closing import OUR_FAULT
+from chatd.closing import OUR_FAULT, Closing
 from chatd.message import Batch, Change
+from chatd.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.wire.text import Dress, TextDress
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import TURNS, Failing, House, frames, make_house
@@ -46,8 +47,9 @@ def test_one_failing_member_does_not_stop_the_others(house: House, events: Event
 
 def test_a_member_may_leave_while_a_batch_is_delivered(house: House) -> None:
     class Leaving(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
+        def deliver(self, blob: bytes, count: int) -> bool:
             house.hub.leave("ops", self)
+            return False
 
     house.hub.join("ops", Leaving("shy"))
     bob = house.member("bob")
@@ -57,7 +59,7 @@ def test_a_member_may_leave_while_a_batch_is_delivered(house: House) -> None:
 
 def test_one_that_leaves_and_then_fails_does_not_stop_the_others(house: House, events: Events) -> None:
     class Leaving(FakeMember):
-        def deliver(self, blob: bytes, count: int) -> None:
+        def deliver(self, blob: bytes, count: int) -> bool:
             house.hub.leave("ops", self)
             raise RuntimeError("no")
 
@@ -184,3 +186,164 @@ def test_who_comes_and_goes_is_told_between_the_messages_where_it_was(house: Hou
     house.bring("two", number=2)
     house.end_turn()
     assert b"".join(plus.blobs) == b"+one\n+join ann\n+two\n"
+
+
+# What an error costs
+
+
+class Broken(Counting):
+    """A dress in which messages can't be framed for a while."""
+
+    broken = True
+
+    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
+        if self.broken:
+            raise RuntimeError("no")
+        return super().frames(batches)
+
+
+def test_an_error_while_framing_closes_those_of_that_dress_and_costs_nobody_else_a_line(
+    house: House, events: Events
+) -> None:
+    before, broken = house.member("before"), Broken("+")
+    first, second = dressed(house, "one", broken), dressed(house, "two", broken)
+    after = dressed(house, "after", Counting("-"))
+    house.hear("one", number=1)
+    broken.broken = False
+    house.hear("two", number=2)
+    assert (first.events, second.events) == ([OUR_FAULT], [OUR_FAULT])
+    assert b"".join(before.blobs) == frames("one") + frames("two")
+    assert b"".join(after.blobs) == b"-one\n-two\n"
+    assert (before.events, after.events) == ([], [])
+    assert events.said == [("critical", "messages for 2 clients could not be framed")]
+
+
+def test_an_error_while_showing_who_came_costs_only_those_of_that_dress(house: House) -> None:
+    class Silent(Counting):
+        def change(self, room: str, change: Change) -> bytes:
+            raise RuntimeError("no")
+
+    bad, good = dressed(house, "bad", Silent("+")), dressed(house, "good", Counting("-"))
+    changed(house, Change("join", "s", "ann", ""))
+    house.hear("one", number=1)
+    assert bad.events == [OUR_FAULT]
+    assert b"".join(good.blobs) == b"-join ann\n-one\n"
+
+
+def test_one_that_cannot_even_be_closed_does_not_stop_the_others(house: House, events: Events) -> None:
+    class Stuck(Failing):
+        def refused(self, closing: Closing) -> None:
+            raise RuntimeError("no")
+
+    house.hub.join("ops", Stuck("bad"))
+    bob = house.member("bob")
+    house.hear("one", number=1)
+    assert bob.blobs == [frames("one")]
+    assert events.said == [("critical", "something was not delivered to bad"), ("critical", "bad was not closed")]
+
+
+def test_an_error_that_is_nobodys_in_particular_closes_all_who_may_have_missed_something(house: House) -> None:
+    class Unsure(FakeMember):
+        @property
+        def echo(self) -> bool:
+            raise RuntimeError("no")
+
+        @echo.setter
+        def echo(self, echo: bool) -> None:
+            pass
+
+    house.hub.join("ops", Unsure("ann"))
+    bob, eve = house.member("bob"), house.member("eve", "other")
+    house.bring("one", number=1, author="ann")
+    house.hear("two", number=1, room="other")
+    assert (bob.blobs, bob.events) == ([], [OUR_FAULT])
+    assert (eve.blobs, eve.events) == ([frames("two")], [])
+    house.hear("three", number=2)
+    assert bob.blobs == [frames("three")]
+
+
+# What is counted
+
+
+class Sent:
+    """What was counted as sent since then."""
+
+    def __init__(self) -> None:
+        self._before = self._now
+
+    @property
+    def _now(self) -> tuple[float, float, float]:
+        return SENT_MESSAGES["live"].value, SENT_MESSAGES["history"].value, SENT_BYTES["live"].value
+
+    @property
+    def counted(self) -> tuple[float, ...]:
+        return tuple(now - before for now, before in zip(self._now, self._before, strict=True))
+
+
+def test_what_was_sent_is_counted_an_authors_own_left_out(house: House) -> None:
+    house.member("ann"), house.member("bob")
+    sent = Sent()
+    house.bring("mine", number=1, author="ann")
+    house.bring("one", "two", number=2)
+    house.end_turn()
+    assert sent.counted == (5, 0, len(frames("one", "two")) + len(frames("mine", "one", "two")))
+
+
+def test_what_a_member_that_falls_behind_is_not_given_is_counted_once_when_history_gives_it(house: House) -> None:
+    slow, _ = house.member("slow"), house.member("bob")
+    slow.choked = True
+    slow.fall_behind = lambda: house.hub.fall_behind("ops", slow)
+    sent = Sent()
+    house.hear("one", "two", number=1)
+    assert sent.counted == (2, 0, len(frames("one", "two")))
+    slow.choked, slow.fall_behind = False, None
+    house.hub.drained("ops", slow)
+    house.bus.answer()
+    assert slow.blobs == [frames("one", "two")]
+    assert sent.counted == (2, 2, len(frames("one", "two")))
+
+
+def test_what_fails_on_the_way_is_not_counted(house: House) -> None:
+    house.hub.join("ops", Failing("bad"))
+    sent = Sent()
+    house.hear("one", number=1)
+    assert sent.counted == (0, 0, 0)
+
+
+# What it costs
+
+
+class Frames(list[bytes]):
+    """The frames of a batch, and how often one of them was looked at or moved."""
+
+    touched = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for frame in super().__iter__():
+            Frames.touched += 1
+            yield frame
+
+    def copy(self) -> "Frames":
+        Frames.touched += len(self)
+        return Frames(self)
+
+
+class Counted(Counting):
+    """A dress whose frames count what is done to them."""
+
+    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
+        return Frames(super().frames(batches))
+
+
+def test_leaving_out_own_lines_looks_at_the_frames_as_often_for_many_authors_as_for_one(house: House) -> None:
+    counted, touched = Counted("+"), []
+    members = [dressed(house, f"m{number}", counted) for number in range(50)]
+    house.member("bob")
+    for authors in (1, 50):
+        for number in range(50):
+            house.bring(f"{number}", number=100 * authors + number, author=f"m{number % authors}")
+        Frames.touched = 0
+        house.end_turn()
+        touched.append(Frames.touched)
+    assert touched[0] == touched[1]
+    assert [member.count for member in members] == [49, *[99] * 49]

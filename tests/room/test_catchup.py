@@ -26,10 +26,11 @@ class Reading(FakeMember):
 
     room = 1_000_000
 
-    def replay(self, blob: bytes, count: int) -> None:
+    def replay(self, blob: bytes, count: int) -> bool:
         super().replay(blob, count)
         self.events += blob.decode("latin-1").replace("\x81\x02", " ").replace("\x81\x03", " ").split()
         self.choked = self.count >= self.room
+        return True
 
 
 class Walk:
@@ -319,7 +320,7 @@ def test_one_that_is_ahead_does_not_ask_again_what_can_not_be_read(events: Event
 
 def test_one_that_fails_is_hung_up_on(events: Events) -> None:
     class Failing(FakeMember):
-        def replay(self, blob: bytes, count: int) -> None:
+        def replay(self, blob: bytes, count: int) -> bool:
             raise RuntimeError("no")
 
     walk = Walk()
@@ -332,7 +333,7 @@ def test_one_that_fails_is_hung_up_on(events: Events) -> None:
 
 def test_one_that_fails_at_the_tail_is_hung_up_on(events: Events) -> None:
     class Failing(FakeMember):
-        def replay(self, blob: bytes, count: int) -> None:
+        def replay(self, blob: bytes, count: int) -> bool:
             raise RuntimeError("no")
 
     walk = Walk(10)

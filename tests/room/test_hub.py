@@ -233,8 +233,9 @@ class Watching(FakeMember):
         self.house = house
         self.published: list[int] = []
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         self.published.append(len(self.house.bus.published))
+        return True
 
 
 def test_what_is_due_is_published_before_what_came_is_delivered(paced: House) -> None:

@@ -279,14 +279,15 @@ class Client(FakeMember):
     live: bool = False
     """Whether what it got last was said just then."""
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         if self.choked and self.backlog + len(blob) > self.world.config.max_backlog:
             self.world.house.hub.fall_behind(ROOM, self)
-        else:
-            self.replay(blob, count)
-            self.live = True
+            return False
+        self.replay(blob, count)
+        self.live = True
+        return True
 
-    def replay(self, blob: bytes, count: int) -> None:
+    def replay(self, blob: bytes, count: int) -> bool:
         lines = blob.decode().splitlines()
         assert count == len(lines)
         for line in lines:
@@ -295,6 +296,7 @@ class Client(FakeMember):
         if self.slow:
             self.backlog += len(blob)
             self.choked = self.backlog > MARK
+        return True
 
     def lost(self, gap: Gap) -> None:
         self._hear(gap)

@@ -151,11 +151,11 @@ class Slow(FakeMember):
         self.house = house
         self.choked = True
 
-    def deliver(self, blob: bytes, count: int) -> None:
+    def deliver(self, blob: bytes, count: int) -> bool:
         if self.choked:
             self.house.hub.fall_behind("ops", self)
-        else:
-            super().deliver(blob, count)
+            return False
+        return super().deliver(blob, count)
 
     def drain(self) -> None:
         self.choked = False
