@@ -615,6 +615,8 @@ class Config:
     """Rooms that are compared in one go."""
     history_bytes: int = 262_144
     """What is read of a room's history at once, about."""
+    unreadable_known: int = 256
+    """Entries of histories that can't be read which a worker remembers, so that it logs each of them once."""
     recent_seconds: int = 10
     """What was said in the last so many seconds is kept however many messages that is, as far as there is history:"""
     recent_bytes: int = 8_388_608

@@ -374,8 +374,14 @@ class Bus:
             return
         if tells_changes(data):
             self._presence.heard(room, data)
+            return
+        try:
+            batch = decode(room, data)
+        except ValueError as error:
+            log.error("a message for room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
+            self._comparison.run()  # else those in the room are only told when something follows it
         else:
-            self.listener.deliver(decode(room, data))
+            self.listener.deliver(batch)
 
     # The links
 

@@ -11,6 +11,7 @@ from chatd.config import Config
 from chatd.message import Message, Position, Span, encode
 from chatd.room.history import History, history_key
 from chatd.room.queries import Queries
+from tests.fakes import Events
 from tests.room.wire import Wire
 
 NOW = 1_000_000.0
@@ -79,7 +80,7 @@ def test_without_history_none_is_asked_for(off: dict[str, Any]) -> None:
 
 
 def test_an_answer_is_read_to_batches_and_where_the_order_stands() -> None:
-    span = Archive().read([b"e", b"9", 1, entry("e", 5, [0, 0]), entry("e", 7)])
+    span = Archive().read([b"e", b"9", 1, b"e 7", entry("e", 5, [0, 0]), entry("e", 7)])
     assert (span.top, span.more) == (Position("e", 9), True)
     assert shape(span) == [("e", [5, 6]), ("e", [7])]
     assert {batch.room for batch in span.batches} == {"ops"}
@@ -87,22 +88,58 @@ def test_an_answer_is_read_to_batches_and_where_the_order_stands() -> None:
 
 def test_what_is_too_old_is_left_out_in_any_epoch() -> None:
     for epoch in (b"e", b"f"):
-        span = Archive().read([epoch, b"9", 0, entry("e", 5), entry("e", 6, [61, 60.5, 60, 2])])
+        span = Archive().read([epoch, b"9", 0, b"e 9", entry("e", 5), entry("e", 6, [61, 60.5, 60, 2])])
         assert shape(span) == [("e", [5]), ("e", [8, 9])]
 
 
 def test_a_batch_of_which_all_is_too_old_is_left_out_whole() -> None:
-    span = Archive().read([b"e", b"9", 0, entry("e", 5, [62, 61]), entry("e", 7, [61])])
+    span = Archive().read([b"e", b"9", 0, b"e 7", entry("e", 5, [62, 61]), entry("e", 7, [61])])
     assert (shape(span), span.more) == ([], False)
 
 
 def test_a_step_of_which_all_is_too_old_is_followed_by_the_next_at_once() -> None:
     archive = Archive()
     reading = archive.history.read("ops", Position("e", 4), 500)
-    archive.wire.answer([b"e", b"9", 1, entry("e", 5, [62, 61]), entry("e", 7, [61])])
+    archive.wire.answer([b"e", b"9", 1, b"e 7", entry("e", 5, [62, 61]), entry("e", 7, [61])])
     assert archive.wire.calls[1][9:] == ("e", 7, 500)
-    archive.wire.answer([b"e", b"9", 0, entry("e", 8, [61, 0])])
+    archive.wire.answer([b"e", b"9", 0, b"e 9", entry("e", 8, [61, 0])])
     assert shape(result(reading)) == [("e", [9])]
+
+
+GARBAGE = {
+    "no head": b"garbage",
+    "no messages": b"e 6 w 1\n",
+    "messages that are none": b"e 6 w 1\n\xc1",
+    "messages of another kind": b"e 6 w 1\n" + b"\x91\x01",
+    "an offset that is none": b"e six w 1\n" + encode([]),
+    "bytes that are no ASCII": b"\xff 6 w 1\n" + encode([]),
+    "another epoch": entry("f", 6),
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE)
+def test_an_entry_that_cannot_be_read_costs_only_itself_and_is_logged(data: bytes, events: Events) -> None:
+    span = Archive().read([b"e", b"9", 0, b"e 9", entry("e", 5), data, entry("e", 7, [0, 0, 0])])
+    assert shape(span) == [("e", [5]), ("e", [7, 8, 9])]
+    [(level, text)] = events.said
+    assert level == "error"
+    assert text.startswith("an entry in the history of room ops cannot be read, it is lost: ")
+
+
+def test_a_step_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -> None:
+    archive = Archive()
+    reading = archive.history.read("ops", Position("e", 4), 500)
+    archive.wire.answer([b"f", b"9", 1, b"e 6", b"garbage", b"garbage"])
+    assert archive.wire.calls[1][9:] == ("e", 6, 500)
+    archive.wire.answer([b"f", b"9", 0, b"f 8", entry("f", 8)])
+    assert shape(result(reading)) == [("f", [8])]
+
+
+def test_an_entry_that_cannot_be_read_is_logged_once_as_far_as_is_remembered(events: Events) -> None:
+    archive = Archive(unreadable_known=2)
+    for name in ("a", "b", "a", "b", "c", "a"):
+        archive.read([b"e", b"9", 0, b"e 9", name.encode()])
+    assert len(events.said) == 4
 
 
 def test_tops_are_asked_for_all_at_once_and_given_in_their_order() -> None:

@@ -33,6 +33,8 @@ class Rooms:
         self.history = 1000
         self.recent = (0, 0)
         """Seconds and bytes of what is kept however much it is."""
+        self.end = ""
+        """The position of the last batch that was read."""
 
     def run(self, script: Script, keys: list[str], *arguments: Any) -> Any:
         return self.broker.ask("EVAL", script.source, len(keys), *keys, *arguments)
@@ -62,9 +64,10 @@ class Rooms:
     ) -> tuple[tuple[str, int], bool, list[bytes]]:
         """Give the top, whether there is more, and the batches."""
         keys, history = [self.name], (f"{self.prefix}:history:", ":ops")
-        epoch_now, top, more, *batches = self.run(
+        epoch_now, top, more, end, *batches = self.run(
             READ, keys, *history, self.run_id, self.epoch, 100, epoch, offset, most
         )
+        self.end = end.decode()
         return (epoch_now.decode(), int(top)), bool(more), batches
 
     def offsets(self, epoch: str, offset: int, most: int = 1_000_000) -> tuple[list[tuple[str, int]], bool]:
@@ -434,6 +437,16 @@ def test_what_follows_a_position_is_read(rooms: Rooms) -> None:
     assert rooms.offsets("e1", 0) == ([("e1", 1), ("e1", 3), ("e1", 5)], False)
     assert rooms.offsets("e1", 2) == ([("e1", 3), ("e1", 5)], False)
     assert rooms.offsets("e1", 6) == ([], False)
+
+
+def test_what_was_read_comes_with_the_position_of_the_last_of_it(rooms: Rooms) -> None:
+    for sequence in (1, 2, 3):
+        rooms.publish(sequence, 2, payload=b"x" * 90)
+    ends = []
+    for offset, most in ((0, 1), (0, 1_000_000), (6, 1_000_000)):
+        rooms.read("e1", offset, most)
+        ends.append(rooms.end)
+    assert ends == ["e1 2", "e1 6", ""]
 
 
 def test_a_batch_in_which_the_position_lies_is_read_whole(rooms: Rooms) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.room.server import Client
 from tests.system.daemon import Daemon, Websocat, hear
+from tests.system.program import program
 from tests.waiting import until
 
 
@@ -157,3 +159,59 @@ def test_what_is_older_than_it_is_kept_is_not_heard(tmp_path: Path) -> None:
         assert comes() == ["old", "new"]
         until(lambda: "old" not in comes(), "the line to be too old")
         assert comes()[-1] == "new"
+
+
+# An entry that can't be read
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Run a chatd whose room ops has a third line that can't be read in its history."""
+    with Daemon(tmp_path_factory.mktemp("chatd"), "--state", "state") as daemon:
+        for text in ("one", "two", "three", "four", "five"):
+            daemon.say("ops", text)
+        with Client(str(daemon.folder / "state" / "broker" / "broker.sock")) as broker:
+            [key] = broker.ask("KEYS", "chatd:history:*:ops")
+            entries = broker.ask("XRANGE", key, "-", "+")
+            broker.ask("DEL", key)
+            for id, (name, value) in entries:
+                broker.ask("XADD", key, id, name, b"garbage" if id == b"3-0" else value)
+        yield daemon
+
+
+def get(daemon: Daemon, target: str) -> tuple[int, str]:
+    """Give the status and the body of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=20)
+    connection.request("GET", target)
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, body
+
+
+def test_over_http_an_entry_that_cannot_be_read_costs_only_itself(spoiled: Daemon) -> None:
+    assert get(spoiled, "/ops?last=20") == (200, "one\ntwo\nfour\nfive\n")
+
+
+def test_who_comes_back_is_told_of_an_entry_that_cannot_be_read_and_gets_all_else(spoiled: Daemon) -> None:
+    with program(spoiled, "ops") as other:
+        epoch = other.joined["epoch"]
+        other.ask("leave", room="ops")
+        joined = other.ask("join", room="ops", since={"epoch": epoch, "offset": 1})
+    assert [event["text"] for event in joined["messages"]] == ["two", "four", "five"]
+    assert (joined["recovered"], joined["lost"]) == (False, 1)
+    spoiled.wait_for("an entry in the history of room ops cannot be read, it is lost: ")
+
+
+def test_a_stream_tells_the_gap_where_an_entry_cannot_be_read(spoiled: Daemon) -> None:
+    with program(spoiled, "ops") as other:
+        epoch = other.joined["epoch"]
+    connection = http.client.HTTPConnection("127.0.0.1", spoiled.port, timeout=20)
+    connection.request("GET", "/ops", headers={"Accept": "text/event-stream", "Last-Event-ID": f"{epoch}-1"})
+    answer = connection.getresponse()
+    kinds: list[str] = []
+    while len(kinds) < 4:
+        line = answer.readline().decode()
+        kinds += [line.split()[1]] if line.startswith("event: ") else []
+    connection.close()
+    assert kinds == ["message", "gap", "message", "message"]

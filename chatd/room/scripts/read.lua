@@ -5,8 +5,9 @@
 --       3 run of this broker   4 an epoch, should a new one be needed   5 seconds to remember a silent room
 --       6 and 7 the position: epoch and offset; without an epoch nothing is read
 --       8 about how many bytes to read
--- Gives {epoch, top, more than this there or 0, batch, batch, …}: batches are as they were published, all of one
--- epoch: the position's where it has any that follow, else the one of now.
+-- Gives {epoch, top, more than this there or 0, end, batch, batch, …}: batches are as they were published, all of one
+-- epoch: the position's where it has any that follow, else the one of now. End is the position of the last of them,
+-- "EPOCH OFFSET"; empty where there is none.
 
 local room = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'top')
 local epoch, top = room[1], room[3]
@@ -17,7 +18,7 @@ if not epoch or room[2] ~= ARGV[3] then
 end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 
-local answer = {epoch, top, 0}
+local answer = {epoch, top, 0, ''}
 local function read(of, offset)
   local history, most, from = ARGV[1] .. of .. ARGV[2], tonumber(ARGV[8]), '(' .. offset .. '-0'
   local count, bytes, step = 0, 0, 1
@@ -29,6 +30,7 @@ local function read(of, offset)
         return
       end
       answer[#answer + 1] = entry[2][2]
+      answer[4] = of .. ' ' .. string.match(entry[1], '^%d+')
       count, bytes = count + 1, bytes + #entry[2][2]
     end
     if #entries < step then
@@ -42,7 +44,7 @@ end
 if ARGV[6] ~= '' then
   read(ARGV[6], ARGV[7])
   if ARGV[6] ~= epoch then
-    if #answer > 3 then
+    if #answer > 4 then
       answer[3] = 1
     else
       read(epoch, '0')
