@@ -642,6 +642,8 @@ class Config:
     """Members that come and go in one room in one go."""
     roster_seconds: float = 1.0
     """How long a worker that missed who came and went waits to read it: it may have missed more."""
+    roster_retry_most_seconds: float = 60.0
+    """The longest wait before the members of a room are read again, when that failed; it doubles from the one above."""
     presence_held: int = 1000
     """Of who comes and goes, how much waits for messages that are missing before it."""
 

@@ -21,7 +21,8 @@ ROWS = [
 def _tests_in(path: str) -> set[str]:
     """Give the names of the tests in a file, those in classes too."""
     tree = ast.parse((ROOT / path).read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {function.name for function in functions if function.name.startswith("test_")}
 
 
 def test_there_are_rows() -> None:

@@ -76,6 +76,8 @@ class _Here:
     """What will read who is there."""
     early: list[Changes] = field(default_factory=list)
     """What was told while that was read for the first time."""
+    failures: int = 0
+    """How often reading it has failed, since it last succeeded."""
 
 
 class Presence:
@@ -198,7 +200,7 @@ class Presence:
     def unwatch(self, room: str) -> None:
         """Tell it no more."""
         if (here := self._rooms.get(room)) is not None:
-            here.watched, here.roster, here.early = False, None, []
+            here.watched, here.roster, here.early, here.failures = False, None, [], 0
             if here.coming is not None:
                 here.coming.cancel()
                 here.coming = None
@@ -242,19 +244,31 @@ class Presence:
             here.reading = False
             if not here.watched or self._rooms.get(room) is not here:
                 return
+            late, here.failures = here.failures > 0, 0
             if here.roster is None:
                 here.roster = Roster(members)
                 early, here.early = here.early, []
                 for told in early:
-                    self._take(room, here, here.roster, told)
+                    if late and told.version <= members.version:  # those who watch have waited for it
+                        self._told(room, told.after, told.changes or ())
+                    else:
+                        self._take(room, here, here.roster, told)
             elif changes := here.roster.replace(members):
                 self._told(room, Position("", 0), changes)
 
         def failed(failure: Failure) -> None:
             here.reading = False
-            log.error("who is in a room cannot be read: {why}", why=failure.getErrorMessage())
+            log.error("the members of a room cannot be read: {why}", why=failure.getErrorMessage())
+            if here.watched and self._rooms.get(room) is here:
+                wait = self._config.roster_seconds * 2 ** min(here.failures, 50)
+                here.failures += 1
+                here.coming = self._clock.callLater(
+                    min(wait, self._config.roster_retry_most_seconds), self._read, room, here
+                )
 
-        self.members(room).addCallbacks(read, failed)
+        self.members(room).addCallbacks(read, failed).addErrback(
+            lambda failure: log.failure("the members of a room were not told", failure)
+        )
 
     # Signs of life
 

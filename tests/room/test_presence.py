@@ -5,16 +5,52 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock, deferLater
 
+from chatd.config import BrokerAddress, Config
 from chatd.message import Change
 from chatd.room.bus import Bus
+from chatd.room.presence import Presence
+from chatd.room.queries import Queries
 from chatd.room.roster import Members
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client, Server
 
 QUICK: dict[str, Any] = {"roster_seconds": 0.05, "compare_seconds": 0.1, "alive_seconds": 1, "linger_seconds": 0.3}
 """What makes presence forget, and see, in no time."""
+
+
+class Refusing(Queries):
+    """Asks a broker that refuses everything."""
+
+    asked = 0
+
+    def ask(self, *_: Any) -> "Deferred[Any]":
+        self.asked += 1
+        return fail(RuntimeError("no"))
+
+
+def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_when_nobody_watches() -> None:
+    clock, config, asked = Clock(), Config(roster_seconds=1, roster_retry_most_seconds=4), []
+    queries = Refusing(clock, config)
+    presence = Presence(
+        clock,
+        queries,
+        config,
+        "w",
+        channel=str.encode,
+        now=clock.seconds,
+        told=lambda *_: None,
+        renamed=lambda *_: None,
+    )
+    presence.watch("ops")
+    for _ in range(16):
+        clock.advance(1)
+        asked.append(queries.asked)
+    assert asked == [2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6]
+    presence.unwatch("ops")
+    assert clock.getDelayedCalls() == []
 
 
 class Watching(BusTestCase):
@@ -271,6 +307,23 @@ class TestOutages(Watching):
         self.server = Server()
         self.server.start()
         self.addCleanup(self.server.close)
+
+    async def test_a_room_whose_members_could_not_be_read_at_first_is_watched_once_they_can_be(self) -> None:
+        one, _ = await self.worker(self.server.url)
+        await one.enter("ops", "s0", "eve")
+        user = ("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
+        self.server.ask(*user, "-hgetall")
+        address = BrokerAddress(path=self.server.path, user="ann", password="secret")
+        two, ears = await self.ready(address, "ops", **{**QUICK, "query_seconds": 0.01, "compare_seconds": 60})
+        two.watch("ops")
+        await self.until(lambda: two._presence._rooms["ops"].failures > 1)
+        await one.enter("ops", "s1", "ann")
+        await self.until(lambda: two._presence._rooms["ops"].early)
+        self.server.ask(*user)
+        await ears.until(lambda: ears.comings)
+        await one.enter("ops", "s2", "bob")
+        await ears.until(lambda: len(ears.comings) == 2)
+        assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
 
     async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
         one, _ = await self.worker(self.server.url)
