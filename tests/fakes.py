@@ -44,6 +44,20 @@ class Events:
         return [(event["log_level"].name, formatEvent(event)) for event in self.events]
 
 
+class Comparing:
+    """Counts how often two of a kind are compared."""
+
+    def __init__(self, kind: type[Any], patch: Any) -> None:
+        self.count = 0
+
+        def compare(one: object, other: object) -> bool:
+            self.count += 1
+            return one is other
+
+        patch.setattr(kind, "__eq__", compare, raising=False)
+        patch.setattr(kind, "__hash__", object.__hash__, raising=False)
+
+
 class FakeBus:
     """A bus in memory for one worker: what is published comes back when ``pump`` is called, or is lost on the way.
 

@@ -16,6 +16,7 @@ It does not know members, nor what a message says.
 
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -78,7 +79,7 @@ class _Subscription:
     """A room that is heard, once it is confirmed."""
 
     confirmed: bool = False
-    waiters: "list[Deferred[None]]" = field(default_factory=list)
+    waiters: "OrderedDict[Deferred[None], None]" = field(default_factory=OrderedDict)
 
 
 class Bus:
@@ -320,8 +321,8 @@ class Bus:
                 self._subscribe_on(self._subscriber, room).addErrback(self._not_subscribed, room)
         if subscription.confirmed:
             return succeed(None)
-        done: Deferred[None] = Deferred(subscription.waiters.remove)
-        subscription.waiters.append(done)
+        done: Deferred[None] = Deferred(subscription.waiters.pop)
+        subscription.waiters[done] = None
         return done
 
     def hears(self, room: str) -> bool:
@@ -341,9 +342,9 @@ class Bus:
         def confirmed(_: object) -> None:
             if self._rooms.get(room) is subscription and protocol is self._subscriber:
                 subscription.confirmed = True
-                waiters, subscription.waiters = subscription.waiters, []
-                for waiter in waiters:
-                    waiter.callback(None)
+                waiters = subscription.waiters
+                while waiters:  # one may cancel another
+                    waiters.popitem(last=False)[0].callback(None)
 
         done: Deferred[None] = protocol.subscribe([self._channel(room)]).addCallback(confirmed)
         return done

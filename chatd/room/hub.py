@@ -13,6 +13,7 @@ It knows members by what they offer (``room.Member``), never their sockets.
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -49,8 +50,8 @@ class _Door:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.begun: Deferred[None]
-        self.waiting: list[Deferred[None]] | None = []
-        """Who waits for the room to be heard; None once it is."""
+        self.waiting: OrderedDict[Deferred[None], None] | None = OrderedDict()
+        """Those that wait for the room to be heard, in turn; None once it is."""
         self.entering: dict[str, tuple[Member, Deferred[Any]]] = {}
         """Those who are about to be members, by id, and what brings them in."""
         self.listening: set[str] = set()
@@ -290,18 +291,19 @@ class Hub:
             del self._doors[name]
             ROOMS.value -= 1
             self._bus.unsubscribe(name)
-        waiting, door.waiting = door.waiting or [], None
-        for each in waiting:
+        waiting, door.waiting = door.waiting or OrderedDict(), None
+        while waiting:  # one may cancel another
+            begun, _ = waiting.popitem(last=False)
             if failure is None:
-                each.callback(None)
+                begun.callback(None)
             else:
-                each.errback(failure)
+                begun.errback(failure)
 
     async def _enter(self, door: _Door, member: Member) -> Place | None:
         """Wait for all that a member needs before it is in the room."""
         if door.waiting is not None:
-            begun: Deferred[None] = Deferred(door.waiting.remove)
-            door.waiting.append(begun)
+            begun: Deferred[None] = Deferred(door.waiting.pop)
+            door.waiting[begun] = None
             await begun
         await self._bus.subscribe(door.room.name)  # anew, where the link has broken since
         place = await self._bus.claim(door.room.name, member.key, member.id) if member.key else None

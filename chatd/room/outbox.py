@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -200,9 +200,13 @@ class Outboxes:
     def not_synced(self, ticket: int, why: str) -> None:
         """Give up what waits for a sync up to that one."""
         for outbox in list(self._outboxes.values()):
-            lost = [part for part in outbox.waiting if self._synced < part.ticket <= ticket]
-            outbox.waiting = [part for part in outbox.waiting if part not in lost]
-            self._refuse(outbox, lost, NotSynced(why))
+            lost: list[_Part] = []
+            kept: list[_Part] = []
+            for part in outbox.waiting:
+                (lost if self._synced < part.ticket <= ticket else kept).append(part)
+            if lost:
+                outbox.waiting = kept
+                self._refuse(outbox, lost, NotSynced(why))
         self._synced = ticket
 
     def abandon(self, why: str) -> None:
@@ -262,7 +266,8 @@ class Outboxes:
     def send_all(self) -> None:
         """Send what waits, and again what has no answer and is not on the wire."""
         for outbox in list(self._outboxes.values()):
-            self._send(outbox)
+            with log.failuresHandled("messages for room {room} were not sent", room=outbox.room):
+                self._send(outbox)
 
     def _send(self, outbox: _Outbox) -> None:
         if not outbox.batches:
@@ -270,8 +275,13 @@ class Outboxes:
                 return
             self._sequence += 1
             batch = _Batch(self._sequence, 0, b"", parts)
+            try:
+                self._fill(batch, outbox.room)
+            except Exception:  # noqa: BLE001 - the next batch of the room may do
+                log.failure("messages for room {room} could not be encoded", room=outbox.room)
+                self._refuse(outbox, parts, NotPublished("an error on our side"))
+                return
             outbox.batches.append(batch)
-            self._fill(batch, outbox.room)
         batch = outbox.batches[0]
         if batch.on_wire or not self._protocol.connected:
             return
@@ -295,9 +305,9 @@ class Outboxes:
         for each in batch.ids:
             arguments += each
         sent = f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode()
-        PUBLISH.run(self._protocol, [self._channel(outbox.room), sent], arguments).addCallbacks(
+        maybeDeferred(PUBLISH.run, self._protocol, [self._channel(outbox.room), sent], arguments).addCallbacks(
             self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch)
-        )
+        ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
 
     def _fill(self, batch: _Batch, room: str) -> None:
         """Put the messages of its parts into a batch."""

@@ -4,12 +4,12 @@ So an answer comes late rather than not at all; what the broker refuses is given
 ``bus_queries`` are on the wire; the others wait in turn, one or so for each room and client that needs an answer.
 """
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -37,7 +37,7 @@ class Queries:
         self._config = config
         self._protocol: Any = None
         self._run = b""
-        self._waiting: deque[_Query] = deque()
+        self._waiting: OrderedDict[_Query, None] = OrderedDict()  # in turn; any of them may be cancelled
         self._on_wire: set[_Query] = set()
         self._retrying: Any = None
         self._refused = False  # and said so
@@ -45,8 +45,8 @@ class Queries:
     def ask(self, script: Script, keys: list[bytes], arguments: Callable[[bytes], list[Any]]) -> "Deferred[Any]":
         """Run a script; arguments are made when it is sent, of the run of the broker. The Deferred may be cancelled."""
         query = _Query(script, keys, arguments)
-        query.answer = Deferred(lambda _: self._forget(query))
-        self._waiting.append(query)
+        query.answer = Deferred(lambda _: self._waiting.pop(query, None))
+        self._waiting[query] = None
         self._send()
         return query.answer
 
@@ -62,20 +62,23 @@ class Queries:
         if self._retrying is not None and self._retrying.active():
             self._retrying.cancel()
 
-    def _forget(self, query: _Query) -> None:
-        if query in self._waiting:
-            self._waiting.remove(query)
-
     def _send(self) -> None:
         while self._waiting and len(self._on_wire) < self._config.bus_queries:
             protocol = self._protocol
             if protocol is None or not protocol.connected:
                 return
-            query = self._waiting.popleft()
+            query, _ = self._waiting.popitem(last=False)
             self._on_wire.add(query)
-            query.script.run(protocol, query.keys, query.arguments(self._run)).addCallbacks(
+            maybeDeferred(self._run_script, protocol, query).addCallbacks(
                 self._answered, self._failed, callbackArgs=(query,), errbackArgs=(query, protocol)
             ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
+
+    def _run_script(self, protocol: Any, query: _Query) -> Any:
+        return query.script.run(protocol, query.keys, query.arguments(self._run))
+
+    def _ask_first(self, query: _Query) -> None:
+        self._waiting[query] = None
+        self._waiting.move_to_end(query, last=False)
 
     def _answered(self, answer: Any, query: _Query) -> None:
         self._on_wire.discard(query)
@@ -89,13 +92,13 @@ class Queries:
         if query.answer.called:  # nobody waits for it
             self._send()
         elif failure.check(LinkLost):
-            self._waiting.appendleft(query)
+            self._ask_first(query)
             self._send()
         elif failure.getErrorMessage().startswith("NOSCRIPT"):
-            self._waiting.appendleft(query)
+            self._ask_first(query)
             query.script.load(protocol).addCallbacks(lambda _: self._send(), lambda _: self._send_later())
         elif for_now(failure) and self._may_wait(query, failure):
-            self._waiting.append(query)
+            self._waiting[query] = None
             self._send_later()
         else:
             self._send()

@@ -21,7 +21,7 @@ from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
 from chatd.verify.histories import read_histories
 from chatd.verify.ledger import Ledger
-from tests.fakes import Events, FakeBus
+from tests.fakes import Comparing, Events, FakeBus
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client, Server
 from tests.room.wire import Wire
@@ -647,6 +647,14 @@ def test_a_start_that_takes_two_ticks_is_said_once(events: Events) -> None:
         clock.advance(1)
     assert events.said == [("warn", "the message bus unix:///nowhere is away: not connected yet")]
     bus.stop()
+
+
+def test_giving_up_one_subscription_looks_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = Bus(MemoryReactorClock(), broker_address("unix:///nowhere"), Config(), "w1")
+    asked, comparing = [bus.subscribe("ops") for _ in range(100)], Comparing(Deferred, monkeypatch)
+    for subscribed in reversed(asked):
+        subscribed.addErrback(lambda _: None).cancel()
+    assert comparing.count == 0
 
 
 # What the broker is

@@ -1,9 +1,10 @@
 """The hub, on a bus in memory: who hears what from when on, how often, and what goes together."""
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from chatd.message import Batch, Message
-from tests.fakes import FakeBus, FakeMember
+from tests.fakes import Comparing, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
 SHORT = INTERVAL / 16
@@ -287,3 +288,26 @@ def test_what_was_heard_is_fanned_out_at_once_where_it_gets_large(house: House) 
     large = Batch("ops", "e0", 1, "w", 1, (Message("w.1.1", 0, "elsewhere", "x"),), size=TURNS.batch_bytes)
     house.hub.deliver(large)
     assert bob.blobs == [frames("x")]
+
+
+def test_giving_up_one_join_looks_at_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.bus.confirm_at_once = False
+    members = [FakeMember(f"m{number}") for number in range(100)]
+    for member in members:
+        house.hub.join("ops", member)
+    comparing = Comparing(Deferred, monkeypatch)
+    for member in reversed(members):
+        house.hub.leave("ops", member)
+    assert comparing.count == 0
+    assert list(house.hub.rooms) == []
+
+
+def test_a_join_that_is_given_up_while_others_come_in_takes_none_of_them_along(house: House) -> None:
+    house.bus.confirm_at_once = False
+    members = [FakeMember(f"m{number}") for number in range(4)]
+    joined = [house.hub.join("ops", member) for member in members]
+    joined[0].addCallback(lambda _: house.hub.leave("ops", members[1]))
+    house.bus.confirm("ops")
+    house.bus.answer()
+    house.hear("one", number=1)
+    assert [member.blobs for member in members] == [[frames("one")], [], [frames("one")], [frames("one")]]

@@ -660,3 +660,58 @@ def test_after_giving_up_nothing_is_taken_and_nothing_is_in_flight(office: Offic
     assert isinstance(outcome(given_up), NotPublished)
     assert flushed.called
     assert isinstance(outcome(office.publish("two")), NotPublished)
+
+
+class Unlike(list[Message]):
+    """Messages that count how often they are compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Unlike.compared += 1
+        return self is other
+
+    __hash__ = None
+
+
+def test_what_was_not_synced_is_found_by_its_ticket_and_compared_with_nothing() -> None:
+    office = Office(Config())
+    published = [
+        office.boxes.publish("ops", Unlike([message(f"{number}")]), {}, ticket=number % 2 + 1) for number in range(100)
+    ]
+    Unlike.compared = 0
+    office.boxes.not_synced(1, "broken")
+    assert Unlike.compared == 0
+    assert [isinstance(outcome(each), NotSynced) for each in published] == [True, False] * 50
+
+
+# What an error costs
+
+
+def test_a_batch_that_cannot_be_encoded_is_refused_and_the_next_one_goes_out(events: Events) -> None:
+    office = Office(Config())
+    office.connect()
+    bad = office.boxes.publish("ops", [Message("s.1", 2**70, "s", "bad")], NO_IDS)
+    good, other = office.publish("good"), office.publish("other", room="dev")
+    assert isinstance(outcome(bad), NotPublished)
+    assert office.wire.batches == [("ops", 2, ["good"]), ("dev", 3, ["other"])]
+    office.wire.answer([b"e", 1], [b"e", 1])
+    assert (outcome(good), outcome(other)) == (at("e", 1), at("e", 1))
+    assert events.said == [("critical", "messages for room ops could not be encoded")]
+
+
+def test_a_wire_that_takes_no_command_refuses_one_batch_and_holds_up_no_other_room(events: Events) -> None:
+    class Choosy(Publishing):
+        def execute_command(self, *command: Any) -> "Deferred[Any]":
+            if command[3] == b"ops":
+                raise RuntimeError("no")
+            return super().execute_command(*command)
+
+    office = Office(Config())
+    bad, good = office.publish("bad"), office.publish("good", room="dev")
+    office.wire = Choosy()
+    office.boxes.connected(office.wire, b"r1")
+    office.boxes.go_live()
+    office.wire.answer([b"e", 1])
+    assert isinstance(outcome(bad), NotPublished)
+    assert outcome(good) == at("e", 1)

@@ -9,9 +9,9 @@ from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.room.link import AWAY_CODES, LinkLost, ReplyError, for_now
-from chatd.room.queries import Queries
+from chatd.room.queries import Queries, _Query
 from chatd.room.script import TOPS
-from tests.fakes import Events
+from tests.fakes import Comparing, Events
 from tests.room.wire import Wire, outcome
 
 CONFIG = Config(bus_queries=2, bus_retry_most_seconds=3)
@@ -243,3 +243,28 @@ def test_a_refusal_for_now_is_known_by_the_words_of_each_broker(why: str) -> Non
 
 def test_a_refusal_for_good_is_none_for_now() -> None:
     assert not for_now(Failure(ReplyError("WRONGTYPE Operation against a key")))
+
+
+def test_giving_up_one_question_looks_at_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing = Comparing(_Query, monkeypatch)
+    answers = [desk.ask(str(number)) for number in range(100)]
+    for answer in reversed(answers):
+        answer.addErrback(lambda failure: failure.trap(CancelledError))
+        answer.cancel()
+    assert comparing.count == 0
+    kept = desk.ask("kept")
+    desk.wire.answer(1, 2)
+    assert (desk.asked, outcome(kept)) == (["0", "1", "kept"], None)
+    desk.wire.answer(3)
+    assert outcome(kept) == 3
+
+
+def test_a_question_that_cannot_be_put_into_bytes_fails_alone_and_frees_its_place(desk: Desk) -> None:
+    def fail(run: bytes) -> list[Any]:
+        raise RuntimeError("no")
+
+    answers = [desk.queries.ask(TOPS, [b"bad"], fail) for _ in range(CONFIG.bus_queries)]
+    assert [str(outcome(answer)) for answer in answers] == ["no"] * CONFIG.bus_queries
+    good = desk.ask("good")
+    desk.wire.answer(1)
+    assert outcome(good) == 1
