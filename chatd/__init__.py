@@ -35,6 +35,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``lifeline``       what parent and worker tell each other over a pipe
 ``openfiles``      how many files may be open, and so how many connections
 ``headcount``      how many connections all workers have together
+``single_flight``  one answer for all who ask at the same time
 ``timers``         periodic work; one timer of the reactor for the many that clients need
 ``logfields``      what of an event may stand in the server's own log, and which events say the same
 ``metrics``        every number that is counted, under its name for Prometheus

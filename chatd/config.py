@@ -659,7 +659,11 @@ class Config:
     rooms_steps: int = 100
     """and how many steps at most."""
     rooms_seconds: float = 1.0
-    """How long a list of rooms is good."""
+    """How long a list of rooms is good, at least;"""
+    rooms_rest: float = 20.0
+    """and for how many times as long as it took: a broker with many rooms is asked more rarely."""
+    ready_kept_seconds: float = 0.2
+    """How long the answer to a question for readiness is good."""
 
     # The chat log
     log_check_seconds: float = 0.5

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from chatd.config import Config
 from chatd.exposition import Share, expose
+from chatd.single_flight import SingleFlight
 from chatd.timers import Periodic
 
 log = Logger()
@@ -33,8 +34,7 @@ class Meter:
         self._share: Share | None = None
         self._ticking = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
         self._due = 0.0
-        self._asking: list[Deferred[bytes]] | None = None
-        self._exposed = (float("-inf"), b"")  # when, and what
+        self._sum = SingleFlight(reactor, self._add_up, config.metrics_kept_seconds)
 
     def start(self) -> None:
         """Begin."""
@@ -63,28 +63,14 @@ class Meter:
 
         It is worked out in a thread, once for all who ask meanwhile, and is good for a fraction of a second.
         """
+        return fail(NotKept()) if self._share is None else self._sum.get()
+
+    def _add_up(self) -> "Deferred[bytes]":
         if self._share is None:
             return fail(NotKept())
-        done: Deferred[bytes] = Deferred()
-        made, text = self._exposed
-        if self._asking is not None:
-            self._asking.append(done)
-        elif self._reactor.seconds() - made < self._config.metrics_kept_seconds:
-            done.callback(text)
-        else:
-            self._asking = [done]
-            self._share.write()
-            pool = self._reactor.getThreadPool()
-            deferToThreadPool(self._reactor, pool, expose, self._share.folder).addBoth(self._answer)
-        return done
-
-    def _answer(self, result: Any) -> None:
-        asking, self._asking = self._asking or [], None
-        if isinstance(result, bytes):
-            self._exposed = self._reactor.seconds(), result
-        for each in asking:
-            if not each.called:  # it may have been cancelled
-                each.callback(result)
+        self._share.write()
+        pool = self._reactor.getThreadPool()
+        return deferToThreadPool(self._reactor, pool, expose, self._share.folder)
 
     def _tick(self) -> None:
         now = self._reactor.seconds()

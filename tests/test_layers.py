@@ -26,6 +26,7 @@ PARENT_MAY = {
     "chatd.logfields",
     "chatd.metrics",
     "chatd.openfiles",
+    "chatd.single_flight",
     "chatd.timers",
 }
 """What the parent and the workers share."""

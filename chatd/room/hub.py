@@ -33,6 +33,7 @@ from chatd.room.room import Member, Room
 from chatd.room.roster import Members, Occupied
 from chatd.room.sync import Sync
 from chatd.room.timeline import Item
+from chatd.single_flight import SingleFlight
 from chatd.tally import Tally
 from chatd.timers import Periodic
 
@@ -83,7 +84,7 @@ class Hub:
         self._config = config
         self._clock = clock
         self._doors: dict[str, _Door] = {}
-        self._rooms: Deferred[tuple[Sequence[Occupied], bool]] | None = None
+        self._listing = SingleFlight(clock, bus.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
         self._keyed: dict[str, tuple[Room, Member]] = {}
         self._heard: list[Room] = []
         self._heard_bytes = 0
@@ -225,23 +226,7 @@ class Hub:
 
         The broker is asked once in a while: it looks at many keys.
         """
-        if self._rooms is None:
-            self._rooms = self._bus.list_rooms()
-            self._clock.callLater(self._config.rooms_seconds, self._forget_rooms)
-        answer: Deferred[tuple[Sequence[Occupied], bool]] = Deferred()
-
-        def pass_on(result: Any) -> Any:
-            if not answer.called:  # it may have been cancelled
-                answer.callback(result)
-            return result
-
-        self._rooms.addBoth(pass_on)
-        return answer
-
-    def _forget_rooms(self) -> None:
-        if self._rooms is not None:
-            self._rooms.addErrback(lambda _: None)  # who asked was told
-            self._rooms = None
+        return self._listing.get()
 
     async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Sequence[Batch]:
         config = self._config

@@ -19,6 +19,7 @@ from chatd.closing import OUR_FAULT
 from chatd.gate.limits import Crowd
 from chatd.meter import Meter
 from chatd.room.shards import Shards
+from chatd.single_flight import SingleFlight
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.answer import answer, done, later, refuse
@@ -72,14 +73,16 @@ class Answers(Resource):
 
     isLeaf = True
 
-    def __init__(self, shards: Shards, rooms: Rooms, page: Page, meter: Meter) -> None:
+    def __init__(
+        self, shards: Shards, probe: SingleFlight[list[str]], rooms: Rooms, page: Page, meter: Meter
+    ) -> None:
         super().__init__()
         self._page = page
         self._rooms = rooms
         self._own: dict[bytes, Method] = {
             b"/-/": self._about,
             b"/-/healthz": healthz,
-            b"/-/readyz": lambda request: later(request, readyz(request, shards)),
+            b"/-/readyz": lambda request: later(request, readyz(request, shards, probe)),
             b"/-/metrics": lambda request: later(request, metrics(request, meter)),
             b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
         }
@@ -284,7 +287,8 @@ class Site(WebSite):
         self.connections = connections
         self.config = connections.config
         page = Page()
-        answers = Answers(shards, Rooms(shards, connections, page), page, meter)
+        probe = SingleFlight(reactor, shards.probe, self.config.ready_kept_seconds)
+        answers = Answers(shards, probe, Rooms(shards, connections, page), page, meter)
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
         self.channels: Crowd[Any] = Crowd(connections.limits)
         self.draining = False

@@ -4,6 +4,7 @@ from twisted.web.server import Request
 
 from chatd.meter import Meter, NotKept
 from chatd.room.shards import Shards
+from chatd.single_flight import SingleFlight
 from chatd.web.answer import answer
 from chatd.wire.handshake import Refused
 
@@ -15,13 +16,13 @@ def healthz(request: Request) -> bytes:
     return answer(request, "ok\n")
 
 
-async def readyz(request: Request, shards: Shards) -> bytes:
+async def readyz(request: Request, shards: Shards, probe: SingleFlight[list[str]]) -> bytes:
     """Answer 200 once a probe published through a bus came back. Raises Refused: 503, and which link is broken.
 
-    Where there are several buses and one is away it is named, with 200: else one dead broker would take every host from
-    behind its proxy, and stop the rooms of all.
+    All who ask at the same time share one probe. If one of several buses is away it is named, with 200: else one dead
+    broker would take every host from behind its proxy, and stop the rooms of all.
     """
-    if troubles := await shards.probe():
+    if troubles := await probe.get():
         said = f"message bus: {'; '.join(troubles)}"
         if len(troubles) == len(list(shards)):
             raise Refused(503, "unavailable", said)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort
@@ -108,7 +109,8 @@ class EchoFactory(ConnectionFactory):
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
     """Listen on 127.0.0.1; give the port, which knows its number, and the factory, which knows the connections."""
     factory = EchoFactory(reactor, config)
-    site: Any = Site(reactor, None, factory, None)  # type: ignore[arg-type]
+    nothing: Any = Mock()  # an echo asks no broker for its health
+    site: Any = Site(reactor, nothing, factory, nothing)
     door = DoorFactory(reactor, factory, site, config, config.max_connections_worker)
     listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory

@@ -144,6 +144,21 @@ def test_the_list_of_rooms_is_asked_for_once_for_all_who_want_it_at_once(asker: 
     assert asker.transport.value() == b""
 
 
+def test_a_list_that_takes_long_is_not_asked_for_again_before_the_broker_had_rest(asker: Asker, house: House) -> None:
+    house.bus.answer_at_once = False
+    asker.send("GET /-/rooms")
+    house.clock.advance(0.5)
+    house.bus.answer(1)
+    house.clock.advance(9)
+    other = Asker(house)
+    other.send("GET /-/rooms")
+    assert other.transport.value().startswith(b"HTTP/1.1 200 OK")
+    house.clock.advance(1)
+    other = Asker(house)
+    other.send("GET /-/rooms")
+    assert other.transport.value() == b""
+
+
 # What is said
 
 

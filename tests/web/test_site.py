@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from chatd.web.site import about
 from tests.fakes import Events
-from tests.web.asker import CONFIG, Asker
+from tests.web.asker import CONFIG, Asker, House
 
 # What is there
 
@@ -49,6 +50,22 @@ def test_healthz_is_ok(asker: Asker) -> None:
 def test_readyz_is_ready_while_the_bus_is(asker: Asker) -> None:
     answer = asker.ask("GET /-/readyz")
     assert (answer.status, answer.body) == (200, b"ready\n")
+
+
+def test_those_who_ask_for_readiness_at_the_same_time_share_one_probe(house: House) -> None:
+    probes: list[Deferred[None]] = []
+
+    def probe() -> "Deferred[None]":
+        probes.append(Deferred())
+        return probes[-1]
+
+    house.bus.probe = probe  # type: ignore[method-assign]
+    askers = [Asker(house) for _ in range(20)]
+    for asker in askers:
+        asker.send("GET /-/readyz")
+    assert len(probes) == 1
+    probes[0].callback(None)
+    assert [asker.transport.value()[:15] for asker in askers] == [b"HTTP/1.1 200 OK"] * 20
 
 
 def test_readyz_says_what_is_broken_while_the_bus_is_away(asker: Asker) -> None:

@@ -1,10 +1,12 @@
 """Health and readiness: what a probe on its way, back, late or of nobody means for the answer."""
 
 import json
+from collections.abc import Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from twisted.web.http_headers import Headers
@@ -13,6 +15,7 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shard, Shards
+from chatd.single_flight import SingleFlight
 from chatd.web.answer import later
 from chatd.web.status import healthz, metrics, readyz
 from tests.fakes import FakeMeter
@@ -37,18 +40,22 @@ class StatusTests(TestCase):
         self.request: Any = DummyRequest([b""])
         self.request.responseHeaders = Headers()
 
+    def readyz(self, shards: Shards | None = None) -> Coroutine[Any, Any, bytes]:
+        shards = shards or self.shards
+        return readyz(self.request, shards, SingleFlight(Clock(), shards.probe, 0))
+
     def test_healthz_answers_at_once(self) -> None:
         assert healthz(self.request) == b"ok\n"
 
     def test_readyz_answers_once_the_probe_is_back(self) -> None:
-        assert later(self.request, readyz(self.request, self.shards)) == NOT_DONE_YET
+        assert later(self.request, self.readyz()) == NOT_DONE_YET
         assert self.request.written == []
         self.bus.probed.callback(None)
         assert self.request.written == [b"ready\n"]
         assert self.request.finished == 1
 
     def test_readyz_answers_503_and_why_where_it_is_not(self) -> None:
-        later(self.request, readyz(self.request, self.shards))
+        later(self.request, self.readyz())
         self.bus.probed.errback(NotPublished("nothing came through the subscribing link within 2 s"))
         assert self.request.responseCode == 503
         body = json.loads(b"".join(self.request.written))
@@ -60,19 +67,19 @@ class StatusTests(TestCase):
         other: Any = Bus()
         other.probed.callback(None)
         shards = Shards([*self.shards, Shard("other", other, other)])
-        later(self.request, readyz(self.request, shards))
+        later(self.request, self.readyz(shards))
         self.bus.probed.errback(NotPublished("it is away"))
         assert self.request.written == [b"ready, but for message bus: broker: it is away\n"]
 
     def test_an_asker_that_left_gets_no_answer(self) -> None:
-        later(self.request, readyz(self.request, self.shards))
+        later(self.request, self.readyz())
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.callback(None)
         assert self.request.written == []
         assert self.request.finished == 0
 
     def test_an_asker_that_left_gets_no_error_either(self) -> None:
-        later(self.request, readyz(self.request, self.shards))
+        later(self.request, self.readyz())
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.errback(NotPublished("it is gone"))
         assert self.request.written == []
