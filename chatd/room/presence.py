@@ -48,12 +48,18 @@ class _Step:
     since: int = 0
     nick: str = ""
     choices: Iterator[str] | None = None
+    rounds: int = 0
+    """How often names were tried."""
     done: "Deferred[str]" = field(default_factory=Deferred)
     """Fires with the nick that it has."""
 
     def arguments(self, most: int) -> list[Any]:
-        """Give it as the script takes it, with the next names to choose from."""
-        names = list(islice(self.choices, most)) if self.choices is not None else []
+        """Give it as the script takes it, with the next names to choose from.
+
+        Each time it is twice as many: of however many clients want one nick, none asks the broker often.
+        """
+        names = list(islice(self.choices, most << self.rounds)) if self.choices is not None else []
+        self.rounds += 1
         values: list[Any] = [self.since] if self.what in ("enter", "stay") else []
         values += [each for name in names for each in (name, quote(folded(name)))]
         return [self.what, self.author, len(values), *values]

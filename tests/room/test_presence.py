@@ -14,6 +14,7 @@ from chatd.room.bus import Bus
 from chatd.room.presence import Presence
 from chatd.room.queries import Queries
 from chatd.room.roster import Members
+from chatd.room.script import PRESENCE
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client, Server
 
@@ -125,6 +126,22 @@ class TestPresence(Watching):
         one, _, two, _ = await self.two(nick_choices=2)
         given = [await bus.enter("ops", f"{number}", "ann") for number, bus in enumerate((one, two) * 4)]
         assert sorted(given) == ["ann", "ann2", "ann3", "ann4", "ann5", "ann6", "ann7", "ann8"]
+
+    async def test_a_nick_that_many_want_takes_few_questions(self) -> None:
+        one, _, two, _ = await self.two(nick_choices=2)
+        for number in range(40):
+            await one.enter("ops", f"{number}", "ann")
+        asked = 0
+        ask = two._queries.ask
+
+        def count(*question: Any) -> Any:
+            nonlocal asked
+            asked += question[0] is PRESENCE
+            return ask(*question)
+
+        two._presence._queries.ask = count  # type: ignore[method-assign, assignment]
+        assert await two.enter("ops", "another", "ann")
+        assert asked <= 5
 
     async def test_a_nick_is_free_again_when_its_member_has_left_or_taken_another(self) -> None:
         one, _, two, _ = await self.two()
