@@ -63,6 +63,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  bans``         who may not come in at all
 ``  revoked``      tokens that are refused although their keys are good
 ``  buckets``      token buckets: so much at once, then so much a second
+``  usage``        what each address uses: connections and buckets, in a bounded table
 ``  limits``       how much one client, and one address, may do
 ``  auth``         what the bearer of a token may do: JSON Web Tokens
 ``room/``          what a room is, on this worker and across all of them

@@ -340,6 +340,25 @@ class Config:
         "auto: 1000 there.",
         "connections/s",
     )
+    limit_requests: str = _option(
+        "auto",
+        _limit,
+        "Maximum requests of one address per second, after 10 seconds' worth at once: HTTP requests of every kind and "
+        "reads of chatd.v1 and named clients. 64 KiB of text that is read count as one more. auto: 20 there.",
+        "requests/s",
+    )
+    limit_address_messages: str = _option(
+        "auto",
+        _limit,
+        "Maximum messages of all clients of one address together, per second. auto: 100 there.",
+        "messages/s",
+    )
+    limit_address_bytes: str = _option(
+        "auto",
+        _limit,
+        "Maximum message text of all clients of one address together, in bytes per second. auto: 524288 there.",
+        "bytes/s",
+    )
     ban_list: str = _option(
         "",
         _file_path,
@@ -515,13 +534,27 @@ class Config:
     auto_rooms: float = 120.0
     """rooms a minute,"""
     auto_handshakes: float = 1000.0
-    """handshakes a second a worker."""
+    """handshakes a second a worker,"""
+    auto_requests: float = 20.0
+    """requests a second an address,"""
+    auto_address_messages: float = 100.0
+    """messages a second an address,"""
+    auto_address_bytes: float = 524_288.0
+    """bytes a second an address."""
+    limit_requests_seconds: float = 10.0
+    """How many seconds' worth of its requests an address may make at once."""
+    limit_read_bytes: int = 65_536
+    """Bytes of text whose reading costs as much as a request."""
+    limit_debt_seconds: float = 30.0
+    """How many seconds' worth of messages, bytes and requests a client or an address may owe."""
     limit_addresses: int = 65_536
     """Addresses whose limits a worker keeps."""
     limit_rooms_known: int = 16_384
     """Rooms that a worker remembers to have been made, so that they are not counted again."""
     limit_reported: int = 1000
-    """Addresses of which a worker tells the others at once."""
+    """Addresses of which a worker tells the others at once; if there are more, they take turns."""
+    limit_looked: int = 4096
+    """Addresses that a worker looks at in one go: whether others have to know of them, whether they are forgotten."""
     limit_seconds: float = 1.0
     """How often it does."""
     limit_kept_seconds: int = 15

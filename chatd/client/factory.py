@@ -178,7 +178,7 @@ class ConnectionFactory(WebSocketServerFactory):
             "id": self.new_id(),
             "address": address,
             "lease": lease,
-            "pace": self.limits.pace(exposed=exposed),
+            "pace": self.limits.pace(address, exposed=exposed),
         }
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self

@@ -206,7 +206,7 @@ class Session:
 
     def _leave_behind(self, pace: Pace) -> None:
         """Let what is held be said though the client is gone, unless too much is left behind already."""
-        if not pace.slowed.leave(self, sum(map(len, self._held))):
+        if not pace.slowed.leave(self, sum(map(utf8_size, self._held))):
             self._give_up_held()
 
     def _give_up_held(self) -> None:

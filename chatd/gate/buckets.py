@@ -3,18 +3,27 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-_NO_TIME = 1e-6
+NO_TIME = 1e-6
 """Seconds that are none: what floats leave over."""
+
+_TOLD_LEAST, _TOLD_PART = 2, 32
+"""Other workers are told of what was taken from a bucket when it is at least so much, and such a part of its burst."""
 
 
 class Bucket:
     """One bucket. Times are in seconds, from anywhere, and never go back."""
 
-    __slots__ = ("_at", "_burst", "_level", "rate")
+    __slots__ = ("_at", "_burst", "_level", "debt", "rate", "untold")
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        """Take what comes in a second and what it holds, full at first."""
+    def __init__(self, rate: float, burst: float, now: float, debt: float = 0.0) -> None:
+        """Set what comes in a second, what the bucket holds (it starts full), and how much it may owe.
+
+        It may always owe as much as it holds.
+        """
         self.rate = rate
+        self.debt = max(burst, debt)
+        self.untold = 0.0
+        """What was taken here since other workers were last told (``usage``)."""
         self._burst = burst
         self._level = burst
         self._at = now
@@ -25,17 +34,27 @@ class Bucket:
         if count > self._level:
             return False
         self._level -= count
+        self.untold += count
         return True
 
     def spend(self, count: float, now: float) -> None:
-        """Take so much, that has been had already, though it be more than there is: down to as much as it holds."""
+        """Take so much even if it is more than there is: what was used already has to be paid. The debt is bounded."""
+        self.spend_elsewhere(count, now)
+        self.untold += count
+
+    def spend_elsewhere(self, count: float, now: float) -> None:
+        """Take what was used on other workers, as ``spend`` does."""
         self._fill(now)
-        self._level = max(self._level - count, -self._burst)
+        self._level = max(self._level - count, -self.debt)
 
     def wait(self, count: float, now: float) -> float:
-        """Give in how many seconds so much will be there."""
+        """Return in how many seconds so much will be there; a negative count is a debt that is allowed."""
         self._fill(now)
         return max(0.0, (min(count, self._burst) - self._level) / self.rate)
+
+    def much(self) -> bool:
+        """Return whether so much was taken and not told that it matters on other workers."""
+        return self.untold >= max(_TOLD_LEAST, self._burst / _TOLD_PART)
 
     def full(self, now: float) -> bool:
         """Whether nothing was taken for so long that it is as if it were new."""
@@ -55,36 +74,49 @@ class Late(Protocol):
 
 
 class Slowed:
-    """Those who have something still to say, among them some who are gone: what these left behind is bounded."""
+    """Clients that are slowed down. What those that are gone left behind is bounded."""
 
     def __init__(self, most: int) -> None:
-        """Take how many characters those who are gone may have left behind, together."""
+        """Set how many bytes of UTF-8 the clients that are gone may have left behind, together."""
         self._most = most
         self._left: dict[Late, int] = {}
+        self._total = 0
 
-    def add(self, who: Late) -> None:
-        """Know of one more."""
-        self._left[who] = 0
+    def add(self, client: Late) -> None:
+        """Register a client."""
+        self._left.setdefault(client, 0)
 
-    def leave(self, who: Late, size: int) -> bool:
-        """Let it go, with so much to be said yet; whether that may still be said."""
-        self._left[who] = size
-        return sum(self._left.values()) <= self._most
+    def leave(self, client: Late, size: int) -> bool:
+        """Note that a client is gone and left so many bytes behind. Return whether they may still be published."""
+        self._total += size - self._left.get(client, 0)
+        self._left[client] = size
+        return self._total <= self._most
 
-    def discard(self, who: Late) -> None:
-        """Know of one less."""
-        self._left.pop(who, None)
+    def discard(self, client: Late) -> None:
+        """Forget a client."""
+        self._total -= self._left.pop(client, 0)
 
     def hurry(self) -> None:
-        """Let all of them say it now."""
-        for who in list(self._left):
-            who.hurry()
+        """Let all of them publish at once what they still have."""
+        for client in list(self._left):
+            client.hurry()
+
+
+class Shared(Protocol):
+    """What a pace needs of the usage of its address, which all clients of the address share."""
+
+    messages: Bucket | None
+    bytes: Bucket | None
+    requests: Bucket | None
+
+    def touch(self) -> None:
+        """Note that something was taken from a bucket."""
 
 
 class Pace:
-    """How fast one client may speak: messages and bytes, each with a bucket of its own."""
+    """How fast one client may publish and read: its own buckets, and those that it shares with its address."""
 
-    __slots__ = ("_bytes", "_joins", "_messages", "_seconds", "refused", "slowed")
+    __slots__ = ("_bytes", "_joins", "_messages", "_read_bytes", "_seconds", "_shared", "refused", "slowed")
 
     def __init__(
         self,
@@ -92,52 +124,108 @@ class Pace:
         size: Bucket | None,
         joins: Bucket | None,
         seconds: Callable[[], float],
-        slowed: "Slowed",
+        slowed: Slowed,
+        *,
+        shared: Shared | None = None,
+        read_bytes: int = 1,
     ) -> None:
-        """Take buckets of messages, of bytes and of rooms to join, what tells the time, and who waits already."""
+        """Take the client's buckets of messages, bytes and joins, the clock, and the clients that wait.
+
+        The usage of its address is shared. So many bytes that are read cost one request of the address.
+        """
         self._messages = messages
         self._bytes = size
         self._joins = joins
         self._seconds = seconds
+        self._shared = shared
+        self._read_bytes = read_bytes
         self.slowed = slowed
         self.refused = 0
-        """How many messages were refused since one was taken."""
+        """How many messages and requests were refused since one was taken."""
 
     @property
     def messages_per_second(self) -> float | None:
-        """How many messages a second it may say; None: as many as it likes."""
-        return self._messages.rate if self._messages is not None else None
+        """Return how many messages per second the client may publish at most; None: no limit."""
+        buckets = (self._messages, self._shared.messages if self._shared is not None else None)
+        return min((bucket.rate for bucket in buckets if bucket is not None), default=None)
 
     def full(self, now: float) -> bool:
-        """Whether nothing was said for so long that it is as if it were new."""
-        return all(each is None or each.full(now) for each in (self._messages, self._bytes, self._joins))
+        """Return whether the client's own buckets are full, as if it were new."""
+        buckets = (self._messages, self._bytes, self._joins)
+        return all(bucket is None or bucket.full(now) for bucket in buckets)
 
-    def take(self, size: int) -> float:
-        """Take a message of so many bytes, and give 0; or give in how many seconds it may be taken."""
-        now = self._seconds()
+    def take(self, size: int, count: int = 1) -> float:
+        """Take a message of so many bytes and return 0; or return in how many seconds it may be taken.
+
+        Count is how many messages it costs. One is enough to begin: the rest is owed, and the next one waits for it.
+        The same goes for the bytes of the address, so that small messages of others do not keep out a large one.
+        """
+        now, shared = self._seconds(), self._shared
         wait = self._messages.wait(1, now) if self._messages is not None else 0.0
         if self._bytes is not None:
             wait = max(wait, self._bytes.wait(size, now))
-        if wait > _NO_TIME:
+        if shared is not None:
+            wait = max(wait, _wait(shared.messages, now), _wait(shared.bytes, now))
+        if wait > NO_TIME:
             self.refused += 1
             return wait
         self.refused = 0
         if self._messages is not None:
-            self._messages.spend(1, now)
+            self._messages.spend(count, now)
         if self._bytes is not None:
             self._bytes.spend(size, now)
+        if shared is not None:
+            if shared.messages is not None:
+                shared.messages.spend(count, now)
+            if shared.bytes is not None:
+                shared.bytes.spend(size, now)
+            shared.touch()
         return 0.0
 
+    def take_some(self, sizes: Sequence[int]) -> tuple[int, float]:
+        """Take as many of these messages as may go now. Return how many, and in how many seconds the next one may."""
+        for place, size in enumerate(sizes):
+            if wait := self.take(size):
+                return place, wait
+        return len(sizes), 0.0
+
     def join(self) -> float:
-        """Join a room, and give 0; or give in how many seconds it may be joined."""
+        """Join a room and return 0; or return in how many seconds it may be joined."""
         now = self._seconds()
         if self._joins is None or self._joins.take(1, now):
             return 0.0
         return self._joins.wait(1, now)
 
-    def take_some(self, sizes: Sequence[int]) -> tuple[int, float]:
-        """Take as many of these messages as may go now; give how many, and in how many seconds the next one may."""
-        for place, size in enumerate(sizes):
-            if wait := self.take(size):
-                return place, wait
-        return len(sizes), 0.0
+    def ask(self, count: int = 1, *, recovers: bool = False) -> float:
+        """Take a request of the address, or so many, and return 0; or return in how many seconds it may be made.
+
+        A request that recovers missed messages may owe: it waits only if the address owes half of what it may owe.
+        """
+        shared = self._shared
+        if shared is None or shared.requests is None:
+            return 0.0
+        now = self._seconds()
+        wait = shared.requests.wait(least(shared.requests, recovers=recovers), now)
+        if wait > NO_TIME:
+            self.refused += 1
+            return wait
+        self.refused = 0
+        shared.requests.spend(count, now)
+        shared.touch()
+        return 0.0
+
+    def read(self, size: int) -> None:
+        """Charge the address for so many bytes of text that were read for the client."""
+        shared = self._shared
+        if size and shared is not None and shared.requests is not None:
+            shared.requests.spend(size / self._read_bytes, self._seconds())
+            shared.touch()
+
+
+def least(requests: Bucket, *, recovers: bool) -> float:
+    """Return how much a bucket of requests has to hold before a request; negative: so much may be owed."""
+    return -requests.debt / 2 if recovers else 1
+
+
+def _wait(bucket: Bucket | None, now: float) -> float:
+    return bucket.wait(1, now) if bucket is not None else 0.0

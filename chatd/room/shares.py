@@ -8,10 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from chatd.config import Config
-from chatd.gate.limits import Limits, Share
+from chatd.gate.limits import Limits
+from chatd.gate.usage import Share
 from chatd.room.queries import Queries
 from chatd.room.script import SHARES
 from chatd.timers import Periodic
+
+_NUMBERS = len(Share._fields) - 1
 
 
 class Shares:
@@ -40,13 +43,13 @@ class Shares:
         if limits is None or not told:
             return None
         config = self._config
-        keys = [f"{config.redis_prefix}:address:{each.address}".encode() for each in told]
+        keys = [f"{config.redis_prefix}:address:{share.address}".encode() for share in told]
         given: list[Any] = [self._worker, config.limit_kept_seconds, 2 * 60]
-        given += [number for each in told for number in each[1:]]
+        given += [number for share in told for number in share[1:]]
 
         def learn(answer: list[int]) -> None:
-            totals = [Share(each.address, *answer[3 * at : 3 * at + 3]) for at, each in enumerate(told)]
-            limits.learn(told, totals)
+            totals = zip(*[iter(answer)] * _NUMBERS, strict=True)
+            limits.learn(told, [Share(share.address, *total) for share, total in zip(told, totals, strict=True)])
 
         asked: Deferred[Any] = self._queries.ask(SHARES, keys, lambda _: given)
         return asked.addCallback(learn)

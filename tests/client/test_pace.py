@@ -35,7 +35,7 @@ class Town(House):
         self.limits = Limits(CONFIG, self.clock.seconds)
 
     def paced(self, kind: type[Any], name: str = "s1", **options: Any) -> tuple[Any, FakeLine]:
-        pace = self.limits.pace(exposed=True)
+        pace = self.limits.pace("192.0.2.1", exposed=True)
         session, line = self.come(kind, name, Place("lobby", nick="ann" * (kind is Person)), pace=pace, **options)
         self.turn()
         lines(line)
@@ -122,6 +122,15 @@ def test_too_much_of_it_is_not_and_that_is_logged(town: Town) -> None:
     assert not town.clock.getDelayedCalls()
 
 
+def test_how_much_is_left_behind_is_counted_in_bytes(town: Town) -> None:
+    session, _ = town.paced(Session)
+    session.received([*TEXTS[:10], "\u00e9" * 30])
+    town.turn()
+    with capturedLogs() as events:
+        session.gone()
+    assert [each["count"] for each in events] == [1]
+
+
 def test_what_is_still_to_be_said_when_all_ends_is_said_at_once(town: Town) -> None:
     one, _ = town.paced(Session)
     other, _ = town.paced(Session, "s2")
@@ -172,7 +181,7 @@ def publish(text: str, **more: Any) -> str:
 
 
 def test_a_program_knows_how_fast_it_may_speak_and_is_told_when_to_try_again(town: Town) -> None:
-    pace = town.limits.pace(exposed=True)
+    pace = town.limits.pace("192.0.2.1", exposed=True)
     session, line = town.come(Program, "p1", Place("lobby"), pace=pace)
     town.turn()
     assert events(line)[0]["limits"] == {"message_bytes": 100, "messages_per_s": 5.0, "rooms": 3}

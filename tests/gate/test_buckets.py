@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.gate.buckets import Bucket, Pace, Slowed
+from chatd.gate.usage import Usage
 
 STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
 
@@ -45,6 +46,25 @@ def test_a_debt_is_bounded_and_paid_by_time() -> None:
     assert bucket.full(10.0)
 
 
+def test_a_bucket_may_owe_more_than_it_holds() -> None:
+    bucket = Bucket(5, 10, 0.0, 150)
+    bucket.spend(110, 0.0)
+    assert bucket.wait(1, 0.0) == pytest.approx(20.2)
+    bucket.spend(1000, 0.0)
+    assert bucket.wait(1, 0.0) == pytest.approx(30.2)
+    assert bucket.wait(-75, 0.0) == pytest.approx(15)
+
+
+def test_what_was_used_elsewhere_is_not_told_again() -> None:
+    bucket = Bucket(5, 10, 0.0)
+    bucket.spend(3, 0.0)
+    bucket.take(2, 0.0)
+    bucket.take(9, 0.0)
+    bucket.spend_elsewhere(4, 0.0)
+    assert (bucket.untold, bucket.wait(1, 0.0)) == (5, 0)
+    assert bucket.wait(2, 0.0) > 0
+
+
 class Clock:
     now = 0.0
 
@@ -52,13 +72,15 @@ class Clock:
         return self.now
 
 
-def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, slowed: Slowed | None = None) -> Pace:
+def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: Usage | None = None) -> Pace:
     return Pace(
-        Bucket(messages, 10, 0.0) if messages else None,
+        Bucket(messages, 10, 0.0, 30 * messages) if messages else None,
         Bucket(size, 2 * size, 0.0) if size else None,
         Bucket(messages, 3, 0.0) if messages else None,
         clock.seconds,
-        slowed or Slowed(100),
+        Slowed(100),
+        shared=shared,
+        read_bytes=1000,
     )
 
 
@@ -116,6 +138,68 @@ def test_joins_have_a_bucket_of_their_own() -> None:
     assert pace_of(Clock(), messages=0, size=1).join() == 0
 
 
+def test_a_message_that_costs_many_is_taken_at_once_and_owed() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    assert pace.take(0, 100) == 0
+    assert pace.take(0, 100) == pytest.approx(18.2)
+    clock.now = 18.3
+    assert pace.take(0) == 0
+
+
+def usage_of(**buckets: Bucket) -> Usage:
+    usage = Usage("192.0.2.1", {})
+    for name, bucket in buckets.items():
+        setattr(usage, name, bucket)
+    return usage
+
+
+def test_the_clients_of_an_address_share_its_buckets() -> None:
+    clock, usage = Clock(), usage_of(messages=Bucket(10, 15, 0.0))
+    one, other = pace_of(clock, shared=usage), pace_of(clock, shared=usage)
+    assert after(one, [1] * 30)[0] == 10
+    assert after(other, [1] * 30) == (5, 0.1)
+    assert usage.messages is not None
+    assert usage.messages.untold == 15
+
+
+def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
+    clock, usage = Clock(), usage_of(bytes=Bucket(100, 200, 0.0))
+    small, large = pace_of(clock, messages=0, shared=usage), pace_of(clock, messages=0, shared=usage)
+    while not small.take(1):
+        pass
+    clock.now = 0.02
+    assert large.take(150) == 0
+    assert small.take(1) > 1
+
+
+def test_the_slowest_limit_is_the_one_that_a_client_is_told() -> None:
+    usage = usage_of(messages=Bucket(2, 4, 0.0))
+    assert pace_of(Clock(), shared=usage).messages_per_second == 2
+    assert pace_of(Clock(), messages=1, shared=usage).messages_per_second == 1
+    assert pace_of(Clock(), messages=0, shared=usage).messages_per_second == 2
+
+
+def test_what_was_read_is_paid_for_by_the_next_request() -> None:
+    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    pace = pace_of(clock, shared=usage)
+    assert pace.ask() == 0
+    pace.read(13_000)
+    assert pace.ask() == pytest.approx(5.5)
+    assert pace.refused == 1
+    assert pace.ask(recovers=True) == 0
+    pace.read(21_000)
+    assert pace.ask(recovers=True) == pytest.approx(1.0), "it owes more than half of what it may"
+    clock.now = 1.0
+    assert pace.ask(0, recovers=True) == 0
+
+
+def test_without_a_limit_of_requests_reads_are_free() -> None:
+    for pace in (pace_of(Clock()), pace_of(Clock(), shared=usage_of())):
+        pace.read(10**9)
+        assert [pace.ask() for _ in range(1000)] == [0] * 1000
+
+
 class Talker:
     def __init__(self, slowed: Slowed) -> None:
         self.slowed = slowed
@@ -143,3 +227,28 @@ def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
     assert [slowed.leave(each, 50) for each in talkers] == [True, True, False]
     slowed.discard(talkers[0])
     assert slowed.leave(talkers[2], 50)
+
+
+def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() -> None:
+    added = 0
+
+    class Size(int):
+        def __radd__(self, other: int) -> int:
+            nonlocal added
+            added += 1
+            return int(self) + other
+
+    slowed = Slowed(10**6)
+    talkers = [Talker(slowed) for _ in range(100)]
+    assert all(slowed.leave(talker, Size(1)) for talker in talkers)
+    assert added <= len(talkers)
+
+
+def test_what_a_client_left_behind_counts_once() -> None:
+    slowed = Slowed(100)
+    one, other = Talker(slowed), Talker(slowed)
+    for size in (80, 60, 40):
+        assert slowed.leave(one, size)
+    assert slowed.leave(other, 60)
+    slowed.add(one)
+    assert not slowed.leave(other, 61)

@@ -1,11 +1,13 @@
 """How much one client, and one address, may do."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from chatd.config import BadValue, Config, limit, options
-from chatd.gate.limits import Crowd, Limits, Share, group
+from chatd.gate.limits import Crowd, Limits
+from chatd.gate.usage import Share, group
 from chatd.wire.handshake import Refused
 
 CONFIG = Config(limit_connections="3", limit_arrivals="6", limit_rooms="2", limit_handshakes="off", limit_messages="5")
@@ -60,7 +62,7 @@ def test_an_ipv6_address_counts_with_its_network(address: str, counted: str) -> 
 @pytest.mark.parametrize("text", ["", "5x", "0", "-1", "nan", "inf", "1e10", "on", "5/s"])
 def test_what_is_no_limit_is_refused(text: str) -> None:
     checks = {each.name: each.metadata["check"] for each in options()}
-    for name in ("limit_messages", "limit_bytes", "limit_connections", "limit_arrivals", "limit_rooms"):
+    for name in (each for each in checks if each.startswith("limit_") and each != "limit_burst"):
         with pytest.raises(BadValue, match="must be auto, off or a number over 0"):
             checks[name](text)
 
@@ -74,25 +76,26 @@ def test_a_limit_is_a_number_off_or_what_auto_stands_for() -> None:
 
 def test_by_itself_it_limits_those_that_come_from_elsewhere() -> None:
     limits = World(Config()).limits
-    assert limits.pace(exposed=False) is None
-    pace = limits.pace(exposed=True)
+    assert limits.pace(A, exposed=False) is None
+    pace = limits.pace(A, exposed=True)
     assert pace is not None
     assert pace.messages_per_second == 5
     assert pace.take_some([1] * 11)[0] == 10
 
 
 def test_a_number_is_for_all_and_off_for_nobody() -> None:
-    numbers = World(Config(limit_messages="2", limit_bytes="off", limit_burst=3)).limits
+    off: Any = dict.fromkeys(("limit_bytes", "limit_address_messages", "limit_address_bytes", "limit_requests"), "off")
+    numbers = World(Config(limit_messages="2", limit_burst=3, **off)).limits
     for exposed in (False, True):
-        pace = numbers.pace(exposed=exposed)
+        pace = numbers.pace(A, exposed=exposed)
         assert pace is not None
         assert pace.take_some([10**9] * 4)[0] == 3
-    assert World(Config(limit_messages="off", limit_bytes="off")).limits.pace(exposed=True) is None
+    assert World(Config(limit_messages="off", **off)).limits.pace(A, exposed=True) is None
 
 
 def test_the_longest_message_may_always_be_said() -> None:
     config = Config(limit_messages="off", limit_bytes="10", max_message=1000)
-    pace = World(config).limits.pace(exposed=True)
+    pace = World(config).limits.pace(A, exposed=True)
     assert pace is not None
     assert pace.take(1000) == 0
     assert pace.take(1000) > 0
@@ -180,10 +183,10 @@ def test_posts_of_an_address_have_one_pace(world: World) -> None:
 def test_who_has_said_something_is_forgotten_once_it_might_say_as_much_again(world: World) -> None:
     world.limits.post(A, 5, exposed=True)
     world.limits.report()
-    assert set(world.limits._known) == {A}
+    assert set(world.limits.usages) == {A}
     world.now += 1
     world.limits.report()
-    assert set(world.limits._known) == set()
+    assert set(world.limits.usages) == set()
 
 
 def test_on_listeners_of_this_host_nothing_is_limited_by_itself() -> None:
@@ -202,7 +205,7 @@ def test_no_more_addresses_are_kept_than_may_be_and_none_with_connections_is_for
         world.limits.came(A)
     for number in range(100):
         world.admits(f"198.51.100.{number}")
-    assert len(world.limits._known) == 10
+    assert len(list(world.limits.usages)) == 10
     assert world.admits() != ""
 
 
@@ -220,6 +223,116 @@ def test_a_crowd_counts_who_is_in_it(world: World) -> None:
     for number in range(5):
         crowd.add(f"more {number}", A)
     assert world.limits.crowded(A) is True
+
+
+# What it asks
+
+
+def asks(world: World, count: int, address: str = A, **options: bool) -> int:
+    """Let an address make requests; give how many were taken."""
+    taken = 0
+    for _ in range(count):
+        try:
+            world.limits.request(address, exposed=True, **options)
+        except Refused as refused:
+            world.refused = refused
+        else:
+            taken += 1
+    return taken
+
+
+def test_an_address_makes_ten_seconds_worth_of_requests_at_once_and_is_then_told_to_wait() -> None:
+    world = World(Config())
+    assert asks(world, 300) == 200
+    assert (world.refused.status, world.refused.code) == (429, "rate_limited")
+    assert world.refused.message == "20 requests a second from one address at most"
+    assert world.refused.headers == (("Retry-After", "1"),)
+    assert asks(world, 1, B) == 1
+    world.now += 1
+    assert asks(world, 300) == 20
+
+
+def test_twenty_people_behind_one_address_open_the_page_at_once() -> None:
+    world = World(Config())
+    for _ in range(20):
+        assert world.admits() == ""
+        assert asks(world, 4) == 4, "the page, its style, script and icon"
+        world.limits.charge(A, 1, exposed=True)  # the handshake
+        pace = world.limits.pace(A, exposed=True)
+        assert pace is not None
+        assert [pace.ask(), pace.ask()] == [0, 0], "who is there, and history"
+        pace.read(5000)
+
+
+def test_health_checks_have_a_bucket_of_their_own() -> None:
+    world = World(Config())
+    assert asks(world, 300) == 200
+    assert asks(world, 300, probe=True) == 200
+    world.now += 1
+    assert [asks(world, 100), asks(world, 100, probe=True)] == [20, 20]
+
+
+def test_what_an_address_read_keeps_it_waiting_up_to_a_bound() -> None:
+    world = World(Config())
+    world.limits.read(A, 65_536 * 240, exposed=True)
+    assert asks(world, 1) == 0
+    assert world.refused.headers == (("Retry-After", "3"),)
+    for _ in range(10):
+        world.limits.read(A, 65_536 * 1000, exposed=True)
+    assert asks(world, 1) == 0
+    assert world.refused.headers == (("Retry-After", "31"),)
+    world.now += 30.1
+    assert asks(world, 1) == 1
+
+
+def test_who_recovers_what_it_missed_may_owe_for_it() -> None:
+    world = World(Config())
+    world.limits.read(A, 65_536 * 300, exposed=True)
+    assert asks(world, 1) == 0
+    assert asks(world, 500, recovers=True) == 201
+    assert world.refused.status == 429
+
+
+def test_requests_of_this_host_are_not_limited_by_themselves() -> None:
+    world = World(Config())
+    for _ in range(1000):
+        world.limits.request(A, exposed=False)
+        world.limits.request(A, exposed=False, probe=True)
+        world.limits.read(A, 10**6, exposed=False)
+    assert list(world.limits.usages) == []
+    for _ in range(1000):
+        world.limits.request("unix", exposed=True)
+
+
+# What all its clients say
+
+
+def test_all_clients_of_an_address_together_have_limits_too() -> None:
+    world = World(Config(limit_messages="off", limit_bytes="off", limit_address_messages="100"))
+    paces = [world.limits.pace(A, exposed=True) for _ in range(3)]
+    taken = [pace.take_some([1] * 150)[0] for pace in paces if pace is not None]
+    assert taken == [150, 50, 0]
+    elsewhere = world.limits.pace(B, exposed=True)
+    assert elsewhere is not None
+    assert elsewhere.take(1) == 0
+
+
+def test_their_text_is_limited_together() -> None:
+    world = World(Config(limit_messages="off", limit_bytes="off", limit_address_messages="off"))
+    paces = [world.limits.pace(A, exposed=True) for _ in range(2)]
+    taken = [pace.take_some([16_384] * 100)[0] for pace in paces if pace is not None]
+    assert taken == [64, 0]
+
+
+def test_posts_take_from_what_an_address_may_say() -> None:
+    world = World(Config(limit_messages="5", limit_address_messages="6"))
+    pace = world.limits.pace(A, exposed=True)
+    assert pace is not None
+    assert pace.take_some([1] * 20)[0] == 10
+    for _ in range(2):
+        world.limits.post(A, 5, exposed=True)
+    with pytest.raises(Refused):
+        world.limits.post(A, 5, exposed=True)
 
 
 # With other workers
@@ -285,7 +398,7 @@ def test_those_who_do_next_to_nothing_are_not_told_of_and_forgotten(world: World
     assert world.limits.report() == []
     world.now += 60
     world.limits.report()
-    assert set(world.limits._known) == {B}
+    assert set(world.limits.usages) == {B}
 
 
 def test_that_an_address_has_no_connection_any_more_is_told_once(world: World) -> None:
@@ -305,4 +418,4 @@ def test_of_who_was_busy_it_is_asked_what_it_does_elsewhere_until_that_does_not_
     assert world.limits.report() == [Share(A, 0, 0, 0)]
     world.now += 60
     assert world.limits.report() == []
-    assert len(world.limits._known) == 0
+    assert len(list(world.limits.usages)) == 0

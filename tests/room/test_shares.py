@@ -17,6 +17,8 @@ from chatd.wire.handshake import Refused
 from tests.room.server import Client
 
 A, B = "192.0.2.1", "2001:db8::1"
+LIMITS: Any = {"limit_connections": "20", "limit_arrivals": "30", "limit_messages": "off", "limit_bytes": "off"}
+LIMITS |= {"limit_address_messages": "20", "limit_address_bytes": "8000"}
 
 
 class Asking:
@@ -47,6 +49,23 @@ class Worker:
         self.shares = Shares(clock, asking, config, name)
         self.shares.share(self.limits)
 
+    def asks(self, count: int) -> int:
+        """Make so many requests; give how many were taken."""
+        taken = 0
+        for _ in range(count):
+            try:
+                self.limits.request(A, exposed=True)
+            except Refused:
+                continue
+            taken += 1
+        return taken
+
+    def says(self, count: int, size: int) -> int:
+        """Say so many messages of a size; give how many may be said at once."""
+        pace = self.limits.pace(A, exposed=True)
+        assert pace is not None
+        return pace.take_some([size] * count)[0]
+
     def comes(self, count: int = 1, address: str = A) -> int:
         """Let so many connections come; give how many were let in."""
         taken = 0
@@ -67,7 +86,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def workers(clock: Clock, valkey_url: str) -> Iterator[Sequence[Worker]]:
-    config = Config(limit_connections="20", limit_arrivals="30", redis_prefix=f"t{uuid.uuid4().hex[:8]}")
+    config = Config(**LIMITS, redis_prefix=f"t{uuid.uuid4().hex[:8]}")
     with Client(valkey_url.removeprefix("unix://")) as broker:
         yield [Worker(clock, broker, config, f"w{number}") for number in range(3)]
 
@@ -100,6 +119,34 @@ def test_arrivals_count_on_all_workers_together(clock: Clock, workers: Sequence[
     clock.advance(1)
     clock.advance(1)
     assert one.comes(30) < 30 - 11 - 8
+
+
+def test_requests_count_on_all_workers_together(clock: Clock, workers: Sequence[Worker]) -> None:
+    one, other, third = workers
+    for worker in workers:
+        assert worker.asks(100) == 100
+    for _ in range(2):
+        clock.advance(1)
+    assert third.asks(50) == 50
+    for _ in range(2):
+        clock.advance(1)
+    assert [one.asks(200), other.asks(200)] == [0, 30], "of 200, and 20 each second, others took what they are told of"
+
+
+def test_messages_count_on_all_workers_together(clock: Clock, workers: Sequence[Worker]) -> None:
+    said = 0
+    for _ in range(40):
+        said += sum(worker.says(100, 1) for worker in workers)
+        clock.advance(1)
+    assert 40 * 20 * 0.8 < said < 40 * 20 * 1.4, "each worker for itself would have taken 2,400"
+
+
+def test_bytes_count_on_all_workers_together(clock: Clock, workers: Sequence[Worker]) -> None:
+    said = 0
+    for _ in range(40):
+        said += 1000 * sum(worker.says(19, 1000) for worker in workers)
+        clock.advance(1)
+    assert 40 * 8000 * 0.8 < said < 40 * 8000 * 1.4, "each worker for itself would have taken 960,000"
 
 
 def test_a_worker_that_died_is_counted_no_more(workers: Sequence[Worker], clock: Clock) -> None:
