@@ -63,18 +63,23 @@ class Person(Session):
         """Publish what may be said by now, and say of the rest that it was not."""
         fit: list[str] = []
         for line in lines:
-            counts = isinstance(read_command(line), Say | Rename)
-            if not counts or not (wait := pace.take(utf8_size(line))):
+            if not isinstance(read_command(line), Say) or not (wait := pace.take(utf8_size(line))):
                 fit.append(line)
                 continue
             self._publish(fit)
             fit = []
             REFUSED_MESSAGES["rate_limited"].value += 1
-            if pace.refused > self._config.flood_warnings:
-                self._line.close(FLOODING)
+            if not self._warn(pace, wait):
                 return
-            self._say(text.not_sent("too fast", wait))
         self._publish(fit)
+
+    def _warn(self, pace: Pace, wait: float) -> bool:
+        """Tell the client that it was too fast; close the connection and return False after too many warnings."""
+        if pace.refused > self._config.flood_warnings:
+            self._line.close(FLOODING)
+            return False
+        self._say(text.not_sent("too fast", wait))
+        return True
 
     def _publish(self, lines: Sequence[str]) -> None:
         said: list[str] = []
@@ -132,9 +137,15 @@ class Person(Session):
             case Rename() if self.lease.grant.nick:
                 self._say(text.notice(NICK_FIXED))
             case Rename(nick):
-                self._ask(
-                    lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has)
-                )
+                self._rename(nick)
+
+    def _rename(self, nick: str) -> None:
+        """Change the nick; this costs a message."""
+        if self._pace is not None and (wait := self._pace.take(0)):
+            REFUSED_MESSAGES["rate_limited"].value += 1
+            self._warn(self._pace, wait)
+            return
+        self._ask(lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has))
 
     def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus, and tell the answer when it comes; no more than a few at a time."""

@@ -289,16 +289,23 @@ class Program:
         else:
             self._hold(request, member)
 
-    def _is_too_fast(self, ref: Ref, size: int) -> bool:
-        """Whether something may not be said yet, and so is not; the client is told, and hung up on in the end."""
-        if self._pace is None or not (wait := self._pace.take(size)):
+    def _is_too_fast(self, ref: Ref, size: int, count: int = 1) -> bool:
+        """Whether something may not be said yet, and so is not; the client is told, and hung up on in the end.
+
+        Count is how many messages it costs.
+        """
+        if self._pace is None or not (wait := self._pace.take(size, count)):
             return False
         REFUSED_MESSAGES["rate_limited"].value += 1
-        if self._pace.refused > self.config.flood_warnings:
+        self._warn(self._pace, ref, wait)
+        return True
+
+    def _warn(self, pace: Pace, ref: Ref, wait: float) -> None:
+        """Tell the client that it was too fast; close the connection after too many warnings."""
+        if pace.refused > self.config.flood_warnings:
             self.line.close(FLOODING)
         else:
             self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
-        return True
 
     def _hold(self, request: Request, member: Membership) -> None:
         """Read no more until there is room again."""
@@ -413,7 +420,7 @@ class Program:
         if self.lease.grant.nick:
             self.refuse(request.ref, "forbidden", "nick: it is that of your token")
             return
-        if self._is_too_fast(request.ref, 0):
+        if self._is_too_fast(request.ref, 0, max(1, len(self._rooms))):  # each room is told
             return
         was = self.nick
 

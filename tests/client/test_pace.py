@@ -1,6 +1,8 @@
 """Clients that are faster than they may be: bare ones are read no faster, others are told."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,9 +36,12 @@ class Town(House):
         super().__init__(CONFIG)
         self.limits = Limits(CONFIG, self.clock.seconds)
 
-    def paced(self, kind: type[Any], name: str = "s1", **options: Any) -> tuple[Any, FakeLine]:
+    def paced(
+        self, kind: type[Any], name: str = "s1", place: Place | None = None, **options: Any
+    ) -> tuple[Any, FakeLine]:
         pace = self.limits.pace("192.0.2.1", exposed=True)
-        session, line = self.come(kind, name, Place("lobby", nick="ann" * (kind is Person)), pace=pace, **options)
+        place = place or Place("lobby", nick="ann" * (kind is Person))
+        session, line = self.come(kind, name, place, pace=pace, **options)
         self.turn()
         lines(line)
         return session, line
@@ -215,6 +220,47 @@ def test_a_program_joins_as_many_rooms_as_it_may_have_and_then_no_faster(town: T
         town.turn()
     told = events(line)
     assert [each["retry_after"] for each in told if each.get("code") == "rate_limited"] == [0.2]
+
+
+def request(what: str, **more: Any) -> str:
+    return json.dumps({"type": what, **more})
+
+
+def test_a_new_nick_costs_as_many_messages_as_rooms_are_told(town: Town) -> None:
+    session, line = town.paced(Program)
+    session.received([request("join", room=f"r{number}") for number in range(2)])
+    town.turn()
+    events(line)
+    session.received([request("nick", nick=f"n{number}", ref=number) for number in range(5)])
+    town.turn()
+    told = events(line)
+    assert [each["ref"] for each in told if each["type"] == "nick"] == [0, 1, 2, 3]
+    assert [(each["ref"], each["retry_after"]) for each in told if each["type"] == "error"] == [(4, 0.6)]
+
+
+def test_a_client_in_a_hundred_rooms_may_change_its_nick_each_20_seconds(town: Town) -> None:
+    town.config = replace(CONFIG, max_rooms=100)
+    town.limits = Limits(town.config, town.clock.seconds)
+    session, line = town.paced(Program)
+    session.received([request("join", room=f"r{number}") for number in range(99)])
+    town.turn()
+    events(line)
+    session.received([request("nick", nick="ann"), request("nick", nick="bob")])
+    town.turn()
+    told = [each for each in events(line) if each["type"] in ("nick", "error")]
+    assert [(each["type"], each.get("retry_after")) for each in told] == [("nick", None), ("error", 18.2)]
+
+
+def test_who_may_only_read_changes_its_nick_no_faster(town: Town) -> None:
+    lease: Any = SimpleNamespace(
+        grant=SimpleNamespace(nick="", may_write=lambda room: False, may_read=lambda room: True),
+        begin=lambda *_: None,
+        stop=lambda: None,
+    )
+    ann, line = town.paced(Person, lease=lease)
+    ann.received([f"/nick n{number}" for number in range(11)])
+    town.turn()
+    assert [each for each in lines(line) if "not sent" in each] == ["* not sent: too fast, try again in 1 s"]
 
 
 def test_a_program_whose_address_makes_too_many_rooms_is_told(town: Town) -> None:
