@@ -89,19 +89,16 @@ class Door(Protocol):
     def _decide(self, head: bytes, data: bytes) -> None:
         factory = self.factory
         try:
-            request = read_head(head)
-            if factory.full and not request.target.startswith(b"/-/"):  # who asks for our health gets an answer
-                self._refuse(full_house(), "full")
-                return
+            request, peer = read_head(head), address_of(self.transport)
             if request.upgrades:
-                where = {"exposed": self.exposed, "loopback": self.loopback}
-                connection = factory.connections.let_in(request, address_of(self.transport), **where)
+                if factory.full:
+                    raise full_house()
+                connection = factory.connections.let_in(request, peer, exposed=self.exposed, loopback=self.loopback)
                 self._hand_over(connection, data[len(head) :])
             else:
-                if not request.target.startswith(b"/-/"):
-                    factory.connections.admit(request, address_of(self.transport), exposed=self.exposed)
                 channel = factory.site.buildProtocol(self.transport.getPeer())
                 channel.exposed, channel.loopback = self.exposed, self.loopback
+                channel.admit(request, peer)
                 self._hand_over(channel, data)
         except Refused as refused:
             self._refuse(refused)
@@ -121,7 +118,7 @@ class Door(Protocol):
         """Answer and hang up; reason is for the metrics, where the answer's code does not say it."""
         factory = self.factory
         timers, seconds = factory.connections.timers, factory.config.close_seconds
-        linger = reason != "full"  # there is no room for that
+        linger = refused.reason != "full"  # there is no room for that
         self._hand_over(Refusal(refused, timers, seconds, factory.waiting, reason=reason, linger=linger), b"")
 
     def give_way(self) -> None:
@@ -166,6 +163,7 @@ class DoorFactory(Factory):
         self._others_full = others_full
         self._full_at = 0  # how many there were when it was said
         self._trouble = ""
+        site.full = lambda: self.full
 
     def port(self, *, exposed: bool, told: bool = False, unix: bool = False) -> Factory:
         """Return the doors of a port.

@@ -19,6 +19,7 @@ from twisted.protocols.policies import WrappingFactory
 from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.door import DoorFactory
+from chatd.metrics import REFUSED
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.web.site import Site
@@ -501,6 +502,55 @@ def test_a_full_house_still_tells_its_health(house: House) -> None:
     assert house.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
 
 
+def get(target: str) -> bytes:
+    return GET.replace(b"/-/healthz", target.encode())
+
+
+def test_in_a_full_house_a_connection_that_began_with_a_probe_is_asked_nothing_else(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    for request in (get("/ops"), get("/-/rooms"), get("/-/"), get("/-/assets/x"), handshake()):
+        visitor = house.visitor(GET)
+        assert visitor.status == 200
+        visitor.transport.clear()
+        visitor.send(GET)
+        assert visitor.status == 200
+        visitor.transport.clear()
+        visitor.send(request)
+        visitor.assert_refused(503, "unavailable")
+
+
+def test_a_full_house_still_tells_what_it_counts_and_nothing_else_after_that(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    visitor = house.visitor(get("/-/metrics"))
+    assert visitor.status == 200
+    visitor.transport.clear()
+    visitor.send(get("/ops"))
+    visitor.assert_refused(503, "unavailable")
+    house.visitor(get("/-/rooms")).assert_refused(503, "unavailable")
+
+
+def test_who_is_in_is_asked_for_room_once(house: House) -> None:
+    visitor = house.visitor(get("/ops"))
+    for _ in range(9):
+        house.visitor(handshake())
+    late = house.visitor(GET)
+    visitor.transport.clear()
+    visitor.send(get("/ops"))
+    assert visitor.status == 200
+    late.transport.vanish()
+
+
+def test_that_the_house_was_full_is_counted_as_that(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    before = REFUSED["full"].value
+    house.visitor(get("/ops"))
+    house.visitor(GET).send(get("/ops"))
+    assert REFUSED["full"].value == before + 2
+
+
 def test_far_too_many_are_dropped_at_once(house: House) -> None:
     for _ in range(10 + CONFIG.full_house_margin):
         house.visitor()
@@ -657,3 +707,37 @@ def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
         house.doors = port
         refused += [(name, request) for request, data in requests.items() if b" 403 " in house.visitor(data).raw]
     assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]
+
+
+# What an address may ask for
+
+
+def exposed(**limits: Any) -> House:
+    house = House(replace(CONFIG, **limits))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True)
+    return house
+
+
+def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -> None:
+    house = exposed(limit_connections="2", limit_arrivals="off")
+    visitors = [house.visitor(GET) for _ in range(3)]
+    for visitor in visitors:
+        visitor.transport.clear()
+        visitor.send(get("/ops"))
+    visitors[0].assert_refused(429, "rate_limited")
+    assert [visitor.status for visitor in visitors[1:]] == [200, 200]
+
+
+def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
+    house = exposed(limit_arrivals="2")
+    visitors = [house.visitor(GET) for _ in range(3)]
+    for visitor in visitors:
+        visitor.transport.clear()
+        visitor.send(get("/ops"))
+        assert visitor.status == (200 if visitor is not visitors[2] else 429)
+        visitor.transport.clear()
+        if visitor is not visitors[2]:
+            visitor.send(get("/ops"))
+            assert visitor.status == 200, "it is in by now"
+    visitors[2].transport.vanish()

@@ -40,7 +40,7 @@ def done(request: Request, status: int) -> int:
 
 def refuse(request: Request, refused: Refused) -> bytes:
     """Set the status and headers of an error, give its body."""
-    REFUSED[refused.code].value += 1
+    REFUSED[refused.reason].value += 1
     request.setResponseCode(refused.status, HTTPStatus(refused.status).phrase.encode())
     for name, value in refused.headers:
         request.setHeader(name.encode(), value.encode())

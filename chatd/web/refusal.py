@@ -33,7 +33,7 @@ class Refusal(Outflow, Protocol):
         soon as all is said, whatever the client has still to say.
         """
         self._refused = refused
-        self._reason = reason or refused.code
+        self._reason = reason or refused.reason
         self._timers = timers
         self._seconds = seconds
         self._linger = linger

@@ -35,6 +35,7 @@ from chatd.wire.handshake import (
     Refused,
     check_framing,
     check_line,
+    full_house,
     internal,
     room_name,
     split_target,
@@ -47,6 +48,7 @@ _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 _ASSETS = b"/-/assets/"
 _PROBES = (b"/-/healthz", b"/-/readyz")
 """Asked for by an address, whatever the server is called; there is nothing in the answer for a page to read."""
+_METRICS = b"/-/metrics"
 _MEMBERS = re.compile(rb"/(?!-/)([^/]*)/members")
 
 
@@ -73,9 +75,7 @@ class Answers(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self, shards: Shards, probe: SingleFlight[list[str]], rooms: Rooms, page: Page, meter: Meter
-    ) -> None:
+    def __init__(self, shards: Shards, probe: SingleFlight[list[str]], rooms: Rooms, page: Page, meter: Meter) -> None:
         super().__init__()
         self._page = page
         self._rooms = rooms
@@ -83,7 +83,7 @@ class Answers(Resource):
             b"/-/": self._about,
             b"/-/healthz": healthz,
             b"/-/readyz": lambda request: later(request, readyz(request, shards, probe)),
-            b"/-/metrics": lambda request: later(request, metrics(request, meter)),
+            _METRICS: lambda request: later(request, metrics(request, meter)),
             b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
         }
 
@@ -105,15 +105,22 @@ class Answers(Resource):
             return refuse(request, internal(OUR_FAULT.reason))
 
     def _answer(self, request: Any) -> Answer:
+        channel: Channel = request.channel
+        if not channel.admitted:
+            try:
+                channel.admit(head_of(request))
+            except Refused as refused:
+                channel.refuse(refused)
+                return NOT_DONE_YET
         if request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
-            request.channel.upgrade(head)
+            channel.upgrade(head)
             return NOT_DONE_YET
+        connections = channel.site.connections
+        share(request, connections.origins)
         path = split_target(request.uri)[0]
-        connections: ConnectionFactory = request.channel.site.connections
         if path not in _PROBES:
             connections.hosts.check(header(request, "host"), loopback=request.channel.loopback)
             connections.bans.check(asker_address(request))
-        share(request, connections.origins)
         methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))
         if method is None:
@@ -137,6 +144,13 @@ class Answers(Resource):
     def _about(self, request: WebRequest) -> bytes:
         host = header(request, "host") or ""
         return answer(request, about(host if _HOST.fullmatch(host) else "localhost:3000"))
+
+
+def _is_probe(target: bytes) -> bool:
+    try:
+        return split_target(target)[0] in _PROBES
+    except Refused:
+        return False
 
 
 def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
@@ -220,6 +234,8 @@ class Channel(HTTPChannel):
     """Whether others than this host can connect where this connection did."""
     loopback = False
     """Whether it came to a TCP port on a loopback address."""
+    admitted = False
+    """Whether a request other than a probe has come, and so the connection counts like any other."""
     version = ""
     """Of HTTP, that of the request which is being read."""
     _in_head = False
@@ -257,6 +273,20 @@ class Channel(HTTPChannel):
         transport.unregisterProducer()
         transport.resumeProducing()
 
+    def admit(self, head: Head, peer: str = "") -> None:
+        """Let the connection in with its first request that is no probe. Raise Refused: 403, 429, 503.
+
+        A full worker still answers probes, and metrics, which are a request but no reason to stay.
+        """
+        if _is_probe(head.target) and not head.upgrades:
+            return
+        passes = head.target == _METRICS
+        if not passes and self.site.full():
+            raise full_house()
+        if not head.upgrades:  # a WebSocket is let in by itself
+            self.site.connections.admit(head, peer or address_of(self.transport), exposed=self.exposed)
+            self.admitted = not passes
+
     def upgrade(self, head: Head) -> None:
         """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
         where = {"exposed": self.exposed, "loopback": self.loopback}
@@ -271,7 +301,8 @@ class Channel(HTTPChannel):
         """Say why a request is not taken, and take nothing more."""
         self.leave()
         site = self.site
-        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
+        linger = refused.reason != "full"  # there is no room for that
+        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels, linger=linger)
         hand_over(self.transport, refusal)
 
 
@@ -292,6 +323,8 @@ class Site(WebSite):
         super().__init__(answers, requestFactory=Request, timeout=self.config.http_idle_seconds, reactor=reactor)
         self.channels: Crowd[Any] = Crowd(connections.limits)
         self.draining = False
+        self.full: Callable[[], bool] = lambda: False
+        """Tells whether there are too many connections, the one that asks included."""
 
     def drain(self) -> None:
         """Let each connection end with its next answer, or when it has said nothing for a while."""

@@ -45,13 +45,19 @@ ROOM_LENGTH = 64
 class Refused(Exception):
     """A request that gets an error for an answer."""
 
-    def __init__(self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Take the HTTP status, our short code for programs, one line for people, and further headers."""
+    def __init__(
+        self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = (), *, reason: str = ""
+    ) -> None:
+        """Take the HTTP status, our short code for programs, one line for people, and further headers.
+
+        The reason is for the metrics, if the code does not say it.
+        """
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.headers = headers
+        self.reason = reason or code
 
     def body(self) -> bytes:
         """Give the JSON that says so, newline included."""
@@ -87,9 +93,9 @@ def too_late() -> Refused:
     return Refused(408, "bad_request", "the request did not come in time")
 
 
-def unavailable(message: str) -> Refused:
+def unavailable(message: str, *, reason: str = "") -> Refused:
     """Refuse for now."""
-    return Refused(503, "unavailable", message, (("Retry-After", "5"),))
+    return Refused(503, "unavailable", message, (("Retry-After", "5"),), reason=reason)
 
 
 def forbidden(message: str) -> Refused:
@@ -99,7 +105,7 @@ def forbidden(message: str) -> Refused:
 
 def full_house() -> Refused:
     """Refuse one connection too many."""
-    return unavailable("too many connections; try again later")
+    return unavailable("too many connections; try again later", reason="full")
 
 
 def internal(message: str) -> Refused:

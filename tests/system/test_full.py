@@ -40,6 +40,47 @@ def test_all_workers_together_take_no_more_than_they_may(tmp_path: Path) -> None
         assert daemon.log().count("as many as may be") == 1
 
 
+def ask(one: socket.socket, target: str) -> int:
+    """Send a request on a connection that was opened before; give the status, 0 where it is gone."""
+    try:
+        one.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = one.recv(65536)
+    except ConnectionError:
+        return 0
+    return int(answer.split()[1]) if answer else 0
+
+
+def test_who_begins_with_a_probe_counts_with_its_next_request_and_the_house_still_tells_its_health(
+    tmp_path: Path,
+) -> None:
+    with Daemon(tmp_path, "--max-connections", "20") as daemon, ExitStack() as stack:
+        held: list[socket.socket] = []
+        for _ in range(40):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
+            assert ask(one, "/-/healthz") == 200, "healthy, though full"
+            held.append(one)
+        statuses = [ask(one, "/ops") for one in held]
+        assert set(statuses) == {200, 503}
+        assert 10 <= statuses.count(200) <= 20, "what other workers have is known a moment later"
+        refused = next(one for one, status in zip(held, statuses, strict=True) if status == 503)
+        assert ask(refused, "/-/healthz") == 0, "that connection is at its end"
+        until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 503 "), "the house to be full again")
+        another = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
+        assert ask(another, "/-/metrics") == 200
+        assert ask(another, "/-/rooms") == 503
+
+
+def test_an_address_has_no_more_connections_behind_probes_than_it_may(tmp_path: Path) -> None:
+    limits = ("--limit-connections", "10", "--limit-requests", "off")
+    with Daemon(tmp_path, *limits, workers=1) as daemon, ExitStack() as stack:
+        held = []
+        for _ in range(15):
+            held.append(stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20)))
+            assert ask(held[-1], "/-/healthz") == 200
+        statuses = [ask(one, "/ops") for one in held]
+        assert [statuses.count(429), statuses.count(200)] == [5, 10]
+
+
 def test_a_killed_workers_connections_are_not_counted(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--max-connections", "10") as daemon, ExitStack() as stack:
         held = [dial(daemon, stack)[0] for _ in range(10)]
