@@ -111,7 +111,7 @@ JOINS = _one("counter", "chatd_joins_total", "Members that came into a room.")
 REFUSED = _each(
     "counter",
     "chatd_refused_total",
-    "Handshakes and HTTP requests that were answered with an error, or not at all, by reason.",
+    "Handshakes and requests that were answered with an error, or not at all, by reason.",
     "reason",
     [
         *("bad_request", "bad_room", "banned", "crowded", "forbidden", "full", "internal", "late", "not_found"),

@@ -122,26 +122,26 @@ def paths() -> dict[str, Any]:
         "summary": "Who is in a room",
         "parameters": [ROOM],
         "responses": answers(
-            200, "All of them, on all workers", content(json=reference("Here")), 400, 401, 403, 404, 503
+            200, "All of them, on all workers", content(json=reference("Here")), 400, 401, 403, 404, 429, 503
         ),
     }
     rooms = {
         "summary": "The rooms that have members or messages",
-        "responses": answers(200, "By name, 1,000 at most", content(json=reference("Rooms")), 401, 403, 503),
+        "responses": answers(200, "By name, 1,000 at most", content(json=reference("Rooms")), 401, 403, 429, 503),
     }
     health = {
         "summary": "Whether the process serves",
-        "responses": answers(200, "It does", content(text=TEXT), 403),
+        "responses": answers(200, "It does", content(text=TEXT), 403, 429),
     }
     ready = {
         "summary": "Whether what is published comes back",
-        "responses": answers(200, "A probe came back through the message broker", content(text=TEXT), 403, 503),
+        "responses": answers(200, "A probe came back through the message broker", content(text=TEXT), 403, 429, 503),
     }
     counted = {
         "summary": "What all workers of the host have counted, in Prometheus' text format",
-        "responses": answers(200, "The metrics", content(text=TEXT), 403, 503),
+        "responses": answers(200, "The metrics", content(text=TEXT), 403, 429, 503),
     }
-    about = {"summary": "What this is", "responses": answers(200, "A few lines", content(text=TEXT), 403)}
+    about = {"summary": "What this is", "responses": answers(200, "A few lines", content(text=TEXT), 403, 429, 503)}
     return {
         "/{room}": {"get": show, "post": publish},
         "/{room}/members": {"get": members},

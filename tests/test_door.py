@@ -741,3 +741,34 @@ def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
             visitor.send(get("/ops"))
             assert visitor.status == 200, "it is in by now"
     visitors[2].transport.vanish()
+
+
+def test_a_handshake_that_reads_is_refused_where_the_address_has_asked_for_too_much() -> None:
+    house = exposed(limit_requests="1")
+    visitor = house.visitor(*[get("/ops")] * 11)
+    assert visitor.transport.value().count(b"HTTP/1.1 200 ") == 10
+    assert visitor.transport.value().count(b"HTTP/1.1 429 ") == 1
+    house.visitor(handshake("/ops?last=20")).assert_refused(429, "rate_limited")
+    assert house.visitor(handshake("/ops")).status == 101
+    assert house.visitor(handshake("/ops?last=20&resume=a-key-of-mine")).status == 101
+
+
+def test_a_handshake_that_is_refused_was_a_request_too() -> None:
+    house = exposed(limit_requests="1")
+    visitor = house.visitor(GET)
+    for number in range(10):
+        visitor.transport.clear()
+        visitor.send(handshake(Sec_WebSocket_Version="8") if number % 2 else handshake(Origin="https://evil.example"))
+        assert visitor.status in (403, 426)
+    assert house.visitor(get("/ops")).status == 429
+
+
+def test_behind_a_proxy_each_request_is_one_of_its_client() -> None:
+    house = exposed(limit_requests="1", trusted_proxy=(PEER.host,))
+    visitor = house.visitor()
+    statuses = []
+    for address in ["203.0.113.5"] * 11 + ["203.0.113.6"]:
+        visitor.transport.clear()
+        visitor.send(get("/ops").replace(b"\r\n\r\n", f"\r\nX-Forwarded-For: {address}\r\n\r\n".encode()))
+        statuses.append(visitor.status)
+    assert statuses == [200] * 10 + [429, 200]

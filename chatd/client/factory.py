@@ -121,11 +121,15 @@ class ConnectionFactory(WebSocketServerFactory):
         Peer is the address of the other end, exposed whether others than this host could connect where it did,
         loopback whether that was a TCP port on a loopback address.
         """
-        upgrade, headers = read_upgrade(request), request.headers
+        headers = request.headers
+        self.limits.charge(self.proxies.client(peer, headers.get("x-forwarded-for")), 1, exposed=exposed)
+        upgrade = read_upgrade(request)
         self.hosts.check(headers.get("host"), loopback=loopback)
         self.origins.check(request)
         address = self.admit(request, peer, exposed=exposed)
         place = read_place(request)
+        if place.last and not place.resume:  # a client that comes back for what it missed is not refused
+            self.limits.request(address, exposed=exposed, count=0)  # it is charged already
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
         self.enter(address, place.room, exposed=exposed)

@@ -50,6 +50,9 @@ class Owner(Protocol):
     def tell_members(self, room: str, ref: Ref) -> None:
         """Say who is in a room."""
 
+    def was_read(self, size: int) -> None:
+        """Charge the address for so many bytes of text that were read for the client."""
+
     def carry_on(self) -> None:
         """Go on with what waited for the bus."""
 
@@ -75,6 +78,7 @@ class Membership:
         "key",
         "last",
         "nick",
+        "pays",
         "ref",
         "room",
         "since",
@@ -99,6 +103,8 @@ class Membership:
         """Whether it may speak."""
         self.joining = True
         """Whether it is still to be told how it begins."""
+        self.pays = True
+        """Whether it is charged for what history has for it: it asked for that."""
 
     @property
     def echo(self) -> bool:
@@ -124,6 +130,8 @@ class Membership:
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, however much waits; return whether they could be sent."""
+        if self.pays:
+            self._program.was_read(len(blob))
         self._program.flush()
         return self._program.line.replay(blob, count)
 
@@ -131,6 +139,7 @@ class Membership:
         """Begin with what was asked for, and what of it is lost."""
         lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
         said = [event for batch in batches for event in events.message_events(batch)]
+        self._program.was_read(sum(batch.size for batch in batches))
         answer = events.Joined(self.room, top.epoch, top.offset, lost == 0, lost, said, ref=self.ref)
         self.ref, self.joined, self.joining = UNSET, True, False
         self._program.say(answer)

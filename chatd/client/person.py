@@ -11,7 +11,7 @@ from chatd.client.session import Session
 from chatd.closing import FLOODING, LEAVING, READ_ONLY, Closing
 from chatd.gate.buckets import Pace
 from chatd.message import Batch, Gap
-from chatd.metrics import REFUSED_MESSAGES
+from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
 from chatd.room.roster import Members
 from chatd.wire import text
@@ -129,11 +129,11 @@ class Person(Session):
             case Ask.QUIT:
                 self._line.close(LEAVING)
             case Ask.WHO:
-                self._ask(lambda: self._hub.members(self._place.room), self._tell_who)
+                self._read(lambda: self._hub.members(self._place.room), self._tell_who)
             case Ask.PING:
-                self._ask(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
+                self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
             case Last(count):
-                self._ask(lambda: self._hub.last(self._place.room, count), self._tell_last)
+                self._read(lambda: self._hub.last(self._place.room, count).addCallback(self._was_read), self._tell_last)
             case Rename() if self.lease.grant.nick:
                 self._say(text.notice(NICK_FIXED))
             case Rename(nick):
@@ -146,6 +146,14 @@ class Person(Session):
             self._warn(self._pace, wait)
             return
         self._ask(lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has))
+
+    def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus if the address of the client may make one more request."""
+        if self._pace is not None and (wait := self._pace.ask()):
+            REFUSED["rate_limited"].value += 1
+            self._warn(self._pace, wait)
+        else:
+            self._ask(question, tell)
 
     def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
@@ -178,6 +186,12 @@ class Person(Session):
         else:
             nicks = [each.nick for each in members.present if each.nick]
             self._say(text.who(nicks, len(members.present) - len(nicks)))
+
+    def _was_read(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Charge the address for what was read, whether or not the client is still there."""
+        if self._pace is not None:
+            self._pace.read(sum(batch.size for batch in batches))
+        return batches
 
     def _tell_last(self, batches: Sequence[Batch]) -> None:
         self._line.tell(b"".join(self.dress.frames(batches)))

@@ -20,7 +20,7 @@ from chatd.config import Config
 from chatd.gate.auth import BadToken
 from chatd.gate.buckets import Pace
 from chatd.message import Batch, Message, Position
-from chatd.metrics import REFUSED_MESSAGES
+from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.room.hub import Hub
 from chatd.room.roster import Members
 from chatd.wire import events
@@ -37,6 +37,8 @@ T = TypeVar("T")
 AWAY = "the message bus is away"
 NOT_FOR_YOU = "the token does not let you into this room"
 BEING_JOINED = "room: it is being joined"
+READ_AGAIN = 1.0
+"""The least seconds after which a client is told to read again: all clients of its address wait for the same."""
 
 
 class _Published:
@@ -197,6 +199,7 @@ class Program:
     def fell_behind(self) -> None:
         """Let history give it what it can't take now."""
         if self.delivering is not None:
+            self.delivering.pays = False  # it did not ask for that
             self._hub_of(self.delivering.room).fall_behind(self.delivering.room, self.delivering)
 
     def drained(self) -> None:
@@ -244,7 +247,7 @@ class Program:
             case events.Leave():
                 self._leave(request)
             case events.Members(room=room):
-                if self._member(room, request.ref):
+                if self._member(room, request.ref) and self._may_read(request.ref):
                     self.tell_members(room, request.ref)
             case events.History():
                 self._tell_history(request)
@@ -300,6 +303,14 @@ class Program:
         self._warn(self._pace, ref, wait)
         return True
 
+    def _may_read(self, ref: Ref, *, count: int = 1, recovers: bool = False) -> bool:
+        """Return whether the address may make one more request, or so many; if not, tell the client."""
+        if self._pace is None or not (wait := self._pace.ask(count, recovers=recovers)):
+            return True
+        REFUSED["rate_limited"].value += 1
+        self._warn(self._pace, ref, max(wait, READ_AGAIN))
+        return False
+
     def _warn(self, pace: Pace, ref: Ref, wait: float) -> None:
         """Tell the client that it was too fast; close the connection after too many warnings."""
         if pace.refused > self.config.flood_warnings:
@@ -344,15 +355,24 @@ class Program:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
         elif member is None and len(self._rooms) >= self.config.max_rooms:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
-        elif member is not None or self._may_enter(room, request.ref):
+        elif self._may_go(request, again=member is not None) and (member or self._may_enter(room, request.ref)):
             again = member is not None
             member = member or Membership(self, room)
-            member.joining = True
+            member.joining = member.pays = True
             member.ref, member.since, member.last = request.ref, request.position, request.last
             if again:
                 self._hub_of(room).join_again(room, member)
             else:
                 self._enter(room, member)
+
+    def _may_go(self, request: events.Join, *, again: bool) -> bool:
+        """Return whether what a join reads may be read; if not, tell the client.
+
+        To enter a room is no read. What is missing since a position is never dear: the text alone is charged.
+        """
+        if request.position is not None:
+            return self._may_read(request.ref, count=int(again), recovers=True)
+        return not (again or request.last) or self._may_read(request.ref)
 
     def _may_enter(self, room: str, ref: Ref) -> bool:
         try:
@@ -452,16 +472,22 @@ class Program:
         self._ask(ref, lambda: self._hub_of(room).members(room), tell)
 
     def _tell_history(self, request: events.History) -> None:
-        if not self._member(request.room, request.ref):
+        if not (self._member(request.room, request.ref) and self._may_read(request.ref)):
             return
         before = None if request.before is UNSET else request.before
         epoch = self._hub_of(request.room).top(request.room).epoch
 
         def tell(batches: Sequence[Batch]) -> None:
+            self.was_read(sum(batch.size for batch in batches))
             said = [event for batch in batches for event in events.message_events(batch)]
             self.say(events.HistoryAnswer(request.room, epoch, said, ref=request.ref))
 
         self._ask(request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), tell)
+
+    def was_read(self, size: int) -> None:
+        """Charge the address for so many bytes of text that were read for the client."""
+        if self._pace is not None:
+            self._pace.read(size)
 
     def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus, and tell the answer when it comes; no more than a few at a time."""

@@ -71,6 +71,7 @@ class Session:
         "_line",
         "_pace",
         "_patience",
+        "_pays",
         "_place",
         "_receipts",
         "_slowed",
@@ -99,7 +100,7 @@ class Session:
     ) -> None:
         """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
 
-        Pace says how fast it may speak; None: as fast as it likes.
+        Pace limits how fast it may publish and read; None: no limit.
         """
         self._hub = hub
         self._config = config
@@ -110,6 +111,7 @@ class Session:
         self._gone = False
         self._patience: Any = None
         self._pace = pace
+        self._pays = True  # for what history has for it: it asked for that
         self._slowed: Any = None  # what will go on with what came too fast
         self._receipts = Receipts(line, config.marks) if place.resume else None
         self.id = id
@@ -254,7 +256,8 @@ class Session:
         return b""
 
     def fell_behind(self) -> None:
-        """Let history give it what it can't take now."""
+        """Let history give it what it can't take now; it did not ask for that, so it is not charged."""
+        self._pays = False
         self._hub.fall_behind(self._place.room, self)
 
     def drained(self) -> None:
@@ -317,6 +320,8 @@ class Session:
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""
+        if self._pays and self._pace is not None:
+            self._pace.read(len(blob))
         return self._line.replay(blob, count)
 
     def lost(self, gap: Gap) -> None:

@@ -116,7 +116,7 @@ class Shared(Protocol):
 class Pace:
     """How fast one client may publish and read: its own buckets, and those that it shares with its address."""
 
-    __slots__ = ("_bytes", "_joins", "_messages", "_read_bytes", "_seconds", "_shared", "refused", "slowed")
+    __slots__ = ("_bytes", "_joins", "_messages", "_read_bytes", "_refused", "_seconds", "_shared", "slowed")
 
     def __init__(
         self,
@@ -140,8 +140,12 @@ class Pace:
         self._shared = shared
         self._read_bytes = read_bytes
         self.slowed = slowed
-        self.refused = 0
-        """How many messages and requests were refused since one was taken."""
+        self._refused = [0, 0]  # messages, requests
+
+    @property
+    def refused(self) -> int:
+        """Return how many messages were refused since one was taken, and how many requests."""
+        return sum(self._refused)
 
     @property
     def messages_per_second(self) -> float | None:
@@ -167,9 +171,9 @@ class Pace:
         if shared is not None:
             wait = max(wait, _wait(shared.messages, now), _wait(shared.bytes, now))
         if wait > NO_TIME:
-            self.refused += 1
+            self._refused[0] += 1
             return wait
-        self.refused = 0
+        self._refused[0] = 0
         if self._messages is not None:
             self._messages.spend(count, now)
         if self._bytes is not None:
@@ -207,9 +211,10 @@ class Pace:
         now = self._seconds()
         wait = shared.requests.wait(least(shared.requests, recovers=recovers), now)
         if wait > NO_TIME:
-            self.refused += 1
+            self._refused[1] += 1
             return wait
-        self.refused = 0
+        if count:
+            self._refused[1] = 0
         shared.requests.spend(count, now)
         shared.touch()
         return 0.0

@@ -53,6 +53,7 @@ class Rooms:
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
         hub = self._shards.hub(place.room)
         batches = await self._asked(hub.recent(place.room, place.last), hub.intake.away)
+        self._read(request, sum(batch.size for batch in batches))
         if form == http.JSON:
             said = [event for batch in batches for event in events.message_events(batch)]
             return answer_json(request, said)
@@ -82,6 +83,7 @@ class Rooms:
                 place=own_place(lease.grant, place),
                 address=address,
                 lease=lease,
+                pace=self._connections.limits.pace(address, exposed=is_exposed(request)),
                 stream=shown,
                 since=position,
             )
@@ -120,6 +122,10 @@ class Rooms:
         self._connections.enter(address, room, exposed=is_exposed(request))
         return address
 
+    def _read(self, request: Request, size: int) -> None:
+        """Charge the asker's address for so many bytes that were read."""
+        self._connections.limits.read(asker_address(request), size, exposed=is_exposed(request))
+
     async def _publish(self, request: Request, room: str, poster: Poster, said: http.Said) -> bytes:
         try:
             message, position, duplicate = await poster.publish(room, said.text, said.id or "")
@@ -152,7 +158,9 @@ class Rooms:
             for each in occupied
             if grant.may_read(each.room)
         ]
-        return answer_json(request, http.Rooms(rooms, more))
+        body = answer_json(request, http.Rooms(rooms, more))
+        self._read(request, len(body))
+        return body
 
     async def _asked(self, answer: "Deferred[T]", away: object) -> T:
         """Wait for an answer of the bus. Raises Refused where it does not come, for it is away, or not in time."""

@@ -117,6 +117,7 @@ class Answers(Resource):
             return NOT_DONE_YET
         connections = channel.site.connections
         share(request, connections.origins)
+        _charge(request)
         path = split_target(request.uri)[0]
         if path not in _PROBES:
             connections.hosts.check(header(request, "host"), loopback=request.channel.loopback)
@@ -151,6 +152,17 @@ def _is_probe(target: bytes) -> bool:
         return split_target(target)[0] in _PROBES
     except Refused:
         return False
+
+
+def _charge(request: Any) -> None:
+    """Take a request from the limit of the asker's address. Raise Refused: 429.
+
+    A browser whose stream of events broke off asks for what it missed, and never again after an error.
+    """
+    probe = _is_probe(request.uri)
+    recovers = request.requestHeaders.hasHeader(b"last-event-id") or b"resume=" in request.uri
+    limits = request.channel.site.connections.limits
+    limits.request(asker_address(request), exposed=request.channel.exposed, probe=probe, recovers=recovers)
 
 
 def _methods(get: Method, **others: Method) -> Mapping[str, Method]:

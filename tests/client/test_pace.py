@@ -14,6 +14,7 @@ from chatd.client.session import Session
 from chatd.closing import FLOODING
 from chatd.config import Config
 from chatd.gate.limits import Limits, too_many
+from chatd.message import Message
 from chatd.wire.handshake import Place
 from tests.client.house import House, events, lines
 from tests.fakes import FakeLine
@@ -261,6 +262,142 @@ def test_who_may_only_read_changes_its_nick_no_faster(town: Town) -> None:
     ann.received([f"/nick n{number}" for number in range(11)])
     town.turn()
     assert [each for each in lines(line) if "not sent" in each] == ["* not sent: too fast, try again in 1 s"]
+
+
+# What is read
+
+
+class Library(Town):
+    """A town with history, in which an address may make five requests at once, then two a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = Limits(
+            replace(CONFIG, limit_requests="2", limit_requests_seconds=2.5, limit_read_bytes=1000, flood_warnings=9),
+            self.clock.seconds,
+        )
+        for number in range(20):
+            self.bus.say("lobby", [Message(f"m{number}", 0, "other", "hello")], number, "elsewhere")
+        self.turn()
+
+    def owes(self) -> float:
+        """Give how many requests the address has used."""
+        usage = self.limits.usages.get("192.0.2.1")
+        return usage.requests.untold if usage is not None and usage.requests is not None else 0
+
+
+@pytest.fixture
+def library() -> Library:
+    return Library()
+
+
+def codes(line: FakeLine) -> dict[Any, str]:
+    """Give the code of each answer, or its type, by its ref."""
+    return {each["ref"]: each.get("code", each["type"]) for each in events(line) if "ref" in each}
+
+
+def test_who_reads_at_a_terminal_shares_the_requests_of_its_address(library: Library) -> None:
+    ann, line = library.paced(Person)
+    bob, _ = library.paced(Person, "s2")
+    ann.received(["/who", "/last 1"])
+    library.turn()
+    bob.received(["/ping"])
+    ann.received(["/who", "/last 1", "/help"])
+    library.turn()
+    told = lines(line)
+    assert told.count("* not sent: too fast, try again in 1 s") == 1
+    assert any("/quit" in each for each in told), "/help reads nothing"
+    library.clock.advance(1)
+    ann.received(["/last 1"])
+    library.turn()
+    assert lines(line) != []
+
+
+def test_a_program_that_reads_too_much_is_told_when_to_try_again(library: Library) -> None:
+    session, line = library.paced(Program)
+    asks = [request("members", room="lobby", ref=1), request("history", room="lobby", limit=1, ref=2)]
+    asks += [request("join", room="lobby", since={"last": 1}, ref=3), request("join", room="other", ref=4)]
+    session.received([*asks, request("members", room="lobby", ref=5), request("history", room="lobby", ref=6)])
+    library.turn()
+    told = events(line)
+    assert {each["ref"]: each["type"] for each in told if "ref" in each} == {
+        **{1: "members", 2: "history", 3: "joined", 4: "joined", 5: "members", 6: "error"},
+    }
+    assert [(each["code"], each["retry_after"]) for each in told if each["type"] == "error"] == [("rate_limited", 1.0)]
+
+
+def test_what_is_read_is_charged_by_its_size(library: Library) -> None:
+    session, line = library.paced(Program)
+    session.received([request("history", room="lobby", limit=15, ref=1)])
+    library.turn()
+    assert codes(line) == {1: "history"}
+    assert library.owes() == 1 + 1.5
+    ann, _ = library.paced(Person, "s2")
+    ann.received(["/last 15"])
+    library.turn()
+    assert library.owes() == 2 + 3.0
+
+
+def test_what_is_read_for_a_client_that_has_left_is_charged_too(library: Library) -> None:
+    ann, _ = library.paced(Person)
+    library.bus.answer_at_once = False
+    ann.received(["/last 15"])
+    library.turn()
+    ann.gone()
+    library.bus.answer()
+    assert library.owes() == 1 + 1.5
+
+
+@pytest.mark.parametrize("kind", [Session, Person, Program])
+def test_what_is_given_on_entering_is_charged_and_never_refused(library: Library, kind: type[Any]) -> None:
+    library.limits.read("192.0.2.1", 10**9, exposed=True)
+    before = library.owes()
+    pace = library.limits.pace("192.0.2.1", exposed=True)
+    place = Place("lobby", last=20, resume="a-key-of-mine", nick="ann" * (kind is Person))
+    _, line = library.come(kind, "s1", place, pace=pace)
+    library.turn()
+    assert b"".join(line.blobs).count(b"hello") == 20
+    assert library.owes() > before
+
+
+@pytest.mark.parametrize("kind", [Session, Person, Program])
+def test_who_reads_slowly_is_not_charged_for_what_history_gives_it(library: Library, kind: type[Any]) -> None:
+    session, line = library.paced(kind)
+    library.bus.say("lobby", [Message("n0", 0, "other", "first")], 20, "elsewhere")
+    library.turn()
+    before = library.owes()
+    session.fell_behind()
+    library.bus.say("lobby", [Message("n1", 0, "other", "second")], 21, "elsewhere")
+    library.turn()
+    session.drained()
+    library.turn()
+    assert b"".join(line.blobs).count(b"second") == 1
+    assert library.owes() == before
+
+
+def test_a_program_that_comes_back_recovers_what_it_missed_though_it_owes(library: Library) -> None:
+    session, line = library.paced(Program, place=Place("other"))
+    library.limits.read("192.0.2.1", 20_000, exposed=True)
+    top = library.bus.top("lobby")
+    session.received(
+        [
+            request("join", room="new", since={"last": 1}, ref=1),
+            request("join", room="lobby", since={"epoch": top.epoch, "offset": 5}, ref=2),
+        ]
+    )
+    library.turn()
+    assert codes(line) == {1: "rate_limited", 2: "joined"}
+    library.limits.read("192.0.2.1", 40_000, exposed=True)
+    session.received([request("join", room="lobby", since={"epoch": top.epoch, "offset": 5}, ref=3)])
+    library.turn()
+    assert codes(line) == {3: "rate_limited"}, "it owes more than half of what it may"
+
+
+def test_who_reads_on_in_spite_of_warnings_is_closed(library: Library) -> None:
+    session, line = library.paced(Program)
+    session.received([request("members", room="lobby")] * 15)
+    library.turn()
+    assert line.events[0] == FLOODING
 
 
 def test_a_program_whose_address_makes_too_many_rooms_is_told(town: Town) -> None:

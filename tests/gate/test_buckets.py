@@ -194,6 +194,23 @@ def test_what_was_read_is_paid_for_by_the_next_request() -> None:
     assert pace.ask(0, recovers=True) == 0
 
 
+def test_who_may_read_is_warned_of_its_messages_all_the_same() -> None:
+    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    pace = pace_of(clock, shared=usage)
+    pace.take_some([1] * 10)
+    for _ in range(3):
+        assert pace.take(1) > 0
+        assert pace.ask() == 0
+    assert pace.refused == 3
+    pace.ask()
+    pace.ask()
+    assert pace.ask(0, recovers=True) == 0
+    assert pace.refused == 4, "what costs nothing changes nothing"
+    clock.now = 1.0
+    assert [pace.take(1), pace.ask()] == [0, 0]
+    assert pace.refused == 0
+
+
 def test_without_a_limit_of_requests_reads_are_free() -> None:
     for pace in (pace_of(Clock()), pace_of(Clock(), shared=usage_of())):
         pace.read(10**9)

@@ -1,6 +1,7 @@
 """A chatd that limits what clients and addresses do, on all workers together; and who is banned."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -128,6 +129,54 @@ def test_posts_of_one_address_have_one_pace(daemon: Daemon) -> None:
     assert answers[:10] == [(201, "")] * 10
     assert (429, "1") in answers
     assert post(daemon, "192.0.2.8", "posts") == (201, "")
+
+
+def get(daemon: Daemon, address: str, target: str) -> tuple[int, str]:
+    """Ask for something over HTTP; give the status and when to try again."""
+    try:
+        with urlopen(Request(daemon.url(target, "http"), headers={"X-Forwarded-For": address})) as answer:
+            return int(answer.status), ""
+    except HTTPError as error:
+        with error:
+            return error.code, error.headers["Retry-After"] or ""
+
+
+def test_requests_of_one_address_are_limited_whatever_they_ask_for(tmp_path: Path) -> None:
+    limits = ("--limit-requests", "2", "--trusted-proxy", "127.0.0.1")
+    with Daemon(tmp_path, *limits, workers=1) as daemon:
+        asked = [get(daemon, "192.0.2.20", ("ops", "-/rooms", "-/none", "-/metrics")[turn % 4]) for turn in range(60)]
+        assert asked[:20] == [(200, ""), (200, ""), (404, ""), (200, "")] * 5
+        refused = [status for status in asked if status[0] == 429]
+        assert len(refused) > 25
+        assert set(refused) <= {(429, "1"), (429, "2")}
+        assert get(daemon, "192.0.2.20", "-/healthz") == (200, "")
+        assert get(daemon, "192.0.2.21", "ops") == (200, "")
+        with come(daemon, "192.0.2.20", "ops", "chatd.v1") as program:
+            program.send(json.dumps({"type": "members", "room": "ops", "ref": 1}))
+            while (event := json.loads(program.recv(20))).get("ref") != 1:
+                pass
+            assert (event["code"], event["retry_after"]) == ("rate_limited", 1.0)
+
+
+def test_twenty_people_behind_one_address_open_the_page_at_once(tmp_path: Path) -> None:
+    """With the limits that a server has by itself where others can connect."""
+    limits = ("--limit-requests", "20", "--limit-messages", "5", "--limit-connections", "250")
+    with Daemon(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as daemon, ExitStack() as clients:
+        for number in range(20):
+            page = Request(daemon.url("ops", "http"), headers={"X-Forwarded-For": "192.0.2.22", "Accept": "text/html"})
+            with urlopen(page) as answer:
+                assets = re.findall(r'"/(-/assets/[^"]+)"', answer.read().decode())
+            assert len(assets) >= 3
+            assert [get(daemon, "192.0.2.22", asset) for asset in assets] == [(200, "")] * len(assets)
+            place = f"ops?last=50&nick=n{number}&resume=a-key-of-{number}"
+            client = clients.enter_context(come(daemon, "192.0.2.22", place, "chatd.v1"))
+            client.send(json.dumps({"type": "members", "room": "ops", "ref": 1}))
+            client.send(json.dumps({"type": "history", "room": "ops", "limit": 50, "ref": 2}))
+            answered: set[str] = set()
+            while answered != {"members", "history"}:
+                event = json.loads(client.recv(20))
+                assert event["type"] != "error"
+                answered |= {event["type"]} & {"members", "history"}
 
 
 def test_one_address_has_no_more_connections_than_it_may_on_all_workers_together(tmp_path: Path) -> None:

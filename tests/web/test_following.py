@@ -46,6 +46,18 @@ def events_of(asker: Asker) -> list[tuple[str, str, dict[str, object]]]:
 # How it begins
 
 
+def test_what_a_follower_is_given_is_charged_and_what_it_missed_is_not_refused() -> None:
+    house = House(replace(CONFIG, limit_requests="1", limit_requests_seconds=5, limit_read_bytes=5))
+    for number in range(10):
+        house.say(f"{number}")
+    first, second = Asker(house), Asker(house)
+    first.send("GET /ops?follow=1&last=10")
+    assert len(streamed(first).split()) == 10
+    assert second.error("GET /ops?follow=1&last=10") == (429, "rate_limited")
+    second.send("GET /ops", "Accept: text/event-stream", "Last-Event-ID: e0-8")
+    assert len(events_of(second)) == 2
+
+
 def test_lines_come_as_they_are_said_behind_the_last_ones(asker: Asker, house: House) -> None:
     house.say("before", nick="ann")
     asker.send("GET /ops?follow=1")

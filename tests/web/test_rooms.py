@@ -1,6 +1,7 @@
 """Rooms over HTTP: what is shown of them, and what is said there with one request."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -157,6 +158,23 @@ def test_a_list_that_takes_long_is_not_asked_for_again_before_the_broker_had_res
     other = Asker(house)
     other.send("GET /-/rooms")
     assert other.transport.value() == b""
+
+
+def test_what_is_read_counts_by_its_size() -> None:
+    house = House(replace(CONFIG, limit_requests="1", limit_requests_seconds=10, limit_read_bytes=100))
+    asker = Asker(house)
+    for number in range(20):
+        house.say(f"{number}")
+    assert asker.ask("GET /ops?last=1").status == 200  # 1, and 1 for 100 bytes
+    assert asker.ask("GET /ops?last=6").status == 200  # 1, and 6
+    assert asker.ask("GET /ops?last=20").status == 200  # 1, and 20 that it owes
+    answer = asker.ask("GET /ops?last=1")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "22")
+    asker.clock.advance(20)
+    assert Asker(house).ask("GET /ops?last=1").status == 429
+    asker.clock.advance(1)
+    assert Asker(house).ask("GET /-/rooms").status == 200  # 1, and its size
+    assert Asker(house).ask("GET /ops?last=0").status == 429
 
 
 # What is said

@@ -1,6 +1,7 @@
 """What the port says to HTTP, asked with real requests of a site on a bus in memory and a clock."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -215,6 +216,46 @@ def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(asker: Asker) 
 def test_a_body_where_none_is_wanted_is_passed_over(asker: Asker) -> None:
     assert asker.ask("GET /-/healthz", "Content-Length: 5", body=b"hello").body == b"ok\n"
     assert asker.ask("GET /-/healthz").body == b"ok\n"
+
+
+# How often one may ask
+
+LIMITED = replace(CONFIG, limit_requests="1", limit_requests_seconds=12.5)
+
+
+def test_every_request_takes_from_the_limit_of_its_address() -> None:
+    asker = Asker(House(LIMITED))
+    statuses = [asker.post("/ops", "hello").status]
+    for line in (
+        *("GET /", "GET /ops", "GET /ops/members", "GET /-/", "GET /-/rooms", "GET /-/metrics", "GET /-/none"),
+        *("OPTIONS /ops", "BREW /ops", "GET nonsense", "GET /-/assets/none"),
+    ):
+        statuses.append(asker.ask(line).status)
+    assert statuses == [201, 200, 200, 200, 200, 200, 200, 404, 204, 405, 400, 404]
+    for line in ("GET /", "POST /ops", "OPTIONS /ops", "GET /-/rooms", "GET /-/metrics", "BREW /ops"):
+        answer = asker.ask(line)
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+    assert json.loads(asker.ask("GET /").body) == {
+        "error": "rate_limited",
+        "message": "1 requests a second from one address at most",
+    }
+    asker.clock.advance(1)
+    assert Asker(asker.house).ask("GET /").status == 200
+
+
+def test_health_is_told_in_spite_of_a_flood_of_requests_and_is_limited_by_itself() -> None:
+    asker = Asker(House(LIMITED))
+    assert [asker.ask("GET /ops").status for _ in range(13)] == [200] * 12 + [429]
+    probes = ["GET /-/healthz", "GET /-/readyz", "GET http://chat.example/-/healthz?x=1"]
+    assert [asker.ask(probes[number % 3]).status for number in range(13)] == [200] * 12 + [429]
+
+
+def test_pages_of_other_origins_may_read_that_it_was_too_often() -> None:
+    asker = Asker(House(replace(LIMITED, origin=("https://app.example",))))
+    for _ in range(12):
+        asker.ask("GET /ops")
+    answer = asker.ask("GET /ops", "Origin: https://app.example")
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (429, "https://app.example")
 
 
 # What goes wrong

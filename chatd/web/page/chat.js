@@ -879,7 +879,7 @@ class Chat {
     }
     room.asking = true;
     const request = { type: "history", room: room.name, before: oldest.offset, limit: PAGE };
-    this.ask(request, ({ type, messages }) => {
+    this.read(request, ({ type, messages }) => {
       room.asking = false;
       if (type !== "history") return;
       const before = room.items.length;
@@ -974,6 +974,15 @@ class Chat {
     return true;
   }
 
+  // Asks on this connection until there is an answer: all pages behind one address may read only so much together.
+  read(request, answered) {
+    const { socket } = this.link;
+    return this.ask(request, (answer) => {
+      if (answer.retry_after === undefined) answered(answer);
+      else setTimeout(() => socket === this.link.socket && this.read(request, answered), answer.retry_after * 1000 * (1 + Math.random()));
+    });
+  }
+
   received(event) {
     const answered = this.refs.get(event.ref);
     this.refs.delete(event.ref);
@@ -1036,14 +1045,14 @@ class Chat {
     for (const each of messages) this.heard(room, each, first);
     if (first && offset) this.fetchRecent(room);
     for (const item of room.pending) if (item.state === "sending") this.transmit(room, item);
-    this.ask({ type: "members", room: room.name }, () => {});
+    this.read({ type: "members", room: room.name }, () => {});
     this.showRules();
     if (room === this.room) this.log.drawSoon(true);
   }
 
   // What is given on entering is what others said, and after a reload only what was missed: see also the rest.
   fetchRecent(room) {
-    this.ask({ type: "history", room: room.name, limit: PAGE }, ({ messages = [] }) => {
+    this.read({ type: "history", room: room.name, limit: PAGE }, ({ messages = [] }) => {
       const added = messages.filter((each) => this.take(room, each) >= 0);
       if (added.length && room === this.room) this.log.drawSoon(true);
     });
