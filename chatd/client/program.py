@@ -24,9 +24,10 @@ from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.room.hub import Hub
 from chatd.room.roster import Members
 from chatd.wire import events
-from chatd.wire.events import JSON, BadRequest, Request, encode, read_request
+from chatd.wire.events import JSON, BadRequest, Request, read_request
 from chatd.wire.frames import text_frame
 from chatd.wire.handshake import Place, Refused, read_room
+from chatd.wire.json_line import encode
 from chatd.wire.nick import BadNick, read_nick
 from chatd.wire.text import Dress, read_line, utf8_size
 

@@ -11,9 +11,9 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from chatd.closing import OUR_FAULT
 from chatd.metrics import REFUSED
-from chatd.wire.events import encode
 from chatd.wire.handshake import Refused, internal
 from chatd.wire.http import JSON, LINES
+from chatd.wire.json_line import encode
 
 log = Logger()
 

@@ -24,6 +24,7 @@ from chatd.config import HISTORY_PAGE
 from chatd.message import Batch, Change, Message, Position
 from chatd.message import Gap as Lost
 from chatd.wire.frames import deflated_text_frame, text_frame
+from chatd.wire.json_line import encode
 
 LARGEST = 2**53 - 1
 """The largest integer that every reader of JSON has exactly; the smallest is its negative (RFC 7493, section 2.2)."""
@@ -370,13 +371,6 @@ Event = (
 )
 """Everything that the server may say."""
 
-_encode = msgspec.json.Encoder().encode
-
-
-def encode(event: Struct | Sequence[Struct]) -> bytes:
-    """Give the text of a frame, or the JSON of an answer over HTTP."""
-    return _encode(event)
-
 
 def message_event(message: Message, room: str, epoch: str, offset: int) -> MessageEvent:
     """Say a message as it stands in a room's order; its id is the author's own where it gave one."""
@@ -425,12 +419,12 @@ def message_events(batch: Batch) -> list[MessageEvent]:
 
 def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
     """Give the text of the frame in which a message goes to everybody."""
-    return _encode(message_event(message, room, epoch, offset))
+    return encode(message_event(message, room, epoch, offset))
 
 
 def change_json(room: str, change: Change) -> bytes:
     """Give the text of the frame in which a change is told."""
-    return _encode(presence_event(room, change))
+    return encode(presence_event(room, change))
 
 
 @lru_cache(maxsize=1024)  # messages that came together have one time

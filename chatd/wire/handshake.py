@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from chatd.wire.json_line import encode
 from chatd.wire.nick import BadNick, read_nick
 
 HEAD_END = b"\r\n\r\n"
@@ -60,8 +61,8 @@ class Refused(Exception):
         self.reason = reason or code
 
     def body(self) -> bytes:
-        """Give the JSON that says so, newline included."""
-        return msgspec.json.encode({"error": self.code, "message": self.message}) + b"\n"
+        """Return the JSON that says so, newline included."""
+        return encode({"error": self.code, "message": self.message}) + b"\n"
 
     def response(self) -> bytes:
         """Give the whole response; the connection closes after it."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from chatd.closing import Closing
 from chatd.message import Change, Gap, Message
 from chatd.wire import events, text
-from chatd.wire.events import encode
 from chatd.wire.http import EVENTS, JSON, LINES, TEXT
+from chatd.wire.json_line import encode
 from chatd.wire.text import Dress
 
 Frame = Callable[[bytes], bytes]

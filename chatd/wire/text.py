@@ -2,7 +2,8 @@ r"""Plain text: the bare dress and the named one, what the server says in it, an
 
 Bare is the contract of a pipe: one message is one frame; its text goes out as it came in. What a named client gets is
 safe for its terminal: it can neither move the cursor nor turn the writing round, and each message stays one line.
-Controls (tab apart) and overrides of direction come out escaped: ``\x1b``, ``\u202e``. A backslash stays as it is.
+Controls (tab apart), line and paragraph separators and overrides of direction come out escaped: ``\x1b``, ``\u2028``,
+``\u202e``. A backslash stays as it is.
 
 Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command.
 """
@@ -28,7 +29,7 @@ _UNSAFE = (
     *range(0x09),
     *range(0x0A, 0x20),
     *range(0x7F, 0xA0),
-    *range(0x202A, 0x202F),
+    *range(0x2028, 0x202F),
     *range(0x2066, 0x206A),
 )
 _ESCAPES = {each: f"\\x{each:02x}" if each < 0x100 else f"\\u{each:04x}" for each in _UNSAFE}

@@ -21,6 +21,7 @@ from chatd.web.site import Site
 from chatd.wire import events, http, text
 from chatd.wire.frames import LONGEST, take_texts
 from chatd.wire.handshake import HEAD_END, Refused, follows, read_head, read_target, read_upgrade, tokens_of_target
+from chatd.wire.json_line import encode
 from chatd.wire.nick import BadNick, as_nick, candidates, folded, read_nick
 from tests.fakes import FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, handshake, header
@@ -90,10 +91,10 @@ def request(data: bytes) -> None:
     try:
         found = events.read_request(data)
     except events.BadRequest as bad:
-        events.encode(events.Error("bad_request", bad.message, ref=bad.ref))
+        encode(events.Error("bad_request", bad.message, ref=bad.ref))
         assert "\n" not in bad.message
         return
-    again = events.read_request(events.encode(found))
+    again = events.read_request(encode(found))
     assert again == found
 
 

@@ -21,11 +21,11 @@ from chatd.wire.events import (
     Publish,
     Request,
     Since,
-    encode,
     message_json,
     read_request,
     utc,
 )
+from chatd.wire.json_line import encode
 from tests.wire.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -22,6 +22,8 @@ TEXTS = (
     ":",
     "\ufeff",
 )
+LINE_ENDS = [number for number in range(0x110000) if len(f"{chr(number)}x".splitlines()) > 1]
+"""The characters at which Python's ``str.splitlines`` ends a line."""
 BATCH = Batch(
     "ops",
     "k3f9",
@@ -85,7 +87,7 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
         "ann: two\\x0alines",
         "ann: a\\x0d\\x0ab\\x0dc",
         "ann: id: 1\\x0a\\x0adata: x",
-        "ann: \u2028 \u2029 \\x85",
+        "ann: \\u2028 \\u2029 \\x85",
         "ann: größe \U0001f600",
         "ann: \\x1b[2J",
         "ann:  ",
@@ -96,6 +98,16 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
         "* closing: the server stops",
         "",
     ]
+
+
+@pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
+def test_a_reader_that_ends_lines_at_other_characters_too_reads_the_same_lines(form: str) -> None:
+    hostile = "".join(map(chr, LINE_ENDS)).join(["hi", "boss: transfer approved", "id: zzz-1", "retry: 99999999"])
+    shown = stream(form, chunked=False, told=True)
+    message, change = Message("i", 0, "s", hostile, "ann"), Change("join", "s2", "ben", "")
+    batch = Batch("ops", "k3f9", 1, "w", 1, (message,))
+    text = b"".join([*shown.dress.frames([batch]), shown.dress.change("ops", change)]).decode()
+    assert text.splitlines() == text.split("\n")[:-1]
 
 
 def test_json_lines_are_events_of_programs() -> None:

@@ -39,8 +39,9 @@ from chatd.wire.text import (
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 CONTROLS = {*range(0x20), *range(0x7F, 0xA0)} - {ord("\t")}
+SEPARATORS = {0x2028, 0x2029}
 OVERRIDES = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-UNSAFE = {chr(each) for each in CONTROLS | OVERRIDES}
+UNSAFE = {chr(each) for each in CONTROLS | SEPARATORS | OVERRIDES}
 WILD = st.text(st.one_of(st.sampled_from(sorted(UNSAFE)), st.characters(exclude_categories=["Cs"])))
 """Texts of which most hold what a terminal would obey."""
 
