@@ -255,6 +255,11 @@ def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: p
             ["--rooms", "o ps=r"],
             "--rooms: 'o ps': the name of a room must not hold a slash, white space or control characters",
         ),
+        (
+            ["--rooms", "ops\u200b=r"],
+            r"--rooms: 'ops\u200b': the name of a room must not hold U+200B (invisible or unassigned); "
+            "earlier versions allowed it",
+        ),
         (["--rooms=-*=r"], "--rooms: '-*': the name of a room must not start with -"),
         (["--rooms", '{"ops": 7}'], "the claims of the token are not what they must be"),
         (["--nick", "ann smith"], "nick, in the token: a nick must not hold white space"),

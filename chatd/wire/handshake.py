@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from chatd.wire.json_line import encode
-from chatd.wire.nick import BadNick, read_nick
+from chatd.wire.nick import BadNick, read_nick, shows
 
 HEAD_END = b"\r\n\r\n"
 
@@ -332,6 +332,9 @@ def read_room(text: str) -> str:
         raise Refused(404, "bad_room", "the name of a room must not start with -")
     if any(each == "/" or each.isspace() or unicodedata.category(each) == "Cc" for each in name):
         raise Refused(404, "bad_room", "the name of a room must not hold a slash, white space or control characters")
+    if hidden := next((each for each in name if not shows(each)), ""):
+        named = f"U+{ord(hidden):04X} (invisible or unassigned)"
+        raise Refused(404, "bad_room", f"the name of a room must not hold {named}; earlier versions allowed it")
     return name
 
 

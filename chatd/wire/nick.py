@@ -35,9 +35,17 @@ def read_nick(text: str) -> str:
             raise BadNick(f'a nick must not hold "{each}"')
         if each.isspace():
             raise BadNick("a nick must not hold white space")
-        if unicodedata.category(each).startswith("C") or _BLANK.match(each):
+        if not shows(each):
             raise BadNick(f"a nick must not hold U+{ord(each):04X}")
     return nick
+
+
+def shows(character: str) -> bool:
+    """Return whether a character is assigned, and is neither a control, nor a format character, nor blank.
+
+    Python decides which characters are assigned: version 3.11 knows Unicode 14.0, version 3.13 knows Unicode 15.1.
+    """
+    return not (unicodedata.category(character).startswith("C") or _BLANK.match(character))
 
 
 def as_nick(text: str) -> str:

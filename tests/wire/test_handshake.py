@@ -29,6 +29,7 @@ from chatd.wire.handshake import (
     too_late,
     unavailable,
 )
+from chatd.wire.nick import BadNick, read_nick, shows
 from tests.frames import ACCEPT, KEY, handshake
 
 FORBIDDEN = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0x85]
@@ -454,6 +455,44 @@ def test_white_space_and_control_characters_are_refused(character: str) -> None:
         assert (refused.status, refused.code) == (404, "bad_room")
 
 
+HIDDEN = [
+    "\xad",
+    "\u200b",
+    "\u200d",
+    "\u202e",
+    "\u2066",
+    "\ufeff",
+    "\u2800",
+    "\u3164",
+    "\ufe0f",
+    "\ue000",
+    "\uffff",
+    "\u0378",
+]
+"""Characters that do not show: format characters, blank ones, private ones and such as are not assigned."""
+
+
+@pytest.mark.parametrize("character", HIDDEN, ids=lambda each: f"U+{ord(each):04X}")
+def test_a_character_that_does_not_show_is_refused_and_named(character: str) -> None:
+    for name in (character, f"ops{character}", f"{character}ops", f"o{character}ps"):
+        refused = refused_target("/" + quote(name))
+        assert (refused.status, refused.code) == (404, "bad_room")
+        assert f"U+{ord(character):04X} " in refused.message
+        assert "earlier versions allowed it" in refused.message
+
+
+def test_a_room_may_hold_the_characters_that_a_nick_may_hold() -> None:
+    for character in map(chr, range(0x110000)):
+        if character in "/-:*" or character.isspace() or unicodedata.category(character) == "Cs":
+            continue
+        try:
+            read_nick(character)
+        except BadNick:
+            assert refused_target("/" + quote(character)).code == "bad_room"
+        else:
+            assert room_at("/" + quote(character))
+
+
 @pytest.mark.parametrize("target", ["/a/b", "/a%2Fb", "//a", "/%2F", "/a/", "//", "/../a"])
 def test_a_slash_in_a_name_is_refused(target: str) -> None:
     refused = refused_target(target)
@@ -661,7 +700,7 @@ def test_any_good_name_comes_back_normalised_and_any_other_is_refused(name: str)
     good = (
         len(normal) <= 64
         and normal[0] != "-"
-        and not any(each in "/" or each in SPACES or each in CONTROLS for each in normal)
+        and not any(each in "/" or each in SPACES or not shows(each) for each in normal)
     )
     target = f"/{quote(name, safe='')}"
     if good:

@@ -808,7 +808,7 @@ class Chat {
 
   join(text) {
     const name = text.trim().replace(/^\//, "").normalize("NFC");
-    if (!/^(?!-)[^\s/\p{Cc}]{1,64}$/u.test(name)) {
+    if (!/^(?!-)[^\s/\p{C}\p{Default_Ignorable_Code_Point}\u2800]{1,64}$/u.test(name)) {
       find("room").setCustomValidity("1 to 64 characters, no spaces, no slash, not beginning with -");
       find("room").reportValidity();
       find("room").addEventListener("input", () => find("room").setCustomValidity(""), { once: true });
