@@ -81,6 +81,8 @@ class FakeBus:
         self.published: list[tuple[str, list[Message]]] = []
         self.kept: dict[tuple[str, str], list[Batch]] = {}
         """History: batches of each room and epoch."""
+        self.read_bytes: list[int] = []
+        """How many bytes each step of reading backwards brought."""
         self.places: dict[tuple[str, str], Place] = {}
         """By room and key."""
         self.owners: dict[tuple[str, str], str] = {}
@@ -210,6 +212,11 @@ class FakeBus:
     def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
         return self._answer(lambda: self._span(room, after, most))
 
+    def read_back(
+        self, room: str, epoch: str, last: int, after: int, most: int
+    ) -> "Deferred[tuple[list[Batch], bool]]":
+        return self._answer(lambda: self._span_back(room, epoch, last, after, most))
+
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
         return self._answer(lambda: [self._tops.get(room, Position("", 0)) for room in rooms])
 
@@ -270,6 +277,15 @@ class FakeBus:
                 return Span(batches, top, more=True)
             batches.append(batch)
         return Span(batches, top, more=old)
+
+    def _span_back(self, room: str, epoch: str, last: int, after: int, most: int) -> tuple[list[Batch], bool]:
+        kept = self.kept.get((room, epoch), []) if self.history else []
+        wanted = [batch for batch in kept if batch.first <= last and batch.last > after]
+        batches: list[Batch] = []
+        while wanted and sum(batch.size for batch in batches) < most:
+            batches.append(wanted.pop())
+        self.read_bytes.append(sum(batch.size for batch in batches))
+        return batches, bool(wanted)
 
     # Rooms
 

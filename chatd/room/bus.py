@@ -291,6 +291,15 @@ class Bus:
         """Read what follows a position, up to about so many bytes; without one only where the room's order stands."""
         return self._history.read(room, after, most)
 
+    def read_back(
+        self, room: str, epoch: str, last: int, after: int, most: int
+    ) -> "Deferred[tuple[list[Batch], bool]]":
+        """Read the newest batches up to one offset and behind another, the newest first, up to about so many bytes.
+
+        Return them and whether there are more. The first may end, and the last begin, with messages beyond the offsets.
+        """
+        return self._history.read_back(room, epoch, last, after, most)
+
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
         """Say where the order of each room stands; a room of which the broker knows nothing has no epoch."""
         return self._history.tops(rooms)

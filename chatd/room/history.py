@@ -7,13 +7,13 @@ An entry that can't be read is left out: those who read there see a hole in the 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from chatd.config import Config
 from chatd.message import Batch, Position, Span, decode
 from chatd.room.queries import Queries
-from chatd.room.script import READ, TOPS
+from chatd.room.script import READ, READ_BACK, TOPS
 
 log = Logger()
 
@@ -61,6 +61,21 @@ class History:
         answer: Deferred[Any] = self._queries.ask(READ, [self._channel(room)], arguments)
         return answer.addCallback(self._span, room, most)
 
+    def read_back(
+        self, room: str, epoch: str, last: int, after: int, most: int
+    ) -> "Deferred[tuple[list[Batch], bool]]":
+        """Read the newest batches up to one offset and behind another, the newest first, up to about so many bytes.
+
+        Return them and whether there are more. The first may end, and the last begin, with messages beyond the offsets.
+        """
+        config = self._config
+        if not config.keeps_history:
+            return succeed(([], False))
+        before, behind = history_key(config.redis_prefix, room)
+        key = before + epoch.encode() + behind
+        answer: Deferred[Any] = self._queries.ask(READ_BACK, [key], lambda run: [last, after, most])
+        return answer.addCallback(self._batches_back, room, epoch, after, most)
+
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
         """Say where the order of each room stands; a room that is not known in this run has no epoch."""
 
@@ -104,12 +119,29 @@ class History:
         self._unreadable[entry] = None
         log.error("an entry in the history of room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
 
+    def _batches_back(
+        self, answer: list[Any], room: str, epoch: str, after: int, most: int
+    ) -> "tuple[list[Batch], bool] | Deferred[tuple[list[Batch], bool]]":
+        more, reached, *entries = answer
+        batches: list[Batch] = []
+        for batch in self._batches(room, epoch, entries):
+            if (part := self._without_old_messages(batch)) is not None:
+                batches.append(part)
+            if part is not batch:
+                return batches, False  # before what is too old there is nothing newer
+        if more and not batches:  # the caller goes on before the oldest batch, and has none
+            return self.read_back(room, epoch, int(reached) - 1, after, most)
+        return batches, bool(more)
+
     def _without_old(self, span: Span) -> Span:
         """Leave out what is too old: the broker keeps it until the room has been silent for so long."""
-        oldest = int((self._now() - self._config.history_ttl) * 1000)
-        kept = []
-        for batch in span.batches:
-            old = sum(each.time < oldest for each in batch.messages)
-            if old < len(batch.messages):
-                kept.append(batch.without_first(old) if old > 0 else batch)
+        kept = [part for batch in span.batches if (part := self._without_old_messages(batch)) is not None]
         return Span(kept, span.top, span.more)
+
+    def _without_old_messages(self, batch: Batch) -> Batch | None:
+        """Return a batch without the messages that are too old; None if all of them are."""
+        oldest = int((self._now() - self._config.history_ttl) * 1000)
+        old = sum(message.time < oldest for message in batch.messages)
+        if old == len(batch.messages):
+            return None
+        return batch.without_first(old) if old > 0 else batch

@@ -229,24 +229,22 @@ class Hub:
         return self._listing.get()
 
     async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Sequence[Batch]:
+        """Read messages backwards, until there are so many of them or ``max_backlog`` bytes; return them in order."""
         config = self._config
         end = top.offset if before is None else min(top.offset, before - 1)
         start = max(0, end - count, top.offset - config.history)
         batches: list[Batch] = []
-        size, position = 0, Position(top.epoch, start)
-        while position.offset < end:
-            span = await self._bus.read(name, position, config.history_bytes)
-            for batch in span.batches:
-                if batch.epoch == top.epoch and batch.first <= end:
-                    part = batch.first_ones(end + 1 - batch.first).without_first(max(0, start + 1 - batch.first))
-                    batches.append(part)
-                    size += part.size
-                position = Position(batch.epoch, batch.last)
-            while size > config.max_backlog and len(batches) > 1:  # the newest count
-                size -= batches.pop(0).size
-            if not span.more:
-                break
-        return batches
+        size, more = 0, True
+        while more and start < end and size < config.max_backlog:
+            most = min(config.history_bytes, config.max_backlog - size)
+            read, more = await self._bus.read_back(name, top.epoch, end, start, most)
+            for batch in read:
+                size += batch.size
+                if size > config.max_backlog and batches:
+                    return batches[::-1]
+                batches.append(batch.first_ones(end + 1 - batch.first).without_first(max(0, start + 1 - batch.first)))
+                end = batch.first - 1
+        return batches[::-1]
 
     def _room_of(self, name: str, member: Member) -> Room | None:
         """Give a room, where the member is in it."""

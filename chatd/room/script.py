@@ -25,6 +25,7 @@ class Script:
 
 PUBLISH = Script("publish")
 READ = Script("read")
+READ_BACK = Script("read_back")
 TOPS = Script("tops")
 CLAIM = Script("claim")
 SAVE = Script("save")
@@ -34,4 +35,4 @@ ALIVE = Script("alive")
 ROOMS = Script("rooms")
 RUN = Script("run")
 SHARES = Script("shares")
-ALL = (PUBLISH, READ, TOPS, CLAIM, SAVE, PRESENCE, MEMBERS, ALIVE, ROOMS, RUN, SHARES)
+ALL = (PUBLISH, READ, READ_BACK, TOPS, CLAIM, SAVE, PRESENCE, MEMBERS, ALIVE, ROOMS, RUN, SHARES)

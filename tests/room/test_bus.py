@@ -12,11 +12,13 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
 from chatd.config import BrokerAddress, Config, broker_address
 from chatd.message import Gap, Position, encode
 from chatd.room.bus import Bus
+from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
 from chatd.verify.histories import read_histories
@@ -189,6 +191,44 @@ class Contract:
             after, more, steps = Position(after.epoch, span.batches[-1].last), span.more, steps + 1
         assert (read, steps > 3) == (texts, True)
 
+    async def test_history_is_read_backwards_from_within_a_batch_to_within_a_batch(self) -> None:
+        bus, ears = await self.make_bus()
+        await bus.subscribe("ops")
+        for texts in (["1", "2"], ["3"], ["4", "5", "6"], ["7"]):
+            published = await bus.publish("ops", messages(*texts))
+        self.deliver(bus)
+        await ears.until(lambda: len(ears.batches) == 4)
+        epoch, heard = published.first.epoch, ears.batches[::-1]
+        for last, after, found in (
+            (7, 0, heard),
+            (6, 0, heard[1:]),
+            (5, 0, heard[1:]),
+            (4, 2, heard[1:3]),
+            (3, 1, heard[2:]),
+            (2, 0, heard[3:]),
+            (99, 6, heard[:1]),
+            (99, 7, []),
+        ):
+            assert await bus.read_back("ops", epoch, last, after, 100_000) == (found, False)
+        assert await bus.read_back("ops", "none", 7, 0, 100_000) == ([], False)
+
+    async def test_history_is_read_backwards_in_steps_that_together_have_all_of_it_once(self) -> None:
+        bus, _ = await self.make_bus()
+        texts = [str(number) for number in range(40)]
+        for text in texts:
+            published = await bus.publish("ops", messages(text))
+        read, last, steps, more = [], 40, 0, True
+        while more:
+            batches, more = await bus.read_back("ops", published.first.epoch, last, 0, 500)
+            read += [message.text for batch in batches for message in batch.messages]
+            last, steps = batches[-1].first - 1, steps + 1
+        assert (read, steps > 3) == (texts[::-1], True)
+
+    async def test_without_history_nothing_is_read_backwards(self) -> None:
+        bus, _ = await self.make_bus(history=0)
+        published = await bus.publish("ops", messages("one", "two"))
+        assert await bus.read_back("ops", published.first.epoch, 2, 0, 100_000) == ([], False)
+
     async def test_a_position_of_an_epoch_that_is_gone_gets_all_of_the_one_of_now(self) -> None:
         bus, _ = await self.make_bus()
         published = await bus.publish("ops", messages("one", "two"))
@@ -323,6 +363,45 @@ class TestBus(Contract, BusTestCase):
         await bus.publish("ops", messages("new"))
         span = await bus.read("ops", Position(published.first.epoch, 0), 100)
         assert [message.text for batch in span.batches for message in batch.messages] == ["new"]
+
+    async def test_reading_backwards_ends_at_what_is_too_old(self) -> None:
+        bus, _ = await self.ready(self.valkey_url, history_ttl=3600)
+        now = messages("new")[0].time
+        await bus.publish("ops", [replace(each, time=0) for each in messages("very old")])
+        await bus.publish("ops", [replace(each, time=0) for each in messages("old")] + messages("less old"))
+        published = await bus.publish("ops", messages("new"))
+        batches, more = await bus.read_back("ops", published.first.epoch, 4, 0, 100_000)
+        assert [[message.text for message in batch.messages] for batch in batches] == [["new"], ["less old"]]
+        assert (more, batches[0].messages[0].time >= now) == (False, True)
+
+    async def test_the_last_messages_cost_the_broker_no_more_than_the_backlog_takes(self) -> None:
+        server = Server()
+        self.addCleanup(server.close)
+        server.start()
+        knobs: dict[str, Any] = {"history_bytes": 16_384, "max_backlog": 65_536, "flush_interval": 0}
+        bus, _ = await self.ready(server.url, **knobs, bus_tick_seconds=1000)
+        for number in range(300):
+            bus.publish("ops", messages(f"{number:04}" + "x" * 1000))
+        await bus.flushed()
+        hub = Hub(bus, Logger(), Config(redis_prefix=self.prefix, **knobs), reactor)
+        queries, sent = self.cost(server)
+        batches = await hub.recent("ops", 1000)
+        texts = [message.text[:4] for batch in batches for message in batch.messages]
+        assert texts == [f"{number:04}" for number in range(300 - len(texts), 300)]
+        assert len(texts) > 50
+        queries_now, sent_now = self.cost(server)
+        assert (
+            queries_now - queries <= 1 + 5
+        )  # where the order stands, then 65,536 bytes in steps of 16,384 and a batch
+        assert sent_now - sent <= 65_536 + 4 * 1_200 + 20_000  # what INFO itself says
+
+    def cost(self, server: Server) -> tuple[int, int]:
+        """Return how many scripts the broker has run, and how many bytes it has sent."""
+        fields = server.ask("INFO", "commandstats").decode() + server.ask("INFO", "stats").decode()
+        scripts = re.search(r"cmdstat_evalsha:calls=(\d+)", fields)
+        sent = re.search(r"total_net_output_bytes:(\d+)", fields)
+        assert scripts and sent
+        return int(scripts[1]), int(sent[1])
 
     async def test_two_buses_share_rooms_and_see_one_order(self) -> None:
         one, heard_by_one = await self.ready(self.valkey_url, "ops")
@@ -536,6 +615,16 @@ class TestBus(Contract, BusTestCase):
         assert (ears.texts(), ears.gaps) == (["one", "four"], [Gap(first.epoch, 3, 2)])
         await ears.until(lambda: ears.texts("dev") == ["elsewhere"])
 
+    async def test_entries_that_cannot_be_read_are_passed_over_when_history_is_read_backwards(self) -> None:
+        bus, _ = await self.follow(self.valkey_url, "ops")
+        first = (await bus.publish("ops", messages("one"))).first
+        with Client(self.valkey_url.removeprefix("unix://")) as broker:
+            for offset in (3, 4, 5):
+                broker.ask("XADD", f"{self.prefix}:history:{first.epoch}:ops", f"{offset}-0", "b", "garbage" * 100)
+        for last in (3, 4, 9):
+            batches, more = await bus.read_back("ops", first.epoch, last, 0, 500)
+            assert ([batch.first for batch in batches], more) == ([1], False), last
+
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history=3, recent_seconds=0)
         ears.deaf = True
@@ -708,6 +797,8 @@ class TestLeastRights(BusTestCase):
         span = await bus.read("ops", None, 1)
         span = await bus.read("ops", Position(span.top.epoch, 0), 1_000_000)
         assert [message.text for batch in span.batches for message in batch.messages] == ["a", "b"]
+        batches, _ = await bus.read_back("ops", span.top.epoch, 2, 0, 1_000_000)
+        assert [message.text for batch in batches for message in batch.messages] == ["b", "a"]
         ears.places["ops", "s1"] = Place(span.top, "s1")
         for session in ("s1", "s2"):
             place = await bus.claim("ops", "a-key-of-mine", session)

@@ -135,6 +135,16 @@ def test_a_step_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -
     assert shape(result(reading)) == [("f", [8])]
 
 
+def test_a_step_backwards_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -> None:
+    archive = Archive()
+    reading = archive.history.read_back("ops", "e", 9, 2, 500)
+    archive.wire.answer([1, b"7", b"garbage", b"garbage"])
+    assert archive.wire.calls[1][-3:] == (6, 2, 500)
+    archive.wire.answer([0, b"5", entry("e", 5)])
+    batches, more = result(reading)
+    assert ([(batch.epoch, batch.first) for batch in batches], more) == ([("e", 5)], False)
+
+
 def test_an_entry_that_cannot_be_read_is_logged_once_as_far_as_is_remembered(events: Events) -> None:
     archive = Archive(unreadable_known=2)
     for name in ("a", "b", "a", "b", "c", "a"):

@@ -1,9 +1,12 @@
 """The hub, on a bus in memory: who hears what from when on, how often, and what goes together."""
 
+from collections.abc import Sequence
+
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.message import Batch, Message
+from chatd.config import Config
+from chatd.message import Batch, Message, Position
 from tests.fakes import Comparing, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
@@ -311,3 +314,73 @@ def test_a_join_that_is_given_up_while_others_come_in_takes_none_of_them_along(h
     house.bus.answer()
     house.hear("one", number=1)
     assert [member.blobs for member in members] == [[frames("one")], [], [frames("one")], [frames("one")]]
+
+
+# What was said before
+
+
+def texts(batches: Sequence[Batch]) -> list[str]:
+    return [message.text for batch in batches for message in batch.messages]
+
+
+def asked(house: House, count: int, before: int | None = None) -> list[str]:
+    """Return the texts of the last messages of a room with somebody in it."""
+    found: list[Sequence[Batch]] = []
+    house.hub.last("ops", count, before).addCallback(found.append)
+    return texts(found[0])
+
+
+@pytest.fixture
+def filled() -> House:
+    """Return a house in whose room 30 batches of 3 messages were said; each has 300 bytes."""
+    house = make_house(Config(flush_interval=0, history_bytes=900, max_backlog=3_000, history=80), FakeBus())
+    house.member("ann")
+    for number in range(30):
+        house.hear(*[str(3 * number + at) for at in (1, 2, 3)], number=number + 1)
+    return house
+
+
+@pytest.mark.parametrize(
+    ("count", "before", "found"),
+    [
+        (1, None, (90, 90)),
+        (4, None, (87, 90)),
+        (4, 90, (86, 89)),
+        (4, 89, (85, 88)),
+        (4, 12, (11, 11)),
+        (4, 11, ()),
+        (1000, None, (61, 90)),
+        (1000, 41, (13, 40)),
+        (20, 41, (21, 40)),
+        (1000, 1000, (61, 90)),
+    ],
+)
+def test_the_last_messages_are_read_as_far_as_the_backlog_and_history_go(
+    filled: House, count: int, before: int | None, found: tuple[int, int] | tuple[()]
+) -> None:
+    expected = [str(number) for number in range(found[0], found[1] + 1)] if found else []
+    assert asked(filled, count, before) == expected
+
+
+def test_no_more_is_read_than_is_given_and_one_batch(filled: House) -> None:
+    assert len(asked(filled, 1000)) == 30
+    assert sum(filled.bus.read_bytes) <= 3_000 + 300
+    assert len(filled.bus.read_bytes) <= 4
+    filled.bus.read_bytes.clear()
+    assert asked(filled, 2) == ["89", "90"]
+    assert filled.bus.read_bytes == [300]
+
+
+def test_a_batch_larger_than_the_backlog_is_given_alone(filled: House) -> None:
+    large = Batch("ops", "e0", 91, "w", 31, (Message("w.31.1", 0, "elsewhere", "x"),), size=9_000)
+    filled.bus.kept["ops", "e0"].append(large)
+    filled.bus._tops["ops"] = Position("e0", 91)
+    found: list[Sequence[Batch]] = []
+    filled.hub.recent("ops", 50).addCallback(found.append)
+    assert texts(found[0]) == ["x"]
+
+
+def test_a_hole_in_history_is_read_over(filled: House) -> None:
+    kept = filled.bus.kept["ops", "e0"]
+    kept[:] = [batch for batch in kept if not 70 <= batch.first <= 80]
+    assert asked(filled, 25) == [str(number) for number in range(66, 91) if not 70 <= number <= 81]
