@@ -656,6 +656,8 @@ class Config:
     """but no more than the last so many bytes of a room; up to twice as much of either."""
     held_bytes: int = 1_048_576
     """What a room holds back while it reads what is missing before it; the rest is read then too."""
+    held_total_bytes: int = 67_108_864
+    """What all rooms of a worker hold back together; beyond it a room reads again what it could not hold."""
     place_seconds: float = 1.0
     """How often the places of clients with a resume key are written to the broker, where they moved."""
     place_again_seconds: float = 60.0

@@ -159,6 +159,7 @@ BUS_ROUND_TRIP_SECONDS = _histogram(
 HOLES_FILLED = _one(
     "counter", "chatd_holes_filled_total", "Times that messages were missed and had from history after all."
 )
+HELD_BYTES = _one("gauge", "chatd_held_bytes", "Messages that wait until those missing before them are read.")
 
 # Who does not keep up
 

@@ -271,6 +271,7 @@ class Hub:
             return
         except Exception:  # noqa: BLE001 - who waits is told
             failure = Failure()
+            door.room.timeline.stop()
             del self._doors[name]
             ROOMS.value -= 1
             self._bus.unsubscribe(name)

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position, Span
-from chatd.metrics import HOLES_FILLED
+from chatd.metrics import HELD_BYTES, HOLES_FILLED
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 
@@ -78,9 +78,10 @@ class Timeline:
         return self._ask(None).addCallback(begin)
 
     def stop(self) -> None:
-        """Read no more."""
+        """Read no more, and hold nothing back any more."""
         if self._reading is not None:
             self._reading.cancel()
+        self._hold_on_to([])
 
     def hear(self, batch: Batch) -> None:
         """Take a batch from the bus."""
@@ -194,15 +195,21 @@ class Timeline:
             self._fill()
 
     def _hold(self, batch: Batch) -> None:
-        if self._held_bytes < self._config.held_bytes:
+        """Hold a batch back, within the bounds of the room and of all rooms of the worker; else it is read again."""
+        config = self._config
+        if self._held_bytes < config.held_bytes and HELD_BYTES.value < config.held_total_bytes:
             self._held.append(batch)
-            self._held_bytes += batch.size
+            self._count_held(self._held_bytes + batch.size)
         else:
             self._overflowed = True
 
     def _hold_on_to(self, batches: list[Batch]) -> None:
         self._held = batches
-        self._held_bytes = sum([batch.size for batch in batches])
+        self._count_held(sum([batch.size for batch in batches]))
+
+    def _count_held(self, size: int) -> None:
+        HELD_BYTES.value += size - self._held_bytes  # of all rooms, whichever broker they are on
+        self._held_bytes = size
 
     # What is next
 

@@ -6,7 +6,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.config import Config
-from chatd.message import Batch, Message, Position
+from chatd.message import Batch, Message, Position, Span
+from chatd.metrics import HELD_BYTES
 from tests.fakes import Comparing, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
@@ -314,6 +315,18 @@ def test_a_join_that_is_given_up_while_others_come_in_takes_none_of_them_along(h
     house.bus.answer()
     house.hear("one", number=1)
     assert [member.blobs for member in members] == [[frames("one")], [], [frames("one")], [frames("one")]]
+
+
+def test_a_room_that_could_not_begin_holds_nothing_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading: Deferred[Span] = Deferred()
+    monkeypatch.setattr(house.bus, "read", lambda *_: reading)
+    monkeypatch.setattr(HELD_BYTES, "value", 0)
+    failed: list[object] = []
+    house.hub.join("ops", FakeMember("ann")).addErrback(failed.append)
+    house.hear("hello", number=1)
+    assert HELD_BYTES.value == 100
+    reading.errback(ValueError("WRONGTYPE"))
+    assert (len(failed), HELD_BYTES.value) == (1, 0)
 
 
 # What was said before

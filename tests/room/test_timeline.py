@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Message, Position, Span
+from chatd.metrics import HELD_BYTES, Number
 from chatd.room.timeline import Item, Timeline
 from tests.fakes import Events
 
@@ -190,6 +191,41 @@ def test_what_is_held_is_bounded_and_the_rest_is_read() -> None:
     assert line.out == ["e5", "e6", "e7", "e8"]
     assert line.answer(span(Position("e", 10), batch(9), batch(10))) == Position("e", 8)
     assert (line.out[4:], line.asked) == (["e9", "e10"], [])
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Number:
+    """Return what all rooms hold; this test begins with nothing."""
+    monkeypatch.setattr(HELD_BYTES, "value", 0)
+    return HELD_BYTES
+
+
+def test_what_all_rooms_hold_together_is_bounded_and_the_rest_is_read(held: Number) -> None:
+    config = Config(held_total_bytes=3)
+    one, two = Line(config), Line(config)
+    for first in (7, 8):
+        one.timeline.hear(batch(first))
+    for first in (7, 8, 9):
+        two.timeline.hear(batch(first))
+    assert held.value == 3
+    for line, missing in ((one, ()), (two, (8, 9))):
+        line.answer(span(Position("e", 7), batch(5), batch(6), batch(7)))
+        if missing:
+            assert line.answer(span(Position("e", 9), *map(batch, missing))) == Position("e", 7)
+    assert one.out == ["e5", "e6", "e7", "e8"]
+    assert two.out == ["e5", "e6", "e7", "e8", "e9"]
+    assert (held.value, one.asked, two.asked) == (0, [], [])
+
+
+def test_a_room_that_stops_or_cannot_read_holds_nothing(held: Number, events: Events) -> None:
+    stopped, unlucky = Line(Config()), Line(Config())
+    for line in (stopped, unlucky):
+        line.timeline.hear(batch(9))
+    assert held.value == 2
+    stopped.timeline.stop()
+    assert held.value == 1
+    unlucky.asked.pop()[1].errback(ValueError("WRONGTYPE"))
+    assert held.value == 0
 
 
 # What a comparison finds
