@@ -563,6 +563,9 @@ class Config:
     """How many messages in a row may be refused for coming too fast before the client is closed with 4029."""
     overdue_bytes: int = 16_777_216
     """What clients that left may have left behind that is still to be said at their pace, on a worker."""
+    left_bytes: int = 16_777_216
+    """Text of clients that left and that waits for a broker, on a worker; a message counts ``message_overhead_bytes``
+    beside its text."""
     token_warning_seconds: float = 60.0
     """How long before a token runs out its bearer is told."""
     watch_seconds: float = 1.0

@@ -280,16 +280,18 @@ class Session:
         self._gone = True
         self.lease.stop()
         self._hub.leave(self._place.room, self)
-        if self._held and self._hub.intake.waiting > self._config.max_connections_worker:
-            self._out_of_patience()  # too many have left something behind
-        elif self._slowed is not None and self._pace is not None:
+        if self._slowed is not None and self._pace is not None:
             self._leave_behind(self._pace)
+        elif self._held:
+            self._leave_waiting()
 
     # The hub calls
 
     def carry_on(self) -> None:
         """Publish what was held back, read on."""
         self._stop_patience()
+        if self._gone:
+            self._hub.intake.left.discard(self)
         self._go_on()
 
     def bus_away(self) -> None:
@@ -342,10 +344,20 @@ class Session:
         self._hub.intake.wait(self)
         if self._hub.intake.away:
             self.bus_away()
+        if self._gone:
+            self._leave_waiting()
+
+    def _leave_waiting(self) -> None:
+        """Let what is held wait for the bus though the client is gone, unless too much of that waits already."""
+        intake, overhead = self._hub.intake, self._config.message_overhead_bytes
+        size = sum(utf8_size(line) + overhead for line in self._held)
+        if not intake.left.leave(self, size) or intake.waiting > self._config.max_connections_worker:
+            self._out_of_patience()
 
     def _out_of_patience(self) -> None:
         self._stop_patience()
         self._hub.intake.stop_waiting(self)
+        self._hub.intake.left.discard(self)
         held, self._held = self._held, ()
         REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._gone:

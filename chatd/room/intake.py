@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from chatd.closing import LOG_AWAY, OUR_FAULT, Closing
 from chatd.config import TIMED_PARTS, Config
+from chatd.gate.buckets import Slowed
 from chatd.message import Message, Position
 from chatd.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.room.bus import Bus
@@ -117,6 +118,8 @@ class Intake:
         self._on_their_way: dict[str, float] = {}  # when the first one of a part was taken, by its id
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._waiting: dict[str, Author] = {}
+        self.left = Slowed(config.left_bytes)
+        """Those of them who are gone, and what they left behind."""
         self._holding = False
         self._numbers = numbers if numbers is not None else count(1)
         self.taken = 0

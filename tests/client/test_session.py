@@ -1,6 +1,7 @@
 """What one bare client may do and hears: its session, between a line and a real hub."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from twisted.logger import LogLevel, capturedLogs
 from chatd.client.session import Session
 from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, too_slow
 from chatd.message import Gap, Position
+from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
 from chatd.wire.frames import text_frame
 from chatd.wire.handshake import Place
@@ -308,6 +310,45 @@ def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(house: Hous
     with capturedLogs() as events:
         house.clock.advance(10)
     assert [(each["log_level"], each["count"]) for each in events] == [(LogLevel.warn, 2)]
+
+
+def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
+    house = House(replace(CONFIG, left_bytes=3 * (16 + CONFIG.message_overhead_bytes)))
+    house.bus_goes()
+    with capturedLogs() as events:
+        for number in range(5):
+            session, _ = house.session(f"s{number}")
+            session.received([f"{number}" * 16])
+            session.gone()
+    assert [each["count"] for each in events] == [1, 1]
+    refused = REFUSED_MESSAGES["bus_away"].value
+    staying, _ = house.session("s5")
+    staying.received(["stays"])
+    assert REFUSED_MESSAGES["bus_away"].value == refused
+    house.bus_comes_back()
+    assert [text for _, text in house.turn()] == ["0" * 16, "1" * 16, "2" * 16, "stays"]
+    house.bus_goes()
+    for number in range(3):  # there is room again
+        session, _ = house.session(f"t{number}")
+        session.received([f"{number}" * 16])
+        session.gone()
+    house.bus_comes_back()
+    assert len(house.turn()) == 3
+
+
+def test_what_ran_out_of_patience_leaves_room_for_others() -> None:
+    house = House(replace(CONFIG, left_bytes=16 + CONFIG.message_overhead_bytes))
+    house.bus_goes()
+    for name in ("s1", "s2"):
+        session, _ = house.session(name)
+        session.received(["x" * 16])
+        session.gone()
+        house.clock.advance(CONFIG.bus_patience)
+    session, _ = house.session("s3")
+    session.received(["last words"])
+    session.gone()
+    house.bus_comes_back()
+    assert house.turn() == [("lobby", "last words")]
 
 
 def test_a_session_leaves_no_timer_behind(house: House) -> None:
