@@ -487,6 +487,13 @@ class Config:
         "history as it reads. Without history it is closed with 1013 once it has read what waits.",
         "bytes",
     )
+    max_backlog_total: int = _option(
+        268_435_456,
+        whole_number(65_536, 1_099_511_627_776),
+        "Maximum data that waits for all clients of a worker together. While more waits, a client for which more than "
+        "64 KiB wait falls behind at once.",
+        "bytes",
+    )
     max_rooms: int = _option(100, whole_number(1, 10_000), "The most rooms of one chatd.v1 client.", "rooms")
     max_connections: int = _option(
         0,
@@ -580,6 +587,11 @@ class Config:
     """How long a handshake waits for the room's subscription before it is answered 503."""
     ping_seconds: float = 25.0
     """From a client's last sign of life to our ping."""
+    crowded_backlog: int = 262_144
+    """What may wait for a client while more than ``max_backlog_total`` waits for all: beyond it one that asks for more
+    is closed,"""
+    crowded_step: int = 65_536
+    """and about how much of history a client that is behind then gets at once."""
     questions: int = 8
     """What a client may ask for without having an answer (``/who``, ``/last``, …)."""
     retry_seconds: float = 5.0

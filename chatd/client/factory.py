@@ -111,7 +111,8 @@ class ConnectionFactory(WebSocketServerFactory):
         options = {name: getattr(self, name) for name in Connection.CONFIG_ATTRS}
         options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
         # Options on a class need no copying into each connection, and no pretty-printing on the way.
-        options |= {"CONFIG_ATTRS": (), "__slots__": (), "max_backlog": config.max_backlog}
+        options |= {"CONFIG_ATTRS": (), "__slots__": ()}
+        options |= {name: getattr(config, name) for name in ("max_backlog", "max_backlog_total", "crowded_backlog")}
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 

@@ -2,6 +2,10 @@
 
 A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
 gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
+
+``BACKLOG_BYTES`` counts what waits for all clients of the process. Each write to a client that does not keep up
+is added, and once a second the sum is made anew. While it is more than ``max_backlog_total`` such a client falls behind
+at once.
 """
 
 import fcntl
@@ -37,13 +41,17 @@ class Outflow:
     transport: Any
     max_backlog: int
     """The most bytes that may wait for a client."""
+    max_backlog_total: int
+    """The most bytes that may wait for all clients, beside the 64 KiB that a transport keeps for each."""
+    crowded_backlog: int
+    """The most bytes of answers that may wait for a client while more than that waits for all."""
 
     def prepare(self) -> None:
         """Be shut, on a transport that may still be somebody else's."""
         self.opened = False
         self.choked = False
         """Whether the transport has more to write than it likes to keep."""
-        self._backlog = 0
+        self._backlog = 0  # bytes that wait, as far as they are counted, once it is choked; before, its last write
         self._idle: Any = None  # the socket, while it may be written to directly
 
     def attach(self) -> None:
@@ -59,7 +67,7 @@ class Outflow:
         """Deliver no more messages."""
         self.opened = False
         self._idle = None
-        CHOKED.discard(self)
+        self._forget_backlog()
 
     def write(self, data: bytes) -> None:
         """Write what is no message, and so is never dropped, after all that waits."""
@@ -91,7 +99,9 @@ class Outflow:
         if self.plain and not transport.dataBuffer and not transport._tempDataLen:
             self._idle = transport.getHandle()
             return self.deliver(blob, count)
-        if self.choked and self.waiting + len(blob) > self.max_backlog:
+        if self.choked and (
+            BACKLOG_BYTES.value > self.max_backlog_total or self.waiting + len(blob) > self.max_backlog
+        ):
             self.fell_behind()
             return False
         return self.replay(blob, count)
@@ -99,7 +109,8 @@ class Outflow:
     def tell(self, blob: bytes) -> None:
         """Write frames that are for this client alone; where it does not read, say so."""
         if self.opened and blob:
-            if self.choked and self.waiting > self.max_backlog:
+            crowded = BACKLOG_BYTES.value > self.max_backlog_total
+            if self.choked and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
                 self.overwhelmed()
             else:
                 self.replay(blob, 0)
@@ -107,7 +118,10 @@ class Outflow:
     def replay(self, blob: bytes, count: int) -> bool:
         """Write frames that are count messages, however much waits; return whether they were written."""
         if self.opened:
-            self._backlog = self._backlog + len(blob) if self.choked else len(blob)
+            if self in CHOKED:
+                self._count_backlog(self._backlog + len(blob))
+            else:
+                self._backlog = len(blob)
             self.write(blob)
         return self.opened
 
@@ -167,23 +181,45 @@ class Outflow:
 
     def pauseProducing(self) -> None:
         """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
+        if self.choked:
+            return
         self.choked = True
         CHOKED.add(self)
+        BACKLOG_BYTES.value += self._backlog
+        self.weigh()
 
     def resumeProducing(self) -> None:
         """Note that it has read everything."""
-        self.choked, self._backlog = False, 0
-        CHOKED.discard(self)
+        self.choked = False
+        self._forget_backlog()
+        self._backlog = 0
         self.drained()
 
     def stopProducing(self) -> None:
         """Note that the socket is gone; connectionLost says so too."""
+        self._forget_backlog()
+
+    # What waits for all
+
+    def weigh(self) -> None:
+        """Count what waits for it as it is now: it may have read a part."""
+        self._count_backlog(self.waiting)
+
+    def _count_backlog(self, size: int) -> None:
+        BACKLOG_BYTES.value += size - self._backlog
+        self._backlog = size
+
+    def _forget_backlog(self) -> None:
+        if self in CHOKED:
+            CHOKED.discard(self)
+            BACKLOG_BYTES.value -= self._backlog
 
 
 def weigh_backlog() -> None:
     """Gauge what waits for all of them."""
     BACKLOG_CLIENTS.value = len(CHOKED)
-    BACKLOG_BYTES.value = sum(each.waiting for each in CHOKED)
+    for outflow in CHOKED:
+        outflow.weigh()
 
 
 def _innermost(transport: Any) -> Any:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from chatd.closing import OUR_FAULT, Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position, Span
-from chatd.metrics import SENT_BYTES, SENT_MESSAGES
+from chatd.metrics import BACKLOG_BYTES, SENT_BYTES, SENT_MESSAGES
 from chatd.room.cursor import Cursor
 from chatd.room.repeats import Repeats
 from chatd.room.timeline import Read, Timeline
@@ -101,7 +101,6 @@ class CatchUp:
         "_live",
         "_looked",
         "_losses",
-        "_most",
         "_opening",
         "_over",
         "_read",
@@ -138,7 +137,6 @@ class CatchUp:
         self.member = member
         self._cursor = Cursor(position, before)
         self._config = config
-        self._most = min(config.history_bytes, config.max_backlog)  # bytes that are given at once, about
         self._around = config.message_overhead_bytes if member.begins else 0
         self._read = read
         self._tail = tail
@@ -158,6 +156,13 @@ class CatchUp:
     def position(self) -> Position:
         """Up to where it was given everything."""
         return self._cursor.position
+
+    @property
+    def _most(self) -> int:
+        """Return about how many bytes it is given at once: fewer while too much waits for all clients."""
+        config = self._config
+        most = min(config.history_bytes, config.max_backlog)
+        return min(most, config.crowded_step) if BACKLOG_BYTES.value > config.max_backlog_total else most
 
     def stop(self) -> None:
         """Let it be: it is gone."""

@@ -45,6 +45,8 @@ class Following(Outflow, Protocol):
         self._heartbeat: Timer | None = None
         self._drop: Timer | None = None
         self.max_backlog = self._config.max_backlog
+        self.max_backlog_total = self._config.max_backlog_total
+        self.crowded_backlog = self._config.crowded_backlog
         self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
         self.prepare()
 

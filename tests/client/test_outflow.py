@@ -23,10 +23,12 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from chatd.client.outflow import Outflow
+from chatd.client.outflow import Outflow, weigh_backlog
+from chatd.metrics import BACKLOG_BYTES
 from tests.waiting import until
 
 BOUND = 200_000
+TOTAL = 1 << 30
 MARK = 65_536
 """From how many bytes on a transport of Twisted's says that it is too much."""
 
@@ -57,6 +59,8 @@ class Client(Outflow, Protocol):
     """The outflow to a client, with what it tells."""
 
     max_backlog = BOUND
+    max_backlog_total = TOTAL
+    crowded_backlog = 2 * MARK
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -358,6 +362,98 @@ def test_what_is_no_message_is_written_to_one_that_is_behind(line: Line) -> None
     size = deliver_until_behind(line)
     line.client.write(b"close")
     assert line.read_until(size + 5) == b"x" * size + b"close"
+
+
+# What waits for all
+
+
+@pytest.fixture
+def crowd(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Line]]:
+    """Give three clients that do not read, for which no more than 300,000 bytes may wait together; 1 MB for each."""
+    monkeypatch.setattr(BACKLOG_BYTES, "value", 0)
+    lines = [Line(reactor, 4096) for _ in range(3)]
+    for line in lines:
+        line.client.max_backlog, line.client.max_backlog_total = 1_000_000, 300_000
+    yield lines
+    for line in lines:
+        line.close()
+    assert BACKLOG_BYTES.value == 0
+
+
+def waits_for(lines: list[Line]) -> int:
+    return sum(line.client.waiting for line in lines)
+
+
+def test_what_waits_for_all_is_bounded_and_those_who_do_not_read_fall_behind_in_time(crowd: list[Line]) -> None:
+    for _ in range(100):
+        for line in crowd:
+            line.client.deliver(b"x" * 10_000, 1)
+    assert all(line.client.missed > 50 for line in crowd)
+    assert 300_000 < waits_for(crowd) <= 300_000 + 3 * (MARK + 10_000)
+
+
+def test_one_that_reads_gets_all_though_too_much_waits_for_others(reactor: Any, crowd: list[Line]) -> None:
+    slow = crowd[0]
+    while not slow.client.missed:
+        slow.client.deliver(b"x" * 10_000, 1)
+    with connected(reactor) as reading:
+        reading.client.max_backlog_total = 300_000
+        for number in range(1, 101):
+            reading.client.deliver(b"y" * 1_000, 1)
+            reading.read_until(number * 1_000)
+        assert reading.client.told == []
+        reading.client.deliver(b"z" * 60_000, 1)  # what a transport keeps is no backlog
+        reading.client.deliver(b"z", 1)
+        assert reading.client.told == []
+
+
+def test_when_some_have_read_what_waited_there_is_room_for_others(crowd: list[Line]) -> None:
+    first, second, _ = crowd
+    size = 0
+    while not first.client.missed:
+        first.client.deliver(b"x" * 10_000, 1)
+        size += 10_000
+    second.client.deliver(b"x" * 400_000, 1)
+    second.client.deliver(b"x", 1)
+    assert second.client.missed == 1
+    first.read_until(size - 10_000)
+    first.until(lambda: not first.client.choked, "it to be drained")
+    second.read_until(300_000)
+    weigh_backlog()
+    second.client.deliver(b"x", 1)
+    assert second.client.missed == 1
+
+
+def test_what_was_read_since_is_not_counted_when_it_is_weighed(crowd: list[Line]) -> None:
+    for line in crowd:
+        line.client.deliver(b"x" * 150_000, 1)
+        line.client.deliver(b"x" * 10_000, 1)
+    before = BACKLOG_BYTES.value
+    crowd[0].read_until(50_000)
+    assert BACKLOG_BYTES.value == before
+    weigh_backlog()
+    assert BACKLOG_BYTES.value == waits_for(crowd) < before
+
+
+def test_one_that_asks_for_more_while_too_much_waits_for_all_is_told_so_sooner(crowd: list[Line]) -> None:
+    asking, other, _ = crowd
+    asked: list[bool] = []
+    asking.client.overwhelmed = lambda: asked.append(True)  # type: ignore[method-assign]
+    asking.client.tell(b"x" * 200_000)
+    asking.client.tell(b"x" * 10)
+    assert asked == []
+    other.client.deliver(b"x" * 200_000, 1)
+    asking.client.tell(b"x" * 10)
+    assert asked == [True]
+
+
+def test_a_connection_that_ends_leaves_nothing_counted(crowd: list[Line]) -> None:
+    for line, end in zip(crowd, (Outflow.shut_out, Outflow.stopProducing, Outflow.resumeProducing), strict=True):
+        line.client.deliver(b"x" * 150_000, 1)
+        assert BACKLOG_BYTES.value > 0
+        end(line.client)
+        end(line.client)
+        assert BACKLOG_BYTES.value == 0
 
 
 def test_one_may_fall_behind_again(line: Line) -> None:

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from chatd.closing import OUR_FAULT
 from chatd.config import Config
 from chatd.message import Batch, Gap, Message, Position, Span
+from chatd.metrics import BACKLOG_BYTES
 from chatd.room.catchup import CatchUp, Tail, first_bytes
 from chatd.room.cursor import Cursor
 from chatd.room.timeline import Timeline
@@ -144,6 +145,16 @@ def test_a_step_is_no_longer_than_the_backlog(history: int, backlog: int, most: 
     walk = Walk(config=Config(history_bytes=history, max_backlog=backlog))
     walk.step()
     assert walk.asked[0][1] == most
+
+
+def test_a_step_is_short_while_too_much_waits_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = Walk(config=Config(max_backlog_total=1000, crowded_step=70))
+    monkeypatch.setattr(BACKLOG_BYTES, "value", 1001)
+    walk.step()
+    assert walk.asked[0][1] == 70
+    monkeypatch.setattr(BACKLOG_BYTES, "value", 1000)
+    walk.answer(batch(5, 2), more=True)
+    assert walk.asked[0][1] == walk.config.history_bytes
 
 
 def test_what_an_answer_has_beyond_a_step_is_asked_for_again() -> None:
