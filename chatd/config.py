@@ -698,6 +698,8 @@ class Config:
     """Of who comes and goes, how much waits for messages that are missing before it."""
 
     # HTTP
+    followers_share: float = 0.5
+    """Of the connections that a worker may have, how many may follow rooms over HTTP."""
     body_seconds: float = 10.0
     """From the head of a request to the end of its body."""
     heartbeat_seconds: float = 25.0

@@ -205,14 +205,14 @@ class Worker:
             if config.revoked:
                 read = partial(self._read_tokens, guard.revoked)
                 self._watched.append(Watched([config.revoked], read, config.watch_looks))
-        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard)
+        most = most_connections(config, raise_limit())
+        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard, most=most)
         if config.ban_list:
             self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
         self._slot = assignment.slot
-        most = most_connections(config, raise_limit())
         if most < config.max_connections_worker:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
         self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)

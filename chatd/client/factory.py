@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from chatd.client.connection import LINE_END, Connection
 from chatd.client.deflate import longest_deflated
+from chatd.client.follower import Follower
 from chatd.client.lean import Timers
 from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.person import Person
@@ -36,7 +37,7 @@ from chatd.room.hub import Hub
 from chatd.tally import Tally
 from chatd.timers import TimerWheel
 from chatd.wire.events import longest_json
-from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_place, read_upgrade
+from chatd.wire.handshake import PROTOCOL, Head, Place, Upgrade, read_place, read_upgrade, unavailable
 
 log = Logger()
 uniform = SystemRandom().uniform
@@ -67,10 +68,12 @@ class ConnectionFactory(WebSocketServerFactory):
         *,
         guard: Guard | None = None,
         now: Callable[[], float] = time.time,
+        most: int | None = None,
     ) -> None:
         """Take what gives the hub of a room, and this worker's unique name, with which session ids begin.
 
-        The guard knows tokens, where they are asked for; now is the time of day, in seconds since 1970.
+        The guard knows tokens, where they are asked for; now is the time of day, in seconds since 1970. Most is how
+        many connections the worker may have, if it is not what the configuration says.
         """
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
@@ -95,6 +98,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self._hub_of = hub_of
         self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
         self._enter_local = partial(self.enter, exposed=False)
+        self._followers_most = int((most or config.max_connections_worker) * config.followers_share)
         self._guard = guard
         self._now = now
         self._worker = worker
@@ -149,7 +153,12 @@ class ConnectionFactory(WebSocketServerFactory):
             self.limits.enter(address, room, exposed=exposed)
 
     def stay(self, address: str, peer: str, *, exposed: bool) -> None:
-        """Let an answer have no end: a proxy may ask for it where it asked for somebody else. Raises Refused: 429."""
+        """Let an answer have no end, also on a connection of a proxy that brought other requests.
+
+        Raise Refused: 429 for the address, 503 while too many clients of the worker follow rooms.
+        """
+        if CLIENTS[Follower.talks].value >= self._followers_most:
+            raise unavailable("too many clients follow rooms over HTTP; try again later")
         self.limits.stay(address, exposed=exposed, counted=not self.proxies.believes(peer))
 
     def close_banned(self) -> None:

@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionDone
 
 from chatd.closing import STOPPING
 from chatd.config import Config
+from chatd.metrics import CLIENTS
 from tests.fakes import Events
 from tests.web.asker import CONFIG, Asker, House, error
 
@@ -41,6 +42,25 @@ def events_of(asker: Asker) -> list[tuple[str, str, dict[str, object]]]:
         if "data" in fields:
             found.append((fields.get("id", ""), fields["event"], json.loads(fields["data"])))
     return found
+
+
+# Whether it begins
+
+
+def test_no_more_clients_follow_than_may_and_when_one_has_gone_the_next_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CLIENTS["http"], "value", 0)
+    house = House(replace(CONFIG, max_connections_worker=4))
+    followers = [Asker(house) for _ in range(2)]
+    for follower in followers:
+        follower.send("GET /ops?follow=1")
+    late = Asker(house)
+    answer = late.ask("GET /ops?follow=1")
+    assert (*error(answer), answer.headers["retry-after"]) == (503, "unavailable", "5")
+    assert late.ask("GET /ops").status == 200
+    followers[0].transport.vanish()
+    assert late.ask("GET /ops?follow=1").status == 200
+    house.say("now")
+    assert [streamed(follower) for follower in (followers[1], late)] == ["now\n", "now\n"]
 
 
 # How it begins
