@@ -39,6 +39,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``timers``         periodic work; one timer of the reactor for the many that clients need
 ``logfields``      what of an event may stand in the server's own log, and which events say the same
 ``metrics``        every number that is counted, under its name for Prometheus
+``loglock``        the lock under which the chat log is written and renamed
 ``exposition``     the numbers of all processes of a chatd, added up
 ``meter``          has them written each second, and gives their sum
 ``tally``          what befalls many clients, counted, to be logged in one line

@@ -721,7 +721,11 @@ class Config:
     log_check_seconds: float = 0.5
     """How often the chat log is looked for: one that was renamed or removed is opened anew."""
     log_lock_seconds: float = 1.0
-    """How long a write waits for another worker's to end; then the messages are refused."""
+    """How long another process may hold the lock of the chat log; then messages are refused."""
+    log_spin_seconds: float = 0.001
+    """How long a worker waits for that lock in its event loop,"""
+    log_retry_seconds: float = 0.01
+    """and how long it serves its clients before it tries again."""
     log_calm_seconds: float = 5.0
     """After a write that failed, before the log is said to be good again without a write of that size."""
 

@@ -181,6 +181,7 @@ class Worker:
             config.chat_log,
             log,
             lock_seconds=config.log_lock_seconds,
+            spin_seconds=config.log_spin_seconds,
             calm_seconds=config.log_calm_seconds,
             json=config.chat_log_format == "json",
             synced=synced,
@@ -317,6 +318,7 @@ class Worker:
         await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
         await self._shards.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
         self._shards.stop()
+        await self._shards.logged()  # what became of the last messages: they were not published
         self._meter.stop()
         self._log_check.stop()
         self._pulse.stop()

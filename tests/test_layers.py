@@ -24,6 +24,7 @@ PARENT_MAY = {
     "chatd.message",
     "chatd.meter",
     "chatd.logfields",
+    "chatd.loglock",
     "chatd.metrics",
     "chatd.openfiles",
     "chatd.single_flight",

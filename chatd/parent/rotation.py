@@ -1,8 +1,8 @@
 """The rotation of the chat log: renamed at a size or each day, packed, and the oldest removed.
 
-The parent alone does it. It renames while it holds the file's lock, under which every line is written, so nobody
-writes to a rotated file any more, and it can be packed at once. Two chatds on one log may both rotate it: each looks
-again under the lock. What a killed one left half done, the next finishes.
+The parent alone does it. It renames while it holds the log's lock (``loglock``), under which every line is written.
+So nobody writes to a rotated file any more, and it can be packed at once. Two chatds on one log may both rotate it:
+each looks again under the lock. What a killed one left half done, the next finishes.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config import Config, size
+from chatd.loglock import LogLock
 from chatd.timers import Periodic
 
 log = Logger()
@@ -143,13 +144,13 @@ class Rotator:
 
     def _rotate(self) -> None:
         """Rename it under its lock, so that whoever writes next does so to a new one."""
-        with self._path.open("rb") as file:
-            if not self._locked(file.fileno()):
-                return
-            there = os.stat(self._path)
-            if not os.path.samestat(there, os.fstat(file.fileno())) or not self._is_due(self._path):
-                return  # another chatd was first
+        lock = LogLock(str(self._path))
+        try:
+            if not self._locked(lock) or not self._is_due(self._path):
+                return  # a writer is frozen, or another chatd was first
             os.rename(self._path, self._new_name())
+        finally:
+            lock.close()
         _settle(self._path.parent)
 
     def _new_name(self) -> Path:
@@ -162,55 +163,58 @@ class Rotator:
                 return name
             milliseconds += 1
 
-    def _locked(self, descriptor: int) -> bool:
+    def _locked(self, lock: LogLock) -> bool:
         late = time.monotonic() + self._lock_seconds
         while time.monotonic() < late and not self._stopping():
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_TRY_AGAIN)
-            else:
+            if lock.take():
                 return True
+            time.sleep(_TRY_AGAIN)
         return False
 
     def _pack(self, path: Path) -> bool:
-        """Put a packed log in the place of a plain one; give whether that is done. Raises OSError.
+        """Put a packed log in the place of a plain one. Return whether that is done. Raise OSError.
 
-        At each moment at least one of them is whole. It is not begun where the packed one might not find room: those
-        who write would have none until it fails, at each look again.
+        At each moment at least one of them is whole. The half packed one is locked: another chatd may be at it. Only
+        its owner can open it (mode 0600), so nobody who may read the logs can hold that lock.
         """
-        packed = path.with_name(path.name + PACKED)
         half = _half_packed(path)
-        with path.open("rb") as source:
+        descriptor = os.open(half, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "r+b") as target:
             try:
-                fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another chatd may be at it
-            except BlockingIOError:
-                return False
-            if not path.exists():  # and may have done it
-                return True
-            try:
-                if shutil.disk_usage(path.parent).free <= os.fstat(source.fileno()).st_size:
-                    raise OSError(errno.ENOSPC, "there is no room to pack it", str(path))
-                if not self._pack_into(half, source):
+                fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.stat(half), os.fstat(descriptor)):
                     return False
-                os.rename(half, packed)
+            except (BlockingIOError, FileNotFoundError):  # the other has it, or is done with it
+                return False
+            try:
+                return not path.exists() or self._put_packed(path, half, target)
             finally:
                 half.unlink(missing_ok=True)  # on a full disk it would take what those who write need
-            _settle(path.parent)
-            path.unlink(missing_ok=True)  # another chatd that keeps fewer may have removed it
+
+    def _put_packed(self, path: Path, half: Path, target: BinaryIO) -> bool:
+        """Pack a log, unless the packed one might not find room: writers would have none until it fails."""
+        with path.open("rb") as source:
+            if shutil.disk_usage(path.parent).free <= os.fstat(source.fileno()).st_size:
+                raise OSError(errno.ENOSPC, "there is no room to pack it", str(path))
+            if not self._pack_into(half, target, source):
+                return False
+        os.rename(half, path.with_name(path.name + PACKED))
+        _settle(path.parent)
+        path.unlink(missing_ok=True)  # another chatd that keeps fewer may have removed it
         return True
 
-    def _pack_into(self, half: Path, source: BinaryIO) -> bool:
+    def _pack_into(self, half: Path, target: BinaryIO, source: BinaryIO) -> bool:
         """Pack a log into a file that is on the disk then; give whether it is all there, or a stop came between."""
-        with half.open("wb") as target:
-            os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
-            with gzip.GzipFile(half.name[1:].removesuffix(_HALF_PACKED), "wb", fileobj=target) as file:
-                while piece := source.read(_PIECE):
-                    if self._stopping():
-                        return False
-                    file.write(piece)
-            target.flush()
-            os.fsync(target.fileno())
+        os.fchmod(target.fileno(), 0o600)
+        target.truncate(0)
+        with gzip.GzipFile(half.name[1:].removesuffix(_HALF_PACKED), "wb", fileobj=target) as file:
+            while piece := source.read(_PIECE):
+                if self._stopping():
+                    return False
+                file.write(piece)
+        target.flush()
+        os.fchmod(target.fileno(), os.fstat(source.fileno()).st_mode & 0o777)
+        os.fsync(target.fileno())
         return True
 
     def _remove(self, path: Path) -> None:

@@ -73,6 +73,9 @@ class BusListener(Protocol):
     def give_up(self, room: str, session: str) -> Place | None:
         """Hang up on a connection, for its key has come with another one; give how far it has come."""
 
+    def logged(self) -> "Deferred[None] | None":
+        """Fire once all that was said up to now was handed over, or refused. Return None if it was."""
+
 
 @dataclass(slots=True)
 class _Subscription:
@@ -128,7 +131,7 @@ class Bus:
             now=now,
             told=self._present,
             renamed=self._renamed,
-            said=self._outboxes.said,
+            said=self._said,
         )
         self._shares = Shares(reactor, self._queries, config, publisher)
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
@@ -281,6 +284,11 @@ class Bus:
 
     def _present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
         self.listener.present(room, after, changes)
+
+    def _said(self, room: str) -> "Deferred[None] | None":
+        """Fire once all that was said in a room up to now is published, or never will be. Return None if it is."""
+        logged = self.listener.logged()
+        return self._outboxes.said(room) if logged is None else logged.addCallback(lambda _: self._outboxes.said(room))
 
     def _renamed(self, room: str, author: str, nick: str) -> None:
         self.listener.renamed(room, author, nick)

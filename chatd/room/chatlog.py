@@ -3,13 +3,12 @@
 A message is a line (``logline``), appended before the message is published.
 
 Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
-made while holding the file's lock (``flock``), so that whoever writes next can tell a line that was torn by
-a full disk or a killed process from one that is being written. A batch that can't be written wholly is taken back.
-Who renames the file while holding the lock (``parent/rotation``) can be sure that nobody writes to it any more.
+made while holding the log's lock (``loglock``). So the next writer can tell a line that was torn by a full disk or
+a killed process from one that is being written. A batch that can't be written wholly is taken back. Nobody writes to
+a file that was renamed while the lock was held (``parent/rotation``).
 """
 
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -20,12 +19,18 @@ from typing import Any
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
+from chatd.loglock import LogLock
 from chatd.metrics import LOG_WRITE_SECONDS
 from chatd.room.logline import Entry, message_lines, message_objects, outcome_lines, outcome_objects
 
 _SHAPES = (b"0000-00-00T00:00:00.000Z ", b'{"time":"0000-00-00T00:00:00.000Z",')  # how a line begins
 _DIGIT = re.compile(rb"[0-9]")
 _TAIL = 65_536  # bytes read at once when looking for the last whole line
+_NAP = 0.0001  # seconds between two looks at the lock
+
+
+class LogBusy(BlockingIOError):
+    """Another process holds the lock of the chat log for now: nothing was written, and the next try may succeed."""
 
 
 @implementer(ILogObserver)
@@ -35,6 +40,9 @@ class ChatLog:
     Give it to a Logger of its own (``Logger(observer=chat_log)``): called that way its OSError reaches whoever
     logs, where the global publisher would swallow it, and no other observer sees what people say. An event has
     ``entries``, and ``outcome`` and ``now`` where they say what became of entries logged before.
+
+    It does not wait for a lock that another process holds, but raises LogBusy: try again in some milliseconds. Once
+    the lock was held for ``lock_seconds`` it raises another OSError, as if the disk were full.
     """
 
     def __init__(
@@ -43,20 +51,25 @@ class ChatLog:
         log: Logger,
         *,
         lock_seconds: float,
+        spin_seconds: float = 0.0,
         calm_seconds: float = 0.0,
         json: bool = False,
         synced: bool = False,
     ) -> None:
-        """Take the file's path, the server's own log, and two times in seconds.
+        """Take the file's path, the server's own log, and three times in seconds.
 
-        How long to wait for another writer; and how long after a write that failed the file is taken to be good
+        The first is how long another process may hold the lock before messages are refused. The second is how long
+        one call waits for the lock. The third is how long after a write that failed the file is taken to be good
         again if no write of that size has shown it before. Then whether lines are JSON, and whether somebody calls
         ``take_unsynced``.
         """
         self._path = path
         self._folder = os.path.dirname(path) or "."
         self._log = log
+        self._lock = LogLock(path)
         self._lock_seconds = lock_seconds
+        self._spin_seconds = spin_seconds
+        self._busy_since = 0.0  # since when others have had the lock; 0: they do not
         self._file = -1
         self._regular = True
         self._calm_seconds = calm_seconds
@@ -71,14 +84,27 @@ class ChatLog:
         self._new = False  # whether the file's name may not be there
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Append an event's entries. Raises OSError where they can't be; then none of them are in the file."""
+        """Append an event's entries. Raise LogBusy or another OSError if none of them are in the file."""
         began = clock.monotonic()
-        entries: Iterable[Entry] = event["entries"]
-        if outcome := event.get("outcome"):
-            lines = [self._outcome_lines(each, outcome, event["now"]) for each in entries]
-        else:
-            lines = [self._message_lines(each) for each in entries]
-        self._append("".join(lines).encode())
+        needed = 0
+        try:
+            if self._file < 0 or os.fstat(self._file).st_nlink == 0:  # removed: what goes there is in no log
+                self._open()
+            if self._busy_since:  # a batch that waits is not formatted again and again
+                self._take_lock()
+                self._lock.release()
+            data = self._format(event)
+            needed = len(data)
+            self._write(data)
+            self._dirty = self._synced and self._regular
+        except LogBusy:
+            raise
+        except OSError as error:
+            self._needed, self._failed_at = needed, clock.monotonic()
+            self._say_broken(error)
+            raise
+        if needed >= self._needed:  # a smaller one may still fit on a full disk
+            self._say_mended()
         LOG_WRITE_SECONDS.observe(clock.monotonic() - began)
 
     def check(self) -> None:
@@ -92,13 +118,9 @@ class ChatLog:
             self._say_broken(error)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file >= 0:
-            if self._dirty:
-                self._unsynced.append(self._file)
-            else:
-                os.close(self._file)
-            self._file = -1
+        """Close the file, and its lock."""
+        self._close_file()
+        self._lock.close()
 
     def take_unsynced(self) -> list[int]:
         """Give descriptors, the caller's to close, of what may not be on the disk: files, and folders with names."""
@@ -116,20 +138,13 @@ class ChatLog:
         self._new = self._dirty = False
         return unsynced + taken
 
-    def _append(self, data: bytes) -> None:
-        needed = 0
-        try:
-            if self._file < 0 or os.fstat(self._file).st_nlink == 0:  # removed: what goes there is in no log
-                self._open()
-            needed = len(data)
-            self._write(data)
-            self._dirty = self._synced and self._regular
-        except OSError as error:
-            self._needed, self._failed_at = needed, clock.monotonic()
-            self._say_broken(error)
-            raise
-        if needed >= self._needed:  # a smaller one may still fit on a full disk
-            self._say_mended()
+    def _format(self, event: dict[str, Any]) -> bytes:
+        entries: Iterable[Entry] = event["entries"]
+        if outcome := event.get("outcome"):
+            lines = [self._outcome_lines(entry, outcome, event["now"]) for entry in entries]
+        else:
+            lines = [self._message_lines(entry) for entry in entries]
+        return "".join(lines).encode()
 
     def _write(self, data: bytes) -> None:
         if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
@@ -148,36 +163,40 @@ class ChatLog:
                 os.ftruncate(self._file, size)
                 raise
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._lock.release()
 
     def _write_whole(self, data: bytes) -> None:
         if os.write(self._file, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
 
     def _lock_the_one_in_place(self) -> None:
-        """Take the lock of the file that the path names: who had it before may have renamed the one that was."""
-        while True:
-            self._lock(wait=not self._broken)
-            if not self._moved():
-                return
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._open()
+        """Take the lock, and have the file open that the path names: who had it before may have renamed that."""
+        self._take_lock()
+        try:
+            if self._moved():
+                self._open()
+        except OSError:
+            self._lock.release()
+            raise
 
-    def _lock(self, *, wait: bool) -> None:
-        """Take the lock, which others hold for some microseconds: a frozen holder must not freeze us for long."""
-        give_up = None
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if not wait:
-                    raise
-                now = clock.monotonic()
-                give_up = give_up or now + self._lock_seconds
-                if now > give_up:
-                    raise
-                clock.sleep(0.0001)
+    def _take_lock(self) -> None:
+        """Take the lock, which others hold for some microseconds: a frozen holder must not freeze us."""
+        give_up = 0.0
+        while not self._lock.take():
+            now = clock.monotonic()
+            give_up = give_up or now + self._spin_seconds
+            if self._broken or now >= give_up:
+                self._say_busy(now)
+            clock.sleep(_NAP)
+        self._busy_since = 0.0
+
+    def _say_busy(self, now: float) -> None:
+        """Raise LogBusy while the lock may come free in time, else an OSError that messages are refused with."""
+        self._busy_since = self._busy_since or now
+        if not self._broken and now < self._busy_since + self._lock_seconds:
+            raise LogBusy
+        self._busy_since = 0.0
+        raise OSError(errno.EAGAIN, f"another process holds {self._lock.path!r}")
 
     def _cut_torn_line(self, size: int) -> int:
         """Take away the half line that a killed writer left; it was never published. Gives the new size.
@@ -214,8 +233,16 @@ class ChatLog:
             return False
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            if self._dirty:
+                self._unsynced.append(self._file)
+            else:
+                os.close(self._file)
+            self._file = -1
+
     def _open(self) -> None:
-        self.close()
+        self._close_file()
         os.makedirs(self._folder, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
@@ -225,7 +252,7 @@ class ChatLog:
         """Try, while the file can't be written, whether it can be again: only the disk knows."""
         if not self._regular:  # what was written could not be taken back: the next message tells
             return
-        self._lock(wait=False)
+        self._take_lock()
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             try:
@@ -233,7 +260,7 @@ class ChatLog:
             finally:
                 os.ftruncate(self._file, size)
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._lock.release()
         self._say_mended()
 
     def _say_broken(self, error: OSError) -> None:
@@ -253,10 +280,10 @@ class ChatLog:
 
 
 def log_entries(log: Logger, entries: Sequence[Entry]) -> None:
-    """Append entries through a Logger whose observer is the ChatLog. Raises OSError."""
+    """Append entries through a Logger whose observer is the ChatLog. Raise LogBusy or another OSError."""
     log.info("{entries}", entries=entries)
 
 
 def log_outcome(log: Logger, entries: Sequence[Entry], outcome: str, now: int) -> None:
-    """Say of entries that were logged before that they were ``refused``, or that it is ``unknown``. Raises OSError."""
+    """Append what became of entries that were logged before: ``refused``, ``unknown``, ``duplicate``. Raise LogBusy or OSError."""
     log.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)

@@ -398,6 +398,10 @@ class Hub:
         self._forget_if_empty(door)
         return place
 
+    def logged(self) -> "Deferred[None] | None":
+        """Fire once all that members have said up to now was handed over, or refused. Return None if it was."""
+        return self.intake.logged()
+
     def present(self, name: str, after: Position, changes: Sequence[Change]) -> None:
         """Take who came to a room and went, for those who listen, behind the message that was the newest then."""
         if (door := self._doors.get(name)) is not None:

@@ -5,14 +5,18 @@ What it promises:
 * A message is in the chat log before it is published, and on the disk where that is asked for (``room/sync``); where
   it can't be logged, its author is told and nobody hears it.
 * What is taken between two flushes is logged in one write and published in one batch a room.
+* While another process holds the chat log's lock, messages are kept in their order. They count in the window, so
+  senders are held back. A timer tries again; nothing else waits.
 * Who may not hand over messages now is called when it may.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,7 +26,7 @@ from chatd.gate.buckets import Slowed
 from chatd.message import Message, Position
 from chatd.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.room.bus import Bus
-from chatd.room.chatlog import log_entries, log_outcome
+from chatd.room.chatlog import LogBusy, log_entries, log_outcome
 from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished, NotSynced, Published
 from chatd.room.pacer import Pacer
@@ -117,6 +121,10 @@ class Intake:
         self._taken_at = 0.0  # the first of them
         self._on_their_way: dict[str, float] = {}  # when the first one of a part was taken, by its id
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
+        self._retry_seconds = config.log_retry_seconds
+        self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
+        self._outcomes: deque[tuple[Sequence[Entry], str, int]] = deque()  # kept meanwhile; of what was in the window
+        self._logged: list[Deferred[None]] = []
         self._waiting: dict[str, Author] = {}
         self.left = Slowed(config.left_bytes)
         """Those of them who are gone, and what they left behind."""
@@ -186,8 +194,20 @@ class Intake:
         self._holding = True
 
     def flush(self) -> None:
-        """Log and publish at once what was taken."""
+        """Log and publish at once what was taken, or keep it while another process holds the chat log's lock."""
         self._flushes.run()
+
+    def logged(self) -> "Deferred[None] | None":
+        """Fire once all that is kept is logged and handed to the bus, or refused. Return None if nothing is kept."""
+        if self._retry is None:
+            return None
+        self._logged.append(Deferred())
+        return self._logged[-1]
+
+    def flushed(self) -> "Deferred[None]":
+        """Flush; fire once all that was taken is published, or refused."""
+        self.flush()
+        return (self.logged() or succeed(None)).addCallback(lambda _: self._bus.flushed())
 
     def flush_due(self) -> None:
         """Do so if it need not wait any more."""
@@ -207,19 +227,50 @@ class Intake:
                 author.bus_away()
 
     def _flush(self) -> None:
-        taken, self._taken = self._taken, []
-        weight, self._taken_weight = self._taken_weight, 0
+        self._try(self._log_all)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write to the chat log; what can't be written while another process holds its lock is kept for later."""
+        if self._retry is None:
+            try:
+                write()
+            except LogBusy:
+                self._retry = self._clock.callLater(self._retry_seconds, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self.flush()
+        if self._retry is None:
+            logged, self._logged = self._logged, []
+            for waiter in logged:
+                waiter.callback(None)
+
+    def _log_all(self) -> None:
+        self._log_outcomes()
+        self._log_taken()
+
+    def _log_taken(self) -> None:
+        """Log what was taken, and publish it or refuse it. Raise LogBusy if all of it is kept."""
+        taken, refused = self._taken, False
+        if taken:
+            try:
+                log_entries(self._chat, [each.entry for each in taken])
+            except LogBusy:
+                raise
+            except OSError:  # said by the chat log itself, once
+                refused = True
+        weight, self._taken, self._taken_weight = self._taken_weight, [], 0
         if self._waiting:
             self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
-        if not taken:
-            return
-        self._count(weight)
-        try:
-            log_entries(self._chat, [each.entry for each in taken])
-        except OSError:  # said by the chat log itself, once
-            REFUSED_MESSAGES["chat_log"].value += _count(taken)
-            self._tell_refused(taken, LOG_AWAY)
-            return
+        if taken:
+            self._count(weight)
+            if refused:
+                REFUSED_MESSAGES["chat_log"].value += _count(taken)
+                self._tell_refused(taken, LOG_AWAY)
+            else:
+                self._publish(taken)
+
+    def _publish(self, taken: Sequence[_Taken]) -> None:
         ticket = self._sync.ask() if self._sync is not None else 0
         rooms: dict[str, list[_Taken]] = {}
         for each in taken:
@@ -271,11 +322,21 @@ class Intake:
         self._tell_refused(taken, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
 
     def _log_outcome(self, entries: Sequence[Entry], outcome: str) -> None:
-        try:
-            log_outcome(self._chat, entries, outcome, int(self._now() * 1000))
-        except OSError:  # said by the chat log itself
-            count = sum(len(entry.messages) for entry in entries)
-            log.error("{count} messages in the chat log were not published", count=count)
+        self._outcomes.append((entries, outcome, int(self._now() * 1000)))
+        self._try(self._log_outcomes)
+
+    def _log_outcomes(self) -> None:
+        """Log what became of entries that were logged before. Raise LogBusy if some of it is kept."""
+        while self._outcomes:
+            entries, outcome, now = self._outcomes[0]
+            try:
+                log_outcome(self._chat, entries, outcome, now)
+            except LogBusy:
+                raise
+            except OSError:  # said by the chat log itself
+                count = sum(len(entry.messages) for entry in entries)
+                log.error("{count} messages in the chat log were not published", count=count)
+            self._outcomes.popleft()
 
     def _tell_refused(self, taken: Sequence[_Taken], closing: Closing) -> None:
         for each in taken:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
 
 from chatd.gate.limits import Limits
 from chatd.room.bus import Bus
@@ -70,8 +70,7 @@ class Shards:
         """Take no more messages; fires when all that were taken are published."""
         for shard in self._shards:
             shard.hub.intake.hold()
-            shard.hub.intake.flush()
-        return gatherResults([shard.bus.flushed() for shard in self._shards])
+        return gatherResults([shard.hub.intake.flushed() for shard in self._shards])
 
     def fan_out(self) -> None:
         """Deliver at once what has come."""
@@ -81,6 +80,10 @@ class Shards:
     def saved(self) -> "Deferred[Any]":
         """Fire once all places are kept, and it is said who has left."""
         return gatherResults([shard.bus.saved() for shard in self._shards])
+
+    def logged(self) -> "Deferred[Any]":
+        """Fire once the chat log has all that is known to be said, or its lock was held for too long."""
+        return gatherResults([shard.hub.intake.logged() or succeed(None) for shard in self._shards])
 
     def stop(self) -> None:
         """Hang up."""

@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from chatd.config import Config
+from chatd.loglock import LogLock
 from chatd.parent.rotation import Rotation, Rotator
 from tests.parent.children import Said
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 DAY = 86_400.0
+READ_LOCK = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+"""A ``struct flock`` (fcntl(2)) for a whole file."""
 
 
 def line(day: str, text: str = "hello") -> str:
@@ -40,7 +44,7 @@ class Fixture:
         return Rotator(replace(self.config, **options), lambda: self.now, lambda: self.stopping)
 
     def names(self) -> list[str]:
-        return sorted(each.name for each in self.folder.iterdir())
+        return sorted(each.name for each in self.folder.iterdir() if not each.name.endswith(".lock"))
 
 
 @pytest.fixture
@@ -114,10 +118,11 @@ def test_only_the_newest_ones_are_kept_and_nothing_else_is_removed(of: Fixture) 
 def test_a_writer_at_work_is_waited_for_and_not_for_ever(of: Fixture) -> None:
     of.log.write_text("x" * 100)
     rotator = of.rotator()
-    with of.log.open("rb") as writer:
-        fcntl.flock(writer, fcntl.LOCK_EX)
-        rotator.run()
-        assert of.names() == ["chat.log"]
+    writer = LogLock(str(of.log))
+    assert writer.take()
+    rotator.run()
+    assert of.names() == ["chat.log"]
+    writer.close()
     rotator.run()
     assert of.names() == ["chat.log-20261122T120000000Z.gz"]
 
@@ -128,10 +133,10 @@ def test_a_log_that_another_chatd_has_rotated_meanwhile_is_not_rotated_twice(
     of.log.write_text("x" * 100)
     rotator, locked = of.rotator(), Rotator._locked
 
-    def late(self: Rotator, descriptor: int) -> bool:
+    def late(self: Rotator, lock: LogLock) -> bool:
         of.log.rename(of.folder / "theirs")
         of.log.write_text("new")
-        return locked(self, descriptor)
+        return locked(self, lock)
 
     monkeypatch.setattr(Rotator, "_locked", late)
     rotator.run()
@@ -216,12 +221,42 @@ def test_what_another_chatd_packs_is_left_to_it_until_it_is_over(of: Fixture) ->
     rotated = of.folder / "chat.log-20261122T110000000Z"
     rotated.write_text("whole")
     rotator = of.rotator()
-    with rotated.open("rb") as other:
+    half = of.folder / f".{rotated.name}.part"
+    with half.open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         rotator.run()
-    assert of.names() == [rotated.name]
+    assert of.names() == [half.name, rotated.name]
     rotator.run()
     assert of.names() == [f"{rotated.name}.gz"]
+
+
+def test_a_reader_of_the_logs_holds_up_neither_rotation_nor_packing(of: Fixture) -> None:
+    of.log.write_text("x" * 100)
+    rotated = of.folder / "chat.log-20261122T110000000Z"
+    rotated.write_text("whole")
+    with of.log.open("rb") as one, rotated.open("rb") as other:
+        for file in (one, other):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, READ_LOCK)
+        of.rotator().run()
+    assert of.names() == [f"{rotated.name}.gz", "chat.log-20261122T120000000Z.gz"]
+
+
+def test_what_is_half_packed_can_be_opened_by_its_owner_alone(of: Fixture) -> None:
+    rotated = of.folder / "chat.log-20261122T110000000Z"
+    rotated.write_text("whole")
+    rotated.chmod(0o644)
+    half = of.folder / f".{rotated.name}.part"
+    half.touch(0o644)  # of an older chatd
+    modes: list[int] = []
+
+    def look() -> bool:
+        modes.append(stat.S_IMODE(half.stat().st_mode))
+        return False
+
+    Rotator(of.config, lambda: of.now, look).run()
+    assert set(modes) == {0o600}
+    assert stat.S_IMODE((of.folder / f"{rotated.name}.gz").stat().st_mode) == 0o644
 
 
 def test_a_name_with_signs_of_a_pattern_is_only_a_name(of: Fixture) -> None:

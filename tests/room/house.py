@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from chatd.config import Config
 from chatd.message import Message
+from chatd.room.chatlog import LogBusy
 from chatd.room.hub import Hub
 from chatd.room.sync import Sync
 from chatd.wire.frames import text_frame
@@ -31,11 +32,16 @@ class Chat:
     def __init__(self, bus: FakeBus) -> None:
         self._bus = bus
         self.broken = False
+        self.busy = False
+        self.tries = 0
         self.takes_outcomes = True
         self.events: list[dict[str, Any]] = []
         self.published_before: list[int] = []
 
     def __call__(self, event: dict[str, Any]) -> None:
+        self.tries += 1
+        if self.busy:
+            raise LogBusy
         if self.broken or ("outcome" in event and not self.takes_outcomes):
             raise OSError("the disk is full")
         self.events.append(event)

@@ -10,7 +10,7 @@ import sys
 from twisted.logger import Logger
 
 from chatd.message import Message
-from chatd.room.chatlog import ChatLog, log_entries
+from chatd.room.chatlog import ChatLog, LogBusy, log_entries
 from chatd.room.logline import Entry
 from tests.fakes import Events
 
@@ -19,14 +19,20 @@ MESSAGES = 3
 
 
 def main(path: str, name: str, batches: int, size: int) -> None:
-    chat_log = ChatLog(path, Logger(observer=Events()), lock_seconds=30)
+    chat_log = ChatLog(path, Logger(observer=Events()), lock_seconds=30, spin_seconds=0.01)
     chat = Logger(observer=chat_log)
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     batch = 0
     while batch < batches if batches else not told:
         texts = [f"{name} {batch} {number} {'x' * size}" for number in range(MESSAGES)]
-        log_entries(chat, [Entry("ops", "192.0.2.1", [Message(name, 0, name, text)]) for text in texts])
+        entries = [Entry("ops", "192.0.2.1", [Message(name, 0, name, text)]) for text in texts]
+        while True:
+            try:
+                log_entries(chat, entries)
+                break
+            except LogBusy:  # a worker goes on with something else
+                continue
         if batch == 0:
             print("writing", flush=True)
         if batch % 10 == 0:

@@ -1,12 +1,13 @@
 """The chat log: escapes, lines, and a file that several processes append to."""
 
 import errno
-import fcntl
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import strategies as st
 from twisted.logger import Logger
 
+from chatd.loglock import LogLock
 from chatd.message import Message
-from chatd.room.chatlog import ChatLog, log_entries, log_outcome
+from chatd.room.chatlog import ChatLog, LogBusy, log_entries, log_outcome
 from chatd.room.logline import Entry
 from tests.fakes import Events
 from tests.room.log_writer import MESSAGES
@@ -45,11 +47,17 @@ def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
 class File:
     """A chat log, what it holds and what the server's own log said of it."""
 
-    def __init__(self, path: Path, lock_seconds: float = 5, calm_seconds: float = 0) -> None:
+    def __init__(
+        self, path: Path, lock_seconds: float = 5, calm_seconds: float = 0, spin_seconds: float = 0.01
+    ) -> None:
         self.path = path
         self.events = Events()
         self.log = ChatLog(
-            str(path), Logger(observer=self.events), lock_seconds=lock_seconds, calm_seconds=calm_seconds
+            str(path),
+            Logger(observer=self.events),
+            lock_seconds=lock_seconds,
+            spin_seconds=spin_seconds,
+            calm_seconds=calm_seconds,
         )
         self.chat = Logger(observer=self.log)
 
@@ -203,7 +211,7 @@ def test_the_file_is_opened_by_the_first_check_already(file: File) -> None:
 def test_close_closes_the_file_and_a_later_write_opens_it_again(file: File) -> None:
     before = len(os.listdir("/proc/self/fd"))
     file.write("one")
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before + 2  # the file and its lock
     file.log.close()
     file.log.close()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -249,19 +257,19 @@ def test_who_waited_for_the_lock_of_a_file_that_was_renamed_meanwhile_writes_to_
     file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write("one")
-    with file.path.open("rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        old = file.path.with_name("chat.log.1")
+    old = file.path.with_name("chat.log.1")
+    other = LogLock(str(file.path))
+    assert other.take()
 
-        def rotate(seconds: float) -> None:
-            file.path.rename(old)
-            fcntl.flock(other, fcntl.LOCK_UN)
+    def rotate(seconds: float) -> None:
+        file.path.rename(old)
+        other.release()
 
-        monkeypatch.setattr("chatd.room.chatlog.clock.sleep", rotate)
-        file.write("two")
+    monkeypatch.setattr("chatd.room.chatlog.clock.sleep", rotate)
+    file.write("two")
     assert (old.read_text(), file.text) == (line("one"), line("two"))
-    with old.open("rb") as again:
-        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it
+    assert other.take(), "nobody holds it"
+    other.close()
 
 
 def test_a_removed_file_is_made_again_by_a_check(file: File) -> None:
@@ -286,8 +294,7 @@ def test_another_file_in_its_place_is_noticed(file: File) -> None:
 def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
     file = File(tmp_path / "logs" / "chat.log")
     file.write("one")
-    file.path.unlink()
-    file.path.parent.rmdir()
+    shutil.rmtree(file.path.parent)
     file.log.check()
     file.write("two")
     file.log.close()
@@ -407,24 +414,84 @@ def test_a_check_that_cannot_open_the_file_says_so_and_goes_on(file: File) -> No
     assert [level for level, _ in file.said] == ["error"]
 
 
-def test_a_lock_that_another_holds_refuses_after_a_while(tmp_path: Path) -> None:
-    file = File(tmp_path / "chat.log", lock_seconds=0.05)
+@pytest.fixture
+def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Set the clock of the chat log to the last of these; a nap takes what it takes."""
+    seconds = [1000.0]
+    monkeypatch.setattr("chatd.room.chatlog.clock.monotonic", lambda: seconds[-1])
+    monkeypatch.setattr("chatd.room.chatlog.clock.sleep", lambda nap: seconds.append(seconds[-1] + nap))
+    return seconds
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a chat log, as another process does."""
+    lock = LogLock(str(path))
+    assert lock.take()
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def test_a_lock_that_another_holds_makes_a_write_busy_and_in_the_end_refuses_it(
+    tmp_path: Path, seconds: list[float]
+) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=1, spin_seconds=0.001)
     file.write("one")
-    with open(file.path) as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        with pytest.raises(BlockingIOError):
+    with locked(file.path):
+        for passed in (0.0, 0.5, 0.4):
+            began = seconds[-1] + passed
+            seconds.append(began)
+            with pytest.raises(LogBusy):
+                file.write("two")
+            assert seconds[-1] <= began + 0.002, "what one call waits is bounded"
+        assert file.said == []
+        seconds.append(seconds[-1] + 0.2)
+        with pytest.raises(BlockingIOError, match=r"another process holds .*chat\.log\.lock") as refused:
             file.write("two")
+        assert not isinstance(refused.value, LogBusy)
     file.write("three")
     file.log.close()
     assert file.text == line("one") + line("three")
     assert [level for level, _ in file.said] == ["error", "info"]
 
 
-def test_a_lock_that_stays_held_is_waited_for_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = File(tmp_path / "chat.log", lock_seconds=0.05)
+def test_a_lock_that_was_busy_and_came_free_is_waited_for_as_long_as_before(
+    tmp_path: Path, seconds: list[float]
+) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=1, spin_seconds=0.001)
+    for _ in range(2):
+        with locked(file.path), pytest.raises(LogBusy):
+            file.write("one")
+        file.write("one")
+        seconds.append(seconds[-1] + 100)
+    file.log.close()
+    assert (file.text, file.said) == (line("one") * 2, [])
+
+
+def test_a_batch_that_waits_for_the_lock_is_not_formatted_again(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    formatted: list[Entry] = []
+    lines = file.log._message_lines
+
+    def format_noted(entry: Entry) -> str:
+        formatted.append(entry)
+        return lines(entry)
+
+    monkeypatch.setattr(file.log, "_message_lines", format_noted)
+    with locked(file.path):
+        for _ in range(10):
+            with pytest.raises(LogBusy):
+                file.write("one")
+    assert len(formatted) == 1
     file.write("one")
-    with open(file.path) as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
+    assert file.text == line("one")
+
+
+def test_a_lock_that_stays_held_is_waited_for_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=0)
+    file.write("one")
+    with locked(file.path):
         with pytest.raises(BlockingIOError):
             file.write("two")
         naps: list[float] = []
@@ -438,6 +505,41 @@ def test_a_lock_that_stays_held_is_waited_for_only_once(tmp_path: Path, monkeypa
     file.log.close()
 
 
+READER = """
+import fcntl, os, struct, sys
+log, lock = int(sys.argv[1]), sys.argv[2]
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+fcntl.flock(log, fcntl.LOCK_EX)
+fcntl.fcntl(log, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+try:
+    os.open(lock, os.O_RDONLY)
+except PermissionError:
+    print("locked", flush=True)
+sys.stdin.read()
+"""
+"""Hold every lock of the chat log that its reader can have."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_that_may_read_the_log_cannot_stop_a_write() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        file = File(Path(folder) / "chat.log")
+        file.write("one")
+        log = os.open(file.path, os.O_RDONLY)
+        command = [sys.executable, "-c", READER, str(log), file.log._lock.path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[log]) as reader:
+            os.close(log)
+            assert reader.stdout
+            assert reader.stdout.readline() == b"locked\n"
+            file.write("two")
+            reader.kill()
+        file.log.close()
+        assert (file.text, file.said) == (line("one") + line("two"), [])
+
+
 def test_the_address_cannot_move_a_terminal(file: File) -> None:
     log_entries(file.chat, [Entry("ops", "1\x1b[2J", entry().messages)])
     assert " -@1\\x1b[2J s.1 hello\n" in file.text
@@ -447,8 +549,8 @@ def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
     file.write("one")
     with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
         file.write("two")
-    with open(file.path) as other:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(file.path):
+        pass
 
 
 def test_what_is_written_after_the_file_was_removed_is_in_the_new_one(file: File) -> None:
@@ -461,12 +563,13 @@ def test_what_is_written_after_the_file_was_removed_is_in_the_new_one(file: File
 def test_a_folder_that_may_not_be_looked_into_is_no_trouble(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write("one")
 
-    def refuse(path: str) -> None:
+    def refuse(path: str, **options: bool) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("chatd.room.chatlog.os.stat", refuse)
-    file.log.check()
-    file.write("two")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        file.log.check()
+        file.write("two")
     assert (file.text, file.said) == (line("one") + line("two"), [])
 
 

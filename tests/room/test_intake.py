@@ -16,6 +16,7 @@ from tests.fakes import Events, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
 SHORT = INTERVAL / 16
+RETRY = Config.log_retry_seconds
 
 
 @pytest.fixture
@@ -379,6 +380,88 @@ def test_the_window_counts_what_waits_for_the_interval(paced: House) -> None:
     assert not paced.hub.intake.open
     paced.clock.advance(INTERVAL)
     assert paced.hub.intake.open
+
+
+# A log that another process has locked
+
+
+def test_while_the_log_is_locked_messages_are_kept_in_order_and_a_timer_tries_again(house: House) -> None:
+    ann, bob = house.member("ann"), house.member("bob")
+    house.chat.busy = True
+    for text in ("one", "two", "three"):
+        house.hub.intake.publish("ops", ann, [text])
+        house.end_turn()
+    assert (house.chat.tries, house.published, ann.events) == (1, [], [])
+    house.clock.advance(RETRY)
+    assert (house.chat.tries, house.published) == (2, [])
+    house.chat.busy = False
+    house.clock.advance(RETRY)
+    house.go_round()
+    assert (house.chat.batches, house.published) == ([["one", "two", "three"]], [["one", "two", "three"]])
+    assert (ann.events, bob.blobs) == ([], [frames("one", "two", "three")])
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_what_is_kept_counts_in_the_window(house: House) -> None:
+    ann = house.member("ann")
+    house.chat.busy = True
+    house.bus.space = 10
+    house.hub.intake.publish("ops", ann, ["12345"])
+    house.end_turn()
+    house.hub.intake.publish("ops", ann, ["67890"])
+    house.end_turn()
+    assert not house.hub.intake.open
+    house.chat.busy = False
+    house.clock.advance(RETRY)
+    assert house.hub.intake.open
+
+
+def test_what_the_log_refuses_in_the_end_is_refused(house: House) -> None:
+    ann = house.member("ann")
+    house.chat.busy = True
+    house.hub.intake.publish("ops", ann, ["one"])
+    house.end_turn()
+    house.chat.busy, house.chat.broken = False, True
+    house.clock.advance(RETRY)
+    assert (house.published, ann.events) == ([], [LOG_AWAY])
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_second_lines_wait_for_the_lock_in_their_order(house: House) -> None:
+    ann = house.member("ann")
+    unpublished: list[Deferred[Any]] = []
+
+    def publish(*arguments: object) -> "Deferred[Any]":
+        unpublished.append(Deferred())
+        return unpublished[-1]
+
+    house.bus.publish = publish  # type: ignore[method-assign, assignment]
+    for text in ("one", "two"):
+        house.hub.intake.publish("ops", ann, [text])
+        house.end_turn()
+    house.chat.busy = True
+    for done in unpublished:
+        done.errback(NotPublished("no"))
+    assert (len(house.chat.events), house.chat.tries) == (2, 3)
+    house.chat.busy = False
+    house.clock.advance(RETRY)
+    assert house.chat.batches == [["one"], ["two"], ["one"], ["two"]]
+    assert [event.get("outcome") for event in house.chat.events[2:]] == ["refused", "refused"]
+
+
+def test_a_stop_waits_for_what_is_kept(house: House) -> None:
+    ann, bob = house.member("ann"), house.member("bob")
+    house.chat.busy = True
+    house.hub.intake.publish("ops", ann, ["last"])
+    house.hub.intake.hold()
+    flushed: list[None] = []
+    house.hub.intake.flushed().addCallback(flushed.append)
+    house.clock.advance(RETRY)
+    assert flushed == []
+    house.chat.busy = False
+    house.clock.advance(RETRY)
+    house.go_round()
+    assert (flushed, bob.blobs) == ([None], [frames("last")])
 
 
 # A log that is synced

@@ -114,6 +114,23 @@ class TestPresence(Watching):
             assert ears.comings == told
         assert await self.nicks(two) == {}
 
+    async def test_who_leaves_is_said_to_have_left_once_what_it_said_is_logged(self) -> None:
+        one, ears, _, _ = await self.two()
+        await one.enter("ops", "s1", "ann")
+        kept: Deferred[None] = Deferred()
+        ears.logged = lambda: kept  # type: ignore[method-assign]
+        one.exit("ops", "s1", linger=False)
+        comes_back = one.enter("ops", "s1", "ann")
+        await self.nicks(one)  # an answer that was asked for later is there
+        assert [change.what for change in ears.comings] == ["join"]
+        said = one.publish("ops", messages("last words"))
+        ears.logged = lambda: None  # type: ignore[method-assign]
+        kept.callback(None)
+        await said
+        await comes_back
+        await ears.until(lambda: len(ears.comings) == 3)
+        assert [change.what for change in ears.comings] == ["join", "leave", "join"]
+
     async def test_a_nick_that_is_taken_goes_to_the_first_and_who_comes_then_gets_another(self) -> None:
         one, _, two, _ = await self.two()
         assert await one.enter("ops", "s1", "ann") == "ann"

@@ -138,6 +138,70 @@ def _is_told(named: ClientConnection) -> bool:
     return "* not sent: the chat log cannot be written" in str(named.recv(20))
 
 
+LOCK_HOLDER = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+"""Another writer of the chat log, at work."""
+
+
+@contextmanager
+def frozen_writer(daemon: Daemon) -> Iterator[None]:
+    """Have the lock of the chat log held by a process that is frozen."""
+    command = [sys.executable, "-c", LOCK_HOLDER, str(daemon.folder / "logs" / ".chat.log.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"locked\n"
+        with stopped(holder.pid):
+            yield
+        holder.kill()
+
+
+def next_events(program: Witness, count: int) -> list[str]:
+    """Give the codes or types of the next events."""
+    events = [json.loads(program.client.recv(20)) for _ in range(count)]
+    return [event.get("code", event["type"]) for event in events]
+
+
+def test_while_a_frozen_process_holds_the_log_a_worker_serves_on_and_refuses_in_the_end(tmp_path: Path) -> None:
+    with Daemon(tmp_path, workers=1) as daemon, witness(daemon, "ops") as program:
+        until(program.is_taken, "an acknowledgement")
+        with frozen_writer(daemon):
+            program.says()
+            for _ in range(20):  # each is a turn of the worker's, after that in which the message was taken
+                program.client.send('{"type":"ping"}')
+                assert next_events(program, 1) == ["pong"]
+            assert next_events(program, 1) == ["unavailable"]
+            daemon.wait_for("the chat log .* cannot be written, messages are refused: another process holds")
+        until(program.is_taken, "the end of it")
+        assert daemon.texts() == program.acknowledged
+
+
+def test_what_is_said_while_a_frozen_process_holds_the_log_comes_in_its_order_when_it_goes_on(tmp_path: Path) -> None:
+    with (
+        Daemon(tmp_path, workers=2) as daemon,
+        witness(daemon, "ops", daemon.worker_pids()[0]) as program,
+        daemon.connect_to(daemon.worker_pids()[1], "ops") as hearer,
+    ):
+        until(program.is_taken, "an acknowledgement")
+
+        def comes() -> bool:
+            with frozen_writer(daemon):
+                for number in range(20):
+                    if number < 3:
+                        program.says()
+                    program.client.send('{"type":"ping"}')
+                    if next_events(program, 1) != ["pong"]:  # the machine is so slow that a second has passed
+                        return program.is_told("nothing")
+            return next_events(program, 3) == ["ack"] * 3
+
+        until(comes, "three acknowledgements")
+        assert daemon.texts()[-3:] == [f"ops {number}" for number in range(program.number - 2, program.number + 1)]
+        assert [str(hearer.recv(20)).rpartition(": ")[2] for _ in daemon.texts()] == daemon.texts()
+
+
 # The broker
 
 
