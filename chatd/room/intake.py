@@ -128,6 +128,7 @@ class Intake:
         self._waiting: dict[str, Author] = {}
         self.left = Slowed(config.left_bytes)
         """Those of them who are gone, and what they left behind."""
+        self._change: Any = None  # the call that lets them carry on
         self._holding = False
         self._numbers = numbers if numbers is not None else count(1)
         self.taken = 0
@@ -260,8 +261,8 @@ class Intake:
             except OSError:  # said by the chat log itself, once
                 refused = True
         weight, self._taken, self._taken_weight = self._taken_weight, [], 0
-        if self._waiting:
-            self._clock.callLater(0, self.bus_changed)  # there was no room for more; now there may be
+        if self._waiting and self._change is None:  # there was no room for more; now there may be
+            self._change = self._clock.callLater(0, self._carry_on)
         if taken:
             self._count(weight)
             if refused:
@@ -269,6 +270,10 @@ class Intake:
                 self._tell_refused(taken, LOG_AWAY)
             else:
                 self._publish(taken)
+
+    def _carry_on(self) -> None:
+        self._change = None
+        self.bus_changed()
 
     def _publish(self, taken: Sequence[_Taken]) -> None:
         ticket = self._sync.ask() if self._sync is not None else 0

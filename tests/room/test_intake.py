@@ -382,6 +382,23 @@ def test_the_window_counts_what_waits_for_the_interval(paced: House) -> None:
     assert paced.hub.intake.open
 
 
+def test_however_many_leave_in_a_turn_those_who_wait_are_called_once(house: House) -> None:
+    calls: list[str] = []
+
+    class Waiting(FakeMember):
+        def bus_away(self) -> None:
+            calls.append(self.id)
+
+    members = [house.member(f"m{number}") for number in range(50)]
+    house.bus.away = "gone"
+    for number in range(20):
+        house.hub.intake.wait(Waiting(f"w{number}"))
+    for member in members:
+        house.hub.leave("ops", member)
+    house.end_turn()
+    assert calls == [f"w{number}" for number in range(20)]
+
+
 # A log that another process has locked
 
 
