@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from twisted.internet import endpoints
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -28,6 +29,9 @@ from chatd.config import LOOPBACK_LISTEN, BadValue
 from chatd.lifeline import Listener
 
 Place = tuple[object, ...]
+
+UNIX_MODE = 0o660
+"""The mode of a unix socket whose endpoint string has none: its owner and its group may connect."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Bound:
 class _Binder:
     """Looks like a reactor to whoever parses an endpoint string; binds, does not listen to anything."""
 
+    endpoint: str
     copies: int
     backlog: int
     held: "Held | None"
@@ -85,6 +90,8 @@ class _Binder:
     def listenUNIX(
         self, address: str, factory: object, backlog: int = 50, mode: int = 0o666, wantPID: int = 0
     ) -> "_Binder":
+        if not _has_mode(self.endpoint):  # Twisted's default lets everybody connect
+            mode = UNIX_MODE
         place = ("unix", os.path.abspath(address))
         self.bound = self._take(place) or _listening_unix(address, mode, self.backlog)
         self.bound.place = place
@@ -141,6 +148,12 @@ class Held:
         return (family, port) in self._ports
 
 
+def _has_mode(endpoint: str) -> bool:
+    """Whether the string of an endpoint on a unix socket gives its mode: ``mode=600``, or behind the path."""
+    positional, named = endpoints._parse(endpoint)
+    return "mode" in named or len(positional) > positional.index("unix") + 2
+
+
 def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
     remove_stale(address)
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -174,7 +187,8 @@ def remove_stale(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(BlockingIOError):
+            probe.setblocking(False)  # where the queue is full somebody listens: do not wait for room
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
@@ -186,7 +200,7 @@ def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> 
 
     It listens; but TCP sockets that are new beside what is held do not yet.
     """
-    binder = _Binder(copies, backlog, held)
+    binder = _Binder(endpoint, copies, backlog, held)
     failures: list[Failure] = []
     try:
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)

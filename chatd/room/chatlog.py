@@ -285,5 +285,5 @@ def log_entries(log: Logger, entries: Sequence[Entry]) -> None:
 
 
 def log_outcome(log: Logger, entries: Sequence[Entry], outcome: str, now: int) -> None:
-    """Append what became of entries that were logged before: ``refused``, ``unknown``, ``duplicate``. Raise LogBusy or OSError."""
+    """Append what became of entries that were logged before: refused, unknown, duplicate. Raise LogBusy or OSError."""
     log.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)

@@ -218,6 +218,35 @@ def test_a_unix_socket_has_the_mode_that_is_asked_for(bound: Callable[..., Bound
     assert (tmp_path / "chat.sock").stat().st_mode & 0o777 == 0o620
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "mode"),
+    [
+        ("unix:{}", 0o660),
+        ("haproxy:unix:{}", 0o660),
+        ("unix:{}:backlog=5", 0o660),
+        ("unix:address={}", 0o660),
+        ("unix:{}:mode=666", 0o666),
+        ("unix:mode=666:address={}", 0o666),
+        ("haproxy:unix:{}:mode=600", 0o600),
+        ("unix:{}:640", 0o640),
+    ],
+)
+def test_a_unix_socket_is_for_its_owner_and_group_unless_a_mode_is_given(
+    bound: Callable[..., Bound], tmp_path: Path, endpoint: str, mode: int
+) -> None:
+    bound(endpoint.format(tmp_path / "chat.sock"))
+    assert (tmp_path / "chat.sock").stat().st_mode & 0o777 == mode
+
+
+def test_a_live_unix_socket_whose_queue_is_full_is_not_waited_for(tmp_path: Path) -> None:
+    path = str(tmp_path / "chat.sock")
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.bind(path)
+        one.listen(0)
+        other.connect(path)
+        assert refusal(f"unix:{path}") == f"cannot listen on unix:{path}: Address already in use"
+
+
 def test_a_stale_unix_socket_is_taken_over(bound: Callable[..., Bound], tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     with socket.socket(socket.AF_UNIX) as old:
