@@ -272,7 +272,8 @@ class Config:
     listen: tuple[str, ...] = _option(
         (),
         str,
-        "Where to listen: any Twisted server endpoint string. May be given several times. "
+        "Where to listen: any Twisted server endpoint string. A unix socket is for its owner and its group, unless the "
+        "string has mode=. May be given several times. "
         f"[default: {' and '.join(LOOPBACK_LISTEN)}]",
     )
     origin: tuple[str, ...] = _option(
@@ -290,8 +291,8 @@ class Config:
     trusted_proxy: tuple[str, ...] = _option(
         (),
         str,
-        "A proxy whose X-Forwarded-For is believed: its address, its network (10.0.0.0/8), or unix for who comes "
-        "through a unix socket. May be given several times. [default: none]",
+        "A proxy that is believed when it names the client (X-Forwarded-For, PROXY protocol): its address, its network "
+        "(10.0.0.0/8), or unix for proxies on a unix socket. May be given several times. [default: none]",
     )
     auth_key: tuple[str, ...] = _option(
         (),

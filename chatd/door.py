@@ -17,7 +17,7 @@ from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
 from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
-from chatd.transports import address_of, hand_over
+from chatd.transports import address_of, hand_over, peer_of
 from chatd.web.refusal import Refusal
 from chatd.web.site import Site
 from chatd.wire.handshake import (
@@ -52,23 +52,25 @@ class Door(Protocol):
         """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
 
     def connectionMade(self) -> None:
-        """Start the clock; one connection far too many is dropped at once."""
+        """Start the clock; one connection far too many, or of no proxy where one is expected, is dropped at once."""
+        if self.told and not self.factory.announces(peer_of(self.transport)):
+            self._drop("untrusted")
+            return
         peer = "" if self.told else address_of(self.transport)
         if self.factory.connections.bans.has(peer):
-            self._shut = True
-            REFUSED["banned"].value += 1
-            self.transport.abortConnection()
+            self._drop("banned")
             return
         if self.factory.crowded(self, peer):
-            self._shut = True
-            REFUSED["crowded"].value += 1
-            self.transport.abortConnection()
+            self._drop("crowded")
             return
         self._late = self.factory.connections.timers.callLater(self.factory.config.head_seconds, self._refuse_late)
 
     def dataReceived(self, data: bytes) -> None:
         """Gather the head; decide when it is whole, or can't become so."""
         if self._shut:
+            return
+        if self.told and not address_of(self.transport):  # by now the PROXY header was read
+            self._drop("untrusted")
             return
         searched = max(0, len(self._head) - len(HEAD_END) + 1)
         self._head += data
@@ -123,7 +125,11 @@ class Door(Protocol):
 
     def give_way(self) -> None:
         """Hang up: too many others have come since, and this one has not said yet what it wants."""
-        REFUSED["crowded"].value += 1
+        self._drop("crowded")
+
+    def _drop(self, reason: str) -> None:
+        """Hang up without an answer."""
+        REFUSED[reason].value += 1
         self._shut = True
         self._stop_clock()
         self.factory.waiting.discard(self)
@@ -195,14 +201,22 @@ class DoorFactory(Factory):
             log.info("there is room for connections again", trouble=self._trouble, over=True)
         return here or there
 
+    def announces(self, peer: str) -> bool:
+        """Whether a peer may say with the PROXY protocol who is behind it. One that may not is logged."""
+        may = self.connections.proxies.may_announce(peer)
+        if not may:
+            text = "a connection to a haproxy: port from {peer} is closed: --trusted-proxy does not name that address"
+            log.warn(text, peer=peer, trouble="untrusted proxy")
+        return may
+
     def crowded(self, door: Door, peer: str) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
         if self.count >= self._most + self.config.full_house_margin:
             return True
-        limits, proxy = self.connections.limits, self.connections.proxies.believes(peer)
-        if door.exposed and not proxy and limits.crowded(peer):
+        counted = self.connections.proxies.counted(peer)
+        if door.exposed and counted and self.connections.limits.crowded(counted):
             return True
-        self.waiting.add(door, "" if proxy else peer)
+        self.waiting.add(door, counted)
         if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
             oldest = next(iter(self.waiting))
             if isinstance(oldest, Door):

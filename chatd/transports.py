@@ -1,13 +1,32 @@
-"""What transports and ports do not do by themselves, whatever lies between it and them: TLS, the PROXY protocol."""
+"""What transports and ports do not do by themselves, whatever lies between it and them: TLS, the PROXY protocol.
+
+And who is at the other end of a connection. The address comes from the socket, or from a PROXY header if the port
+expects one. A word in that header never makes a connection one through a unix socket.
+"""
 
 import os
 import socket
+import stat
+import struct
+from contextlib import suppress
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IListeningPort, IProtocol
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
+
+UNIX = "unix"
+"""The address of a client that comes through a unix socket."""
+UNIX_PROXY = "unix proxy"
+"""The address of the other end of a unix socket that may be a proxy, by the user and the groups that it has."""
+
+_SO_PEERGROUPS = 59  # socket(7), Linux 4.13; Python 3.11 has no name for it
+_SHORT_UNKNOWN = b"PROXY UNKNOWN\r\n"
+_GROUPS_BYTES = 1024  # as much as Python's getsockopt reads: 256 groups
 
 
 def hand_over(transport: Any, protocol: IProtocol) -> None:
@@ -31,12 +50,38 @@ def is_local(descriptor: int) -> bool:
         return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
+class _UnixServer(unix.Server):
+    """One connection through a unix socket, which knows whether its other end may be a proxy."""
+
+    @cached_property
+    def may_be_proxy(self) -> bool:
+        """Whether the other end is root, chatd's own user, the socket file's owner, or in the file's group.
+
+        These decide who may connect at all, unless the file's mode lets everybody do so.
+        """
+        _, uid, gid = struct.unpack("3i", self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid in (0, os.geteuid()):
+            return True
+        with suppress(OSError):  # the file was removed
+            file = os.stat(self.socket.getsockname())
+            return stat.S_ISSOCK(file.st_mode) and (uid == file.st_uid or file.st_gid in (gid, *self._groups()))
+        return False
+
+    def _groups(self) -> tuple[int, ...]:
+        with suppress(OSError):  # an older kernel, or more groups than can be read
+            groups = self.socket.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+            return struct.unpack(f"{len(groups) // 4}I", groups)
+        return ()
+
+
 class _SharedUnixPort(unix.Port):
     """A unix socket that is not this process's alone, nor is its name.
 
     Twisted's own (26.10) takes the name for its own: it lets everybody connect, removes it in the end, and shuts the
     socket down for all who have it. And it makes the queue 50 long.
     """
+
+    transport = _UnixServer
 
     def startListening(self) -> None:  # noqa: N802 - Twisted's name
         tcp._reservedFD.reserve()
@@ -52,6 +97,24 @@ class _SharedUnixPort(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
+class _ProxyProtocol(HAProxyProtocolWrapper):
+    """A connection that begins with a PROXY header. One that cannot be read ends it.
+
+    Twisted's own (26.10) lets some errors of its parser through: a port that is no number, bytes that are no text.
+    And it does not know the short form of a header that names nobody, which HAProxy sends with its health checks.
+    """
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 - Twisted's name
+        if self._proxyInfo is None and data.startswith(_SHORT_UNKNOWN):
+            data = data.replace(b"\r\n", b" \r\n", 1)
+        try:
+            super().dataReceived(data)
+        except ValueError:
+            if self._proxyInfo is not None:  # the header was read: the error is not its
+                raise
+            self.abortConnection()
+
+
 def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> IListeningPort:
     """Listen on a socket that others have as well; the descriptor stays the caller's."""
     if family != socket.AF_UNIX:
@@ -62,6 +125,41 @@ def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> IListenin
     return shared
 
 
+def check_proxy_headers(factory: Any) -> Any:
+    """Return a factory as an endpoint gives it, with PROXY headers read strictly if it reads them at all."""
+    if isinstance(factory, HAProxyWrappingFactory):
+        factory.protocol = _ProxyProtocol  # type: ignore[assignment]
+    return factory
+
+
 def address_of(transport: Any) -> str:
-    """Name the host a connection comes from: an IP address, or ``unix``."""
-    return getattr(transport.getPeer(), "host", None) or "unix"
+    """Return the address of the client: an IP address, UNIX or UNIX_PROXY. Empty if a PROXY header has none.
+
+    With a PROXY header it is what that says, or the proxy's own where it says that nobody is behind it.
+    """
+    peer, proxy = transport.getPeer(), _innermost(transport)
+    if peer == proxy.getPeer():
+        return peer_of(proxy)
+    return UNIX if isinstance(peer, UNIXAddress) else peer.host if _is_address(peer.host) else ""
+
+
+def peer_of(transport: Any) -> str:
+    """Return the address of the other end of the socket, whatever a PROXY header says."""
+    transport = _innermost(transport)
+    peer = transport.getPeer()
+    if isinstance(peer, UNIXAddress):
+        return UNIX_PROXY if getattr(transport, "may_be_proxy", False) else UNIX
+    return str(peer.host)
+
+
+def _innermost(transport: Any) -> Any:
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an IP address, without a scope: behind the ``%`` anything may stand."""
+    with suppress(ValueError):
+        return "%" not in host and bool(ip_address(host))
+    return False

@@ -63,7 +63,7 @@ from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
 from chatd.timers import Periodic
-from chatd.transports import adopt, is_local
+from chatd.transports import adopt, check_proxy_headers, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -145,7 +145,7 @@ class Inherited:
         """Listen on the inherited socket; the number is the parent's to know."""
         listener = self._listener
         os.set_blocking(listener.descriptor, False)
-        port = adopt(self._reactor, listener.descriptor, listener.family, factory)
+        port = adopt(self._reactor, listener.descriptor, listener.family, check_proxy_headers(factory))
         if fileDescriptor != listener.descriptor:
             os.close(listener.descriptor)
         return port
@@ -162,7 +162,7 @@ class Inherited:
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """Listen with TLS."""
-        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(contextFactory, False, factory))
+        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(contextFactory, False, check_proxy_headers(factory)))
 
 
 class Worker:

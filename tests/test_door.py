@@ -22,6 +22,7 @@ from chatd.door import DoorFactory
 from chatd.metrics import REFUSED
 from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
+from chatd.transports import check_proxy_headers
 from chatd.web.site import Site
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
@@ -241,11 +242,94 @@ def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(ho
 
 
 @pytest.mark.parametrize("peer", [IPv4Address("TCP", "10.0.0.1", 40000), UNIXAddress(None)])
-def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(peer: IAddress) -> None:
+def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(
+    peer: IAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTransport, "may_be_proxy", True, raising=False)
     house = House(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
     house.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
     assert house.said() == ["a"]
     assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+def test_a_user_of_a_unix_socket_that_may_not_be_a_proxy_is_a_client() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("unix",)))
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=UNIXAddress(None))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def sealed(house: House) -> None:
+    """Have the visitors of a house come to a port that expects the PROXY protocol, as a worker sets it up."""
+    reactor = MemoryReactor()
+    doors: Any = house.doors
+    serverFromString(reactor, "haproxy:tcp:3000").listen(doors.port(exposed=True, told=True))
+    house.doors = check_proxy_headers(reactor.tcpServers[0][1])
+
+
+def announced(client: bytes, form: bytes = b"TCP4 ") -> bytes:
+    """Make a PROXY header, version 1, for a client at some address."""
+    return b"PROXY " + form + client + b" 192.0.2.1 5000 3000\r\n"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [b"not-an-address", b"zz", b"unix", b"1.2.3.4\x1b[2J", "1.2.3.4\u202e".encode(), b"1.2.3", b"fe80::1%eth0", b""],
+)
+def test_a_client_that_is_announced_without_an_address_is_dropped(house: House, client: bytes) -> None:
+    sealed(house)
+    before = REFUSED["untrusted"].value
+    visitor = house.visitor(announced(client) + handshake() + frame(b"a"))
+    assert (visitor.transport.value(), visitor.gone) == (b"", "ConnectionAborted")
+    assert REFUSED["untrusted"].value == before + 1
+    assert house.said() == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 1.2.3.4 192.0.2.1 x 3000\r\n",
+        b"PROXY TCP4 \xff 192.0.2.1 5000 3000\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x13\0\x0c" + bytes(12),
+    ],
+)
+def test_a_header_that_cannot_be_read_ends_the_connection_and_is_no_error_of_ours(house: House, header: bytes) -> None:
+    sealed(house)
+    visitor = house.visitor(header + handshake())
+    assert visitor.transport.value() == b""
+    assert visitor.gone
+
+
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+"""A PROXY header, version 2, of a connection that the proxy makes for itself, such as a health check."""
+THROUGH_UNIX = b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8" + b"/run/x".ljust(108, b"\0") * 2
+"""One of a client that has come to the proxy through a unix socket."""
+
+
+@pytest.mark.parametrize("header", [LOCAL, b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN x y\r\n"])
+def test_a_proxy_that_names_nobody_is_the_client_itself(house: House, header: bytes) -> None:
+    sealed(house)
+    house.visitor(header + handshake() + frame(b"a"))
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+
+
+def test_a_client_that_came_to_the_proxy_through_a_unix_socket_is_no_proxy() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("unix", PEER.host)))
+    sealed(house)
+    house.visitor(THROUGH_UNIX + handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def test_clients_are_announced_by_trusted_proxies_alone_if_there_are_any(events: Events) -> None:
+    for trusted, taken in (((), True), ((PEER.host,), True), (("198.51.100.1",), False), (("unix",), False)):
+        house = House(replace(CONFIG, trusted_proxy=trusted))
+        sealed(house)
+        visitor = house.visitor(announced(b"203.0.113.5") + handshake() + frame(b"a"))
+        assert (visitor.gone == "", bool(house.said())) == (taken, taken), trusted
+    text = f"a connection to a haproxy: port from {PEER.host} is closed: --trusted-proxy does not name that address"
+    assert events.said == [("warn", text)] * 2
 
 
 def test_several_such_headers_are_one_list() -> None:

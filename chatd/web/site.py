@@ -256,7 +256,7 @@ class Channel(HTTPChannel):
         """Begin, on a transport that the door hands over."""
         super().connectionMade()
         peer = address_of(self.transport)
-        self.site.channels.add(self, "" if self.site.connections.proxies.believes(peer) else peer)
+        self.site.channels.add(self, self.site.connections.proxies.counted(peer))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""

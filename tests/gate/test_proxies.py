@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from chatd.config import FORWARDED_MOST, BadValue
 from chatd.gate.proxies import Proxies
+from chatd.transports import UNIX, UNIX_PROXY
 
 PROXY = "10.0.0.1"
 NETWORKS = ("10.0.0.0/8", "2001:db8:1::/48", "unix")
@@ -29,7 +30,7 @@ def test_by_default_nobody_is_trusted(peer: str) -> None:
     assert Proxies(()).client(peer, "203.0.113.9") == peer
 
 
-@pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", "unix"])
+@pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
 def test_a_trusted_proxy_is_believed(peer: str) -> None:
     assert client("203.0.113.9", peer) == "203.0.113.9"
 
@@ -128,6 +129,24 @@ def test_what_is_no_network_cannot_be_trusted(network: str) -> None:
         Proxies(("10.0.0.0/8", network))
 
 
-@pytest.mark.parametrize(("peer", "believed"), [(PROXY, True), ("unix", True), ("192.0.2.7", False), ("", False)])
+@pytest.mark.parametrize(
+    ("peer", "believed"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)]
+)
 def test_whose_word_is_believed(peer: str, believed: bool) -> None:
     assert PROXIES.believes(peer) is believed
+    assert PROXIES.may_announce(peer) is believed
+    assert bool(PROXIES.counted(peer)) is (not believed and bool(peer))
+
+
+def test_without_a_list_anybody_may_announce_clients() -> None:
+    assert Proxies(()).may_announce("192.0.2.7")
+
+
+def test_the_other_end_of_a_unix_socket_has_one_address_whether_or_not_it_may_be_a_proxy() -> None:
+    nobody = Proxies(())
+    assert nobody.client(UNIX_PROXY, "203.0.113.9") == nobody.client(UNIX, "203.0.113.9") == UNIX
+    assert nobody.counted(UNIX_PROXY) == nobody.counted(UNIX) == UNIX
+
+
+def test_a_user_of_a_unix_socket_that_is_no_proxy_is_not_believed() -> None:
+    assert client("203.0.113.9", UNIX) == UNIX

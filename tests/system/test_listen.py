@@ -1,12 +1,15 @@
 """Where it can listen: every kind of endpoint that PROTOCOL and --help name, with two workers behind it."""
 
 import datetime
+import os
 import shlex
 import socket
 import ssl
 import subprocess
+import tempfile
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -69,6 +72,22 @@ def test_a_unix_socket_is_removed_in_the_end(tmp_path: Path) -> None:
             terminal.end()
         assert " -@unix " in daemon.chat_lines()[0]
     assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_of_a_unix_socket_cannot_choose_its_address(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = f"{folder}/chatd.sock"
+        listen = ("--listen", "tcp:0:interface=127.0.0.1", "--listen", f"unix:{path}:mode=666")
+        with Daemon(tmp_path, *listen, "--trusted-proxy", "unix") as daemon:
+            post = ["curl", "--silent", "--fail", "--unix-socket", path, "http://localhost/ops", "--data"]
+            forged = ["--header", "X-Forwarded-For: 198.51.100.77"]
+            nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+            subprocess.run([*nobody, *post, "of nobody", *forged], check=True, timeout=20, stdout=subprocess.DEVNULL)
+            subprocess.run([*post, "of root", *forged], check=True, timeout=20, stdout=subprocess.DEVNULL)
+            sources = [line.split(" ")[2] for line in daemon.chat_lines()]
+    assert sources == ["-@unix", "-@198.51.100.77"]
 
 
 def test_behind_haproxy_the_log_names_the_client(tmp_path: Path) -> None:
