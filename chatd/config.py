@@ -30,7 +30,16 @@ TIMED_PARTS = 1024
 """Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
 
 NOTIFY_SECONDS = 1.0
-"""How long the parent waits for room in systemd's queue to say what it says but once, such as that it is ready."""
+"""How long the parent tries to tell systemd what it says but once while the queue is full: that it is ready, say."""
+
+NOTIFY_RETRY_SECONDS = 0.05
+"""How long it serves before it tries again."""
+
+NOTIFY_KEPT = 16
+"""How much of that it keeps; the oldest is dropped beyond."""
+
+NOTIFY_END_SECONDS = 0.05
+"""How long it waits for systemd when it ends."""
 
 HISTORY_PAGE = 1000
 """The most messages of history that a JSON client gets in one answer."""

@@ -69,7 +69,7 @@ class Daemon(Service):
         self._reloading = False
         self._reload_again = False
         self._stopping = False
-        self._reporter = Reporter(reactor, Notifier.from_environment())
+        self._reporter = Reporter(reactor, Notifier.from_environment(reactor))
         self._rotation = Rotation(reactor, config, self._in_thread)
         self._metrics: Folder | None = None
         self._meter: Meter | None = None
@@ -136,6 +136,7 @@ class Daemon(Service):
         if self._own_log is not None and self._log_looks is not None:
             self._log_looks.stop()
             self._own_log.close()
+        self._reporter.stopped()
         log.info("chatd has stopped")
 
     # Reload

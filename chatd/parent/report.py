@@ -54,6 +54,10 @@ class Reporter:
         self._ready = False
         self._notifier.stopping("stopping: clients are closed")
 
+    def stopped(self) -> None:
+        """Say what could not be said before: this process ends."""
+        self._notifier.finish()
+
     def _ticked(self) -> None:
         if self._fleet is not None and self._fleet.answers:
             self._notifier.alive()

@@ -88,6 +88,7 @@ class State:
             raise BadValue(f"--state {self.path} cannot be used: {error}") from error
 
     def _locked(self, flags: int) -> int:
+        """Lock the folder. It may wait: twistd starts services before it runs the reactor, so nobody is served yet."""
         descriptor = os.open(self.path / LOCK, flags, 0o600)
         late = time.monotonic() + self._lock_seconds
         while True:
