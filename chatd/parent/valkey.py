@@ -6,12 +6,14 @@ an append-only file there, and whatever it has answered is on the disk.
 """
 
 import contextlib
+import fcntl
 import os
 import platform
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,8 @@ UNIX_PATH_BYTES = 107
 SOCKET = "broker.sock"
 SHORT_FOLDER = "/tmp"  # nosec B108 # noqa: S108 - what is made there is 0700 as well
 """Where the socket is if the folder for temporary files is too deep."""
+_STALE_SECONDS = 60.0
+"""After which a chatd that lives has surely locked the folder that it made."""
 LOCK_DESCRIPTOR = 3  # after standard input, output and error
 KEPT = {
     "appendonly": "yes",
@@ -74,6 +78,7 @@ class Valkey:
         self._backoff = Backoff(config)
         self._state = State(config.state, config.state_lock_seconds) if config.state else None
         self._folder = ""
+        self._folder_lock = -1
         self._process: Any = None
         self._restart: Any = None
         self._stopped: Deferred[None] | None = None
@@ -96,11 +101,23 @@ class Valkey:
             self._state.take()
             self._folder = str(self._state.broker)
         if self._state is None or not _fits(self._folder):
-            self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-")
+            self._make_folder()
         if not _fits(self._folder):
             os.rmdir(self._folder)
-            self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=SHORT_FOLDER)
+            self._make_folder(SHORT_FOLDER)
         self._spawn()
+
+    def _make_folder(self, place: str | None = None) -> None:
+        """Make a temporary folder, and lock it while this process lives: its pid may be that of another one later."""
+        self._unlock_folder()
+        self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=place)
+        self._folder_lock = os.open(self._folder, os.O_RDONLY)
+        fcntl.flock(self._folder_lock, fcntl.LOCK_EX)
+
+    def _unlock_folder(self) -> None:
+        if self._folder_lock >= 0:
+            os.close(self._folder_lock)
+            self._folder_lock = -1
 
     def stop(self) -> "Deferred[None]":
         """End it; fires when it is gone and its folder too."""
@@ -168,6 +185,7 @@ class Valkey:
     def _clean_up(self, stopped: "Deferred[None]") -> None:
         if self._state is None or self._folder != str(self._state.broker):
             shutil.rmtree(self._folder, ignore_errors=True)
+        self._unlock_folder()
         if self._state is not None:
             self._state.release()
         stopped.callback(None)
@@ -197,15 +215,24 @@ class _Output(ProcessProtocol):
 
 
 def _sweep() -> None:
-    """Remove folders whose chatd was killed before it could."""
-    if not Path("/proc/self").exists():
-        return
+    """Remove folders of this user whose chatd was killed before it could."""
     for folder in _folders():
-        if not Path("/proc", _pid(folder)).exists():
-            with contextlib.suppress(OSError):
-                if folder.stat().st_uid == os.getuid():
-                    remove_stale(str(folder / SOCKET))
-                    folder.rmdir()  # unless there is anything else in it, or somebody listens
+        with contextlib.suppress(OSError):
+            about = folder.stat(follow_symlinks=False)
+            fresh = time.time() - about.st_mtime < _STALE_SECONDS and Path("/proc", _pid(folder)).exists()
+            if about.st_uid == os.getuid() and not fresh:
+                _remove_unlocked(folder)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    """Remove a folder unless its chatd lives, somebody listens in it, or it has anything else in it. Raise OSError."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_stale(str(folder / SOCKET))
+        folder.rmdir()
+    finally:
+        os.close(lock)
 
 
 def _folders() -> list[Path]:

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import socket
@@ -382,6 +383,31 @@ def test_the_folder_of_a_chatd_that_lives_is_left_alone(of: Fixture) -> None:
     living.mkdir()
     of.start()
     assert living.exists()
+
+
+def test_the_folder_of_a_killed_chatd_is_removed_also_if_its_pid_is_in_use_again(of: Fixture) -> None:
+    left = of.folder / f"chatd-{os.getppid()}-abc"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    of.start()
+    assert not left.exists()
+
+
+def test_a_locked_folder_is_left_alone_whatever_its_pid(of: Fixture) -> None:
+    elsewhere = of.folder / f"chatd-{gone_pid()}-abc"  # of a chatd in another container, whose broker is about to start
+    elsewhere.mkdir()
+    lock = os.open(elsewhere, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    of.start()
+    os.close(lock)
+    assert elsewhere.exists()
+
+
+def test_its_own_folder_is_locked_until_it_is_removed(of: Fixture) -> None:
+    lock = os.open(str(of.start().path), os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(lock)
 
 
 def test_one_that_was_left_in_tmp_is_removed_too(of: Fixture) -> None:
