@@ -4,14 +4,20 @@ A nick is 1 to 32 characters, normalised to NFC, without white space, ``:`` and 
 does not show, or takes as an order: the categories of Unicode C (controls, overrides of direction, joiners, surrogates,
 private, not assigned) and Z, and the letters and marks that are blank or ignored. So whoever sees a nick sees all of
 it. A first ``/`` is fine: nobody's nick is ever read as a command.
+
+The server alone gives nicks with a ``*``: ``ann*2`` if ``ann`` is in use, ``auth0_17*3f9c2e`` for a subject that is no
+nick. So no client can choose a nick that the server gives to another.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import count
 
 NICK_LENGTH = 32
+
+_HASH_LENGTH = 6
 
 _DECOMPOSED = 4 * NICK_LENGTH
 """The most characters that NFC makes a nick of: none decomposes into more than 4."""
@@ -49,9 +55,20 @@ def shows(character: str) -> bool:
 
 
 def as_nick(text: str) -> str:
-    """Give a nick that is like a text: what none may hold becomes ``_``, what is too long is cut. Empty stays empty."""
+    """Return a nick for a text, another one for each text. An empty text has an empty nick.
+
+    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets a hash at its end.
+    """
     shown = unicodedata.normalize("NFC", text[:_DECOMPOSED])
-    return "".join(each if _may_hold(each) else "_" for each in shown[:NICK_LENGTH])
+    fitting = "".join(character if _may_hold(character) else "_" for character in shown[:NICK_LENGTH])
+    if fitting == text and unicodedata.normalize("NFKC", text) == text:
+        return text
+    digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return _ending(fitting, f"*{digest[:_HASH_LENGTH]}")
+
+
+def _ending(nick: str, end: str) -> str:
+    return nick[: NICK_LENGTH - len(end)] + end
 
 
 def _may_hold(character: str) -> bool:
@@ -62,11 +79,15 @@ def _may_hold(character: str) -> bool:
     return True
 
 
-def candidates(nick: str) -> Iterator[str]:
-    """Give a nick, then without end what to take where it is in use: ann, ann2, ann3, … Long ones lose their ends."""
-    yield nick
-    for number in map(str, count(2)):
-        yield nick[: NICK_LENGTH - len(number)] + number
+def candidates(nick: str, *, marked: bool = False) -> Iterator[str]:
+    """Yield a nick, then without end what to take if it is in use: ann, ann*2, ann*3, … Long ones lose their ends.
+
+    A marked nick never comes without a number: ann*1, ann*2, ann*3, …
+    """
+    if not marked:
+        yield nick
+    for number in count(1 if marked else 2):
+        yield _ending(nick, f"*{number}")
 
 
 def folded(nick: str) -> str:

@@ -74,8 +74,8 @@ def test_who_wants_a_name_that_another_has_is_told(windows: Windows, daemon: Dae
     other = windows.new().open("taken")
     other.page.get_by_label("Your name").fill("ann")
     other.page.keyboard.press("Enter")
-    expect(other.page.locator("#hint")).to_have_text("ann is taken: you are ann2.")
-    expect(other.page.locator("#members li")).to_have_text(["ann", "ann2 (you)"])
+    expect(other.page.locator("#hint")).to_have_text("ann is taken: you are ann*2.")
+    expect(other.page.locator("#members li")).to_have_text(["ann", "ann*2 (you)"])
 
 
 def test_a_bad_name_is_refused_with_the_reason(windows: Windows, daemon: Daemon) -> None:

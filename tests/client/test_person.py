@@ -139,11 +139,11 @@ def test_one_whose_nick_is_taken_learns_which_it_has(house: House, ann: tuple[Pe
     other.join()
     assert line.blobs == []  # the handshake is not answered yet
     other.opened()
-    assert lines(line) == ["* ann is taken, you are ann2"]
+    assert lines(line) == ["* ann is taken, you are ann*2"]
     house.turn()
     other.received(["hi"])
     house.turn()
-    assert lines(ann[1]) == ["* ann2 joined", "ann2: hi"]
+    assert lines(ann[1]) == ["* ann*2 joined", "ann*2: hi"]
 
 
 def test_one_that_got_its_nick_is_told_nothing(ann: tuple[Person, FakeLine]) -> None:
@@ -151,11 +151,11 @@ def test_one_that_got_its_nick_is_told_nothing(ann: tuple[Person, FakeLine]) -> 
 
 
 def test_one_that_lost_its_nick_is_told_which_it_has_now(house: House, ann: tuple[Person, FakeLine]) -> None:
-    house.hub.renamed("lobby", "ann.1", "ann2")
-    assert lines(ann[1]) == ["* you are ann2"]
+    house.hub.renamed("lobby", "ann.1", "ann*2")
+    assert lines(ann[1]) == ["* you are ann*2"]
     ann[0].received(["hi"])
     house.turn()
-    assert house.bus.published[-1][1][0].nick == "ann2"
+    assert house.bus.published[-1][1][0].nick == "ann*2"
 
 
 # Commands
@@ -235,7 +235,7 @@ def test_a_nick_that_is_taken_gives_one_like_it(house: House, ann: tuple[Person,
     house.turn()
     lines(ann[1])
     ann[0].received(["/nick bob"])
-    assert lines(ann[1]) == ["* bob is taken, you are bob2"]
+    assert lines(ann[1]) == ["* bob is taken, you are bob*2"]
 
 
 def test_last_shows_what_was_said_as_it_was_shown_then(house: House, ann: tuple[Person, FakeLine]) -> None:

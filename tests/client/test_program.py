@@ -107,7 +107,7 @@ def test_nothing_is_said_before_the_handshake_is_answered(house: House) -> None:
 def test_the_welcome_says_which_nick_it_has(house: House) -> None:
     house.person("ann")
     [welcome, _] = Client(house, nick="ann").welcome
-    assert welcome["nick"] == "ann2"
+    assert welcome["nick"] == "ann*2"
 
 
 def test_with_a_key_the_welcome_says_who_it_is_to_others(house: House) -> None:
@@ -532,13 +532,13 @@ def test_a_nick_that_is_taken_gives_one_like_it(house: House, client: Client) ->
     house.person("ann")
     client.hears()
     [told] = client.asks({"type": "nick", "nick": "ann"})
-    assert told["nick"] == "ann2"
+    assert told["nick"] == "ann*2"
 
 
 def test_it_has_its_nick_in_all_its_rooms(house: House, client: Client) -> None:
     house.person("ann")
     client.asks(join("ops"), {"type": "nick", "nick": "ann"})
-    assert (house.bus.present["lobby"]["p1"], house.bus.present["ops"]["p1"]) == ("ann2", "ann2")
+    assert (house.bus.present["lobby"]["p1"], house.bus.present["ops"]["p1"]) == ("ann*2", "ann*2")
 
 
 def test_it_brings_its_nick_to_a_room_that_it_joins_later(house: House, client: Client) -> None:
@@ -559,10 +559,10 @@ def test_a_bad_nick_is_an_error(client: Client, nick: str) -> None:
 
 def test_one_that_lost_its_nick_is_told_which_it_has_now(house: House) -> None:
     client = Client(house, nick="bot")
-    house.hub.renamed("lobby", "p1", "bot2")
-    assert client.hears() == [{"type": "nick", "nick": "bot2", "was": "bot"}]
+    house.hub.renamed("lobby", "p1", "bot*2")
+    assert client.hears() == [{"type": "nick", "nick": "bot*2", "was": "bot"}]
     client.asks(join("ops"))
-    assert house.bus.present["ops"]["p1"] == "bot2"
+    assert house.bus.present["ops"]["p1"] == "bot*2"
 
 
 # Who comes and goes

@@ -114,10 +114,10 @@ def line(data: bytes) -> None:
 
 
 def nick(data: bytes) -> None:
-    """Read a nick: what is one stays one, and so do those that are tried where it is taken."""
+    """Read a nick: what is one stays one, and so do those that are tried where it is taken, up to their number."""
     wanted = data.decode("utf-8", "ignore")
     like = as_nick(wanted)
-    assert not like or read_nick(like)
+    assert len(like) <= 32 and (not like or read_nick(like.partition("*")[0]))
     try:
         found = read_nick(wanted)
     except BadNick:
@@ -125,7 +125,8 @@ def nick(data: bytes) -> None:
     assert read_nick(found) == found
     assert folded(folded(found)) == folded(found)
     for _, each in zip(range(12), candidates(found), strict=False):
-        assert read_nick(each) == each
+        base = each.partition("*")[0]
+        assert len(each) <= 32 and read_nick(base) == base
 
 
 # gate/

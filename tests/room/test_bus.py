@@ -817,7 +817,7 @@ class TestLeastRights(BusTestCase):
         self.server.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 ann ann")
         self.server.ask("HSET", f"{self.prefix}:nicks:ops", "ann", "s0")
         assert await bus.enter("ops", "s1", "ann") == "ann"
-        assert await bus.enter("ops", "s2", "ann") == "ann2"
+        assert await bus.enter("ops", "s2", "ann") == "ann*2"
         before = (await bus.members("ops")).version
         assert await bus.rename("ops", "s2", "bob") == "bob"
         bus._comparison.run()

@@ -135,14 +135,14 @@ class TestPresence(Watching):
         one, _, two, _ = await self.two()
         assert await one.enter("ops", "s1", "ann") == "ann"
         assert [await bus.enter("ops", f"{bus}", nick) for bus, nick in ((two, "ann"), (one, "Ann"))] == [
-            "ann2",
-            "Ann3",
+            "ann*2",
+            "Ann*3",
         ]
 
     async def test_there_is_always_another_one(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
         given = [await bus.enter("ops", f"{number}", "ann") for number, bus in enumerate((one, two) * 4)]
-        assert sorted(given) == ["ann", "ann2", "ann3", "ann4", "ann5", "ann6", "ann7", "ann8"]
+        assert sorted(given) == ["ann", "ann*2", "ann*3", "ann*4", "ann*5", "ann*6", "ann*7", "ann*8"]
 
     async def test_a_nick_that_many_want_takes_few_questions(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
@@ -219,9 +219,9 @@ class TestPresence(Watching):
         await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
         assert await two.enter("ops", "s3", "ann") == "ann"
         one._comparison.run()
-        await ears.until(lambda: Change("join", "s1", "ann2", "") in ears.comings)
+        await ears.until(lambda: Change("join", "s1", "ann*2", "") in ears.comings)
         await heard.until(lambda: heard.nicks)
-        assert heard.nicks == {"s1": "ann2"}
+        assert heard.nicks == {"s1": "ann*2"}
 
     async def test_where_the_broker_lost_it_all_is_said_anew_and_nothing_told(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
@@ -257,7 +257,7 @@ class TestPresence(Watching):
 
     async def test_a_nick_is_taken_in_a_room_beyond_the_limit_too(self) -> None:
         one, _, two, _ = await self.two(presence_limit=0)
-        assert [await bus.enter("ops", f"{bus}", "ann") for bus in (one, two)] == ["ann", "ann2"]
+        assert [await bus.enter("ops", f"{bus}", "ann") for bus in (one, two)] == ["ann", "ann*2"]
 
     async def test_rooms_are_listed_by_name_with_the_members_of_all_workers_and_the_newest_message(self) -> None:
         one, _, two, _ = await self.two()

@@ -120,13 +120,13 @@ def test_a_nick_that_another_has_gets_a_number(daemon: Daemon, worker: int) -> N
     workers, room = daemon.worker_pids(), f"g{worker}"
     with daemon.connect_to(workers[0], f"{room}?nick=ann") as ann:
         with daemon.connect_to(workers[worker], f"{room}?nick=ANN") as other:
-            assert other.recv(20) == "* ANN is taken, you are ANN2"
-            assert ann.recv(20) == "* ANN2 joined"
+            assert other.recv(20) == "* ANN is taken, you are ANN*2"
+            assert ann.recv(20) == "* ANN*2 joined"
             other.send("hello")
-            assert ann.recv(20) == "ANN2: hello"
-            assert ask(other, "/nick ann") == "* ann is taken, you are ann2"
-            assert ann.recv(20) == "* ANN2 is now ann2"
-        assert ann.recv(20) == "* ann2 left"
+            assert ann.recv(20) == "ANN*2: hello"
+            assert ask(other, "/nick ann") == "* ann is taken, you are ann*2"
+            assert ann.recv(20) == "* ANN*2 is now ann*2"
+        assert ann.recv(20) == "* ann*2 left"
     until(lambda: count(daemon, room) == 0, "ann to be gone, for the other worker too")
     with daemon.connect_to(workers[worker], f"{room}?nick=ann") as again:
         assert ask(again, "/who") == "* here: ann"  # it is free

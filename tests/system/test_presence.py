@@ -58,11 +58,11 @@ def test_two_daemons_on_one_broker_have_one_room(tmp_path: Path) -> None:
             program(there, "ops") as bot,
         ):
             with there.connect("ops?nick=ann") as other:
-                assert other.recv(20) == "* ann is taken, you are ann2"
-                assert ann.recv(20) == "* ann2 joined"
-                assert ask(other, "/who") == ask(ann, "/who") == "* here: ann, ann2 and 1 without a nick"
-                assert nicks(bot.ask("members", room="ops")) == ["ann", None, "ann2"]
-            assert ann.recv(20) == "* ann2 left"
+                assert other.recv(20) == "* ann is taken, you are ann*2"
+                assert ann.recv(20) == "* ann*2 joined"
+                assert ask(other, "/who") == ask(ann, "/who") == "* here: ann, ann*2 and 1 without a nick"
+                assert nicks(bot.ask("members", room="ops")) == ["ann", None, "ann*2"]
+            assert ann.recv(20) == "* ann*2 left"
 
 
 def test_who_comes_and_goes_stands_at_one_place_in_the_order_of_the_messages(daemon: Daemon) -> None:
@@ -114,7 +114,7 @@ def test_a_room_that_is_too_large_has_a_count_and_tells_of_nobody(daemon: Daemon
             bob.send("hello")
             assert hear(ann, "bob: hello") == ["bob: hello"]
             with daemon.connect("d?nick=ann") as other:
-                assert other.recv(20) == "* ann is taken, you are ann2"  # nicks are one in large rooms too
+                assert other.recv(20) == "* ann is taken, you are ann*2"  # nicks are one in large rooms too
         with daemon.connect("d") as bare:
             bare.send("the end")
             assert hear(ann, "the end") == ["the end"]
@@ -135,8 +135,8 @@ def test_who_is_back_within_ten_seconds_was_never_away(daemon: Daemon) -> None:
             assert [watcher.recv(20) for _ in range(3)] == ["* ann joined", "* bob joined", "* eve joined"]
         with come(daemon, first, "e", "ann") as ann, come(daemon, second, "e", "bob") as bob:
             with daemon.connect_to(second, "e?nick=ann") as other:
-                assert other.recv(20) == "* ann is taken, you are ann2"
-            assert hear(watcher, "* ann2 left") == ["* ann2 joined", "* ann2 left"]
+                assert other.recv(20) == "* ann is taken, you are ann*2"
+            assert hear(watcher, "* ann*2 left") == ["* ann*2 joined", "* ann*2 left"]
             assert hear(watcher, "* eve left") == ["* eve left"]  # who went as they did, and is not back
             ann.send("here")
             bob.send("here")
@@ -175,7 +175,7 @@ def test_a_broker_that_starts_anew_changes_nobody(tmp_path: Path, options: tuple
             until(lambda: bot.ask("members", room="ops").get("count") == 3, "all to be there again")
             assert nicks(bot.ask("members", room="ops")) == ["ann", "bob", "bot"]
             with daemon.connect("ops?nick=bob") as other:
-                assert other.recv(20) == "* bob is taken, you are bob2"
+                assert other.recv(20) == "* bob is taken, you are bob*2"
                 for client in (ann, bob):
-                    heard = [line for line in hear(client, "* bob2 joined") if line != "* some lines may be lost"]
-                    assert heard == ["* bob2 joined"]
+                    heard = [line for line in hear(client, "* bob*2 joined") if line != "* some lines may be lost"]
+                    assert heard == ["* bob*2 joined"]

@@ -223,7 +223,7 @@ def test_one_with_a_nick_has_presence_events(asker: Asker, house: House) -> None
 def test_who_gets_another_nick_is_told(asker: Asker, house: House) -> None:
     house.member("ann")
     asker.send("GET /ops?follow=1&nick=ann")
-    assert streamed(asker) == "* ann is taken, you are ann2\n"
+    assert streamed(asker) == "* ann is taken, you are ann*2\n"
 
 
 def test_a_place_is_kept_under_a_key(asker: Asker, house: House) -> None:

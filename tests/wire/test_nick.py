@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.wire.nick import BadNick, candidates, folded, read_nick
+from chatd.wire.nick import BadNick, as_nick, candidates, folded, read_nick
 
 BLANK = {
     0x034F,
@@ -99,20 +99,48 @@ def test_any_text_is_a_nick_that_stays_as_it_is_or_refused_in_one_line_that_can_
 
 
 def test_a_nick_in_use_gets_a_number() -> None:
-    assert list(islice(candidates("ann"), 4)) == ["ann", "ann2", "ann3", "ann4"]
+    assert list(islice(candidates("ann"), 4)) == ["ann", "ann*2", "ann*3", "ann*4"]
 
 
 def test_a_long_nick_in_use_loses_its_end_to_the_number() -> None:
     first, *others = islice(candidates("a" * 31 + "b"), 11)
     assert first == "a" * 31 + "b"
-    assert (others[0], others[-1]) == ("a" * 31 + "2", "a" * 30 + "11")
+    assert (others[0], others[-1]) == ("a" * 30 + "*2", "a" * 29 + "*11")
 
 
 @given(NICKS)
-def test_every_candidate_is_another_good_nick(nick: str) -> None:
-    found = list(islice(candidates(nick), 12))
+def test_every_candidate_is_another_one_and_no_client_can_ask_for_it(nick: str) -> None:
+    first, *found = islice(candidates(nick), 12)
+    assert first == nick
     assert len(set(found)) == len(found)
-    assert [read_nick(each) for each in found] == found
+    for candidate in found:
+        assert len(candidate) <= 32
+        assert fault(candidate) == 'a nick must not hold "*"'
+
+
+def test_a_marked_nick_never_comes_without_a_number() -> None:
+    assert list(islice(candidates("ann", marked=True), 3)) == ["ann*1", "ann*2", "ann*3"]
+
+
+WIDE_BOSS = "\uff22\uff2f\uff33\uff33"
+SUBJECTS = ["a:b", "a*b", "a b", "a_b", f"auth0|{'a' * 40}1", f"auth0|{'a' * 40}2", "BOSS", WIDE_BOSS, "\u2460", "1"]
+
+
+def test_texts_that_are_no_nicks_become_nicks_that_differ() -> None:
+    found = [as_nick(subject) for subject in SUBJECTS]
+    assert len(set(found)) == len(found)
+    assert all(len(nick) <= 32 for nick in found)
+    assert found[:4] == ["a_b*6783a3", "a_b*15eb0a", "a_b*c8687a", "a_b"]
+    assert found[6:8] == ["BOSS", f"{WIDE_BOSS}*1072cb"]
+
+
+@given(st.text())
+def test_a_text_becomes_itself_where_it_is_a_nick_and_else_one_that_no_client_can_ask_for(text: str) -> None:
+    nick = as_nick(text)
+    if nick and nick != text:
+        assert fault(nick) == 'a nick must not hold "*"' and len(nick) <= 32
+    else:
+        assert nick == text
 
 
 @pytest.mark.parametrize(
@@ -123,7 +151,7 @@ def test_nicks_that_differ_in_case_or_form_alone_are_one(one: str, other: str) -
     assert folded(one) == folded(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann2")])
+@pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann*2")])
 def test_other_nicks_are_two(one: str, other: str) -> None:
     assert folded(one) != folded(other)
 

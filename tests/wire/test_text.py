@@ -212,7 +212,7 @@ def test_the_deflated_dress_shows_the_same() -> None:
         (joined("ann"), "* ann joined"),
         (left("ann"), "* ann left"),
         (renamed("ann", "anna"), "* ann is now anna"),
-        (taken("ann", "ann2"), "* ann is taken, you are ann2"),
+        (taken("ann", "ann*2"), "* ann is taken, you are ann*2"),
         (you_are("ann"), "* you are ann"),
         (missed(12), "* 12 lines missed"),
         (missed(1), "* 1 line missed"),
