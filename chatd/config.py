@@ -26,6 +26,9 @@ FORWARDED_MOST = 32
 LEEWAY_SECONDS = 5.0
 """How far the clock of who gives tokens may be ahead of ours: a token that is not good yet is, by so much."""
 
+SUBJECT_LENGTH = 255
+"""The most characters of a token's ``sub`` (OpenID Connect Core 1.0, section 2); a message carries it."""
+
 TIMED_PARTS = 1024
 """Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
 
@@ -311,6 +314,11 @@ class Config:
     )
     auth_issuer: str = _option("", _text, "Whose tokens are taken alone (iss). [default: none; anybody's]")
     auth_audience: str = _option("", _text, "For whom tokens must be (aud). [default: none; for nobody in particular]")
+    auth_require: tuple[str, ...] = _option(
+        (),
+        one_of("exp", "rooms", "sub"),
+        "Refuse tokens that lack this claim: exp, rooms or sub. May be given several times. [default: none]",
+    )
     revoked: str = _option(
         "",
         _file_path,
@@ -697,7 +705,7 @@ class Config:
     alive_seconds: int = 30
     """Without a sign of life for so long a worker is dead, and its members are gone from their rooms."""
     nick_choices: int = 8
-    """Names that are tried at once for one that is taken: ann2, ann3, …"""
+    """Names that are tried at once for one that is taken: ann*2, ann*3, …"""
     presence_steps: int = 500
     """Members that come and go in one room in one go."""
     roster_seconds: float = 1.0

@@ -157,8 +157,8 @@ def _config(options: Options) -> Config:
     servers = [each.identity for each in brokers]
     if twice := next((each for each in servers if servers.count(each) > 1), ""):
         raise BadValue(f"--redis names one server twice: {twice}")
-    if not config.auth_key and (config.auth_issuer or config.auth_audience):
-        raise BadValue("--auth-issuer and --auth-audience are for --auth-key only")
+    if not config.auth_key and (config.auth_issuer or config.auth_audience or config.auth_require):
+        raise BadValue("--auth-issuer, --auth-audience and --auth-require are for --auth-key only")
     if config.revoked and not config.auth_key:
         raise BadValue("--revoked is for --auth-key only: without it no tokens are asked for")
     Guard(config.auth_key).read()

@@ -201,7 +201,13 @@ class Worker:
         self._watched: list[Watched] = []
         guard = None
         if config.auth_key:
-            guard = Guard(config.auth_key, config.auth_issuer, config.auth_audience, config.revoked)
+            guard = Guard(
+                config.auth_key,
+                config.auth_issuer,
+                config.auth_audience,
+                config.revoked,
+                require=config.auth_require,
+            )
             self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
             if config.revoked:
                 read = partial(self._read_tokens, guard.revoked)

@@ -302,6 +302,7 @@ def test_the_options_are_the_promised_ones() -> None:
         "auth_key",
         "auth_issuer",
         "auth_audience",
+        "auth_require",
         "revoked",
         "limit_messages",
         "limit_burst",

@@ -103,7 +103,7 @@ def test_every_option_reaches_the_configuration() -> None:
         "max-connections": "20",
         "max-connections-worker": "15",
     }
-    lists = {"listen", "origin", "host", "trusted-proxy", "auth-key", "redis"}
+    lists = {"listen", "origin", "host", "trusted-proxy", "auth-key", "auth-require", "redis"}
     assert {*words, *lists, "compress"} == {knob.name.replace("_", "-") for knob in options()}
     given = [word for name, value in words.items() for word in (f"--{name}", value)]
     assert config_of("--compress", *given) == Config(
@@ -155,6 +155,7 @@ LISTS = [
     ("host", ("b.example", "192.0.2.1", "::1")),
     ("trusted-proxy", ("192.0.2.1", "10.0.0.0/8", "unix")),
     ("redis", ("redis://b", "rediss://:secret@broker:7000/2", "unix:///run/a.sock")),
+    ("auth-require", ("sub", "rooms", "exp")),
 ]
 
 

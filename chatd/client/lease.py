@@ -48,6 +48,8 @@ class Lease:
         grant = self._guard.check(token, self._now())
         if grant.who != self.grant.who:
             raise BadToken("the token is somebody else's")
+        if grant.nick != self.grant.nick:
+            raise BadToken("the token has another nick than this connection; connect anew with it")
         self.grant = grant
         self.stop()
         left = self.left

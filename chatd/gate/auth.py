@@ -6,9 +6,10 @@ is and for whom, ``jti`` what it is called, ``rooms`` where it may read (``r``) 
     {"sub": "ann", "exp": 1767225600, "rooms": {"ops": "rw", "news": "r", "team-*": "rw"}}
 
 A name that ends in ``*`` stands for all rooms that begin so; of several that fit the longest counts, and the exact one
-before them all. A token without ``rooms`` may do everything everywhere.
+before them all. A token without ``rooms`` may do everything everywhere. A claim that is null is refused.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,11 +17,11 @@ from typing import Annotated
 
 import jwt
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from chatd.closing import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, Closing
-from chatd.config import LEEWAY_SECONDS, BadValue
+from chatd.config import LEEWAY_SECONDS, SUBJECT_LENGTH, BadValue
 from chatd.gate.keys import Key, fingerprint, read_key_file
 from chatd.gate.revoked import Revoked
 from chatd.wire.handshake import (
@@ -44,14 +45,14 @@ _When = Annotated[float, Meta(ge=0, le=253_402_300_799)]  # to the end of the ye
 class _Claims(Struct, frozen=True, gc=False):
     """What a token says, as far as it matters here."""
 
-    sub: str | None = None
-    nick: str | None = None
-    jti: str | int | None = None
-    exp: _When | None = None
-    nbf: _When | None = None
-    iss: str | None = None
-    aud: str | list[str] | None = None
-    rooms: dict[str, str] | None = None
+    sub: Annotated[str, Meta(max_length=SUBJECT_LENGTH)] | UnsetType = UNSET
+    nick: str | UnsetType = UNSET
+    jti: str | int | UnsetType = UNSET
+    exp: _When | UnsetType = UNSET
+    nbf: _When | UnsetType = UNSET
+    iss: str | UnsetType = UNSET
+    aud: str | list[str] | UnsetType = UNSET
+    rooms: dict[str, str] | UnsetType = UNSET
 
 
 _decoder = msgspec.json.Decoder(_Claims)
@@ -69,6 +70,8 @@ class Grant:
     """When it ends, in seconds since 1970; None: never."""
     rooms: Mapping[str, str] | None = None
     """What may be done where; None: everything everywhere."""
+    anonymous: bool = False
+    """Whether it is of a token that names nobody. The nick that its bearer chooses is marked as not proved."""
     id: str = ""
     """What the token is called (``jti``); empty: nothing."""
     key: str = field(default="", compare=False)
@@ -76,8 +79,10 @@ class Grant:
 
     @property
     def who(self) -> str:
-        """Whose it is; empty: anybody's."""
-        return self.subject or self.nick
+        """Return whom the token names, a subject or a nick, which are two name spaces; empty: nobody."""
+        if self.subject:
+            return f"sub\0{self.subject}"
+        return f"nick\0{self.nick}" if self.nick else ""
 
     def may_read(self, room: str) -> bool:
         """Whether it may hear a room, and see who is there and what was said."""
@@ -145,10 +150,19 @@ def _insufficient(message: str) -> Refused:
 class Guard:
     """Knows good tokens, by keys that may be replaced at any time."""
 
-    def __init__(self, paths: Sequence[str], issuer: str = "", audience: str = "", revoked: str = "") -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        issuer: str = "",
+        audience: str = "",
+        revoked: str = "",
+        *,
+        require: Sequence[str] = (),
+    ) -> None:
         """Take the files with the keys, and whose and for whom tokens must be; empty: that does not matter.
 
-        Revoked is the file that lists tokens which are refused; empty: there is none.
+        Revoked is the file that lists tokens which are refused; empty: there is none. Require names the claims
+        (``exp``, ``rooms``, ``sub``) without which a token is refused.
         """
         self.revoked = Revoked(revoked)
         """Tokens that are refused although their keys are good."""
@@ -156,6 +170,7 @@ class Guard:
         self._keys: list[tuple[str, Key]] = []  # each with its fingerprint
         self._issuer = issuer
         self._audience = audience
+        self._require = require
 
     def read(self) -> None:
         """Read the keys. Raises BadValue, one line that names the file; the keys are then those that were read last."""
@@ -183,14 +198,17 @@ class Guard:
         """Give what the bearer of a token may do; now is in seconds since 1970. Raises BadToken."""
         payload, key = self._payload(token)
         claims = _read_claims(payload)
-        if claims.exp is not None and now >= claims.exp:
+        for name in self._require:
+            if getattr(claims, name) in (UNSET, ""):
+                raise BadToken(f"the token has no {name}, which this server requires")
+        if claims.exp is not UNSET and now >= claims.exp:
             raise BadToken("the token has run out")
-        if claims.nbf is not None and now < claims.nbf - LEEWAY_SECONDS:
+        if claims.nbf is not UNSET and now < claims.nbf - LEEWAY_SECONDS:
             raise BadToken("the token is not good yet")
         if self._issuer and claims.iss != self._issuer:
             raise BadToken("the token is from another issuer")
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
-        if not (self._audience in audience if self._audience else claims.aud is None):
+        if not (self._audience in audience if self._audience else claims.aud is UNSET):
             raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
         grant = _grant(claims, key)
         if self.revoked.has(grant.subject, grant.id):
@@ -243,18 +261,28 @@ def find_token(head: Head) -> str:
 def _read_claims(payload: bytes) -> _Claims:
     try:
         return _decoder.decode(payload)
-    except (ValueError, RecursionError):
-        raise BadToken("the claims of the token are not what they must be") from None
+    except (ValueError, RecursionError) as error:
+        raise BadToken(_complaint(error)) from None
+
+
+def _complaint(error: Exception) -> str:
+    """Say which claim is wrong and what is accepted, without its value: ``exp, in the token: expected float``."""
+    found = re.fullmatch(r"Expected (.*?)(, got `[a-z]+`)? - at `\$\.(\w+).*`", str(error))
+    if found is None:
+        return "the claims of the token are not what they must be"
+    return f"{found[3]}, in the token: expected {found[1]}{found[2] or ''}".replace("`", "")
 
 
 def _grant(claims: _Claims, key: str = "") -> Grant:
-    token_id = "" if claims.jti is None else str(claims.jti)
-    return Grant(claims.sub or "", _nick(claims), claims.exp, _rooms(claims), token_id, key)
+    nick = _nick(claims)
+    expires = None if claims.exp is UNSET else claims.exp
+    token_id = "" if claims.jti is UNSET else str(claims.jti)
+    return Grant(claims.sub or "", nick, expires, _rooms(claims), anonymous=not nick, id=token_id, key=key)
 
 
 def _nick(claims: _Claims) -> str:
-    """Give the nick that a token says. What is a good subject need not be one: it comes as like it as can be."""
-    if claims.nick is None:
+    """Return the nick that a token says: its ``nick``, else one for its ``sub``; empty if it names nobody."""
+    if claims.nick is UNSET:
         return as_nick(claims.sub or "")
     try:
         return read_nick(claims.nick)
@@ -264,7 +292,7 @@ def _nick(claims: _Claims) -> str:
 
 def _rooms(claims: _Claims) -> Mapping[str, str] | None:
     """Give what may be done where, the names as those of rooms are (NFC): else what is forbidden in one is not."""
-    if claims.rooms is None:
+    if claims.rooms is UNSET:
         return None
     if not _RIGHTS.issuperset(claims.rooms.values()):
         raise BadToken("rooms, in the token: each must have r, w, rw or nothing")

@@ -143,8 +143,21 @@ def test_a_bad_token_and_somebody_elses_change_nothing() -> None:
     lease = lease_of(clock, Grant(nick="ann"), bob=Grant(nick="bob"))
     with pytest.raises(BadToken, match="the token is somebody else's"):
         lease.renew("bob")
+    with pytest.raises(BadToken, match="the token is somebody else's"):
+        lease_of(clock, Grant("ann", "ann"), nick=Grant(nick="ann")).renew("nick")
     with pytest.raises(BadToken, match="this server takes no tokens"):
         UNLIMITED.renew("any")
+
+
+def test_a_token_with_another_nick_does_not_renew_and_changes_nothing() -> None:
+    clock = Clock()
+    lease = lease_of(clock, Grant("u-17", "ann", 100), other=Grant("u-17", "anna", 1000), same=Grant("u-17", "ann"))
+    lease.begin(lambda left: None, lambda: None)
+    with pytest.raises(BadToken, match="the token has another nick than this connection; connect anew with it"):
+        lease.renew("other")
+    assert lease.grant == Grant("u-17", "ann", 100)
+    lease.renew("same")
+    assert lease.left is None
 
 
 # A bare client
