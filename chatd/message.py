@@ -27,6 +27,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Whether it tells what the author does: ``/me``."""
     given: str = ""
     """The id that its author gave it; empty: none."""
+    subject: str = ""
+    """Who the author's token says it is (``sub``); empty: it had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Its name; empty where it has none."""
     was: str
     """Its name before that, where it took another one."""
+    subject: str = ""
+    """Who its token says it is (``sub``); empty: it has none."""
 
 
 @dataclass(frozen=True, slots=True)

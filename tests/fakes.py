@@ -21,8 +21,7 @@ from chatd.room.bus import BusListener
 from chatd.room.logline import Entry
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
-from chatd.room.roster import Members, Occupied, Present
-from chatd.wire.nick import candidates
+from chatd.room.roster import Identity, Members, Occupied, Present
 from chatd.wire.text import BARE, Dress
 
 T = TypeVar("T")
@@ -169,13 +168,13 @@ class FakeBus:
 
     # Who is where
 
-    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
-        if not nick:  # nobody waits for that
-            return succeed(self._name(room, author, nick, "join"))
-        return self._answer(lambda: self._name(room, author, nick, "join"))
+    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+        if not identity.nick:  # nobody waits for that
+            return succeed(self._name(room, author, identity, "join"))
+        return self._answer(lambda: self._name(room, author, identity, "join"))
 
-    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
-        return self._answer(lambda: self._name(room, author, nick, "nick"))
+    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+        return self._answer(lambda: self._name(room, author, identity, "nick"))
 
     def exit(self, room: str, author: str, *, linger: bool) -> None:
         if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
@@ -193,10 +192,10 @@ class FakeBus:
     def unwatch(self, room: str) -> None:
         self.watched.remove(room)
 
-    def _name(self, room: str, author: str, wanted: str, what: Literal["join", "nick"]) -> str:
+    def _name(self, room: str, author: str, identity: Identity, what: Literal["join", "nick"]) -> str:
         there = self.present.setdefault(room, {})
         taken = {nick for each, nick in there.items() if each != author}
-        nick = next(each for each in candidates(wanted) if each not in taken) if wanted else ""
+        nick = next((each for each in identity.choices() if each not in taken), "")
         was = there.get(author)
         there[author] = nick
         if was != nick:
@@ -332,6 +331,7 @@ class FakeMember:
     last: int = 0
     author: str = ""
     nick: str = ""
+    subject: str = ""
     listens: bool = False
     lingers: bool = False
     begins: bool = False
@@ -347,6 +347,10 @@ class FakeMember:
 
     def __post_init__(self) -> None:
         self.author = self.author or self.id
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.nick)
 
     def deliver(self, blob: bytes, count: int) -> bool:
         if self.fall_behind is not None:

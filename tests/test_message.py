@@ -41,11 +41,11 @@ def test_a_text_stays_text(text: str) -> None:
 
 
 def test_messages_travel_without_the_names_of_their_fields() -> None:
-    assert msgspec.msgpack.decode(encode([HELLO])) == [["s-1", 1_700_000_000_000, "s", "hello", "", False, ""]]
+    assert msgspec.msgpack.decode(encode([HELLO])) == [["s-1", 1_700_000_000_000, "s", "hello", "", False, "", ""]]
 
 
 def test_a_message_of_a_newer_chatd_may_hold_more() -> None:
-    newer = msgspec.msgpack.encode([["s-1", 1_700_000_000_000, "s", "hello", "", False, "", "more"]])
+    newer = msgspec.msgpack.encode([["s-1", 1_700_000_000_000, "s", "hello", "", False, "", "", "more"]])
     assert decode("ops", b"e 1 w 1\n" + newer).messages == (HELLO,)
 
 

@@ -17,6 +17,8 @@ class Follower(Session):
     def __init__(self, *args: Any, stream: Stream, since: Position | None, **options: Any) -> None:
         """Take what a Session takes, how the client hears the room, and from where on it wants to."""
         super().__init__(*args, **options)
+        if not self._place.nick:  # nobody sees it, whatever its token says
+            self.nick = self.wanted = ""
         self._stream = stream
         self._since = since
         self.dress = stream.dress

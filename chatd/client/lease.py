@@ -5,6 +5,7 @@ from typing import Any
 
 from chatd.config import Config
 from chatd.gate.auth import EVERYTHING, BadToken, Grant, Guard
+from chatd.room.roster import Identity
 
 LOOK_SECONDS = 3600.0
 """How long a timer runs at most: the clock by which tokens are good may be set meanwhile."""
@@ -31,6 +32,10 @@ class Lease:
     def left(self) -> float | None:
         """For how many more seconds it is good; None: without end."""
         return None if self.grant.expires is None else max(0.0, self.grant.expires - self._now())
+
+    def identify(self, nick: str) -> Identity:
+        """Return who a client is in a room where it wants a nick."""
+        return Identity(nick, self.grant.who, self.grant.anonymous)
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
         """Call warn, with the seconds that are left, a while before the token runs out, and end when it has."""

@@ -5,12 +5,13 @@ from typing import Protocol
 
 from msgspec import UNSET, UnsetType
 
+from chatd.client.lease import Lease
 from chatd.client.receipts import Receipts
 from chatd.client.session import Line
 from chatd.closing import Closing
 from chatd.config import Config
 from chatd.message import Batch, Gap, Position
-from chatd.room.roster import Members
+from chatd.room.roster import Identity, Members
 from chatd.wire import events
 from chatd.wire.text import Dress
 
@@ -25,6 +26,8 @@ class Owner(Protocol):
     address: str
     author: str
     nick: str
+    wanted: str
+    lease: Lease
     dress: Dress
     config: Config
     line: Line
@@ -112,6 +115,18 @@ class Membership:
         return self._program.echo
 
     @property
+    def subject(self) -> str:
+        """Who its token says it is; empty where it has none."""
+        return self._program.lease.grant.subject
+
+    @property
+    def identity(self) -> Identity:
+        """What it wants to be called, in all its rooms the same where no token says it, and with which right."""
+        program = self._program
+        identity = program.lease.identify(program.wanted)
+        return identity if identity.owner else identity.keeping(program.nick)
+
+    @property
     def lingers(self) -> bool:
         """Whether it may come back unnoticed."""
         return bool(self._program.key)
@@ -194,4 +209,7 @@ def listed(members: Members) -> Sequence[events.Member] | None:
     """List who is in a room as programs are told; None where they are too many."""
     if members.present is None:
         return None
-    return [events.Member(each.session, each.nick or None, events.utc(each.since)) for each in members.present]
+    return [
+        events.Member(each.session, each.nick or None, events.utc(each.since), each.subject or UNSET)
+        for each in members.present
+    ]

@@ -145,7 +145,8 @@ class Person(Session):
             REFUSED_MESSAGES["rate_limited"].value += 1
             self._warn(self._pace, wait)
             return
-        self._ask(lambda: self._hub.rename(self._place.room, self, nick), lambda has: self._tell_nick(nick, has))
+        identity = self.lease.identify(nick)
+        self._ask(lambda: self._hub.rename(self._place.room, self, identity), lambda has: self._tell_nick(nick, has))
 
     def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus if the address of the client may make one more request."""

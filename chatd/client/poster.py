@@ -46,6 +46,7 @@ class Poster:
         who = f"token {subject}" if subject else nick  # no nick has a space
         self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.nick = nick
+        self.subject = subject
         self.address = address
 
     async def publish(self, room: str, text: str, given: str) -> Posted:

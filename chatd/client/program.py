@@ -89,6 +89,7 @@ class Program:
         "lease",
         "line",
         "nick",
+        "wanted",
     )
 
     def __init__(
@@ -129,6 +130,8 @@ class Program:
         self.address = address
         self.lease = lease
         self.nick = lease.grant.nick or place.nick
+        self.wanted = self.nick
+        """The nick that it asked for, or that of its token."""
         self.dress: Dress = JSON
         self.delivering: Membership | None = None
         """In which room the client is just given something."""
@@ -165,7 +168,12 @@ class Program:
         rate = self._pace.messages_per_second if self._pace is not None else None
         limits = events.Limits(self.config.max_message, rate, self.config.max_rooms)
         welcome = events.Welcome(
-            self.author, self.nick or None, f"chatd {chatd.__version__}", limits, self.config.ping_seconds
+            self.author,
+            self.nick or None,
+            f"chatd {chatd.__version__}",
+            limits,
+            self.config.ping_seconds,
+            self.lease.grant.subject or UNSET,
         )
         early, self._early = self._early or [], None
         for event in (welcome, *early):
@@ -446,18 +454,21 @@ class Program:
         was = self.nick
 
         def tell(has: str) -> None:
-            self.nick = has
+            self.nick, self.wanted = has, wanted
             self.say(events.NickAnswer(has, was or None, ref=request.ref))
 
         self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), tell)
 
     async def _rename_everywhere(self, nick: str) -> str:
         """Take a nick in all rooms, the same wherever that is free; give that of the first."""
-        names: list[str] = []
+        identity = self.lease.identify(nick)
+        has = ""
         for room, member in list(self._rooms.items()):
             if member.joined and self._rooms.get(room) is member:
-                names.append(await self._hub_of(room).rename(room, member, names[0] if names else nick))
-        return names[0] if names else nick
+                given = await self._hub_of(room).rename(room, member, identity)
+                if not has:
+                    has, identity = given, identity.keeping(given)
+        return has or next(identity.choices())
 
     def renamed(self, nick: str) -> None:
         """Say which nick it has now."""

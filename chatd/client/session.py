@@ -18,6 +18,7 @@ from chatd.gate.buckets import Pace
 from chatd.message import Batch, Gap, Position
 from chatd.metrics import REFUSED_MESSAGES, SLOWED
 from chatd.room.hub import Hub
+from chatd.room.roster import Identity
 from chatd.wire.handshake import Place
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
 
@@ -83,6 +84,7 @@ class Session:
         "id",
         "lease",
         "nick",
+        "wanted",
     )
 
     def __init__(
@@ -119,6 +121,8 @@ class Session:
         self.address = address
         self.lease = lease
         self.nick = lease.grant.nick or place.nick
+        self.wanted = self.nick
+        """The nick that it asked for, or that of its token."""
         self.dress = self.usual_dress
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
 
@@ -126,6 +130,16 @@ class Session:
     def echo(self) -> bool:
         """Whether it hears its own messages."""
         return self._place.echo
+
+    @property
+    def subject(self) -> str:
+        """Who its token says it is; empty where it has none."""
+        return self.lease.grant.subject
+
+    @property
+    def identity(self) -> Identity:
+        """What it wants to be called, and with which right."""
+        return self.lease.identify(self.wanted)
 
     @property
     def key(self) -> str:

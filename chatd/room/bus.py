@@ -38,7 +38,7 @@ from chatd.room.places import Place, Places
 from chatd.room.presence import Presence
 from chatd.room.probe import Probes
 from chatd.room.queries import Queries
-from chatd.room.roster import Members, Occupied
+from chatd.room.roster import Identity, Members, Occupied
 from chatd.room.script import ALL, RUN
 from chatd.room.sentinel import Sentinels
 from chatd.room.shares import Shares
@@ -254,13 +254,13 @@ class Bus:
 
     # Who is where: each answer waits for the broker
 
-    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
-        """Let a member come, with this nick or one like it; fires with the one that it has."""
-        return self._presence.enter(room, author, nick)
+    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+        """Let a member come, with the nick that it wants or one like it; fires with the one that it has."""
+        return self._presence.enter(room, author, identity)
 
-    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
+    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
-        return self._presence.rename(room, author, nick)
+        return self._presence.rename(room, author, identity)
 
     def exit(self, room: str, author: str, *, linger: bool) -> None:
         """Let a member go; where it may linger, it has a while to come back unnoticed."""

@@ -30,7 +30,7 @@ from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
 from chatd.room.places import Place, TakenOver
 from chatd.room.room import Member, Room
-from chatd.room.roster import Members, Occupied
+from chatd.room.roster import Identity, Members, Occupied
 from chatd.room.sync import Sync
 from chatd.room.timeline import Item
 from chatd.single_flight import SingleFlight
@@ -110,7 +110,7 @@ class Hub:
     def join(self, name: str, member: Member) -> "Deferred[None]":
         """Make a member of the room; fires, in the turn in which it begins to hear it, once the room is subscribed."""
         door = self._doors.get(name) or self._open(name)
-        if door.waiting is None and self._bus.hears(name) and not (member.key or member.listens):  # nearly always
+        if door.waiting is None and self._bus.hears(name) and not (member.key or member.listens or member.nick):
             self._admit(door.room, member, None)
             return succeed(None)
         joined: Deferred[None] = Deferred()
@@ -192,7 +192,7 @@ class Hub:
         """Ask who is in a room, on all workers."""
         return self._bus.members(name)
 
-    def rename(self, name: str, member: Member, nick: str) -> "Deferred[str]":
+    def rename(self, name: str, member: Member, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
         self.intake.flush()  # what it said before goes first
 
@@ -200,7 +200,7 @@ class Hub:
             member.nick = has
             return has
 
-        return self._bus.rename(name, member.author, nick).addCallback(renamed)
+        return self._bus.rename(name, member.author, identity).addCallback(renamed)
 
     def round_trip(self) -> "Deferred[float]":
         """Send something through the bus and back; fires with the seconds it took, or fails with NotPublished."""
@@ -293,8 +293,8 @@ class Hub:
         place = await self._bus.claim(door.room.name, member.key, member.id) if member.key else None
         if place is not None:
             member.author = place.author
-        if member.listens:
-            member.nick = await self._bus.enter(door.room.name, member.author, member.nick)
+        if member.listens or member.nick:
+            member.nick = await self._bus.enter(door.room.name, member.author, member.identity)
         return place
 
     def _admit(self, room: Room, member: Member, place: Place | None) -> None:
@@ -306,8 +306,8 @@ class Hub:
             self._keyed[member.id] = (room, member)
         if member.listens:
             self._listen(room, member)
-        else:  # nothing that it hears depends on it
-            self._bus.enter(room.name, member.author).addErrback(lambda _: None)
+        elif not member.nick:  # nothing that it hears depends on it
+            self._bus.enter(room.name, member.author, member.identity).addErrback(lambda _: None)
         self._go_on(room.admit(member, (place and place.position) or member.since))
         if place is not None:
             self._save_place(room, member)

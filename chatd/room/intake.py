@@ -46,6 +46,10 @@ class Author(Protocol):
     """Its name; empty where it has none."""
     address: str
 
+    @property
+    def subject(self) -> str:
+        """Who its token says it is; empty where it has none."""
+
     def carry_on(self) -> None:
         """Publish what was held back: messages are taken again."""
 
@@ -160,10 +164,10 @@ class Intake:
         Given is the id that the author gave to the one message that it says: once published it is not published again.
         """
         id, name, time = author.id, author.author, int(self._now() * 1000)
-        nick = author.nick
+        nick, subject = author.nick, author.subject
         self.taken += len(texts)
         messages = [  # texts come first: no number is taken for nothing
-            Message(f"{id}.{number}", time, name, text, nick, action, given)
+            Message(f"{id}.{number}", time, name, text, nick, action, given, subject)
             for text, number in zip(texts, self._numbers, strict=False)
         ]
         weight = self._bus.weight(messages)

@@ -4,14 +4,15 @@ One message is one line::
 
     2026-11-22T20:33:45.123Z ops -@127.0.0.1 6f2a91c07e.7.1 the text
 
-time (RFC 3339, UTC), room, who (``-``, for nobody has a name yet, ``@`` and the address), message id, text, with
-one space between them. Text that would end the line or move the terminal it is read on comes out as escapes
+time (RFC 3339, UTC), room, who (the nick, or ``-`` for an author without one, ``@`` and the address), message id, text,
+with one space between them. Where the author's token has a subject, who is ``nick:SUBJECT@ADDRESS``: no nick has a
+colon, no address an ``@``; a space of the subject is ``\x20``. Text that would end the line or move the terminal it is read on comes out as escapes
 (``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
 its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
 
 For programs the same can be JSON, an object a line: ``time``, ``room``, ``nick`` (null for nobody), ``address``,
-``id`` and ``text``, and ``action`` (true) where the author does what the text says; a second line has ``outcome`` in
-place of author and text. A log may have lines of both kinds.
+``id`` and ``text``, ``action`` (true) where the author does what the text says, and ``subject`` where its token has
+one; a second line has ``outcome`` in place of author and text. A log may have lines of both kinds.
 """
 
 import json
@@ -30,6 +31,7 @@ _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\u
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
 _SHORT = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _LONG = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+_SPACE = r"\x20"
 _LINE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z) ([^ ]+) ([^ ]+) ([^ ]+) (.*)")
 
 
@@ -77,11 +79,12 @@ def message_lines(entry: Entry) -> str:
 
 
 def _who(message: Message) -> str:
-    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows (``/me``)."""
-    if not message.nick:
-        return "-"
-    nick = escape(message.nick) if message.nick != "-" else r"\x2d"
-    return f"*{nick}" if message.action else nick
+    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows (``/me``), ``ann:u-17`` is u-17."""
+    who = "-"
+    if message.nick:
+        nick = escape(message.nick) if message.nick != "-" else r"\x2d"
+        who = f"*{nick}" if message.action else nick
+    return f"{who}:{escape(message.subject).replace(' ', _SPACE)}" if message.subject else who
 
 
 def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
@@ -100,6 +103,7 @@ class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str
     text: str
     action: bool = False
+    subject: str = ""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -121,8 +125,17 @@ def message_objects(entry: Entry) -> str:
     return "".join(
         [
             _object(
-                _Said(timestamp(each.time), room, each.nick or None, address, each.id, each.text, each.action),
-                plain and each.text.isprintable() and each.nick.isprintable(),
+                _Said(
+                    timestamp(each.time),
+                    room,
+                    each.nick or None,
+                    address,
+                    each.id,
+                    each.text,
+                    each.action,
+                    each.subject,
+                ),
+                plain and each.text.isprintable() and each.nick.isprintable() and each.subject.isprintable(),
             )
             for each in entry.messages
         ]
@@ -139,8 +152,7 @@ def _object(value: _Said | _Outcome, plain: bool) -> str:
     """Write an object in a line that no terminal trips over: JSON itself lets controls (C1) and overrides through."""
     if plain:
         return f"{_encode(value).decode()}\n"
-    fields = {name: each for name, each in msgspec.structs.asdict(value).items() if each is not False}
-    return json.dumps(fields, separators=(",", ":")).replace("\x7f", r"\u007f") + "\n"
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).replace("\x7f", r"\u007f") + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +192,8 @@ def _read_object(fields: dict[str, Any]) -> Line | None:
     else:
         nick = fields.get("nick")
         who = "-" if nick is None else f"{'*' if fields.get('action') else ''}{nick}"
+        if "subject" in fields:
+            who = f"{who}:{fields['subject']}"
         who, text = f"{who}@{fields.get('address')}", fields.get("text")
     values = [fields.get("time"), fields.get("room"), who, fields.get("id"), text]
     strings = [each for each in values if isinstance(each, str)]

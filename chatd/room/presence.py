@@ -2,7 +2,8 @@
 
 What it promises:
 
-* Two members of a room never have the same nick: whoever comes later gets another one.
+* Two members of a room never have the same nick: whoever comes later gets another one. But all members whom their
+  tokens name alike have one nick, for as long as any of them is there.
 * Who comes back within ``linger_seconds``, as the same author, is taken not to have left.
 * The members of a worker that died are gone within a minute: each worker gives a sign of life every
   ``compare_seconds``, and looks for those of the others that have somebody in its rooms.
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -26,9 +27,9 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Change, Changes, Position, decode_changes
 from chatd.room.queries import Queries
-from chatd.room.roster import FIRST, Members, Occupied, Present, Roster
+from chatd.room.roster import FIRST, Identity, Members, Occupied, Present, Roster
 from chatd.room.script import ALIVE, MEMBERS, PRESENCE, ROOMS
-from chatd.wire.nick import candidates, folded
+from chatd.wire.nick import folded
 
 log = Logger()
 
@@ -46,31 +47,50 @@ class _Step:
     what: str
     author: str
     since: int = 0
-    nick: str = ""
-    choices: Iterator[str] | None = None
+    identity: Identity | None = None
+    """None where it leaves."""
+    choices: Iterator[str] = field(init=False)
     rounds: int = 0
     """How often names were tried."""
     done: "Deferred[str]" = field(default_factory=Deferred)
     """Fires with the nick that it has."""
 
+    def __post_init__(self) -> None:
+        self.choices = self.identity.choices() if self.identity is not None else iter(())
+
     def arguments(self, most: int) -> list[Any]:
-        """Give it as the script takes it, with the next names to choose from.
+        """Return it as the script takes it, with the next names to choose from.
 
         Each time it is twice as many: of however many clients want one nick, none asks the broker often.
         """
-        names = list(islice(self.choices, most << self.rounds)) if self.choices is not None else []
+        if self.identity is None:
+            return [self.what, self.author, 0]
+        values: list[Any] = [self.since, quote(self.identity.owner)]
+        for name in islice(self.choices, most << self.rounds):
+            values += [name, quote(folded(name))]
         self.rounds += 1
-        values: list[Any] = [self.since] if self.what in ("enter", "stay") else []
-        values += [each for name in names for each in (name, quote(folded(name)))]
         return [self.what, self.author, len(values), *values]
+
+
+@dataclass(slots=True)
+class _Member:
+    """A member that this worker has in one room."""
+
+    since: int
+    nick: str
+    identity: Identity
+
+    def stays(self, author: str) -> _Step:
+        """Return what says it anew, under the nick that it has if that is still free."""
+        return _Step("stay", author, self.since, self.identity.keeping(self.nick))
 
 
 @dataclass(slots=True)
 class _Here:
     """The members that this worker has in one room."""
 
-    members: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """When each of them came, and its nick, by author; also those that linger."""
+    members: dict[str, _Member] = field(default_factory=dict)
+    """By author; also those that linger."""
     lingering: dict[str, Any] = field(default_factory=dict)
     """What will say that they have left."""
     waiting: list[_Step] = field(default_factory=list)
@@ -134,14 +154,14 @@ class Presence:
 
     # What members do
 
-    def enter(self, room: str, author: str, nick: str = "") -> "Deferred[str]":
-        """Let a member come, with this nick or one like it; fires with the one that it has."""
+    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+        """Let a member come, with the nick that it wants or one like it; fires with the one that it has."""
         here = self._rooms.setdefault(room, _Here())
         if (leaving := here.lingering.pop(author, None)) is not None:
             leaving.cancel()
         since = int(self._now() * 1000)
-        here.members[author] = (since, nick)
-        return self._do(room, here, _Step("enter", author, since, nick, candidates(nick) if nick else None))
+        here.members[author] = _Member(since, identity.nick, identity)
+        return self._do(room, here, _Step("enter", author, since, identity))
 
     def leave(self, room: str, author: str, *, linger: bool) -> None:
         """Let it go; where it may linger, not at once."""
@@ -160,10 +180,12 @@ class Presence:
         here.members.pop(author, None)
         self._do(room, here, _Step("leave", author)).addErrback(lambda _: None)
 
-    def rename(self, room: str, author: str, nick: str) -> "Deferred[str]":
+    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
         here = self._rooms[room]
-        return self._do(room, here, _Step("nick", author, nick=nick, choices=candidates(nick)))
+        if (member := here.members.get(author)) is not None:
+            member.identity = identity
+        return self._do(room, here, _Step("nick", author, identity=identity))
 
     def members(self, room: str) -> "Deferred[Members]":
         """Ask who is in a room."""
@@ -311,9 +333,9 @@ class Presence:
         """Bury who is dead, and say anew who is here: the broker may have lost them."""
         if (here := self._rooms.get(room)) is None or not here.members:
             return
-        for author, (since, nick) in list(here.members.items()):
-            step = _Step("stay", author, since, nick, candidates(nick) if nick else None)
-            self._do(room, here, step).addCallback(self._is_still, room, author, nick).addErrback(lambda _: None)
+        for author, member in list(here.members.items()):
+            said = self._do(room, here, member.stays(author))
+            said.addCallback(self._is_still, room, author, member.nick).addErrback(lambda _: None)
 
     def _is_still(self, nick: str, room: str, author: str, was: str) -> None:
         if nick != was:
@@ -377,15 +399,15 @@ class Presence:
 
     def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[_Step]) -> None:
         for step, entry in zip(steps, answer[1:], strict=True):
-            if entry is None and step.choices is not None and step.author in here.members:
+            if entry is None and step.identity is not None and step.author in here.members:
                 here.waiting.append(step)  # all these names are taken: the next ones
                 continue
             nick = ""
             if entry is not None:
                 present = _present(step.author, entry)
                 nick = present.nick
-                if step.author in here.members:
-                    here.members[step.author] = (present.since, nick)
+                if (member := here.members.get(step.author)) is not None:
+                    member.since, member.nick = present.since, nick
             step.done.callback(nick)
 
     def flushed(self) -> "Deferred[None]":
@@ -423,9 +445,14 @@ class Presence:
         return f"{self._config.redis_prefix}:{kind}:{rest}".encode()
 
 
+_SUBJECT = quote("sub\0")
+
+
 def _present(author: str, entry: bytes) -> Present:
-    since, _, names = entry.decode().partition(" ")
-    return Present(author, names.partition(" ")[2], int(since))
+    """Read an entry of ``scripts/presence.lua``."""
+    since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
+    subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
+    return Present(author, nick, int(since), subject)
 
 
 def _members(answer: list[Any]) -> Members:

@@ -12,6 +12,7 @@ from chatd.message import Batch, Change, Gap, Position, Span
 from chatd.room import audience
 from chatd.room.audience import Audience
 from chatd.room.catchup import CatchUp, Tail
+from chatd.room.roster import Identity
 from chatd.room.timeline import Item, Timeline
 
 log = Logger()
@@ -19,6 +20,10 @@ log = Logger()
 
 class Member(audience.Member, Protocol):
     """What is asked of a client that joins a room."""
+
+    @property
+    def identity(self) -> Identity:
+        """What it wants to be called, and with which right."""
 
     @property
     def key(self) -> str:
@@ -30,7 +35,7 @@ class Member(audience.Member, Protocol):
 
     @property
     def listens(self) -> bool:
-        """Whether it wants to know who comes and goes, and may have a nick."""
+        """Whether it wants to know who comes and goes."""
 
     def renamed(self, nick: str) -> None:
         """Learn that it has another nick."""

@@ -227,6 +227,7 @@ class Welcome(_Said, frozen=True, gc=False, tag="welcome"):
     server: str
     limits: Limits
     ping_s: float
+    subject: str | UnsetType = UNSET
 
 
 class MessageEvent(_Said, frozen=True, gc=False, tag="message", omit_defaults=True):
@@ -241,6 +242,8 @@ class MessageEvent(_Said, frozen=True, gc=False, tag="message", omit_defaults=Tr
     nick: str | None
     text: str
     action: bool = False
+    subject: str = ""
+    """Who its author's token says it is; there only where it has one."""
 
 
 class Joined(_Answered, frozen=True, gc=False, tag="joined"):
@@ -282,6 +285,7 @@ class Presence(_Said, frozen=True, gc=False, tag="presence"):
     session: str
     nick: str | None
     was: str | UnsetType | None = UNSET
+    subject: str | UnsetType = UNSET
 
 
 class Member(Struct, frozen=True, gc=False):
@@ -290,6 +294,7 @@ class Member(Struct, frozen=True, gc=False):
     session: str
     nick: str | None
     since: Time
+    subject: str | UnsetType = UNSET
 
 
 class MembersAnswer(_Answered, frozen=True, gc=False, tag="members"):
@@ -384,6 +389,7 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
         message.nick or None,
         message.text,
         message.action,
+        message.subject,
     )
 
 
@@ -396,7 +402,7 @@ def gap_event(room: str, gap: Lost) -> Gap:
 def presence_event(room: str, change: Change) -> Presence:
     """Say who came, went, or took another nick."""
     was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
-    return Presence(room, change.what, change.session, change.nick or None, was)
+    return Presence(room, change.what, change.session, change.nick or None, was, change.subject or UNSET)
 
 
 def token_ends(seconds: float | None) -> AuthAnswer:

@@ -136,8 +136,8 @@ def renamed(was: str, nick: str) -> str:
 
 
 def taken(nick: str, given: str) -> str:
-    """Say that another has the nick that a client wanted, and which it got."""
-    return notice(f"{nick} is taken, you are {given}")
+    """Say which nick a client got in place of the one that it wanted. The first number says that no token proves it."""
+    return you_are(given) if given.endswith("*1") else notice(f"{nick} is taken, you are {given}")
 
 
 def you_are(nick: str) -> str:

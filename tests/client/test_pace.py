@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.logger import capturedLogs
 
+from chatd.client.lease import UNLIMITED
 from chatd.client.person import Person
 from chatd.client.program import Program
 from chatd.client.session import Session
@@ -255,6 +256,7 @@ def test_a_client_in_a_hundred_rooms_may_change_its_nick_each_20_seconds(town: T
 def test_who_may_only_read_changes_its_nick_no_faster(town: Town) -> None:
     lease: Any = SimpleNamespace(
         grant=SimpleNamespace(nick="", may_write=lambda room: False, may_read=lambda room: True),
+        identify=UNLIMITED.identify,
         begin=lambda *_: None,
         stop=lambda: None,
     )

@@ -23,7 +23,19 @@ from chatd.gate.auth import (
 )
 from chatd.gate.keys import read_signing_key
 from chatd.wire.handshake import Head, Place, Refused, read_target
-from tests.gate.issuer import KINDS, NOW, SECRET, encoded, jwk, part, private_key, private_pem, public_pem, token
+from tests.gate.issuer import (
+    KINDS,
+    NOW,
+    SECRET,
+    encoded,
+    jwk,
+    part,
+    private_key,
+    private_pem,
+    public_pem,
+    signed,
+    token,
+)
 
 LATER = NOW + 600
 
@@ -59,12 +71,6 @@ def refusal(guard: Guard, text: str, now: float = NOW) -> str:
 
 FOREIGN = "the token is signed by nobody whom this server knows"
 NONE = "that is no token: it must be a JSON Web Token"
-
-
-def signed(claims: dict[str, Any]) -> str:
-    """Return a token with claims that the library for tokens would not sign."""
-    text = f"{part({'alg': 'EdDSA'})}.{part(claims)}"
-    return f"{text}.{encoded(private_key('Ed25519').sign(text.encode()))}"
 
 
 # Who signs

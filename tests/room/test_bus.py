@@ -21,6 +21,7 @@ from chatd.room.bus import Bus
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished, Published
 from chatd.room.places import Place
+from chatd.room.roster import Identity
 from chatd.verify.histories import read_histories
 from chatd.verify.ledger import Ledger
 from tests.fakes import Comparing, Events, FakeBus
@@ -816,10 +817,10 @@ class TestLeastRights(BusTestCase):
         self.server.ask("HSET", f"{self.prefix}:presence:ops", "dead", 1)
         self.server.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 ann ann")
         self.server.ask("HSET", f"{self.prefix}:nicks:ops", "ann", "s0")
-        assert await bus.enter("ops", "s1", "ann") == "ann"
-        assert await bus.enter("ops", "s2", "ann") == "ann*2"
+        assert await bus.enter("ops", "s1", Identity("ann")) == "ann"
+        assert await bus.enter("ops", "s2", Identity("ann")) == "ann*2"
         before = (await bus.members("ops")).version
-        assert await bus.rename("ops", "s2", "bob") == "bob"
+        assert await bus.rename("ops", "s2", Identity("bob")) == "bob"
         bus._comparison.run()
         bus.exit("ops", "s1", linger=False)
         await bus.saved()

@@ -138,6 +138,27 @@ def test_a_time_that_comes_again_is_written_as_before() -> None:
     assert [timestamp(each)[-5:-1] for each in times] == [f".{123 + number}" for number in (0, 1, 2, 3, 4, 5, 0, 1)]
 
 
+@pytest.mark.parametrize(
+    ("nick", "action", "subject", "who"),
+    [
+        ("ann", False, "u-17", "ann:u-17@::1"),
+        ("ann*2", True, "u-17", "*ann*2:u-17@::1"),
+        ("a@b", False, "ann smith:c@d\n\x1b", r"a@b:ann\x20smith:c@d\n\x1b@::1"),
+        ("-", False, "\\x20", r"\x2d:\\x20@::1"),
+    ],
+)
+def test_the_subject_of_the_authors_token_stands_behind_the_nick_without_a_space(
+    nick: str, action: bool, subject: str, who: str
+) -> None:
+    said = Message("s.1", TIME, "s", "hello", nick, action, subject=subject)
+    written = message_lines(Entry("ops", "::1", [said]))
+    assert written == f"2026-11-22T20:33:45.123Z ops {who} s.1 hello\n"
+    read = read_line(written.encode()[:-1])
+    assert read is not None
+    named, _, address = read.who.rpartition("@")
+    assert (named.partition(":")[0].removeprefix("*"), named.partition(":")[2], address) == (nick, subject, "::1")
+
+
 # As JSON
 
 
@@ -157,6 +178,11 @@ def test_a_message_is_an_object() -> None:
     }
 
 
+def test_an_object_has_the_subject_of_the_authors_token_where_that_has_one() -> None:
+    said = Message("s.1", TIME, "s", "hello", "ann", subject="auth0|17")
+    assert json.loads(message_objects(Entry("ops", "192.0.2.1", [said])))["subject"] == "auth0|17"
+
+
 def test_an_outcome_is_an_object_with_the_same_id() -> None:
     assert json.loads(outcome_objects(entry(), "refused", TIME)) == {
         "time": "2026-11-22T20:33:45.123Z",
@@ -166,18 +192,19 @@ def test_an_outcome_is_an_object_with_the_same_id() -> None:
     }
 
 
-@given(ANY_TEXT, ANY_TEXT)
-def test_an_object_is_one_line_that_moves_no_terminal_whatever_is_said(text: str, room: str) -> None:
-    (written,) = message_objects(entry(text, room=room)).encode().decode().splitlines()
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_an_object_is_one_line_that_moves_no_terminal_whatever_is_said(text: str, room: str, subject: str) -> None:
+    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, "ann", subject=subject)])
+    (written,) = message_objects(said).encode().decode().splitlines()
     assert not FORBIDDEN & set(written)
-    assert json.loads(written)["text"] == text
+    assert (json.loads(written)["text"], json.loads(written).get("subject", "")) == (text, subject)
 
 
-@given(ANY_TEXT, ANY_TEXT, st.sampled_from(["", "ann", "-", "!"]), st.booleans())
-def test_both_kinds_of_line_read_back_as_the_same(text: str, room: str, nick: str, action: bool) -> None:
+@given(ANY_TEXT, ANY_TEXT, st.sampled_from(["", "ann", "-", "!"]), st.booleans(), ANY_TEXT)
+def test_both_kinds_of_line_read_back_as_the_same(text: str, room: str, nick: str, action: bool, subject: str) -> None:
     if room == "" or " " in room or "\n" in text + room:
         return
-    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, nick, action and bool(nick))])
+    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, nick, action and bool(nick), subject=subject)])
     plain, packed = (read_line(each(said).encode()[:-1]) for each in (message_lines, message_objects))
     assert packed is not None
     if nick != "-":  # which a line of text has to write otherwise

@@ -13,7 +13,7 @@ from chatd.message import Change
 from chatd.room.bus import Bus
 from chatd.room.presence import Presence
 from chatd.room.queries import Queries
-from chatd.room.roster import Members
+from chatd.room.roster import Identity, Members
 from chatd.room.script import PRESENCE
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client, Server
@@ -96,8 +96,8 @@ class TestPresence(Watching):
 
     async def test_members_of_all_workers_are_there_with_nick_and_time_the_oldest_first(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", "ann")
-        await two.enter("ops", "s2")
+        await one.enter("ops", "s1", Identity("ann"))
+        await two.enter("ops", "s2", Identity())
         members: Members = await one.members("ops")
         assert members.count == 2
         assert [(each.session, each.nick) for each in members.present or ()] == [("s1", "ann"), ("s2", "")]
@@ -105,8 +105,8 @@ class TestPresence(Watching):
 
     async def test_who_comes_goes_and_changes_its_nick_is_told_on_all_workers(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
-        await one.enter("ops", "s1", "ann")
-        await one.rename("ops", "s1", "anna")
+        await one.enter("ops", "s1", Identity("ann"))
+        await one.rename("ops", "s1", Identity("anna"))
         one.exit("ops", "s1", linger=False)
         told = [Change("join", "s1", "ann", ""), Change("nick", "s1", "anna", "ann"), Change("leave", "s1", "anna", "")]
         for ears in (heard_by_one, heard_by_two):
@@ -116,11 +116,11 @@ class TestPresence(Watching):
 
     async def test_who_leaves_is_said_to_have_left_once_what_it_said_is_logged(self) -> None:
         one, ears, _, _ = await self.two()
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         kept: Deferred[None] = Deferred()
         ears.logged = lambda: kept  # type: ignore[method-assign]
         one.exit("ops", "s1", linger=False)
-        comes_back = one.enter("ops", "s1", "ann")
+        comes_back = one.enter("ops", "s1", Identity("ann"))
         await self.nicks(one)  # an answer that was asked for later is there
         assert [change.what for change in ears.comings] == ["join"]
         said = one.publish("ops", messages("last words"))
@@ -133,21 +133,21 @@ class TestPresence(Watching):
 
     async def test_a_nick_that_is_taken_goes_to_the_first_and_who_comes_then_gets_another(self) -> None:
         one, _, two, _ = await self.two()
-        assert await one.enter("ops", "s1", "ann") == "ann"
-        assert [await bus.enter("ops", f"{bus}", nick) for bus, nick in ((two, "ann"), (one, "Ann"))] == [
+        assert await one.enter("ops", "s1", Identity("ann")) == "ann"
+        assert [await bus.enter("ops", f"{bus}", Identity(nick)) for bus, nick in ((two, "ann"), (one, "Ann"))] == [
             "ann*2",
             "Ann*3",
         ]
 
     async def test_there_is_always_another_one(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
-        given = [await bus.enter("ops", f"{number}", "ann") for number, bus in enumerate((one, two) * 4)]
+        given = [await bus.enter("ops", f"{number}", Identity("ann")) for number, bus in enumerate((one, two) * 4)]
         assert sorted(given) == ["ann", "ann*2", "ann*3", "ann*4", "ann*5", "ann*6", "ann*7", "ann*8"]
 
     async def test_a_nick_that_many_want_takes_few_questions(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
         for number in range(40):
-            await one.enter("ops", f"{number}", "ann")
+            await one.enter("ops", f"{number}", Identity("ann"))
         asked = 0
         ask = two._queries.ask
 
@@ -157,45 +157,147 @@ class TestPresence(Watching):
             return ask(*question)
 
         two._presence._queries.ask = count  # type: ignore[method-assign, assignment]
-        assert await two.enter("ops", "another", "ann")
+        assert await two.enter("ops", "another", Identity("ann"))
         assert asked <= 5
 
     async def test_a_nick_is_free_again_when_its_member_has_left_or_taken_another(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", "ann")
-        await one.rename("ops", "s1", "anna")
-        assert await two.enter("ops", "s2", "ann") == "ann"
+        await one.enter("ops", "s1", Identity("ann"))
+        await one.rename("ops", "s1", Identity("anna"))
+        assert await two.enter("ops", "s2", Identity("ann")) == "ann"
         two.exit("ops", "s2", linger=False)
         await two.saved()
-        assert await one.rename("ops", "s1", "ann") == "ann"
+        assert await one.rename("ops", "s1", Identity("ann")) == "ann"
+
+    # Whose a nick is
+
+    async def test_all_connections_of_a_subject_have_one_nick_and_nobody_else_gets_it(self) -> None:
+        one, _, two, ears = await self.two()
+        boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
+        assert await one.enter("ops", "s1", boss) == "boss"
+        assert await two.enter("ops", "s2", boss) == "boss"
+        assert await two.enter("ops", "s3", other) == "boss*2"
+        assert await one.enter("ops", "s4", other) == "boss*2"
+        assert await one.enter("ops", "s5", Identity("Boss")) == "Boss*3"
+        await ears.until(lambda: len(ears.comings) == 5)
+        assert [(change.nick, change.subject) for change in ears.comings] == [
+            ("boss", "boss"),
+            ("boss", "boss"),
+            ("boss*2", "b2"),
+            ("boss*2", "b2"),
+            ("Boss*3", ""),
+        ]
+
+    async def test_a_nick_stays_its_subjects_until_the_last_connection_has_left(self) -> None:
+        one, _, two, _ = await self.two()
+        boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
+        for number, bus in enumerate((one, two, one)):
+            await bus.enter("ops", f"s{number}", boss)
+        for author, bus in (("s0", one), ("s1", two)):
+            bus.exit("ops", author, linger=False)
+            await bus.saved()
+            assert await two.enter("ops", f"{author}-other", other) == "boss*2"
+        one.exit("ops", "s2", linger=False)
+        await one.saved()
+        assert await one.enter("ops", "s3", Identity("boss", "sub\0b3")) == "boss"
+
+    async def test_a_subject_that_has_a_number_has_it_on_all_its_connections_though_the_nick_is_free(self) -> None:
+        one, _, two, _ = await self.two()
+        other = Identity("boss", "sub\0b2")
+        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        assert await two.enter("ops", "s2", other) == "boss*2"
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        assert await one.enter("ops", "s3", other) == "boss*2"
+
+    async def test_a_nick_stays_its_subjects_when_the_worker_of_one_connection_dies(self) -> None:
+        one, _, two, ears = await self.two()
+        boss = Identity("boss", "sub\0boss")
+        await one.enter("ops", "s1", boss)
+        await two.enter("ops", "s2", boss)
+        self.stop(one)
+        await ears.until(lambda: Change("leave", "s1", "boss", "", "boss") in ears.comings)
+        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+        assert await two.enter("ops", "s4", boss) == "boss"
+
+    async def test_a_nick_stays_its_subjects_where_the_broker_lost_it_and_all_is_said_anew(self) -> None:
+        one, heard, two, _ = await self.two()
+        boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
+        await one.enter("ops", "s1", boss)
+        await two.enter("ops", "s2", other)
+        await two.enter("ops", "s3", boss)
+        await self.until(lambda: len(heard.comings) == 3)
+        version = self.version(one)
+        self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
+        await self.until(lambda: all(self.version(bus) != version for bus in (one, two)))
+        assert await self.nicks(one) == {"s1": "boss", "s2": "boss*2", "s3": "boss"}
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        assert await one.enter("ops", "s4", Identity("boss")) == "boss*3"
+
+    async def test_a_nick_stays_its_subjects_when_a_connection_moves_to_another_worker(self) -> None:
+        one, _, two, _ = await self.two(linger_seconds=60)
+        boss = Identity("boss", "sub\0boss")
+        await one.enter("ops", "s1", boss)
+        await one.enter("ops", "s2", boss)
+        one.exit("ops", "s1", linger=True)
+        assert await two.enter("ops", "s1", boss) == "boss"
+        one.exit("ops", "s2", linger=False)
+        await one.saved()
+        assert await one.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+
+    async def test_a_nick_that_a_token_says_and_the_subject_of_that_name_are_two(self) -> None:
+        one, _, two, _ = await self.two()
+        assert await one.enter("ops", "s1", Identity("carl", "nick\0carl")) == "carl"
+        assert await two.enter("ops", "s2", Identity("carl", "nick\0carl")) == "carl"
+        assert await two.enter("ops", "s3", Identity("carl", "sub\0carl")) == "carl*2"
+        members = await one.members("ops")
+        assert [each.subject for each in members.present or ()] == ["", "", "carl"]
+
+    async def test_a_subject_may_be_any_text(self) -> None:
+        one, ears, two, _ = await self.two()
+        subject = "auth0|a b%00,\n\x1f\u00e9"
+        await one.enter("ops", "s1", Identity("auth0", f"sub\0{subject}"))
+        await two.enter("ops", "s2", Identity("", f"sub\0{subject}"))  # it has no nick there
+        await ears.until(lambda: len(ears.comings) == 2)
+        assert [change.subject for change in ears.comings] == [subject, subject]
+        members = await two.members("ops")
+        assert [(each.nick, each.subject) for each in members.present or ()] == [("auth0", subject), ("", subject)]
+
+    async def test_who_is_named_by_no_token_among_those_who_are_never_gets_a_nick_without_a_number(self) -> None:
+        one, _, two, _ = await self.two()
+        assert await one.enter("ops", "s1", Identity("bob", marked=True)) == "bob*1"
+        assert await two.enter("ops", "s2", Identity("bob", marked=True)) == "bob*2"
+        assert await two.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
+        assert await one.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
 
     async def test_rooms_do_not_share_nicks(self) -> None:
         one, _, _, _ = await self.two()
-        assert [await one.enter(room, "s1", "ann") for room in ("ops", "dev")] == ["ann", "ann"]
+        assert [await one.enter(room, "s1", Identity("ann")) for room in ("ops", "dev")] == ["ann", "ann"]
 
     async def test_who_comes_back_before_it_was_missed_has_never_left(self) -> None:
         one, ears, two, _ = await self.two(linger_seconds=60)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         one.exit("ops", "s1", linger=True)
-        assert await two.enter("ops", "s1", "ann") == "ann"
+        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
         two.exit("ops", "s1", linger=True)
-        assert await two.enter("ops", "s1", "ann") == "ann"
-        await one.enter("ops", "s2", "bob")
+        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
+        await one.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
 
     async def test_who_does_not_come_back_has_left(self) -> None:
         one, ears, _, _ = await self.two(linger_seconds=0.05)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         one.exit("ops", "s1", linger=True)
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings[1] == Change("leave", "s1", "ann", "")
 
     async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
         one, ears, two, _ = await self.two(linger_seconds=0.05)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         one.exit("ops", "s1", linger=True)
-        await two.enter("ops", "s1", "ann")
+        await two.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: not one._presence._rooms["ops"].members)
         await one.saved()
         assert await self.nicks(one) == {"s1": "ann"}
@@ -203,21 +305,21 @@ class TestPresence(Watching):
 
     async def test_the_members_of_a_worker_that_is_dead_are_gone_and_their_nicks_free(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", "ann")
-        await two.enter("ops", "s2", "bob")
+        await one.enter("ops", "s1", Identity("ann"))
+        await two.enter("ops", "s2", Identity("bob"))
         self.stop(one)
         await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
         assert await self.nicks(two) == {"s2": "bob"}
-        assert await two.enter("ops", "s3", "ann") == "ann"
+        assert await two.enter("ops", "s3", Identity("ann")) == "ann"
 
     async def test_a_worker_that_was_taken_for_dead_says_its_members_anew(self) -> None:
         one, heard, two, ears = await self.two(compare_seconds=60)
-        await one.enter("ops", "s1", "ann")
-        await two.enter("ops", "s2", "bob")
+        await one.enter("ops", "s1", Identity("ann"))
+        await two.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:alive:{one._presence._worker}")
         two._comparison.run()
         await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
-        assert await two.enter("ops", "s3", "ann") == "ann"
+        assert await two.enter("ops", "s3", Identity("ann")) == "ann"
         one._comparison.run()
         await ears.until(lambda: Change("join", "s1", "ann*2", "") in ears.comings)
         await heard.until(lambda: heard.nicks)
@@ -225,8 +327,8 @@ class TestPresence(Watching):
 
     async def test_where_the_broker_lost_it_all_is_said_anew_and_nothing_told(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
-        await one.enter("ops", "s1", "ann")
-        await two.enter("ops", "s2", "bob")
+        await one.enter("ops", "s1", Identity("ann"))
+        await two.enter("ops", "s2", Identity("bob"))
         await self.until(lambda: len(heard_by_one.comings) == len(heard_by_two.comings) == 2)
         version = self.version(one)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
@@ -237,33 +339,33 @@ class TestPresence(Watching):
     async def test_what_was_not_heard_is_told_late(self) -> None:
         one, ears, two, _ = await self.two()
         one._presence.heard = lambda room, data: None  # type: ignore[method-assign]
-        await two.enter("ops", "s2", "bob")
+        await two.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: ears.comings)
         assert ears.comings == [Change("join", "s2", "bob", "")]
 
     async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
         one, ears, two, _ = await self.two(presence_limit=2, compare_seconds=60)
         for number in range(4):
-            await two.enter("ops", f"s{number}", f"n{number}")
+            await two.enter("ops", f"s{number}", Identity(f"n{number}"))
         members = await one.members("ops")
         assert (members.count, members.present) == (4, None)
         two.exit("ops", "s3", linger=False)
         two.exit("ops", "s2", linger=False)
         await two.saved()
-        await self.until(lambda: len(one._presence._rooms["ops"].roster._nicks or ()) == 2)  # type: ignore[union-attr]
+        await self.until(lambda: len(one._presence._rooms["ops"].roster._known or ()) == 2)  # type: ignore[union-attr]
         two.exit("ops", "s1", linger=False)
         await ears.until(lambda: len(ears.comings) == 3)
         assert [(each.what, each.nick) for each in ears.comings] == [("join", "n0"), ("join", "n1"), ("leave", "n1")]
 
     async def test_a_nick_is_taken_in_a_room_beyond_the_limit_too(self) -> None:
         one, _, two, _ = await self.two(presence_limit=0)
-        assert [await bus.enter("ops", f"{bus}", "ann") for bus in (one, two)] == ["ann", "ann*2"]
+        assert [await bus.enter("ops", f"{bus}", Identity("ann")) for bus in (one, two)] == ["ann", "ann*2"]
 
     async def test_rooms_are_listed_by_name_with_the_members_of_all_workers_and_the_newest_message(self) -> None:
         one, _, two, _ = await self.two()
         await one.read("ops", None, 1)  # as every room begins
-        await one.enter("ops", "s1", "ann")
-        await two.enter("ops", "s2")
+        await one.enter("ops", "s1", Identity("ann"))
+        await two.enter("ops", "s2", Identity())
         await two.publish("dev", messages("a", "b"))
         await two.read("empty", None, 1)  # somebody looked at it, and nobody is there
         listed, more = await one.list_rooms()
@@ -273,7 +375,7 @@ class TestPresence(Watching):
     async def test_rooms_are_listed_without_the_members_of_a_dead_worker(self) -> None:
         one, _ = await self.worker(self.valkey_url)
         await one.read("ops", None, 1)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         self.ask("HSET", f"{self.prefix}:presence:ops", "dead", "1")
         self.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 zoe zoe")
         listed, _ = await one.list_rooms()
@@ -313,20 +415,20 @@ class TestPresence(Watching):
         heard: list[Any] = []
         ears.present = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
         await one.publish("ops", messages("a", "b"))
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: heard)
         assert heard == [(2, Change("join", "s1", "ann", ""))]
 
     async def test_many_that_come_in_one_turn_are_told_in_one(self) -> None:
         one, ears, _, _ = await self.two()
-        entered = [one.enter("ops", f"s{number}", "guest") for number in range(100)]
+        entered = [one.enter("ops", f"s{number}", Identity("guest")) for number in range(100)]
         nicks = [await each for each in entered]
         assert len(set(nicks)) == 100
         await ears.until(lambda: len(ears.comings) == 100)
 
     async def test_the_last_one_to_leave_leaves_nothing_behind(self) -> None:
         one, _, _, _ = await self.two()
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         one.exit("ops", "s1", linger=False)
         await one.saved()
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
@@ -344,29 +446,29 @@ class TestOutages(Watching):
 
     async def test_a_room_whose_members_could_not_be_read_at_first_is_watched_once_they_can_be(self) -> None:
         one, _ = await self.worker(self.server.url)
-        await one.enter("ops", "s0", "eve")
+        await one.enter("ops", "s0", Identity("eve"))
         user = ("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
         self.server.ask(*user, "-hgetall")
         address = BrokerAddress(path=self.server.path, user="ann", password="secret")
         two, ears = await self.ready(address, "ops", **{**QUICK, "query_seconds": 0.01, "compare_seconds": 60})
         two.watch("ops")
         await self.until(lambda: two._presence._rooms["ops"].failures > 1)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: two._presence._rooms["ops"].early)
         self.server.ask(*user)
         await ears.until(lambda: ears.comings)
-        await one.enter("ops", "s2", "bob")
+        await one.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
 
     async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
         one, _ = await self.worker(self.server.url)
         two, ears = await self.worker(self.server.url)
-        await one.enter("ops", "s1", "ann")
+        await one.enter("ops", "s1", Identity("ann"))
         await ears.until(lambda: ears.comings)
         self.server.kill()
         await self.until(lambda: not one.open and not two.open)
-        entered = two.enter("ops", "s2", "bob")
+        entered = two.enter("ops", "s2", Identity("bob"))
         one.exit("ops", "s1", linger=False)
         self.server.start()
         assert await entered == "bob"

@@ -8,6 +8,7 @@ from chatd.room.roster import Members, Present, Roster
 AFTER = Position("e", 7)
 ANN = Present("s1", "ann", 1)
 BOB = Present("s2", "bob", 2)
+U17 = Present("s3", "eve", 3, "u-17")
 
 
 def members(version: int, *present: Present) -> Members:
@@ -48,6 +49,9 @@ def test_where_something_is_missing_all_is_to_be_read() -> None:
         ((ANN,), (Present("s1", "anna", 1),), [Change("nick", "s1", "anna", "ann")]),
         ((ANN,), (Present("s3", "ann", 3),), [Change("leave", "s1", "ann", ""), joined("s3", "ann")]),
         ((ANN, BOB), (BOB, ANN), []),
+        ((ANN,), (ANN, U17), [Change("join", "s3", "eve", "", "u-17")]),
+        ((U17,), (Present("s3", "eva", 3, "u-17"),), [Change("nick", "s3", "eva", "eve", "u-17")]),
+        ((U17,), (), [Change("leave", "s3", "eve", "", "u-17")]),
     ],
 )
 def test_what_must_have_happened_is_seen_when_all_is_read_anew(

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 the room's presence: a hash of version, and of each worker that has somebody there
 -- ARGV  1 what the key of whom a worker has there starts with, before worker:room: a hash of author to
---       "SINCE [FOLDED NICK]"   2 the room
+--       an entry (presence.lua)   2 the room
 --       3 what the sign of life of each worker starts with   4 the most members of whom each one is told
 -- Gives {version, members, author, entry, author, entry, …}; none where they are too many.
 

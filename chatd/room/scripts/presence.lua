@@ -1,22 +1,25 @@
 -- Change who is in a room, and tell those who watch it: whose worker is dead is gone; others come, go, or change nicks.
 --
 -- KEYS  1 the room's presence: a hash of version, and of each worker that has somebody there
---       2 the nicks in use there: a hash of folded nick to author
+--       2 the nicks in use there: a hash of key to holder, and of each owner to its authors, a space before and after
+--       each; the holder of a nick is the owner of its member, or the author of a member without one
 --       3 the room: a hash of epoch and top; its channel has the same name
 -- ARGV  1 worker   2 what the sign of life of each worker starts with
---       3 what the key of whom a worker has there starts with, before worker:room: a hash of author to
---       "SINCE [FOLDED NICK]"   4 the room
---       5 seconds to keep all that   6 the most members of whom each one is told
+--       3 what the key of whom a worker has there starts with, before worker:room: a hash of author to an entry
+--       4 the room   5 seconds to keep all that   6 the most members of whom each one is told
 --       7 seconds until a worker without a sign of life is dead   8 what is told of the dead, before worker
 --       then changes, each of them what, author, number of further arguments, and these:
---         enter, stay: since, then nick and folded nick, as many as it may be known by (none: by none); who stays was
---         there before, as far as its worker knows: nothing is told, unless it was said to have left
---         nick: as many of both as it may be known by
+--         enter, stay: since, owner, then nick and its keys, as many as it may be known by (none: by none); who stays
+--         was there before, as far as its worker knows: nothing is told, unless it was said to have left
+--         nick: the same; since is not read
 --         leave: none
--- Gives {version, answer, …}: to enter, stay and nick "SINCE [FOLDED NICK]", or false where
+-- An entry is "SINCE KEYS NICK OWNER", the last of them left out where they are empty. KEYS are those under which the
+-- nick is in use, a comma between them. OWNER is whom the member's token names, percent-encoded: it has a %00, as no
+-- key and no author has. All members of one owner may have the same nick.
+-- Gives {version, answer, …}: to enter, stay and nick an entry, or false where
 -- all these nicks are in use by others, or who changes its nick is not there; to leave false.
--- Tells "*VERSION EPOCH TOP MEMBERS\n" and, where they are not too many, [[what, author, nick, nick before], …] in
--- msgpack: join, leave or nick, and the nicks as they read.
+-- Tells "*VERSION EPOCH TOP MEMBERS\n" and, where they are not too many, [[what, author, nick, nick before, subject], …]
+-- in msgpack: join, leave or nick, and the nicks as they read.
 
 local events, workers, count = {}, {}, 0
 
@@ -24,17 +27,16 @@ local function key(worker)
   return ARGV[3] .. worker .. ':' .. ARGV[4]
 end
 
-local function nicks(entry)
-  local folded, nick = string.match(entry, '^%S+ (%S+) (%S+)$')
-  return folded, nick or ''
+-- Gives since, keys, nick and owner.
+local function read(entry)
+  return string.match(entry, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
 end
 
-local function gone(author, entry)
-  local folded, nick = nicks(entry)
-  if folded and redis.call('HGET', KEYS[2], folded) == author then
-    redis.call('HDEL', KEYS[2], folded)
-  end
-  events[#events + 1] = {'leave', author, nick, ''}
+local function tell(what, author, nick, was, owner)
+  local subject = string.gsub(string.match(owner, '^sub%%00(.*)$') or '', '%%(%x%x)', function(hex)
+    return string.char(tonumber(hex, 16))
+  end)
+  events[#events + 1] = {what, author, nick, was, subject}
 end
 
 local function find(author)
@@ -46,22 +48,99 @@ local function find(author)
   end
 end
 
--- Gives folded nick and nick: the first from a place in ARGV on that nobody else has.
-local function choose(author, from, to)
+local function authors(owner)
+  return redis.call('HGET', KEYS[2], owner) or ' '
+end
+
+-- Says whether a holder of a nick is there.
+local function is_here(holder)
+  if not string.find(holder, '%00', 1, true) then
+    return find(holder)
+  end
+  for author in string.gmatch(authors(holder), '%S+') do
+    if find(author) then
+      return true
+    end
+  end
+end
+
+-- Lets the holder of an entry have its nick; where it has it already nothing changes.
+local function hold(author, entry)
+  local _, keys, _, owner = read(entry)
+  local holder = owner ~= '' and owner or author
+  for each in string.gmatch(keys, '[^,]+') do
+    redis.call('HSET', KEYS[2], each, holder)
+  end
+  if owner ~= '' and not string.find(authors(owner), ' ' .. author .. ' ', 1, true) then
+    redis.call('HSET', KEYS[2], owner, authors(owner) .. author .. ' ')
+  end
+end
+
+-- Takes it from who had that entry, unless another member of its owner is there.
+local function release(author, entry)
+  local _, keys, _, owner = read(entry)
+  if owner ~= '' then
+    local all = authors(owner)
+    local from, to = string.find(all, ' ' .. author .. ' ', 1, true)
+    if from then
+      all = string.sub(all, 1, from) .. string.sub(all, to + 1)
+      redis.call('HSET', KEYS[2], owner, all)
+    end
+    if all ~= ' ' then
+      return
+    end
+    redis.call('HDEL', KEYS[2], owner)
+  end
+  local holder = owner ~= '' and owner or author
+  for each in string.gmatch(keys, '[^,]+') do
+    if redis.call('HGET', KEYS[2], each) == holder then
+      redis.call('HDEL', KEYS[2], each)
+    end
+  end
+end
+
+local function gone(author, entry)
+  release(author, entry)
+  local _, _, nick, owner = read(entry)
+  tell('leave', author, nick, '', owner)
+end
+
+-- Says who has a nick: a holder that is there, and is not this one; or this one ('own'); or nobody.
+local function holds(keys, own)
+  local found = nil
+  for each in string.gmatch(keys, '[^,]+') do
+    local holder = redis.call('HGET', KEYS[2], each)
+    if holder == own then
+      found = found or 'own'
+    elseif holder and is_here(holder) then
+      return holder
+    end
+  end
+  return found
+end
+
+-- Gives keys and nick: the first from a place in ARGV on that nobody else has, but of one with an owner the one that
+-- the owner has already.
+local function choose(author, owner, from, to)
+  if owner ~= '' then
+    for i = from, to, 2 do
+      if holds(ARGV[i + 1], owner) == 'own' then
+        return ARGV[i + 1], ARGV[i]
+      end
+    end
+  end
   for i = from, to, 2 do
-    local owner = redis.call('HGET', KEYS[2], ARGV[i + 1])
-    if not owner or owner == author or not find(owner) then
+    local holder = holds(ARGV[i + 1], owner ~= '' and owner or author)
+    if not holder or holder == 'own' then
       return ARGV[i + 1], ARGV[i]
     end
   end
 end
 
-local function put(author, since, folded, nick)
-  local entry = folded and since .. ' ' .. folded .. ' ' .. nick or since
+local function put(author, since, keys, nick, owner)
+  local entry = string.gsub(string.format('%s %s %s %s', since, keys or '', nick or '', owner), ' +$', '')
   redis.call('HSET', key(ARGV[1]), author, entry)
-  if folded then
-    redis.call('HSET', KEYS[2], folded, author)
-  end
+  hold(author, entry)
   return entry
 end
 
@@ -103,6 +182,7 @@ while ARGV[at] do
   local to = at + 2 + ARGV[at + 2]
   local entry, worker = find(author)
   local answer = false
+  local since, owner = ARGV[from], ARGV[from + 1]
   if (what == 'enter' or what == 'stay') and entry then
     -- It is back before it was missed, as who it was.
     if worker ~= ARGV[1] then
@@ -111,23 +191,21 @@ while ARGV[at] do
     end
     answer = entry
   elseif what == 'enter' or what == 'stay' then
-    local folded, nick = choose(author, from + 1, to)
-    if folded or from == to then
-      answer = put(author, ARGV[from], folded, nick)
+    local keys, nick = choose(author, owner, from + 2, to)
+    if keys or from + 1 == to then
+      answer = put(author, since, keys, nick, owner)
       if what == 'enter' or buried then
-        events[#events + 1] = {'join', author, nick or '', ''}
+        tell('join', author, nick or '', '', owner)
       end
     end
   elseif what == 'nick' and worker == ARGV[1] then
-    local folded, nick = choose(author, from, to)
-    if folded then
-      local old, was = nicks(entry)
-      if old and old ~= folded and redis.call('HGET', KEYS[2], old) == author then
-        redis.call('HDEL', KEYS[2], old)
-      end
-      answer = put(author, string.match(entry, '^%S+'), folded, nick)
+    local keys, nick = choose(author, owner, from + 2, to)
+    if keys then
+      local came, _, was, its = read(entry)
+      release(author, entry)
+      answer = put(author, came, keys, nick, its)
       if was ~= nick then
-        events[#events + 1] = {'nick', author, nick, was}
+        tell('nick', author, nick, was, its)
       end
     end
   elseif what == 'leave' and worker == ARGV[1] then
