@@ -47,7 +47,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``watched``        files that are read again when they change
 ``credentials``    passwords and certificates for the broker, read from files
 ``wire/``          bytes in, values out; no sockets, no clock
-``  nick``         what a client may be called
+``  nick``         what a client may be called, and which nicks look alike (``*.txt``)
 ``  json_line``    JSON that is one line to every reader
 ``  handshake``    the head of an HTTP request: checked, parsed, refused; the room in it; a WebSocket's accepted
 ``  frames``       RFC 6455 frames: the fast lane in, whole frames out

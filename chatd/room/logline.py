@@ -6,9 +6,10 @@ One message is one line::
 
 time (RFC 3339, UTC), room, who (the nick, or ``-`` for an author without one, ``@`` and the address), message id, text,
 with one space between them. Where the author's token has a subject, who is ``nick:SUBJECT@ADDRESS``: no nick has a
-colon, no address an ``@``; a space of the subject is ``\x20``. Text that would end the line or move the terminal it is read on comes out as escapes
-(``escape``, ``unescape``). A message that was logged and then could not be published has a second line with
-its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had it.
+colon, no address an ``@``; a space of the subject is ``\x20``. Text that would end the line or move the terminal it is
+read on comes out as escapes (``escape``, ``unescape``). A message that was logged and then could not be published has a
+second line with its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had
+it.
 
 For programs the same can be JSON, an object a line: ``time``, ``room``, ``nick`` (null for nobody), ``address``,
 ``id`` and ``text``, ``action`` (true) where the author does what the text says, and ``subject`` where its token has
@@ -79,7 +80,7 @@ def message_lines(entry: Entry) -> str:
 
 
 def _who(message: Message) -> str:
-    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows (``/me``), ``ann:u-17`` is u-17."""
+    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows, ``ann:u-17`` has a subject."""
     who = "-"
     if message.nick:
         nick = escape(message.nick) if message.nick != "-" else r"\x2d"

@@ -2,8 +2,8 @@
 
 What it promises:
 
-* Two members of a room never have the same nick: whoever comes later gets another one. But all members whom their
-  tokens name alike have one nick, for as long as any of them is there.
+* Two members of a room never have the same nick, or two that look alike: whoever comes later gets another one. But all
+  members whom their tokens name alike have one nick, for as long as any of them is there.
 * Who comes back within ``linger_seconds``, as the same author, is taken not to have left.
 * The members of a worker that died are gone within a minute: each worker gives a sign of life every
   ``compare_seconds``, and looks for those of the others that have somebody in its rooms.
@@ -29,7 +29,7 @@ from chatd.message import Change, Changes, Position, decode_changes
 from chatd.room.queries import Queries
 from chatd.room.roster import FIRST, Identity, Members, Occupied, Present, Roster
 from chatd.room.script import ALIVE, MEMBERS, PRESENCE, ROOMS
-from chatd.wire.nick import folded
+from chatd.wire.nick import keys
 
 log = Logger()
 
@@ -67,7 +67,7 @@ class _Step:
             return [self.what, self.author, 0]
         values: list[Any] = [self.since, quote(self.identity.owner)]
         for name in islice(self.choices, most << self.rounds):
-            values += [name, quote(folded(name))]
+            values += [name, _held_under(name)]
         self.rounds += 1
         return [self.what, self.author, len(values), *values]
 
@@ -443,6 +443,11 @@ class Presence:
 
     def _key(self, kind: str, rest: str) -> bytes:
         return f"{self._config.redis_prefix}:{kind}:{rest}".encode()
+
+
+def _held_under(nick: str) -> str:
+    """Write the keys of a nick as the script takes them."""
+    return ",".join(map(quote, keys(nick)))
 
 
 _SUBJECT = quote("sub\0")

@@ -11,11 +11,16 @@ nick. So no client can choose a nick that the server gives to another.
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 
 NICK_LENGTH = 32
+
+CONFUSABLES = Path(__file__).with_name("confusables.txt")
+"""The characters that look like others; ``docs/confusables.py`` writes it."""
 
 _HASH_LENGTH = 6
 
@@ -91,8 +96,31 @@ def candidates(nick: str, *, marked: bool = False) -> Iterator[str]:
 
 
 def folded(nick: str) -> str:
-    """Give the key under which a nick is in use: two that differ in case or in compatible characters alone are one.
+    """Return what is the same for nicks that differ in case or in compatible characters alone.
 
     It is to compare, not to show: it may be longer than a nick, and hold what no nick may.
     """
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", nick).casefold())
+
+
+@lru_cache(maxsize=4096)
+def keys(nick: str) -> tuple[str, ...]:
+    """Return the keys under which a nick is in use, one or two. Two nicks that share a key are one.
+
+    The first is ``folded``, the second that of the nick's skeleton: nicks that look alike have the same (UTS 39).
+    One key could not do both: ``I`` is an ``i`` in another case, and looks like an ``l``.
+    """
+    skeleton = unicodedata.normalize("NFKD", nick).translate(_prototypes())
+    return tuple(dict.fromkeys((folded(nick), folded(skeleton))))
+
+
+@cache
+def _prototypes() -> Mapping[int, str]:
+    """Read what each character that looks like others is compared as; when the first nick is compared."""
+    found: dict[int, str] = {}
+    for line in CONFUSABLES.read_text("ascii").splitlines():
+        if not line.startswith("#"):
+            prototype, _, sources = line.partition(";")
+            text = "".join(chr(int(number, 16)) for number in prototype.split())
+            found |= dict.fromkeys((int(number, 16) for number in sources.split()), text)
+    return found

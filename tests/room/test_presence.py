@@ -139,6 +139,17 @@ class TestPresence(Watching):
             "Ann*3",
         ]
 
+    async def test_a_nick_that_looks_like_one_in_use_is_taken_until_that_one_has_left(self) -> None:
+        one, _, two, _ = await self.two()
+        assert await one.enter("ops", "s1", Identity("Bill")) == "Bill"
+        for number, nick in enumerate(("BiII", "b\u0456ll", "Bi1l", "bill")):
+            assert await two.enter("ops", f"b{number}", Identity(nick)) == f"{nick}*2"
+            two.exit("ops", f"b{number}", linger=False)
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        await two.saved()
+        assert await two.enter("ops", "s2", Identity("BiII")) == "BiII"
+
     async def test_there_is_always_another_one(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
         given = [await bus.enter("ops", f"{number}", Identity("ann")) for number, bus in enumerate((one, two) * 4)]

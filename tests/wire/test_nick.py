@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.wire.nick import BadNick, as_nick, candidates, folded, read_nick
+from chatd.wire.nick import BadNick, as_nick, candidates, folded, keys, read_nick
 
 BLANK = {
     0x034F,
@@ -154,6 +154,53 @@ def test_nicks_that_differ_in_case_or_form_alone_are_one(one: str, other: str) -
 @pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann*2")])
 def test_other_nicks_are_two(one: str, other: str) -> None:
     assert folded(one) != folded(other)
+
+
+def are_one(one: str, other: str) -> bool:
+    return bool(set(keys(one)) & set(keys(other)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ann", "Ann"),
+        ("ann", "\u0430nn"),  # Cyrillic
+        ("ANN", "\u0391NN"),  # Greek
+        ("bot", "\u0412\u041e\u0422"),  # Cyrillic capitals
+        ("Tom", "Torn"),
+        ("zoe", "z0e"),
+        ("BOSS", "B0SS"),
+        ("paypal", "paypaI"),
+        ("paypal", "paypa1"),
+        ("bill", "biII"),
+        ("ann", "\uff41\uff4e\uff4e"),
+        ("ian", "Ian"),
+    ],
+)
+def test_nicks_that_look_alike_are_one(one: str, other: str) -> None:
+    assert are_one(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ann", "anna"),
+        ("ann", "\u00e5nn"),
+        ("ann", "ann*2"),
+        ("ali", "all"),
+        ("ian", "lan"),
+        ("nan", "van"),
+        ("a", "b"),
+    ],
+)
+def test_nicks_that_only_resemble_each_other_are_two(one: str, other: str) -> None:
+    assert not are_one(one, other)
+
+
+@given(NICKS)
+def test_a_nick_has_a_key_or_two_and_shares_one_with_itself_in_any_case(nick: str) -> None:
+    assert 1 <= len(keys(nick)) <= 2
+    assert are_one(nick, nick.casefold())
 
 
 @given(NICKS)
