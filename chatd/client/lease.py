@@ -1,14 +1,26 @@
 """What a client may do, for as long as its token is good: it is warned before the end, and may bring another token."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 from chatd.config import Config
 from chatd.gate.auth import EVERYTHING, BadToken, Grant, Guard
+from chatd.gate.limits import group
 from chatd.room.roster import Identity
+
+_ORIGIN_LENGTH = 16
 
 LOOK_SECONDS = 3600.0
 """How long a timer runs at most: the clock by which tokens are good may be set meanwhile."""
+
+
+@lru_cache(maxsize=4096)
+def origin(address: str) -> str:
+    """Return what is the same for all clients of an address, or of its network, and does not show it; empty: none."""
+    place = group(address)
+    return sha256(place.encode()).hexdigest()[:_ORIGIN_LENGTH] if place else ""
 
 
 class Lease:
@@ -33,8 +45,8 @@ class Lease:
         """For how many more seconds it is good; None: without end."""
         return None if self.grant.expires is None else max(0.0, self.grant.expires - self._now())
 
-    def identify(self, nick: str) -> Identity:
-        """Return who a client is in a room where it wants a nick."""
+    def identify(self, nick: str, address: str) -> Identity:
+        """Return who a client at an address is in a room where it wants a nick."""
         return Identity(nick, self.grant.who, self.grant.anonymous)
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
@@ -89,6 +101,10 @@ class _Unlimited(Lease):
 
     def stop(self) -> None:
         """Nothing was begun."""
+
+    def identify(self, nick: str, address: str) -> Identity:
+        """Return the same; without tokens clients from one place may be one client."""
+        return Identity(nick, origin=origin(address)) if nick else Identity()
 
     def renew(self, token: str) -> None:
         """Take no token. Raises BadToken."""

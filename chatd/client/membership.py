@@ -123,7 +123,7 @@ class Membership:
     def identity(self) -> Identity:
         """What it wants to be called, in all its rooms the same where no token says it, and with which right."""
         program = self._program
-        identity = program.lease.identify(program.wanted)
+        identity = program.lease.identify(program.wanted, program.address)
         return identity if identity.owner else identity.keeping(program.nick)
 
     @property

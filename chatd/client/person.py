@@ -145,7 +145,7 @@ class Person(Session):
             REFUSED_MESSAGES["rate_limited"].value += 1
             self._warn(self._pace, wait)
             return
-        identity = self.lease.identify(nick)
+        identity = self.lease.identify(nick, self.address)
         self._ask(lambda: self._hub.rename(self._place.room, self, identity), lambda has: self._tell_nick(nick, has))
 
     def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:

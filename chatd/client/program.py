@@ -461,7 +461,7 @@ class Program:
 
     async def _rename_everywhere(self, nick: str) -> str:
         """Take a nick in all rooms, the same wherever that is free; give that of the first."""
-        identity = self.lease.identify(nick)
+        identity = self.lease.identify(nick, self.address)
         has = ""
         for room, member in list(self._rooms.items()):
             if member.joined and self._rooms.get(room) is member:
@@ -473,7 +473,8 @@ class Program:
     def renamed(self, nick: str) -> None:
         """Say which nick it has now."""
         was, self.nick = self.nick, nick
-        self.say(events.NickAnswer(nick, was or None))
+        if nick != was:  # it may be told so in several rooms
+            self.say(events.NickAnswer(nick, was or None))
 
     def tell_members(self, room: str, ref: Ref) -> None:
         """Say who is in a room."""

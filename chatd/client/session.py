@@ -139,7 +139,7 @@ class Session:
     @property
     def identity(self) -> Identity:
         """What it wants to be called, and with which right."""
-        return self.lease.identify(self.wanted)
+        return self.lease.identify(self.wanted, self.address)
 
     @property
     def key(self) -> str:

@@ -5,6 +5,7 @@ What it promises:
 * Two members of a room never have the same nick, or two that look alike: whoever comes later gets another one. But all
   members whom their tokens name alike have one nick, for as long as any of them is there.
 * Who comes back within ``linger_seconds``, as the same author, is taken not to have left.
+* Who comes back as another author while its last connection still has its nick gets the nick when that one has left.
 * The members of a worker that died are gone within a minute: each worker gives a sign of life every
   ``compare_seconds``, and looks for those of the others that have somebody in its rooms.
 * A worker of which the broker lost the members says them anew.
@@ -14,7 +15,7 @@ A member is known by its author: its connection, or the first one that came with
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -65,8 +66,9 @@ class _Step:
         """
         if self.identity is None:
             return [self.what, self.author, 0]
-        values: list[Any] = [self.since, quote(self.identity.owner)]
-        for name in islice(self.choices, most << self.rounds):
+        identity = self.identity
+        values: list[Any] = [self.since, quote(identity.owner), identity.origin, _held_under(identity.nick)]
+        for name in islice(self.choices, 1 if self.what == "again" else most << self.rounds):
             values += [name, _held_under(name)]
         self.rounds += 1
         return [self.what, self.author, len(values), *values]
@@ -79,6 +81,8 @@ class _Member:
     since: int
     nick: str
     identity: Identity
+    ghost: str = ""
+    """Who has the nick that it wants, and may be a connection of the same client that broke."""
 
     def stays(self, author: str) -> _Step:
         """Return what says it anew, under the nick that it has if that is still free."""
@@ -91,6 +95,8 @@ class _Here:
 
     members: dict[str, _Member] = field(default_factory=dict)
     """By author; also those that linger."""
+    ghosts: dict[str, list[str]] = field(default_factory=dict)
+    """Those who wait for the nick of somebody that may be the same client, by that one's author."""
     lingering: dict[str, Any] = field(default_factory=dict)
     """What will say that they have left."""
     waiting: list[_Step] = field(default_factory=list)
@@ -104,6 +110,18 @@ class _Here:
     """What was told while that was read for the first time."""
     failures: int = 0
     """How often reading it has failed, since it last succeeded."""
+
+    def wait_for(self, author: str, ghost: str) -> None:
+        """Note whose nick a member waits for; empty: nobody's."""
+        member = self.members[author]
+        if member.ghost != ghost:
+            if member.ghost:
+                self.ghosts[member.ghost].remove(author)
+                if not self.ghosts[member.ghost]:
+                    del self.ghosts[member.ghost]
+            if ghost:
+                self.ghosts.setdefault(ghost, []).append(author)
+            member.ghost = ghost
 
 
 class Presence:
@@ -177,7 +195,9 @@ class Presence:
     def _has_left(self, room: str, author: str) -> None:
         here = self._rooms[room]
         here.lingering.pop(author, None)
-        here.members.pop(author, None)
+        if author in here.members:
+            here.wait_for(author, "")
+            del here.members[author]
         self._do(room, here, _Step("leave", author)).addErrback(lambda _: None)
 
     def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
@@ -251,6 +271,9 @@ class Presence:
             self._read_soon(room, here, told.version)
         elif changes:
             self._told(room, told.after, changes)
+            for change in changes:
+                if change.what == "leave":
+                    self._give_back(room, here, change.session)
 
     def _read_soon(self, room: str, here: _Here, version: int) -> None:
         """Learn who is there; where the broker has lost it, when all workers will have said it anew."""
@@ -283,6 +306,8 @@ class Presence:
                         self._take(room, here, here.roster, told)
             elif changes := here.roster.replace(members):
                 self._told(room, Position("", 0), changes)
+            for ghost in list(here.ghosts):
+                self._look_whether_gone(room, here, ghost)
 
         def failed(failure: Failure) -> None:
             here.reading = False
@@ -297,6 +322,18 @@ class Presence:
         self.members(room).addCallbacks(read, failed).addErrback(
             lambda failure: log.failure("the members of a room were not told", failure)
         )
+
+    def _look_whether_gone(self, room: str, here: _Here, ghost: str) -> None:
+        if here.roster is not None and not here.roster.has(ghost):
+            self._give_back(room, here, ghost)
+
+    def _give_back(self, room: str, here: _Here, ghost: str) -> None:
+        """Ask for the nick of somebody that has left, for those who wait for it: one of them may get it."""
+        for author in list(here.ghosts.get(ghost, ())):
+            member = here.members[author]
+            here.wait_for(author, "")
+            asked = self._do(room, here, _Step("again", author, identity=replace(member.identity, first="")))
+            asked.addCallback(self._is_still, room, author, member.nick).addErrback(lambda _: None)
 
     # Signs of life
 
@@ -398,16 +435,21 @@ class Presence:
         ).addCallback(self._sent, room, here)
 
     def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[_Step]) -> None:
-        for step, entry in zip(steps, answer[1:], strict=True):
-            if entry is None and step.identity is not None and step.author in here.members:
+        for step, given in zip(steps, answer[1:], strict=True):
+            if given is None and step.identity is not None and step.author in here.members:
                 here.waiting.append(step)  # all these names are taken: the next ones
                 continue
             nick = ""
-            if entry is not None:
+            if given is not None:
+                entry, ghost = given
                 present = _present(step.author, entry)
                 nick = present.nick
                 if (member := here.members.get(step.author)) is not None:
                     member.since, member.nick = present.since, nick
+                    if ghost or step.what != "stay":  # that a ghost has left is told beside
+                        here.wait_for(step.author, ghost.decode())
+                    if step.what != "again" and ghost:
+                        self._look_whether_gone(room, here, ghost.decode())
             step.done.callback(nick)
 
     def flushed(self) -> "Deferred[None]":

@@ -33,6 +33,9 @@ class Identity:
     """Whom its token names (``Grant.who``): all its members have one nick, which nobody else gets. Empty: nobody."""
     marked: bool = False
     """Whether its nick is never given without a number, for its token proves none."""
+    origin: str = ""
+    """The same for members that may be one client; empty: that does not matter. A member that comes while another of
+    its origin has its nick gets the nick when that one has left."""
     first: str = ""
     """Another nick that it would rather have; empty: none."""
 
@@ -78,6 +81,10 @@ class Roster:
         self.count = members.count
         """How many they are, about, where they are too many to be told one by one."""
         self._known = _known(members)
+
+    def has(self, session: str) -> bool:
+        """Whether somebody is there, as far as that is known."""
+        return self._known is None or session in self._known
 
     def take(self, told: Changes) -> Sequence[Change] | None:
         """Take what the bus tells: give what is new; None where something is missing, and all is to be read anew."""

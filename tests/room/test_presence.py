@@ -21,6 +21,8 @@ from tests.room.server import Client, Server
 QUICK: dict[str, Any] = {"roster_seconds": 0.05, "compare_seconds": 0.1, "alive_seconds": 1, "linger_seconds": 0.3}
 """What makes presence forget, and see, in no time."""
 
+HOME, AWAY = Identity("ann", origin="home"), Identity("ann", origin="away")
+
 
 class Refusing(Queries):
     """Asks a broker that refuses everything."""
@@ -281,6 +283,115 @@ class TestPresence(Watching):
         assert await two.enter("ops", "s2", Identity("bob", marked=True)) == "bob*2"
         assert await two.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
         assert await one.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
+
+    # A nick that a client has lost to its own last connection
+
+    async def test_a_client_gets_its_nick_back_when_its_last_connection_has_left(self) -> None:
+        one, heard_by_one, two, heard_by_two = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        one.exit("ops", "s1", linger=False)
+        await self.until(lambda: heard_by_two.nicks)
+        assert (heard_by_two.nicks, heard_by_one.nicks) == ({"s2": "ann"}, {})
+        assert await self.nicks(one) == {"s2": "ann"}
+        await heard_by_one.until(lambda: len(heard_by_one.comings) == 4)
+        assert heard_by_one.comings[2:] == [Change("leave", "s1", "ann", ""), Change("nick", "s2", "ann", "ann*2")]
+
+    async def test_a_client_from_elsewhere_does_not_get_it(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", AWAY) == "ann*2"
+        assert await two.enter("ops", "s3", Identity("ann")) == "ann*3"
+        assert await two.enter("ops", "s4", HOME) == "ann*4"
+        one.exit("ops", "s1", linger=False)
+        await self.until(lambda: ears.nicks)
+        await two.saved()
+        assert ears.nicks == {"s4": "ann"}
+        two.exit("ops", "s4", linger=False)
+        await ears.until(lambda: Change("leave", "s4", "ann", "") in ears.comings)
+        await two.saved()
+        assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann*3"}
+
+    async def test_of_several_one_gets_it_and_the_others_wait_for_that_one(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", HOME)
+        for author, bus in (("s2", one), ("s3", two), ("s4", two)):
+            await bus.enter("ops", author, HOME)
+        gone, left = "s1", {"s2", "s3", "s4"}
+        while left:
+            for bus in (one, two):
+                bus.exit("ops", gone, linger=False)
+            gone = await self.who_is_ann(one, left)
+            left.remove(gone)
+            assert len(await self.nicks(one)) == len(left) + 1
+
+    async def who_is_ann(self, bus: Bus, authors: set[str]) -> str:
+        """Wait for one of these to be ann in ops, and return it."""
+        while True:
+            found = [author for author, nick in (await self.nicks(bus)).items() if nick == "ann" and author in authors]
+            if found:
+                (author,) = found
+                return author
+            await deferLater(reactor, 0.005)
+
+    async def test_a_nick_that_somebody_else_has_taken_by_then_is_not_taken_away(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        one.exit("ops", "s1", linger=False)
+        assert await one.enter("ops", "s3", AWAY) == "ann"
+        await ears.until(lambda: len(ears.comings) == 4)
+        await two.saved()
+        assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann"}
+        assert ears.nicks == {}
+
+    async def test_a_client_gets_its_nick_back_when_the_worker_of_its_last_connection_is_dead(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        self.stop(one)
+        await self.until(lambda: ears.nicks == {"s2": "ann"})
+        assert await self.nicks(two) == {"s2": "ann"}
+
+    async def test_a_client_gets_its_nick_back_though_its_worker_did_not_hear_that_the_other_left(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        two._presence.heard = lambda room, data: None  # type: ignore[method-assign]
+        one.exit("ops", "s1", linger=False)
+        await self.until(lambda: ears.nicks == {"s2": "ann"})
+
+    async def test_a_client_gets_its_nick_back_though_its_worker_watched_the_room_only_afterwards(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        two.unwatch("ops")
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        two.watch("ops")
+        await self.until(lambda: ears.nicks == {"s2": "ann"})
+
+    async def test_a_client_that_took_another_nick_meanwhile_keeps_that(self) -> None:
+        one, _, two, ears = await self.two()
+        await one.enter("ops", "s1", HOME)
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        assert await two.rename("ops", "s2", Identity("bob", origin="home")) == "bob"
+        one.exit("ops", "s1", linger=False)
+        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        await two.saved()
+        assert await self.nicks(one) == {"s2": "bob"}
+
+    async def test_nobody_who_left_is_waited_with(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", HOME)
+        for author in ("s2", "s3"):
+            await two.enter("ops", author, HOME)
+        here = two._presence._rooms["ops"]
+        assert here.ghosts == {"s1": ["s2", "s3"]}
+        two.exit("ops", "s2", linger=False)
+        assert here.ghosts == {"s1": ["s3"]}
+        two.exit("ops", "s3", linger=False)
+        assert here.ghosts == {}
 
     async def test_rooms_do_not_share_nicks(self) -> None:
         one, _, _, _ = await self.two()

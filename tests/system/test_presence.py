@@ -143,6 +143,28 @@ def test_who_is_back_within_ten_seconds_was_never_away(daemon: Daemon) -> None:
             assert {watcher.recv(20), watcher.recv(20)} == {"ann: here", "bob: here"}
 
 
+def test_who_comes_back_before_its_last_connection_is_missed_gets_its_nick_back(daemon: Daemon) -> None:
+    first, second = daemon.worker_pids()
+    with (
+        daemon.connect_to(first, "f?nick=ann") as old_ann,
+        program(daemon, "f?nick=bot", first) as old_bot,
+        daemon.connect_to(second, "f?nick=ann") as ann,
+        program(daemon, "f?nick=bot", second) as bot,
+    ):
+        assert hear(ann, "* ann is taken, you are ann*2")
+        assert bot.welcome["nick"] == "bot*2"
+        old_ann.close()
+        assert hear(ann, "* you are ann")[-2:] == ["* ann left", "* you are ann"]
+        old_bot.client.close()
+        told = bot.hear("nick")
+        assert (told["nick"], told["was"], "ref" in told) == ("bot", "bot*2", False)
+        assert hear(ann, "* bot*2 is now bot")
+        ann.send("hello")
+        heard = bot.hear_up_to("hello")
+        assert heard[-1]["nick"] == "ann"
+        assert nicks(bot.ask("members", room="f")) == ["ann", "bot"]
+
+
 # What dies
 
 

@@ -9,15 +9,18 @@
 --       4 the room   5 seconds to keep all that   6 the most members of whom each one is told
 --       7 seconds until a worker without a sign of life is dead   8 what is told of the dead, before worker
 --       then changes, each of them what, author, number of further arguments, and these:
---         enter, stay: since, owner, then nick and its keys, as many as it may be known by (none: by none); who stays
---         was there before, as far as its worker knows: nothing is told, unless it was said to have left
---         nick: the same; since is not read
+--         enter, stay: since, owner, origin, keys of the nick that it wants, then nick and its keys, as many as it may
+--         be known by (none: by none); who stays was there before, as far as its worker knows: nothing is told, unless
+--         it was said to have left
+--         nick, again: the same; since is not read. Who asks again keeps its nick where the other is still in use
 --         leave: none
--- An entry is "SINCE KEYS NICK OWNER", the last of them left out where they are empty. KEYS are those under which the
--- nick is in use, a comma between them. OWNER is whom the member's token names, percent-encoded: it has a %00, as no
--- key and no author has. All members of one owner may have the same nick.
--- Gives {version, answer, …}: to enter, stay and nick an entry, or false where
--- all these nicks are in use by others, or who changes its nick is not there; to leave false.
+-- An entry is "SINCE KEYS NICK OWNER ORIGIN", the last of them left out where they are empty. KEYS are those under
+-- which the nick is in use, a comma between them. OWNER is whom the member's token names, percent-encoded: it has a
+-- %00, as no key and no author has. All members of one owner may have the same nick. ORIGIN is the same for members
+-- that come from one place, and may be one client.
+-- Gives {version, answer, …}: to enter, stay, nick and again {entry, ghost}, or false where all these nicks are in use
+-- by others, or who changes its nick is not there; to leave false. Ghost is the author that has the nick which the
+-- member wants, and comes from the same place; empty: none.
 -- Tells "*VERSION EPOCH TOP MEMBERS\n" and, where they are not too many, [[what, author, nick, nick before, subject], …]
 -- in msgpack: join, leave or nick, and the nicks as they read.
 
@@ -27,9 +30,9 @@ local function key(worker)
   return ARGV[3] .. worker .. ':' .. ARGV[4]
 end
 
--- Gives since, keys, nick and owner.
+-- Gives since, keys, nick, owner and origin.
 local function read(entry)
-  return string.match(entry, '^(%S+) ?(%S*) ?(%S*) ?(%S*)$')
+  return string.match(entry, '^(%S+) ?(%S*) ?(%S*) ?(%S*) ?(%S*)$')
 end
 
 local function tell(what, author, nick, was, owner)
@@ -137,8 +140,21 @@ local function choose(author, owner, from, to)
   end
 end
 
-local function put(author, since, keys, nick, owner)
-  local entry = string.gsub(string.format('%s %s %s %s', since, keys or '', nick or '', owner), ' +$', '')
+local function ghost(author, entry, wanted)
+  local _, _, _, _, origin = read(entry)
+  for each in string.gmatch(origin ~= '' and wanted or '', '[^,]+') do
+    local holder = redis.call('HGET', KEYS[2], each)
+    local other = holder and holder ~= author and find(holder)
+    if other and select(5, read(other)) == origin then
+      return holder
+    end
+  end
+  return ''
+end
+
+local function put(author, since, keys, nick, owner, origin)
+  local parts = table.concat({since, keys or '', nick or '', owner, origin}, ' ')
+  local entry = string.gsub(parts, ' +$', '')
   redis.call('HSET', key(ARGV[1]), author, entry)
   hold(author, entry)
   return entry
@@ -182,7 +198,7 @@ while ARGV[at] do
   local to = at + 2 + ARGV[at + 2]
   local entry, worker = find(author)
   local answer = false
-  local since, owner = ARGV[from], ARGV[from + 1]
+  local since, owner, origin, wanted = ARGV[from], ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   if (what == 'enter' or what == 'stay') and entry then
     -- It is back before it was missed, as who it was.
     if worker ~= ARGV[1] then
@@ -191,28 +207,30 @@ while ARGV[at] do
     end
     answer = entry
   elseif what == 'enter' or what == 'stay' then
-    local keys, nick = choose(author, owner, from + 2, to)
-    if keys or from + 1 == to then
-      answer = put(author, since, keys, nick, owner)
+    local keys, nick = choose(author, owner, from + 4, to)
+    if keys or from + 3 == to then
+      answer = put(author, since, keys, nick, owner, origin)
       if what == 'enter' or buried then
         tell('join', author, nick or '', '', owner)
       end
     end
-  elseif what == 'nick' and worker == ARGV[1] then
-    local keys, nick = choose(author, owner, from + 2, to)
+  elseif (what == 'nick' or what == 'again') and worker == ARGV[1] then
+    local keys, nick = choose(author, owner, from + 4, to)
     if keys then
-      local came, _, was, its = read(entry)
+      local came, _, was = read(entry)
       release(author, entry)
-      answer = put(author, came, keys, nick, its)
+      answer = put(author, came, keys, nick, owner, origin)
       if was ~= nick then
-        tell('nick', author, nick, was, its)
+        tell('nick', author, nick, was, owner)
       end
+    elseif what == 'again' then
+      answer = entry
     end
   elseif what == 'leave' and worker == ARGV[1] then
     redis.call('HDEL', key(worker), author)
     gone(author, entry)
   end
-  answers[#answers + 1] = answer
+  answers[#answers + 1] = answer and {answer, ghost(author, answer, wanted)}
   at = to + 1
 end
 
