@@ -173,8 +173,17 @@ def test_what_is_read_counts_by_its_size() -> None:
     asker.clock.advance(20)
     assert Asker(house).ask("GET /ops?last=1").status == 429
     asker.clock.advance(1)
-    assert Asker(house).ask("GET /-/rooms").status == 200  # 1, and its size
-    assert Asker(house).ask("GET /ops?last=0").status == 429
+    assert Asker(house).ask("GET /ops?last=0").status == 200
+
+
+def test_a_list_of_rooms_counts_by_its_size() -> None:
+    house = House(replace(CONFIG, limit_requests="1", limit_requests_seconds=10, limit_read_bytes=100))
+    asker = Asker(house)
+    for number in range(8):
+        house.say("hello", room=f"r{number}")
+    rest = 10 - 1 - int(len(asker.ask("GET /-/rooms").body) / 100 + 1)
+    assert 0 < rest < 6
+    assert [asker.ask("GET /ops?last=0").status for _ in range(rest + 1)] == [200] * rest + [429]
 
 
 # What is said
