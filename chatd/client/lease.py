@@ -7,7 +7,7 @@ from typing import Any
 
 from chatd.config import Config
 from chatd.gate.auth import EVERYTHING, BadToken, Grant, Guard
-from chatd.gate.limits import group
+from chatd.gate.usage import group
 from chatd.room.roster import Identity
 
 _ORIGIN_LENGTH = 16
