@@ -65,6 +65,10 @@ def field(window: Window) -> Locator:
     return window.page.get_by_label("Token", exact=True)
 
 
+def question(window: Window) -> Locator:
+    return window.page.get_by_role("group", name="This link brings another token.")
+
+
 def why(window: Window) -> Locator:
     return window.page.locator("#why")
 
@@ -171,6 +175,7 @@ def test_of_several_rooms_one_that_is_open_is_enough(windows: Windows) -> None:
     window.page.keyboard.press("Enter")
     window.say("hello")
     window.page.goto(f"{window.base}/second#token={good(second='rw')}")
+    window.page.get_by_role("button", name="Use the token of the link").click()
     window.wait_for("hello")
     window.online()
     window.page.locator("#open-rooms").get_by_role("link", name="first").click()
@@ -230,12 +235,60 @@ def test_a_token_that_ran_out_while_the_page_was_closed_is_asked_for_anew(window
     expect(window.page.get_by_label("Your name")).to_have_value("ann")
 
 
-def test_a_link_with_another_token_makes_somebody_else_of_the_page(windows: Windows) -> None:
-    window = windows.new().open(f"links#token={good()}")
-    expect(window.page.locator("#members")).to_have_text("ann (you)")
-    window.page.goto(f"{window.base}/links#token={good('ben')}")
-    expect(window.page.locator("#members")).to_contain_text("ben (you)")
-    assert window.page.url == f"{window.base}/links"
+def test_a_link_with_another_token_asks_before_it_makes_somebody_else_of_the_page(windows: Windows) -> None:
+    mine, others = good(), good("ben")
+    window = windows.new().open(f"links#token={mine}")
+    page, dials = window.page, count_dials(window.page)
+    page.goto(f"{window.base}/links#token={others}")
+    expect(question(window)).to_be_visible()
+    assert page.url == f"{window.base}/links"
+    assert others not in page.content()
+    assert (remembered(window, "token"), len(dials)) == (mine, 0)
+    expect(page.locator("#members")).to_have_text("ann (you)")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Keep my token").click()
+    expect(question(window)).to_be_hidden()
+    expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    assert (remembered(window, "token"), len(dials)) == (mine, 0)
+
+    page.goto(f"{window.base}/links#token={others}")
+    page.get_by_role("button", name="Use the token of the link").click()
+    expect(page.locator("#members")).to_contain_text("ben (you)")
+    expect(question(window)).to_be_hidden()
+    assert remembered(window, "token") == others
+
+
+def test_a_link_that_opens_the_page_anew_asks_too_and_a_reload_forgets_its_token(windows: Windows) -> None:
+    mine = good()
+    window = windows.new().open(f"anew#token={mine}")
+    window.open(f"other?token={good('ben')}")
+    expect(question(window)).to_be_visible()
+    expect(window.page.get_by_label("Your name")).to_have_value("ann")
+    window.page.reload()
+    window.online()
+    expect(question(window)).to_be_hidden()
+    assert remembered(window, "token") == mine
+
+
+def test_the_same_token_and_a_first_one_are_taken_without_a_question(windows: Windows) -> None:
+    window = refused(windows, "first")
+    mine = good()
+    window.page.goto(f"{window.base}/first#token={mine}")
+    window.online()
+    window.open(f"second?token={mine}")
+    window.page.goto(f"{window.base}/second#token={mine}")
+    expect(window.page.locator("#members")).to_contain_text("ann (you)")
+    expect(question(window)).to_be_hidden()
+    assert remembered(window, "token") == mine
+
+
+def test_everybody_can_answer_the_question(windows: Windows) -> None:
+    window = windows.new(**PHONE).open(f"answer#token={good()}")
+    window.page.goto(f"{window.base}/answer#token={good('ben')}")
+    expect(question(window)).to_be_visible()
+    assert serious(window) == []
+    assert window.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    expect(window.page.get_by_role("button", name="Use the token of the link")).to_be_in_viewport(ratio=1)
 
 
 def test_the_name_is_that_of_the_token(windows: Windows) -> None:

@@ -59,9 +59,7 @@ const isToken = (text) => /^[\w-]+(\.[\w-]*){2}$/.test(text); // and so may stan
 function takeToken() {
   const given = [location.hash.slice(1), location.search].map((each) => new URLSearchParams(each).get("token"));
   if (given.some((each) => each !== null)) history.replaceState(null, "", location.pathname);
-  const token = given.find(isToken);
-  if (token) ours.set("token", token);
-  return token;
+  return given.find(isToken) ?? "";
 }
 
 // The connection
@@ -456,6 +454,17 @@ class Gate {
     find("why").textContent = why && `${why[0].toUpperCase()}${why.slice(1)}${why.endsWith(".") ? "" : "."}`;
   }
 
+  // Asks whether to use another token; neither answer has the focus, so that no key gives it by chance.
+  offer(use) {
+    find("offered").textContent = "This link brings another token. With it you speak under the name that it has.";
+    find("offer").hidden = false;
+    find("use-offer").onclick = use;
+    find("keep-token").onclick = () => {
+      find("offer").hidden = true;
+      find("text").focus();
+    };
+  }
+
   // Asks for a token; who is writing something else is not interrupted.
   ask(why) {
     this.open(!document.activeElement?.value);
@@ -487,7 +496,9 @@ class Gate {
 
 class Chat {
   constructor() {
-    this.token = [takeToken(), ours.get("token", "")].find(isToken) ?? "";
+    const brought = takeToken();
+    this.token = [ours.get("token", ""), brought].find(isToken) ?? "";
+    ours.set("token", this.token);
     const here = roomHere();
     const open = new Set([...ours.get("rooms", []), here]);
     this.rooms = new Map([...open].map((name) => [name, new Room(name)]));
@@ -509,6 +520,7 @@ class Chat {
     find("nick").value = this.wanted;
     this.listen();
     this.go(here, "replace");
+    this.consider(brought);
     this.link.dial();
     if (!this.wanted && !this.token && matchMedia("(hover: hover)").matches) find("nick").focus();
   }
@@ -580,7 +592,7 @@ class Chat {
       if (!event.target.closest("nav, aside, .drawer")) this.slide();
     });
     addEventListener("popstate", () => {
-      if (takeToken()) location.reload();
+      this.consider(takeToken());
       const name = roomHere();
       this.open(name);
       this.go(name, null);
@@ -769,6 +781,17 @@ class Chat {
     if (this.ask({ type: "auth", token }, answered)) return;
     this.hold(token);
     this.link.dialAgain();
+  }
+
+  // A link may bring a token of somebody else: one replaces another only where the person says so.
+  consider(token) {
+    if (!token || token === this.token) return;
+    const use = () => {
+      ours.set("token", token);
+      location.reload();
+    };
+    if (this.token) this.gate.offer(use);
+    else use();
   }
 
   // Goes on with a token; it may allow more than the last one did.
