@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import Logger
 from twisted.python import usage
 
 import chatd
@@ -25,6 +26,8 @@ from chatd.parent.ports import Ports
 from chatd.parent.serverlog import ServerLog
 from chatd.parent.state import State
 from chatd.parent.valkey import find_server
+
+log = Logger()
 
 
 def _read(knob: Field[Any], text: str) -> Any:
@@ -172,6 +175,15 @@ def _config(options: Options) -> Config:
     return config
 
 
+def _warn(options: Options) -> None:
+    """Warn of a password that every user of the host can read, in the list of processes."""
+    if any(broker_address(url).password for url in options.given().get("redis", ())):
+        log.warn(
+            "--redis on the command line has a password, which every user of this host can see: "
+            "put it into a file and give --redis-password-file, or put the URL into the file of --config"
+        )
+
+
 def makeService(options: Options) -> IService:
     """Make the service; what can't be used is said in one line before anything runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
@@ -186,6 +198,7 @@ def makeService(options: Options) -> IService:
         ports.close()
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")
+    _warn(options)
     twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
     own_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
     return Daemon(reactor, config, server_program, partial(_config, options), own_log)

@@ -18,6 +18,7 @@ from chatd.config import LOOPBACK_LISTEN, Config, options
 from chatd.parent.daemon import Daemon
 from chatd.parent.state import State
 from chatd.tap import Options, makeService
+from tests.fakes import Events
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -404,6 +405,23 @@ def test_one_that_only_shows_to_be_no_good_once_it_is_made_ends_it_with_one_line
 
 
 # The service
+
+
+def test_a_password_on_the_command_line_is_warned_of_and_not_said(events: Events, tmp_path: Path) -> None:
+    file = tmp_path / "chatd.toml"
+    file.write_text('redis = ["redis://ann:hunter2@broker"]')
+    for words, warned in (
+        (["--redis", "redis://broker", "--redis", "redis+sentinel://:hunter2@one,two/chat"], True),
+        (["--redis", "redis://ann@broker"], False),
+        (["--config", str(file)], False),
+    ):
+        parsed = Options()
+        parsed.parseOptions([*words, "--listen", LOCAL])
+        before = len(events.said)
+        makeService(parsed)
+        said = events.said[before:]
+        assert [level for level, _ in said] == ["warn"] * warned, words
+        assert "hunter2" not in str(said)
 
 
 def test_the_service_is_made_and_does_not_run_yet() -> None:

@@ -91,6 +91,8 @@ class Daemon(Service):
     def startService(self) -> None:
         """Start broker and workers, as the user we are to run as."""
         super().startService()
+        if os.geteuid() == 0:
+            log.warn("chatd runs as root: run it as a user of its own, or give --uid and --gid to twistd")
         self._files = raise_limit()
         if self._log_looks is not None:
             self._log_looks.start(now=False)

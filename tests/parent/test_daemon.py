@@ -55,6 +55,12 @@ class Fixture:
         return self.over
 
 
+@pytest.fixture(autouse=True)
+def _of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as any user: root is warned."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
 @pytest.fixture
 def of() -> Iterator[Fixture]:
     made = Fixture()
@@ -75,6 +81,13 @@ def orders(process: FakeProcess) -> list[str]:
 
 
 # Starting
+
+
+@pytest.mark.parametrize(("uid", "warned"), [(0, True), (1000, False)])
+def test_root_is_warned(of: Fixture, said: Said, monkeypatch: pytest.MonkeyPatch, uid: int, warned: bool) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    of.start()
+    assert any(line.startswith("warn: chatd runs as root: ") for line in said.lines) is warned
 
 
 def test_ports_are_bound_before_privileges_are_shed_and_nothing_is_started_yet(of: Fixture, tmp_path: Path) -> None:
