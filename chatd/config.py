@@ -44,6 +44,9 @@ NOTIFY_KEPT = 16
 NOTIFY_END_SECONDS = 0.05
 """How long it waits for systemd when it ends."""
 
+TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""What TLS 1.2 may be spoken with, on ssl: listeners: with forward secrecy, and authenticated. TLS 1.3 has no other."""
+
 HISTORY_PAGE = 1000
 """The most messages of history that a JSON client gets in one answer."""
 
@@ -299,6 +302,13 @@ class Config:
         str,
         "A name or address of this server: refuse requests for any other Host with 403. May be given several times. "
         "[default: any; on loopback without --trusted-proxy only loopback names and the name of this machine]",
+    )
+    hsts: int = _option(
+        0,
+        whole_number(0, 63_072_000),
+        "Tell browsers on ssl: listeners to use HTTPS alone for this host name, on every port, for so many seconds "
+        "(Strict-Transport-Security). 0: say nothing.",
+        "seconds",
     )
     trusted_proxy: tuple[str, ...] = _option(
         (),

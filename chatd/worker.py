@@ -63,7 +63,7 @@ from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
 from chatd.timers import Periodic
-from chatd.transports import adopt, check_proxy_headers, is_local
+from chatd.transports import adopt, check_proxy_headers, forward_secret, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -162,7 +162,9 @@ class Inherited:
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """Listen with TLS."""
-        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(contextFactory, False, check_proxy_headers(factory)))
+        return self.adoptStreamPort(
+            -1, 0, TLSMemoryBIOFactory(forward_secret(contextFactory), False, check_proxy_headers(factory))
+        )
 
 
 class Worker:

@@ -298,6 +298,7 @@ def test_the_options_are_the_promised_ones() -> None:
         "listen",
         "origin",
         "host",
+        "hsts",
         "trusted_proxy",
         "auth_key",
         "auth_issuer",

@@ -8,11 +8,12 @@ import ssl
 import subprocess
 import tempfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from websockets.sync.client import connect
 
@@ -22,9 +23,9 @@ from tests.system.test_bad_input import TEXT, frame, handshake, read_head
 from tests.waiting import until
 
 
-def certificate(folder: Path) -> Path:
+def certificate(folder: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None) -> Path:
     """Make a certificate for localhost that signs itself; give the file that holds it and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
     made = (
@@ -59,6 +60,32 @@ def test_tls_in_two_workers(tmp_path: Path) -> None:
             while len(heard) < 4 + 16384:
                 heard += other.recv(65536)
             assert heard == b"\x81\x7e\x40\x00" + b"x" * 16384
+
+
+def test_tls_has_forward_secrecy_and_tells_browsers_what_it_is_told_to(tmp_path: Path) -> None:
+    pem = certificate(tmp_path, rsa.generate_private_key(65537, 2048))
+    listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
+    with Daemon(tmp_path, "--listen", listen, "--hsts", "300") as daemon:
+        daemon.wait_for(r"connect with: websocat wss://")
+
+        def versions(ciphers: str) -> str:
+            trust = ssl.create_default_context(cafile=str(pem))
+            trust.maximum_version = ssl.TLSVersion.TLSv1_2
+            trust.set_ciphers(ciphers)
+            with (
+                socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw,
+                trust.wrap_socket(raw, server_hostname="localhost") as client,
+            ):
+                return str(client.version())
+
+        for ciphers in ("ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-RSA-CHACHA20-POLY1305"):
+            assert versions(ciphers) == "TLSv1.2"
+        for ciphers in ("AES256-GCM-SHA384", "ECDHE-RSA-AES256-SHA384", "AES128-SHA"):
+            with pytest.raises(ssl.SSLError):
+                versions(ciphers)
+        trust = ssl.create_default_context(cafile=str(pem))
+        with urlopen(f"https://localhost:{daemon.port}/-/healthz", context=trust) as answer:
+            assert answer.headers["Strict-Transport-Security"] == "max-age=300"
 
 
 def test_a_unix_socket_is_removed_in_the_end(tmp_path: Path) -> None:
