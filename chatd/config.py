@@ -731,7 +731,13 @@ class Config:
     body_seconds: float = 10.0
     """From the head of a request to the end of its body."""
     heartbeat_seconds: float = 25.0
-    """How often a stream of events says that it is still there."""
+    """How often a stream of events, or of JSON lines, says that it is still there, unless its client asks otherwise."""
+    keepalive_seconds: int = 25
+    """How long the client of a stream may be silent before its kernel is asked for a sign of life,"""
+    keepalive_again_seconds: int = 5
+    """how long each answer is waited for,"""
+    keepalive_probes: int = 3
+    """and how many of them may be missing before the connection is dropped."""
     rooms_listed: int = 1000
     """The most rooms that are listed."""
     rooms_step_keys: int = 500
@@ -817,6 +823,11 @@ class Config:
     """How long the broker of a chatd that was killed may hold on to the state folder."""
     relayed_line_bytes: int = 65_536
     """The longest line a worker may say to the parent."""
+
+    @property
+    def vanished_seconds(self) -> int:
+        """After how many seconds of silence, in which it was asked, the client of a stream has vanished."""
+        return self.keepalive_seconds + self.keepalive_again_seconds * self.keepalive_probes
 
     @property
     def keeps_history(self) -> bool:

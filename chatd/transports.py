@@ -41,6 +41,13 @@ def hand_over(transport: Any, protocol: IProtocol) -> None:
     protocol.makeConnection(transport)
 
 
+def innermost(transport: Any) -> Any:
+    """Return the transport below TLS and the PROXY protocol: a socket, where there is one."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
 def is_local(descriptor: int) -> bool:
     """Whether only this host can connect to a listening socket: it is a unix socket, or on a loopback address."""
     try:

@@ -9,7 +9,7 @@ import msgspec
 from chatd import __version__
 from chatd.config import Config
 from chatd.wire.events import MessageEvent
-from chatd.wire.http import LAST, Here, Published, Rooms, Said
+from chatd.wire.http import HEARTBEAT_LEAST, HEARTBEAT_MOST, LAST, Here, Published, Rooms, Said
 
 PAGE = Path(__file__).with_name("openapi.json")
 MOST = Config().max_message
@@ -97,6 +97,17 @@ def paths() -> dict[str, Any]:
             query("last", {"type": "integer", "minimum": 0, "maximum": 100_000}, f"How many messages; {LAST}"),
             query("follow", {"enum": ["0"]}, "1: go on with what is said from now on, without end"),
             query("nick", NICK, "Of who follows: it is seen in the room then, and sees who comes and goes"),
+            query(
+                "heartbeat",
+                {
+                    "anyOf": [
+                        {"const": 0},
+                        {"type": "integer", "minimum": HEARTBEAT_LEAST, "maximum": HEARTBEAT_MOST},
+                    ]
+                },
+                "Seconds between signs of life of a stream: comments, or empty lines; 0: none. "
+                "By default 25 for events and JSON lines, 0 for text",
+            ),
         ],
         "responses": answers(
             200,

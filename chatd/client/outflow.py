@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from chatd.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
 from chatd.timers import Timer, TimerWheel
+from chatd.transports import innermost
 
 CHOKED: "set[Outflow]" = set()
 """Those that have more to write than their transport likes to keep."""
@@ -145,7 +146,7 @@ class Outflow:
     @property
     def waiting(self) -> int:
         """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
-        transport = _innermost(self.transport)
+        transport = innermost(self.transport)
         if not isinstance(transport, Socket):
             return self._backlog
         waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
@@ -167,6 +168,19 @@ class Outflow:
         if acknowledged is None:
             return (ahead, 0) if ahead else (0, sys.maxsize)
         return sys.maxsize if _is_held_back(self.transport) else acknowledged + ahead, acknowledged
+
+    def is_unheard(self, seconds: float, probes: int) -> bool:
+        """Return whether the client's kernel has been silent for so long, and did not answer what was sent again.
+
+        That is data, sent again at least once, or so many probes of a full receive window. False if it is not known.
+        """
+        try:
+            handle = innermost(self.transport).getHandle()
+            info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
+        except (AttributeError, OSError):
+            return False
+        sent_again, probed, silent = _ACKNOWLEDGED.unpack(info)
+        return bool(silent >= seconds * 1000 and (sent_again > 0 or probed >= probes))
 
     def fell_behind(self) -> None:
         """Learn that the client does not get what was just delivered."""
@@ -222,13 +236,6 @@ def weigh_backlog() -> None:
         outflow.weigh()
 
 
-def _innermost(transport: Any) -> Any:
-    """Give the transport below TLS and the PROXY protocol, which keep next to nothing themselves."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
-
-
 def _is_held_back(transport: Any) -> bool:
     """Whether TLS keeps something that was written, as it does up to the end of the turn; its length is not known."""
     while isinstance(transport, ProtocolWrapper):
@@ -242,11 +249,14 @@ def _is_held_back(transport: Any) -> bool:
 _BYTES_ACKED = struct.Struct("=120xQ")
 """Of Linux's ``struct tcp_info``: ``tcpi_bytes_acked`` (since 4.1)."""
 
+_ACKNOWLEDGED = struct.Struct("=2xBB52xI")
+"""Also: ``tcpi_retransmits``, ``tcpi_probes``, and ``tcpi_last_ack_recv`` in milliseconds."""
+
 
 def _ask_kernel(transport: Any) -> tuple[int | None, int]:
     """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to."""
     try:
-        handle = _innermost(transport).getHandle()
+        handle = innermost(transport).getHandle()
         unsent = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
         if handle.family == socket.AF_UNIX:
             return None, unsent

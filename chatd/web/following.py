@@ -18,9 +18,10 @@ from chatd.client.factory import ConnectionFactory
 from chatd.client.follower import Follower
 from chatd.client.outflow import Outflow
 from chatd.closing import BUS_AWAY, OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
+from chatd.config import Config
 from chatd.gate.auth import refused_by
 from chatd.timers import Timer
-from chatd.transports import hand_over
+from chatd.transports import hand_over, innermost
 from chatd.web.answer import refuse
 from chatd.wire.handshake import Refused, internal, unavailable
 from chatd.wire.stream import Stream
@@ -35,14 +36,19 @@ class Following(Outflow, Protocol):
     transport: Any
     session: Follower
 
-    def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream) -> None:
-        """Take the request, which nobody has answered, and how to answer it."""
+    def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream, heartbeat: float) -> None:
+        """Take the request, which nobody has answered, and how to answer it.
+
+        Heartbeat is the number of seconds from one to the next; 0: there are none.
+        """
         self._request: Any = request
         """Until it is answered."""
         self._connections = connections
         self._config = connections.config
         self._stream = stream
+        self._beat_seconds = heartbeat
         self._heartbeat: Timer | None = None
+        self._watch: Timer | None = None
         self._drop: Timer | None = None
         self.max_backlog = self._config.max_backlog
         self.max_backlog_total = self._config.max_backlog_total
@@ -77,11 +83,12 @@ class Following(Outflow, Protocol):
         """Begin the answer."""
         head, self._request = _head(self._request, self._stream), None
         self.attach()
-        _keep_alive(self.transport)
+        _keep_alive(self.transport, self._config)
         self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))
         self.open_out()
-        if self._stream.heartbeat:
+        if self._beat_seconds:
             self._beat_later()
+        self._look_later()
         self.session.opened()
         if self._connections.closing is not None:
             self.close(self._connections.closing)
@@ -114,13 +121,22 @@ class Following(Outflow, Protocol):
     # While it lasts
 
     def _beat_later(self) -> None:
-        self._heartbeat = self._connections.timers.callLater(self._config.heartbeat_seconds, self._beat)
+        self._heartbeat = self._connections.timers.callLater(self._beat_seconds, self._beat)
 
     def _beat(self) -> None:
         """Let the client, and whatever lies between, know that the stream is alive."""
+        self._beat_later()
         if not self.choked:
             self.tell(self._stream.heartbeat)
-        self._beat_later()
+
+    def _look_later(self) -> None:
+        self._watch = self._connections.timers.callLater(self._config.keepalive_seconds, self._look_for_life)
+
+    def _look_for_life(self) -> None:
+        """Drop a client that vanished while something was on its way to it; the kernel takes a quarter of an hour."""
+        self._look_later()
+        if self.is_unheard(self._config.vanished_seconds, self._config.keepalive_probes):
+            self.transport.abortConnection()
 
     def fell_behind(self) -> None:
         """Let the session see that the client gets it later."""
@@ -160,8 +176,9 @@ class Following(Outflow, Protocol):
         """Deliver no more, and note how far the client has come."""
         self.session.given_all()
         self.shut_out()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        for timer in (self._heartbeat, self._watch):
+            if timer is not None:
+                timer.cancel()
 
     def stopProducing(self) -> None:
         """See what has arrived: the socket is about to be closed."""
@@ -177,7 +194,8 @@ class Following(Outflow, Protocol):
 
     def _gone(self) -> None:
         self._connections.left(self)
-        self.session.gone()
+        with log.failuresHandled("{client} may not have left its room", client=self.session.id):
+            self.session.gone()
         self._connections.connection_gone()
 
 
@@ -193,12 +211,17 @@ def _head(request: Request, stream: Stream) -> bytes:
     return b"\r\n".join([*lines, b"", b""])
 
 
-def _keep_alive(transport: Any) -> None:
-    """Let the kernel find out about a client that vanished: nobody hears from it otherwise."""
+def _keep_alive(transport: Any, config: Config) -> None:
+    """Let the kernel find out about a client that vanished while nothing was on its way to it."""
+    options = (
+        (socket.TCP_KEEPIDLE, config.keepalive_seconds),
+        (socket.TCP_KEEPINTVL, config.keepalive_again_seconds),
+        (socket.TCP_KEEPCNT, config.keepalive_probes),
+    )
     try:
-        handle = transport.getHandle()
+        handle = innermost(transport).getHandle()
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in ((socket.TCP_KEEPIDLE, 25), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+        for option, value in options:
             handle.setsockopt(socket.IPPROTO_TCP, option, value)
     except (AttributeError, OSError):
         pass  # no TCP

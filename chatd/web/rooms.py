@@ -42,8 +42,9 @@ class Rooms:
         """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
         form = http.choose_form(header(request, "accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
+        heartbeat = http.read_heartbeat(request.uri)
         if form == http.EVENTS or follows(request.uri):
-            return self._follow(request, form)
+            return self._follow(request, form, heartbeat)
         if form == http.HTML:
             return self._page.render(request)
         place = read_target(request.uri, http.LAST)
@@ -59,7 +60,7 @@ class Rooms:
             return answer_json(request, said)
         return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
 
-    def _follow(self, request: Request, form: str) -> bytes | int:
+    def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
         position = self._broke_off(request) if form == http.EVENTS else None
         place = read_target(request.uri, 0 if form == http.EVENTS else http.LAST)
         check_follower(head_of(request), named=bool(place.nick or place.resume))
@@ -70,9 +71,11 @@ class Rooms:
         if request.method == b"HEAD":
             request.setHeader(b"content-type", shown.content_type.encode("ascii"))
             return b""
+        if heartbeat is None:
+            heartbeat = self._config.heartbeat_seconds if shown.beats else 0
         address = self._enter(request, place.room)
         self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
-        following = Following(request, self._connections, shown)
+        following = Following(request, self._connections, shown, heartbeat)
         following.begin(
             Follower(
                 self._shards.hub(place.room),

@@ -349,10 +349,15 @@ def _nick(value: bytes) -> str:
 
 def follows(target: bytes) -> bool:
     """Whether a request target asks to follow the room (``/ops?follow=1``). Raises Refused: 400."""
-    follow = _parameters(split_target(target)[1]).get(b"follow", b"0")
+    follow = parameter(target, b"follow") or b"0"
     if follow not in (b"0", b"1"):
         raise bad_request("follow must be 0 or 1")
     return follow == b"1"
+
+
+def parameter(target: bytes, name: bytes) -> bytes | None:
+    """Return a parameter of a request target. Raise Refused: 400."""
+    return _parameters(split_target(target)[1]).get(name)
 
 
 def tokens_of_target(target: bytes) -> list[str]:

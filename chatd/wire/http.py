@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from chatd.message import Position
 from chatd.wire.events import EPOCH_LENGTH, ID_LENGTH, Member
-from chatd.wire.handshake import Refused, bad_request
+from chatd.wire.handshake import Refused, bad_request, parameter
 from chatd.wire.nick import BadNick, read_nick
 from chatd.wire.text import read_line, utf8_size
 
@@ -24,6 +24,9 @@ FORMS = (TEXT, JSON, EVENTS, HTML)
 
 LAST = 50
 """Messages that are shown where no number is asked for."""
+
+HEARTBEAT_LEAST, HEARTBEAT_MOST = 5, 300
+"""Seconds from one heartbeat of a stream to the next, if its client asks for them."""
 
 _QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 _EVENT_ID = re.compile(rf"([0-9A-Za-z]{{1,{EPOCH_LENGTH}}})-(\d{{1,15}})", re.ASCII)
@@ -49,6 +52,17 @@ def read_event_id(text: str) -> Position:
     if found := _EVENT_ID.fullmatch(text):
         return Position(found[1], int(found[2]))
     raise bad_request("Last-Event-ID must be that of an event: EPOCH-OFFSET")
+
+
+def read_heartbeat(target: bytes) -> int | None:
+    """Return how many seconds lie between two heartbeats, if a target says so; 0 is for none. Raise Refused: 400."""
+    value = parameter(target, b"heartbeat")
+    if value is None:
+        return None
+    seconds = int(value) if re.fullmatch(rb"[0-9]{1,3}", value) else -1
+    if seconds != 0 and not HEARTBEAT_LEAST <= seconds <= HEARTBEAT_MOST:
+        raise bad_request(f"heartbeat must be 0 or {HEARTBEAT_LEAST} to {HEARTBEAT_MOST} seconds")
+    return seconds
 
 
 class Said(Struct, frozen=True, gc=False):

@@ -46,9 +46,11 @@ class Stream:
     """Tells why the stream ends, and in how many seconds to come back."""
     beginning: Callable[[float], bytes]
     """Goes before all else; takes in how many seconds to come back should the stream break off."""
-    heartbeat: bytes = b""
-    """What may be sent when nothing else is, to be heard by nobody."""
-    end: bytes = b""
+    heartbeat: bytes
+    """A sign of life that means nothing to the client."""
+    beats: bool
+    """Whether the client gets heartbeats without asking for them."""
+    end: bytes
 
 
 def _nothing(*_: object) -> bytes:
@@ -72,6 +74,8 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
         token_ends=lambda seconds: line(text.token_ends(seconds)) if told else b"",
         closing=lambda closing, again: line(text.closing(closing.reason)),
         beginning=_nothing,
+        heartbeat=frame_line(b""),
+        beats=False,  # people see an empty line, scripts may count it
         end=end,
     )
 
@@ -90,6 +94,8 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
         token_ends=lambda seconds: frame_line(encode(events.token_ends(seconds))),
         closing=lambda closing, again: frame_line(encode(events.bye(closing, again))),
         beginning=_nothing,
+        heartbeat=frame_line(b""),
+        beats=True,
         end=end,
     )
 
@@ -105,6 +111,7 @@ def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
         closing=lambda closing, again: frame(_event(b"bye", encode(events.bye(closing, again)))),
         beginning=lambda again: frame(b"retry: %d\n\n" % (again * 1000)),
         heartbeat=frame(b":\n\n"),
+        beats=True,
         end=end,
     )
 

@@ -258,6 +258,46 @@ def test_events_show_that_they_live(asker: Asker, house: House) -> None:
     assert asker.transport.value() == b"3\r\n:\n\n\r\n" * 3
 
 
+def test_json_lines_show_that_they_live_by_an_empty_one(asker: Asker, house: House) -> None:
+    asker.send("GET /ops?follow=1", "Accept: application/json")
+    asker.transport.clear()
+    for _ in range(3):
+        house.clock.advance(CONFIG.heartbeat_seconds + 0.1)
+    assert asker.transport.value() == b"1\r\n\n\r\n" * 3
+
+
+@pytest.mark.parametrize(
+    ("accept", "beat"),
+    [("text/plain", b"1\r\n\n\r\n"), ("application/json", b"1\r\n\n\r\n"), ("text/event-stream", b"3\r\n:\n\n\r\n")],
+)
+def test_a_client_says_how_often_it_wants_a_heartbeat(asker: Asker, house: House, accept: str, beat: bytes) -> None:
+    asker.send("GET /ops?follow=1&heartbeat=5", f"Accept: {accept}")
+    asker.transport.clear()
+    for _ in range(3):
+        house.clock.advance(5.1)
+    assert asker.transport.value() == beat * 3
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/json", "text/event-stream"])
+def test_a_client_may_want_no_heartbeat(asker: Asker, house: House, accept: str) -> None:
+    asker.send("GET /ops?follow=1&heartbeat=0", f"Accept: {accept}")
+    asker.transport.clear()
+    house.clock.advance(1000)
+    assert asker.transport.value() == b""
+    assert asker.transport.lost is None
+
+
+@pytest.mark.parametrize("value", ["", "1", "4", "301", "1000", "-5", "5.5", "+5", "x", "%D9%A5"])
+@pytest.mark.parametrize("target", ["/ops?", "/ops?follow=1&"])
+def test_any_other_heartbeat_is_400(asker: Asker, target: str, value: str) -> None:
+    assert asker.error(f"GET {target}heartbeat={value}") == (400, "bad_request")
+
+
+@pytest.mark.parametrize("value", ["0", "5", "300", "060"])
+def test_a_heartbeat_may_be_0_or_5_to_300_seconds(asker: Asker, value: str) -> None:
+    assert asker.ask(f"GET /ops?follow=1&heartbeat={value}").status == 200
+
+
 def test_lines_are_not_mixed_with_signs_of_life(asker: Asker, house: House) -> None:
     asker.send("GET /ops?follow=1")
     asker.transport.clear()

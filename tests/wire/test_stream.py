@@ -77,7 +77,8 @@ def sent(form: str, *, told: bool = True) -> bytes:
         shown.lost("ops", Gap("k3f9", 20, 3)),
         shown.dress.change("ops", JOIN),
     ]
-    return b"".join([*parts, shown.heartbeat, shown.closing(STOPPING, 1.5), shown.end])
+    heartbeat = shown.heartbeat if form == EVENTS else b""
+    return b"".join([*parts, heartbeat, shown.closing(STOPPING, 1.5), shown.end])
 
 
 def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
@@ -167,9 +168,14 @@ def test_who_may_not_come_back_is_not_told_when() -> None:
     assert "reconnect_after" not in json.loads(event["data"])
 
 
-def test_only_events_have_signs_of_life_that_nobody_hears() -> None:
-    assert stream(TEXT, chunked=True, told=True).heartbeat == stream(JSON, chunked=True, told=True).heartbeat == b""
+def test_a_heartbeat_is_an_empty_line_or_a_comment_that_is_no_event() -> None:
+    assert stream(TEXT, chunked=False, told=True).heartbeat == b"\n"
+    assert stream(JSON, chunked=False, told=True).heartbeat == b"\n"
     assert events_in(stream(EVENTS, chunked=False, told=True).heartbeat) == []
+
+
+def test_text_has_a_heartbeat_only_if_it_is_asked_for() -> None:
+    assert [stream(form, chunked=True, told=True).beats for form in (TEXT, JSON, EVENTS)] == [False, True, True]
 
 
 def test_all_who_hear_it_in_one_form_share_it() -> None:
