@@ -53,9 +53,8 @@ class Meter:
         self._ticking.stop()
         if self._share is not None:
             share, self._share = self._share, None
-            with log.failuresHandled("the last metrics of this process were not written"):
-                self._look(0.0)
-                share.write()
+            self._gauge(0.0)
+            share.write()
             share.close()
 
     def exposed(self) -> "Deferred[bytes]":
@@ -75,7 +74,10 @@ class Meter:
     def _tick(self) -> None:
         now = self._reactor.seconds()
         late, self._due = now - self._due, now + self._config.metrics_seconds
-        with log.failuresHandled("a process could not be gauged"):
-            self._look(late)
+        self._gauge(late)
         if self._share is not None:
             self._share.write()
+
+    def _gauge(self, late: float) -> None:
+        with log.failuresHandled("a process could not be gauged"):
+            self._look(late)

@@ -90,7 +90,8 @@ class Lifeline(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """Take an order."""
-        self._worker.order(read_order(line))
+        with log.failuresHandled("an order of the parent was not carried out"):  # else Twisted closes the pipe
+            self._worker.order(read_order(line))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Stop: the parent is gone."""

@@ -293,7 +293,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         if silent < config.ping_seconds:
             self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
-            self.sendPing()
+            with log.failuresHandled("{client} was not pinged", client=self.session.id):
+                self.sendPing()
             self._ping = self.factory.timers.callLater(
                 config.pong_seconds, self._look_for_answer, now, self.unacknowledged
             )
@@ -380,7 +381,8 @@ class Connection(Outflow, WebSocketServerProtocol):
             if timer is not None:
                 timer.cancel()
         self.factory.left(self)
-        self.session.gone()
+        with log.failuresHandled("{client} may not have left its rooms", client=self.session.id):
+            self.session.gone()
         WebSocketProtocol._connectionLost(self, reason)
         self.factory.connection_gone()
 

@@ -172,11 +172,9 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
         for connection in list(self.connections):
-            try:
+            with log.failuresHandled("a connection could not be looked at"):
                 if applies(connection.session):
-                    connection.close(closing)
-            except Exception:  # noqa: BLE001 - the others are closed all the same
-                log.failure("{session} could not be closed", session=connection.session.id)
+                    self._close(connection, closing)
 
     def lease(self, request: Head) -> Lease:
         """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
@@ -233,7 +231,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.closing = closing
         emptied = self._emptied = Deferred()
         for connection in list(self.connections):
-            connection.close(closing)
+            self._close(connection, closing)
         self.connection_gone()
         return emptied
 
@@ -241,6 +239,10 @@ class ConnectionFactory(WebSocketServerFactory):
         """Close every connection that there is now, each at a moment of its own within that time."""
         for connection in self.connections:
             self.timers.callLater(uniform(0, seconds), connection.close, closing)
+
+    def _close(self, connection: Closable, closing: Closing) -> None:
+        with log.failuresHandled("{client} was not closed", client=connection.session.id):
+            connection.close(closing)
 
     def connection_gone(self) -> None:
         """Look whether it was the last one."""

@@ -78,14 +78,16 @@ class Lease:
         left = self.left
         if left is None:
             return
+        warn = left <= self._warning and not self._warned
+        self._warned = self._warned or warn
+        wait = left if self._warned else left - self._warning
+        # First: a client that could not be warned is closed all the same, and one that could not be closed is again.
+        self._timer = self._timers.callLater(min(wait or self._warning, LOOK_SECONDS), self._look)
         if left == 0:
             self._end()
-            return
-        if left <= self._warning and not self._warned:
-            self._warned = True
+            self.stop()
+        elif warn:
             self._warn(left)
-        wait = left if self._warned else left - self._warning
-        self._timer = self._timers.callLater(min(wait, LOOK_SECONDS), self._look)
 
 
 class _Unlimited(Lease):

@@ -214,7 +214,8 @@ class Program:
     def drained(self) -> None:
         """Go on in rooms where it is behind."""
         for room, member in list(self._rooms.items()):
-            self._hub_of(room).drained(room, member)
+            with log.failuresHandled("{client} does not go on in room {room}", client=self.id, room=room):
+                self._hub_of(room).drained(room, member)
         if self._held and self._waiting is None:
             self.carry_on()
 
@@ -222,13 +223,17 @@ class Program:
         """Note, before the connection closes, up to where it was given everything."""
         for room, member in self._rooms.items():
             if member.key:
-                self._hub_of(room).note(room, member)
+                with log.failuresHandled(
+                    "the position of {client} in room {room} is not known", client=self.id, room=room
+                ):
+                    self._hub_of(room).note(room, member)
                 member.seal()
 
     def going(self) -> None:
         """See, while the socket is still there, what has arrived."""
-        for member in self._rooms.values():
-            member.close()
+        for room, member in self._rooms.items():
+            with log.failuresHandled("the position of {client} in room {room} is not known", client=self.id, room=room):
+                member.close()
 
     def gone(self) -> None:
         """Leave all rooms. What was not acknowledged is not published."""
@@ -241,7 +246,8 @@ class Program:
             self._flushing = None
         rooms, self._rooms = self._rooms, {}
         for room, member in rooms.items():
-            self._hub_of(room).leave(room, member)
+            with log.failuresHandled("{client} may not have left room {room}", client=self.id, room=room):
+                self._hub_of(room).leave(room, member)
 
     # What it asks for
 

@@ -244,7 +244,8 @@ class Session:
             if self._pace is not None:
                 self._pace.slowed.discard(self)
                 self._pace = None
-            self._not_slowed()
+            with log.failuresHandled("messages of {client} that came too fast were not published", client=self.id):
+                self._not_slowed()  # the others that are slowed hurry too
 
     def _publish(self, lines: Sequence[str]) -> None:
         self._hub.intake.publish(self._place.room, self, lines)

@@ -81,7 +81,8 @@ class Worker(ProcessProtocol):
         self._said[childFD] = rest[-self._line_bytes :]
         for line in lines:
             if childFD == 1:
-                self._heard(line)
+                with log.failuresHandled("a report of worker {number} was not handled", number=self.number):
+                    self._heard(line)  # Twisted closes the pipe if this raises
             elif line:
                 log.error(
                     "worker {worker}: {line}",

@@ -343,8 +343,10 @@ class Hub:
     # Places
 
     def _place(self, room: Room, member: Member) -> Place:
-        """Say how far a member has surely come."""
-        return Place(member.given(room.position(member)), member.author)
+        """Say how far a member has surely come; where it can't tell, what it told before stays."""
+        with log.failuresHandled("the position of {member} is not known", member=member.id):
+            return Place(member.given(room.position(member)), member.author)
+        return Place(None, member.author)
 
     def _save_place(self, room: Room, member: Member, *, left: bool = False) -> None:
         self._bus.save(room.name, member.key, member.id, self._place(room, member), left=left)
@@ -356,14 +358,16 @@ class Hub:
         """Write down the places of the first of them, and of the others when everybody else had a turn."""
         for room, member in members[: self._config.places]:
             if member.id in self._keyed:
-                self._save_place(room, member)
+                with log.failuresHandled("the resume position of {member} was not saved", member=member.id):
+                    self._save_place(room, member)
         if rest := members[self._config.places :]:
             self._clock.callLater(0, self._save_some, rest)
 
     def _take_over(self, room: Room, member: Member) -> Place:
         place = self._place(room, member)
         self._remove(room, member)
-        member.refused(TAKEN_OVER)
+        with log.failuresHandled("{member} was not closed", member=member.id):
+            member.refused(TAKEN_OVER)
         return place
 
     # The bus calls
@@ -434,7 +438,7 @@ class Hub:
             self.fan_out()
 
     def _fan_out(self) -> None:
-        with log.failuresHandled("what members said was not published before what came was delivered"):
+        with log.failuresHandled("messages of members were not published before others were delivered"):
             self.intake.flush_due()  # first, because the broker then has something to do meanwhile
         heard, self._heard, self._heard_bytes = self._heard, [], 0
         for room in heard:  # one that was forgotten meanwhile has no members, one that comes again nothing pending

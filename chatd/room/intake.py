@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -226,10 +226,12 @@ class Intake:
                 if not self.open:  # those before it filled the window, or have to wait once more: behind it
                     break
                 if self._waiting.pop(author.id, None) is not None:
-                    author.carry_on()
+                    with log.failuresHandled("{author} did not carry on", author=author.id):
+                        author.carry_on()
         elif self._bus.away:
             for author in list(self._waiting.values()):
-                author.bus_away()
+                with log.failuresHandled("{author} was not told that the bus is away", author=author.id):
+                    author.bus_away()
 
     def _flush(self) -> None:
         self._try(self._log_all)
@@ -256,22 +258,27 @@ class Intake:
 
     def _log_taken(self) -> None:
         """Log what was taken, and publish it or refuse it. Raise LogBusy if all of it is kept."""
-        taken, refused = self._taken, False
+        taken = self._taken
+        refused: tuple[str, Closing] | None = None
         if taken:
             try:
                 log_entries(self._chat, [each.entry for each in taken])
             except LogBusy:
                 raise
             except OSError:  # said by the chat log itself, once
-                refused = True
+                refused = "chat_log", LOG_AWAY
+            except Exception:  # noqa: BLE001 - their authors are told
+                log.failure("messages could not be logged, they are refused")
+                refused = "refused", OUR_FAULT
         weight, self._taken, self._taken_weight = self._taken_weight, [], 0
         if self._waiting and self._change is None:  # there was no room for more; now there may be
             self._change = self._clock.callLater(0, self._carry_on)
         if taken:
             self._count(weight)
-            if refused:
-                REFUSED_MESSAGES["chat_log"].value += _count(taken)
-                self._tell_refused(taken, LOG_AWAY)
+            if refused is not None:
+                reason, closing = refused
+                REFUSED_MESSAGES[reason].value += _count(taken)
+                self._tell_refused(taken, closing)
             else:
                 self._publish(taken)
 
@@ -289,7 +296,7 @@ class Intake:
                 messages = [message for each in part for message in each.entry.messages]
                 self._note_departure(messages[0].id)
                 ids = {number: message.given for number, message in enumerate(messages) if message.given}
-                self._bus.publish(name, messages, ids, ticket).addCallbacks(
+                maybeDeferred(self._bus.publish, name, messages, ids, ticket).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
 
@@ -318,7 +325,8 @@ class Intake:
                 if before is not None:
                     self._log_outcome([replace(each.entry, messages=[message])], "duplicate")
                 if each.receipt is not None:
-                    each.receipt.published(message, position, duplicate=before is not None)
+                    with log.failuresHandled("{author} was not told what it published", author=each.author.id):
+                        each.receipt.published(message, position, duplicate=before is not None)
 
     def _not_published(self, failure: Failure, taken: Sequence[_Taken]) -> None:
         error = failure.value
@@ -351,6 +359,8 @@ class Intake:
         for each in taken:
             if each.receipt is not None:
                 for message in each.entry.messages:
-                    each.receipt.refused(message, closing)
+                    with log.failuresHandled("{author} was not told what was refused", author=each.author.id):
+                        each.receipt.refused(message, closing)
         for author in {each.author.id: each.author for each in taken if each.receipt is None}.values():
-            author.not_sent(closing)
+            with log.failuresHandled("{author} was not told what was refused", author=author.id):
+                author.not_sent(closing)

@@ -171,7 +171,8 @@ class Places:
         def look(others: list[int]) -> None:
             for each in others:
                 self._written.pop(names[each - 1], None)
-                self._has_another(saves[each - 1])
+                with log.failuresHandled("a client whose resume key has come again was not closed"):
+                    self._has_another(saves[each - 1])
 
         self._writing = True
         self._queries.ask(SAVE, names, arguments).addCallback(look).addErrback(

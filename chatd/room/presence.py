@@ -361,7 +361,8 @@ class Presence:
         def look(flat: list[Any]) -> Callable[[], None]:
             for room, work in zip(rooms, flat[1::2], strict=True):
                 if work:
-                    self._care(room)
+                    with log.failuresHandled("the members of room {room} were not said anew", room=room):
+                        self._care(room)
             return lambda: self._compare(rooms, [int(each) for each in flat[::2]])
 
         return answer.addCallback(look)
@@ -401,7 +402,8 @@ class Presence:
         changed, self._changed = self._changed, []
         for room in changed:
             if (here := self._rooms.get(room)) is not None and here.waiting and not here.sending:
-                self._send(room, here)
+                with log.failuresHandled("joins and leaves in room {room} were not written", room=room):
+                    self._send(room, here)
 
     def _send(self, room: str, here: _Here) -> None:
         config = self._config

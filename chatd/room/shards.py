@@ -13,12 +13,15 @@ from hashlib import blake2b
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
+from twisted.logger import Logger
 
 from chatd.gate.limits import Limits
 from chatd.room.bus import Bus
 from chatd.room.hub import Hub
 from chatd.room.outbox import NotPublished
 from chatd.room.roster import Occupied
+
+log = Logger()
 
 _ROOMS_KNOWN = 4096
 """Rooms of which it is remembered where they are."""
@@ -75,7 +78,8 @@ class Shards:
     def fan_out(self) -> None:
         """Deliver at once what has come."""
         for shard in self._shards:
-            shard.hub.fan_out()
+            with log.failuresHandled("messages from {broker} were not delivered", broker=shard.identity):
+                shard.hub.fan_out()
 
     def saved(self) -> "Deferred[Any]":
         """Fire once all places are kept, and it is said who has left."""
@@ -88,8 +92,9 @@ class Shards:
     def stop(self) -> None:
         """Hang up."""
         for shard in self._shards:
-            shard.hub.stop()
-            shard.bus.stop()
+            with log.failuresHandled("the link to {broker} was not stopped in order", broker=shard.identity):
+                shard.hub.stop()
+                shard.bus.stop()
 
     # How they are
 

@@ -70,7 +70,8 @@ class Sync:
             log.info("the chat log can be synced again", trouble="chat log sync", over=True)
         self._go_on(ticket)
         for listener in self._listeners:
-            listener.synced(ticket)
+            with log.failuresHandled("messages that the disk has were not published"):
+                listener.synced(ticket)
 
     def _not_synced(self, failure: Failure, ticket: int) -> None:
         why = failure.getErrorMessage()
@@ -79,7 +80,8 @@ class Sync:
             log.error("the chat log cannot be synced, messages are refused: {why}", why=why, trouble="chat log sync")
         self._go_on(ticket)
         for listener in self._listeners:
-            listener.not_synced(ticket, why)
+            with log.failuresHandled("messages that the disk may not have were not refused"):
+                listener.not_synced(ticket, why)
 
     def _go_on(self, ticket: int) -> None:
         self._running = False

@@ -1,0 +1,820 @@
+"""Where one thing raises, and the others notice nothing: a row for each seam.
+
+Each row makes one callback raise, and returns what became of the others beside what should have.
+"""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from chatd.client.turns import Turns
+from chatd.closing import BANNED, OUR_FAULT, STOPPING, Closing
+from chatd.config import Config
+from chatd.exposition import Folder
+from chatd.gate.auth import Grant
+from chatd.gate.buckets import Slowed
+from chatd.lifeline import HOLD, STOP, encode
+from chatd.message import Batch, Change, Gap, Message, Position
+from chatd.meter import Meter
+from chatd.parent.fleet import Fleet
+from chatd.parent.worker import Worker as Child
+from chatd.room.outbox import NotPublished
+from chatd.room.places import Place as Stored
+from chatd.room.presence import Presence
+from chatd.room.queries import Queries
+from chatd.room.roster import Identity
+from chatd.room.script import PUBLISH
+from chatd.room.shards import Shard, Shards
+from chatd.room.sync import Sync
+from chatd.timers import Periodic, TimerWheel
+from chatd.worker import Lifeline, Worker
+from tests.client import test_connection
+from tests.client.house import House as Clients
+from tests.client.test_lease import lease_of
+from tests.client.test_program import Client, join
+from tests.fakes import FakeBus, FakeMember
+from tests.room import test_comparison, test_history, test_outbox, test_places
+from tests.room.house import TURNS, House, frames, make_house
+from tests.room.wire import Wire, outcome
+from tests.web.asker import Asker
+from tests.web.asker import House as Web
+
+Seen = tuple[object, object]
+"""What became of the others, and what should have."""
+
+ROWS: dict[str, Callable[[], Seen]] = {}
+
+
+def row(seam: str) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
+    """Enter a row into the table."""
+
+    def enter(scene: Callable[[], Seen]) -> Callable[[], Seen]:
+        ROWS[seam] = scene
+        return scene
+
+    return enter
+
+
+def fail(*_: object, **__: object) -> Any:
+    raise RuntimeError("no")
+
+
+class Shown:
+    """A format that raises, except where it is told otherwise."""
+
+    def __init__(
+        self,
+        frames: Callable[[Sequence[Batch]], list[bytes]] = fail,
+        change: Callable[[str, Change], bytes] = fail,
+    ) -> None:
+        self.frames = frames
+        self.change = change
+        self.deflated = self
+
+
+def room() -> House:
+    return make_house(TURNS, FakeBus())
+
+
+def member(house: House, name: str, **options: Any) -> FakeMember:
+    """Let a member come in whose methods, given by name, are replaced."""
+    methods = {key: options.pop(key) for key in list(options) if callable(options[key])}
+    made = FakeMember(name, **options)
+    for key, method in methods.items():
+        setattr(made, key, method)
+    house.hub.join("ops", made)
+    house.bus.answer()
+    house.end_turn()
+    return made
+
+
+# Periodic work and timers
+
+
+@row("periodic work")
+def _() -> Seen:
+    clock, done = Clock(), list[float]()
+
+    def work() -> None:
+        done.append(clock.seconds())
+        fail()
+
+    Periodic(clock, 1.0, work, "work").start()
+    clock.pump([1.0, 1.0])
+    return done, [0, 1, 2]
+
+
+@row("a timer of the wheel")
+def _() -> Seen:
+    clock, came = Clock(), list[str]()
+    wheel = TimerWheel(clock, 0.1)
+    wheel.callLater(1, fail)
+    wheel.callLater(1, came.append, "another")
+    clock.advance(1.1)
+    return came, ["another"]
+
+
+@row("a slice of frames")
+def _() -> Seen:
+    clock, came = Clock(), list[str]()
+    turns = Turns(clock, 0)
+
+    def handle_another() -> bool:
+        came.append("another")
+        return True
+
+    for handle in (fail, handle_another):
+        waiter: Any = SimpleNamespace(handle_slice=handle)
+        turns.wait(waiter)
+    clock.pump([0, 0])
+    return came, ["another"]
+
+
+@row("the warning before a token ends")
+def _() -> Seen:
+    clock, told = Clock(), list[str]()
+    lease = lease_of(clock, Grant("ann", expires=300))
+    lease._timers = TimerWheel(clock, 1)
+    lease.begin(fail, lambda: told.append("end"))
+    for _ in range(500):
+        clock.advance(1)
+    return told, ["end"]
+
+
+@row("the end of a token")
+def _() -> Seen:
+    clock, tried = Clock(), list[float]()
+
+    def end() -> None:
+        tried.append(clock.seconds())
+        if len(tried) == 1:
+            fail()
+
+    lease = lease_of(clock, Grant("ann", expires=300))
+    lease._timers = TimerWheel(clock, 1)
+    lease.begin(lambda left: None, end)
+    for _ in range(500):
+        clock.advance(1)
+    return len(tried), 2
+
+
+@row("a gauge of the process")
+def _() -> Seen:
+    folder = Folder()
+    try:
+        clock: Any = Clock()
+        path = folder.take()
+        meter = Meter(clock, path, Config(), fail)
+        meter.start()
+        share: Any = meter._share
+        written: list[float] = []
+        share.write = lambda: written.append(clock.seconds())
+        clock.pump([1.0, 1.0])
+        meter.stop()
+        return written, [1, 2, 2]
+    finally:
+        folder.remove()
+
+
+@row("a watched file")
+def _() -> Seen:
+    checked: list[str] = []
+    files = [SimpleNamespace(check=fail), SimpleNamespace(check=lambda: checked.append("another"))]
+    worker: Any = SimpleNamespace(_watched=files)
+    Worker._look_at_files(worker)
+    return checked, ["another"]
+
+
+@row("the workers of a generation that drains")
+def _() -> Seen:
+    ticked: list[str] = []
+    serving = SimpleNamespace(tick=fail, config=Config(), workers={})
+    draining = SimpleNamespace(tick=lambda: ticked.append("another"))
+    fleet: Any = SimpleNamespace(_serving=serving, _draining=[draining], ticked=lambda: ticked.append("the reporter"))
+    Fleet._tick(fleet)
+    return ticked, ["another", "the reporter"]
+
+
+@row("an order of the parent")
+def _() -> Seen:
+    heard: list[str] = []
+
+    def order(order: str) -> None:
+        heard.append(order)
+        if order == HOLD:
+            fail()
+
+    worker: Any = SimpleNamespace(order=order)
+    lifeline = Lifeline(worker, 800)
+    for line in (encode(HOLD), b"no order\n", encode(STOP)):
+        lifeline.lineReceived(line.strip())
+    return heard, [HOLD, STOP]
+
+
+@row("a report of a worker")
+def _() -> Seen:
+    heard: list[bool] = []
+
+    def changed(child: Child) -> None:
+        heard.append(child.ready)
+        fail()
+
+    child = Child(1, 800, 0.0, changed, lambda *_: None)
+    child.childDataReceived(1, b'{"type":"ready"}\n{"type":"pulse","clients":7}\n')
+    assert child.pulse is not None
+    return (heard, child.pulse.clients), ([True], 7)
+
+
+# Delivery
+
+
+@row("framing in one format")
+def _() -> Seen:
+    house = room()
+    bad = member(house, "bad", dress=Shown())
+    good = member(house, "good")
+    house.hear("one", number=1)
+    return (bad.events, good.blobs, good.events), ([OUR_FAULT], [frames("one")], [])
+
+
+@row("showing who came in one format")
+def _() -> Seen:
+    house, told = room(), list[str]()
+
+    def change(room: str, change: Change) -> bytes:
+        told.append(change.nick)
+        return b""
+
+    member(house, "bad", dress=Shown())
+    member(house, "good", dress=Shown(change=change))
+    house.hub.present("ops", house.bus.top("ops"), [Change("join", "s", "ann", "")])
+    house.end_turn()
+    return told, ["ann"]
+
+
+@row("delivery to one member")
+def _() -> Seen:
+    house = room()
+    bad, good = member(house, "bad", deliver=fail), member(house, "good")
+    house.hear("one", number=1)
+    return (bad.events, good.blobs), ([OUR_FAULT], [frames("one")])
+
+
+@row("delivery to one member that cannot be closed")
+def _() -> Seen:
+    house = room()
+    member(house, "bad", deliver=fail, refused=fail)
+    good = member(house, "good")
+    house.hear("one", number=1)
+    return good.blobs, [frames("one")]
+
+
+@row("telling one member of a gap")
+def _() -> Seen:
+    house = room()
+    bad, good = member(house, "bad", lost=fail), member(house, "good")
+    house.hub._doors["ops"].room._in_order(Gap("e0", 3, 3), None)
+    house.end_turn()
+    return (bad.events, good.events), ([OUR_FAULT], [Gap("e0", 3, 3)])
+
+
+@row("the delivery of one room")
+def _() -> Seen:
+    house = room()
+    member(house, "bad")
+    good = FakeMember("good")
+    house.hub.join("dev", good)
+    behind: Any = SimpleNamespace(step=fail)
+    house.hub._doors["ops"].room._behind = {"bad": behind}
+    house.bring("one", number=1)
+    house.hear("two", number=1, room="dev")
+    return good.blobs, [frames("two")]
+
+
+@row("publishing before delivery")
+def _() -> Seen:
+    house = room()
+    good = member(house, "good")
+    house.hub.intake.flush_due = fail  # type: ignore[method-assign]
+    house.hear("one", number=1)
+    return good.blobs, [frames("one")]
+
+
+class Stuck(FakeMember):
+    """A member that can be asked nothing."""
+
+    choked = property(fail)
+    refused = fail
+
+
+@row("a member that is behind and cannot be closed")
+def _() -> Seen:
+    house = room()
+    slow = [member(house, name) for name in ("bad", "good")]
+    for client in slow:
+        client.choked, client.fall_behind = True, lambda client=client: house.hub.fall_behind("ops", client)
+    house.hear("one", number=1)
+    bad, good = slow
+    bad.__class__ = Stuck
+    good.choked = False
+    house.hear("two", number=2)
+    return good.blobs, [frames("one", "two")]
+
+
+# Resume positions
+
+
+def keyed(house: House, *names: str) -> list[FakeMember]:
+    return [member(house, name, key=f"key-{name}") for name in names]
+
+
+@row("the position of one member")
+def _() -> Seen:
+    house = room()
+    house.hub.start()
+    bad, _ = keyed(house, "bad", "good")
+    bad.given = fail  # type: ignore[method-assign]
+    house.hear("one", number=1)
+    house.clock.advance(1.0)
+    house.hear("two", number=2)
+    house.clock.advance(1.0)
+    house.hub.stop()
+    return house.bus.places["ops", "key-good"].position, Position("e0", 2)
+
+
+@row("saving one position")
+def _() -> Seen:
+    house = room()
+    house.hub.start()
+    keyed(house, "bad", "good")
+    save, saved = house.bus.save, list[str]()
+
+    def note(room: str, key: str, *rest: Any, **options: Any) -> None:
+        saved.append(key)
+        if key == "key-bad":
+            fail()
+        save(room, key, *rest, **options)
+
+    house.bus.save = note  # type: ignore[method-assign]
+    house.clock.advance(1.0)
+    house.clock.advance(1.0)
+    house.hub.stop()
+    return saved, ["key-bad", "key-good"] * 2
+
+
+@row("the position of a member that leaves")
+def _() -> Seen:
+    house = room()
+    bad, good = keyed(house, "bad", "good")
+    bad.given = fail  # type: ignore[method-assign]
+    house.hub.leave("ops", bad)
+    house.hub.leave("ops", good)
+    return list(house.hub.rooms), []
+
+
+@row("closing the connection that a resume key is taken from")
+def _() -> Seen:
+    house = room()
+    [old] = keyed(house, "old")
+    old.refused = fail  # type: ignore[method-assign]
+    house.bus.answer_at_once = False
+    new = member(house, "new", key="key-old")
+    house.hear("one", number=1)
+    return (old.blobs, new.blobs), ([], [frames("one")])
+
+
+@row("closing a connection that has lost its resume key unheard")
+def _() -> Seen:
+    office = test_places.Office(places=3)
+    given: list[str] = []
+
+    def give_up(room: str, session: str) -> Stored | None:
+        given.append(session)
+        return fail() if session == "s1" else None
+
+    office.places._give_up = give_up
+    for number in (1, 2):
+        office.save(f"s{number}", key=f"k{number}")
+    office.end_turn()
+    office.wire.answer([1, 2])
+    return given, ["s1", "s2"]
+
+
+# What was said
+
+
+class Receipt:
+    """Notes what became of messages, or raises."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.told: list[str] = []
+        self.fails = fails
+
+    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+        self.told.append(f"{message.text} {position.offset}")
+        if self.fails:
+            fail()
+
+    def refused(self, message: Message, closing: Closing) -> None:
+        self.told.append(f"{message.text} {closing.reason}")
+        if self.fails:
+            fail()
+
+
+def receipts(house: House) -> list[list[str]]:
+    """Let two members publish in one batch, the first of which has a receipt that raises; give what both were told."""
+    made = [Receipt(fails=True), Receipt()]
+    authors = [member(house, name) for name in ("ann", "bob")]
+    for author, receipt in zip(authors, made, strict=True):
+        house.hub.intake.publish("ops", author, [author.id], receipt=receipt)
+    house.end_turn()
+    return [receipt.told for receipt in made]
+
+
+@row("a receipt of what was published")
+def _() -> Seen:
+    return receipts(room()), [["ann 1"], ["bob 2"]]
+
+
+@row("a receipt of what was refused")
+def _() -> Seen:
+    house = room()
+    house.bus.refuse = NotPublished("no")
+    return receipts(house), [[f"ann {OUR_FAULT.reason}"], [f"bob {OUR_FAULT.reason}"]]
+
+
+@row("telling one author that its message was refused")
+def _() -> Seen:
+    house = room()
+    house.bus.refuse = NotPublished("no")
+    bad, good = member(house, "bad", not_sent=fail), member(house, "good")
+    for author in (bad, good):
+        house.hub.intake.publish("ops", author, ["hi"])
+    house.end_turn()
+    return good.events, [OUR_FAULT]
+
+
+@row("an author that carries on")
+def _() -> Seen:
+    house = room()
+    house.bus.full = True
+    bad, good = member(house, "bad", carry_on=fail), member(house, "good")
+    for author in (bad, good):
+        house.hub.intake.wait(author)
+    house.bus.full = False
+    house.hub.bus_changed()
+    return good.events, ["carry on"]
+
+
+@row("telling one author that the bus is away")
+def _() -> Seen:
+    house = room()
+    house.bus.away = "gone"
+    bad, good = member(house, "bad", bus_away=fail), member(house, "good")
+    for author in (bad, good):
+        house.hub.intake.wait(author)
+    house.hub.bus_changed()
+    return good.events, ["bus away"]
+
+
+@row("writing a batch to the chat log")
+def _() -> Seen:
+    house = room()
+    ann, bob = member(house, "ann"), member(house, "bob")
+    log, house.hub.intake._chat = house.hub.intake._chat, SimpleNamespace(info=fail)  # type: ignore[assignment]
+    house.hub.intake.publish("ops", ann, ["bad"])
+    house.end_turn()
+    house.hub.intake._chat = log
+    house.hub.intake.publish("ops", bob, ["good"])
+    house.go_round()
+    return (ann.events, ann.blobs, house.chat.batches), ([OUR_FAULT], [frames("good")], [["good"]])
+
+
+@row("publishing for one room")
+def _() -> Seen:
+    house = room()
+    ann, good = member(house, "ann"), FakeMember("good")
+    house.hub.join("dev", good)
+    publish = house.bus.publish
+    house.bus.publish = lambda room, *rest: fail() if room == "ops" else publish(room, *rest)  # type: ignore[method-assign]
+    house.hub.intake.publish("ops", ann, ["bad"])
+    house.hub.intake.publish("dev", good, ["good"])
+    house.end_turn()
+    return (ann.events, good.events, house.published), ([OUR_FAULT], [], [["good"]])
+
+
+@row("a listener of the chat log's sync")
+def _() -> Seen:
+    told: list[object] = []
+    syncing: Deferred[None] = Deferred()
+    sync = Sync(list, lambda *_: syncing)
+    for synced in (fail, told.append):
+        listener: Any = SimpleNamespace(synced=synced)
+        sync.listen(listener)
+    sync.ask()
+    syncing.callback(None)
+    return told, [1]
+
+
+@row("a listener of a sync that failed")
+def _() -> Seen:
+    told: list[object] = []
+    syncing: Deferred[None] = Deferred()
+    sync = Sync(list, lambda *_: syncing)
+    for refused in (fail, lambda ticket, why: told.append(ticket)):
+        listener: Any = SimpleNamespace(not_synced=refused)
+        sync.listen(listener)
+    sync.ask()
+    syncing.errback(OSError("no"))
+    return told, [1]
+
+
+@row("one client that is slowed")
+def _() -> Seen:
+    house = Clients()
+    bad, _ = house.session("s1")
+    good, _ = house.session("s2")
+    slowed = Slowed(1000)
+    for session in (bad, good):
+        pace: Any = SimpleNamespace(slowed=slowed)
+        slowed.add(session)
+        session._held, session._pace = ["late"], pace
+        session._slowed = house.clock.callLater(100, fail)
+    hub: Any = SimpleNamespace(intake=SimpleNamespace(open=True, publish=fail))
+    bad._hub = hub
+    slowed.hurry()
+    return house.turn(), [("lobby", "late")]
+
+
+# The broker
+
+
+@row("decoding one entry of history")
+def _() -> Seen:
+    good = test_history.entry("e", 5)
+    span = test_history.Archive().read([b"e", b"6", 0, b"e 6", good, b"garbage"])
+    return test_history.shape(span), [("e", [5])]
+
+
+@row("putting one query into bytes")
+def _() -> Seen:
+    queries = Queries(Clock(), Config(bus_queries=1))
+    wire = Wire()
+    queries.connected(wire, b"r1")
+    bad, good = (queries.ask(PUBLISH, [b"k"], make) for make in (fail, lambda run: [run]))
+    wire.answer(1)
+    return (str(outcome(bad)), outcome(good)), ("no", 1)
+
+
+@row("encoding one batch")
+def _() -> Seen:
+    office = test_outbox.Office(Config())
+    office.connect()
+    office.boxes.publish("ops", [Message("s.1", 2**70, "s", "bad")], {})
+    office.publish("good")
+    return office.wire.batches, [("ops", 2, ["good"])]
+
+
+@row("sending what waits for one room")
+def _() -> Seen:
+    office = test_outbox.Office(Config())
+    office.publish("bad"), office.publish("good", room="dev")
+    channel = office.boxes._channel
+    office.boxes._channel = lambda room: fail() if room == "ops" else channel(room)
+    office.connect()
+    return [each[0] for each in office.wire.batches], ["dev"]
+
+
+@row("comparing one room")
+def _() -> Seen:
+    table = test_comparison.Table("a", "b", "c")
+    compared: list[str] = []
+
+    def compare(room: str, top: Position) -> None:
+        compared.append(room)
+        if room == "a":
+            fail()
+
+    table.comparison._compare = compare
+    table.comparison.run()
+    table.round(1, 2)
+    table.round(3)
+    return (compared, table.presences_compared), (["a", "b", "c"], [("a", "b"), ("c",)])
+
+
+def presence(**others: Any) -> Presence:
+    options: dict[str, Any] = {"channel": str.encode, "now": lambda: 0.0, "told": fail, "renamed": fail, **others}
+    queries: Any = SimpleNamespace(ask=lambda *_: Deferred())
+    return Presence(Clock(), queries, Config(), "w", **options)
+
+
+@row("writing who is in one room")
+def _() -> Seen:
+    said: list[str] = []
+
+    def look(room: str) -> None:
+        said.append(room)
+        if room == "ops":
+            fail()
+
+    made = presence(said=look)
+    for name in ("ops", "dev"):
+        made.enter(name, "s1", Identity()).addErrback(lambda _: None)
+        made._rooms[name].waiting.clear()
+        made.leave(name, "s1", linger=False)
+    made._send_all()
+    return said, ["ops", "dev"]
+
+
+@row("saying anew who is in one room")
+def _() -> Seen:
+    made, cared = presence(), list[str]()
+
+    def care(room: str) -> None:
+        cared.append(room)
+        if room == "ops":
+            fail()
+
+    made._care = care  # type: ignore[method-assign]
+    for name in ("ops", "dev"):
+        made.enter(name, "s1", Identity())
+    queries: Any = SimpleNamespace(ask=lambda *_: succeed([0, 1, 0, 1]))
+    made._queries = queries
+    outcome(made.check(["ops", "dev"]))
+    return cared, ["ops", "dev"]
+
+
+def shards(part: Any) -> tuple[Shards, list[str]]:
+    did: list[str] = []
+    other: Any = SimpleNamespace(
+        fan_out=lambda: did.append("another"), stop=lambda: did.append("another"), rooms=(), intake=None
+    )
+    return Shards([Shard("bad", part, part), Shard("good", other, other)]), did
+
+
+@row("delivery from one broker")
+def _() -> Seen:
+    made, did = shards(SimpleNamespace(fan_out=fail))
+    made.fan_out()
+    return did, ["another"]
+
+
+@row("stopping the link to one broker")
+def _() -> Seen:
+    made, did = shards(SimpleNamespace(stop=fail))
+    made.stop()
+    return did, ["another", "another"]
+
+
+# Connections
+
+
+def followers(web: Web) -> tuple[Any, Asker]:
+    """Let two clients follow a room; the first can't be closed."""
+    bad, good = Asker(web), Asker(web)
+    for asker in (bad, good):
+        asker.send("GET /ops", "Accept: text/event-stream")
+    first = next(iter(web.connections.connections))
+    return first, good
+
+
+@row("closing one of all connections")
+def _() -> Seen:
+    web = Web()
+    first, good = followers(web)
+    first.close = fail
+    web.connections.close_all(STOPPING)
+    return b"event: bye" in good.transport.value(), True
+
+
+@row("closing one of the banned connections")
+def _() -> Seen:
+    web = Web()
+    first, good = followers(web)
+    first.close = fail
+    web.connections.bans.has = lambda address: True  # type: ignore[method-assign]
+    web.connections.close_banned()
+    return BANNED.reason.encode() in good.transport.value(), True
+
+
+@row("a heartbeat of one stream")
+def _() -> Seen:
+    web = Web()
+    first, good = followers(web)
+    beats: list[bytes] = []
+
+    def tell(blob: bytes) -> None:
+        beats.append(blob)
+        fail()
+
+    first.tell = tell
+    good.transport.clear()
+    for _ in range(2):
+        web.clock.advance(25.1)
+    return (len(beats), good.transport.value()), (2, b"3\r\n:\n\n\r\n" * 2)
+
+
+@row("leaving a room at the end of a connection")
+def _() -> Seen:
+    web = Web()
+    first, _ = followers(web)
+    first.session._hub = SimpleNamespace(leave=fail)
+    ended = web.connections.close_all(STOPPING)
+    for following in list(web.connections.connections):
+        following.transport.abortConnection()  # type: ignore[attr-defined]
+    web.turn()
+    return ended.called, True
+
+
+@row("leaving a room at the end of a WebSocket")
+def _() -> Seen:
+    house = test_connection.House()
+    bad, _ = house.client(), house.client()
+    hub: Any = SimpleNamespace(leave=fail)
+    session: Any = bad.connection.session
+    session._hub = hub
+    ended = house.factory.close_all(STOPPING)
+    house.clock.pump([1.0] * 3)
+    return ended.called, True
+
+
+@row("a ping")
+def _() -> Seen:
+    house = test_connection.House()
+    client = house.client()
+    client.connection.sendPing = fail
+    house.clock.advance(test_connection.CONFIG.ping_seconds + 0.1)
+    house.clock.advance(test_connection.CONFIG.pong_seconds + 0.1)
+    return client.gone, "ConnectionAborted"
+
+
+@row("the answer to one request")
+def _() -> Seen:
+    web = Web()
+    bad, good = Asker(web), Asker(web)
+    members, web.hub.members = web.hub.members, fail  # type: ignore[method-assign]
+    status = bad.ask("GET /ops/members").status
+    web.hub.members = members  # type: ignore[method-assign]
+    return (status, good.ask("GET /ops/members").status), (500, 200)
+
+
+@row("leaving one of several rooms")
+def _() -> Seen:
+    house = Clients()
+    client = Client(house)
+    client.asks(join("ops"), join("dev"))
+    leave = house.hub.leave
+
+    def leave_all_but(name: str, member: Any) -> None:
+        if name == "lobby":
+            fail()
+        leave(name, member)
+
+    house.hub.leave = leave_all_but  # type: ignore[method-assign]
+    client.session.gone()
+    return list(house.hub.rooms), ["lobby"]
+
+
+@row("what arrived in one of several rooms")
+def _() -> Seen:
+    house = Clients()
+    client = Client(house, resume="a-key-of-mine")
+    client.asks(join("ops"))
+    sealed: list[str] = []
+    rooms: dict[str, Any] = {
+        name: SimpleNamespace(key="k", seal=lambda name=name: sealed.append(name), close=fail if name == "a" else None)
+        for name in ("a", "b")
+    }
+    rooms["b"].close = lambda: sealed.append("closed b")
+    house.hub.note = fail  # type: ignore[method-assign]
+    client.session._rooms = rooms
+    client.session.given_all()
+    client.session.going()
+    return sealed, ["a", "b", "closed b"]
+
+
+@row("going on in one of several rooms")
+def _() -> Seen:
+    house = Clients()
+    client = Client(house)
+    client.asks(join("ops"))
+    drained: list[str] = []
+
+    def note(name: str, member: Any) -> None:
+        drained.append(name)
+        if name == "lobby":
+            fail()
+
+    house.hub.drained = note  # type: ignore[method-assign]
+    client.session.drained()
+    return drained, ["lobby", "ops"]
+
+
+@pytest.mark.parametrize("scene", ROWS.values(), ids=ROWS)
+def test_what_raises_is_noticed_by_nobody_else(scene: Callable[[], Seen]) -> None:
+    seen, expected = scene()
+    assert seen == expected
