@@ -84,6 +84,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  presence``     who is in which room: kept in the broker, told in the order of the messages
 ``  places``       how far clients with a resume key have come, kept in the broker
 ``  shares``       what addresses do on all workers, added up in the broker
+``  eviction``     the memory of the private broker: old histories are dropped before it is full
 ``  comparison``   whether this worker has heard everything
 ``  bus``          all of these as one: publish, subscribe, read, away or not
 ``  pacer``        when to do what piles up
@@ -130,6 +131,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  repetition``   trouble that comes again and again, counted
 ``  serverlog``    the server's own log, as text or JSON
 ``  state``        the state folder: who uses it, and whether it is still the same
+``  memory``       how much memory there is
 ``  valkey``       the private broker
 ``  worker``       one worker process: what it says, and how to tell it something
 ``  generation``   the workers of one configuration: spawned, watched, replaced, drained

@@ -222,6 +222,21 @@ def size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+BROKER_MEMORY_LEAST = 33_554_432
+"""The least memory that a private broker is of use with."""
+
+
+def _broker_memory(text: str) -> str:
+    if text != "auto":
+        try:
+            enough = size(text) >= BROKER_MEMORY_LEAST
+        except BadValue:
+            enough = False
+        if not enough:
+            raise BadValue(f"must be auto, or a size of at least 32MiB such as 512MiB, not {text!r}")
+    return text
+
+
 def _rotation(text: str) -> str:
     if text != "day":
         try:
@@ -464,6 +479,12 @@ class Config:
         _folder_path,
         "A folder in which the private Valkey keeps history and places, so that they survive a restart of everything. "
         "It means nothing with --redis. [default: none; nothing is kept]",
+    )
+    broker_memory: str = _option(
+        "auto",
+        _broker_memory,
+        "Maximum memory of the private Valkey, such as 512MiB; before it is full, the histories of the rooms that were "
+        "silent for the longest are dropped. auto: a quarter of the memory of this host or container, at least 64MiB.",
     )
     max_message: int = _option(16384, whole_number(1, 1_048_576), "The longest message taken.", "bytes of UTF-8")
     bus_patience: float = _option(
@@ -819,6 +840,24 @@ class Config:
     """How long the end of a killed process may take to be known."""
     broker_stop_seconds: float = 1.5
     """At a stop, how long the private broker may take; after it it is killed."""
+    memory_seconds: float = 0.25
+    """How often a worker looks at the memory of the private broker,"""
+    memory_turn_seconds: float = 5.0
+    """and for how long the one that makes room does so, unless it looks again."""
+    memory_high: float = 0.9
+    """From which part of it on histories are dropped,"""
+    memory_low: float = 0.8
+    """and until which part."""
+    memory_keys: int = 1000
+    """Keys of the broker that are looked at in one step, for those of histories,"""
+    memory_histories: int = 500
+    """how many of the oldest ones are dropped before all are looked at again,"""
+    memory_drops: int = 8
+    """and after how many of them the memory is looked at again."""
+    memory_part: int = 4
+    """The part (one in so many) of this host's memory that a private broker may use where nobody says how much,"""
+    memory_least: int = 67_108_864
+    """and at least so many bytes."""
     state_lock_seconds: float = 2.0
     """How long the broker of a chatd that was killed may hold on to the state folder."""
     relayed_line_bytes: int = 65_536

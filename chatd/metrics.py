@@ -183,4 +183,11 @@ WORKERS = _one("gauge", "chatd_workers", "Workers that there should be.")
 WORKERS_READY = _one("gauge", "chatd_workers_ready", "Workers that are ready.")
 WORKER_RESTARTS = _one("counter", "chatd_worker_restarts_total", "Workers that ended and were to be replaced.")
 BROKER_RESTARTS = _one("counter", "chatd_broker_restarts_total", "Private brokers that ended and were to be replaced.")
+BROKER_MEMORY = _one("gauge", "chatd_broker_memory_bytes", "Memory that the private broker uses.")
+BROKER_MEMORY_LIMIT = _one("gauge", "chatd_broker_memory_limit_bytes", "Memory that the private broker may use.")
+HISTORIES_DROPPED = _one(
+    "counter",
+    "chatd_histories_dropped_total",
+    "Histories that the private broker dropped or cut in half to save memory.",
+)
 START_TIME = _one("gauge", "chatd_start_time_seconds", "When chatd was started, in seconds since 1970.")

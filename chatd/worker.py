@@ -253,6 +253,8 @@ class Worker:
             self._counting.start()
         self._shards.start()
         self._shards.share(self._connections.limits)
+        if not self._config.redis:
+            self._shards.evict()
         self._try_ready()
 
     def order(self, order: str) -> None:

@@ -332,6 +332,7 @@ def test_the_options_are_the_promised_ones() -> None:
         "chat_log_rotate",
         "chat_log_keep",
         "state",
+        "broker_memory",
         "max_message",
         "bus_patience",
         "drain",
@@ -419,3 +420,13 @@ def test_a_config_is_frozen() -> None:
 
 def test_the_default_log_lies_under_the_working_folder() -> None:
     assert not os.path.isabs(Config().chat_log)
+
+
+@pytest.mark.parametrize("text", ["auto", "32MiB", "512MiB", "1GiB", "100000000"])
+def test_the_memory_of_the_broker_is_a_size_or_left_to_us(text: str) -> None:
+    assert check("broker_memory", text) == text
+
+
+@pytest.mark.parametrize("text", ["", "31MiB", "0", "half", "off", "1 TB"])
+def test_any_other_memory_of_the_broker_is_refused(text: str) -> None:
+    assert refusal("broker_memory", text) == f"must be auto, or a size of at least 32MiB such as 512MiB, not {text!r}"

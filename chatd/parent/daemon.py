@@ -33,8 +33,8 @@ from chatd.timers import Periodic
 
 log = Logger()
 
-LASTING = ("redis", "redis_prefix", "state")
-"""What a reload can't change: old and new workers would not hear each other."""
+LASTING = ("redis", "redis_prefix", "state", "broker_memory")
+"""Options that a reload can't change: the private broker runs on, and old and new workers have to hear each other."""
 
 
 class Daemon(Service):

@@ -25,10 +25,11 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.config import BadValue, Config
+from chatd.config import BadValue, Config, size
 from chatd.metrics import BROKER_RESTARTS
 from chatd.parent import tether
 from chatd.parent.child import Backoff, why_ended
+from chatd.parent.memory import available_memory
 from chatd.parent.ports import remove_stale
 from chatd.parent.state import State
 
@@ -42,6 +43,8 @@ SHORT_FOLDER = "/tmp"  # nosec B108 # noqa: S108 - what is made there is 0700 as
 _STALE_SECONDS = 60.0
 """After which a chatd that lives has surely locked the folder that it made."""
 LOCK_DESCRIPTOR = 3  # after standard input, output and error
+PUBSUB_HARD, PUBSUB_SOFT = 268_435_456, 67_108_864
+"""The most bytes that may wait for a worker, at once and for a minute."""
 KEPT = {
     "appendonly": "yes",
     # "everysec" may lose what was answered, and passed on, within the last two seconds.
@@ -164,6 +167,7 @@ class Valkey:
         log.info("private broker {name} started, pid {pid}", name=name, pid=self._process.pid)
 
     def _options(self) -> list[str]:
+        memory = memory_of(self._config)
         options = {
             "port": "0",
             "unixsocket": f"{self._folder}/{SOCKET}",
@@ -174,7 +178,11 @@ class Valkey:
             "daemonize": "no",
             "logfile": "",
             "loglevel": "warning",
-            "client-output-buffer-limit": "pubsub 256mb 64mb 60",
+            "maxmemory": str(memory),
+            "maxmemory-policy": "noeviction",
+            "lazyfree-lazy-user-del": "no",  # what is dropped to save memory is to be free at once
+            # What waits for a worker that does not read counts as memory too.
+            "client-output-buffer-limit": f"pubsub {min(PUBSUB_HARD, memory // 4)} {min(PUBSUB_SOFT, memory // 8)} 60",
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
 
@@ -189,6 +197,13 @@ class Valkey:
         if self._state is not None:
             self._state.release()
         stopped.callback(None)
+
+
+def memory_of(config: Config) -> int:
+    """Return how many bytes of memory the private broker may use."""
+    if config.broker_memory != "auto":
+        return size(config.broker_memory)
+    return max(config.memory_least, available_memory() // config.memory_part)
 
 
 def _fits(folder: str) -> bool:

@@ -31,6 +31,7 @@ from chatd.message import Batch, Change, Message, Position, Span, decode, tells_
 from chatd.metrics import BUSES
 from chatd.room.comparison import Comparison
 from chatd.room.endpoint import broker_endpoint
+from chatd.room.eviction import Eviction
 from chatd.room.history import History
 from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
 from chatd.room.outbox import NotPublished, Outboxes, Published
@@ -134,6 +135,7 @@ class Bus:
             said=self._said,
         )
         self._shares = Shares(reactor, self._queries, config, publisher)
+        self._eviction = Eviction(reactor, self._queries, config, publisher)
         self._places = Places(reactor, self._queries, config, publisher, self._give_up)
         self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
         endpoint = self._sentinels or broker_endpoint(reactor, address, config)
@@ -182,6 +184,10 @@ class Bus:
         """Share with all workers what addresses do on this one."""
         self._shares.share(limits)
 
+    def evict(self) -> None:
+        """Keep the memory of the broker, which is a private one, from running out."""
+        self._eviction.start()
+
     def stop(self) -> None:
         """Hang up. What was not published fails with NotPublished."""
         BUSES.value -= 1
@@ -189,6 +195,7 @@ class Bus:
         self._ticker.stop()
         self._comparison.stop()
         self._shares.stop()
+        self._eviction.stop()
         self._queries.stop()
         self._presence.stop()
         for timer in (self._settling, self._retrying):

@@ -35,4 +35,8 @@ ALIVE = Script("alive")
 ROOMS = Script("rooms")
 RUN = Script("run")
 SHARES = Script("shares")
+MEMORY = Script("memory")
+HISTORIES = Script("histories")
+SHORTEN = Script("shorten")
 ALL = (PUBLISH, READ, READ_BACK, TOPS, CLAIM, SAVE, PRESENCE, MEMBERS, ALIVE, ROOMS, RUN, SHARES)
+"""What is asked of every broker; the three others are for the private one, and loaded when they are needed."""

@@ -69,6 +69,11 @@ class Shards:
         """Share with all workers what addresses do on this one: through the same broker on all hosts."""
         min(self._shards, key=lambda shard: shard.identity).bus.share(limits)
 
+    def evict(self) -> None:
+        """Keep the memory of the brokers, which are private ones, from running out."""
+        for shard in self._shards:
+            shard.bus.evict()
+
     def hold(self) -> "Deferred[Any]":
         """Take no more messages; fires when all that were taken are published."""
         for shard in self._shards:

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from chatd.config import BadValue, Config, broker_address
 from chatd.parent import tether
 from chatd.parent.state import State
-from chatd.parent.valkey import Valkey, find_server, find_sockets
+from chatd.parent.valkey import Valkey, find_server, find_sockets, memory_of
 from tests.parent.children import FakeProcess, FakeReactor, Said
 from tests.room.server import Client
 from tests.waiting import until
@@ -284,6 +284,27 @@ def test_it_can_be_stopped_twice(of: Fixture) -> None:
     assert of.stop() == ["stopped"]
 
 
+def option(process: FakeProcess, name: str) -> str:
+    return process.command[process.command.index(f"--{name}") + 1]
+
+
+@pytest.mark.parametrize(("size", "memory", "waiting"), [("512MiB", 512, 128), ("32MiB", 32, 8), ("8GiB", 8192, 256)])
+def test_its_memory_is_bounded_as_asked_and_nothing_is_evicted_unseen(
+    of: Fixture, size: str, memory: int, waiting: int
+) -> None:
+    of.valkey._config = replace(CONFIG, broker_memory=size)
+    process = of.start()
+    assert option(process, "maxmemory") == str(memory * 1_048_576)
+    assert option(process, "maxmemory-policy") == "noeviction"
+    assert option(process, "client-output-buffer-limit").startswith(f"pubsub {waiting * 1_048_576} ")
+
+
+def test_where_nobody_says_how_much_it_may_use_a_quarter_of_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there_is, may_use in ((4_000_000_000, 1_000_000_000), (100_000_000, 67_108_864)):
+        monkeypatch.setattr("chatd.parent.valkey.available_memory", lambda size=there_is: size)
+        assert memory_of(Config()) == may_use
+
+
 # With a state folder
 
 
@@ -511,6 +532,10 @@ class RealServer(TestCase):
 
     def test_it_takes_at_least_as_many_clients_as_there_may_be_links(self) -> None:
         assert int(self.ask("CONFIG", "GET", "maxclients").split()[-1]) >= 2 * 256
+
+    def test_it_may_use_a_part_of_the_memory_alone(self) -> None:
+        assert int(self.ask("CONFIG", "GET", "maxmemory").split()[-1]) == memory_of(Config())
+        assert b"noeviction" in self.ask("CONFIG", "GET", "maxmemory-policy")
 
     def test_only_its_owner_may_connect(self) -> None:
         self.ask("PING")

@@ -92,6 +92,7 @@ def last_words(client: Any) -> tuple[str, int]:
         ({"workers": -1}, "workers must be a whole number from 0 to 256, not '-1'"),
         ({"redis": "redis://127.0.0.1:1"}, "--redis can only be changed by a restart"),
         ({"state": "kept"}, "--state can only be changed by a restart"),
+        ({"broker-memory": "64MiB"}, "--broker-memory can only be changed by a restart"),
         ({"origin": ["nonsense"]}, "nonsense"),
     ],
 )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -357,3 +358,33 @@ def test_a_worker_that_crashes_at_its_start_is_tried_again_ever_more_rarely_and_
         assert "is ready" not in daemon.log()
         flag.unlink()
         daemon.wait_for(r"chatd \S+ is ready")
+
+
+# A broker of little memory
+
+
+def _kept(daemon: Daemon, room: str) -> int:
+    """Return how many messages of a room can be read yet."""
+    with urlopen(daemon.url(f"{room}?last=1000", "http")) as answer:
+        return len(answer.read().splitlines())
+
+
+def test_a_flood_of_many_rooms_drops_old_histories_and_stops_nobody(tmp_path: Path) -> None:
+    flood = [f"{number} {'x' * 16_000}" for number in range(64)]
+    with Daemon(tmp_path, "--broker-memory", "32MiB") as daemon:
+        with daemon.connect("other") as hearer, daemon.connect("other") as speaker:
+            for number in range(50):
+                daemon.say(f"flood{number}", *flood)
+                speaker.send(f"line {number}")
+            lines = [f"line {number}" for number in range(50)]
+            assert hear(hearer, lines[-1]) == lines
+        assert _kept(daemon, "flood0") < 64
+        assert _kept(daemon, "flood0") <= _kept(daemon, "flood49")
+        with urlopen(daemon.url("-/metrics", "http")) as answer:
+            metrics = answer.read().decode()
+        assert re.search(r"^chatd_histories_dropped_total [1-9]", metrics, re.MULTILINE)
+        assert re.search(r"^chatd_broker_memory_limit_bytes 3.3554432e\+07$", metrics, re.MULTILINE)
+        daemon.wait_for("the private broker uses .* of 32 MiB")
+        texts = daemon.texts()
+        assert sorted(text for text in texts if "xxx" in text) == sorted(flood * 50)
+        assert [text for text in texts if text.startswith("line ")] == lines

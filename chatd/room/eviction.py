@@ -1,0 +1,126 @@
+"""The memory of the private broker: before it is full, old histories are dropped.
+
+A full broker refuses to write (``noeviction``), for all rooms and until somebody makes room. So while it is nearly
+full, the histories of the rooms that were silent for the longest are dropped, a few at a time. A room that is not
+silent loses the older half of its history. Readers are told of the gap as of any history that ran out. The chat log
+keeps everything.
+
+One worker at a time does it: the broker says which. A server of the operator's own is never looked at.
+"""
+
+import heapq
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.config import Config
+from chatd.metrics import BROKER_MEMORY, BROKER_MEMORY_LIMIT, HISTORIES_DROPPED
+from chatd.room.history import history_key
+from chatd.room.queries import Queries
+from chatd.room.script import HISTORIES, MEMORY, SHORTEN
+
+log = Logger()
+
+MIB = 1_048_576
+
+
+class Eviction:
+    """This worker's part in it, from ``start`` to ``stop``."""
+
+    def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
+        """Take this worker's unique name."""
+        self._clock = clock
+        self._queries = queries
+        self._config = config
+        self._worker = worker
+        self._coming: Any = None
+        self._looking: Deferred[None] | None = None
+        self._running = False
+
+    def start(self) -> None:
+        """Begin to look at the memory, and to make room while it is nearly full."""
+        self._running = True
+        self._later()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._running = False
+        if self._coming is not None and self._coming.active():
+            self._coming.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        BROKER_MEMORY.value = BROKER_MEMORY_LIMIT.value = 0
+
+    def _later(self) -> None:
+        if self._running:
+            self._coming = self._clock.callLater(self._config.memory_seconds, self._look)
+
+    def _look(self) -> None:
+        self._looking = Deferred.fromCoroutine(self._make_room())
+        self._looking.addErrback(self._failed).addCallback(lambda _: self._later())
+
+    def _failed(self, failure: Failure) -> None:
+        """Log what went wrong; the next look tries it again."""
+        if not failure.check(CancelledError):
+            log.failure("the memory of the private broker could not be looked after", failure)
+
+    async def _make_room(self) -> None:
+        """Drop histories while the broker is nearly full, until it is less so."""
+        used, limit = await self._measure()
+        if not limit or used <= limit * self._config.memory_high:
+            return
+        before = HISTORIES_DROPPED.value
+        log.warn(
+            "the private broker uses {used} of {limit} MiB (--broker-memory): it drops the histories of the rooms that "
+            "were silent for the longest",
+            used=used // MIB,
+            limit=limit // MIB,
+        )
+        while used > limit * self._config.memory_low:
+            used, freed = await self._drop_oldest(limit)
+            if not freed:
+                log.error("the private broker uses {used} MiB, and has no history left to drop", used=used // MIB)
+                break
+        log.info("histories dropped: {count}", count=int(HISTORIES_DROPPED.value - before))
+
+    async def _drop_oldest(self, limit: int) -> tuple[int, int]:
+        """Drop the oldest histories, as far as needed; return the memory used then, and how many batches are gone."""
+        config = self._config
+        silent = (config.history_seconds - config.recent_seconds) * 1000
+        freed, used = 0, limit
+        for number, (_, key) in enumerate(await self._oldest(), 1):
+            gone = await self._queries.ask(SHORTEN, [key], lambda _: [silent])
+            HISTORIES_DROPPED.value += gone > 0
+            freed += gone
+            if number % config.memory_drops == 0:
+                used, _ = await self._measure()
+                if used <= limit * config.memory_low:
+                    return used, freed
+        used, _ = await self._measure()
+        return used, freed
+
+    async def _oldest(self) -> list[tuple[int, bytes]]:
+        """Return the histories of the rooms that were silent for the longest, those first."""
+        config, cursor = self._config, b"0"
+        oldest: list[tuple[int, bytes]] = []
+        while True:
+            cursor, *found = await self._list(cursor)
+            oldest = heapq.nsmallest(config.memory_histories, [*oldest, *zip(found[1::2], found[::2], strict=True)])
+            if cursor == b"0":
+                return oldest
+
+    def _list(self, cursor: bytes) -> "Deferred[Any]":
+        start, _ = history_key(self._config.redis_prefix, "")
+        return self._queries.ask(HISTORIES, [], lambda _: [cursor, start, self._config.memory_keys])
+
+    async def _measure(self) -> tuple[int, int]:
+        """Ask how many bytes the broker uses, and how many it may; 0 if another worker makes room."""
+        config = self._config
+        key, kept = f"{config.redis_prefix}:eviction".encode(), round(config.memory_turn_seconds * 1000)
+        chosen, used, limit = await self._queries.ask(MEMORY, [key], lambda _: [self._worker, kept])
+        if not chosen:
+            used = limit = 0
+        BROKER_MEMORY.value, BROKER_MEMORY_LIMIT.value = used, limit
+        return used, limit
