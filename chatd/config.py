@@ -609,7 +609,7 @@ class Config:
     """Rooms that a worker remembers to have been made, so that they are not counted again."""
     limit_reported: int = 1000
     """Addresses of which a worker tells the others at once; if there are more, they take turns."""
-    limit_looked: int = 4096
+    limit_looked: int = 2048
     """Addresses that a worker looks at in one go: whether others have to know of them, whether they are forgotten."""
     limit_seconds: float = 1.0
     """How often it does."""
