@@ -494,6 +494,25 @@ def _() -> Seen:
     return (ann.events, ann.blobs, house.chat.batches), ([OUR_FAULT], [frames("good")], [["good"]])
 
 
+@row("writing to the chat log what became of a batch")
+def _() -> Seen:
+    house = room()
+    ann, bob = member(house, "ann"), member(house, "bob")
+
+    def write(event: dict[str, Any]) -> None:
+        if "outcome" in event:
+            fail()
+
+    log, house.hub.intake._chat = house.hub.intake._chat, SimpleNamespace(info=lambda _, **event: write(event))  # type: ignore[assignment]
+    house.bus.refuse = NotPublished("no")
+    house.hub.intake.publish("ops", ann, ["bad"])
+    house.end_turn()
+    house.hub.intake._chat, house.bus.refuse = log, None
+    house.hub.intake.publish("ops", bob, ["good"])
+    house.go_round()
+    return (ann.events, ann.blobs), ([OUR_FAULT], [frames("good")])
+
+
 @row("publishing for one room")
 def _() -> Seen:
     house = room()

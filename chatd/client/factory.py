@@ -172,9 +172,9 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
         for connection in list(self.connections):
-            with log.failuresHandled("a connection could not be looked at"):
+            with log.failuresHandled("{client} was not closed", client=connection.session.id):
                 if applies(connection.session):
-                    self._close(connection, closing)
+                    connection.close(closing)
 
     def lease(self, request: Head) -> Lease:
         """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
@@ -230,8 +230,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """Close every connection; fires when the last one is gone."""
         self.closing = closing
         emptied = self._emptied = Deferred()
-        for connection in list(self.connections):
-            self._close(connection, closing)
+        self._close_some(closing, lambda session: True)
         self.connection_gone()
         return emptied
 
@@ -239,10 +238,6 @@ class ConnectionFactory(WebSocketServerFactory):
         """Close every connection that there is now, each at a moment of its own within that time."""
         for connection in self.connections:
             self.timers.callLater(uniform(0, seconds), connection.close, closing)
-
-    def _close(self, connection: Closable, closing: Closing) -> None:
-        with log.failuresHandled("{client} was not closed", client=connection.session.id):
-            connection.close(closing)
 
     def connection_gone(self) -> None:
         """Look whether it was the last one."""

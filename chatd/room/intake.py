@@ -259,26 +259,25 @@ class Intake:
     def _log_taken(self) -> None:
         """Log what was taken, and publish it or refuse it. Raise LogBusy if all of it is kept."""
         taken = self._taken
-        refused: tuple[str, Closing] | None = None
+        refused: Closing | None = None
         if taken:
             try:
                 log_entries(self._chat, [each.entry for each in taken])
             except LogBusy:
                 raise
             except OSError:  # said by the chat log itself, once
-                refused = "chat_log", LOG_AWAY
+                refused = LOG_AWAY
             except Exception:  # noqa: BLE001 - their authors are told
                 log.failure("messages could not be logged, they are refused")
-                refused = "refused", OUR_FAULT
+                refused = OUR_FAULT
         weight, self._taken, self._taken_weight = self._taken_weight, [], 0
         if self._waiting and self._change is None:  # there was no room for more; now there may be
             self._change = self._clock.callLater(0, self._carry_on)
         if taken:
             self._count(weight)
             if refused is not None:
-                reason, closing = refused
-                REFUSED_MESSAGES[reason].value += _count(taken)
-                self._tell_refused(taken, closing)
+                REFUSED_MESSAGES["chat_log" if refused is LOG_AWAY else "refused"].value += _count(taken)
+                self._tell_refused(taken, refused)
             else:
                 self._publish(taken)
 
@@ -353,6 +352,8 @@ class Intake:
             except OSError:  # said by the chat log itself
                 count = sum(len(entry.messages) for entry in entries)
                 log.error("{count} messages in the chat log were not published", count=count)
+            except Exception:  # noqa: BLE001 - what comes next is logged all the same
+                log.failure("the chat log does not say that messages in it were not published")
             self._outcomes.popleft()
 
     def _tell_refused(self, taken: Sequence[_Taken], closing: Closing) -> None:
