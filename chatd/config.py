@@ -842,7 +842,7 @@ class Config:
     """At a stop, how long the private broker may take; after it it is killed."""
     memory_seconds: float = 0.25
     """How often a worker looks at the memory of the private broker,"""
-    memory_turn_seconds: float = 5.0
+    memory_turn_seconds: float = 2.0
     """and for how long the one that makes room does so, unless it looks again."""
     memory_high: float = 0.9
     """From which part of it on histories are dropped,"""
