@@ -166,6 +166,20 @@ def healthy(image: Image, port: int) -> bool:
     return subprocess.run(command, env=image.environment, capture_output=True, check=False).returncode == 0
 
 
+def broker(port: int, folder: Path, password: Path) -> list[str]:
+    """Give the command that runs the broker of the compose file, on a port, with what it keeps in a folder."""
+    *shell, script = COMPOSE["services"]["redis"]["command"]
+    started = "docker-entrypoint.sh valkey-server - "
+    assert started in script
+    script = script.replace(started, shlex.join([find_server(), "-", "--port", str(port), "--dir", str(folder)]) + " ")
+    return [*shell, inside(script, password)]
+
+
+def inside(script: str, password: Path) -> str:
+    """Give a script of the compose file as the shell gets it, with the password in this file."""
+    return str(script.replace("$$", "$").replace("/run/secrets/broker-password", str(password)))
+
+
 def moved(options: Sequence[str], changes: Mapping[str, str]) -> list[str]:
     """Give options with other addresses in them."""
     return [changes.get(word, word) for word in options]
@@ -194,6 +208,15 @@ def test_what_runs_is_not_root_and_may_do_little() -> None:
     assert final.healthcheck
 
 
+def test_images_are_named_exactly_and_packages_are_locked() -> None:
+    files = (CONTAINER / "Dockerfile", CONTAINER / "compose.yaml")
+    bases = re.findall(r"^(?:FROM|    image:) (\S+)", "\n".join(file.read_text() for file in files), re.MULTILINE)
+    assert len(bases) == 3
+    assert all(re.fullmatch(r"[a-z/]+:\d+\.\d+\.\d+(-[a-z-]+)?", base) for base in bases), bases
+    installs = [word for command in stages()[0].run for word in command.split("&&") if " install " in word]
+    assert ["--require-hashes" in word or "--no-deps" in word for word in installs] == [True, True]
+
+
 def test_what_the_image_needs_is_sent_to_the_builder() -> None:
     listed = (CONTAINER / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [name for *names, _ in stages()[0].copied for name in names]
@@ -215,18 +238,35 @@ def test_the_image_runs_with_a_read_only_root_and_knows_whether_it_is_well(image
 
 
 def test_three_hosts_of_the_compose_file_share_their_rooms(image: Image, tmp_path: Path) -> None:
-    redis = COMPOSE["services"]["redis"]
-    broker = free_port()
-    server = [find_server(), *redis["command"][1:], "--port", str(broker), "--dir", str(tmp_path)]
+    [kind, check] = COMPOSE["services"]["redis"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL"
+    broker_port = free_port()
+    password = tmp_path / "password"
+    password.write_text("a secret\n".replace(" ", "-"))
+    check = inside(check, password).replace("valkey-cli", f"redis-cli -p {broker_port}")
     with ExitStack() as stack:
+        server = broker(broker_port, tmp_path, password)
         process = stack.enter_context(subprocess.Popen(server, stdout=subprocess.DEVNULL))
         stack.callback(process.terminate)
+        until(
+            lambda: subprocess.run(["sh", "-c", check], check=False, capture_output=True).returncode == 0, "the broker"
+        )
+        asked = subprocess.run(
+            ["redis-cli", "-p", str(broker_port), "ping"], capture_output=True, text=True, check=False
+        )
+        assert "NOAUTH" in asked.stdout + asked.stderr
+        assert "a-secret" not in Path(f"/proc/{process.pid}/cmdline").read_text()
         ports = []
         for name in HOSTS:
             ports.append(free_port())
-            changes = {"tcp:3000": f"tcp:{ports[-1]}", "redis://redis:6379/0": f"redis://127.0.0.1:{broker}/0"}
+            changes = {
+                "tcp:3000": f"tcp:{ports[-1]}",
+                "redis://redis:6379/0": f"redis://127.0.0.1:{broker_port}/0",
+                "/run/secrets/broker-password": str(password),
+            }
             options = moved(COMPOSE["services"][name]["command"], changes)
-            assert options != COMPOSE["services"][name]["command"]
+            assert not set(options) & {*changes}
+            assert COMPOSE["services"][name]["secrets"] == [*COMPOSE["secrets"]]
             stack.enter_context(image.running(options, tmp_path / name))
         assert all(healthy(image, port) for port in ports)
         first, *others = [stack.enter_context(connect(f"ws://127.0.0.1:{port}/ops")) for port in ports]
