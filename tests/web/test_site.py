@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.web.site import about
 from tests.fakes import Events
-from tests.web.asker import CONFIG, Asker, House
+from tests.web.asker import CONFIG, Asker, House, error
 
 # What is there
 
@@ -211,6 +212,52 @@ def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(asker: Asker) 
     asker.send("POST /ops", "Content-Length: 5", body=b"he")
     asker.transport.vanish()
     assert asker.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "image/png", "text/plain; charset=latin-1"])
+def test_a_body_of_a_bad_kind_is_refused_before_it_comes(asker: Asker, kind: str) -> None:
+    answer = asker.ask("POST /ops", "Content-Length: 500", f"Content-Type: {kind}", "Expect: 100-continue")
+    assert error(answer) == (415, "bad_request")
+    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/-/healthz", 405), ("/ops/members", 405), ("/-/none", 404), ("/-", 404)]
+)
+def test_where_nothing_can_be_said_the_kind_of_a_body_does_not_matter(asker: Asker, path: str, status: int) -> None:
+    assert asker.post(path, "hello", "image/png").status == status
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_no_body_is_taken_apart_as_a_form(asker: Asker, kind: str) -> None:
+    seen: list[Any] = []
+    resource: Any = asker.site.resource
+    render = resource.render
+
+    def look(request: Any) -> Any:
+        seen.append((request.args, request.content.read()))
+        request.content.seek(0)
+        return render(request)
+
+    resource.render = look
+    form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n' if "multipart" in kind else b"a=b"
+    asker.post("/-/none?last=3", form, kind)
+    assert seen == [({b"last": [b"3"]}, form)]
+
+
+def test_a_body_is_kept_only_if_it_may_be_wanted(asker: Asker) -> None:
+    seen: list[bytes] = []
+    resource: Any = asker.site.resource
+    render = resource.render
+
+    def look(request: Any) -> Any:
+        seen.append(request.content.getvalue())
+        return render(request)
+
+    resource.render = look
+    for method in ("PUT", "GET", "BREW", "POST"):
+        asker.ask(f"{method} /ops", "Content-Length: 5", body=b"hello")
+    assert seen == [b"", b"", b"", b"hello"]
 
 
 def test_a_body_where_none_is_wanted_is_passed_over(asker: Asker) -> None:
