@@ -32,9 +32,11 @@ from chatd.wire.events import longest_json
 from chatd.wire.handshake import (
     Head,
     Refused,
+    bad_request,
     check_framing,
     check_line,
     full_house,
+    head_too_large,
     internal,
     room_name,
     split_target,
@@ -257,7 +259,10 @@ def _is_room(target: bytes) -> bool:
 
 
 class Channel(HTTPChannel):
-    """One connection that speaks HTTP, counted: it may stay open between requests."""
+    """One connection that speaks HTTP, counted: it may stay open between requests.
+
+    The head of each request has the size and the time that the door gives the first one.
+    """
 
     site: "Site"
     exposed = False
@@ -266,33 +271,76 @@ class Channel(HTTPChannel):
     """Whether it came to a TCP port on a loopback address."""
     admitted = False
     """Whether a request other than a probe has come, and so the connection counts like any other."""
-    _in_head = False
+    _head_size = 0
+    _late: Timer | None = None
+    """The end of the time that the request's head has."""
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
         super().connectionMade()
+        self.MAX_LENGTH = self.site.config.head_bytes  # of a line
         peer = address_of(self.transport)
         self.site.channels.add(self, self.site.connections.proxies.counted(peer))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""
+        self._stop_waiting()
         self.site.channels.discard(self)
         super().connectionLost(reason)
 
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    # The head of a request
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what came; a head that is begun has to end in time."""
+        super().dataReceived(data)
+        begun = self.line_mode and not self.paused and (self._head_size or self._buffer)
+        if begun and self._late is None:
+            seconds = self.site.config.head_seconds
+            self._late = self.site.connections.timers.callLater(seconds, self.refuse, too_late())
+
     def lineReceived(self, line: bytes) -> None:
         """Take a line of a head: as strictly as the door takes the first one of a connection."""
-        first, self._in_head = not self._in_head, bool(line)
-        if line:
-            try:
+        first = not self._head_size
+        self._head_size += len(line) + len(self.delimiter)
+        try:
+            if self._head_size > self.site.config.head_bytes:
+                raise head_too_large(self.site.config.head_bytes)
+            if line:
                 check_line(line, first=first)
-            except Refused as refused:
-                self.refuse(refused)
-                return
+        except Refused as refused:
+            self.refuse(refused)
+            return
+        if not line:
+            self._head_size = 0
+            self._stop_waiting()
         super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that is longer than a head may be."""
+        self.refuse(head_too_large(self.site.config.head_bytes))
+
+    def allHeadersReceived(self) -> None:
+        """Begin with the body. Refuse trailers: Twisted reads them in another way than a proxy may."""
+        decoder: Any = self._transferDecoder
+        if self.length is None:  # it comes in chunks
+            decoder._maxTrailerHeadersSize = len(self.delimiter)  # Twisted 26.10 has no public way
+        super().allHeadersReceived()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Refuse what Twisted can't read."""
+        self.refuse(bad_request("the request can't be read"))
+
+    # Others that take over the connection
 
     def leave(self) -> None:
         """Let another protocol have the connection."""
         self.setTimeout(None)
+        self._stop_waiting()
         self.site.channels.discard(self)
         self.paused = True  # what came behind the request is for nobody
         transport: Any = self.transport
@@ -325,6 +373,8 @@ class Channel(HTTPChannel):
 
     def refuse(self, refused: Refused) -> None:
         """Say why a request is not taken, and take nothing more."""
+        if self not in self.site.channels:  # one that is refused already may turn out to be worse
+            return
         self.leave()
         site = self.site
         linger = refused.reason != "full"  # there is no room for that

@@ -288,11 +288,22 @@ def forms(attack: Attack) -> None:
     attack.again(visit)
 
 
+def slow_later_heads(attack: Attack) -> None:
+    """Hundreds of connections of which the second request comes a byte a second."""
+    _hold(attack, 500, lambda: _asked(attack), b"GET /slow HTTP/1.1\r\nX-Slow: and slower\r\n")
+
+
+def _asked(attack: Attack) -> socket.socket:
+    client = attack.connect(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.recv(65536)
+    return client
+
+
 ATTACKS: dict[str, Callable[[Attack], None]] = {
     each.__name__: each
     for each in (
         *(slow_heads, slow_frames, half_open, heads, handshakes, garbage, smuggling),
-        forms,
+        *(forms, slow_later_heads),
         *(empty_frames, pings, pongs, fragments, endless_fragments, bombs, oversized, tls_garbage),
     )
 }

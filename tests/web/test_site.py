@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from chatd.metrics import REFUSED
 from chatd.web.site import about
 from tests.fakes import Events
 from tests.web.asker import CONFIG, Asker, House, error
@@ -214,6 +215,28 @@ def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(asker: Asker) 
     assert asker.clock.getDelayedCalls() == []
 
 
+CHUNKS = b"5\r\nhello\r\n0\r\n"
+
+
+@pytest.mark.parametrize("split", [1, 100])
+def test_chunks_end_with_an_empty_line(asker: Asker, split: int) -> None:
+    asker.send("POST /ops", "Transfer-Encoding: chunked")
+    data = CHUNKS + b"\r\n"
+    for start in range(0, len(data), split):
+        asker.transport.receive(data[start : start + split])
+    asker.house.turn()
+    assert asker.transport.value().startswith(b"HTTP/1.1 201 ")
+
+
+@pytest.mark.parametrize(
+    "trailer", [b"X: y\r\n\r\n", b"X", b"\n", b"\rX", b"X: y\n\n", b"GET / HTTP/1.1\r\n\r\n", b" \r\n"]
+)
+def test_trailers_are_refused(asker: Asker, trailer: bytes) -> None:
+    answer = asker.ask("POST /ops", "Transfer-Encoding: chunked", body=CHUNKS + trailer)
+    assert error(answer) == (400, "bad_request")
+    assert asker.bus.published == []
+
+
 @pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "image/png", "text/plain; charset=latin-1"])
 def test_a_body_of_a_bad_kind_is_refused_before_it_comes(asker: Asker, kind: str) -> None:
     answer = asker.ask("POST /ops", "Content-Length: 500", f"Content-Type: {kind}", "Expect: 100-continue")
@@ -320,6 +343,97 @@ def test_an_error_of_ours_before_anything_is_asked_is_500_too(asker: Asker, even
     asker.house.connections.new_id = None  # type: ignore[method-assign, assignment]
     assert asker.error("GET /ops?follow=1") == (500, "internal")
     assert [level for level, _ in events.said] == ["critical"]
+
+
+# Requests on one connection
+
+ASKED = b"GET /ops?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def answers(asker: Asker) -> int:
+    """Count the answers that were written."""
+    data: bytes = asker.transport.value()
+    return data.count(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_is_refused_twice_has_one_answer(asker: Asker) -> None:
+    asker.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
+    asker.house.turn()
+    asker.transport.receive(b"1\r\na\r\nno chunk\r\n")
+    asker.clock.advance(1)
+    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
+    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+
+
+# The head of a request
+
+FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"G", b"GET /ops HTTP/1.1\r\n", b"GET /ops HTTP/1.1\r\nHost: x\r\nX", b"\r"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
+def test_a_head_that_is_begun_ends_in_time(asker: Asker, begun: bytes, *, at_once: bool) -> None:
+    for data in [FIRST + begun] if at_once else [FIRST, begun]:
+        asker.transport.receive(data)
+    before = REFUSED["late"].value
+    for _ in range(3):
+        asker.clock.advance(CONFIG.head_seconds / 4)
+        assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+        asker.transport.receive(b"x" if b"\n" not in begun else b"x: y\r\nx")
+    asker.clock.advance(CONFIG.head_seconds / 4 + 0.2)
+    assert asker.transport.value().partition(b"ok\n")[2].startswith(b"HTTP/1.1 408 ")
+    assert REFUSED["late"].value == before + 1
+
+
+def test_a_head_behind_one_that_is_being_answered_has_its_time_from_when_it_is_read(asker: Asker) -> None:
+    asker.bus.answer_at_once = False
+    asker.transport.receive(b"GET /ops/members HTTP/1.1\r\nHost: x\r\n\r\nGET /-/healthz HTTP/1.1\r\n")
+    asker.clock.advance(CONFIG.head_seconds - 0.5)
+    assert answers(asker) == 0
+    asker.bus.answer()
+    assert answers(asker) == 1
+    asker.clock.advance(CONFIG.head_seconds - 0.5)
+    asker.transport.receive(b"Host: x\r\n\r\n")
+    assert answers(asker) == 2
+    asker.clock.advance(1)
+    assert asker.transport.lost is None
+
+
+def test_a_head_that_came_is_no_reason_to_hang_up(asker: Asker) -> None:
+    for _ in range(3):
+        asker.transport.receive(FIRST[:20])
+        asker.transport.receive(FIRST[20:])
+        asker.clock.advance(CONFIG.head_seconds + 0.2)
+    assert answers(asker) == 3
+    assert asker.transport.lost is None
+
+
+@pytest.mark.parametrize("split", [1, 100, 100_000])
+def test_a_later_head_has_the_size_of_the_first_one(asker: Asker, split: int) -> None:
+    def ask(size: int) -> bytes:
+        asker.transport.clear()
+        head = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n"
+        lines, rest = divmod(size - len(head) - 2, 50)
+        head += b"X: %b\r\n" % (b"y" * 45) * (lines - 1) + b"X: %b\r\n\r\n" % (b"y" * (45 + rest))
+        assert len(head) == size
+        for start in range(0, size, split):
+            asker.transport.receive(head[start : start + split])
+        answer: bytes = asker.transport.value()
+        return answer
+
+    assert ask(100).startswith(b"HTTP/1.1 200 ")
+    assert ask(CONFIG.head_bytes).startswith(b"HTTP/1.1 200 ")
+    assert ask(CONFIG.head_bytes + 1).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_line_without_end_is_431_too(asker: Asker) -> None:
+    asker.transport.receive(FIRST)
+    asker.transport.receive(b"GET /" + b"x" * CONFIG.head_bytes)
+    assert b"HTTP/1.1 431 " in asker.transport.value()
+
+
+def test_too_many_headers_are_an_error_in_json_too(asker: Asker) -> None:
+    assert asker.error("GET /ops", *["a:"] * 1000) == (400, "bad_request")
 
 
 # The connection
