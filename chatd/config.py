@@ -577,6 +577,8 @@ class Config:
     """Open files a worker keeps for its log, links and libraries; the rest of RLIMIT_NOFILE is for connections."""
     http_idle_seconds: float = 15.0
     """How long an HTTP connection may say nothing between requests."""
+    http_unread_seconds: float = 15.0
+    """An HTTP connection is dropped if its client takes nothing for so long of an answer that waits for it."""
 
     # The gate
     auto_messages: float = 5.0
@@ -661,6 +663,10 @@ class Config:
     """Text messages of one client that are taken before others have their turns,"""
     slice_steps: int = 32
     """and steps in anything else that it sends, two a frame."""
+    slice_requests: int = 8
+    """HTTP requests of one connection that are answered before others have their turns;"""
+    slice_bytes: int = 256
+    """so many bytes of their heads, or of a body in chunks, count as one more."""
     flood_seconds: float = 5.0
     """How long a client may send more of that than is taken, before it is closed with 4029."""
     flood_rest_seconds: float = 1.0

@@ -115,7 +115,7 @@ REFUSED = _each(
     "reason",
     [
         *("bad_request", "bad_room", "banned", "crowded", "forbidden", "full", "internal", "late", "not_found"),
-        *("rate_limited", "too_large", "unauthorized", "unavailable", "untrusted", "other"),
+        *("rate_limited", "too_large", "unauthorized", "unavailable", "unread", "untrusted", "other"),
     ],
 )
 

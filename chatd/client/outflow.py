@@ -146,11 +146,8 @@ class Outflow:
     @property
     def waiting(self) -> int:
         """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
-        transport = innermost(self.transport)
-        if not isinstance(transport, Socket):
-            return self._backlog
-        waiting: int = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-        return waiting
+        unwritten = _unwritten(self.transport)
+        return self._backlog if unwritten is None else unwritten
 
     @property
     def unacknowledged(self) -> int:
@@ -229,11 +226,26 @@ class Outflow:
             BACKLOG_BYTES.value -= self._backlog
 
 
+def taken(transport: Any) -> int:
+    """Return a number that grows whenever the client's kernel takes something, if nothing is written meanwhile."""
+    acknowledged, unsent = _ask_kernel(transport)
+    return -(unsent + (_unwritten(transport) or 0)) if acknowledged is None else acknowledged
+
+
 def weigh_backlog() -> None:
     """Gauge what waits for all of them."""
     BACKLOG_CLIENTS.value = len(CHOKED)
     for outflow in CHOKED:
         outflow.weigh()
+
+
+def _unwritten(transport: Any) -> int | None:
+    """Return how many bytes a socket has yet to write; None for what is no socket."""
+    socket = innermost(transport)
+    if not isinstance(socket, Socket):
+        return None
+    unwritten: int = len(socket.dataBuffer) - socket.offset + socket._tempDataLen
+    return unwritten
 
 
 def _is_held_back(transport: Any) -> bool:

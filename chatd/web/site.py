@@ -14,9 +14,11 @@ from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
 from chatd.client.factory import ConnectionFactory
+from chatd.client.outflow import taken
 from chatd.closing import OUR_FAULT
 from chatd.gate.limits import Crowd
 from chatd.meter import Meter
+from chatd.metrics import REFUSED
 from chatd.room.shards import Shards
 from chatd.single_flight import SingleFlight
 from chatd.timers import Timer
@@ -261,7 +263,8 @@ def _is_room(target: bytes) -> bool:
 class Channel(HTTPChannel):
     """One connection that speaks HTTP, counted: it may stay open between requests.
 
-    The head of each request has the size and the time that the door gives the first one.
+    It answers one request after the other, a few in a turn, and none while the client leaves the answers before it
+    unread. The head of each request has the size and the time that the door gives the first one.
     """
 
     site: "Site"
@@ -274,6 +277,11 @@ class Channel(HTTPChannel):
     _head_size = 0
     _late: Timer | None = None
     """The end of the time that the request's head has."""
+    _unread: Timer | None = None
+    """When to look whether the client still reads."""
+    _slice = 0
+    """How many more requests are answered before others have a turn."""
+    _queued = False
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
@@ -289,14 +297,18 @@ class Channel(HTTPChannel):
         super().connectionLost(reason)
 
     def _stop_waiting(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        for timer in (self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
+        self._late = self._unread = None
+        self._queued = False
 
     # The head of a request
 
     def dataReceived(self, data: bytes) -> None:
         """Take what came; a head that is begun has to end in time."""
+        if not self._busyReceiving:
+            self._slice = self.site.config.slice_requests
         super().dataReceived(data)
         begun = self.line_mode and not self.paused and (self._head_size or self._buffer)
         if begun and self._late is None:
@@ -316,8 +328,11 @@ class Channel(HTTPChannel):
             self.refuse(refused)
             return
         if not line:
+            self._slice -= self._head_size // self.site.config.slice_bytes
             self._head_size = 0
-            self._stop_waiting()
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
         super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
@@ -334,6 +349,90 @@ class Channel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Refuse what Twisted can't read."""
         self.refuse(bad_request("the request can't be read"))
+
+    # One request after the other
+
+    def requestDone(self, request: Any) -> None:
+        """Go on with the next request, but not before the client has read what waits for it, and others had a turn."""
+        full = self._waitingForTransport
+        self._slice -= 1
+        stops = self.paused = full or self._slice <= 0  # then what has been read of the next ones stays unanswered
+        super().requestDone(request)
+        if not stops or not self.persistent:
+            return
+        if full:
+            self._networkProducer.pauseProducing()
+            self._savedTimeOut = self.setTimeout(None)
+            self._watch()
+        elif self._buffer:
+            self._wait_for_turn()
+        else:
+            self.paused = False
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a piece of the body: one in chunks little by little, because a chunk costs the same however small."""
+        chunked = self.length is None and not self._handlingRequest
+        size = self.site.config.slice_bytes if chunked else len(data)
+        super().rawDataReceived(data[:size])
+        if len(data) > size:
+            self._buffer += data[size:]
+            self._slice -= 1
+            if self._slice <= 0 and not (self.paused or self._handlingRequest):
+                self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        self.paused = self._queued = True
+        self._networkProducer.pauseProducing()
+        self.site.connections.turns.wait(self)
+
+    def handle_slice(self) -> bool:
+        """Go on where others had to have a turn; what comes now counts as no message."""
+        if self._queued:
+            self._queued = False
+            if not self._waitingForTransport:
+                self._networkProducer.resumeProducing()
+            self._go_on()
+        return False
+
+    def resumeProducing(self) -> None:
+        """Go on: all that waited for the client is on its way."""
+        super().resumeProducing()
+        if self._queued:
+            self._networkProducer.pauseProducing()
+        elif self.paused:
+            self._stop_waiting()
+            self.setTimeout(self._savedTimeOut)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self.paused = False
+        self.dataReceived(b"")
+
+    # A client that asks or reads nothing
+
+    def timeoutConnection(self) -> None:
+        """Close the connection: nothing was asked for a while."""
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        """Close the connection once the client has read all answers."""
+        self._watch()
+        super().loseConnection()
+
+    def _watch(self) -> None:
+        """Drop the connection if the client takes nothing more of what waits for it."""
+        if self._unread is not None:
+            self._unread.cancel()
+        seconds = self.site.config.http_unread_seconds
+        self._unread = self.site.connections.timers.callLater(seconds, self._look, taken(self.transport))
+
+    def _look(self, before: int) -> None:
+        if taken(self.transport) > before:
+            self._watch()
+            return
+        REFUSED["unread"].value += self.paused
+        transport: Any = self.transport
+        transport.abortConnection()
 
     # Others that take over the connection
 

@@ -23,7 +23,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from chatd.client.outflow import Outflow, weigh_backlog
+from chatd.client.outflow import Outflow, taken, weigh_backlog
 from chatd.metrics import BACKLOG_BYTES
 from tests.waiting import until
 
@@ -749,6 +749,39 @@ def test_a_unix_socket_tells_all_or_nothing(reactor: Any) -> None:
     assert (written > 0, arrived) == (True, 0)
     assert far.recv(100) == b"x" * 100
     assert client.progress == (0, sys.maxsize)
+    transport.connectionLost(Failure(ConnectionError()))
+    far.close()
+
+
+def test_what_the_clients_kernel_takes_only_grows_while_the_client_reads(line: Line) -> None:
+    line.stall()
+    line.client.replay(b"x" * 200_000, 1)
+    seen = [taken(line.client.transport)]
+    for _ in range(3):
+        line.turn()
+        assert taken(line.client.transport) == seen[-1]
+    while line.client.waiting:
+        line.read(50_000)
+        line.turn()
+        seen.append(taken(line.client.transport))
+    assert len(set(seen)) > 2
+    assert sorted(seen) == seen
+
+
+def test_through_a_unix_socket_what_waits_tells_whether_the_client_reads(reactor: Any) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX)
+    near.setblocking(False)
+    client = Client()
+    port: Any = None
+    transport = Counted(near, client, ("", 0), port, 0, reactor)
+    client.makeConnection(transport)
+    client.replay(b"x" * 2_000_000, 1)
+    reactor.iterate(0)
+    before = taken(transport)
+    reactor.iterate(0)
+    assert taken(transport) == before
+    far.recv(100_000)
+    assert taken(transport) > before
     transport.connectionLost(Failure(ConnectionError()))
     far.close()
 

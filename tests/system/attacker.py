@@ -265,6 +265,44 @@ def _both(shapes: tuple[bytes, ...], good: bytes) -> Iterator[bytes]:
         yield good + each
 
 
+def _ignore(attack: Attack, count: int, requests: bytes) -> None:
+    """Send many requests at once on each of some connections, and read no answer."""
+    clients = [attack.connect() for _ in range(count)]
+    going = False
+    while not attack.rests():
+        for place, client in enumerate(clients):
+            try:
+                client.setblocking(False)
+                client.send(requests)
+            except BlockingIOError:
+                pass  # the server does not read on
+            except OSError:
+                client.close()
+                with contextlib.suppress(OSError):
+                    clients[place] = attack.connect()
+        if not going:
+            attack.rests()  # by then there is something that nobody reads
+            print("going", flush=True)
+            going = True
+
+
+def unread_answers(attack: Attack) -> None:
+    """Thousands of requests for a room in which much was said, and no answer is read."""
+    with attack.open("/big") as talker:
+        talker.setblocking(True)
+        talker.sendall(frame(b"x" * 16_000, mask=BARE) * 60)
+        attack.rests()
+    _ignore(attack, 1, b"GET /big?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+
+
+def unread_assets(attack: Attack) -> None:
+    """Thousands of requests for the page's script, for which nobody needs a token."""
+    with attack.connect(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n") as client:
+        page = b"".join(iter(lambda: client.recv(65536), b""))
+    script = page.partition(b'src="')[2].partition(b'"')[0]
+    _ignore(attack, 10, b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % script * 1400)
+
+
 def forms(attack: Attack) -> None:
     """Bodies that are slow to take apart as forms, on connections that stay open where they may."""
     part = b"--x\r\nContent-Disposition: form-data; name=a" + b"; a=b" * 18_000 + b"\r\n\r\nb\r\n--x--\r\n"
@@ -288,6 +326,38 @@ def forms(attack: Attack) -> None:
     attack.again(visit)
 
 
+def _speak(attack: Attack, count: int, data: bytes) -> None:
+    """Send the same again and again on some connections, and read all answers."""
+    clients = [attack.connect() for _ in range(count)]
+    print("going", flush=True)
+    while not attack.over():
+        readable, writable, _ = select.select(clients, clients, [], 0.1)
+        for place, client in enumerate(clients):
+            try:
+                client.setblocking(False)
+                if client in readable and not client.recv(1 << 20):
+                    raise ConnectionResetError
+                if client in writable:
+                    client.send(data)  # as much of it as there is room for: the rest is garbage
+            except BlockingIOError:
+                pass
+            except OSError:
+                client.close()
+                with contextlib.suppress(OSError):
+                    clients[place] = attack.connect()
+
+
+def requests_at_once(attack: Attack) -> None:
+    """Thousands of requests at once, whose answers are read."""
+    _speak(attack, 4, b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1600)
+
+
+def tiny_chunks(attack: Attack) -> None:
+    """Bodies in chunks of a byte."""
+    head = b"POST /-/none HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _speak(attack, 4, head + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n")
+
+
 def slow_later_heads(attack: Attack) -> None:
     """Hundreds of connections of which the second request comes a byte a second."""
     _hold(attack, 500, lambda: _asked(attack), b"GET /slow HTTP/1.1\r\nX-Slow: and slower\r\n")
@@ -303,7 +373,7 @@ ATTACKS: dict[str, Callable[[Attack], None]] = {
     each.__name__: each
     for each in (
         *(slow_heads, slow_frames, half_open, heads, handshakes, garbage, smuggling),
-        *(forms, slow_later_heads),
+        *(unread_answers, unread_assets, requests_at_once, tiny_chunks, forms, slow_later_heads),
         *(empty_frames, pings, pongs, fragments, endless_fragments, bombs, oversized, tls_garbage),
     )
 }

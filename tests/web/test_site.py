@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.metrics import REFUSED
+from chatd.web import site
 from chatd.web.site import about
 from tests.fakes import Events
 from tests.web.asker import CONFIG, Asker, House, error
@@ -345,7 +347,7 @@ def test_an_error_of_ours_before_anything_is_asked_is_500_too(asker: Asker, even
     assert [level for level, _ in events.said] == ["critical"]
 
 
-# Requests on one connection
+# A client that does not read
 
 ASKED = b"GET /ops?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -354,6 +356,167 @@ def answers(asker: Asker) -> int:
     """Count the answers that were written."""
     data: bytes = asker.transport.value()
     return data.count(b"HTTP/1.1 200 ")
+
+
+def fill(asker: Asker) -> None:
+    """Fill the room with more than a transport likes to keep."""
+    asker.house.say(*(f"{number}{'x' * 1000}" for number in range(100)))
+
+
+def test_a_client_that_does_not_read_gets_no_second_answer(asker: Asker) -> None:
+    fill(asker)
+    asker.transport.client_reads = False
+    asker.transport.receive(ASKED * 20)
+    asker.house.turn()
+    assert answers(asker) == 1
+    assert asker.transport.producerState == "paused"
+
+
+def test_answers_that_are_there_at_once_wait_for_the_client_too(asker: Asker) -> None:
+    asker.transport.client_reads = False
+    asker.transport.receive(b"GET /-/ HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    asker.house.turn()
+    assert len(asker.transport.value()) < 2 * asker.transport.MARK
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /-/none HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"HEAD /-/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"OPTIONS /ops HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+    ids=["errors", "HEAD", "OPTIONS", "POST"],
+)
+def test_any_answer_waits_for_the_client(asker: Asker, request_: bytes) -> None:
+    fill(asker)
+    asker.transport.client_reads = False
+    asker.transport.receive(ASKED + request_ * 10)
+    asker.house.turn()
+    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+    asker.transport.catch_up()
+    for _ in range(10):
+        asker.house.turn()
+    assert asker.transport.value().count(b"HTTP/1.1 ") == 11
+
+
+def test_who_reads_on_gets_all_answers_in_order(asker: Asker) -> None:
+    fill(asker)
+    asker.transport.client_reads = False
+    for number in range(10):
+        asker.transport.receive(ASKED + b"GET /-/missing-%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+    asker.transport.receive(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    for number in range(1, 11):
+        asker.house.turn()
+        assert answers(asker) == number
+        asker.transport.read_what_waits()
+    asker.transport.catch_up()
+    asker.house.turn()
+    assert answers(asker) == 11
+    assert asker.transport.value().endswith(b"ok\n")
+    assert asker.transport.lost is not None
+
+
+def test_who_does_not_read_at_all_is_dropped_in_time(asker: Asker) -> None:
+    fill(asker)
+    before = REFUSED["unread"].value
+    asker.transport.client_reads = False
+    asker.transport.receive(ASKED * 2)
+    asker.house.turn()
+    asker.clock.advance(CONFIG.http_unread_seconds - 0.1)
+    assert asker.transport.lost is None
+    asker.clock.advance(0.3)
+    asker.clock.advance(0)
+    assert asker.transport.aborted
+    assert asker.transport.lost is not None
+    assert REFUSED["unread"].value == before + 1
+    assert len(asker.site.channels) == 0
+    assert asker.clock.getDelayedCalls() == []
+
+
+def test_who_does_not_read_the_last_answer_is_dropped_too(asker: Asker) -> None:
+    fill(asker)
+    asker.transport.client_reads = False
+    asker.send("GET /ops?last=1000", "Connection: close")
+    asker.clock.advance(CONFIG.http_unread_seconds - 0.1)
+    assert asker.transport.lost is None
+    asker.clock.advance(0.3)
+    asker.clock.advance(0)
+    assert asker.transport.lost is not None
+
+
+def test_who_reads_slowly_is_not_dropped_and_is_not_idle_either(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = count()
+    monkeypatch.setattr(site, "taken", lambda transport: next(taken))  # of the client's kernel, which is none here
+    fill(asker)
+    asker.transport.client_reads = False
+    asker.transport.receive(ASKED * 2)
+    asker.house.turn()
+    for _ in range(10):
+        asker.clock.advance(CONFIG.http_unread_seconds)
+    assert asker.transport.lost is None
+    asker.transport.catch_up()
+    asker.house.turn()
+    assert answers(asker) == 2
+    asker.clock.advance(CONFIG.http_idle_seconds - 0.1)
+    assert asker.transport.lost is None
+    asker.clock.advance(0.1)
+    asker.clock.advance(0)
+    assert asker.transport.lost is not None
+
+
+# A client that asks for much at once
+
+
+def test_others_have_turns_between_requests_that_come_at_once(asker: Asker) -> None:
+    asker.transport.receive(FIRST * 200)
+    assert 0 < answers(asker) <= CONFIG.slice_requests
+    assert asker.transport.producerState == "paused"
+    other = Asker(asker.house)
+    other.transport.receive(FIRST)
+    assert answers(other) == 1
+    assert answers(asker) <= CONFIG.slice_requests
+    for _ in range(200):
+        asker.clock.advance(0.01)
+    assert answers(asker) == 200
+    assert asker.transport.producerState == "producing"
+
+
+def test_a_long_head_counts_as_several_requests(asker: Asker) -> None:
+    head = FIRST[:-2] + b"X: y\r\n" * 170 + b"\r\n"
+    asker.transport.receive(head * 20)
+    assert answers(asker) == CONFIG.slice_requests // (1 + len(head) // CONFIG.slice_bytes) + 1
+
+
+def test_others_have_turns_between_the_chunks_of_a_body(asker: Asker) -> None:
+    asker.transport.receive(b"POST /-/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    asker.transport.receive(b"1\r\na\r\n" * 4000 + b"0\r\n\r\n" + FIRST)
+    assert asker.transport.producerState == "paused"
+    assert asker.transport.value() == b""
+    for _ in range(50):
+        asker.clock.advance(0.01)
+    assert asker.transport.value().startswith(b"HTTP/1.1 404 ")
+    assert answers(asker) == 1
+    assert asker.transport.producerState == "producing"
+
+
+def test_who_leaves_before_its_turn_leaves_nothing_behind(asker: Asker) -> None:
+    asker.transport.receive(FIRST * 200)
+    before = answers(asker)
+    asker.transport.vanish()
+    asker.clock.advance(1)
+    assert answers(asker) == before
+    assert asker.clock.getDelayedCalls() == []
+
+
+def test_the_last_request_of_many_may_close_the_connection(asker: Asker) -> None:
+    asker.transport.receive(FIRST * (CONFIG.slice_requests - 1))
+    asker.transport.receive(FIRST * 40 + FIRST[:-2] + b"Connection: close\r\n\r\n" + FIRST * 40)
+    for _ in range(50):
+        asker.clock.advance(0.01)
+    assert answers(asker) == CONFIG.slice_requests - 1 + 41
+    assert asker.transport.lost is not None
 
 
 def test_a_body_that_is_refused_twice_has_one_answer(asker: Asker) -> None:
