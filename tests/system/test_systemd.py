@@ -41,6 +41,12 @@ def test_the_units_verify(unit: str) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_the_service_leaves_memory_to_the_system_and_is_not_slowed_down_for_it() -> None:
+    found = directives(SERVICE)
+    assert found["MemoryMax"] == ["80%"]
+    assert "MemoryHigh" not in found
+
+
 def test_the_service_is_little_exposed_and_each_exception_is_explained() -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--json=short", str(SERVICE)]
     rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
