@@ -21,6 +21,7 @@ ERRORS = {
     404: "No such room or path",
     405: "Not with this method; `Allow` says with which",
     408: "The body did not come in time",
+    409: "Somebody in the room has that nick, or one that looks like it",
     413: "The body, or the text in it, is too long",
     415: "The body is neither text in UTF-8 nor JSON",
     429: "Too fast, or too many from this address",
@@ -119,14 +120,17 @@ def paths() -> dict[str, Any]:
     publish = {
         "summary": "Say something",
         "description": "Answered once it is in the chat log and in the room's order. With the same id, under the same "
-        "nick, from anywhere, it is said once within 5 minutes.",
+        "nick and from the same address, or with a token of the same subject, it is said once within 5 minutes.",
         "parameters": [ROOM, query("nick", NICK, "Who says it; the nick in JSON goes before")],
         "requestBody": {
             "required": True,
             "content": content(text={"type": "string", "minLength": 1}, json=reference("Said")),
         },
         "responses": answers(
-            201, "Where it stands", content(json=reference("Published")), 400, 401, 403, 404, 408, 413, 415, 429, 503
+            201,
+            "Where it stands",
+            content(json=reference("Published")),
+            *(400, 401, 403, 404, 408, 409, 413, 415, 429, 503),
         ),
     }
     members = {

@@ -62,9 +62,9 @@ def main() -> None:
     for name, options in SIZES.items():
         with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder) / "chatd") as daemon, chromium() as browser:
             windows = Windows(browser, daemon.url(scheme="http").rstrip("/"))
+            for nick, text in SAID:
+                post(daemon, "dev", nick, text)
             with daemon.connect("dev?nick=ann"), daemon.connect("dev?nick=ben"), daemon.connect("dev?nick=deploy-bot"):
-                for nick, text in SAID:
-                    post(daemon, "dev", nick, text)
                 take(windows.new(device_scale_factor=1.5, **options), daemon, name)
             windows.close()
 

@@ -176,6 +176,10 @@ class FakeBus:
     def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
         return self._answer(lambda: self._name(room, author, identity, "nick"))
 
+    def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
+        taken = set(self.present.get(room, {}).values())
+        return self._answer(lambda: "" if identity.nick in taken else identity.nick)
+
     def exit(self, room: str, author: str, *, linger: bool) -> None:
         if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
             self.lingered[author] = linger

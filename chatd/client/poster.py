@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, TimeoutError
 
+from chatd.client.lease import Lease, origin
 from chatd.closing import BUS_AWAY, Closing
 from chatd.config import Config
 from chatd.message import Message, Position
@@ -27,30 +28,50 @@ class NotPosted(Exception):
     """It was not published, or nobody knows whether; its text says why."""
 
 
+class NickInUse(Exception):
+    """Somebody in the room has the nick, or one that looks like it; its text says so."""
+
+
 class Poster:
     """An author of one message. It is in no room: nobody is told that it comes and goes."""
 
     def __init__(
-        self, hub: Hub, config: Config, timers: Any, *, id: str, nick: str, address: str, subject: str = ""
+        self, hub: Hub, config: Config, timers: Any, lease: Lease, *, id: str, nick: str, address: str
     ) -> None:
-        """Take who it is (id is unique for ever), where it comes from, and whose token it has, if any.
+        """Take what its token says, which id it has (unique for ever), what it wants to be called, where it is from.
 
         All that is said over HTTP with the tokens of one subject, or without one under one nick, has one author. So
-        what is sent again over another connection is known by its id; no nick without a token proves who they are.
+        what is sent again over another connection is known by its id. No nick without a token proves who they are:
+        without one an id is known again from the same address only.
         """
         self._hub = hub
         self._config = config
         self._timers = timers
         self._waiting: Deferred[None]
-        self.id = id
-        who = f"token {subject}" if subject else nick  # no nick has a space
+        grant = lease.grant
+        self._identity = lease.identify(nick, address)
+        self._among = "" if grant.who else origin(address)
+        who = f"token {grant.who}" if grant.who else nick  # no nick has a space
         self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
+        self.id = id
         self.nick = nick
-        self.subject = subject
+        self.subject = grant.subject
         self.address = address
 
     async def publish(self, room: str, text: str, given: str) -> Posted:
-        """Say it once the bus takes it; gives where it stands. Raises NotPosted."""
+        """Say it once the bus takes it; gives where it stands. Raises NotPosted, or NickInUse."""
+        await self._wait_until_open()
+        if self.nick:
+            self.nick = await self._find_nick(room)
+            await self._wait_until_open()
+        posted: Deferred[Posted] = Deferred()
+        self._hub.intake.publish(room, self, [text], given=given, among=self._among, receipt=_Receipt(posted))
+        try:
+            return await posted.addTimeout(self._config.bus_patience, self._timers)
+        except TimeoutError:
+            raise NotPosted(IN_DOUBT) from None
+
+    async def _wait_until_open(self) -> None:
         intake, patience = self._hub.intake, self._config.bus_patience
         while not intake.open:
             if intake.away:
@@ -63,12 +84,18 @@ class Poster:
             except TimeoutError:
                 REFUSED_MESSAGES["bus_away"].value += 1
                 raise NotPosted(BUS_AWAY.reason) from None
-        posted: Deferred[Posted] = Deferred()
-        intake.publish(room, self, [text], given=given, receipt=_Receipt(posted))
+
+    async def _find_nick(self, room: str) -> str:
+        """Return the nick that nobody else in the room has now. Raises NickInUse."""
+        found = self._hub.find_nick(room, self._identity)
         try:
-            return await posted.addTimeout(patience, self._timers)
+            nick = await found.addTimeout(self._config.bus_patience, self._timers)
         except TimeoutError:
-            raise NotPosted(IN_DOUBT) from None
+            REFUSED_MESSAGES["bus_away"].value += 1
+            raise NotPosted(BUS_AWAY.reason) from None
+        if not nick:
+            raise NickInUse(f"nick: {self.nick} is in use in this room; give another one, or a token that proves it")
+        return nick
 
     # The intake calls
 

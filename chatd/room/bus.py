@@ -269,6 +269,10 @@ class Bus:
         """Let a member take another nick, or one like it; fires with the one that it has."""
         return self._presence.rename(room, author, identity)
 
+    def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
+        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use."""
+        return self._presence.find_nick(room, identity)
+
     def exit(self, room: str, author: str, *, linger: bool) -> None:
         """Let a member go; where it may linger, it has a while to come back unnoticed."""
         self._presence.leave(room, author, linger=linger)

@@ -192,6 +192,10 @@ class Hub:
         """Ask who is in a room, on all workers."""
         return self._bus.members(name)
 
+    def find_nick(self, name: str, identity: Identity) -> "Deferred[str]":
+        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use."""
+        return self._bus.find_nick(name, identity)
+
     def rename(self, name: str, member: Member, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
         self.intake.flush()  # what it said before goes first

@@ -77,10 +77,23 @@ class _Taken(NamedTuple):
     entry: Entry
     weight: int
     receipt: Receipt | None
+    id: str
+    """By which it is known should it be published again; empty: not at all."""
 
 
 def _count(taken: Sequence[_Taken]) -> int:
     return sum(len(each.entry.messages) for each in taken)
+
+
+def _ids(taken: Sequence[_Taken]) -> dict[int, str]:
+    """Return the ids of messages that have one, by their number among all of them."""
+    ids: dict[int, str] = {}
+    number = 0
+    for each in taken:
+        if each.id:
+            ids[number] = each.id
+        number += len(each.entry.messages)
+    return ids
 
 
 def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
@@ -157,11 +170,13 @@ class Intake:
         *,
         action: bool = False,
         given: str = "",
+        among: str = "",
         receipt: Receipt | None = None,
     ) -> None:
         """Take messages, log and publish them at the next flush; a failure reaches the receipt, or the author.
 
         Given is the id that the author gave to the one message that it says: once published it is not published again.
+        Among says whose ids these are, where several have one author.
         """
         id, name, time = author.id, author.author, int(self._now() * 1000)
         nick, subject = author.nick, author.subject
@@ -173,7 +188,8 @@ class Intake:
         weight = self._bus.weight(messages)
         if not self._taken:
             self._taken_at = self._clock.seconds()
-        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt))
+        known = f"{among} {given}" if among and given else given
+        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt, known))
         self._taken_weight += weight
         self._flushes.ask()
 
@@ -294,8 +310,7 @@ class Intake:
             for part in _parts(share, self._most):
                 messages = [message for each in part for message in each.entry.messages]
                 self._note_departure(messages[0].id)
-                ids = {number: message.given for number, message in enumerate(messages) if message.given}
-                maybeDeferred(self._bus.publish, name, messages, ids, ticket).addCallbacks(
+                maybeDeferred(self._bus.publish, name, messages, _ids(part), ticket).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
 

@@ -55,6 +55,8 @@ class _Step:
     """How often names were tried."""
     done: "Deferred[str]" = field(default_factory=Deferred)
     """Fires with the nick that it has."""
+    was: str = ""
+    """The nick that it had when the answer came."""
 
     def __post_init__(self) -> None:
         self.choices = self.identity.choices() if self.identity is not None else iter(())
@@ -68,7 +70,8 @@ class _Step:
             return [self.what, self.author, 0]
         identity = self.identity
         values: list[Any] = [self.since, quote(identity.owner), identity.origin, _held_under(identity.nick)]
-        for name in islice(self.choices, 1 if self.what == "again" else most << self.rounds):
+        alone = self.what == "again" or (self.what == "free" and not (identity.owner or identity.marked))
+        for name in islice(self.choices, 1 if alone else most << self.rounds):
             values += [name, _held_under(name)]
         self.rounds += 1
         return [self.what, self.author, len(values), *values]
@@ -207,6 +210,14 @@ class Presence:
             member.identity = identity
         return self._do(room, here, _Step("nick", author, identity=identity))
 
+    def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
+        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use.
+
+        Without an owner or a mark only the nick itself will do: its bearer can ask for another one.
+        """
+        here = self._rooms.setdefault(room, _Here())
+        return self._do(room, here, _Step("free", "", identity=identity))
+
     def members(self, room: str) -> "Deferred[Members]":
         """Ask who is in a room."""
         config = self._config
@@ -332,8 +343,7 @@ class Presence:
         for author in list(here.ghosts.get(ghost, ())):
             member = here.members[author]
             here.wait_for(author, "")
-            asked = self._do(room, here, _Step("again", author, identity=replace(member.identity, first="")))
-            asked.addCallback(self._is_still, room, author, member.nick).addErrback(lambda _: None)
+            self._keep_named(room, here, _Step("again", author, identity=replace(member.identity, first="")))
 
     # Signs of life
 
@@ -372,12 +382,16 @@ class Presence:
         if (here := self._rooms.get(room)) is None or not here.members:
             return
         for author, member in list(here.members.items()):
-            said = self._do(room, here, member.stays(author))
-            said.addCallback(self._is_still, room, author, member.nick).addErrback(lambda _: None)
+            self._keep_named(room, here, member.stays(author))
 
-    def _is_still(self, nick: str, room: str, author: str, was: str) -> None:
-        if nick != was:
-            self._renamed(room, author, nick)
+    def _keep_named(self, room: str, here: _Here, step: _Step) -> None:
+        """Do what nobody asked for; tell the member if it has another nick then."""
+
+        def look(nick: str) -> None:
+            if nick != step.was:
+                self._renamed(room, step.author, nick)
+
+        self._do(room, here, step).addCallback(look).addErrback(lambda _: None)
 
     def _compare(self, rooms: Sequence[str], versions: Sequence[int]) -> None:
         for room, version in zip(rooms, versions, strict=True):
@@ -447,7 +461,7 @@ class Presence:
                 present = _present(step.author, entry)
                 nick = present.nick
                 if (member := here.members.get(step.author)) is not None:
-                    member.since, member.nick = present.since, nick
+                    step.was, member.since, member.nick = member.nick, present.since, nick
                     if ghost or step.what != "stay":  # that a ghost has left is told beside
                         here.wait_for(step.author, ghost.decode())
                     if step.what != "again" and ghost:

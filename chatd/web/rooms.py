@@ -8,7 +8,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from chatd.client.factory import ConnectionFactory
 from chatd.client.follower import Follower
 from chatd.client.membership import listed
-from chatd.client.poster import NotPosted, Poster
+from chatd.client.poster import NickInUse, NotPosted, Poster
 from chatd.closing import BUS_AWAY
 from chatd.gate.auth import check_readable, check_writable, own_place
 from chatd.gate.origin import check_follower
@@ -21,7 +21,7 @@ from chatd.web.asker import asker_address, asker_lease, head_of, header, is_expo
 from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
-from chatd.wire.handshake import Place, follows, read_target, unavailable
+from chatd.wire.handshake import Place, Refused, follows, read_target, unavailable
 from chatd.wire.stream import stream
 from chatd.wire.text import named
 
@@ -100,21 +100,20 @@ class Rooms:
     def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
         place = read_target(request.uri)
-        grant = asker_lease(request).grant
-        check_writable(grant, place.room)
+        lease = asker_lease(request)
+        check_writable(lease.grant, place.room)
         body = request.content.read() if request.content is not None else b""
         said = http.read_said(header(request, "content-type"), body, self._config.max_message)
         address = self._enter(request, place.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
-        nick = grant.nick or (place.nick if said.nick is None else said.nick)
         poster = Poster(
             self._shards.hub(place.room),
             self._config,
             self._connections.timers,
+            lease,
             id=self._connections.new_id(),
-            nick=nick,
-            subject=grant.subject,
+            nick=lease.grant.nick or (place.nick if said.nick is None else said.nick),
             address=address,
         )
         return later(request, self._publish(request, place.room, poster, said))
@@ -134,6 +133,8 @@ class Rooms:
             message, position, duplicate = await poster.publish(room, said.text, said.id or "")
         except NotPosted as error:
             raise unavailable(str(error)) from None
+        except NickInUse as error:
+            raise Refused(409, "nick_in_use", str(error)) from None
         request.setResponseCode(201, b"Created")
         published = http.Published(
             room,

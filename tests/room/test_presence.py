@@ -284,6 +284,40 @@ class TestPresence(Watching):
         assert await two.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
         assert await one.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
 
+    # Who speaks without being there
+
+    async def test_who_is_not_there_speaks_under_a_nick_that_nobody_has_and_takes_it_from_nobody(self) -> None:
+        one, ears, two, _ = await self.two()
+        assert await two.find_nick("ops", Identity("ann")) == "ann"
+        await one.enter("ops", "s1", Identity("ann"))
+        for nick in ("ann", "ANN", "\u0430nn"):
+            assert await two.find_nick("ops", Identity(nick)) == ""
+        assert await two.find_nick("dev", Identity("ann")) == "ann"
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        assert await two.find_nick("ops", Identity("ann")) == "ann"
+        assert await one.enter("ops", "s2", Identity("ann")) == "ann"
+        await ears.until(lambda: len(ears.comings) == 3)
+        assert [change.what for change in ears.comings] == ["join", "leave", "join"]
+
+    async def test_who_is_not_there_speaks_under_the_nick_of_its_subject_or_one_with_a_number(self) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        await one.enter("ops", "s2", Identity("bob", marked=True))
+        assert await two.find_nick("ops", Identity("boss", "sub\0boss")) == "boss"
+        assert await two.find_nick("ops", Identity("Boss", "sub\0b2")) == "Boss*2"
+        assert await two.find_nick("ops", Identity("boss", marked=True)) == "boss*1"
+        assert await two.find_nick("ops", Identity("bob", marked=True)) == "bob*2"
+        assert await two.find_nick("ops", Identity("boss")) == ""
+
+    async def test_to_look_for_a_nick_leaves_nothing_behind(self) -> None:
+        one, _, _, _ = await self.two()
+        await one.find_nick("dev", Identity("ann"))
+        await one.saved()
+        assert "dev" not in one._presence._rooms
+        kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
+        assert kinds <= {"room", "alive"}
+
     # A nick that a client has lost to its own last connection
 
     async def test_a_client_gets_its_nick_back_when_its_last_connection_has_left(self) -> None:

@@ -107,6 +107,42 @@ def test_an_id_is_said_once_over_any_connection(daemon: Daemon) -> None:
     assert [each["text"] for each in ask(daemon, "GET", "/ids")[1]] == ["once"]
 
 
+def test_another_address_cannot_use_up_an_id(tmp_path: Path) -> None:
+    with Daemon(tmp_path, "--trusted-proxy", "127.0.0.1") as daemon:
+
+        def say(text: str, address: str) -> bool:
+            """Say something with an id that is always the same; return whether it was a duplicate."""
+            said = json.dumps({"text": text, "nick": "ci", "id": "build-8"})
+            headers = {"Content-Type": "application/json", "X-Forwarded-For": address}
+            status, answer = ask(daemon, "POST", "/ids", said, **headers)
+            assert status == 201
+            return bool(answer.get("duplicate", False))
+
+        assert [say("one", "192.0.2.1"), say("two", "192.0.2.2"), say("one", "192.0.2.1")] == [False, False, True]
+        assert [say("three", "2001:db8::1"), say("three", "2001:db8::2")] == [False, True]
+        heard = ask(daemon, "GET", "/ids")[1]
+        assert [(each["text"], each["id"]) for each in heard] == [
+            ("one", "build-8"),
+            ("two", "build-8"),
+            ("three", "build-8"),
+        ]
+        assert len({each["session"] for each in heard}) == 1  # it does not tell the addresses
+
+
+def test_nobody_posts_under_the_nick_of_somebody_who_is_there(daemon: Daemon) -> None:
+    with daemon.connect("named?nick=ann") as ann:
+        for nick in ("ann", "ANN", "%D0%B0nn"):  # the last has a Cyrillic letter
+            for _ in range(4):  # on any worker
+                status, answer = ask(daemon, "POST", f"/named?nick={nick}", "pay me")
+                assert (status, answer["error"]) == (409, "nick_in_use")
+        post(daemon, "/named?nick=anna", "hello")
+        assert ann.recv(20) == "anna: hello"
+        ann.send("/quit")
+        until(lambda: count(daemon, "named") == 0, "ann to be gone")
+    post(daemon, "/named?nick=ann", "hello")
+    assert [each["nick"] for each in ask(daemon, "GET", "/named")[1]] == ["anna", "ann"]
+
+
 def test_events_go_on_where_they_broke_off(daemon: Daemon) -> None:
     heard: list[str] = []
     last = ""

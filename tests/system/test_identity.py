@@ -136,6 +136,20 @@ def test_subjects_that_are_no_nicks_are_told_apart_over_http(daemon: Daemon) -> 
     assert len({nick for nick, _, _ in heard}) == len(subjects)
 
 
+def test_over_http_a_subject_has_its_nick_and_others_have_a_number(daemon: Daemon) -> None:
+    boss = token(sub="boss")
+    with program(daemon, f"i?token={boss}"):
+        for bearer, nick in ((boss, ""), (token(sub="b-7", nick="Boss"), ""), (token(), "?nick=boss")):
+            assert ask(daemon, f"i{nick}", bearer, b"hi")[0] == 201
+    assert ask(daemon, "i?nick=boss", token(), b"hi")[0] == 201
+    assert said(daemon, "i") == [
+        ("boss", "boss", "hi"),
+        ("Boss*2", "b-7", "hi"),
+        ("boss*1", "", "hi"),
+        ("boss*1", "", "hi"),
+    ]
+
+
 # Two name spaces
 
 

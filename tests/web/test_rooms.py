@@ -240,6 +240,39 @@ def test_the_nick_of_the_url_counts_where_json_has_none(asker: Asker, house: Hou
     assert house.bus.published[0][1][0].nick == "ann"
 
 
+@pytest.mark.parametrize("target", ["/ops?nick=ben", "/ops"])
+def test_nothing_is_said_under_the_nick_of_somebody_who_is_there(asker: Asker, house: House, target: str) -> None:
+    house.member("ben")
+    answer = asker.post(target, '{"text": "hello", "nick": "ben"}', "application/json")
+    assert error(answer) == (409, "nick_in_use")
+    assert "ben is in use in this room" in json.loads(answer.body)["message"]
+    assert (house.bus.published, house.chat_log.entries) == ([], [])
+    assert asker.post("/dev?nick=ben", "hello").status == 201
+
+
+def test_whether_a_nick_is_in_use_is_not_waited_for_for_ever(asker: Asker, house: House) -> None:
+    house.bus.answer_at_once = False
+    asker.post("/ops?nick=ann", "hello")
+    assert asker.transport.value() == b""
+    house.clock.advance(CONFIG.bus_patience + 0.2)
+    assert asker.transport.value().startswith(b"HTTP/1.1 503 ")
+    house.bus.answer()
+    house.turn()
+    assert house.bus.published == []
+
+
+def test_a_nick_is_looked_for_before_a_full_window_is_waited_for_again(asker: Asker, house: House) -> None:
+    house.bus.answer_at_once = False
+    asker.post("/ops?nick=ann", "hello")
+    house.bus.full = True
+    house.bus.answer()
+    assert asker.transport.value() == b""
+    house.bus.full = False
+    house.hub.bus_changed()
+    house.turn()
+    assert asker.transport.value().startswith(b"HTTP/1.1 201 ")
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status", "code"),
     [

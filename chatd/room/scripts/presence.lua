@@ -12,13 +12,14 @@
 --         enter, stay: since, owner, origin, keys of the nick that it wants, then nick and its keys, as many as it may
 --         be known by (none: by none); who stays was there before, as far as its worker knows: nothing is told, unless
 --         it was said to have left
+--         free: the same, of somebody who is not there and does not come: the first of these nicks that it may speak under
 --         nick, again: the same; since is not read. Who asks again keeps its nick where the other is still in use
 --         leave: none
 -- An entry is "SINCE KEYS NICK OWNER ORIGIN", the last of them left out where they are empty. KEYS are those under
 -- which the nick is in use, a comma between them. OWNER is whom the member's token names, percent-encoded: it has a
 -- %00, as no key and no author has. All members of one owner may have the same nick. ORIGIN is the same for members
 -- that come from one place, and may be one client.
--- Gives {version, answer, …}: to enter, stay, nick and again {entry, ghost}, or false where all these nicks are in use
+-- Gives {version, answer, …}: to enter, stay, free, nick and again {entry, ghost}, or false where all these nicks are in use
 -- by others, or who changes its nick is not there; to leave false. Ghost is the author that has the nick which the
 -- member wants, and comes from the same place; empty: none.
 -- Tells "*VERSION EPOCH TOP MEMBERS\n" and, where they are not too many, [[what, author, nick, nick before, subject], …]
@@ -152,9 +153,13 @@ local function ghost(author, entry, wanted)
   return ''
 end
 
-local function put(author, since, keys, nick, owner, origin)
+local function entry_of(since, keys, nick, owner, origin)
   local parts = table.concat({since, keys or '', nick or '', owner, origin}, ' ')
-  local entry = string.gsub(parts, ' +$', '')
+  return (string.gsub(parts, ' +$', ''))
+end
+
+local function put(author, since, keys, nick, owner, origin)
+  local entry = entry_of(since, keys, nick, owner, origin)
   redis.call('HSET', key(ARGV[1]), author, entry)
   hold(author, entry)
   return entry
@@ -213,6 +218,11 @@ while ARGV[at] do
       if what == 'enter' or buried then
         tell('join', author, nick or '', '', owner)
       end
+    end
+  elseif what == 'free' then
+    local keys, nick = choose(author, owner, from + 4, to)
+    if keys then
+      answer = entry_of(since, keys, nick, owner, origin)
     end
   elseif (what == 'nick' or what == 'again') and worker == ARGV[1] then
     local keys, nick = choose(author, owner, from + 4, to)
