@@ -593,7 +593,7 @@ def _() -> Seen:
 def _() -> Seen:
     office = test_outbox.Office(Config())
     office.connect()
-    office.boxes.publish("ops", [Message("s.1", 2**70, "s", "bad")], {})
+    office.boxes.publish("ops", [Message("s.1", 2**70, "s", "bad")], {}).addErrback(lambda _: None)
     office.publish("good")
     return office.wire.batches, [("ops", 2, ["good"])]
 

@@ -37,9 +37,8 @@ def test_every_option_may_stand_in_the_file_by_its_name(tmp_path: Path) -> None:
         if isinstance(knob.default, bool):
             values[name_of(knob)] = True
         elif isinstance(knob.default, tuple):
-            values[name_of(knob)] = (
-                ["/run/one", "/run/two"] if knob.name == "auth_key" else ["redis://one", "redis://two"]
-            )
+            several = {"auth_key": ["/run/one", "/run/two"], "auth_require": ["exp", "sub"]}
+            values[name_of(knob)] = several.get(knob.name, ["redis://one", "redis://two"])
         elif not isinstance(knob.default, str):
             values[name_of(knob)] = knob.default
     values |= {"redis-prefix": "other", "chat-log": "all.log", "state": "kept"}

@@ -105,10 +105,19 @@ def test_a_file_is_written_and_rotated_at_a_signal(
     name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    files: list[Any] = []
+    open_file = ServerLog._log_file
+
+    def keep(server_log: ServerLog, path: str) -> Any:
+        files.append(open_file(server_log, path))
+        return files[0]
+
+    monkeypatch.setattr(ServerLog, "_log_file", keep)
     _, log = opened(options, log_format="json")
     log.info("before")
     os.kill(os.getpid(), signal.SIGUSR1)
     log.info("after")
+    files[0].close()
     texts = [json.loads((tmp_path / each).read_text())["text"] for each in (f"{name}.1", name)]
     assert texts == ["before", "after"]
 
