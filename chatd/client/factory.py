@@ -172,7 +172,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
         for connection in list(self.connections):
-            with log.failuresHandled("{client} was not closed", client=connection.session.id):
+            with log.failuresHandled("{session} could not be closed", session=connection.session.id):
                 if applies(connection.session):
                     connection.close(closing)
 

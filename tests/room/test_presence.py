@@ -405,6 +405,25 @@ class TestPresence(Watching):
         two.watch("ops")
         await self.until(lambda: ears.nicks == {"s2": "ann"})
 
+    async def test_a_client_gets_its_nick_back_though_the_other_had_left_before_it_knew_its_own(self) -> None:
+        one, _, two, ears = await self.two(compare_seconds=60)
+        await one.enter("ops", "s1", HOME)
+        await ears.until(lambda: ears.comings)
+        answered = two._presence._answered
+
+        async def answer_late(*answer: Any) -> None:
+            await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+            answered(*answer)
+
+        def answer(*answer: Any) -> Any:
+            two._presence._answered = answered  # type: ignore[method-assign]
+            one.exit("ops", "s1", linger=False)
+            return Deferred.fromCoroutine(answer_late(*answer))
+
+        two._presence._answered = answer  # type: ignore[method-assign, assignment]
+        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        await self.until(lambda: ears.nicks == {"s2": "ann"})
+
     async def test_a_client_that_took_another_nick_meanwhile_keeps_that(self) -> None:
         one, _, two, ears = await self.two()
         await one.enter("ops", "s1", HOME)
