@@ -413,6 +413,7 @@ class TestPresence(Watching):
 
         async def answer_late(*answer: Any) -> None:
             await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+            await deferLater(reactor, 0)  # it is heard whole
             answered(*answer)
 
         def answer(*answer: Any) -> Any:
