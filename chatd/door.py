@@ -114,14 +114,13 @@ class Door(Protocol):
             protocol.dataReceived(data)
 
     def _refuse_late(self) -> None:
-        self._refuse(too_late(), "late")
+        self._refuse(too_late())
 
-    def _refuse(self, refused: Refused, reason: str = "") -> None:
-        """Answer and hang up; reason is for the metrics, where the answer's code does not say it."""
+    def _refuse(self, refused: Refused) -> None:
+        """Answer and hang up."""
         factory = self.factory
         timers, seconds = factory.connections.timers, factory.config.close_seconds
-        linger = refused.reason != "full"  # there is no room for that
-        self._hand_over(Refusal(refused, timers, seconds, factory.waiting, reason=reason, linger=linger), b"")
+        self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
 
     def give_way(self) -> None:
         """Hang up: too many others have come since, and this one has not said yet what it wants."""

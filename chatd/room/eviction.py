@@ -13,13 +13,13 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.metrics import BROKER_MEMORY, BROKER_MEMORY_LIMIT, HISTORIES_DROPPED
 from chatd.room.history import history_key
 from chatd.room.queries import Queries
 from chatd.room.script import HISTORIES, MEMORY, SHORTEN
+from chatd.timers import Periodic
 
 log = Logger()
 
@@ -31,40 +31,26 @@ class Eviction:
 
     def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
         """Take this worker's unique name."""
-        self._clock = clock
         self._queries = queries
         self._config = config
         self._worker = worker
-        self._coming: Any = None
-        self._looking: Deferred[None] | None = None
-        self._running = False
+        self._looks = Periodic(clock, config.memory_seconds, self._look, "bounding the memory of the private broker")
+        self._looking: Deferred[Any] | None = None
 
     def start(self) -> None:
         """Begin to look at the memory, and to make room while it is nearly full."""
-        self._running = True
-        self._later()
+        self._looks.start(now=False)
 
     def stop(self) -> None:
         """Look no more."""
-        self._running = False
-        if self._coming is not None and self._coming.active():
-            self._coming.cancel()
+        self._looks.stop()
         if self._looking is not None:
             self._looking.cancel()
         BROKER_MEMORY.value = BROKER_MEMORY_LIMIT.value = 0
 
-    def _later(self) -> None:
-        if self._running:
-            self._coming = self._clock.callLater(self._config.memory_seconds, self._look)
-
-    def _look(self) -> None:
+    def _look(self) -> "Deferred[Any]":
         self._looking = Deferred.fromCoroutine(self._make_room())
-        self._looking.addErrback(self._failed).addCallback(lambda _: self._later())
-
-    def _failed(self, failure: Failure) -> None:
-        """Log what went wrong; the next look tries it again."""
-        if not failure.check(CancelledError):
-            log.failure("the memory of the private broker could not be looked after", failure)
+        return self._looking.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def _make_room(self) -> None:
         """Drop histories while the broker is nearly full, until it is less so."""

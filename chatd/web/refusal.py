@@ -17,36 +17,24 @@ class Refusal(Outflow, Protocol):
 
     transport: Any
 
-    def __init__(
-        self,
-        refused: Refused,
-        timers: TimerWheel,
-        seconds: float,
-        among: Crowd[Any],
-        *,
-        reason: str = "",
-        linger: bool = True,
-    ) -> None:
+    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: Crowd[Any]) -> None:
         """Take what to say, how long to wait, and the connections among which it counts until it is over.
 
-        The reason is for the metrics, where the answer's code does not say it. Where it does not linger it closes as
-        soon as all is said, whatever the client has still to say.
+        In a full house it closes as soon as all is said, whatever the client has still to say.
         """
         self._refused = refused
-        self._reason = reason or refused.reason
         self._timers = timers
         self._seconds = seconds
-        self._linger = linger
         self._among = among
         self._drop: Timer | None = None
 
     def connectionMade(self) -> None:
         """Say it."""
-        REFUSED[self._reason].value += 1
+        REFUSED[self._refused.reason].value += 1
         self._among.add(self, "")
         self.attach()
         self.write(self._refused.response())
-        if self._linger:
+        if self._refused.reason != "full":
             self._drop = self.hang_up(self._timers, self._seconds)
         else:
             self.transport.loseConnection()

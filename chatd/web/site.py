@@ -476,8 +476,7 @@ class Channel(HTTPChannel):
             return
         self.leave()
         site = self.site
-        linger = refused.reason != "full"  # there is no room for that
-        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels, linger=linger)
+        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
         hand_over(self.transport, refusal)
 
 

@@ -91,7 +91,7 @@ def head_too_large(limit: int) -> Refused:
 
 def too_late() -> Refused:
     """Refuse a head that did not end in time."""
-    return Refused(408, "bad_request", "the request did not come in time")
+    return Refused(408, "bad_request", "the request did not come in time", reason="late")
 
 
 def unavailable(message: str, *, reason: str = "") -> Refused:
