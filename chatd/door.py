@@ -89,10 +89,11 @@ class Door(Protocol):
         self.factory.waiting.discard(self)
 
     def _decide(self, head: bytes, data: bytes) -> None:
-        factory = self.factory
+        factory, charged = self.factory, False
         try:
             request, peer = read_head(head), address_of(self.transport)
             if request.upgrades:
+                charged = True  # by ``let_in``
                 if factory.full:
                     raise full_house()
                 connection = factory.connections.let_in(request, peer, exposed=self.exposed, loopback=self.loopback)
@@ -103,7 +104,7 @@ class Door(Protocol):
                 channel.admit(request, peer)
                 self._hand_over(channel, data)
         except Refused as refused:
-            self._refuse(refused)
+            self._refuse(refused, charged=charged)
 
     def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
         """Leave the connection to another protocol, with what was read that is for it."""
@@ -116,9 +117,12 @@ class Door(Protocol):
     def _refuse_late(self) -> None:
         self._refuse(too_late())
 
-    def _refuse(self, refused: Refused) -> None:
-        """Answer and hang up."""
+    def _refuse(self, refused: Refused, *, charged: bool = False) -> None:
+        """Answer and hang up. Charge the address for the request, unless it was charged already."""
         factory = self.factory
+        if not charged:
+            peer = factory.connections.proxies.counted(address_of(self.transport))
+            factory.connections.limits.charge(peer, 1, exposed=self.exposed)
         timers, seconds = factory.connections.timers, factory.config.close_seconds
         self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
 

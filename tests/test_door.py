@@ -1,6 +1,7 @@
 """A connection's first bytes: bounded, checked, in time; then handed to Autobahn or twisted.web, none of them lost."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -835,6 +836,29 @@ def test_a_handshake_that_reads_is_refused_where_the_address_has_asked_for_too_m
     house.visitor(handshake("/ops?last=20")).assert_refused(429, "rate_limited")
     assert house.visitor(handshake("/ops")).status == 101
     assert house.visitor(handshake("/ops?last=20&resume=a-key-of-mine")).status == 101
+
+
+def statuses_of(house: House, requests: Iterable[bytes]) -> list[int | None]:
+    """Return how requests are answered, each on a connection of its own that then ends."""
+    found: list[int | None] = []
+    for request in requests:
+        visitor = house.visitor(request)
+        found.append(visitor.status)
+        visitor.transport.vanish()
+    return found
+
+
+def test_a_made_up_resume_key_reads_no_more_than_the_address_may_owe() -> None:
+    house = exposed(limit_requests="1", limit_arrivals="off", limit_rooms="off")
+    keys = (handshake(f"/ops?resume=a-made-up-key-{number}") for number in range(40))
+    assert statuses_of(house, keys) == [101] * 25 + [429] * 15
+
+
+def test_a_request_that_is_refused_by_its_head_is_one_of_its_address() -> None:
+    house = exposed(limit_requests="1", limit_arrivals="off")
+    image = b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n"
+    assert statuses_of(house, [b"GARBAGE\r\n\r\n", image] * 5) == [400, 415] * 5
+    assert house.visitor(get("/ops")).status == 429
 
 
 def test_a_handshake_that_is_refused_was_a_request_too() -> None:

@@ -133,8 +133,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self.origins.check(request)
         address = self.admit(request, peer, exposed=exposed)
         place = read_place(request)
-        if place.last and not place.resume:  # a client that comes back for what it missed is not refused
-            self.limits.request(address, exposed=exposed, count=0)  # it is charged already
+        if place.last or place.resume:  # it is charged already; a client that comes back may owe
+            self.limits.request(address, exposed=exposed, count=0, recovers=bool(place.resume))
         lease = self.lease(request)
         check_readable(lease.grant, place.room)
         self.enter(address, place.room, exposed=exposed)

@@ -12,8 +12,9 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatd.gate.limits import Limits
 from chatd.room.bus import Bus
@@ -147,7 +148,16 @@ class Shards:
             rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)
             return rooms, len(well) < len(self._shards) or any(more for _, more in lists)
 
-        return gatherResults([shard.hub.list_rooms() for shard in well], consumeErrors=True).addCallback(together)
+        listing = gatherResults([shard.hub.list_rooms() for shard in well], consumeErrors=True)
+        return listing.addErrback(_first_failure).addCallback(together)
+
+
+def _first_failure(failure: Failure) -> Failure:
+    """Return what ``gatherResults`` wraps: the failure of one shard, or that nobody waits for it any more."""
+    failure.trap(FirstError)
+    error: Any = failure.value
+    first: Failure = error.subFailure
+    return first
 
 
 def score(identity: str, room: str) -> bytes:

@@ -44,7 +44,7 @@ from chatd.wire.handshake import (
     split_target,
     too_late,
 )
-from chatd.wire.http import media_type
+from chatd.wire.http import EVENTS, choose_form, media_type
 
 log = Logger()
 
@@ -105,6 +105,7 @@ class Answers(Resource):
         try:
             return self._answer(request)
         except Refused as refused:
+            request.channel.charge(request)
             return refuse(request, refused)
         except Exception:  # noqa: BLE001 - whatever went wrong, it is ours
             log.failure("a request could not be answered")
@@ -119,6 +120,7 @@ class Answers(Resource):
                 channel.refuse(refused)
                 return NOT_DONE_YET
         if request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
+            request.charged = True  # as every handshake is
             channel.upgrade(head)
             return NOT_DONE_YET
         connections = channel.site.connections
@@ -165,10 +167,22 @@ def _charge(request: Any) -> None:
 
     A browser whose stream of events broke off asks for what it missed, and never again after an error.
     """
-    probe = _is_probe(request.uri)
-    recovers = request.requestHeaders.hasHeader(b"last-event-id") or b"resume=" in request.uri
+    request.charged = True
     limits = request.channel.site.connections.limits
-    limits.request(asker_address(request), exposed=request.channel.exposed, probe=probe, recovers=recovers)
+    limits.request(
+        asker_address(request),
+        exposed=request.channel.exposed,
+        probe=_is_probe(request.uri),
+        recovers=_recovers(request),
+    )
+
+
+def _recovers(request: Any) -> bool:
+    """Return whether a request asks for a stream from where an earlier one ended."""
+    if request.method != b"GET" or not _is_room(request.uri):
+        return False
+    comes_back = request.requestHeaders.hasHeader(b"last-event-id") or b"resume=" in request.uri
+    return comes_back and (b"follow=1" in request.uri or choose_form(header(request, "accept")) == EVENTS)
 
 
 def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
@@ -189,6 +203,8 @@ class Request(WebRequest):
 
     channel: Any
 
+    charged = False
+    """Whether the address of the asker was charged for it."""
     _most = 0
     _taken = 0
     _refused = False
@@ -470,10 +486,19 @@ class Channel(HTTPChannel):
         if rest:
             connection.dataReceived(rest)
 
+    def charge(self, request: Request | None = None) -> None:
+        """Charge an address for a request that is refused, unless it was charged; without one for half a head."""
+        if request is not None and request.charged:
+            return
+        peer = self.site.connections.proxies.counted(address_of(self.transport))
+        address = asker_address(request) if request is not None else peer
+        self.site.connections.limits.charge(address, 1, exposed=self.exposed)
+
     def refuse(self, refused: Refused) -> None:
         """Say why a request is not taken, and take nothing more."""
         if self not in self.site.channels:  # one that is refused already may turn out to be worse
             return
+        self.charge(self.requests[-1] if self.requests else None)
         self.leave()
         site = self.site
         refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)

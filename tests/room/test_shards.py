@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from chatd.config import broker_address
 from chatd.message import Position
@@ -176,3 +176,20 @@ def test_rooms_of_a_broker_that_is_away_are_not_listed_and_there_may_be_more() -
     assert [each.room for each in told[0][0]] == ["a"]
     assert told[0][1]
     assert not made.all_away
+
+
+def test_a_list_that_one_broker_refuses_fails_as_that_one_does() -> None:
+    refuses, answers = Part(), Part()
+    refuses.list_rooms = lambda: fail(NotPublished("no"))  # type: ignore[method-assign]
+    failed: list[Any] = []
+    shards(refuses, answers).list_rooms().addErrback(lambda failure: failed.append(failure.value))
+    assert [str(error) for error in failed] == ["no"]
+
+
+def test_a_list_that_nobody_waits_for_any_more_is_cancelled() -> None:
+    part = Part()
+    part.list_rooms = Deferred  # type: ignore[method-assign]
+    failed: list[Any] = []
+    listing = shards(part).list_rooms().addErrback(lambda failure: failed.append(failure.type))
+    listing.cancel()
+    assert failed == [CancelledError]

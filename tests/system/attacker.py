@@ -292,22 +292,25 @@ def unread_answers(attack: Attack) -> None:
         talker.setblocking(True)
         talker.sendall(frame(b"x" * 16_000, mask=BARE) * 60)
         attack.rests()
-    _ignore(attack, 1, b"GET /big?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+    _ignore(attack, 1, b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000)
 
 
 def unread_assets(attack: Attack) -> None:
     """Thousands of requests for the page's script, for which nobody needs a token."""
-    with attack.connect(b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n") as client:
+    with attack.connect(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\nConnection: close\r\n\r\n"
+    ) as client:
         page = b"".join(iter(lambda: client.recv(65536), b""))
     script = page.partition(b'src="')[2].partition(b'"')[0]
-    _ignore(attack, 10, b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % script * 1400)
+    _ignore(attack, 10, b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % script * 1400)
 
 
 def forms(attack: Attack) -> None:
     """Bodies that are slow to take apart as forms, on connections that stay open where they may."""
     part = b"--x\r\nContent-Disposition: form-data; name=a" + b"; a=b" * 18_000 + b"\r\n\r\nb\r\n--x--\r\n"
     head = (
-        b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+        b"POST /ops HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"Content-Length: %d\r\n\r\n"
     )
     data = head % len(part) + part
     clients = [attack.connect() for _ in range(8)]
@@ -349,12 +352,12 @@ def _speak(attack: Attack, count: int, data: bytes) -> None:
 
 def requests_at_once(attack: Attack) -> None:
     """Thousands of requests at once, whose answers are read."""
-    _speak(attack, 4, b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1600)
+    _speak(attack, 4, b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1600)
 
 
 def tiny_chunks(attack: Attack) -> None:
     """Bodies in chunks of a byte."""
-    head = b"POST /-/none HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /-/none HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     _speak(attack, 4, head + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n")
 
 
@@ -364,7 +367,7 @@ def slow_later_heads(attack: Attack) -> None:
 
 
 def _asked(attack: Attack) -> socket.socket:
-    client = attack.connect(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    client = attack.connect(b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     client.recv(65536)
     return client
 

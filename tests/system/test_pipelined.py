@@ -19,7 +19,7 @@ TEXTS = 60
 SIZE = 16_000
 """Bytes of each: the room's history is less than ``--max-backlog``."""
 SAID = (b"x" * SIZE + b"\n") * TEXTS
-FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class House:
@@ -41,7 +41,7 @@ class House:
     def ask(self) -> tuple[int, bytes]:
         """Ask for what was said."""
         with self.connect_plainly() as client, client.makefile("rb") as stream:
-            client.sendall(b"GET /big?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             return read_answer(stream)
 
     def _connect(self, port: int) -> socket.socket:
@@ -95,10 +95,11 @@ def asked(house: House, way: Callable[[House], socket.socket], count: int) -> It
     """Ask for the room again and again, each time with something else behind it, and at last to close."""
     with way(house) as client:
         pairs = (
-            b"GET /big?last=1000 HTTP/1.1\r\nHost: x\r\n\r\nGET /-/missing-%d HTTP/1.1\r\nHost: x\r\n\r\n" % number
+            b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /-/missing-%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number
             for number in range(count)
         )
-        client.sendall(b"".join(pairs) + b"GET /-/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        client.sendall(b"".join(pairs) + b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         yield client
 
 
@@ -155,7 +156,7 @@ def test_a_second_head_that_comes_line_by_line_ends_in_time(house: House) -> Non
 
 def test_a_second_head_has_the_bound_of_the_first_one(house: House) -> None:
     with house.connect_plainly() as client:
-        client.sendall(FIRST + b"GET /ops HTTP/1.1\r\nHost: x\r\n" + b"X: %b\r\n" % (b"y" * 995) * 12 + b"\r\n")
+        client.sendall(FIRST + b"GET /ops HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"y" * 995) * 12 + b"\r\n")
         with client.makefile("rb") as stream:
             assert read_answer(stream) == (200, b"ok\n")
             status, body = read_answer(stream)

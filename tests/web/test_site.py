@@ -315,6 +315,14 @@ def test_every_request_takes_from_the_limit_of_its_address() -> None:
     assert Asker(asker.house).ask("GET /").status == 200
 
 
+def test_a_request_that_asks_for_no_stream_recovers_nothing() -> None:
+    asker = Asker(House(LIMITED))
+    statuses = [asker.ask("GET /-/none?resume=a-key-of-mine", "Last-Event-ID: e-1").status for _ in range(13)]
+    assert statuses == [404] * 12 + [429]
+    assert asker.ask("GET /ops/members", "Last-Event-ID: e-1").status == 429
+    assert asker.ask("GET /ops", "Accept: text/event-stream", "Last-Event-ID: e-1").status == 200
+
+
 def test_health_is_told_in_spite_of_a_flood_of_requests_and_is_limited_by_itself() -> None:
     asker = Asker(House(LIMITED))
     assert [asker.ask("GET /ops").status for _ in range(13)] == [200] * 12 + [429]
