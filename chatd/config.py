@@ -386,20 +386,21 @@ class Config:
     limit_requests: str = _option(
         "auto",
         _limit,
-        "Maximum requests of one address per second, after 10 seconds' worth at once: HTTP requests of every kind and "
-        "reads of chatd.v1 and named clients. 64 KiB of text that is read count as one more. auto: 20 there.",
+        "Maximum requests of one address per second, after 10 seconds' worth at once: HTTP requests, and reads of "
+        "WebSocket clients; each 64 KiB of text that is read count as one more. auto: 20 where other hosts can connect.",
         "requests/s",
     )
     limit_address_messages: str = _option(
         "auto",
         _limit,
-        "Maximum messages of all clients of one address together, per second. auto: 100 there.",
+        "Maximum messages of all clients of one address together, per second. auto: 100 where other hosts can connect.",
         "messages/s",
     )
     limit_address_bytes: str = _option(
         "auto",
         _limit,
-        "Maximum message text of all clients of one address together, in bytes per second. auto: 524288 there.",
+        "Maximum message text of all clients of one address together, in bytes per second. auto: 524288 where other "
+        "hosts can connect.",
         "bytes/s",
     )
     ban_list: str = _option(
