@@ -387,7 +387,7 @@ class Config:
         "auto",
         _limit,
         "Maximum requests of one address per second, after 10 seconds' worth at once: HTTP requests, and reads of "
-        "WebSocket clients; each 64 KiB of text that is read count as one more. auto: 20 where other hosts can connect.",
+        "WebSocket clients; 64 KiB of text that is read count as one more. auto: 20 where other hosts can connect.",
         "requests/s",
     )
     limit_address_messages: str = _option(
