@@ -160,7 +160,7 @@ def address_of(transport: Any) -> str:
 
     With a PROXY header it is what that says, or the proxy's own where it says that nobody is behind it.
     """
-    peer, proxy = transport.getPeer(), _innermost(transport)
+    peer, proxy = transport.getPeer(), innermost(transport)
     if peer == proxy.getPeer():
         return peer_of(proxy)
     return UNIX if isinstance(peer, UNIXAddress) else peer.host if _is_address(peer.host) else ""
@@ -168,17 +168,11 @@ def address_of(transport: Any) -> str:
 
 def peer_of(transport: Any) -> str:
     """Return the address of the other end of the socket, whatever a PROXY header says."""
-    transport = _innermost(transport)
+    transport = innermost(transport)
     peer = transport.getPeer()
     if isinstance(peer, UNIXAddress):
         return UNIX_PROXY if getattr(transport, "may_be_proxy", False) else UNIX
     return str(peer.host)
-
-
-def _innermost(transport: Any) -> Any:
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
 
 
 def _is_address(host: str) -> bool:
