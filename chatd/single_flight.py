@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -21,27 +21,31 @@ class SingleFlight(Generic[T]):
         self._ask = ask
         self._kept = kept
         self._rest = rest
-        self._waiting: list[Deferred[T]] | None = None  # while the question is on its way
+        self._waiting: dict[Deferred[T], None] | None = None  # while the question is on its way
         self._answer: T | Failure | None = None
         self._good_until = float("-inf")
 
     def get(self) -> "Deferred[T]":
         """Return the answer, or the failure; the Deferred may be cancelled without the others losing theirs."""
-        answer: Deferred[T] = Deferred()
+        answer: Deferred[T] = Deferred(self._give_up)
         now = self._clock.seconds()
         if self._waiting is not None:
-            self._waiting.append(answer)
+            self._waiting[answer] = None
         elif now < self._good_until:
             answer.callback(self._answer)  # type: ignore[arg-type]
         else:
-            self._waiting = [answer]
-            self._ask().addBoth(self._answered, now)
+            self._waiting = {answer: None}
+            maybeDeferred(self._ask).addBoth(self._answered, now)
         return answer
+
+    def _give_up(self, answer: "Deferred[T]") -> None:
+        if self._waiting is not None:
+            self._waiting.pop(answer, None)
 
     def _answered(self, result: "T | Failure", asked: float) -> None:
         now = self._clock.seconds()
-        waiting, self._waiting = self._waiting or [], None
+        waiting, self._waiting = self._waiting or {}, None
         self._answer, self._good_until = result, now + max(self._kept, (now - asked) * self._rest)
         for answer in waiting:
-            if not answer.called:  # it may have been cancelled
+            if not answer.called:  # one before it may have cancelled it
                 answer.callback(result)

@@ -1,5 +1,7 @@
 """One answer for all who ask at the same time."""
 
+import weakref
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -70,3 +72,39 @@ def test_one_who_gives_up_costs_the_others_nothing() -> None:
     told = results(other)
     broker.asked[0].callback("yes")
     assert told == ["yes"]
+
+
+def test_a_question_that_cannot_be_asked_is_a_failure_and_is_asked_again() -> None:
+    asked = 0
+
+    def ask() -> "Deferred[str]":
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("it is broken")
+
+    flight = SingleFlight(Clock(), ask, 0.0)
+    assert results(flight.get()) == ["it is broken"]
+    assert results(flight.get()) == ["it is broken"]
+    assert asked == 2
+
+
+def test_one_who_gave_up_is_kept_no_more() -> None:
+    broker = Broker()
+    told = results(broker.flight.get())
+    gone = broker.flight.get()
+    kept = weakref.ref(gone)
+    gone.addErrback(lambda _: None).cancel()
+    del gone
+    assert kept() is None
+    broker.asked[0].callback("yes")
+    assert told == ["yes"]
+
+
+def test_one_answer_may_let_another_asker_give_up() -> None:
+    broker = Broker()
+    one, other = broker.flight.get(), broker.flight.get()
+    told = results(other)
+    one.addCallback(lambda _: other.cancel())
+    broker.asked[0].callback("yes")
+    assert len(told) == 1
+    assert told != ["yes"]
