@@ -87,10 +87,17 @@ class Slowed:
         self._left.setdefault(client, 0)
 
     def leave(self, client: Late, size: int) -> bool:
-        """Note that a client is gone and left so many bytes behind. Return whether they may still be published."""
-        self._total += size - self._left.get(client, 0)
+        """Note that a client is gone and left so many bytes behind. Return whether they may still be published.
+
+        If they may not, the client is forgotten: it counts no more.
+        """
+        total = self._total + size - self._left.get(client, 0)
+        if total > self._most:
+            self.discard(client)
+            return False
+        self._total = total
         self._left[client] = size
-        return self._total <= self._most
+        return True
 
     def discard(self, client: Late) -> None:
         """Forget a client."""

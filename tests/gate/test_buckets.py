@@ -269,3 +269,14 @@ def test_what_a_client_left_behind_counts_once() -> None:
     assert slowed.leave(other, 60)
     slowed.add(one)
     assert not slowed.leave(other, 61)
+
+
+def test_what_was_refused_does_not_count() -> None:
+    slowed = Slowed(100)
+    one, refused, last = (Talker(slowed) for _ in range(3))
+    assert slowed.leave(one, 90)
+    assert not slowed.leave(refused, 50)
+    slowed.discard(one)
+    assert slowed.leave(last, 60)
+    assert not slowed.leave(last, 101)  # it is given up, with all that it left before
+    assert slowed.leave(one, 100)
