@@ -4,6 +4,7 @@ It is kept by the script that publishes, and bounded by it; what is older than `
 An entry that can't be read is left out: those who read there see a hole in the offsets, and are told.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,7 +75,11 @@ class History:
         before, behind = history_key(config.redis_prefix, room)
         key = before + epoch.encode() + behind
         answer: Deferred[Any] = self._queries.ask(READ_BACK, [key], lambda run: [last, after, most])
-        return answer.addCallback(self._batches_back, room, epoch, after, most)
+
+        def read_on(end: int) -> "Deferred[tuple[list[Batch], bool]]":
+            return self.read_back(room, epoch, end, after, most)
+
+        return answer.addCallback(self._batches_back, room, epoch, last, read_on)
 
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
         """Say where the order of each room stands; a room that is not known in this run has no epoch."""
@@ -96,14 +101,16 @@ class History:
             return self.read(room, Position(its_epoch, int(offset)), most)
         return span
 
-    def _batches(self, room: str, epoch: str, entries: Sequence[bytes]) -> list[Batch]:
-        """Decode entries of one epoch, without those that can't be read; each of these is logged once."""
+    def _batches(self, room: str, epoch: str, entries: Sequence[bytes], last: int = sys.maxsize) -> list[Batch]:
+        """Decode entries of one epoch that begin at an offset up to last; those that can't be read are logged once."""
         batches = []
         for data in entries:
             try:
                 batch = decode(room, data)
                 if batch.epoch != epoch:
                     raise ValueError(f"it is of epoch {batch.epoch}")
+                if batch.first > last:  # those who read back go on before it, and would never end
+                    raise ValueError(f"it says that it begins at offset {batch.first}, and ends before that")
             except ValueError as error:
                 self._log_unreadable(room, data, error)
             else:
@@ -120,17 +127,22 @@ class History:
         log.error("an entry in the history of room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
 
     def _batches_back(
-        self, answer: list[Any], room: str, epoch: str, after: int, most: int
+        self,
+        answer: list[Any],
+        room: str,
+        epoch: str,
+        last: int,
+        read_on: "Callable[[int], Deferred[tuple[list[Batch], bool]]]",
     ) -> "tuple[list[Batch], bool] | Deferred[tuple[list[Batch], bool]]":
-        more, reached, *entries = answer
+        more, unread, *entries = answer
         batches: list[Batch] = []
-        for batch in self._batches(room, epoch, entries):
+        for batch in self._batches(room, epoch, entries, last):
             if (part := self._without_old_messages(batch)) is not None:
                 batches.append(part)
             if part is not batch:
                 return batches, False  # before what is too old there is nothing newer
         if more and not batches:  # the caller goes on before the oldest batch, and has none
-            return self.read_back(room, epoch, int(reached) - 1, after, most)
+            return read_on(min(int(unread), last - 1))  # never the same again
         return batches, bool(more)
 
     def _without_old(self, span: Span) -> Span:

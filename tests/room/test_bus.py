@@ -626,6 +626,17 @@ class TestBus(Contract, BusTestCase):
             batches, more = await bus.read_back("ops", first.epoch, last, 0, 500)
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
+    async def test_large_entries_of_which_only_the_head_can_be_read_are_passed_over_backwards(self) -> None:
+        bus, _ = await self.follow(self.valkey_url, "ops")
+        epoch = (await bus.publish("ops", messages("one"))).first.epoch
+        with Client(self.valkey_url.removeprefix("unix://")) as broker:
+            for first, last in ((2, 6), (7, 11)):
+                data = f"{epoch} {first} w 1\n" + "garbage" * 100
+                broker.ask("XADD", f"{self.prefix}:history:{epoch}:ops", f"{last}-0", "b", data)
+        for last in (6, 8, 11):
+            batches, more = await bus.read_back("ops", epoch, last, 0, 500)
+            assert ([batch.first for batch in batches], more) == ([1], False), last
+
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history=3, recent_seconds=0)
         ears.deaf = True

@@ -138,11 +138,28 @@ def test_a_step_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -
 def test_a_step_backwards_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -> None:
     archive = Archive()
     reading = archive.history.read_back("ops", "e", 9, 2, 500)
-    archive.wire.answer([1, b"7", b"garbage", b"garbage"])
+    archive.wire.answer([1, b"6", b"garbage", b"garbage"])
     assert archive.wire.calls[1][-3:] == (6, 2, 500)
     archive.wire.answer([0, b"5", entry("e", 5)])
     batches, more = result(reading)
     assert ([(batch.epoch, batch.first) for batch in batches], more) == ([("e", 5)], False)
+
+
+def test_each_step_backwards_asks_for_less_whatever_the_broker_answers() -> None:
+    archive = Archive()
+    archive.history.read_back("ops", "e", 9, 2, 500)
+    for last in (8, 7, 6):
+        archive.wire.answer([1, b"9", b"garbage"])
+        assert archive.wire.calls[-1][-3:] == (last, 2, 500)
+
+
+def test_an_entry_that_says_it_begins_behind_its_end_is_not_read_backwards(events: Events) -> None:
+    archive = Archive()
+    reading = archive.history.read_back("ops", "e", 9, 2, 500)
+    archive.wire.answer([1, b"5", entry("e", 20), entry("e", 6)])
+    batches, more = result(reading)
+    assert ([batch.first for batch in batches], more) == ([6], True)
+    assert len(events.said) == 1
 
 
 def test_an_entry_that_cannot_be_read_is_logged_once_as_far_as_is_remembered(events: Events) -> None:
