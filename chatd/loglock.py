@@ -7,6 +7,7 @@ log through a symbolic link.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 
@@ -54,9 +55,21 @@ class LogLock:
 
     def _open(self) -> None:
         os.makedirs(self._folder, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise OSError(error.errno, self._advice(error), self.path) from error
         found = os.fstat(self._file)
         self._identity = (found.st_dev, found.st_ino)
+
+    def _advice(self, error: OSError) -> str:
+        """Return why the lock file cannot be opened, and what to do about it."""
+        why = f"its lock file {self.path} cannot be opened: {error.strerror}"
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            return why
+        if os.path.lexists(self.path):
+            return f"{why}; remove the lock file if another user made it"
+        return f"{why}; its folder must be writable by the user that chatd runs as"
 
     def _is_in_place(self) -> bool:
         with contextlib.suppress(PermissionError):  # the folder may not be searched: what is open is still locked

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -538,6 +539,46 @@ def test_another_user_that_may_read_the_log_cannot_stop_a_write() -> None:
             reader.kill()
         file.log.close()
         assert (file.text, file.said) == (line("one") + line("two"), [])
+
+
+@pytest.mark.parametrize(
+    ("exists", "advice"),
+    [
+        (False, "its folder must be writable by the user that chatd runs as"),
+        (True, "remove the lock file if another user made it"),
+    ],
+)
+def test_a_lock_file_that_may_not_be_opened_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, advice: str
+) -> None:
+    file = File(tmp_path / "chat.log")
+    lock = tmp_path / ".chat.log.lock"
+    if exists:
+        lock.touch()
+
+    def refuse(path: str, *args: Any, opening: Any = os.open) -> int:
+        if path == str(lock):
+            raise PermissionError(13, "Permission denied", path)
+        descriptor: int = opening(path, *args)
+        return descriptor
+
+    monkeypatch.setattr("chatd.loglock.os.open", refuse)
+    with pytest.raises(PermissionError):
+        file.write("one")
+    why = f"its lock file {lock} cannot be opened: Permission denied; {advice}"
+    assert file.said == [("error", f"the chat log {file.path} cannot be written, messages are refused: {why}")]
+    file.log.close()
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    file = File(tmp_path / "chat.log")
+    (tmp_path / ".chat.log.lock").mkdir()
+    with pytest.raises(IsADirectoryError):
+        file.write("one")
+    [(level, text)] = file.said
+    assert level == "error"
+    assert text.endswith(f"its lock file {tmp_path}/.chat.log.lock cannot be opened: Is a directory")
+    file.log.close()
 
 
 def test_the_address_cannot_move_a_terminal(file: File) -> None:
