@@ -861,6 +861,10 @@ class Config:
     """how many of the oldest ones are dropped before all are looked at again,"""
     memory_drops: int = 8
     """and after how many of them the memory is looked at again."""
+    memory_rest_seconds: float = 1.0
+    """If no history is left to drop: after how long histories are looked at again. It doubles each time,"""
+    memory_rest_most_seconds: float = 30.0
+    """up to so long."""
     memory_part: int = 4
     """The part (one in so many) of this host's memory that a private broker may use where nobody says how much,"""
     memory_least: int = 67_108_864

@@ -31,11 +31,16 @@ class Eviction:
 
     def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
         """Take this worker's unique name."""
+        self._clock = clock
         self._queries = queries
         self._config = config
         self._worker = worker
         self._looks = Periodic(clock, config.memory_seconds, self._look, "bounding the memory of the private broker")
         self._looking: Deferred[Any] | None = None
+        self._dropping: float | None = None  # how many histories had been dropped before, once it is said that some are
+        self._full = False  # whether it is said that none are left
+        self._rest = 0.0
+        self._rest_until = float("-inf")
 
     def start(self) -> None:
         """Begin to look at the memory, and to make room while it is nearly full."""
@@ -53,23 +58,62 @@ class Eviction:
         return self._looking.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def _make_room(self) -> None:
-        """Drop histories while the broker is nearly full, until it is less so."""
+        """Drop histories while the broker is nearly full, until it is less so. Rest if too few are left to drop."""
         used, limit = await self._measure()
-        if not limit or used <= limit * self._config.memory_high:
-            return
-        before = HISTORIES_DROPPED.value
-        log.warn(
-            "the private broker uses {used} of {limit} MiB (--broker-memory): it drops the histories of the rooms that "
-            "were silent for the longest",
-            used=used // MIB,
-            limit=limit // MIB,
-        )
+        high, now = limit * self._config.memory_high, self._clock.seconds()
+        if limit and used > high:
+            if now < self._rest_until:
+                return
+            used = await self._drop(used, limit)
+        if used <= high:
+            self._end_trouble(said=limit > 0)
+
+    async def _drop(self, used: int, limit: int) -> int:
+        """Drop histories until the broker is less full, or none are left. Return the memory used then."""
+        before, before_used = HISTORIES_DROPPED.value, used
         while used > limit * self._config.memory_low:
             used, freed = await self._drop_oldest(limit)
             if not freed:
-                log.error("the private broker uses {used} MiB, and has no history left to drop", used=used // MIB)
-                break
-        log.info("histories dropped: {count}", count=int(HISTORIES_DROPPED.value - before))
+                self._rest_later(used, limit, anew=HISTORIES_DROPPED.value > before)
+                return used
+            self._say_dropping(before, before_used, limit)
+        return used
+
+    def _rest_later(self, used: int, limit: int, *, anew: bool) -> None:
+        """Look at no histories for a while, longer each time: a look costs the broker work for each of its keys."""
+        config = self._config
+        first = anew or not self._rest
+        self._rest = config.memory_rest_seconds if first else min(2 * self._rest, config.memory_rest_most_seconds)
+        self._rest_until = self._clock.seconds() + self._rest
+        if used > limit * config.memory_high and not self._full:
+            self._full = True
+            log.error(
+                "the private broker uses {used} MiB, and has no history left to drop",
+                used=used // MIB,
+                trouble="broker full",
+            )
+
+    def _say_dropping(self, before: float, used: int, limit: int) -> None:
+        if self._dropping is None:
+            self._dropping = before
+            log.warn(
+                "the private broker uses {used} of {limit} MiB (--broker-memory): it drops the histories of the rooms "
+                "that were silent for the longest",
+                used=used // MIB,
+                limit=limit // MIB,
+                trouble="broker memory",
+            )
+
+    def _end_trouble(self, *, said: bool) -> None:
+        """Note that there is room again, or that another worker makes room; only the first is said."""
+        dropping, self._dropping = self._dropping, None
+        full, self._full = self._full, False
+        self._rest, self._rest_until = 0.0, float("-inf")
+        if said and dropping is not None:
+            count = int(HISTORIES_DROPPED.value - dropping)
+            log.info("histories dropped: {count}", count=count, trouble="broker memory", over=True)
+        if said and full:
+            log.info("the private broker has room again", trouble="broker full", over=True)
 
     async def _drop_oldest(self, limit: int) -> tuple[int, int]:
         """Drop the oldest histories, as far as needed; return the memory used then, and how many batches are gone."""

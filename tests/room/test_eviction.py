@@ -1,14 +1,19 @@
 """The memory of the private broker, on a real Valkey that may use little of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock, deferLater
 
 from chatd.config import Config
 from chatd.metrics import BROKER_MEMORY, BROKER_MEMORY_LIMIT, HISTORIES_DROPPED
 from chatd.room.bus import Bus
+from chatd.room.eviction import Eviction
+from chatd.room.script import MEMORY, SHORTEN, Script
+from tests.fakes import Events
 from tests.room.listening import BusTestCase, messages
 from tests.room.server import Server
 
@@ -107,6 +112,8 @@ class TestEviction(BusTestCase):
     async def test_it_is_said_when_histories_are_dropped(self) -> None:
         bus = await self.ready_to_evict()
         await self.flood(bus)
+        while not self.said():
+            await deferLater(reactor, 0.01)
         texts = [text for _, text in self.said()]
         assert texts[0].endswith(
             "of 32 MiB (--broker-memory): it drops the histories of the rooms that were silent for the longest"
@@ -149,3 +156,67 @@ class TestEviction(BusTestCase):
         self.server.ask("FLUSHALL")
         await bus.publish("ops", messages("hello"))
         assert await self.kept(bus, "ops") == 1
+        while len(self.said()) < 2:
+            await deferLater(reactor, 0.01)
+        assert [text.partition(" uses ")[0] for _, text in self.said()] == [
+            "the private broker",
+            "the private broker has room again",
+        ]
+
+
+class FullBroker:
+    """A private broker on a clock, full of what is no history; its keys are listed in four steps."""
+
+    def __init__(self) -> None:
+        self.used = 95 * MIB
+        self.steps = 0
+        self.batches = 0
+        """How many batches there are in its only history."""
+        self.clock = Clock()
+        queries: Any = self
+        self.eviction = Eviction(self.clock, queries, Config(), "w")
+        self.eviction.start()
+
+    def ask(self, script: Script, keys: list[bytes], arguments: Callable[[bytes], list[Any]]) -> "Deferred[Any]":
+        if script is MEMORY:
+            return succeed([1, self.used, 100 * MIB])
+        if script is SHORTEN:
+            batches, self.batches = self.batches, 0
+            return succeed(batches)
+        self.steps += 1
+        cursor = (int(arguments(b"")[0]) + 1) % 4
+        return succeed([str(cursor).encode(), *([b"h", 1000] if cursor == 1 else [])])
+
+    def steps_in(self, seconds: float) -> int:
+        """Return in how many steps its keys are listed from now on."""
+        before = self.steps
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+        return self.steps - before
+
+
+def test_while_nothing_can_be_dropped_histories_are_looked_at_less_and_less_often() -> None:
+    broker = FullBroker()
+    assert broker.steps_in(70) <= 4 * 8  # after 1, 2, 4, … seconds
+    assert 4 * 9 <= broker.steps_in(300) <= 4 * 11  # each 30 seconds
+    broker.batches = 1
+    assert 0 < broker.steps_in(30) <= 4 * 7  # one is dropped, and it begins anew
+    broker.used = 70 * MIB
+    assert broker.steps_in(0.5) == 0
+    broker.used = 95 * MIB
+    assert broker.steps_in(0.5) >= 4
+
+
+def test_a_broker_without_histories_to_drop_is_logged_once_until_it_has_room_again(events: Events) -> None:
+    broker = FullBroker()
+    broker.steps_in(100)
+    broker.used = 50 * MIB
+    broker.steps_in(1)
+    assert events.said == [
+        ("error", "the private broker uses 95 MiB, and has no history left to drop"),
+        ("info", "the private broker has room again"),
+    ]
+    assert [(event["trouble"], event.get("over", False)) for event in events.events] == [
+        ("broker full", False),
+        ("broker full", True),
+    ]
