@@ -3,9 +3,9 @@
 A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
 gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
 
-``BACKLOG_BYTES`` counts what waits for all clients of the process. Each write to a client that does not keep up
-is added, and once a second the sum is made anew. While it is more than ``max_backlog_total`` such a client falls behind
-at once.
+``BACKLOG_BYTES`` counts what waits for all clients of the process. What waits for a client that does not keep up is
+counted at each write to it, and once a second. While the sum is more than ``max_backlog_total`` such a client falls
+behind at once.
 """
 
 import fcntl
@@ -100,11 +100,11 @@ class Outflow:
         if self.plain and not transport.dataBuffer and not transport._tempDataLen:
             self._idle = transport.getHandle()
             return self.deliver(blob, count)
-        if self.choked and (
-            BACKLOG_BYTES.value > self.max_backlog_total or self.waiting + len(blob) > self.max_backlog
-        ):
-            self.fell_behind()
-            return False
+        if self.choked:
+            self.weigh()  # it may have read since: without that the sum would grow by all that it is given
+            if BACKLOG_BYTES.value > self.max_backlog_total or self._backlog + len(blob) > self.max_backlog:
+                self.fell_behind()
+                return False
         return self.replay(blob, count)
 
     def tell(self, blob: bytes) -> None:
@@ -120,7 +120,7 @@ class Outflow:
         """Write frames that are count messages, however much waits; return whether they were written."""
         if self.opened:
             if self in CHOKED:
-                self._count_backlog(self._backlog + len(blob))
+                self._count_backlog(self.waiting + len(blob))
             else:
                 self._backlog = len(blob)
             self.write(blob)

@@ -131,6 +131,16 @@ class Line:
         until(step, f"{size} bytes")
         return self.heard
 
+    def read_down_to(self, size: int) -> None:
+        """Turn and read until no more than so many bytes wait for the client here."""
+
+        def step() -> bool:
+            self.turn()
+            self.read(10_000)
+            return self.client.waiting <= size
+
+        until(step, f"{size} bytes that wait")
+
     def until(self, condition: Callable[[], object], what: str) -> None:
         """Turn until something is so."""
 
@@ -433,6 +443,41 @@ def test_what_was_read_since_is_not_counted_when_it_is_weighed(crowd: list[Line]
     assert BACKLOG_BYTES.value == before
     weigh_backlog()
     assert BACKLOG_BYTES.value == waits_for(crowd) < before
+
+
+def give_what_is_read(lines: list[Line], give: Callable[[Client, bytes], object]) -> None:
+    """Let about 90 KB wait for each client all the time, while each reads 400 KB."""
+    for line in lines:
+        line.client.deliver(b"x" * 95_000, 1)
+    for _ in range(40):
+        for line in lines:
+            line.read_down_to(80_000)
+            assert line.client.choked
+            give(line.client, b"y" * 10_000)
+
+
+def test_clients_that_read_all_they_are_given_do_not_fall_behind_however_much_it_is(crowd: list[Line]) -> None:
+    give_what_is_read(crowd, lambda client, blob: client.deliver(blob, 1))
+    assert [line.client.missed for line in crowd] == [0, 0, 0]
+    assert BACKLOG_BYTES.value <= 300_000
+
+
+def test_answers_are_counted_as_they_wait_too(crowd: list[Line]) -> None:
+    give_what_is_read(crowd, lambda client, blob: client.tell(blob))
+    assert BACKLOG_BYTES.value <= 300_000
+
+
+def test_one_that_falls_behind_is_counted_as_it_is(crowd: list[Line]) -> None:
+    slow, other, _ = crowd
+    for line in (slow, other):
+        line.client.deliver(b"x" * 180_000, 1)
+    slow.read_down_to(90_000)
+    slow.client.max_backlog = 90_000
+    slow.client.deliver(b"y" * 10_000, 1)
+    assert slow.client.missed == 1
+    other.client.deliver(b"y" * 10_000, 1)
+    assert other.client.missed == 0
+    assert BACKLOG_BYTES.value == waits_for(crowd) < 300_000
 
 
 def test_one_that_asks_for_more_while_too_much_waits_for_all_is_told_so_sooner(crowd: list[Line]) -> None:
