@@ -580,6 +580,8 @@ class Config:
     """How long an HTTP connection may say nothing between requests."""
     http_unread_seconds: float = 15.0
     """An HTTP connection is dropped if its client takes nothing for so long of an answer that waits for it."""
+    http_unread_look_seconds: float = 3.0
+    """How often it is looked whether it does: so much later it may be dropped."""
 
     # The gate
     auto_messages: float = 5.0

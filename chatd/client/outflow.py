@@ -3,9 +3,9 @@
 A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
 gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
 
-``BACKLOG_BYTES`` counts what waits for all clients of the process. What waits for a client that does not keep up is
-counted at each write to it, and once a second. While the sum is more than ``max_backlog_total`` such a client falls
-behind at once.
+``BACKLOG_BYTES`` counts what waits for all clients of the process, those of HTTP included (``web/site``). What waits
+for a client that does not keep up is counted at each write to it, and once a second. While the sum is more than
+``max_backlog_total`` such a client falls behind at once.
 """
 
 import fcntl
@@ -25,12 +25,45 @@ from chatd.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
 from chatd.timers import Timer, TimerWheel
 from chatd.transports import innermost
 
-CHOKED: "set[Outflow]" = set()
+CHOKED: "set[Weighed]" = set()
 """Those that have more to write than their transport likes to keep."""
 
 
+class Weighed:
+    """What writes to a client, and counts in ``BACKLOG_BYTES`` what waits for it while it is in CHOKED."""
+
+    __slots__ = ()
+
+    transport: Any
+    _backlog: int
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
+        unwritten = _unwritten(self.transport)
+        return self._backlog if unwritten is None else unwritten
+
+    def weigh(self) -> None:
+        """Count what waits for it as it is now: it may have read a part."""
+        self._count_backlog(self.waiting)
+
+    def _begin_backlog(self) -> None:
+        CHOKED.add(self)
+        BACKLOG_BYTES.value += self._backlog
+        self.weigh()
+
+    def _count_backlog(self, size: int) -> None:
+        BACKLOG_BYTES.value += size - self._backlog
+        self._backlog = size  # type: ignore[misc]  # its slot is that of who inherits
+
+    def _forget_backlog(self) -> None:
+        if self in CHOKED:
+            CHOKED.discard(self)
+            BACKLOG_BYTES.value -= self._backlog
+
+
 @implementer(IPushProducer)
-class Outflow:
+class Outflow(Weighed):
     """The outgoing half of a connection, open from ``open_out`` to ``shut_out``.
 
     To its transport it is a push producer, which hears at ``pauseProducing`` that more than 64 KiB wait.
@@ -39,7 +72,6 @@ class Outflow:
     # One message a client means one walk over all clients: what each of them costs is mostly the memory it touches.
     __slots__ = ("_backlog", "_idle", "choked", "opened")
 
-    transport: Any
     max_backlog: int
     """The most bytes that may wait for a client."""
     max_backlog_total: int
@@ -144,12 +176,6 @@ class Outflow:
         return isinstance(self.transport, Socket) and not self.transport.TLS
 
     @property
-    def waiting(self) -> int:
-        """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
-        unwritten = _unwritten(self.transport)
-        return self._backlog if unwritten is None else unwritten
-
-    @property
     def unacknowledged(self) -> int:
         """How many bytes the client's kernel has not said that it has; what waits here is among them."""
         return self.waiting + _ask_kernel(self.transport)[1]
@@ -195,9 +221,7 @@ class Outflow:
         if self.choked:
             return
         self.choked = True
-        CHOKED.add(self)
-        BACKLOG_BYTES.value += self._backlog
-        self.weigh()
+        self._begin_backlog()
 
     def resumeProducing(self) -> None:
         """Note that it has read everything."""
@@ -210,21 +234,6 @@ class Outflow:
         """Note that the socket is gone; connectionLost says so too."""
         self._forget_backlog()
 
-    # What waits for all
-
-    def weigh(self) -> None:
-        """Count what waits for it as it is now: it may have read a part."""
-        self._count_backlog(self.waiting)
-
-    def _count_backlog(self, size: int) -> None:
-        BACKLOG_BYTES.value += size - self._backlog
-        self._backlog = size
-
-    def _forget_backlog(self) -> None:
-        if self in CHOKED:
-            CHOKED.discard(self)
-            BACKLOG_BYTES.value -= self._backlog
-
 
 def taken(transport: Any) -> int:
     """Return a number that grows whenever the client's kernel takes something, if nothing is written meanwhile."""
@@ -235,8 +244,8 @@ def taken(transport: Any) -> int:
 def weigh_backlog() -> None:
     """Gauge what waits for all of them."""
     BACKLOG_CLIENTS.value = len(CHOKED)
-    for outflow in CHOKED:
-        outflow.weigh()
+    for weighed in CHOKED:
+        weighed.weigh()
 
 
 def _unwritten(transport: Any) -> int | None:

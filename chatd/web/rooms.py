@@ -13,6 +13,7 @@ from chatd.closing import BUS_AWAY
 from chatd.gate.auth import check_readable, check_writable, own_place
 from chatd.gate.origin import check_follower
 from chatd.message import Position
+from chatd.metrics import BACKLOG_BYTES
 from chatd.room.outbox import NotPublished
 from chatd.room.shards import Shards
 from chatd.transports import address_of
@@ -53,12 +54,19 @@ class Rooms:
 
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
         hub = self._shards.hub(place.room)
+        self._check_backlog()
         batches = await self._asked(hub.recent(place.room, place.last), hub.intake.away)
         self._read(request, sum(batch.size for batch in batches))
+        self._check_backlog()  # many may have asked at the same time
         if form == http.JSON:
             said = [event for batch in batches for event in events.message_events(batch)]
             return answer_json(request, said)
         return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
+
+    def _check_backlog(self) -> None:
+        """Raise Refused (503) while too much waits for all clients of the worker: an answer may be large."""
+        if BACKLOG_BYTES.value > self._config.max_backlog_total:
+            raise unavailable("too much data waits for clients that do not read; try again later")
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
         position = self._broke_off(request) if form == http.EVENTS else None

@@ -14,7 +14,7 @@ from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
 from chatd.client.factory import ConnectionFactory
-from chatd.client.outflow import taken
+from chatd.client.outflow import CHOKED, Weighed, taken
 from chatd.closing import OUR_FAULT
 from chatd.gate.limits import Crowd
 from chatd.meter import Meter
@@ -276,11 +276,12 @@ def _is_room(target: bytes) -> bool:
     return True
 
 
-class Channel(HTTPChannel):
+class Channel(Weighed, HTTPChannel):
     """One connection that speaks HTTP, counted: it may stay open between requests.
 
     It answers one request after the other, a few in a turn, and none while the client leaves the answers before it
-    unread. The head of each request has the size and the time that the door gives the first one.
+    unread. These count in what waits for all clients. The head of each request has the size and the time that the door
+    gives the first one.
     """
 
     site: "Site"
@@ -298,6 +299,7 @@ class Channel(HTTPChannel):
     _slice = 0
     """How many more requests are answered before others have a turn."""
     _queued = False
+    _backlog = 0
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
@@ -309,6 +311,7 @@ class Channel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""
         self._stop_waiting()
+        self._end_backlog()
         self.site.channels.discard(self)
         super().connectionLost(reason)
 
@@ -410,8 +413,21 @@ class Channel(HTTPChannel):
             self._go_on()
         return False
 
+    def pauseProducing(self) -> None:
+        """Count what waits for the client: it does not keep up in reading."""
+        if self in CHOKED:
+            self.weigh()
+        else:
+            self._begin_backlog()
+        super().pauseProducing()
+
+    def _end_backlog(self) -> None:
+        self._forget_backlog()
+        self._backlog = 0
+
     def resumeProducing(self) -> None:
         """Go on: all that waited for the client is on its way."""
+        self._end_backlog()
         super().resumeProducing()
         if self._queued:
             self._networkProducer.pauseProducing()
@@ -439,16 +455,24 @@ class Channel(HTTPChannel):
         """Drop the connection if the client takes nothing more of what waits for it."""
         if self._unread is not None:
             self._unread.cancel()
-        seconds = self.site.config.http_unread_seconds
-        self._unread = self.site.connections.timers.callLater(seconds, self._look, taken(self.transport))
+        self._look_later(taken(self.transport), self.site.reactor.seconds())
 
-    def _look(self, before: int) -> None:
-        if taken(self.transport) > before:
-            self._watch()
-            return
-        REFUSED["unread"].value += self.paused
-        transport: Any = self.transport
-        transport.abortConnection()
+    def _look_later(self, before: int, since: float) -> None:
+        """Look whether the client takes something; since then it has taken nothing."""
+        config = self.site.config
+        wait = min(config.http_unread_look_seconds, since + config.http_unread_seconds - self.site.reactor.seconds())
+        self._unread = self.site.connections.timers.callLater(wait, self._look, before, since)
+
+    def _look(self, before: int, since: float) -> None:
+        now, has = self.site.reactor.seconds(), taken(self.transport)
+        if has > before:
+            self._look_later(has, now)
+        elif now < since + self.site.config.http_unread_seconds:
+            self._look_later(before, since)
+        else:
+            REFUSED["unread"].value += self.paused
+            transport: Any = self.transport
+            transport.abortConnection()
 
     # Others that take over the connection
 
@@ -456,6 +480,7 @@ class Channel(HTTPChannel):
         """Let another protocol have the connection."""
         self.setTimeout(None)
         self._stop_waiting()
+        self._end_backlog()
         self.site.channels.discard(self)
         self.paused = True  # what came behind the request is for nobody
         transport: Any = self.transport

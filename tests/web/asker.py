@@ -1,9 +1,13 @@
 """An HTTP client of a worker on a bus in memory and a clock."""
 
 import json
+import socket
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.task import Clock
+from twisted.internet.tcp import Server
+from twisted.python.failure import Failure
 
 from chatd.client.factory import ConnectionFactory
 from chatd.config import Config
@@ -13,6 +17,7 @@ from chatd.room.shards import Shard, Shards
 from chatd.web.site import Site
 from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeMeter, FakeTransport
 from tests.frames import Heard, heard
+from tests.waiting import until
 
 CONFIG = Config(http_idle_seconds=7, flush_interval=0, max_message=100, body_seconds=5, join_seconds=5, bus_patience=10)
 NOON = 1_790_000_000
@@ -85,6 +90,64 @@ class Asker:
     def error(self, line: str, *lines: str, body: bytes = b"") -> tuple[int, str]:
         """Send a request; give the status and code of the error that came back."""
         return error(self.ask(line, *lines, body=body))
+
+
+class SlowAsker:
+    """A client on a TCP connection with small buffers, which reads when the test says so."""
+
+    def __init__(self, house: House, reactor: Any) -> None:
+        self.house, self.reactor = house, reactor
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            self.socket = socket.socket()
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            self.socket.connect(listener.getsockname())
+            near, address = listener.accept()
+        near.setblocking(False)
+        self.socket.setblocking(False)
+        self.channel: Any = house.site.buildProtocol(None)
+        port: Any = None
+        self.transport = Server(near, self.channel, address, port, 0, reactor)
+        self.channel.makeConnection(self.transport)
+        self.transport.startReading()
+        self.heard = b""
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait for it on the server."""
+        waiting: int = len(self.transport.dataBuffer) - self.transport.offset + self.transport._tempDataLen
+        return waiting
+
+    def send(self, line: str) -> None:
+        """Send a request, and wait until more waits for the client than a transport likes to keep."""
+        self.socket.sendall(f"{line} HTTP/1.1\r\nHost: chat.example\r\n\r\n".encode())
+        self.until(lambda: self.waiting > FakeTransport.MARK, "an answer that waits")
+
+    def until(self, condition: Any, why: str) -> None:
+        """Turn until something is so."""
+
+        def step() -> bool:
+            self.reactor.iterate(0)
+            self.house.turn()
+            return bool(condition())
+
+        until(step, why)
+
+    def read_down_to(self, size: int) -> None:
+        """Read until no more than so many bytes wait for it."""
+
+        def read() -> bool:
+            with suppress(BlockingIOError):
+                self.heard += self.socket.recv(10_000)
+            return self.waiting <= size
+
+        self.until(read, f"{size} bytes that wait")
+
+    def close(self) -> None:
+        """Let it be gone."""
+        self.socket.close()
+        if self.transport.connected:
+            self.transport.connectionLost(Failure(ConnectionError()))
 
 
 def error(answer: Heard) -> tuple[int, str]:

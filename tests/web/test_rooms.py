@@ -8,8 +8,10 @@ from twisted.internet.defer import Deferred
 
 from chatd.config import Config
 from chatd.message import Position
+from chatd.metrics import BACKLOG_BYTES, Number
 from chatd.room.outbox import NotPublished, Published
 from tests.fakes import Events
+from tests.frames import heard
 from tests.web.asker import CONFIG, NOON, Asker, House, error
 
 # What was said
@@ -77,6 +79,45 @@ def test_what_was_said_is_unavailable_while_the_bus_is_away(asker: Asker) -> Non
     answer = asker.ask("GET /ops")
     assert error(answer) == (503, "unavailable")
     assert answer.headers["retry-after"] == "5"
+
+
+@pytest.fixture
+def backlog(monkeypatch: pytest.MonkeyPatch) -> Number:
+    """Let as much wait for all clients as may."""
+    monkeypatch.setattr(BACKLOG_BYTES, "value", CONFIG.max_backlog_total)
+    return BACKLOG_BYTES
+
+
+@pytest.mark.parametrize("line", ["GET /ops", "HEAD /ops", "GET /ops?last=3"])
+def test_what_was_said_is_unavailable_while_too_much_waits_for_all_clients(
+    asker: Asker, backlog: Number, line: str
+) -> None:
+    assert asker.ask(line).status == 200
+    backlog.value += 1
+    answer = asker.ask(line)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert asker.bus.read_bytes == []
+    backlog.value -= 1
+    assert asker.ask(line).status == 200
+
+
+def test_it_is_unavailable_too_if_that_was_not_so_when_it_was_asked_for(asker: Asker, backlog: Number) -> None:
+    asker.bus.answer_at_once = False
+    asker.send("GET /ops", "Accept: application/json")
+    backlog.value += 1
+    while not asker.transport.value():
+        asker.bus.answer()
+        asker.house.turn()
+    answer = heard(asker.transport.value())
+    assert error(answer) == (503, "unavailable")
+    assert json.loads(answer.body)["message"] == "too much data waits for clients that do not read; try again later"
+
+
+def test_all_else_is_there_while_too_much_waits_for_all_clients(asker: Asker, house: House, backlog: Number) -> None:
+    backlog.value += 1
+    assert asker.post("/ops", "hello").status == 201
+    for path in ("/ops/members", "/-/rooms", "/-/healthz", "/ops?follow=1"):
+        assert asker.ask(f"GET {path}").status == 200
 
 
 def test_what_does_not_come_in_time_is_unavailable(asker: Asker) -> None:

@@ -1,6 +1,7 @@
 """What the port says to HTTP, asked with real requests of a site on a bus in memory and a clock."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.metrics import REFUSED
+from chatd.client.outflow import CHOKED, weigh_backlog
+from chatd.metrics import BACKLOG_BYTES, REFUSED
 from chatd.web import site
 from chatd.web.site import about
 from tests.fakes import Events
-from tests.web.asker import CONFIG, Asker, House, error
+from tests.web.asker import CONFIG, Asker, House, SlowAsker, error
 
 # What is there
 
@@ -472,6 +474,68 @@ def test_who_reads_slowly_is_not_dropped_and_is_not_idle_either(asker: Asker, mo
     asker.clock.advance(0.1)
     asker.clock.advance(0)
     assert asker.transport.lost is not None
+
+
+def test_who_stops_reading_is_dropped_in_time_after_what_it_read_last(
+    asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has = 0
+    monkeypatch.setattr(site, "taken", lambda transport: has)
+    fill(asker)
+    asker.transport.client_reads = False
+    asker.transport.receive(ASKED * 2)
+    asker.house.turn()
+    for step in range(200):  # it reads for 20 seconds
+        asker.clock.advance(0.1)
+        has = step
+    for _ in range(round(CONFIG.http_unread_seconds * 10) - 1):
+        asker.clock.advance(0.1)
+    assert asker.transport.lost is None
+    for _ in range(round(CONFIG.http_unread_look_seconds * 10) + 2):
+        asker.clock.advance(0.1)
+    assert asker.transport.lost is not None
+    assert asker.clock.getDelayedCalls() == []
+
+
+# What waits for all clients
+
+
+@pytest.fixture
+def slow(house: House, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowAsker]:
+    """Give a client for which an answer of a room's history waits."""
+    monkeypatch.setattr(BACKLOG_BYTES, "value", 0)
+    house.say(*(f"{number}{'x' * 1000}" for number in range(200)))
+    slow = SlowAsker(house, reactor)
+    slow.send("GET /ops?last=1000")
+    assert BACKLOG_BYTES.value > 100_000
+    yield slow
+    slow.close()
+    assert BACKLOG_BYTES.value == 0
+    assert slow.channel not in CHOKED
+
+
+def test_an_answer_that_waits_counts_until_it_is_read(slow: SlowAsker) -> None:
+    assert BACKLOG_BYTES.value == slow.waiting > 100_000
+    slow.read_down_to(90_000)
+    weigh_backlog()
+    assert BACKLOG_BYTES.value == slow.waiting <= 90_000
+    slow.read_down_to(0)
+    slow.until(lambda: not slow.channel._waitingForTransport, "the transport to say so")
+    assert BACKLOG_BYTES.value == 0
+    weigh_backlog()
+    assert BACKLOG_BYTES.value == 0
+    slow.send("GET /ops?last=1000")
+    assert BACKLOG_BYTES.value == slow.waiting > 100_000
+
+
+def test_an_answer_that_waits_counts_no_more_once_its_client_is_gone(slow: SlowAsker) -> None:
+    slow.close()
+    assert BACKLOG_BYTES.value == 0
+
+
+def test_an_answer_that_waits_counts_no_more_once_others_have_the_connection(slow: SlowAsker) -> None:
+    slow.channel.leave()
+    assert BACKLOG_BYTES.value == 0
 
 
 # A client that asks for much at once
