@@ -5,8 +5,8 @@ does not show, or takes as an order: the categories of Unicode C (controls, over
 private, not assigned) and Z, and the letters and marks that are blank or ignored. So whoever sees a nick sees all of
 it. A first ``/`` is fine: nobody's nick is ever read as a command.
 
-The server alone gives nicks with a ``*``: ``ann*2`` if ``ann`` is in use, ``auth0_17*3f9c2e`` for a subject that is no
-nick. So no client can choose a nick that the server gives to another.
+The server alone gives nicks with a ``*``: ``ann*2`` if ``ann`` is in use, ``auth0_17*bd645e2b31`` for a subject that is
+no nick. So no client can choose a nick that the server gives to another.
 """
 
 import re
@@ -22,7 +22,7 @@ NICK_LENGTH = 32
 CONFUSABLES = Path(__file__).with_name("confusables.txt")
 """The characters that look like others; ``docs/confusables.py`` writes it."""
 
-_HASH_LENGTH = 6
+_HASH_LENGTH = 10
 
 _DECOMPOSED = 4 * NICK_LENGTH
 """The most characters that NFC makes a nick of: none decomposes into more than 4."""
@@ -60,9 +60,11 @@ def shows(character: str) -> bool:
 
 
 def as_nick(text: str) -> str:
-    """Return a nick for a text, another one for each text. An empty text has an empty nick.
+    """Return a nick for a text. An empty text has an empty nick.
 
-    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets a hash at its end.
+    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets 40 bits of a hash at
+    its end. Two texts can have one nick: of a million that begin alike two do, with a chance of about a third, and a
+    search finds such a pair. In a room the second one then gets a number, as for any nick that is in use.
     """
     shown = unicodedata.normalize("NFC", text[:_DECOMPOSED])
     fitting = "".join(character if _may_hold(character) else "_" for character in shown[:NICK_LENGTH])

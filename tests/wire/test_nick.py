@@ -130,8 +130,14 @@ def test_texts_that_are_no_nicks_become_nicks_that_differ() -> None:
     found = [as_nick(subject) for subject in SUBJECTS]
     assert len(set(found)) == len(found)
     assert all(len(nick) <= 32 for nick in found)
-    assert found[:4] == ["a_b*6783a3", "a_b*15eb0a", "a_b*c8687a", "a_b"]
-    assert found[6:8] == ["BOSS", f"{WIDE_BOSS}*1072cb"]
+    assert found[:4] == ["a_b*6783a31eab", "a_b*15eb0a7925", "a_b*c8687a08aa", "a_b"]
+    assert found[6:8] == ["BOSS", f"{WIDE_BOSS}*1072cbb578"]
+
+
+def test_texts_whose_hashes_begin_alike_become_nicks_that_differ() -> None:
+    one, other = (as_nick(f"auth0|{'a' * 26}{number}") for number in (4168, 6644))
+    assert one[:-4] == other[:-4]
+    assert one != other
 
 
 @given(st.text())
