@@ -18,7 +18,11 @@ LOOK_SECONDS = 3600.0
 
 @lru_cache(maxsize=4096)
 def origin(address: str) -> str:
-    """Return what is the same for all clients of an address, or of its network, and does not show it; empty: none."""
+    """Return what is the same for all clients of an address (of IPv6: of its /64), in a fixed length; empty: none.
+
+    It hides the address from a glance only: whoever reads it can hash all IPv4 addresses and compare. The broker has
+    it, and no client is told it.
+    """
     place = group(address)
     return sha256(place.encode()).hexdigest()[:_ORIGIN_LENGTH] if place else ""
 
