@@ -81,6 +81,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  outbox``       batches on their way to the broker, and the window
 ``  probe``        whether what goes into the broker comes out again
 ``  roster``       who is in a room, as far as a worker knows
+``  presence_script``  presence as the broker takes and gives it: steps and entries
 ``  presence``     who is in which room: kept in the broker, told in the order of the messages
 ``  places``       how far clients with a resume key have come, kept in the broker
 ``  shares``       what addresses do on all workers, added up in the broker

@@ -744,10 +744,14 @@ class Config:
     """How long a client with a resume key may be away without being said to have left."""
     alive_seconds: int = 30
     """Without a sign of life for so long a worker is dead, and its members are gone from their rooms."""
-    nick_choices: int = 8
-    """Names that are tried at once for one that is taken: ann*2, ann*3, …"""
+    nick_choices: int = 64
+    """The most names that are tried at once for a nick: ann, then ann*2 and ann*3, then the next four, and so on."""
+    nick_rounds: int = 400
+    """How often that is done, before the client is told that there is none: about 25,000 names."""
     presence_steps: int = 500
-    """Members that come and go in one room in one go."""
+    """Members that come and go in one room in one go,"""
+    presence_names: int = 1000
+    """and names that are tried for them."""
     roster_seconds: float = 1.0
     """How long a worker that missed who came and went waits to read it: it may have missed more."""
     roster_retry_most_seconds: float = 60.0

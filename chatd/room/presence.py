@@ -14,12 +14,11 @@ What it promises:
 A member is known by its author: its connection, or the first one that came with its resume key.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import accumulate
 from typing import Any
-from urllib.parse import quote, unquote
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -27,54 +26,14 @@ from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Change, Changes, Position, decode_changes
+from chatd.room.presence_script import NickTaken, Step, read_entry, read_members
 from chatd.room.queries import Queries
 from chatd.room.roster import FIRST, Identity, Members, Occupied, Present, Roster
 from chatd.room.script import ALIVE, MEMBERS, PRESENCE, ROOMS
-from chatd.wire.nick import keys
 
 log = Logger()
 
 Told = Callable[[str, Position, Sequence[Change]], None]
-
-
-class NickTaken(Exception):
-    """No name like that is free."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """One thing to be changed."""
-
-    what: str
-    author: str
-    since: int = 0
-    identity: Identity | None = None
-    """None where it leaves."""
-    choices: Iterator[str] = field(init=False)
-    rounds: int = 0
-    """How often names were tried."""
-    done: "Deferred[str]" = field(default_factory=Deferred)
-    """Fires with the nick that it has."""
-    was: str = ""
-    """The nick that it had when the answer came."""
-
-    def __post_init__(self) -> None:
-        self.choices = self.identity.choices() if self.identity is not None else iter(())
-
-    def arguments(self, most: int) -> list[Any]:
-        """Return it as the script takes it, with the next names to choose from.
-
-        Each time it is twice as many: of however many clients want one nick, none asks the broker often.
-        """
-        if self.identity is None:
-            return [self.what, self.author, 0]
-        identity = self.identity
-        values: list[Any] = [self.since, quote(identity.owner), identity.origin, _held_under(identity.nick)]
-        alone = self.what == "again" or (self.what == "free" and not (identity.owner or identity.marked))
-        for name in islice(self.choices, 1 if alone else most << self.rounds):
-            values += [name, _held_under(name)]
-        self.rounds += 1
-        return [self.what, self.author, len(values), *values]
 
 
 @dataclass(slots=True)
@@ -86,10 +45,12 @@ class _Member:
     identity: Identity
     ghost: str = ""
     """Who has the nick that it wants, and may be a connection of the same client that broke."""
+    entering: bool = True
+    """Whether the broker may not know it yet, because its ``enter`` was not answered."""
 
-    def stays(self, author: str) -> _Step:
+    def stays(self, author: str) -> Step:
         """Return what says it anew, under the nick that it has if that is still free."""
-        return _Step("stay", author, self.since, self.identity.keeping(self.nick))
+        return Step("stay", author, self.since, self.identity.keeping(self.nick))
 
 
 @dataclass(slots=True)
@@ -102,7 +63,7 @@ class _Here:
     """Those who wait for the nick of somebody that may be the same client, by that one's author."""
     lingering: dict[str, Any] = field(default_factory=dict)
     """What will say that they have left."""
-    waiting: list[_Step] = field(default_factory=list)
+    waiting: list[Step] = field(default_factory=list)
     sending: bool = False
     roster: Roster | None = None
     watched: bool = False
@@ -180,9 +141,11 @@ class Presence:
         here = self._rooms.setdefault(room, _Here())
         if (leaving := here.lingering.pop(author, None)) is not None:
             leaving.cancel()
+        if author in here.members:
+            here.wait_for(author, "")
         since = int(self._now() * 1000)
         here.members[author] = _Member(since, identity.nick, identity)
-        return self._do(room, here, _Step("enter", author, since, identity))
+        return self._do(room, here, Step("enter", author, since, identity))
 
     def leave(self, room: str, author: str, *, linger: bool) -> None:
         """Let it go; where it may linger, not at once."""
@@ -201,14 +164,15 @@ class Presence:
         if author in here.members:
             here.wait_for(author, "")
             del here.members[author]
-        self._do(room, here, _Step("leave", author)).addErrback(lambda _: None)
+        self._do(room, here, Step("leave", author)).addErrback(lambda _: None)
 
     def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
-        here = self._rooms[room]
+        here = self._rooms.setdefault(room, _Here())
+        step = Step("nick", author, identity=identity)
         if (member := here.members.get(author)) is not None:
-            member.identity = identity
-        return self._do(room, here, _Step("nick", author, identity=identity))
+            step.was, member.identity = member.nick, identity
+        return self._do(room, here, step)
 
     def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
         """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use.
@@ -216,7 +180,7 @@ class Presence:
         Without an owner or a mark only the nick itself will do: its bearer can ask for another one.
         """
         here = self._rooms.setdefault(room, _Here())
-        return self._do(room, here, _Step("free", "", identity=identity))
+        return self._do(room, here, Step("free", "", identity=identity))
 
     def members(self, room: str) -> "Deferred[Members]":
         """Ask who is in a room."""
@@ -226,7 +190,7 @@ class Presence:
             [self._key("presence", room)],
             lambda _: [self._key("here", ""), room, self._key("alive", ""), config.presence_limit],
         )
-        return answer.addCallback(_members)
+        return answer.addCallback(read_members)
 
     async def list_rooms(self) -> tuple[Sequence[Occupied], bool]:
         """List the rooms that have members or messages, by name, and say whether there may be more."""
@@ -340,10 +304,11 @@ class Presence:
 
     def _give_back(self, room: str, here: _Here, ghost: str) -> None:
         """Ask for the nick of somebody that has left, for those who wait for it: one of them may get it."""
-        for author in list(here.ghosts.get(ghost, ())):
-            member = here.members[author]
-            here.wait_for(author, "")
-            self._keep_named(room, here, _Step("again", author, identity=replace(member.identity, first="")))
+        for author in here.ghosts.pop(ghost, ()):
+            if (member := here.members.get(author)) is None or member.ghost != ghost:
+                continue
+            member.ghost = ""
+            self._keep_named(room, here, Step("again", author, identity=replace(member.identity, first="")))
 
     # Signs of life
 
@@ -364,6 +329,7 @@ class Presence:
                 config.room_seconds,
                 self._key("here", ""),
                 self._key("nicks", ""),
+                self._key("owners", ""),
                 *rooms,
             ],
         )
@@ -382,16 +348,21 @@ class Presence:
         if (here := self._rooms.get(room)) is None or not here.members:
             return
         for author, member in list(here.members.items()):
-            self._keep_named(room, here, member.stays(author))
+            if not member.entering:  # else its coming would be told to nobody
+                self._keep_named(room, here, member.stays(author))
 
-    def _keep_named(self, room: str, here: _Here, step: _Step) -> None:
-        """Do what nobody asked for; tell the member if it has another nick then."""
+    def _keep_named(self, room: str, here: _Here, step: Step) -> "Deferred[None]":
+        """Do what nobody asked for, and tell the member if it has another nick then; fires when that is over."""
 
         def look(nick: str) -> None:
             if nick != step.was:
                 self._renamed(room, step.author, nick)
 
-        self._do(room, here, step).addCallback(look).addErrback(lambda _: None)
+        def failed(failure: Failure) -> None:
+            if failure.check(NickTaken):
+                log.error("a member has no nick: {why}", why=failure.getErrorMessage())
+
+        return self._do(room, here, step).addCallback(look).addErrback(failed)
 
     def _compare(self, rooms: Sequence[str], versions: Sequence[int]) -> None:
         for room, version in zip(rooms, versions, strict=True):
@@ -401,7 +372,7 @@ class Presence:
 
     # What is asked of the broker: for each room one thing after the other
 
-    def _do(self, room: str, here: _Here, step: _Step) -> "Deferred[str]":
+    def _do(self, room: str, here: _Here, step: Step) -> "Deferred[str]":
         here.waiting.append(step)
         self._send_soon(room)
         return step.done
@@ -420,8 +391,7 @@ class Presence:
                     self._send(room, here)
 
     def _send(self, room: str, here: _Here) -> None:
-        config = self._config
-        steps, here.waiting = here.waiting[: config.presence_steps], here.waiting[config.presence_steps :]
+        steps = self._take_steps(here)
         here.sending = True
         said = self._said(room) if any(step.what in ("leave", "nick") for step in steps) else None
         if said is None:
@@ -429,12 +399,20 @@ class Presence:
         else:  # what they said before goes first
             said.addCallback(lambda _: self._ask(room, here, steps))
 
-    def _ask(self, room: str, here: _Here, steps: Sequence[_Step]) -> None:
+    def _take_steps(self, here: _Here) -> Sequence[Step]:
+        """Take what is next, as much as one script may do."""
+        config = self._config
+        names = accumulate(step.size(config.nick_choices) for step in here.waiting[: config.presence_steps])
+        count = max(1, sum(total <= config.presence_names for total in names))
+        steps, here.waiting = here.waiting[:count], here.waiting[count:]
+        return steps
+
+    def _ask(self, room: str, here: _Here, steps: Sequence[Step]) -> None:
         config = self._config
         asked = [each for step in steps for each in step.arguments(config.nick_choices)]
         self._queries.ask(
             PRESENCE,
-            [self._key("presence", room), self._key("nicks", room), self._channel(room)],
+            [self._key("presence", room), self._key("nicks", room), self._channel(room), self._key("owners", room)],
             lambda _: [
                 self._worker,
                 self._key("alive", ""),
@@ -446,27 +424,64 @@ class Presence:
                 self._key("dead", ""),
                 *asked,
             ],
-        ).addCallbacks(self._answered, self._failed, callbackArgs=(room, here, steps), errbackArgs=(steps,)).addErrback(
-            lambda failure: log.failure("an answer on who is in a room was not handled", failure)
-        ).addCallback(self._sent, room, here)
+        ).addCallbacks(
+            self._answered, self._failed, callbackArgs=(room, here, steps), errbackArgs=(here, steps)
+        ).addErrback(lambda failure: log.failure("an answer on who is in a room was not handled", failure)).addCallback(
+            self._sent, room, here
+        )
 
-    def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[_Step]) -> None:
+    def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[Step]) -> None:
         for step, given in zip(steps, answer[1:], strict=True):
-            if given is None and step.identity is not None and step.author in here.members:
-                here.waiting.append(step)  # all these names are taken: the next ones
-                continue
-            nick = ""
-            if given is not None:
-                entry, ghost = given
-                present = _present(step.author, entry)
-                nick = present.nick
-                if (member := here.members.get(step.author)) is not None:
-                    step.was, member.since, member.nick = member.nick, present.since, nick
-                    if ghost or step.what != "stay":  # that a ghost has left is told beside
-                        here.wait_for(step.author, ghost.decode())
-                    if step.what != "again" and ghost:
-                        self._look_whether_gone(room, here, ghost.decode())
-            step.done.callback(nick)
+            match given:
+                case [entry, ghost]:
+                    self._note(room, here, step, read_entry(step.author, entry), ghost.decode())
+                case b"taken":
+                    self._try_others(here, step)
+                case b"lost":
+                    self._say_anew(room, here, step)
+                case _:  # it has left, or its author is on another worker
+                    self._end(here, step)
+
+    def _note(self, room: str, here: _Here, step: Step, present: Present, ghost: str) -> None:
+        """Note which nick a member has, and whose it waits for."""
+        if (member := here.members.get(step.author)) is not None:
+            step.was, member.since, member.nick, member.entering = member.nick, present.since, present.nick, False
+            if ghost or step.what != "stay":  # that a ghost has left is told beside
+                here.wait_for(step.author, ghost)
+            if step.what != "again" and ghost:
+                self._look_whether_gone(room, here, ghost)
+        step.done.callback(present.nick)
+
+    def _try_others(self, here: _Here, step: Step) -> None:
+        """Try the next names, unless nobody wants them any more or all rounds are over."""
+        here_still = step.author in here.members
+        if (here_still or step.what == "free") and not step.alone() and step.rounds < self._config.nick_rounds:
+            here.waiting.append(step)
+        elif here_still:
+            wanted = step.identity.nick if step.identity is not None else ""
+            step.done.errback(NickTaken(f"{wanted} is taken, and so are all names like it that were tried"))
+        else:
+            self._end(here, step)
+
+    def _say_anew(self, room: str, here: _Here, step: Step) -> None:
+        """Say a member anew that the broker has lost, and then give it its new nick; once."""
+        member = here.members.get(step.author)
+        if member is None or step.anew:
+            self._end(here, step)
+            return
+        step.begin()
+        if member.entering:  # that is not done yet
+            here.waiting.append(step)
+            return
+        step.anew = True
+        stayed = self._keep_named(room, here, member.stays(step.author))
+        stayed.addCallback(lambda _: self._do(room, here, step)).addErrback(lambda _: None)
+
+    def _end(self, here: _Here, step: Step) -> None:
+        """End a step that has changed nothing: its member has the nick that it had."""
+        if (member := here.members.get(step.author)) is not None:
+            step.was = member.nick
+        step.done.callback(step.was)
 
     def flushed(self) -> "Deferred[None]":
         """Fire once everything is with the broker that this worker had to say."""
@@ -481,9 +496,11 @@ class Presence:
             for waiter in waiters:
                 waiter.callback(None)
 
-    def _failed(self, failure: Failure, steps: Sequence[_Step]) -> None:
+    def _failed(self, failure: Failure, here: _Here, steps: Sequence[Step]) -> None:
         log.error("who is in a room cannot be written: {why}", why=failure.getErrorMessage())
         for step in steps:
+            if (member := here.members.get(step.author)) is not None:
+                member.entering = False
             step.done.errback(failure)
 
     def _sent(self, _: object, room: str, here: _Here) -> None:
@@ -501,26 +518,3 @@ class Presence:
 
     def _key(self, kind: str, rest: str) -> bytes:
         return f"{self._config.redis_prefix}:{kind}:{rest}".encode()
-
-
-def _held_under(nick: str) -> str:
-    """Write the keys of a nick as the script takes them."""
-    return ",".join(map(quote, keys(nick)))
-
-
-_SUBJECT = quote("sub\0")
-
-
-def _present(author: str, entry: bytes) -> Present:
-    """Read an entry of ``scripts/presence.lua``."""
-    since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
-    subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
-    return Present(author, nick, int(since), subject)
-
-
-def _members(answer: list[Any]) -> Members:
-    version, count, *flat = answer
-    if not flat and count:
-        return Members(int(version), count, None)
-    present = [_present(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
-    return Members(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))

@@ -40,8 +40,8 @@ class Identity:
     """Another nick that it would rather have; empty: none."""
 
     def keeping(self, nick: str) -> "Identity":
-        """Return the same, that would rather keep a nick if the server gave that with a number."""
-        return replace(self, first=nick if "*" in nick else "")
+        """Return the same, that would rather keep a nick where it has another one than it wants."""
+        return replace(self, first=nick if nick != self.nick else "")
 
     def choices(self) -> Iterator[str]:
         """Yield the nicks that it may get, without end if it wants one."""

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
 from chatd.config import BrokerAddress, Config
 from chatd.message import Change
 from chatd.room.bus import Bus
 from chatd.room.presence import Presence
+from chatd.room.presence_script import NickTaken
 from chatd.room.queries import Queries
 from chatd.room.roster import Identity, Members
 from chatd.room.script import PRESENCE
@@ -34,10 +35,26 @@ class Refusing(Queries):
         return fail(RuntimeError("no"))
 
 
-def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_when_nobody_watches() -> None:
-    clock, config, asked = Clock(), Config(roster_seconds=1, roster_retry_most_seconds=4), []
-    queries = Refusing(clock, config)
-    presence = Presence(
+class Taken(Queries):
+    """Asks a broker in which all nicks are taken; notes how many names each step of each script tries."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(Clock(), config)
+        self.scripts: list[list[int]] = []
+
+    def ask(self, script: Any, keys: Any, arguments: Callable[[bytes], list[Any]]) -> "Deferred[Any]":
+        values, names = arguments(b"")[8:], list[int]()
+        while values:
+            count = values[2]
+            names.append((count - 4) // 2)
+            values = values[3 + count :]
+        self.scripts.append(names)
+        return succeed([b"1"] + [b"taken"] * len(names)) if len(self.scripts) < 1000 else Deferred()
+
+
+def presence_of(queries: Queries, config: Config) -> tuple[Presence, Clock]:
+    clock = Clock()
+    made = Presence(
         clock,
         queries,
         config,
@@ -47,6 +64,45 @@ def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_
         told=lambda *_: None,
         renamed=lambda *_: None,
     )
+    return made, clock
+
+
+def test_one_name_is_tried_then_each_time_twice_as_many_up_to_a_bound_and_not_for_ever() -> None:
+    config = Config(nick_choices=4, nick_rounds=5)
+    queries = Taken(config)
+    presence, clock = presence_of(queries, config)
+    entered = presence.enter("ops", "s1", Identity("ann"))
+    failed: list[Any] = []
+    entered.addErrback(failed.append)
+    clock.pump([0] * 20)
+    assert queries.scripts == [[1], [2], [4], [4], [4]]
+    assert [failure.type for failure in failed] == [NickTaken]
+
+
+def test_of_many_that_want_one_nick_no_script_tries_more_names_than_the_bound() -> None:
+    config = Config(nick_choices=8, nick_rounds=5, presence_names=20)
+    queries = Taken(config)
+    presence, clock = presence_of(queries, config)
+    failed: list[Any] = []
+    for number in range(50):
+        presence.enter("ops", f"s{number}", Identity("ann")).addErrback(failed.append)
+    clock.pump([0] * 200)
+    assert len(failed) == 50
+    assert max(sum(names) for names in queries.scripts) <= 20
+
+
+def test_a_member_that_is_not_in_the_room_yet_is_not_said_anew() -> None:
+    config = Config()
+    presence, _ = presence_of(Taken(config), config)
+    presence.enter("ops", "s1", Identity("ann"))
+    presence._care("ops")
+    assert [step.what for step in presence._rooms["ops"].waiting] == ["enter"]
+
+
+def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_when_nobody_watches() -> None:
+    clock, config, asked = Clock(), Config(roster_seconds=1, roster_retry_most_seconds=4), []
+    queries = Refusing(clock, config)
+    presence, clock = presence_of(queries, config)
     presence.watch("ops")
     for _ in range(16):
         clock.advance(1)
@@ -158,7 +214,7 @@ class TestPresence(Watching):
         assert sorted(given) == ["ann", "ann*2", "ann*3", "ann*4", "ann*5", "ann*6", "ann*7", "ann*8"]
 
     async def test_a_nick_that_many_want_takes_few_questions(self) -> None:
-        one, _, two, _ = await self.two(nick_choices=2)
+        one, _, two, _ = await self.two()
         for number in range(40):
             await one.enter("ops", f"{number}", Identity("ann"))
         asked = 0
@@ -171,7 +227,7 @@ class TestPresence(Watching):
 
         two._presence._queries.ask = count  # type: ignore[method-assign, assignment]
         assert await two.enter("ops", "another", Identity("ann"))
-        assert asked <= 5
+        assert asked <= 6
 
     async def test_a_nick_is_free_again_when_its_member_has_left_or_taken_another(self) -> None:
         one, _, two, _ = await self.two()
@@ -182,7 +238,99 @@ class TestPresence(Watching):
         await two.saved()
         assert await one.rename("ops", "s1", Identity("ann")) == "ann"
 
+    # Steps that cannot be done
+
+    async def test_who_changes_its_nick_while_the_broker_has_lost_it_is_said_anew_and_gets_the_nick(self) -> None:
+        one, _, two, ears = await self.two(compare_seconds=60)
+        await two.enter("ops", "s2", Identity("eve"))
+        await one.enter("ops", "s1", Identity("ann"))
+        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops", f"{self.prefix}:nicks:ops")
+        assert await one.rename("ops", "s1", Identity("bob")) == "bob"
+        assert await self.nicks(one) == {"s1": "bob", "s2": "eve"}
+        await ears.until(lambda: len(ears.comings) == 3)
+        assert ears.comings[1:] == [Change("join", "s1", "ann", ""), Change("nick", "s1", "bob", "ann")]
+
+    async def test_who_changes_its_nick_after_its_author_came_back_elsewhere_changes_nothing(
+        self,
+    ) -> None:
+        one, _, two, _ = await self.two()
+        await one.enter("ops", "s1", Identity("ann"))
+        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
+        assert await one.rename("ops", "s1", Identity("bob")) == "ann"
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        assert await self.nicks(two) == {"s1": "ann"}
+        assert await two.rename("ops", "s1", Identity("carl")) == "carl"
+
+    async def test_who_changes_its_nick_and_is_nowhere_keeps_none(self) -> None:
+        one, _, _, _ = await self.two()
+        assert await one.rename("ops", "s1", Identity("bob")) == ""
+        assert await self.nicks(one) == {}
+
+    async def test_where_all_names_are_taken_that_is_an_error_and_to_speak_under_one_is_refused(self) -> None:
+        one, _, two, _ = await self.two(nick_choices=2, nick_rounds=3)
+        for number in range(5):
+            await one.enter("ops", f"s{number}", Identity("ann"))
+        for bus, author in ((one, "s6"), (two, "s7")):
+            with pytest.raises(NickTaken):
+                await bus.enter("ops", author, Identity("ann"))
+            bus.exit("ops", author, linger=False)
+        assert await two.find_nick("ops", Identity("ann", "sub\0ann")) == ""
+        await two.enter("ops", "s8", Identity("bob"))
+        with pytest.raises(NickTaken):
+            await two.rename("ops", "s8", Identity("ann"))
+        assert (await self.nicks(one))["s8"] == "bob"
+
     # Whose a nick is
+
+    async def test_a_subject_has_one_nick_however_many_were_taken_when_it_came(self) -> None:
+        one, _, two, _ = await self.two()
+        for number in range(20):
+            await one.enter("ops", f"s{number}", Identity("boss"))
+        other = Identity("boss", "sub\0b2")
+        assert await two.enter("ops", "t1", other) == "boss*21"
+        for number in range(20):
+            one.exit("ops", f"s{number}", linger=False)
+        await one.saved()
+        assert await one.enter("ops", "t2", other) == "boss*21"
+        assert await one.find_nick("ops", other) == "boss*21"
+
+    async def test_what_is_kept_of_a_member_is_as_long_however_many_its_subject_has(self) -> None:
+        one, _, _, _ = await self.two()
+        boss = Identity("boss", "sub\0boss")
+        for number in range(100):
+            await one.enter("ops", f"s{number}", boss)
+        nicks, owners = f"{self.prefix}:nicks:ops", f"{self.prefix}:owners:ops"
+        assert max(len(value) for value in self.ask("HGETALL", nicks)) < 50
+        assert (self.ask("TYPE", owners), self.ask("ZCARD", owners)) == (b"zset", 100)
+
+    async def test_a_subject_whose_members_the_broker_has_lost_keeps_no_nick(self) -> None:
+        one, _, two, _ = await self.two(compare_seconds=60)
+        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        await two.enter("ops", "s2", Identity("bob"))
+        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops")
+        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss"
+        assert self.ask("ZRANGE", f"{self.prefix}:owners:ops", "0", "-1") == [b"sub%00b2 s3"]
+
+    async def test_a_subject_that_is_said_anew_keeps_its_nick_though_it_was_forgotten(self) -> None:
+        one, _, two, _ = await self.two(compare_seconds=60)
+        boss = Identity("boss", "sub\0boss")
+        await one.enter("ops", "s1", boss)
+        await two.enter("ops", "s2", Identity("bob"))
+        self.ask("DEL", f"{self.prefix}:owners:ops")
+        assert await two.enter("ops", "s1", boss) == "boss"
+        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+
+    async def test_whose_a_nick_is_is_known_as_long_as_members_are_there_and_forgotten_with_the_last(self) -> None:
+        one, _, _, _ = await self.two()
+        owners = f"{self.prefix}:owners:ops"
+        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        self.ask("EXPIRE", owners, "5")
+        await self.until(lambda: self.ask("TTL", owners) > 5)
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
+        assert kinds <= {"room", "alive"}
 
     async def test_all_connections_of_a_subject_have_one_nick_and_nobody_else_gets_it(self) -> None:
         one, _, two, ears = await self.two()
@@ -283,6 +431,15 @@ class TestPresence(Watching):
         assert await two.enter("ops", "s2", Identity("bob", marked=True)) == "bob*2"
         assert await two.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
         assert await one.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
+
+    async def test_an_empty_room_leaves_nothing_behind_though_the_broker_had_lost_its_members(self) -> None:
+        one, _ = await self.worker(self.valkey_url, compare_seconds=60)
+        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops")
+        one.exit("ops", "s1", linger=False)
+        await one.saved()
+        kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
+        assert kinds <= {"room", "alive"}
 
     # Who speaks without being there
 
@@ -417,6 +574,8 @@ class TestPresence(Watching):
             answered(*answer)
 
         def answer(*answer: Any) -> Any:
+            if b"taken" in answer[0]:  # it tries another
+                return answered(*answer)
             two._presence._answered = answered  # type: ignore[method-assign]
             one.exit("ops", "s1", linger=False)
             return Deferred.fromCoroutine(answer_late(*answer))
@@ -434,6 +593,20 @@ class TestPresence(Watching):
         await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
         await two.saved()
         assert await self.nicks(one) == {"s2": "bob"}
+
+    async def test_a_client_that_comes_back_while_it_waits_keeps_nobody_from_getting_the_nick(self) -> None:
+        one, ears = await self.worker(self.valkey_url, linger_seconds=60)
+        await one.enter("ops", "s1", HOME)
+        await one.enter("ops", "s2", HOME)
+        one.exit("ops", "s2", linger=True)
+        await one.enter("ops", "s2", Identity("bob", origin="home"))
+        await one.enter("ops", "s3", HOME)
+        here = one._presence._rooms["ops"]
+        assert here.ghosts == {"s1": ["s3"]}
+        one.exit("ops", "s2", linger=False)
+        one.exit("ops", "s1", linger=False)
+        await self.until(lambda: ears.nicks == {"s3": "ann"})
+        assert here.ghosts == {}
 
     async def test_nobody_who_left_is_waited_with(self) -> None:
         one, _, two, _ = await self.two()

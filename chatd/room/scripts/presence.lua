@@ -1,9 +1,10 @@
 -- Change who is in a room, and tell those who watch it: whose worker is dead is gone; others come, go, or change nicks.
 --
 -- KEYS  1 the room's presence: a hash of version, and of each worker that has somebody there
---       2 the nicks in use there: a hash of key to holder, and of each owner to its authors, a space before and after
---       each; the holder of a nick is the owner of its member, or the author of a member without one
+--       2 the nicks in use there: a hash of key to holder, and of each owner to "KEYS NICK" of the nick that it has;
+--       the holder of a nick is the owner of its member, or the author of a member without one
 --       3 the room: a hash of epoch and top; its channel has the same name
+--       4 the members with an owner: a sorted set of "OWNER AUTHOR", all with the score 0
 -- ARGV  1 worker   2 what the sign of life of each worker starts with
 --       3 what the key of whom a worker has there starts with, before worker:room: a hash of author to an entry
 --       4 the room   5 seconds to keep all that   6 the most members of whom each one is told
@@ -19,9 +20,12 @@
 -- which the nick is in use, a comma between them. OWNER is whom the member's token names, percent-encoded: it has a
 -- %00, as no key and no author has. All members of one owner may have the same nick. ORIGIN is the same for members
 -- that come from one place, and may be one client.
--- Gives {version, answer, …}: to enter, stay, free, nick and again {entry, ghost}, or false where all these nicks are in use
--- by others, or who changes its nick is not there; to leave false. Ghost is the author that has the nick which the
--- member wants, and comes from the same place; empty: none.
+-- Gives {version, answer, …}. An answer is {entry, ghost}, or one of these words:
+--   taken      others have all these nicks; of whom asks again or is there already never
+--   lost       who changes its nick is on no worker: the broker has lost it
+--   elsewhere  who changes its nick is on another worker, where the same author came since
+--   left       to leave, whether or not it was there
+-- Ghost is the author that has the nick which the member wants, and comes from the same place; empty: none.
 -- Tells "*VERSION EPOCH TOP MEMBERS\n" and, where they are not too many, [[what, author, nick, nick before, subject], …]
 -- in msgpack: join, leave or nick, and the nicks as they read.
 
@@ -52,31 +56,36 @@ local function find(author)
   end
 end
 
-local function authors(owner)
-  return redis.call('HGET', KEYS[2], owner) or ' '
-end
-
--- Says whether a holder of a nick is there.
+-- Says whether a holder of a nick is there. The authors of an owner that are gone unnoticed are forgotten.
 local function is_here(holder)
   if not string.find(holder, '%00', 1, true) then
     return find(holder)
   end
-  for author in string.gmatch(authors(holder), '%S+') do
-    if find(author) then
-      return true
+  while true do
+    local first = redis.call('ZRANGEBYLEX', KEYS[4], '[' .. holder .. ' ', '(' .. holder .. '!', 'LIMIT', 0, 1)[1]
+    if not first or find(string.sub(first, #holder + 2)) then
+      return first
     end
+    redis.call('ZREM', KEYS[4], first)
+  end
+end
+
+local function belong(author, owner)
+  if owner ~= '' then
+    redis.call('ZADD', KEYS[4], 0, owner .. ' ' .. author)
   end
 end
 
 -- Lets the holder of an entry have its nick; where it has it already nothing changes.
 local function hold(author, entry)
-  local _, keys, _, owner = read(entry)
+  local _, keys, nick, owner = read(entry)
   local holder = owner ~= '' and owner or author
   for each in string.gmatch(keys, '[^,]+') do
     redis.call('HSET', KEYS[2], each, holder)
   end
-  if owner ~= '' and not string.find(authors(owner), ' ' .. author .. ' ', 1, true) then
-    redis.call('HSET', KEYS[2], owner, authors(owner) .. author .. ' ')
+  belong(author, owner)
+  if owner ~= '' and keys ~= '' then
+    redis.call('HSET', KEYS[2], owner, keys .. ' ' .. nick)
   end
 end
 
@@ -84,13 +93,8 @@ end
 local function release(author, entry)
   local _, keys, _, owner = read(entry)
   if owner ~= '' then
-    local all = authors(owner)
-    local from, to = string.find(all, ' ' .. author .. ' ', 1, true)
-    if from then
-      all = string.sub(all, 1, from) .. string.sub(all, to + 1)
-      redis.call('HSET', KEYS[2], owner, all)
-    end
-    if all ~= ' ' then
+    redis.call('ZREM', KEYS[4], owner .. ' ' .. author)
+    if is_here(owner) then
       return
     end
     redis.call('HDEL', KEYS[2], owner)
@@ -109,33 +113,28 @@ local function gone(author, entry)
   tell('leave', author, nick, '', owner)
 end
 
--- Says who has a nick: a holder that is there, and is not this one; or this one ('own'); or nobody.
-local function holds(keys, own)
-  local found = nil
+-- Says whether a holder other than this one has a nick, and is there.
+local function is_taken(keys, own)
   for each in string.gmatch(keys, '[^,]+') do
     local holder = redis.call('HGET', KEYS[2], each)
-    if holder == own then
-      found = found or 'own'
-    elseif holder and is_here(holder) then
-      return holder
+    if holder and holder ~= own and is_here(holder) then
+      return true
     end
   end
-  return found
 end
 
--- Gives keys and nick: the first from a place in ARGV on that nobody else has, but of one with an owner the one that
--- the owner has already.
+-- Gives keys and nick: that of its owner, if one of whose members is there, has one; else the first from a place in
+-- ARGV on that nobody else has.
 local function choose(author, owner, from, to)
-  if owner ~= '' then
-    for i = from, to, 2 do
-      if holds(ARGV[i + 1], owner) == 'own' then
-        return ARGV[i + 1], ARGV[i]
-      end
+  local holder = owner ~= '' and owner or author
+  if owner ~= '' and from <= to and is_here(owner) then
+    local keys, nick = string.match(redis.call('HGET', KEYS[2], owner) or '', '^(%S+) (%S+)$')
+    if keys and not is_taken(keys, holder) then
+      return keys, nick
     end
   end
   for i = from, to, 2 do
-    local holder = holds(ARGV[i + 1], owner ~= '' and owner or author)
-    if not holder or holder == 'own' then
+    if not is_taken(ARGV[i + 1], holder) then
       return ARGV[i + 1], ARGV[i]
     end
   end
@@ -202,7 +201,8 @@ while ARGV[at] do
   local what, author, from = ARGV[at], ARGV[at + 1], at + 3
   local to = at + 2 + ARGV[at + 2]
   local entry, worker = find(author)
-  local answer = false
+  local answer = 'taken'
+  local has = nil
   local since, owner, origin, wanted = ARGV[from], ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   if (what == 'enter' or what == 'stay') and entry then
     -- It is back before it was missed, as who it was.
@@ -210,11 +210,12 @@ while ARGV[at] do
       redis.call('HDEL', key(worker), author)
       redis.call('HSET', key(ARGV[1]), author, entry)
     end
-    answer = entry
+    belong(author, (select(4, read(entry))))
+    has = entry
   elseif what == 'enter' or what == 'stay' then
     local keys, nick = choose(author, owner, from + 4, to)
     if keys or from + 3 == to then
-      answer = put(author, since, keys, nick, owner, origin)
+      has = put(author, since, keys, nick, owner, origin)
       if what == 'enter' or buried then
         tell('join', author, nick or '', '', owner)
       end
@@ -222,32 +223,37 @@ while ARGV[at] do
   elseif what == 'free' then
     local keys, nick = choose(author, owner, from + 4, to)
     if keys then
-      answer = entry_of(since, keys, nick, owner, origin)
+      has = entry_of(since, keys, nick, owner, origin)
     end
-  elseif (what == 'nick' or what == 'again') and worker == ARGV[1] then
+  elseif what == 'leave' then
+    answer = 'left'
+    if worker == ARGV[1] then
+      redis.call('HDEL', key(worker), author)
+      gone(author, entry)
+    end
+  elseif worker ~= ARGV[1] then
+    answer = entry and 'elsewhere' or 'lost'
+  else
     local keys, nick = choose(author, owner, from + 4, to)
     if keys then
       local came, _, was = read(entry)
       release(author, entry)
-      answer = put(author, came, keys, nick, owner, origin)
+      has = put(author, came, keys, nick, owner, origin)
       if was ~= nick then
         tell('nick', author, nick, was, owner)
       end
     elseif what == 'again' then
-      answer = entry
+      has = entry
     end
-  elseif what == 'leave' and worker == ARGV[1] then
-    redis.call('HDEL', key(worker), author)
-    gone(author, entry)
   end
-  answers[#answers + 1] = answer and {answer, ghost(author, answer, wanted)}
+  answers[#answers + 1] = has and {has, ghost(author, has, wanted)} or answer
   at = to + 1
 end
 
 local mine = redis.call('HLEN', key(ARGV[1]))
 local members, most = total(), tonumber(ARGV[6])
 if members == 0 then
-  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
   return {'0', unpack(answers)}
 end
 if mine > 0 then
@@ -270,4 +276,5 @@ if #events > 0 and math.min(before, members) <= most then
 end
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
+redis.call('EXPIRE', KEYS[4], ARGV[5])
 return {redis.call('HGET', KEYS[1], 'version'), unpack(answers)}
