@@ -48,9 +48,9 @@ class _Member:
     entering: bool = True
     """Whether the broker may not know it yet, because its ``enter`` was not answered."""
 
-    def stays(self, author: str) -> Step:
+    def stays(self, author: str, what: str = "stay") -> Step:
         """Return what says it anew, under the nick that it has if that is still free."""
-        return Step("stay", author, self.since, self.identity.keeping(self.nick))
+        return Step(what, author, self.since, self.identity.keeping(self.nick))
 
 
 @dataclass(slots=True)
@@ -349,7 +349,8 @@ class Presence:
             return
         for author, member in list(here.members.items()):
             if not member.entering:  # else its coming would be told to nobody
-                self._keep_named(room, here, member.stays(author))
+                what = "linger" if author in here.lingering else "stay"
+                self._keep_named(room, here, member.stays(author, what))
 
     def _keep_named(self, room: str, here: _Here, step: Step) -> "Deferred[None]":
         """Do what nobody asked for, and tell the member if it has another nick then; fires when that is over."""
@@ -446,7 +447,7 @@ class Presence:
         """Note which nick a member has, and whose it waits for."""
         if (member := here.members.get(step.author)) is not None:
             step.was, member.since, member.nick, member.entering = member.nick, present.since, present.nick, False
-            if ghost or step.what != "stay":  # that a ghost has left is told beside
+            if ghost or step.what not in ("stay", "linger"):  # that a ghost has left is told beside
                 here.wait_for(step.author, ghost)
             if step.what != "again" and ghost:
                 self._look_whether_gone(room, here, ghost)

@@ -652,6 +652,26 @@ class TestPresence(Watching):
         assert await self.nicks(one) == {"s1": "ann"}
         assert [change.what for change in ears.comings] == ["join"]
 
+    async def test_who_came_back_elsewhere_stays_there_though_its_last_worker_says_its_members_anew(self) -> None:
+        one, ears, two, _ = await self.two(compare_seconds=60)
+        await one.enter("ops", "s1", Identity("ann"))
+        one.exit("ops", "s1", linger=True)
+        await two.enter("ops", "s1", Identity("ann"))
+        one._presence._care("ops")
+        await self.until(lambda: not one._presence._rooms["ops"].members)
+        await one.saved()
+        assert await self.nicks(one) == {"s1": "ann"}
+        assert [change.what for change in ears.comings] == ["join"]
+
+    async def test_who_lingers_is_said_anew_too(self) -> None:
+        one, _ = await self.worker(self.valkey_url, linger_seconds=60, compare_seconds=60)
+        await one.enter("ops", "s1", Identity("ann"))
+        one.exit("ops", "s1", linger=True)
+        self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
+        one._presence._care("ops")
+        await one.saved()
+        assert await self.nicks(one) == {"s1": "ann"}
+
     async def test_the_members_of_a_worker_that_is_dead_are_gone_and_their_nicks_free(self) -> None:
         one, _, two, ears = await self.two()
         await one.enter("ops", "s1", Identity("ann"))

@@ -3,7 +3,7 @@
 import pytest
 
 from chatd.message import Change, Changes, Position
-from chatd.room.roster import Members, Present, Roster
+from chatd.room.roster import Identity, Members, Present, Roster
 
 AFTER = Position("e", 7)
 ANN = Present("s1", "ann", 1)
@@ -21,6 +21,11 @@ def told(version: int, *changes: Change, count: int = 2) -> Changes:
 
 def joined(session: str, nick: str) -> Change:
     return Change("join", session, nick, "")
+
+
+def test_an_identity_keeps_a_nick_that_is_not_the_one_it_wants() -> None:
+    ann = Identity("ann")
+    assert [next(ann.keeping(nick).choices()) for nick in ("ann*2", "bob", "ann", "")] == ["ann*2", "bob", "ann", "ann"]
 
 
 def test_what_follows_is_passed_on() -> None:

@@ -10,9 +10,9 @@
 --       4 the room   5 seconds to keep all that   6 the most members of whom each one is told
 --       7 seconds until a worker without a sign of life is dead   8 what is told of the dead, before worker
 --       then changes, each of them what, author, number of further arguments, and these:
---         enter, stay: since, owner, origin, keys of the nick that it wants, then nick and its keys, as many as it may
+--         enter, stay, linger: since, owner, origin, keys of the nick that it wants, then nick and its keys, as many as it may
 --         be known by (none: by none); who stays was there before, as far as its worker knows: nothing is told, unless
---         it was said to have left
+--         it was said to have left. Who lingers does the same, but not if it is on another worker by now: it stays there
 --         free: the same, of somebody who is not there and does not come: the first of these nicks that it may speak under
 --         nick, again: the same; since is not read. Who asks again keeps its nick where the other is still in use
 --         leave: none
@@ -204,15 +204,16 @@ while ARGV[at] do
   local answer = 'taken'
   local has = nil
   local since, owner, origin, wanted = ARGV[from], ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
-  if (what == 'enter' or what == 'stay') and entry then
+  local comes = what == 'enter' or what == 'stay' or what == 'linger'
+  if comes and entry then
     -- It is back before it was missed, as who it was.
-    if worker ~= ARGV[1] then
+    if worker ~= ARGV[1] and what ~= 'linger' then
       redis.call('HDEL', key(worker), author)
       redis.call('HSET', key(ARGV[1]), author, entry)
     end
     belong(author, (select(4, read(entry))))
     has = entry
-  elseif what == 'enter' or what == 'stay' then
+  elseif comes then
     local keys, nick = choose(author, owner, from + 4, to)
     if keys or from + 3 == to then
       has = put(author, since, keys, nick, owner, origin)
