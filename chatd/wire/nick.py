@@ -5,12 +5,13 @@ does not show, or takes as an order: the categories of Unicode C (controls, over
 private, not assigned) and Z, and the letters and marks that are blank or ignored. So whoever sees a nick sees all of
 it. A first ``/`` is fine: nobody's nick is ever read as a command.
 
-The server alone gives nicks with a ``*``: ``ann*2`` if ``ann`` is in use, ``auth0_17*bd645e2b31`` for a subject that is
-no nick. So no client can choose a nick that the server gives to another.
+The server alone gives nicks with a ``*``: ``ann*2`` if ``ann`` is in use, ``auth0_17*4dorgoidd7b7`` for a subject that
+is no nick. So no client can choose a nick that the server gives to another, nor one that looks like it.
 """
 
 import re
 import unicodedata
+from base64 import b32encode
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -22,7 +23,8 @@ NICK_LENGTH = 32
 CONFUSABLES = Path(__file__).with_name("confusables.txt")
 """The characters that look like others; ``docs/confusables.py`` writes it."""
 
-_HASH_LENGTH = 10
+_HASH_LENGTH = 12
+"""Characters of base 32, which are 60 bits: more than somebody can search who wants another subject's nick."""
 
 _DECOMPOSED = 4 * NICK_LENGTH
 """The most characters that NFC makes a nick of: none decomposes into more than 4."""
@@ -30,6 +32,10 @@ _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 """What Unicode calls Default_Ignorable_Code_Point outside the category C, and the Braille pattern without dots."""
+
+
+_RESERVED = frozenset(":*")
+"""Characters that only the server puts beside a nick, or into it."""
 
 
 class BadNick(ValueError):
@@ -41,13 +47,15 @@ def read_nick(text: str) -> str:
     nick = unicodedata.normalize("NFC", text) if len(text) <= _DECOMPOSED else text  # many marks take long
     if not 0 < len(nick) <= NICK_LENGTH:
         raise BadNick(f"a nick must have 1 to {NICK_LENGTH} characters")
-    for each in nick:
-        if each in ":*":
-            raise BadNick(f'a nick must not hold "{each}"')
-        if each.isspace():
+    for character in nick:
+        if character in _RESERVED:
+            raise BadNick(f'a nick must not hold "{character}"')
+        if character.isspace():
             raise BadNick("a nick must not hold white space")
-        if not shows(each):
-            raise BadNick(f"a nick must not hold U+{ord(each):04X}")
+        if not shows(character):
+            raise BadNick(f"a nick must not hold U+{ord(character):04X}")
+        if not character.isascii() and not _RESERVED.isdisjoint("".join(keys(character))):
+            raise BadNick(f'a nick must not hold U+{ord(character):04X}, which looks like ":" or "*"')
     return nick
 
 
@@ -62,15 +70,15 @@ def shows(character: str) -> bool:
 def as_nick(text: str) -> str:
     """Return a nick for a text. An empty text has an empty nick.
 
-    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets 40 bits of a hash at
-    its end. Two texts can have one nick: of a million that begin alike two do, with a chance of about a third, and a
-    search finds such a pair. In a room the second one then gets a number, as for any nick that is in use.
+    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets 60 bits of a hash at
+    its end. Two texts can have one nick, though hardly by accident. In a room the second one then gets a number, as for
+    any nick that is in use.
     """
     shown = unicodedata.normalize("NFC", text[:_DECOMPOSED])
     fitting = "".join(character if _may_hold(character) else "_" for character in shown[:NICK_LENGTH])
     if fitting == text and unicodedata.normalize("NFKC", text) == text:
         return text
-    digest = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = b32encode(sha256(text.encode("utf-8", "surrogatepass")).digest()).decode().lower()
     return _ending(fitting, f"*{digest[:_HASH_LENGTH]}")
 
 
@@ -107,13 +115,18 @@ def folded(nick: str) -> str:
 
 @lru_cache(maxsize=4096)
 def keys(nick: str) -> tuple[str, ...]:
-    """Return the keys under which a nick is in use, one or two. Two nicks that share a key are one.
+    """Return the keys under which a nick is in use, one to three. Two nicks that share a key are one.
 
-    The first is ``folded``, the second that of the nick's skeleton: nicks that look alike have the same (UTS 39).
-    One key could not do both: ``I`` is an ``i`` in another case, and looks like an ``l``.
+    The first is ``folded``. The others are of skeletons: nicks that look alike have the same one (UTS 39). One key
+    could not do both: ``I`` is an ``i`` in another case, and looks like an ``l``. The skeletons are those of the nick
+    as it is written and of the nick in lower case: a name that looks like ``ADMIN`` is ``admin``, too.
     """
-    skeleton = unicodedata.normalize("NFKD", nick).translate(_prototypes())
-    return tuple(dict.fromkeys((folded(nick), folded(skeleton))))
+    lower = folded(nick)
+    return tuple(dict.fromkeys((lower, folded(_skeleton(nick)), _skeleton(lower))))
+
+
+def _skeleton(text: str) -> str:
+    return unicodedata.normalize("NFKD", text).translate(_prototypes())
 
 
 @cache

@@ -487,10 +487,11 @@ def test_a_room_may_hold_the_characters_that_a_nick_may_hold() -> None:
             continue
         try:
             read_nick(character)
-        except BadNick:
-            assert refused_target("/" + quote(character)).code == "bad_room"
-        else:
-            assert room_at("/" + quote(character))
+        except BadNick as bad:
+            if "looks like" not in str(bad):  # no room has a number of the server's
+                assert refused_target("/" + quote(character)).code == "bad_room"
+                continue
+        assert room_at("/" + quote(character))
 
 
 @pytest.mark.parametrize("target", ["/a/b", "/a%2Fb", "//a", "/%2F", "/a/", "//", "/../a"])
