@@ -849,6 +849,14 @@ class Config:
     """At a stop, how long workers may take to publish what they have taken."""
     stop_seconds: float = 4.0
     """At a stop, how long workers may then take to close their clients and end; after it they are killed."""
+    stop_probe_part: float = 0.22
+    """Until which part of that time a worker waits for what others published,"""
+    stop_close_part: float = 0.75
+    """until which part for its clients to close,"""
+    stop_save_part: float = 0.82
+    """and until which part for the broker to keep resume positions;"""
+    stop_lock_part: float = 0.05
+    """for which part of it a worker then waits for the lock of the chat log."""
     kill_seconds: float = 0.5
     """How long the end of a killed process may take to be known."""
     broker_stop_seconds: float = 1.5

@@ -322,12 +322,18 @@ class Worker:
 
     async def _wind_down(self) -> None:
         await self.hold()
+        config, began = self._config, self._reactor.seconds()
+
+        async def wait(work: "Deferred[Any]", part: float) -> None:
+            late = began + part * config.stop_seconds
+            await work.addTimeout(max(0.0, late - self._reactor.seconds()), self._reactor).addErrback(lambda _: None)
+
         # Whatever other workers published before they said Held is delivered when our own probe is back.
-        await self._shards.probe().addTimeout(self._config.stop_seconds / 4, self._reactor).addErrback(lambda _: None)
+        await wait(self._shards.probe(), config.stop_probe_part)
         self._shards.fan_out()
-        closed = self._connections.close_all(self._closing)
-        await closed.addTimeout(self._config.stop_seconds * 0.7, self._reactor).addErrback(lambda _: None)
-        await self._shards.saved().addTimeout(self._config.stop_seconds / 8, self._reactor).addErrback(lambda _: None)
+        await wait(self._connections.close_all(self._closing), config.stop_close_part)
+        await wait(self._shards.saved(), config.stop_save_part)
+        self._chat_log.hurry(config.stop_seconds * config.stop_lock_part)
         self._shards.stop()
         await self._shards.logged()  # what became of the last messages: they were not published
         self._meter.stop()

@@ -369,6 +369,14 @@ def test_a_stop_takes_ten_seconds_at_most() -> None:
     assert config.hold_seconds + config.stop_seconds + config.broker_stop_seconds <= 10.0
 
 
+def test_what_a_worker_waits_for_at_a_stop_ends_before_it_is_killed() -> None:
+    config = Config()
+    assert 0 < config.stop_probe_part < config.stop_close_part < config.stop_save_part
+    assert config.stop_save_part + config.stop_lock_part <= 0.9
+    assert (config.stop_close_part - config.stop_probe_part) * config.stop_seconds > config.close_seconds
+    assert config.log_lock_seconds < config.hold_seconds / 2
+
+
 def test_a_renamed_log_is_noticed_within_a_second() -> None:
     assert Config().log_check_seconds <= 1.0
 

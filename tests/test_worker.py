@@ -41,8 +41,10 @@ from chatd.lifeline import (
     encode,
     read_report,
 )
+from chatd.loglock import LogLock
 from chatd.worker import Inherited, Lifeline
 from tests.frames import CLOSE, Heard, close_frame, frame, handshake, heard, websocket_over_tls
+from tests.room.server import Server
 from tests.waiting import until
 
 # Its lifeline
@@ -417,6 +419,26 @@ def test_stop_does_not_wait_for_a_client_that_does_not_answer(station: Station) 
         with pytest.raises(ConnectionResetError):
             while silent.recv(4096):
                 pass
+
+
+def test_stop_does_not_wait_for_whoever_holds_the_lock_of_the_chat_log(tmp_path: Path) -> None:
+    log = tmp_path / "chat.log"
+    lock = LogLock(str(log))
+    knobs: dict[str, Any] = {"hold_seconds": 0.1, "stop_seconds": 1.0, "log_lock_seconds": 1000.0}
+    with Server() as server:
+        server.start()
+        station = Station(tmp_path, server.url)
+        with station.worker(**knobs) as worker, station.client() as ann:
+            server.freeze()
+            ann.send("hello")
+            until(lambda: log.exists() and "hello" in log.read_text(), "the message to be logged")
+            until(lock.take, "the lock")
+            worker.tell(HOLD)
+            worker.tell(STOP)
+            assert worker.exit_status() == 0
+            worker.wait_for_log("1 messages in the chat log were not published")
+            lock.close()
+        assert not any("Unhandled" in report.text for report in worker.reports if isinstance(report, Log))
 
 
 @pytest.mark.parametrize(

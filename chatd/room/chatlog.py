@@ -117,6 +117,10 @@ class ChatLog:
         except OSError as error:
             self._say_broken(error)
 
+    def hurry(self, lock_seconds: float) -> None:
+        """Wait no longer than so many seconds for a lock that others hold: the worker stops."""
+        self._lock_seconds = min(self._lock_seconds, lock_seconds)
+
     def close(self) -> None:
         """Close the file, and its lock."""
         self._close_file()

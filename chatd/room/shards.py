@@ -79,7 +79,7 @@ class Shards:
         """Take no more messages; fires when all that were taken are published."""
         for shard in self._shards:
             shard.hub.intake.hold()
-        return gatherResults([shard.hub.intake.flushed() for shard in self._shards])
+        return gatherResults([shard.hub.intake.flushed() for shard in self._shards], consumeErrors=True)
 
     def fan_out(self) -> None:
         """Deliver at once what has come."""
@@ -89,7 +89,7 @@ class Shards:
 
     def saved(self) -> "Deferred[Any]":
         """Fire once all places are kept, and it is said who has left."""
-        return gatherResults([shard.bus.saved() for shard in self._shards])
+        return gatherResults([shard.bus.saved() for shard in self._shards], consumeErrors=True)
 
     def logged(self) -> "Deferred[Any]":
         """Fire once the chat log has all that is known to be said, or its lock was held for too long."""

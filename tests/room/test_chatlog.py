@@ -458,6 +458,22 @@ def test_a_lock_that_another_holds_makes_a_write_busy_and_in_the_end_refuses_it(
     assert [level for level, _ in file.said] == ["error", "info"]
 
 
+def test_a_lock_is_waited_for_less_long_at_a_stop(tmp_path: Path, seconds: list[float]) -> None:
+    file = File(tmp_path / "chat.log", lock_seconds=1, spin_seconds=0.001)
+    with locked(file.path):
+        with pytest.raises(LogBusy):
+            file.write("one")
+        file.log.hurry(0.2)
+        file.log.hurry(5)
+        seconds.append(seconds[-1] + 0.19)
+        with pytest.raises(LogBusy):
+            file.write("one")
+        seconds.append(seconds[-1] + 0.02)
+        with pytest.raises(BlockingIOError, match="another process holds"):
+            file.write("one")
+    file.log.close()
+
+
 def test_a_lock_that_was_busy_and_came_free_is_waited_for_as_long_as_before(
     tmp_path: Path, seconds: list[float]
 ) -> None:

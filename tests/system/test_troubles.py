@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from tests.frames import handshake
 from tests.room.server import Client, Server
 from tests.system.daemon import Daemon, hear, stopped
 from tests.waiting import until
@@ -201,6 +202,23 @@ def test_what_is_said_while_a_frozen_process_holds_the_log_comes_in_its_order_wh
         until(comes, "three acknowledgements")
         assert daemon.texts()[-3:] == [f"ops {number}" for number in range(program.number - 2, program.number + 1)]
         assert [str(hearer.recv(20)).rpartition(": ")[2] for _ in daemon.texts()] == daemon.texts()
+
+
+def test_a_stop_ends_in_time_while_frozen_processes_hold_the_log_and_are_the_broker(tmp_path: Path) -> None:
+    with Daemon(tmp_path, workers=1) as daemon, witness(daemon, "ops") as program:
+        until(program.is_taken, "an acknowledgement")
+        silent = daemon.socket_to(daemon.worker_pids()[0])
+        silent.sendall(handshake("/ops"))  # and it never answers a Close frame
+        assert silent.recv(12) == b"HTTP/1.1 101"
+        os.kill(daemon.broker_pid(), signal.SIGSTOP)
+        program.says()
+        until(lambda: len(daemon.texts()) > len(program.acknowledged), "the message to be logged")
+        with frozen_writer(daemon), silent:
+            daemon.process.terminate()
+            daemon.wait_for("1 messages in the chat log were not published")
+            daemon.process.wait(20)
+        assert not re.search("did not stop in time|Unhandled", daemon.log())
+        assert daemon.texts()[-1] == f"ops {program.number}"  # what became of it could not be logged
 
 
 # The broker
