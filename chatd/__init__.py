@@ -122,6 +122,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  page``         the page for browsers: ``page/*``
 ``  rooms``        rooms: what was said, what is being said, who is there; and a message with one request
 ``  status``       health and readiness
+``  channel``      a connection that speaks HTTP: bounds of its requests, and of answers that are not read
 ``  site``         the tree of URLs
 ``door``           a connection's first bytes; then a WebSocket or twisted.web takes over
 ``worker``         puts one worker together: ``python -m chatd.worker``
