@@ -160,8 +160,9 @@ def address_of(transport: Any) -> str:
 
     With a PROXY header it is what that says, or the proxy's own where it says that nobody is behind it.
     """
-    peer, proxy = transport.getPeer(), innermost(transport)
-    if peer == proxy.getPeer():
+    proxy = innermost(transport)
+    peer = transport.getPeer() if proxy is not transport else None
+    if peer is None or peer == proxy.getPeer():
         return peer_of(proxy)
     return UNIX if isinstance(peer, UNIXAddress) else peer.host if _is_address(peer.host) else ""
 

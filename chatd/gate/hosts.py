@@ -8,6 +8,7 @@ browser on this host reaches that listener, and nobody else needs another name f
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from chatd.config import BadValue
 from chatd.gate.addresses import read_address
@@ -52,6 +53,7 @@ def _misdirected(name: str, accepted: str, otherwise: str) -> Refused:
     return forbidden(f"{shown} is not served here: {accepted}; to serve it, give --host {name or 'NAME'}{otherwise}")
 
 
+@lru_cache(maxsize=256)
 def _name(host: str) -> str:
     """Return the name or address in a Host header; empty where it has none that can be read."""
     place = read_authority(host.lower(), 0) if host.isascii() else None

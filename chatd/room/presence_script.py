@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, unquote
@@ -68,6 +69,7 @@ class Step:
         return [self.what, self.author, len(values), *values]
 
 
+@lru_cache(maxsize=4096)
 def _keys(nick: str) -> str:
     """Write the keys of a nick as the script takes them."""
     return ",".join(map(quote, keys(nick)))
