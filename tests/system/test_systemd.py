@@ -122,7 +122,8 @@ def test_a_service_says_when_it_is_ready_how_it_is_and_when_it_stops(tmp_path: P
             for number in range(100):
                 one.send(str(number))
             other.send("hello")
-            manager.wait_for(r"STATUS=clients: 2, rooms: [12], messages/s: [1-9]\d*, bus: ok")  # or two lines have it all
+            # One line has all of them, or two lines.
+            manager.wait_for(r"STATUS=clients: 2, rooms: [12], messages/s: [1-9]\d*, bus: ok")
             manager.wait_for("WATCHDOG=1")
         os.kill(daemon.broker_pid(), signal.SIGSTOP)
         try:

@@ -141,6 +141,9 @@ local function choose(author, owner, from, to)
 end
 
 local function ghost(author, entry, wanted)
+  if wanted == '' then
+    return ''
+  end
   local _, _, _, _, origin = read(entry)
   for each in string.gmatch(origin ~= '' and wanted or '', '[^,]+') do
     local holder = redis.call('HGET', KEYS[2], each)
@@ -153,6 +156,9 @@ local function ghost(author, entry, wanted)
 end
 
 local function entry_of(since, keys, nick, owner, origin)
+  if not keys and owner == '' and origin == '' then
+    return since  -- nearly always: a pipe without a token
+  end
   local parts = table.concat({since, keys or '', nick or '', owner, origin}, ' ')
   return (string.gsub(parts, ' +$', ''))
 end
@@ -160,7 +166,9 @@ end
 local function put(author, since, keys, nick, owner, origin)
   local entry = entry_of(since, keys, nick, owner, origin)
   redis.call('HSET', key(ARGV[1]), author, entry)
-  hold(author, entry)
+  if entry ~= since then
+    hold(author, entry)
+  end
   return entry
 end
 
