@@ -127,11 +127,12 @@ class ConnectionFactory(WebSocketServerFactory):
         loopback whether that was a TCP port on a loopback address.
         """
         headers = request.headers
-        self.limits.charge(self.proxies.client(peer, headers.get("x-forwarded-for")), 1, exposed=exposed)
+        address = self.proxies.client(peer, headers.get("x-forwarded-for"))
+        self.limits.charge(address, 1, exposed=exposed)
         upgrade = read_upgrade(request)
         self.hosts.check(headers.get("host"), loopback=loopback)
         self.origins.check(request)
-        address = self.admit(request, peer, exposed=exposed)
+        self._admit(address, peer, exposed=exposed)
         place = read_place(request)
         if place.last or place.resume:  # it is charged already; a client that comes back may owe
             self.limits.request(address, exposed=exposed, count=0, recovers=bool(place.resume))
@@ -143,9 +144,12 @@ class ConnectionFactory(WebSocketServerFactory):
     def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
         """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
         address = self.proxies.client(peer, request.headers.get("x-forwarded-for"))
+        self._admit(address, peer, exposed=exposed)
+        return address
+
+    def _admit(self, address: str, peer: str, *, exposed: bool) -> None:
         self.bans.check(address)
         self.limits.admit(address, exposed=exposed, counted=not self.proxies.believes(peer))
-        return address
 
     def enter(self, address: str, room: str, *, exposed: bool) -> None:
         """Let somebody into a room, or say something there. Raises Refused: 429, where it makes too many."""

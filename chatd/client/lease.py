@@ -11,6 +11,7 @@ from chatd.gate.usage import group
 from chatd.room.roster import Identity
 
 _ORIGIN_LENGTH = 16
+_NOBODY = Identity()  # one for all
 
 LOOK_SECONDS = 3600.0
 """How long a timer runs at most: the clock by which tokens are good may be set meanwhile."""
@@ -110,7 +111,7 @@ class _Unlimited(Lease):
 
     def identify(self, nick: str, address: str) -> Identity:
         """Return the same; without tokens clients from one place may be one client."""
-        return Identity(nick, origin=origin(address)) if nick else Identity()
+        return Identity(nick, origin=origin(address)) if nick else _NOBODY
 
     def renew(self, token: str) -> None:
         """Take no token. Raises BadToken."""
