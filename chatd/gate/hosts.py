@@ -42,10 +42,14 @@ class Hosts:
             raise _misdirected(name, accepted, ", or --trusted-proxy ADDRESS behind a proxy")
 
     def _is_local(self, name: str) -> bool:
-        address = read_address(name)
-        if address is not None:
-            return address.is_loopback
-        return name == "localhost" or name.endswith(".localhost") or name == self._machine != ""
+        return _is_loopback(name) or name == self._machine != ""
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(name: str) -> bool:
+    if (address := read_address(name)) is not None:
+        return address.is_loopback
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _misdirected(name: str, accepted: str, otherwise: str) -> Refused:

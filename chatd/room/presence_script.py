@@ -17,6 +17,9 @@ class NickTaken(Exception):
     """A nick is taken, and so are all names like it that were tried."""
 
 
+_NO_CHOICES: Iterator[str] = iter(())  # one for all who want no nick: most do not
+
+
 @dataclass(slots=True)
 class Step:
     """One thing to be changed."""
@@ -41,7 +44,11 @@ class Step:
 
     def begin(self) -> None:
         """Try names from the first one on."""
-        self.choices = self.identity.choices() if self.identity is not None else iter(())
+        identity = self.identity
+        if identity is None or not (identity.nick or identity.first):
+            self.choices = _NO_CHOICES
+        else:
+            self.choices = identity.choices()
         self.rounds = 0
 
     def alone(self) -> bool:
@@ -62,7 +69,8 @@ class Step:
         if self.identity is None:
             return [self.what, self.author, 0]
         identity = self.identity
-        values: list[Any] = [self.since, quote(identity.owner), identity.origin, _keys(identity.nick)]
+        owner = identity.owner and quote(identity.owner)
+        values: list[Any] = [self.since, owner, identity.origin, _keys(identity.nick)]
         for name in islice(self.choices, self.size(most)):
             values += [name, _keys(name)]
         self.rounds += 1
