@@ -37,6 +37,17 @@ class Bucket:
         self.untold += count
         return True
 
+    def request(self, count: float, now: float, *, recovers: bool) -> float:
+        """Take a request that costs so much and return 0; or return in how many seconds it may be made.
+
+        A request that recovers missed messages may owe: it waits only if half of what may be owed is owed.
+        """
+        wait = self.wait(-self.debt / 2 if recovers else 1, now)
+        if wait > NO_TIME:
+            return wait
+        self.spend(count, now)
+        return 0.0
+
     def spend(self, count: float, now: float) -> None:
         """Take so much even if it is more than there is: what was used already has to be paid. The debt is bounded."""
         self.spend_elsewhere(count, now)
@@ -208,21 +219,15 @@ class Pace:
         return self._joins.wait(1, now)
 
     def ask(self, count: int = 1, *, recovers: bool = False) -> float:
-        """Take a request of the address, or so many, and return 0; or return in how many seconds it may be made.
-
-        A request that recovers missed messages may owe: it waits only if the address owes half of what it may owe.
-        """
+        """Take a request of the address, or so many, as ``Bucket.request`` does."""
         shared = self._shared
         if shared is None or shared.requests is None:
             return 0.0
-        now = self._seconds()
-        wait = shared.requests.wait(least(shared.requests, recovers=recovers), now)
-        if wait > NO_TIME:
+        if wait := shared.requests.request(count, self._seconds(), recovers=recovers):
             self._refused[1] += 1
             return wait
         if count:
             self._refused[1] = 0
-        shared.requests.spend(count, now)
         shared.touch()
         return 0.0
 
@@ -232,11 +237,6 @@ class Pace:
         if size and shared is not None and shared.requests is not None:
             shared.requests.spend(size / self._read_bytes, self._seconds())
             shared.touch()
-
-
-def least(requests: Bucket, *, recovers: bool) -> float:
-    """Return how much a bucket of requests has to hold before a request; negative: so much may be owed."""
-    return -requests.debt / 2 if recovers else 1
 
 
 def _wait(bucket: Bucket | None, now: float) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from chatd.config import Config, limit
-from chatd.gate.buckets import NO_TIME, Bucket, Pace, Slowed, least
+from chatd.gate.buckets import Bucket, Pace, Slowed
 from chatd.gate.usage import Share, Usage, UsageTable
 from chatd.wire.handshake import Refused, unavailable
 
@@ -107,7 +107,7 @@ class Limits:
     ) -> None:
         """Take a request of an address, or so many. Raise Refused: 429.
 
-        Probes have a bucket of their own. A request that recovers missed messages may owe (``Pace.ask``).
+        Probes have a bucket of their own. A request that recovers missed messages may owe (``Bucket.request``).
         """
         rates = self._rates[exposed]
         if not rates.requests or (usage := self.usages.find(address)) is None:
@@ -117,9 +117,8 @@ class Limits:
             bucket = usage.probes = usage.probes or self._requests(rates, now)
         else:
             bucket = usage.requests = usage.requests or self._requests(rates, now)
-        if (wait := bucket.wait(least(bucket, recovers=recovers), now)) > NO_TIME:
+        if wait := bucket.request(count, now, recovers=recovers):
             raise too_many(f"{rates.requests:g} requests a second from one address at most", wait)
-        bucket.spend(count, now)
         usage.touch()
 
     def charge(self, address: str, requests: float, *, exposed: bool) -> None:
