@@ -62,6 +62,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  addresses``    addresses and networks, read in one way
 ``  proxies``      where a client comes from, if proxies say so
 ``  keys``         keys by which tokens are known
+``  listfile``     the text of a list in a file that an option names
 ``  bans``         who may not come in at all
 ``  revoked``      tokens that are refused although their keys are good
 ``  buckets``      token buckets: so much at once, then so much a second

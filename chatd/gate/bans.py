@@ -8,6 +8,7 @@ from ipaddress import ip_network
 
 from chatd.config import BadValue
 from chatd.gate.addresses import read_address, unmapped
+from chatd.gate.listfile import read_list
 from chatd.wire.handshake import Refused
 
 
@@ -25,12 +26,7 @@ class Bans:
 
         Where none was yet, it is what can be read of this one.
         """
-        try:
-            with open(self._path, encoding="utf-8-sig") as file:
-                lines = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise BadValue(f"--ban-list {self._path}: {why}") from error
+        lines = read_list("--ban-list", self._path).splitlines()
         found: dict[tuple[int, int], set[int]] = {}
         bad = ""
         for number, line in enumerate(lines, 1):

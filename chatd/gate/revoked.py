@@ -9,6 +9,7 @@ import re
 from json import JSONDecoder
 
 from chatd.config import BadValue
+from chatd.gate.listfile import read_list
 
 _ENTRY = re.compile(r"(sub|jti)[ \t]+(?=\S)(.*)")
 _COMMENT = re.compile(r"(?:^|\s)#.*")
@@ -27,12 +28,7 @@ class Revoked:
 
     def read(self) -> None:
         """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last."""
-        try:
-            with open(self._path, encoding="utf-8-sig") as file:
-                lines = file.read().split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise BadValue(f"--revoked {self._path}: {why}") from error
+        lines = read_list("--revoked", self._path).split("\n")
         found = set()
         for number, line in enumerate(lines, 1):
             if _COMMENT.sub("", line).strip():
