@@ -1,11 +1,13 @@
 """Test doubles: small, and true to the contracts that the real parts fulfil (see ``tests/room/test_bus.py``)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress
 from twisted.internet.task import Clock
@@ -25,6 +27,20 @@ from chatd.room.roster import Identity, Members, Occupied, Present
 from chatd.wire.text import BARE, Dress
 
 T = TypeVar("T")
+
+
+@contextmanager
+def reactor_by_hand() -> Iterator[Any]:
+    """Give a reactor of the test's own, which it turns by hand, and close what that has opened."""
+    reactor: Any = EPollReactor()
+    try:
+        yield reactor
+    finally:
+        reactor.removeAll()
+        for reader in list(reactor._internalReaders):
+            reactor._internalReaders.discard(reader)
+            reader.connectionLost(Failure(ConnectionError()))
+        reactor._poller.close()
 
 
 @implementer(ILogObserver)

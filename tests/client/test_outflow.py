@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
 from twisted.internet.tcp import Server
@@ -25,6 +24,7 @@ from twisted.python.failure import Failure
 
 from chatd.client.outflow import Outflow, taken, weigh_backlog
 from chatd.metrics import BACKLOG_BYTES
+from tests.fakes import reactor_by_hand
 from tests.waiting import until
 
 BOUND = 200_000
@@ -36,13 +36,8 @@ MARK = 65_536
 @pytest.fixture(scope="module")
 def reactor() -> Iterator[Any]:
     """Give a reactor of the module's own, that a test turns by hand."""
-    reactor: Any = EPollReactor()
-    yield reactor
-    reactor.removeAll()
-    for reader in list(reactor._internalReaders):
-        reactor._internalReaders.discard(reader)
-        reader.connectionLost(Failure(ConnectionError()))
-    reactor._poller.close()
+    with reactor_by_hand() as reactor:
+        yield reactor
 
 
 class Counted(Server):

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from twisted.internet.epollreactor import EPollReactor
-from twisted.python.failure import Failure
 
+from tests.fakes import reactor_by_hand
 from tests.web.asker import Asker, House
 
 
@@ -23,10 +22,5 @@ def asker(house: House) -> Asker:
 @pytest.fixture
 def reactor() -> Iterator[Any]:
     """Give a reactor of the test's own, which it turns by hand."""
-    reactor: Any = EPollReactor()
-    yield reactor
-    reactor.removeAll()
-    for reader in list(reactor._internalReaders):
-        reactor._internalReaders.discard(reader)
-        reader.connectionLost(Failure(ConnectionError()))
-    reactor._poller.close()
+    with reactor_by_hand() as reactor:
+        yield reactor
