@@ -156,9 +156,9 @@ class Valkey:
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
         if self._state is not None:
             descriptors[LOCK_DESCRIPTOR] = self._state.lock
-        try:
+        try:  # given a path=, Twisted would fork, which may hang in a process that has threads; --dir says where
             self._process = self._reactor.spawnProcess(
-                _Output(self), command[0], command, env=os.environ, path=self._folder, childFDs=descriptors
+                _Output(self), command[0], command, env=os.environ, childFDs=descriptors
             )
         except OSError:  # no process to be had: as if it had ended at once
             self.ended(Failure(), "")

@@ -1,5 +1,6 @@
 """Doubles for the tests of the parent: a reactor that starts no process, and what is said in the server's own log."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +26,15 @@ class FakeProcess:
     protocol: ProcessProtocol
     command: list[str]
     env: Mapping[str, str]
-    path: str | None
     descriptors: dict[int, Any]
     told: list[bytes] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
     gone: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The folder of the socket that a broker listens on."""
+        return os.path.dirname(self.command[self.command.index("--unixsocket") + 1])
 
     def write(self, data: bytes) -> None:
         self.told.append(data)
@@ -59,14 +64,20 @@ class FakeReactor(Clock):
         self.refuse: OSError | None = None
 
     def spawnProcess(  # noqa: N802 - Twisted's
-        self, protocol: ProcessProtocol, executable: str, args: Sequence[str], **options: Any
+        self,
+        protocol: ProcessProtocol,
+        executable: str,
+        args: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        childFDs: Mapping[int, Any],  # noqa: N803 - Twisted's
     ) -> FakeProcess:
+        """Take what Twisted can do without a fork (26.10.0): no folder to run in, no other user or group."""
         if self.refuse is not None:
             raise self.refuse
         assert executable == args[0]
         pid = 1_000_000 + len(self.processes)
-        env, path, descriptors = dict(options["env"]), options.get("path"), dict(options["childFDs"])
-        process = FakeProcess(pid, protocol, list(args), env, path, descriptors)
+        process = FakeProcess(pid, protocol, list(args), dict(env), dict(childFDs))
         self.processes.append(process)
         protocol.makeConnection(process)
         return process

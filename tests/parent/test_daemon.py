@@ -117,7 +117,7 @@ def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
 def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
     broker, *workers = of.start()
     told = [read_assignment(each.told[0]) for each in workers]
-    assert [(each.brokers, each.run) for each in told] == [((f"unix://{broker.path}/broker.sock",), "")] * 2
+    assert [(each.brokers, each.run) for each in told] == [((f"unix://{broker.folder}/broker.sock",), "")] * 2
 
 
 def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
@@ -148,9 +148,9 @@ def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
     monkeypatch.chdir("/")
     daemon.startService()
     broker, *workers = of.reactor.processes
-    assert broker.path == str(tmp_path / "state" / "broker")
+    assert broker.folder == str(tmp_path / "state" / "broker")
     told = [read_assignment(each.told[0]) for each in workers]
-    lineage = Path(str(broker.path), "lineage").read_text().split()[0]
+    lineage = Path(broker.folder, "lineage").read_text().split()[0]
     assert [(each.config.state, each.run) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
 
 

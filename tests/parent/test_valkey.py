@@ -134,8 +134,8 @@ def test_it_is_run_tied_to_this_process_in_its_folder(of: Fixture) -> None:
     process = of.start()
     tied = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), "/opt/valkey-server"]
     assert process.command[:6] == tied
-    assert process.path == str(of.folder / folders(of)[0])
-    assert of.valkey.url == f"unix://{process.path}/broker.sock"
+    assert process.folder == str(of.folder / folders(of)[0])
+    assert of.valkey.url == f"unix://{process.folder}/broker.sock"
     assert process.descriptors == {0: "w", 1: "r", 2: "r"}
 
 
@@ -153,12 +153,12 @@ def test_where_temporary_files_are_too_deep_for_a_socket_it_is_in_tmp(
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     process = of.start()
-    assert str(process.path).startswith("/tmp/chatd-")
-    assert len(f"{process.path}/broker.sock") <= 107
+    assert process.folder.startswith("/tmp/chatd-")
+    assert len(f"{process.folder}/broker.sock") <= 107
     assert list(deep.iterdir()) == []
     of.stop()
     process.end()
-    assert not Path(str(process.path)).exists()
+    assert not Path(process.folder).exists()
 
 
 def test_it_is_started_again_after_a_wait_that_doubles(of: Fixture, said: Said) -> None:
@@ -311,7 +311,7 @@ def test_where_nobody_says_how_much_it_may_use_a_quarter_of_what_there_is(monkey
 def test_with_a_state_folder_it_is_run_there_and_holds_its_lock(kept: Fixture, tmp_path: Path) -> None:
     process = kept.start()
     folder = str(tmp_path / "state" / "broker")
-    assert (process.path, kept.valkey.url) == (folder, f"unix://{folder}/broker.sock")
+    assert (process.folder, kept.valkey.url) == (folder, f"unix://{folder}/broker.sock")
     assert process.command[process.command.index("--dir") + 1] == folder
     assert os.path.samestat(os.fstat(process.descriptors[3]), os.stat(tmp_path / "state" / "lock"))
     assert folders(kept) == []
@@ -355,10 +355,10 @@ def test_a_state_folder_that_is_too_deep_for_a_socket_has_it_elsewhere(of: Fixtu
     deep = Fixture(of.folder, str(tmp_path / ("x" * 100)))
     process = deep.start()
     assert process.command[process.command.index("--dir") + 1] == str(tmp_path / ("x" * 100) / "broker")
-    assert Path(str(process.path)).parent == of.folder
+    assert Path(process.folder).parent == of.folder
     deep.stop()
     process.end()
-    assert not Path(str(process.path)).exists()
+    assert not Path(process.folder).exists()
     assert (tmp_path / ("x" * 100) / "broker").exists()
 
 
@@ -425,7 +425,7 @@ def test_a_locked_folder_is_left_alone_whatever_its_pid(of: Fixture) -> None:
 
 
 def test_its_own_folder_is_locked_until_it_is_removed(of: Fixture) -> None:
-    lock = os.open(str(of.start().path), os.O_RDONLY)
+    lock = os.open(of.start().folder, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(lock)
@@ -491,11 +491,17 @@ def test_the_sockets_of_other_users_are_not_found(of: Fixture, monkeypatch: pyte
 # The real server
 
 
+def no_fork() -> int:
+    """Refuse what may hang in a process that has threads."""
+    raise AssertionError("a process is started without a fork")
+
+
 class RealServer(TestCase):
     """What starts, answers and ends."""
 
     def setUp(self) -> None:
         self.said = Said.during(self)
+        self.patch(os, "fork", no_fork)
         config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0)
         self.valkey = Valkey(real_reactor, find_server(), config)
         self.valkey.start()
