@@ -61,8 +61,16 @@ def tls_options(host: str, config: Config) -> Any:
 
 
 def tls_context(config: Config) -> ssl.SSLContext:
-    """Give the same for a plain socket. Raises OSError (``ssl.SSLError``)."""
-    context = ssl.create_default_context(cafile=config.redis_ca or None)
+    """Give the same for a plain socket. Raises OSError (``ssl.SSLError``).
+
+    It is no ``create_default_context``: since Python 3.13 that one is stricter than OpenSSL is by itself, and so than
+    ``tls_options``. What chatd talks to, ``chatd verify`` can read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.redis_ca:
+        context.load_verify_locations(config.redis_ca)
+    else:
+        context.load_default_certs()
     if config.redis_cert:
         context.load_cert_chain(config.redis_cert, config.redis_key)
     return context

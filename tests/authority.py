@@ -54,9 +54,32 @@ class Authority:
             .not_valid_after(now + timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
+        builder = self._identify(builder, key, ca=ca)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_name, hosts))), critical=False)
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+    def _identify(
+        self, builder: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, *, ca: bool
+    ) -> x509.CertificateBuilder:
+        """Add what RFC 5280 asks for beyond what OpenSSL does by itself: whose key signed, and what this one is for."""
+        others = (
+            *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+            *("encipher_only", "decipher_only"),
+        )
+        usage = x509.KeyUsage(digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, **dict.fromkeys(others, False))
+        signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        return builder.add_extension(signed_by, critical=False).add_extension(usage, critical=True)
+
+
+class SparingAuthority(Authority):
+    """One whose certificates have only what OpenSSL asks for."""
+
+    def _identify(
+        self, builder: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, *, ca: bool
+    ) -> x509.CertificateBuilder:
+        return builder
 
 
 def _name(host: str) -> x509.GeneralName:

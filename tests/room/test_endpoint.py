@@ -14,7 +14,7 @@ from chatd.config import BrokerAddress, Config, broker_address
 from chatd.room.endpoint import broker_endpoint
 from chatd.verify.histories import read_histories
 from chatd.verify.ledger import Ledger
-from tests.authority import Authority
+from tests.authority import Authority, SparingAuthority
 from tests.room.listening import BusTestCase, messages
 from tests.room.server import Server, find_tls_server
 from tests.system.daemon import free_port
@@ -44,6 +44,7 @@ class TestTls(BusTestCase):
         super().setUp()
         self.authority = Authority(Path(self.mktemp()).absolute())
         self.other = Authority(Path(self.mktemp()).absolute())
+        self.sparing = SparingAuthority(Path(self.mktemp()).absolute())
         certificate, key = self.authority.issue("chatd")
         self.files: dict[str, Any] = {"redis_ca": self.authority.path, "redis_cert": certificate, "redis_key": key}
         self.server = Server(program=find_tls_server())
@@ -64,6 +65,12 @@ class TestTls(BusTestCase):
         config = Config(redis_prefix=self.prefix, **self.files)
         await deferToThread(read_histories, broker_address(url), config, ledger)
         assert (ledger.rooms, ledger.messages) == (1, 1)
+
+    async def test_what_the_daemon_accepts_verify_accepts_though_it_is_not_all_that_the_standard_asks_for(self) -> None:
+        self.authority = self.sparing
+        certificate, key = self.authority.issue("chatd")
+        self.files = {"redis_ca": self.authority.path, "redis_cert": certificate, "redis_key": key}
+        await self.test_with_certificates_that_both_trust_messages_go_through()
 
     async def test_an_address_can_stand_in_the_certificate_in_place_of_a_name(self) -> None:
         url = self.run_server("127.0.0.1").replace("localhost", "127.0.0.1")
