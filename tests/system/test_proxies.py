@@ -165,7 +165,7 @@ def test_the_example_for_nginx_is_clean(proxies: Proxies) -> None:
 
 def test_the_example_for_haproxy_is_clean(proxies: Proxies) -> None:
     said = subprocess.run([*proxies.haproxy, "-c"], capture_output=True, text=True, check=False, timeout=20)
-    assert (said.returncode, said.stderr, said.stdout) == (0, "", "Configuration file is valid\n")
+    assert (said.returncode, said.stderr) == (0, "")  # and 2.6 says on stdout that it is valid, where 3.0 says nothing
 
 
 @pytest.mark.parametrize(
