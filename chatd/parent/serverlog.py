@@ -1,7 +1,8 @@
 """The server's own log: where twistd's options want it, as text or as JSON, and repeated trouble counted.
 
 twistd takes the observer that stands on its application (``ILogObserver``), unless ``--logger`` names another one.
-So ``--logfile`` and ``--syslog`` mean what they mean without us, and a file is rotated at SIGUSR1.
+So ``--logfile`` and ``--syslog`` mean what they mean without us, and a file is rotated at SIGUSR1. Text in the journal
+of systemd has no time of its own: each entry there has one.
 
 In JSON a line is one object: ``time`` (RFC 3339, UTC), ``level``, ``namespace``, ``pid``, ``worker`` (null for the
 parent), ``text``, and ``fields``: numbers and reasons (``chatd.logfields``), never what clients say.
@@ -13,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from twisted.logger import (
     FileLogObserver,
@@ -22,7 +23,6 @@ from twisted.logger import (
     LogEvent,
     LogLevel,
     eventAsText,
-    formatEventAsClassicLogText,
 )
 from twisted.python.logfile import LogFile
 from twisted.python.syslog import SyslogObserver
@@ -60,6 +60,15 @@ def _fields(event: LogEvent) -> dict[str, Any]:
     return {name: value for name, value in fields_of(event).items() if name != "worker"}
 
 
+def is_journal(file: TextIO) -> bool:
+    """Whether a file leads to systemd's journal, which tells by ``$JOURNAL_STREAM`` (systemd.exec(5)) which one."""
+    try:
+        about = os.fstat(file.fileno())
+    except OSError:  # it is no file of the system's, or closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
+
+
 @implementer(ILogObserver)
 class ServerLog:
     """The observer of all that the parent logs, and of what workers have it log."""
@@ -69,7 +78,8 @@ class ServerLog:
         self._reactor = reactor
         self._options = options
         self._json = config.log_format == "json"
-        self._write: Callable[[LogEvent], Any] = FileLogObserver(sys.stderr, self._line)  # until it is open
+        self._with_time = True
+        self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until it is open
         self._repetition = Repetition(self._out, config.log_repeat, config.log_kinds, reactor.seconds)
 
     def configure(self, config: Config) -> None:
@@ -86,8 +96,9 @@ class ServerLog:
         elif file == "-" or (options.get("nodaemon") and not file):
             if not options.get("nodaemon"):
                 sys.exit("twistd chatd: a daemon cannot log to stdout")
-            self._write = FileLogObserver(sys.stdout, self._line)
+            self._write = self._stream(sys.stdout)
         else:
+            self._with_time = True
             self._write = FileLogObserver(self._log_file(file or "twistd.log"), self._line)
 
     def __call__(self, event: LogEvent) -> None:
@@ -110,7 +121,15 @@ class ServerLog:
         self._write(event)
 
     def _line(self, event: LogEvent) -> str | None:
-        return as_json(event) if self._json else formatEventAsClassicLogText(event)
+        if self._json:
+            return as_json(event)
+        text = eventAsText(event, includeTimestamp=self._with_time)
+        return text.replace("\n", "\n\t") + "\n" if text else None
+
+    def _stream(self, file: TextIO) -> FileLogObserver:
+        """Write to standard output or error."""
+        self._with_time = not is_journal(file)
+        return FileLogObserver(file, self._line)
 
     def _log_file(self, path: str) -> Any:
         """Open a file that SIGUSR1 rotates, unless something else is to happen then."""

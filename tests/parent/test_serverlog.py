@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,30 @@ def test_text_is_as_twistd_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     log.warn("it is {why}", why="full")
     written: Any = sys.stdout
     assert written.getvalue().endswith(" [chatd.test#warn] it is full\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "at_the_start"), [("text", "[chatd.test#warn] it is full\n\tup to here\n"), ("json", '{"time": ')]
+)
+def test_in_the_journal_text_has_no_time_of_its_own(
+    form: str, at_the_start: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (tmp_path / "journal").open("w") as journal:
+        about = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{about.st_dev}:{about.st_ino}")
+        monkeypatch.setattr(sys, "stdout", journal)
+        _, log = opened(STDOUT, log_format=form)
+        log.warn("it is full\nup to here")
+    assert (tmp_path / "journal").read_text().startswith(at_the_start)
+
+
+def test_what_leads_elsewhere_than_to_the_journal_has_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # that of a service which we were started from, in a file
+    with (tmp_path / "file").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        _, log = opened(STDOUT)
+        log.warn("it is full")
+    assert re.match(r"\d{4}-\d\d-\d\dT\S+ \[chatd.test#warn\] it is full\n", (tmp_path / "file").read_text())
 
 
 def test_json_is_an_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,13 +190,13 @@ def test_workers_cannot_speak_for_the_service(tmp_path: Path, manager: Manager) 
 # The service's own command, with the system calls that it leaves
 
 
-def service_command(folder: Path) -> list[str]:
-    """Give the command of the unit, for files in a folder."""
-    [command] = directives(SERVICE)["ExecStart"]
+def commands(folder: Path, directive: str) -> list[list[str]]:
+    """Give commands of the unit, for files in a folder."""
+    found = directives(SERVICE)[directive]
     for place, name in (("/etc/chatd", "etc"), ("/var/log/chatd", "log"), ("/var/lib/chatd", "lib")):
         (folder / name).mkdir(exist_ok=True)
-        command = command.replace(place, str(folder / name))
-    return shlex.split(command)
+        found = [command.replace(place, str(folder / name)) for command in found]
+    return list(map(shlex.split, found))
 
 
 def configuration(folder: Path, listen: str) -> None:
@@ -243,7 +243,7 @@ def running(folder: Path, *command: str, env: dict[str, str] | None = None) -> I
 
 def test_with_the_system_calls_that_the_unit_leaves_all_of_it_works(tmp_path: Path) -> None:
     pem = certificate(tmp_path)
-    command = service_command(tmp_path)
+    [command] = commands(tmp_path, "ExecStart")
     configuration(tmp_path, f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
     sandbox = [sys.executable, "-m", "tests.system.sandbox", str(SERVICE)]
     path = f"{Path(TWISTD).parent}:{os.environ['PATH']}"
@@ -262,6 +262,35 @@ def test_with_the_system_calls_that_the_unit_leaves_all_of_it_works(tmp_path: Pa
         assert "Operation not permitted" not in service.said()
     assert "hello" in (tmp_path / "log" / "chat.log").read_text()
     assert (tmp_path / "lib" / "broker" / "lineage").exists()
+
+
+def test_a_reload_needs_no_other_package_and_fails_where_the_file_cannot_be_used(tmp_path: Path) -> None:
+    [start], reload = commands(tmp_path, "ExecStart"), commands(tmp_path, "ExecReload")
+    configuration(tmp_path, "tcp:0:interface=127.0.0.1")
+    file = tmp_path / "etc" / "chatd.toml"
+    good = file.read_text()
+
+    def done(pid: int) -> tuple[bool, str]:
+        """Run the commands as systemd does, up to the first that fails; give what that one says."""
+        env = {**os.environ, "PATH": str(Path(TWISTD).parent), "MAINPID": str(pid)}
+        for command in reload:
+            ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            if ran.returncode:
+                return False, ran.stdout + ran.stderr
+        return True, ""
+
+    with running(tmp_path, *start, env={"PATH": f"{Path(TWISTD).parent}:{os.environ['PATH']}"}) as service:
+        service.wait_for(r"chatd \S+ is ready")
+        file.write_text(f"wrokers = 3\n{good}")
+        assert done(service.process.pid) == (
+            False,
+            f"twistd chatd: {file}: no such option: 'wrokers' (did you mean workers?)\n",
+        )
+        file.write_text(good)
+        after = len(service.said())
+        assert done(service.process.pid) == (True, "")
+        service.wait_for(r"chatd \S+ is ready", after)
+        assert service.said().count("reloading:") == 1
 
 
 # Socket activation
