@@ -3,7 +3,8 @@
 ``make audit`` asks the service that pip-audit asks, the Python package index. What that can't tell, because it is out
 of reach or because an index in its place does not tell, is looked up in the list that the package ``safety-db``
 carries. That list ends in July 2021: it keeps an old version from coming back, and knows nothing newer. How many
-packages were held against what is printed each time, so that "nothing found" is not taken for more than it is.
+packages were held against what is printed each time, so that "nothing found" is not taken for more than it is; where
+the service answered nothing at all, the last line says SKIPPED in its place.
 
 The exit status is 1 where a package is vulnerable, or where pip-audit failed for another reason than the network.
 """
@@ -104,18 +105,22 @@ def packed_list() -> PackedList:
 
 
 def audit(paths: Sequence[Path]) -> list[str]:
-    """Audit locks; print what was asked, give what is wrong. Raises AuditFailed."""
+    """Audit locks; print what was asked, and what came of it; give what is wrong. Raises AuditFailed."""
     pins = {(pin.name, pin.version): pin for path in paths for pin in lock.read(path) if pin.is_for_here}
     answers = [ask_service(path) for path in paths]
     asked = set().union(*(each.asked for each in answers))
     rest = [pin for pin in pins.values() if pin.name not in asked]
-    print(f"audit: the vulnerability service was asked about {len(pins) - len(rest)} of {len(pins)} packages")
+    print(f"audit: the vulnerability service answered for {len(pins) - len(rest)} of {len(pins)} packages")
     wrong = {line for each in answers for line in each.vulnerable}
+    result = "nothing found"
     if rest:
         packed = packed_list()
         age = f"{packed.day:%B %Y}"
         print(f"audit: NO current answer for {len(rest)} of them; they were held against a list of {age} only")
         wrong |= set(packed.look_up(rest))
+        if len(rest) == len(pins):
+            result = f"SKIPPED: nobody could be asked, and what became known after {age} is unknown"
+    print(*(f"audit: {each}" for each in sorted(wrong) or [result]), sep="\n")
     return sorted(wrong)
 
 
@@ -124,11 +129,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.audit", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("locks", nargs="+", type=Path, metavar="LOCK", help="a file such as requirements/test.txt")
     try:
-        wrong = audit(parser.parse_args().locks)
+        return 1 if audit(parser.parse_args().locks) else 0
     except AuditFailed as failed:
-        wrong = [f"pip-audit failed: {failed}"]
-    print(*(f"audit: {each}" for each in wrong or ["nothing found"]), sep="\n")
-    return 1 if wrong else 0
+        print(f"audit: pip-audit failed: {failed}")
+        return 1
 
 
 if __name__ == "__main__":

@@ -59,5 +59,21 @@ def test_what_the_service_does_not_tell_is_looked_up(
     monkeypatch.setattr(audit, "ask_service", lambda _: Answer({"known"}, ["known 1.0: PYSEC-2, not mended yet"]))
     assert audit.audit([path]) == ["known 1.0: PYSEC-2, not mended yet", "unknown 1.0: pyup.io-1"]
     said = capsys.readouterr().out
-    assert "asked about 1 of 2 packages" in said
+    assert "answered for 1 of 2 packages" in said
     assert "NO current answer for 1 of them; they were held against a list of January 1970 only" in said
+    assert "SKIPPED" not in said
+
+
+def test_where_nobody_could_be_asked_the_last_word_is_not_that_nothing_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lock.txt"
+    path.write_text(f"known==1.0 --hash=sha256:{'0' * 64}\n")
+    monkeypatch.setattr(audit, "packed_list", lambda: PackedList({"$meta": {"timestamp": 0}}))
+    for answer, last in (
+        (Answer(), "audit: SKIPPED: nobody could be asked, and what became known after January 1970 is unknown"),
+        (Answer({"known"}), "audit: nothing found"),
+    ):
+        monkeypatch.setattr(audit, "ask_service", lambda _, answer=answer: answer)
+        assert audit.audit([path]) == []
+        assert capsys.readouterr().out.splitlines()[-1] == last
