@@ -60,8 +60,24 @@ def is_local(descriptor: int) -> bool:
         return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
+class UnixSocket(socket.socket):
+    """A connected unix socket that counts what it sends; of TCP the kernel keeps that count."""
+
+    sent = 0
+    """How many bytes the kernel took."""
+
+    def send(self, *what: Any) -> int:
+        """Send, and count."""
+        sent = super().send(*what)
+        self.sent += sent
+        return sent
+
+
 class _UnixServer(unix.Server):
     """One connection through a unix socket, which knows whether its other end may be a proxy."""
+
+    def __init__(self, sock: socket.socket, *about: Any) -> None:
+        super().__init__(UnixSocket(fileno=sock.detach()), *about)
 
     @cached_property
     def may_be_proxy(self) -> bool:

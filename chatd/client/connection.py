@@ -293,23 +293,27 @@ class Connection(Outflow, WebSocketServerProtocol):
         if silent < config.ping_seconds:
             self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
+            self._look_later(now)
             with log.failuresHandled("{client} was not pinged", client=self.session.id):
                 self.sendPing()
-            self._ping = self.factory.timers.callLater(
-                config.pong_seconds, self._look_for_answer, now, self.unacknowledged
-            )
 
-    def _look_for_answer(self, pinged_at: float, unread: int) -> None:
+    def _look_later(self, pinged_at: float) -> None:
+        """Look for the answer to a ping; by then a client for which something waits is to have taken more."""
+        had = self.acknowledged if self.unacknowledged else None
+        wait = self.factory.config.pong_seconds
+        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, had)
+
+    def _look_for_answer(self, pinged_at: float, had: int | None) -> None:
         """Hang up on a client that did not answer; not where it is we who do not read, or while it still does.
 
-        Unread is what it had yet to take when it was pinged, or when this was looked at last.
+        Had is what it had taken when this was looked at last, if something waited for it. How much waits tells nothing,
+        because history is written behind it. If nothing waits (None) its kernel takes what comes, the ping too, even if
+        the client itself has stopped.
         """
-        now_unread = self.unacknowledged
         if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
             self._look_for_life()
-        elif self._paused or self._queued or now_unread < unread:
-            wait = self.factory.config.pong_seconds
-            self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, now_unread)
+        elif self._paused or self._queued or (had is not None and self.acknowledged > had):
+            self._look_later(pinged_at)
         else:
             self.dropConnection(abort=True)
 

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from chatd.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
 from chatd.timers import Timer, TimerWheel
-from chatd.transports import innermost
+from chatd.transports import UnixSocket, innermost
 
 CHOKED: "set[Weighed]" = set()
 """Those that have more to write than their transport likes to keep."""
@@ -42,6 +42,20 @@ class Weighed:
         """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
         unwritten = _unwritten(self.transport)
         return self._backlog if unwritten is None else unwritten
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many bytes the client's kernel has not said that it has; what waits here is among them."""
+        return self.waiting + _ask_kernel(self.transport)[1]
+
+    @property
+    def acknowledged(self) -> int:
+        """How many bytes the client's kernel has; counted from anywhere.
+
+        Without such a count it is how many it has not, below zero: a number that grows too while nothing is written.
+        """
+        acknowledged, sent = _ask_kernel(self.transport)
+        return -(self.waiting + sent) if acknowledged is None else acknowledged
 
     def weigh(self) -> None:
         """Count what waits for it as it is now: it may have read a part."""
@@ -176,11 +190,6 @@ class Outflow(Weighed):
         return isinstance(self.transport, Socket) and not self.transport.TLS
 
     @property
-    def unacknowledged(self) -> int:
-        """How many bytes the client's kernel has not said that it has; what waits here is among them."""
-        return self.waiting + _ask_kernel(self.transport)[1]
-
-    @property
     def progress(self) -> tuple[int, int]:
         """How many bytes were written, and how many of them the client's kernel has; both counted from anywhere.
 
@@ -235,12 +244,6 @@ class Outflow(Weighed):
         self._forget_backlog()
 
 
-def taken(transport: Any) -> int:
-    """Return a number that grows whenever the client's kernel takes something, if nothing is written meanwhile."""
-    acknowledged, unsent = _ask_kernel(transport)
-    return -(unsent + (_unwritten(transport) or 0)) if acknowledged is None else acknowledged
-
-
 def weigh_backlog() -> None:
     """Gauge what waits for all of them."""
     BACKLOG_CLIENTS.value = len(CHOKED)
@@ -275,13 +278,20 @@ _ACKNOWLEDGED = struct.Struct("=2xBB52xI")
 
 
 def _ask_kernel(transport: Any) -> tuple[int | None, int]:
-    """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to."""
+    """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to.
+
+    Behind a unix socket is no second kernel: acknowledged is what was read, or somewhat less, because the kernel gives
+    the memory that the rest takes.
+    """
     try:
         handle = innermost(transport).getHandle()
         unsent = int.from_bytes(fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-        if handle.family == socket.AF_UNIX:
-            return None, unsent
+    except (AttributeError, OSError):
+        return None, 0
+    if isinstance(handle, UnixSocket):
+        return handle.sent - unsent, unsent
+    try:
         info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
         return _BYTES_ACKED.unpack(info)[0], unsent
-    except (AttributeError, OSError, struct.error):
-        return None, 0
+    except (AttributeError, OSError, struct.error):  # it is no TCP, or the kernel has no such count
+        return None, unsent

@@ -7,7 +7,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request as WebRequest
 
-from chatd.client.outflow import CHOKED, Weighed, taken
+from chatd.client.outflow import CHOKED, Weighed
 from chatd.metrics import REFUSED
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
@@ -299,7 +299,7 @@ class Channel(Weighed, HTTPChannel):
         """Drop the connection if the client takes nothing more of what waits for it."""
         if self._unread is not None:
             self._unread.cancel()
-        self._look_later(taken(self.transport), self.site.reactor.seconds())
+        self._look_later(self.acknowledged, self.site.reactor.seconds())
 
     def _look_later(self, before: int, since: float) -> None:
         """Look whether the client takes something; since then it has taken nothing."""
@@ -308,7 +308,7 @@ class Channel(Weighed, HTTPChannel):
         self._unread = self.site.connections.timers.callLater(wait, self._look, before, since)
 
     def _look(self, before: int, since: float) -> None:
-        now, has = self.site.reactor.seconds(), taken(self.transport)
+        now, has = self.site.reactor.seconds(), self.acknowledged
         if has > before:
             self._look_later(has, now)
         elif now < since + self.site.config.http_unread_seconds:

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import count, repeat
 from typing import Any
 
 from hypothesis import given, settings
@@ -553,9 +555,9 @@ class PingTests(TestCase):
         assert len(self.pings()) == 1
 
     def test_one_that_answers_is_pinged_again_and_stays(self) -> None:
-        for count in range(1, 6):
+        for number in range(1, 6):
             self.advance(CONFIG.ping_seconds)
-            assert len(self.pings()) == count
+            assert len(self.pings()) == number
             self.client.send(frame(self.pings()[-1], PONG))
         assert self.client.gone == ""
 
@@ -627,15 +629,25 @@ class PingTests(TestCase):
         self.advance(CONFIG.pong_seconds, CONFIG.ping_seconds, CONFIG.pong_seconds + CONFIG.timer_seconds)
         assert self.client.gone == "ConnectionAborted"
 
-    def test_one_that_does_not_answer_but_reads_on_is_not_dropped(self) -> None:
-        unread = 500_000
-        self.patch(Outflow, "waiting", property(lambda _: unread))
+    def reads(self, acknowledged: Iterable[int], waiting: Iterable[int]) -> None:
+        """Let its kernel have taken so much, and so much wait for it, each time that it is looked at."""
+        taken, waits = iter(acknowledged), iter(waiting)
+        self.patch(Outflow, "acknowledged", property(lambda _: next(taken)))
+        self.patch(Outflow, "unacknowledged", property(lambda _: next(waits)))
+
+    def test_one_that_reads_on_is_not_dropped_however_much_is_written_behind_it(self) -> None:
+        self.reads(count(), count(500_000, 100_000))
         self.advance(CONFIG.ping_seconds)
         for _ in range(5):
-            unread -= 1
             self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
             assert self.client.gone == ""
-        self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
+        self.reads(repeat(5), repeat(1))
+        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_for_which_nothing_waits_is_dropped_although_its_kernel_takes_what_comes(self) -> None:
+        self.reads(count(), repeat(0))
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:

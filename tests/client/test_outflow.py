@@ -22,8 +22,10 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from chatd.client.outflow import Outflow, taken, weigh_backlog
+from chatd.client import outflow
+from chatd.client.outflow import Outflow, weigh_backlog
 from chatd.metrics import BACKLOG_BYTES
+from chatd.transports import UnixSocket
 from tests.fakes import reactor_by_hand
 from tests.waiting import until
 
@@ -776,54 +778,79 @@ def test_after_a_reset_what_had_arrived_is_still_known(reactor: Any) -> None:
     assert seen == [(written, written)]
 
 
-def test_a_unix_socket_tells_all_or_nothing(reactor: Any) -> None:
+@contextmanager
+def through_a_unix_socket(reactor: Any) -> Iterator[tuple[Client, socket.socket]]:
+    """Give a client's outflow, and the socket at the client's end."""
     near, far = socket.socketpair(socket.AF_UNIX)
     near.setblocking(False)
     client = Client()
     port: Any = None
-    transport = Counted(near, client, ("", 0), port, 0, reactor)
+    transport = Counted(UnixSocket(fileno=near.detach()), client, ("", 0), port, 0, reactor)
     client.makeConnection(transport)
-    assert client.progress == (0, sys.maxsize)
-    client.deliver(b"x" * 100, 1)
-    written, arrived = client.progress
-    assert (written > 0, arrived) == (True, 0)
-    assert far.recv(100) == b"x" * 100
-    assert client.progress == (0, sys.maxsize)
+    yield client, far
     transport.connectionLost(Failure(ConnectionError()))
     far.close()
+
+
+def test_through_a_unix_socket_what_was_read_has_arrived(reactor: Any) -> None:
+    with through_a_unix_socket(reactor) as (client, far):
+        assert client.progress == (0, 0)
+        client.deliver(b"x" * 100, 1)
+        written, arrived = client.progress
+        assert (written, arrived <= 0) == (100, True)
+        assert far.recv(100) == b"x" * 100
+        assert client.progress == (100, 100)
+        client.deliver(b"x" * 1_000_000, 1)
+        before = client.progress
+        far.recv(100_000)
+        assert client.progress[0] == before[0] == 1_000_100
+        assert before[1] < client.progress[1] <= 100_100
 
 
 def test_what_the_clients_kernel_takes_only_grows_while_the_client_reads(line: Line) -> None:
     line.stall()
     line.client.replay(b"x" * 200_000, 1)
-    seen = [taken(line.client.transport)]
+    seen = [line.client.acknowledged]
     for _ in range(3):
         line.turn()
-        assert taken(line.client.transport) == seen[-1]
+        assert line.client.acknowledged == seen[-1]
     while line.client.waiting:
         line.read(50_000)
         line.turn()
-        seen.append(taken(line.client.transport))
+        seen.append(line.client.acknowledged)
     assert len(set(seen)) > 2
     assert sorted(seen) == seen
 
 
-def test_through_a_unix_socket_what_waits_tells_whether_the_client_reads(reactor: Any) -> None:
-    near, far = socket.socketpair(socket.AF_UNIX)
-    near.setblocking(False)
-    client = Client()
-    port: Any = None
-    transport = Counted(near, client, ("", 0), port, 0, reactor)
-    client.makeConnection(transport)
-    client.replay(b"x" * 2_000_000, 1)
-    reactor.iterate(0)
-    before = taken(transport)
-    reactor.iterate(0)
-    assert taken(transport) == before
-    far.recv(100_000)
-    assert taken(transport) > before
-    transport.connectionLost(Failure(ConnectionError()))
-    far.close()
+def test_through_a_unix_socket_what_was_read_tells_whether_the_client_reads(reactor: Any) -> None:
+    with through_a_unix_socket(reactor) as (client, far):
+        client.replay(b"x" * 2_000_000, 1)
+        reactor.iterate(0)
+        seen = [client.acknowledged]
+        for _ in range(3):
+            far.recv(100_000)
+            client.replay(b"x" * 200_000, 1)  # more than it has read
+            reactor.iterate(0)
+            seen.append(client.acknowledged)
+            client.replay(b"x" * 200_000, 1)
+            reactor.iterate(0)
+            assert client.acknowledged == seen[-1]
+    assert len(set(seen)) == 4
+    assert sorted(seen) == seen
+
+
+def test_a_kernel_without_a_count_of_what_was_acknowledged_tells_what_waits(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outflow, "_BYTES_ACKED", struct.Struct("=1000xQ"))  # beyond the end of what it gives
+    line.stall()
+    line.client.replay(b"x" * 1_000_000, 1)
+    before = line.client.acknowledged
+    assert before <= -1_000_000
+    assert line.client.progress == (-before, 0)
+    line.read_down_to(900_000)
+    assert line.client.acknowledged > before
+    assert line.client.unacknowledged == -line.client.acknowledged
 
 
 def test_a_transport_that_knows_nothing_has_nothing_until_it_has_all() -> None:

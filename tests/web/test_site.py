@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.client.outflow import CHOKED, weigh_backlog
 from chatd.metrics import BACKLOG_BYTES, REFUSED
-from chatd.web import channel
+from chatd.web.channel import Channel
 from chatd.web.site import about
 from tests.fakes import Events
 from tests.web.asker import CONFIG, Asker, House, SlowAsker, error
@@ -458,7 +458,7 @@ def test_who_does_not_read_the_last_answer_is_dropped_too(asker: Asker) -> None:
 
 def test_who_reads_slowly_is_not_dropped_and_is_not_idle_either(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = count()
-    monkeypatch.setattr(channel, "taken", lambda transport: next(taken))  # of the client's kernel, which is none here
+    monkeypatch.setattr(Channel, "acknowledged", property(lambda _: next(taken)))  # there is no kernel here
     fill(asker)
     asker.transport.client_reads = False
     asker.transport.receive(ASKED * 2)
@@ -480,7 +480,7 @@ def test_who_stops_reading_is_dropped_in_time_after_what_it_read_last(
     asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has = 0
-    monkeypatch.setattr(channel, "taken", lambda transport: has)
+    monkeypatch.setattr(Channel, "acknowledged", property(lambda _: has))
     fill(asker)
     asker.transport.client_reads = False
     asker.transport.receive(ASKED * 2)
