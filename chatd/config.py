@@ -660,8 +660,8 @@ class Config:
     """Positions, a second or so apart, of which it is not yet known whether a client with a resume key has got them."""
     reread_bytes: int = 4096
     """How much of a frame that is not whole yet is looked at anew with each read; then it is read as it comes."""
-    fragments: int = 65_536
-    """Frames one message may come in."""
+    empty_fragments: int = 65_536
+    """Frames of one message that hold nothing; how many others there may be follows from ``max_message``."""
     slice_texts: int = 512
     """Text messages of one client that are taken before others have their turns,"""
     slice_steps: int = 32

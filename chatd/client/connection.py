@@ -48,8 +48,8 @@ class Connection(Outflow, WebSocketServerProtocol):
     __slots__ = (
         *LASTING,
         "_drop",
+        "_empty_fragments",
         "_flooding_since",
-        "_fragments",
         "_heard_at",
         "_owed",
         "_paused",
@@ -79,7 +79,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._paused = False  # not reading, for the session
         self._flooding_since = self._queued_at = 0.0
         self._queued = False  # not reading, for frames that were read are still to be handled
-        self._fragments = 0  # of the message that is coming in
+        self._empty_fragments = 0  # of the message that is coming in
         self._owed: bytes | None = None  # a ping that is still to be answered
         self._heard_at = 0.0  # when the last whole frame came
         self._ping: Timer | None = None  # to come, or to be answered
@@ -233,17 +233,17 @@ class Connection(Outflow, WebSocketServerProtocol):
     # Autobahn calls: messages
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """Start to count a message's frames; refuse it where it is of the wrong kind."""
-        self._fragments = 0
+        """Start to count a message's empty frames; refuse it where it is of the wrong kind."""
+        self._empty_fragments = 0
         super().onMessageBegin(isBinary)
         if isBinary and not self.session.takes_binary:
             self._fail_connection(NOT_TEXT.code, NOT_TEXT.reason)
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """Bound the frames of a message: empty ones are bounded by no size."""
-        self._fragments += 1
+        """Bound the empty frames of a message: only the others are bounded by its size."""
+        self._empty_fragments += not length
         super().onMessageFrameBegin(length)
-        if self._fragments > self.factory.config.fragments:
+        if self._empty_fragments > self.factory.config.empty_fragments:
             self._fail_connection(TOO_LARGE.code, TOO_LARGE.reason)
 
     def onMessageEnd(self) -> None:

@@ -41,7 +41,7 @@ from tests.frames import (
     heard,
 )
 
-CONFIG = Config(max_message=1000, max_backlog=300_000, fragments=20, flush_interval=0)
+CONFIG = Config(max_message=1000, max_backlog=300_000, empty_fragments=20, flush_interval=0)
 KIB64 = b"x" * 65_536
 
 
@@ -335,19 +335,23 @@ class MessageTests(TestCase):
         self.client.send(header(TEXT, 2**63) + b"mask")
         assert self.client.closed_with in (1002, 1009)
 
-    def test_as_many_fragments_as_allowed_are_taken(self) -> None:
-        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 18, frame(b"b", CONTINUATION))
+    def test_a_message_may_come_in_as_many_fragments_as_it_has_bytes(self) -> None:
+        self.client.send(frame(b"x", fin=False), frame(b"x", CONTINUATION, fin=False) * 998, frame(b"y", CONTINUATION))
+        assert self.house.said() == ["x" * 999 + "y"]
+
+    def test_as_many_empty_fragments_as_allowed_are_taken(self) -> None:
+        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 20, frame(b"b", CONTINUATION))
         assert self.house.said() == ["ab"]
 
-    def test_one_fragment_too_many_is_1009(self) -> None:
-        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 19)
+    def test_one_empty_fragment_too_many_is_1009(self) -> None:
+        self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 20)
         assert self.client.closed_with == 0
         self.client.send(frame(b"", CONTINUATION))
         self.assert_closed_with(1009)
 
-    def test_fragments_are_counted_for_each_message(self) -> None:
+    def test_empty_fragments_are_counted_for_each_message(self) -> None:
         for _ in range(3):
-            self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 18)
+            self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 19)
             self.client.send(frame(b"", CONTINUATION))
         assert self.house.said() == ["a", "a", "a"]
 

@@ -16,7 +16,7 @@ from tests.fakes import FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame, header
 
 AT_ONCE = 1_000_000
-SMALL = Config(max_message=300, fragments=6, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
+SMALL = Config(max_message=300, empty_fragments=6, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
 LARGE = Config(max_message=70_000, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
 
 
