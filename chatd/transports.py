@@ -15,10 +15,13 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IListeningPort, IProtocol
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocol
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from chatd.config import TLS_CIPHERS
 
@@ -123,6 +126,7 @@ class _SharedUnixPort(unix.Port):
         tcp.Port.connectionLost(self, reason)
 
 
+@implementer(IHalfCloseableProtocol)
 class _ProxyProtocol(HAProxyProtocolWrapper):
     """A connection that begins with a PROXY header. One that cannot be read ends it.
 
@@ -139,6 +143,18 @@ class _ProxyProtocol(HAProxyProtocolWrapper):
             if self._proxyInfo is not None:  # the header was read: the error is not its
                 raise
             self.abortConnection()
+
+    def readConnectionLost(self) -> None:  # noqa: N802 - Twisted's name
+        """Tell the protocol behind it, if it goes on with half a connection."""
+        protocol = IHalfCloseableProtocol(self.wrappedProtocol, None)
+        if protocol is not None:
+            protocol.readConnectionLost()
+        else:
+            transport: Any = self.transport
+            transport.connectionLost(Failure(ConnectionDone()))
+
+    def writeConnectionLost(self) -> None:  # noqa: N802 - Twisted's name
+        """Nothing: no protocol here closes our half alone through a proxy."""
 
 
 def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> IListeningPort:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request as WebRequest
+from zope.interface import implementer
 
 from chatd.client.outflow import CHOKED, Weighed
 from chatd.metrics import REFUSED
@@ -119,6 +121,7 @@ def is_room(target: bytes) -> bool:
     return True
 
 
+@implementer(IHalfCloseableProtocol)
 class Channel(Weighed, HTTPChannel):
     """One connection that speaks HTTP, counted: it may stay open between requests.
 
@@ -144,6 +147,8 @@ class Channel(Weighed, HTTPChannel):
     """How many more requests are answered before others have a turn."""
     _queued = False
     _backlog = 0
+    _ended = False
+    """Whether the client has closed its half: it asks for nothing more, and waits for the answers."""
 
     def connectionMade(self) -> None:
         """Begin, on a transport that the door hands over."""
@@ -221,16 +226,17 @@ class Channel(Weighed, HTTPChannel):
         self._slice -= 1
         stops = self.paused = full or self._slice <= 0  # then what has been read of the next ones stays unanswered
         super().requestDone(request)
-        if not stops or not self.persistent:
+        if not self.persistent:
             return
         if full:
             self._networkProducer.pauseProducing()
             self._savedTimeOut = self.setTimeout(None)
             self._watch()
-        elif self._buffer:
+        elif stops and self._buffer:
             self._wait_for_turn()
-        else:
+        elif stops:
             self.paused = False
+        self._close_if_done()
 
     def rawDataReceived(self, data: bytes) -> None:
         """Take a piece of the body: one in chunks little by little, because a chunk costs the same however small."""
@@ -283,6 +289,22 @@ class Channel(Weighed, HTTPChannel):
     def _go_on(self) -> None:
         self.paused = False
         self.dataReceived(b"")
+        self._close_if_done()
+
+    # A client that closes its half
+
+    def readConnectionLost(self) -> None:
+        """Answer what was asked, and close. A stream ends when it would begin: it is not for half a connection."""
+        self._ended = True
+        self._close_if_done()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing: we close both halves at once."""
+
+    def _close_if_done(self) -> None:
+        """Close the connection if no request of a client that has closed its half is left to be answered."""
+        if self._ended and not (self.paused or self._handlingRequest):
+            self.loseConnection()
 
     # A client that asks or reads nothing
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from chatd.client.outflow import Outflow
 from chatd.gate.limits import Crowd
@@ -12,6 +14,7 @@ from chatd.timers import Timer, TimerWheel
 from chatd.wire.handshake import Refused
 
 
+@implementer(IHalfCloseableProtocol)
 class Refusal(Outflow, Protocol):
     """Answers, closes our half, and waits a moment for the client to close its own."""
 
@@ -42,6 +45,13 @@ class Refusal(Outflow, Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Let what still comes be for nobody."""
+
+    def readConnectionLost(self) -> None:
+        """Close once all is said: the client has closed its own half."""
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing: our half is closed."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""

@@ -124,6 +124,65 @@ def test_who_reads_gets_all_answers_whole_and_in_order(house: House, way: Callab
     assert answers[-1][1] == b"ok\n"
 
 
+HALVES = [way for way in WAYS if way is not House.connect_with_tls]
+"""Ways in which a client can close its half of the connection; TLS has only both."""
+
+
+@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+def test_who_closes_its_half_behind_its_requests_gets_all_answers(
+    house: House, way: Callable[[House], socket.socket]
+) -> None:
+    post = b"POST /halves HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello"
+    get = b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with way(house) as client, client.makefile("rb") as stream:
+        client.sendall(post + get * 20)
+        client.shutdown(socket.SHUT_WR)
+        assert [read_answer(stream)[0] for _ in range(21)] == [201] + [200] * 20
+        assert stream.read() == b""
+
+
+@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize("request_line", ["GET /-/missing HTTP/1.0", "GET / HTTP/3.0", "nonsense"])
+def test_who_closes_its_half_is_told_that_it_is_refused(
+    house: House, way: Callable[[House], socket.socket], request_line: str
+) -> None:
+    with way(house) as client, client.makefile("rb") as stream:
+        client.sendall(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
+        client.shutdown(socket.SHUT_WR)
+        status, body = read_answer(stream)
+        assert (status, body[:10]) == (404 if "missing" in request_line else 400, b'{"error":"')
+        assert stream.read() == b""
+
+
+@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize(
+    "rest",
+    [b"", FIRST[:-2], b"POST /halves HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell"],
+    ids=["nothing", "a head", "a body"],
+)
+def test_who_closes_its_half_within_a_request_gets_the_answers_to_those_before(
+    house: House, way: Callable[[House], socket.socket], rest: bytes
+) -> None:
+    with way(house) as client, client.makefile("rb") as stream:
+        client.sendall(FIRST + rest)
+        client.shutdown(socket.SHUT_WR)
+        assert read_answer(stream) == (200, b"ok\n")
+        assert stream.read() == b""
+
+
+@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize(
+    "hello",
+    [handshake("/"), b"GET /?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"],
+    ids=["a WebSocket", "a stream"],
+)
+def test_who_closes_its_half_follows_nothing(house: House, way: Callable[[House], socket.socket], hello: bytes) -> None:
+    with way(house) as client, client.makefile("rb") as stream:
+        client.sendall(hello)
+        client.shutdown(socket.SHUT_WR)
+        stream.read()  # to the end
+
+
 @pytest.mark.parametrize("way", WAYS, ids=[each.__name__ for each in WAYS])
 def test_who_does_not_read_has_no_more_than_one_answer_waiting(
     house: House, way: Callable[[House], socket.socket]
