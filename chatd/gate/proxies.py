@@ -34,7 +34,9 @@ class Proxies:
         if forwarded_for is None or not self.believes(peer):
             return client
         for hop in reversed(forwarded_for.rsplit(",", FORWARDED_MOST)[-FORWARDED_MOST:]):
-            found = _HOP.fullmatch(hop.strip(" \t"))
+            if not (hop := hop.strip(" \t")):  # no element of the list (RFC 9110, section 5.6.1)
+                continue
+            found = _HOP.fullmatch(hop)
             address = read_address(found[found.lastindex or 0]) if found else None
             if address is None:
                 break

@@ -60,7 +60,7 @@ def test_where_all_are_trusted_the_first_is_the_client() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        *("", "unknown", "_hidden", "unix", "unix:", "203.0.113", "203.0.113.256", "0203.0.113.9", "2001:db8::7::"),
+        *("unknown", "_hidden", "unix", "unix:", "203.0.113", "203.0.113.256", "0203.0.113.9", "2001:db8::7::"),
         *("203.0.113.9 198.51.100.1", "203.0.113.9:", "203.0.113.9:x", "203.0.113.9:123456", "203.0.113.9/32"),
         *("[2001:db8::7", "2001:db8::7]", "[2001:db8::7]x", "[]:80", "fe80::1%eth0", "fe80::1%a b", "٢٠٣.0.113.9"),
         *('"203.0.113.9"', "for=203.0.113.9", "203.0.113.9\n", "3405803785"),
@@ -69,6 +69,11 @@ def test_where_all_are_trusted_the_first_is_the_client() -> None:
 def test_what_is_no_address_ends_the_list_and_the_last_good_one_counts(bad: str) -> None:
     assert client(f"198.51.100.1, {bad}, 10.1.1.1") == "10.1.1.1"
     assert client(f"198.51.100.1, {bad}") == PROXY
+
+
+@pytest.mark.parametrize("listed", ["203.0.113.9, ", "203.0.113.9,", "203.0.113.9, ,\t, 10.1.1.1,,", ",203.0.113.9"])
+def test_what_is_empty_is_no_element_of_the_list(listed: str) -> None:
+    assert client(f"198.51.100.1,{listed}") == client(listed) == "203.0.113.9"
 
 
 @pytest.mark.parametrize(
