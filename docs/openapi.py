@@ -23,7 +23,7 @@ ERRORS = {
     408: "The body did not come in time",
     409: "Somebody in the room has that nick, or one that looks like it",
     413: "The body, or the text in it, is too long",
-    415: "The body is neither text in UTF-8 nor JSON",
+    415: "The body is neither text in UTF-8 nor JSON, or it is compressed",
     429: "Too fast, or too many from this address",
     503: "The message broker is away, the chat log can't be written, or there are too many connections",
 }
@@ -113,7 +113,7 @@ def paths() -> dict[str, Any]:
         "responses": answers(
             200,
             "The messages, oldest first",
-            content(text=TEXT, json={"type": "array", "items": reference("MessageEvent")}, html=TEXT),
+            content(text=TEXT, json={"type": "array", "items": reference("MessageEvent")}, lines=TEXT, html=TEXT),
             *(400, 401, 403, 404, 429, 503),
         ),
     }

@@ -14,7 +14,7 @@ from twisted.web.server import Request
 from chatd.web.answer import answer
 from chatd.web.asker import header
 from chatd.wire.handshake import Refused
-from chatd.wire.http import HTML
+from chatd.wire.http import HTML, takes_gzip
 
 POLICY = "; ".join(
     (
@@ -61,7 +61,7 @@ class _File:
     def answer(self, request: Request, caching: bytes) -> bytes:
         request.setHeader(b"cache-control", caching)
         request.responseHeaders.addRawHeader(b"vary", b"Accept-Encoding")
-        zips = "gzip" in (header(request, "accept-encoding") or "").lower()
+        zips = takes_gzip(header(request, "accept-encoding"))
         if request.setETag(f'"{self.tag}{"-gzip" if zips else ""}"'.encode()) is CACHED:
             return b""
         if zips:

@@ -23,6 +23,7 @@ from chatd.web.following import Following
 from chatd.web.page import Page
 from chatd.wire import events, http
 from chatd.wire.handshake import Place, Refused, follows, read_target, unavailable
+from chatd.wire.json_line import encode
 from chatd.wire.stream import stream
 from chatd.wire.text import named
 
@@ -50,7 +51,7 @@ class Rooms:
             return self._page.render(request)
         place = read_target(request.uri, http.LAST)
         check_readable(asker_lease(request).grant, place.room)
-        return later(request, self._last(request, place, http.JSON if form == http.JSON else http.TEXT))
+        return later(request, self._last(request, place, form))
 
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
         hub = self._shards.hub(place.room)
@@ -58,9 +59,11 @@ class Rooms:
         batches = await self._asked(hub.recent(place.room, place.last), hub.intake.away)
         self._read(request, sum(batch.size for batch in batches))
         self._check_backlog()  # many may have asked at the same time
-        if form == http.JSON:
+        if form in (http.JSON, http.JSON_LINES):
             said = [event for batch in batches for event in events.message_events(batch)]
-            return answer_json(request, said)
+            if form == http.JSON:
+                return answer_json(request, said)
+            return answer(request, b"".join(encode(event) + b"\n" for event in said), form)
         return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
 
     def _check_backlog(self) -> None:

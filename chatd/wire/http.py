@@ -15,11 +15,12 @@ from chatd.wire.text import read_line, utf8_size
 
 TEXT = "text/plain"
 JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
 EVENTS = "text/event-stream"
 LINES = f"{TEXT}; charset=utf-8"
 """Text, as it is sent."""
 HTML = "text/html"
-FORMS = (TEXT, JSON, EVENTS, HTML)
+FORMS = (TEXT, JSON, JSON_LINES, EVENTS, HTML)
 """In which a room is shown."""
 
 LAST = 50
@@ -38,13 +39,28 @@ def choose_form(accept: str | None) -> str:
     A room is shown as text to who names no form, or none that there is: a wildcard stands for text.
     """
     best, form = 0.0, TEXT
-    for each in (accept or "").lower().split(","):
-        name, *parameters = (part.strip() for part in each.split(";"))
-        quality = next((float(found[1]) for part in parameters if (found := _QUALITY.fullmatch(part))), 1.0)
+    for name, quality in _weighted(accept):
         named = TEXT if name in ("*/*", "text/*") else name
         if named in FORMS and quality > best:
             best, form = quality, named
     return form
+
+
+def takes_gzip(accept_encoding: str | None) -> bool:
+    """Whether the client takes what is compressed with gzip, and likes it no less than as it is (section 12.5.3)."""
+    likes = dict(_weighted(accept_encoding))
+    gzip = likes.get("gzip", likes.get("x-gzip", likes.get("*", 0.0)))  # x-gzip: its name of old (section 8.4.1.3)
+    return gzip > 0 and gzip >= likes.get("identity", 0.0)
+
+
+def _weighted(listed: str | None) -> list[tuple[str, float]]:
+    """Read a list of what a client likes, and how much (section 12.4.2)."""
+    weighted = []
+    for each in (listed or "").lower().split(","):
+        name, *parameters = (part.strip() for part in each.split(";"))
+        quality = next((float(found[1]) for part in parameters if (found := _QUALITY.fullmatch(part))), 1.0)
+        weighted.append((name, quality))
+    return weighted
 
 
 def read_event_id(text: str) -> Position:
@@ -92,6 +108,13 @@ def media_type(content_type: str | None) -> str:
     if kind.startswith("text/") or kind in ("application/x-www-form-urlencoded", "application/octet-stream"):
         return TEXT
     raise Refused(415, "bad_request", "the body must be text/plain or application/json")
+
+
+def check_coding(content_encoding: str | None) -> None:
+    """See that a body is sent as it is. Raise Refused: 415."""
+    if content_encoding and content_encoding.strip().lower() != "identity":
+        message = "the body must not be compressed: Content-Encoding is not supported"
+        raise Refused(415, "bad_request", message, (("Accept-Encoding", "identity"),))
 
 
 def read_said(content_type: str | None, body: bytes, most: int) -> Said:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chatd.closing import Closing
 from chatd.message import Change, Gap, Message
 from chatd.wire import events, text
-from chatd.wire.http import EVENTS, JSON, LINES, TEXT
+from chatd.wire.http import EVENTS, JSON, JSON_LINES, LINES, TEXT
 from chatd.wire.json_line import encode
 from chatd.wire.text import Dress
 
@@ -87,7 +87,7 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
         return frame(data + b"\n")
 
     return Stream(
-        "application/x-ndjson",
+        JSON_LINES,
         events.JsonDress(frame_line, told=told),
         lost=lambda room, gap: frame_line(encode(events.gap_event(room, gap))),
         another_nick=_nothing,
@@ -133,7 +133,7 @@ def _id(epoch: str, offset: int) -> bytes:
     return b"id: %b-%d\n" % (epoch.encode("ascii"), offset)
 
 
-_MAKERS = {TEXT: _lines, JSON: _json_lines, EVENTS: _events}
+_MAKERS = {TEXT: _lines, JSON: _json_lines, JSON_LINES: _json_lines, EVENTS: _events}
 _STREAMS = {
     (form, chunked, told): make(chunk if chunked else _whole, LAST_CHUNK if chunked else b"", told=told)
     for form, make in _MAKERS.items()

@@ -91,6 +91,15 @@ def test_they_go_zipped_where_that_is_accepted(asker: Asker) -> None:
         assert len(zipped.body) < len(plain.body)
 
 
+def test_they_go_as_they_are_where_gzip_is_turned_down(asker: Asker) -> None:
+    plain, turned_down = (
+        asker.ask("GET /ops", HTML),
+        asker.ask("GET /ops", HTML, "Accept-Encoding: gzip;q=0, x-gzip;q=0"),
+    )
+    assert "content-encoding" not in turned_down.headers
+    assert turned_down.body == plain.body
+
+
 def test_head_gets_the_headers_only(asker: Asker) -> None:
     for path in ("/ops", *assets(asker)):
         got, head = asker.ask(f"GET {path}", HTML), asker.ask(f"HEAD {path}", HTML)

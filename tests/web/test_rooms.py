@@ -50,6 +50,14 @@ def test_a_bad_number_is_400(asker: Asker) -> None:
     assert asker.error("GET /ops?last=all") == (400, "bad_request")
 
 
+def test_programs_may_get_a_line_of_json_for_each_message(asker: Asker, house: House) -> None:
+    house.say("hello", "there")
+    lines = asker.ask("GET /ops", "Accept: application/x-ndjson")
+    assert lines.headers["content-type"] == "application/x-ndjson"
+    listed = json.loads(asker.ask("GET /ops", "Accept: application/json").body)
+    assert [json.loads(line) for line in lines.body.splitlines()] == listed
+
+
 def test_programs_get_a_json_array_of_messages(asker: Asker, house: House) -> None:
     house.say("hello", nick="ann")
     answer = asker.ask("GET /ops", "Accept: application/json")

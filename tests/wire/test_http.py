@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from chatd.message import Position
 from chatd.wire.handshake import Refused
-from chatd.wire.http import EVENTS, HTML, JSON, TEXT, Said, choose_form, read_event_id, read_said
+from chatd.wire.http import (
+    EVENTS,
+    HTML,
+    JSON,
+    JSON_LINES,
+    TEXT,
+    Said,
+    choose_form,
+    read_event_id,
+    read_said,
+    takes_gzip,
+)
 
 
 def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
@@ -43,6 +54,8 @@ def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
         ("*/*;q=0.9, text/event-stream", EVENTS),
         ("application/json;q=2", JSON),
         ("image/png", TEXT),
+        ("application/x-ndjson", JSON_LINES),
+        ("application/x-ndjson, application/json;q=0.9", JSON_LINES),
     ],
 )
 def test_the_form_that_is_liked_best(accept: str | None, form: str) -> None:
@@ -51,7 +64,38 @@ def test_the_form_that_is_liked_best(accept: str | None, form: str) -> None:
 
 @given(st.text())
 def test_any_header_gives_a_form(accept: str) -> None:
-    assert choose_form(accept) in (TEXT, JSON, EVENTS, HTML)
+    assert choose_form(accept) in (TEXT, JSON, JSON_LINES, EVENTS, HTML)
+
+
+@pytest.mark.parametrize(
+    ("accept", "takes"),
+    [
+        *((None, False), ("", False), ("br", False), ("identity", False), ("gzipped", False)),
+        *(
+            ("gzip", True),
+            ("x-gzip", True),
+            ("GZIP", True),
+            ("br, gzip", True),
+            ("*", True),
+            ("br;q=1.0, gzip;q=0.001", True),
+        ),
+        *(
+            ("gzip;q=0", False),
+            ("gzip; q=0.000", False),
+            ("x-gzip;q=0", False),
+            ("*;q=0", False),
+            ("*, gzip;q=0", False),
+        ),
+        *(
+            ("*;q=0, gzip", True),
+            ("identity;q=0.5, gzip;q=0.4", False),
+            ("identity;q=0, *", True),
+            ("identity, gzip", True),
+        ),
+    ],
+)
+def test_what_is_compressed_goes_to_who_takes_it(accept: str | None, takes: bool) -> None:
+    assert takes_gzip(accept) == takes
 
 
 # Where a stream broke off
