@@ -199,11 +199,17 @@ class Following(Outflow, Protocol):
         self._connections.connection_gone()
 
 
+def describe(request: Request, stream: Stream) -> None:
+    """Set the headers that say what a stream is, and that nothing between here and the client is to hold it back."""
+    request.setHeader(b"content-type", stream.content_type.encode("ascii"))
+    request.setHeader(b"cache-control", b"no-store, no-transform")  # what compresses would wait for more
+    request.setHeader(b"x-accel-buffering", b"no")  # nginx and others like it
+
+
 def _head(request: Request, stream: Stream) -> bytes:
     """Give the head of the answer, with the headers that the request was given already."""
-    request.setHeader(b"content-type", stream.content_type.encode("ascii"))
+    describe(request, stream)
     request.setHeader(b"connection", b"close")
-    request.setHeader(b"x-accel-buffering", b"no")  # nginx and others like it
     if stream.end:
         request.setHeader(b"transfer-encoding", b"chunked")
     lines = [b"HTTP/1.1 200 OK"]

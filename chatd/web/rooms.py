@@ -19,7 +19,7 @@ from chatd.room.shards import Shards
 from chatd.transports import address_of
 from chatd.web.answer import answer, answer_json, later
 from chatd.web.asker import asker_address, asker_lease, head_of, header, is_exposed
-from chatd.web.following import Following
+from chatd.web.following import Following, describe
 from chatd.web.page import Page
 from chatd.wire import events, http
 from chatd.wire.handshake import Place, Refused, follows, read_target, unavailable
@@ -80,7 +80,7 @@ class Rooms:
         form = http.TEXT if form == http.HTML else form
         shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
         if request.method == b"HEAD":
-            request.setHeader(b"content-type", shown.content_type.encode("ascii"))
+            describe(request, shown)
             return b""
         if heartbeat is None:
             heartbeat = self._config.heartbeat_seconds if shown.beats else 0

@@ -86,11 +86,25 @@ def test_lines_come_as_they_are_said_behind_the_last_ones(asker: Asker, house: H
     assert streamed(asker) == "ann: before\nnow\n"
 
 
-def test_the_headers_keep_proxies_from_holding_it_back(asker: Asker) -> None:
+FORMS = {
+    "text/plain": "text/plain; charset=utf-8",
+    "application/json": "application/x-ndjson",
+    "application/x-ndjson": "application/x-ndjson",
+    "text/event-stream": "text/event-stream",
+}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("accept", FORMS)
+def test_nothing_on_the_way_is_to_compress_it_or_hold_it_back(asker: Asker, method: str, accept: str) -> None:
+    headers = asker.ask(f"{method} /ops?follow=1", f"Accept: {accept}").headers
+    assert headers["content-type"] == FORMS[accept]
+    assert headers["cache-control"] == "no-store, no-transform"
+    assert headers["x-accel-buffering"] == "no"
+
+
+def test_its_headers_say_how_it_ends(asker: Asker) -> None:
     answer = asker.ask("GET /ops?follow=1")
-    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
-    assert answer.headers["x-accel-buffering"] == "no"
-    assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["connection"] == "close"
     assert answer.headers["transfer-encoding"] == "chunked"
     assert answer.headers["x-content-type-options"] == "nosniff"
