@@ -22,6 +22,7 @@ from chatd.web.refusal import Refusal
 from chatd.web.site import Site
 from chatd.wire.handshake import (
     CONTROL,
+    EMPTY_LINE,
     HEAD_END,
     Refused,
     bad_request,
@@ -81,14 +82,15 @@ class Door(Protocol):
         elif end + len(HEAD_END) > limit or (end < 0 and len(self._head) > limit):
             self._refuse(head_too_large(limit))
         elif end >= 0:
-            self._decide(bytes(self._head[: end + len(HEAD_END)]), bytes(self._head))
+            head, rest = self._head[: end + len(HEAD_END)], self._head[end + len(HEAD_END) :]
+            self._decide(bytes(head).removeprefix(EMPTY_LINE), bytes(rest))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget it."""
         self._stop_clock()
         self.factory.waiting.discard(self)
 
-    def _decide(self, head: bytes, data: bytes) -> None:
+    def _decide(self, head: bytes, rest: bytes) -> None:
         factory, charged = self.factory, False
         try:
             request, peer = read_head(head), address_of(self.transport)
@@ -97,12 +99,12 @@ class Door(Protocol):
                 if factory.full:
                     raise full_house()
                 connection = factory.connections.let_in(request, peer, exposed=self.exposed, loopback=self.loopback)
-                self._hand_over(connection, data[len(head) :])
+                self._hand_over(connection, rest)
             else:
                 channel = factory.site.buildProtocol(self.transport.getPeer())
                 channel.exposed, channel.loopback = self.exposed, self.loopback
                 channel.admit(request, peer)
-                self._hand_over(channel, data)
+                self._hand_over(channel, head + rest)
         except Refused as refused:
             self._refuse(refused, charged=charged)
 

@@ -155,6 +155,22 @@ def test_two_http_requests_in_one_segment_are_both_answered(house: House) -> Non
     assert house.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
 
 
+@pytest.mark.parametrize("request_head", [GET, handshake()], ids=["HTTP", "a WebSocket"])
+def test_an_empty_line_before_a_request_is_passed_over(house: House, request_head: bytes) -> None:
+    alone = house.visitor(request_head).status
+    assert house.visitor(b"\r\n" + request_head).status == alone < 300
+    assert house.visitor(*[bytes([each]) for each in b"\r\n" + request_head]).status == alone
+    again = house.visitor(GET + b"\r\n" + request_head)
+    assert again.raw.count(b"HTTP/1.1 ") == 2
+    assert b" 400 " not in again.raw
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["at first", "later"])
+def test_lines_without_end_before_a_request_are_refused(house: House, before: bytes) -> None:
+    visitor = house.visitor(before + b"\r\n" * 2 + GET)
+    assert visitor.raw.count(b"HTTP/1.1 400 ") == 1
+
+
 def test_a_websocket_where_http_was_spoken_before_is_let_in(house: House) -> None:
     visitor = house.visitor(GET)
     assert visitor.status == 200

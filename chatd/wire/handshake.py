@@ -21,6 +21,8 @@ from chatd.wire.json_line import encode
 from chatd.wire.nick import BadNick, read_nick, shows
 
 HEAD_END = b"\r\n\r\n"
+EMPTY_LINE = b"\r\n"
+"""What a request may have before it: one, as some clients send it behind a body (RFC 9112, section 2.2)."""
 
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
 """Bytes that no head may hold: some programs end a header at one of them, and others do not."""
