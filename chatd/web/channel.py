@@ -24,11 +24,12 @@ from chatd.wire.handshake import (
     check_line,
     full_house,
     head_too_large,
+    quote_target,
     room_name,
     split_target,
     too_late,
 )
-from chatd.wire.http import media_type
+from chatd.wire.http import check_coding, media_type
 
 PROBES = (b"/-/healthz", b"/-/readyz")
 """Asked for by an address, whatever the server is called; there is nothing in the answer for a page to read."""
@@ -67,6 +68,7 @@ class Request(WebRequest):
             self._check_size(length or 0)
             if self.method == b"POST" and is_room(self.uri):
                 media_type(header(self, "content-type"))
+                check_coding(header(self, "content-encoding"))
         except Refused as refused:
             self._refuse(refused)
             return
@@ -97,8 +99,10 @@ class Request(WebRequest):
             self.channel.refuse(refused)
 
     def process(self) -> None:
-        """Answer."""
+        """Answer. What concerns the whole server, Twisted answers: OPTIONS alone."""
         self._stop_clock()
+        if self.path == b"*" and self.method != b"OPTIONS":
+            self._refuse(Refused(405, "bad_request", "only OPTIONS", (("Allow", "OPTIONS"),)))
         if not self._refused:
             super().process()
 
@@ -192,6 +196,7 @@ class Channel(Weighed, HTTPChannel):
                 raise head_too_large(self.site.config.head_bytes)
             if line:
                 check_line(line, first=first)
+                line = quote_target(line) if first else line
         except Refused as refused:
             self.refuse(refused)
             return

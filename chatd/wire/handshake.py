@@ -30,6 +30,7 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/(1\.[01])
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
 _KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455, section 1.3
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 _RESUME_KEY = re.compile(rb"[A-Za-z0-9._~-]{8,64}")  # what RFC 3986, section 2.3, lets stand in a URL as it is
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
@@ -159,6 +160,11 @@ def check_line(line: bytes, *, first: bool) -> None:
         raise bad_request("a control character in the request line or headers")
     if not (_REQUEST_LINE if first else _FIELD).fullmatch(line):
         raise bad_request("not an HTTP/1.1 request" if first else "a header line that is none")
+
+
+def quote_target(line: bytes) -> bytes:
+    """Percent-encode what is not ASCII in a request line: some clients leave that to the server."""
+    return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], line)
 
 
 def check_framing(head: Head) -> None:

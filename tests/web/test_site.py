@@ -19,6 +19,49 @@ from tests.web.asker import CONFIG, Asker, House, SlowAsker, error
 # What is there
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *("GET *", "POST *", "BREW /ops", "GET /a/b", "GET /-/none", "GET /ops?last=x", "GET /ops?nick=j\u00f6rg%20"),
+        *("GET /ops?follow=\u20ac", "GET /ops HTTP/3.0", "GET /%FF", "GET ops", "CONNECT localhost:22", "nonsense"),
+        *("GET /ops\r\nno header", "GET /ops\r\nUpgrade: websocket", "GET /ops\r\nOrigin: https://evil.example"),
+        *(
+            "POST /ops\r\nContent-Length: 1000000",
+            "POST /ops\r\nContent-Length: x",
+            "POST /ops\r\nContent-Type: image/png",
+        ),
+        *("POST /ops\r\nTransfer-Encoding: gzip", "POST /ops\r\nContent-Encoding: br"),
+        "GET /ops\r\nLast-Event-ID: ?\r\nAccept: text/event-stream",
+    ],
+)
+def test_every_refusal_is_json_that_says_why(asker: Asker, lines: str) -> None:
+    first, *rest = lines.split("\r\n")
+    answer = asker.ask(first, *rest)
+    assert 400 <= answer.status < 500
+    assert answer.headers["content-type"] == "application/json"
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert json.loads(answer.body).keys() == {"error", "message"}
+
+
+def test_a_target_may_have_bytes_that_are_not_ascii(asker: Asker) -> None:
+    asker.house.say("hello", room="\u010d\u00e9")
+    assert asker.ask("GET /\u010d\u00e9?last=1").body == asker.ask("GET /%C4%8D%C3%A9?last=1").body == b"hello\n"
+    assert asker.ask("POST /ops?nick=j\u00f6rg", "Content-Length: 2", body=b"hi").status == 201
+    assert asker.ask("GET /ops").body == "j\u00f6rg: hi\n".encode()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, gzip"])
+def test_a_body_that_is_compressed_is_415(asker: Asker, coding: str) -> None:
+    answer = asker.ask("POST /ops", "Content-Length: 5", f"Content-Encoding: {coding}", body=b"hello")
+    assert error(answer) == (415, "bad_request")
+    assert answer.headers["accept-encoding"] == "identity"
+    assert asker.house.bus.published == []
+
+
+def test_a_body_may_say_that_it_is_as_it_is(asker: Asker) -> None:
+    assert asker.ask("POST /ops", "Content-Length: 5", "Content-Encoding: identity", body=b"hello").status == 201
+
+
 def test_what_this_is_is_said_under_the_name_that_was_asked(asker: Asker) -> None:
     answer = asker.ask("GET /-/")
     assert answer.status == 200
