@@ -843,6 +843,8 @@ class Config:
     """At a reload, how long the new workers may take to be ready; after it nothing changes."""
     drained_look_seconds: float = 0.25
     """How often a worker that drains looks whether everybody has gone."""
+    unsaved_seconds: float = 3600.0
+    """How long one that has drained waits for a broker that is away, to keep the positions of clients there."""
     draining_most: int = 3
     """Generations of old workers that drain at once; one that is older ends sooner."""
     hold_seconds: float = 4.0

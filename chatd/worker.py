@@ -234,7 +234,8 @@ class Worker:
         self._held: Deferred[None] | None = None
         self._closing = STOPPING
         self._draining: Periodic | None = None
-        self._drained_by = 0.0
+        self._saved: Deferred[None] | None = None  # since all clients have gone
+        self._said_unsaved = False
         self._stopping = False
         self._began = reactor.seconds()
         self.exit_status = 0
@@ -284,16 +285,26 @@ class Worker:
             self._stop_listening()
             self._door.drain()
             self._connections.close_gradually(RESTARTING, self._config.drain)
-            self._drained_by = self._reactor.seconds() + self._config.drain
-            look = self._look_whether_drained
+            late = self._reactor.seconds() + self._config.drain + self._config.close_seconds
+            look = partial(self._look_whether_drained, late)
             self._draining = Periodic(self._reactor, self._config.drained_look_seconds, look, "draining")
             self._draining.start()
 
-    def _look_whether_drained(self) -> None:
-        """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants."""
-        now, late, config = self._reactor.seconds(), self._drained_by, self._config
+    def _look_whether_drained(self, late: float) -> None:
+        """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants.
+
+        If the broker is away, stop once it is back and knows how far clients with a resume key have come. They come
+        back on other workers, and get in there once it is back.
+        """
+        now, config = self._reactor.seconds(), self._config
         if self._door.empty or (now >= late and not self._door.waiting) or now >= late + config.head_seconds:
-            self.stop()
+            if self._saved is None:
+                self._saved = self._shards.saved()
+            if self._saved.called or now >= late + config.head_seconds + config.unsaved_seconds:
+                self.stop()
+            elif self._shards.away and not self._said_unsaved:
+                self._said_unsaved = True
+                log.warn("all clients are gone; the worker ends when the broker is back and has their positions")
 
     def _stop_listening(self) -> None:
         ports, self._ports = self._ports, []

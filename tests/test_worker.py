@@ -28,6 +28,7 @@ from websockets.sync.client import ClientConnection, connect, unix_connect
 from chatd.closing import too_slow
 from chatd.config import Config
 from chatd.lifeline import (
+    DRAIN,
     HOLD,
     LISTEN,
     STOP,
@@ -419,6 +420,27 @@ def test_stop_does_not_wait_for_a_client_that_does_not_answer(station: Station) 
         with pytest.raises(ConnectionResetError):
             while silent.recv(4096):
                 pass
+
+
+@pytest.mark.parametrize("told_to_stop", [False, True])
+def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clients_or_it_is_told_to(
+    tmp_path: Path, told_to_stop: bool
+) -> None:
+    with Server() as broker:
+        broker.start()
+        station = Station(tmp_path, broker.url)
+        options: dict[str, Any] = {"drain": 0, "redis_prefix": "p", "stop_seconds": 0.5}
+        with station.worker(**options) as worker, station.client("/ops?resume=a-key-of-mine") as client:
+            with broker.unreachable():
+                worker.tell(DRAIN)
+                assert close_code(client) == 1012
+                worker.wait_for_log("all clients are gone; the worker ends when")
+                if told_to_stop:
+                    worker.tell(STOP)
+                    assert worker.exit_status() == 0
+            assert worker.exit_status() == 0
+            left = broker.ask("HGET", "p:place:a-key-of-mine:ops", "session") == b""
+            assert left is not told_to_stop
 
 
 def test_stop_does_not_wait_for_whoever_holds_the_lock_of_the_chat_log(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ class Generation:
         self.leave()
         self.tell(DRAIN)
         config = self.config
-        enough = config.drain + config.head_seconds + config.hold_seconds + config.stop_seconds
+        enough = config.drain + config.close_seconds + config.head_seconds + config.unsaved_seconds
+        enough += config.hold_seconds + config.stop_seconds
         killing = self._reactor.callLater(enough, self.kill)
         self.ended().addCallback(lambda _: killing.cancel() if killing.active() else None)
 

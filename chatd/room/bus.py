@@ -161,6 +161,8 @@ class Bus:
         )
 
         self._was_live = False
+        self._settled = False  # whether other workers have had time to be back too
+        self._unsettled: OrderedDict[Deferred[None], None] = OrderedDict()  # those that wait for that
         self._refusing = ""
         self._refusals = 0
         self._retrying: Any = None
@@ -325,7 +327,14 @@ class Bus:
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
         """Take over the place that was kept under a key, for a connection; or begin one. Fails with TakenOver."""
-        return Deferred.fromCoroutine(self._places.claim(room, key, session))
+        return Deferred.fromCoroutine(self._claim(room, key, session))
+
+    async def _claim(self, room: str, key: str, session: str) -> Place:
+        if not self._settled:  # the worker that has yet to write the place is to be back before it is read
+            settled: Deferred[None] = Deferred(self._unsettled.pop)
+            self._unsettled[settled] = None
+            await settled
+        return await self._places.claim(room, key, session)
 
     def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
         """Keep a place under a key, as long as the connection has it; it may have left."""
@@ -454,7 +463,7 @@ class Bus:
         """Work out anew whether anything can be published. After an outage others get time to come back first."""
         connected = self._commands.protocol is not None and self._channels.protocol is not None
         if not connected:
-            self._refusing = ""
+            self._refusing, self._settled = "", False
         live = connected and not self._refusing and not self._closed
         if not live and self._settling is not None:
             self._settling.cancel()
@@ -474,7 +483,7 @@ class Bus:
 
     def _go_live(self) -> None:
         self._settling = None
-        self._was_live = True
+        self._was_live = self._settled = True
         if self._said_away:
             self._said_away = False
             log.info(
@@ -486,6 +495,8 @@ class Bus:
             )
         self._outboxes.go_live()
         self.listener.bus_changed()
+        while self._unsettled:  # one may cancel another
+            self._unsettled.popitem(last=False)[0].callback(None)
 
     def _window_changed(self) -> None:
         self.listener.bus_changed()

@@ -13,9 +13,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Position
+from chatd.room.link import for_now
 from chatd.room.queries import Queries
 from chatd.room.script import CLAIM, SAVE
 
@@ -68,7 +70,7 @@ class Places:
         self._asking: dict[str, Deferred[None]] = {}
         self._dirty: dict[tuple[bytes, str], _Save] = {}  # by place and session
         self._written: dict[bytes, tuple[_Save, float]] = {}
-        self._writing = False
+        self._writing: dict[tuple[bytes, str], _Save] = {}  # on its way to the broker
         self._coming: Any = None
         self._waiters: list[Deferred[None]] = []
         self._gone: OrderedDict[str, Place] = OrderedDict()  # of connections that are gone: who asks may be faster
@@ -126,7 +128,7 @@ class Places:
             return
         key, room = rest
         name = self._name(room, key)
-        waiting = self._dirty.get((name, session))
+        waiting = self._dirty.get((name, session)) or self._writing.get((name, session))
         place = self._give_up(room, session) or self._gone.pop(session, None) or (waiting and waiting.place)
         self._write(name, _Save(room, session, place or Place(None, ""), "given"))
 
@@ -147,13 +149,17 @@ class Places:
 
     def _write(self, name: bytes, save: _Save) -> None:
         self._dirty[name, save.session] = save
-        if self._coming is None and not self._writing:
-            self._coming = self._clock.callLater(0, self._write_all)
+        self._write_later(0)
+
+    def _write_later(self, seconds: float) -> None:
+        if self._dirty and self._coming is None and not self._writing:
+            self._coming = self._clock.callLater(seconds, self._write_all)
 
     def _write_all(self) -> None:
         self._coming = None
         keys = list(self._dirty)[: self._config.places]
-        names, saves = [name for name, _ in keys], [self._dirty.pop(key) for key in keys]
+        self._writing = {key: self._dirty.pop(key) for key in keys}
+        names, saves = [name for name, _ in keys], list(self._writing.values())
         now = self._clock.seconds()
         for name, save in zip(names, saves, strict=True):
             if save.outcome:
@@ -174,20 +180,26 @@ class Places:
                 with log.failuresHandled("a client whose resume key has come again was not closed"):
                     self._has_another(saves[each - 1])
 
-        self._writing = True
-        self._queries.ask(SAVE, names, arguments).addCallback(look).addErrback(
-            lambda failure: log.error("places cannot be written: {why}", why=failure.getErrorMessage())
-        ).addCallback(self._wrote)
+        self._queries.ask(SAVE, names, arguments).addCallback(look).addErrback(self._not_written).addCallback(
+            self._wrote
+        )
+
+    def _not_written(self, failure: Failure) -> float:
+        """Write again what the broker can't take for now; return in how many seconds."""
+        log.error("places cannot be written: {why}", why=failure.getErrorMessage())
+        if not for_now(failure):
+            return 0
+        self._dirty = {**self._writing, **self._dirty}  # what was saved since is newer
+        return self._config.place_seconds
 
     def _has_another(self, save: _Save) -> None:
         """Hang up on a connection that did not hear, or not yet, that its place was taken."""
         if (place := self._give_up(save.room, save.session)) is not None:
             self._remember(save.session, place)
 
-    def _wrote(self, _: object) -> None:
-        self._writing = False
-        if self._dirty:
-            self._coming = self._clock.callLater(0, self._write_all)
+    def _wrote(self, wait: float | None) -> None:
+        self._writing = {}
+        self._write_later(wait or 0)
         self._look_whether_saved()
 
     def _look_whether_saved(self) -> None:

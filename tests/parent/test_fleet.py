@@ -25,7 +25,7 @@ from chatd.parent.ports import Ports
 from chatd.parent.worker import Worker
 from tests.parent.children import FakeProcess, FakeReactor, Said
 
-CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, relayed_line_bytes=1000)
+CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
 URL = "unix:///run/broker.sock"
 
 
@@ -605,7 +605,8 @@ def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said)
     reload.ready()
     first, second = reload.old
     second.end()
-    wait = CONFIG.drain + CONFIG.head_seconds + CONFIG.hold_seconds + CONFIG.stop_seconds  # theirs, not that of the new
+    wait = CONFIG.drain + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds  # theirs, not of the new
+    wait += CONFIG.hold_seconds + CONFIG.stop_seconds
     pulses(of, wait - 1)
     assert first.signals == []
     pulses(of, 1)

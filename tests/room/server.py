@@ -6,7 +6,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -112,6 +113,19 @@ class Server:
     def thaw(self) -> None:
         """Let it go on."""
         self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        """Cut its connections, and let none through."""
+        hidden = self.path + ".hidden"
+        os.rename(self.path, hidden)
+        try:
+            with Client(hidden) as client:
+                for kind in ("normal", "pubsub"):
+                    client.ask("CLIENT", "KILL", "TYPE", kind)
+            yield
+        finally:
+            os.rename(hidden, self.path)
 
     def kill(self) -> None:
         """End it as a crash would."""

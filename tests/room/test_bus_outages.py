@@ -105,6 +105,21 @@ class TestOutages(BusTestCase):
         self.server.start()
         await ears.until(lambda: bus.open)
 
+    async def test_who_claims_a_place_after_an_outage_gets_what_could_not_be_written_in_it(self) -> None:
+        self.server.start()
+        old, ears = await self.ready(self.url, bus_retry_first_seconds=0.3, bus_retry_most_seconds=0.3)
+        new, others = await self.ready(self.url, bus_settle_seconds=0.6)
+        await old.claim("ops", "a-key", "s1")
+        place = Place(Position("e", 7), "s1")
+        with self.server.unreachable():
+            await self.away(old, ears)
+            await self.away(new, others)
+            old.save("ops", "a-key", "s1", place, left=True)
+            given_up, claimed = new.claim("ops", "a-key", "s2"), new.claim("ops", "a-key", "s3")
+            given_up.addErrback(lambda failure: failure.trap(CancelledError))
+            given_up.cancel()
+        assert await claimed == place
+
     async def test_a_refusal_is_forgotten_with_the_link(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
         bus, ears = await self.ready(self.url)

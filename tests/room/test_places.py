@@ -202,6 +202,17 @@ def test_beyond_it_what_waits_to_be_written_is_known_all_the_same(office: Office
     assert office.saved[0]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
 
 
+def test_beyond_it_what_is_being_written_is_known_too(office: Office) -> None:
+    for number in range(5):
+        office.save(f"s{number}", number, key=f"k{number}", left=True)
+    office.end_turn()
+    office.places.heard(b"take s1 k1 ops")
+    for _ in range(2):
+        office.wire.answer([])
+        office.end_turn()
+    assert office.saved[1]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
+
+
 def test_one_is_given_up_and_another_of_that_key_is_written_in_one_turn(office: Office) -> None:
     office.save("s1", 8, left=True)
     office.save("s2", 9)
@@ -326,6 +337,23 @@ def test_a_refusal_is_said_and_the_next_is_written(office: Office, events: Event
     office.save("s1", 8)
     office.end_turn()
     assert len(office.saved) == 2
+
+
+def test_what_a_broker_refuses_for_now_is_written_later() -> None:
+    office = Office(query_seconds=0)
+    office.save("s1", 7, key="moves")
+    office.save("s2", 8, key="stays", left=True)
+    office.end_turn()
+    office.save("s1", 9, key="moves")
+    office.wire.answer(ReplyError("OOM command not allowed"))
+    assert not office.places.saved().called
+    office.clock.advance(0.9)
+    assert len(office.saved) == 1
+    office.clock.advance(0.1)
+    assert {name: values[3] for name, values in office.saved[1].items()} == {
+        "p:place:moves:ops": 9,
+        "p:place:stays:ops": 8,
+    }
 
 
 def test_a_write_whose_answer_was_lost_is_done_again(office: Office) -> None:

@@ -17,8 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from chatd.closing import TAKEN_OVER
 from tests.frames import close_frame, frame, handshake, heard
-from tests.room.server import Client
-from tests.system.daemon import Daemon, Websocat, free_port, hear
+from tests.room.server import Client, Server
+from tests.system.daemon import Daemon, Websocat, free_port, hear, is_running
 from tests.waiting import until
 
 
@@ -292,6 +292,31 @@ def test_a_killed_worker_costs_its_clients_nothing(tmp_path: Path) -> None:
     assert before == [str(number) for number in range(100)]
     assert after == [str(number) for number in range(200 - len(after), 200)]
     assert len(after) >= 100
+
+
+# A reload while the broker is away
+
+
+def test_what_it_read_while_the_broker_was_away_does_not_come_again_after_the_reload(tmp_path: Path) -> None:
+    lines = [f"{number:03d}".ljust(LINE, "x") for number in range(200)]  # all of them fit into its backlog
+    with Server() as broker:
+        broker.start()
+        with Daemon(tmp_path, "--redis", broker.url, "--drain", "1", workers=1) as daemon:
+            [old] = daemon.worker_pids()
+            raw = daemon.socket_to(old, buffer=4096)
+            with connect(daemon.url(f"ops?resume={KEY}"), sock=raw, compression=None, max_queue=1) as slow:
+                daemon.say("ops", *lines)
+                before = len(daemon.log())
+                daemon.process.send_signal(signal.SIGHUP)
+                daemon.wait_for(r"chatd \S+ is ready", after=before)
+                with broker.unreachable():
+                    assert hear_to_the_end(slow) == lines
+                    assert slow.close_code == 1012
+                    daemon.wait_for(rf"all clients are gone; the worker ends when|\(pid {old}\) is gone", after=before)
+            until(lambda: not is_running(old), "the old worker to end")
+            with connect(daemon.url(f"ops?resume={KEY}"), compression=None) as back:
+                daemon.say("ops", "the end")
+                assert hear(back, "the end") == ["the end"]
 
 
 # The whole of it, again and again
