@@ -733,6 +733,10 @@ class Config:
     """What all rooms of a worker hold back together; beyond it a room reads again what it could not hold."""
     place_seconds: float = 1.0
     """How often the places of clients with a resume key are written to the broker, where they moved."""
+    mark_seconds: float = 0.1
+    """How long after it was given something a client with a resume key learns its position,"""
+    marked_members: int = 20
+    """if no more of them than that are on the worker; else when places are written."""
     place_again_seconds: float = 60.0
     """How often they are written where they did not move: who has lost its place unheard learns it by that."""
     places: int = 500

@@ -364,6 +364,8 @@ class FakeMember:
     events: list[Any] = field(default_factory=list)
     got: Position | None = None
     """Up to where it has got everything."""
+    early: list[Position] = field(default_factory=list)
+    """Up to where it was given everything, as it learned soon after it was."""
 
     def __post_init__(self) -> None:
         self.author = self.author or self.id
@@ -392,6 +394,9 @@ class FakeMember:
     def given(self, position: Position) -> Position | None:
         self.got = position
         return position
+
+    def given_early(self, position: Position) -> None:
+        self.early.append(position)
 
     def carry_on(self) -> None:
         self.events.append("carry on")

@@ -171,6 +171,11 @@ class Membership:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
+    def given_early(self, position: Position) -> None:
+        """Note it between two of those."""
+        if self._receipts is not None:
+            self._receipts.given_early(position)
+
     def seal(self) -> None:
         """Note no more: nothing is written from now on."""
         if self._receipts is not None:

@@ -4,6 +4,7 @@ What was written to a connection that then breaks may never have arrived; a clie
 """
 
 from collections import deque
+from itertools import islice
 from typing import Protocol
 
 from chatd.message import Position
@@ -20,12 +21,13 @@ class Written(Protocol):
 class Receipts:
     """The positions that one client was given, and up to which of them it has got everything."""
 
-    __slots__ = ("_closed", "_got", "_line", "_marks", "_sealed")
+    __slots__ = ("_closed", "_got", "_line", "_marks", "_most", "_sealed")
 
     def __init__(self, line: Written, most: int) -> None:
-        """Take the connection, and how many positions to remember."""
+        """Take the connection, and how many positions to remember; of more every second one is forgotten."""
         self._line = line
-        self._marks: deque[tuple[int, Position]] = deque(maxlen=most)  # without the oldest less is known, nothing wrong
+        self._most = most
+        self._marks: deque[tuple[int, Position]] = deque()
         self._got: Position | None = None
         self._closed = False
         self._sealed = False
@@ -33,14 +35,30 @@ class Receipts:
     def given(self, position: Position) -> Position | None:
         """Note that all up to a position has been written; give up to which one it has got everything, if any."""
         if not self._closed:
-            written, arrived = self._line.progress
-            if not self._sealed:
-                while self._marks and self._marks[-1][0] >= written:
-                    self._marks.pop()  # it was said to be more than it was
-                if not self._marks or self._marks[-1][1] != position:
-                    self._marks.append((written, position))
-            self._collect(arrived)
+            self._note(position, *self._line.progress)
         return self._got
+
+    def given_early(self, position: Position) -> None:
+        """Note the same between two of those, where it has got all that was noted before: what follows may be lost."""
+        if self._newest != position and not self._closed:
+            written, arrived = self._line.progress
+            self._collect(arrived)
+            if not self._marks:
+                self._note(position, written, arrived)
+
+    def _note(self, position: Position, written: int, arrived: int) -> None:
+        if not self._sealed:
+            while self._marks and self._marks[-1][0] >= written:
+                self._marks.pop()  # it was said to be more than it was
+            if self._newest != position:
+                if len(self._marks) == self._most:  # the oldest stays: it is the next to arrive
+                    self._marks = deque(islice(self._marks, 0, None, 2))
+                self._marks.append((written, position))
+        self._collect(arrived)
+
+    @property
+    def _newest(self) -> Position | None:
+        return self._marks[-1][1] if self._marks else self._got
 
     def seal(self) -> None:
         """Note no position from now on: nothing more is written."""

@@ -335,6 +335,11 @@ class Session:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
+    def given_early(self, position: Position) -> None:
+        """Note it between two of those."""
+        if self._receipts is not None:
+            self._receipts.given_early(position)
+
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""
         if self._pays and self._pace is not None:

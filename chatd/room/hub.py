@@ -93,6 +93,7 @@ class Hub:
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
         self._saving = Periodic(clock, config.place_seconds, self._save_places, "saving resume positions")
+        self._marking: Any = None
         bus.listener = self
 
     def start(self) -> None:
@@ -102,6 +103,9 @@ class Hub:
     def stop(self) -> None:
         """Do so no more."""
         self._saving.stop()
+        if self._marking is not None:
+            self._marking.cancel()
+            self._marking = None
         self._lost.say()
         self._maybe_lost.say()
 
@@ -367,6 +371,17 @@ class Hub:
         if rest := members[self._config.places :]:
             self._clock.callLater(0, self._save_some, rest)
 
+    def _mark_later(self) -> None:
+        """Have members learn how far they have come before their places are saved, if they are few."""
+        if self._marking is None and 0 < len(self._keyed) <= self._config.marked_members:
+            self._marking = self._clock.callLater(self._config.mark_seconds, self._mark)
+
+    def _mark(self) -> None:
+        self._marking = None
+        for room, member in self._keyed.values():
+            with log.failuresHandled("the position of {member} is not known", member=member.id):
+                member.given_early(room.position(member))
+
     def _take_over(self, room: Room, member: Member) -> Place:
         place = self._place(room, member)
         self._remove(room, member)
@@ -448,6 +463,7 @@ class Hub:
         for room in heard:  # one that was forgotten meanwhile has no members, one that comes again nothing pending
             with log.failuresHandled("those behind in room {room} may have to wait", room=room.name):
                 room.deliver()
+        self._mark_later()
         if self._taken_at:
             taken_at, self._taken_at, now = self._taken_at, [], self._clock.seconds()
             for each in taken_at:

@@ -54,6 +54,9 @@ class Member(audience.Member, Protocol):
     def given(self, position: Position) -> Position | None:
         """Learn that it was given all up to a position. Gives up to where it has surely got it, if that is known."""
 
+    def given_early(self, position: Position) -> None:
+        """Learn that it was given all up to a position, soon after it was."""
+
 
 class Room:
     """Whose members are here. What its timeline gives out is pending until ``deliver`` is called."""

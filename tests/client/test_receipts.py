@@ -70,6 +70,33 @@ def test_a_count_that_nobody_knew_is_mended_by_the_next_position() -> None:
     assert client.given(3, written=30, arrived=30) == at(3)
 
 
+def test_between_two_times_a_position_is_noted_where_it_has_got_all_before() -> None:
+    client = Given()
+    client.line.progress = (10, 10)
+    client.receipts.given_early(at(1))
+    client.line.progress = (20, 10)
+    client.receipts.given_early(at(2))
+    client.line.progress = (30, 20)
+    assert client.receipts.given(at(3)) == at(2)
+
+
+def test_while_something_is_on_its_way_there_is_no_other_position_between_two_times() -> None:
+    client = Given(most=2)
+    client.given(1, written=10, arrived=0)
+    for offset in range(2, 5):
+        client.line.progress = (10 * offset, 0)
+        client.receipts.given_early(at(offset))
+    assert client.given(5, written=50, arrived=40) == at(1)
+
+
+def test_a_position_that_is_known_is_asked_of_nobody() -> None:
+    client = Given()
+    client.given(1, written=10, arrived=10)
+    client.given(2, written=20, arrived=10)
+    del client.line.progress
+    client.receipts.given_early(at(2))
+
+
 def test_another_epoch_is_another_position() -> None:
     client = Given()
     client.given(5, written=10, arrived=10)
@@ -83,8 +110,16 @@ def test_more_positions_than_are_remembered_make_less_known_and_nothing_wrong() 
     client = Given(most=3)
     for offset in range(1, 11):
         client.given(offset, written=10 * offset, arrived=0)
-    assert client.given(10, written=100, arrived=75) is None  # of 8, 9 and 10 it is known
-    assert client.given(10, written=100, arrived=80) == at(8)
+    assert client.given(10, written=100, arrived=85) == at(1)  # of 1, 9 and 10 it is known
+    assert client.given(10, written=100, arrived=90) == at(9)
+
+
+def test_of_one_that_is_always_far_behind_it_is_known_that_it_moves_on() -> None:
+    client, lag = Given(most=8), 50
+    got = [client.given(offset, written=offset, arrived=offset - lag) for offset in range(1, 500)]
+    known = [position.offset for position in got[lag + 20 :] if position is not None]
+    assert len(set(known)) > 5
+    assert all(known[step] < known[step + 150] for step in range(len(known) - 150))
 
 
 def test_once_sealed_no_position_is_noted_and_what_was_written_may_still_arrive() -> None:

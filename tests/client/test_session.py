@@ -427,6 +427,20 @@ def test_what_had_not_arrived_is_behind_its_place(house: House) -> None:
     assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
 
 
+def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its_way(house: House) -> None:
+    session, line = keyed(house, "s1")
+    other, _ = house.session("s2")
+    for text in "ab":
+        other.received([text])
+        house.turn()
+        line.progress = (line.progress[0] + 10, 10)
+        house.clock.advance(CONFIG.mark_seconds)
+    session.given_all()
+    session.going()
+    session.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+
+
 def test_what_is_said_once_no_more_is_written_is_behind_its_place(house: House) -> None:
     session, _ = keyed(house, "s1")
     other, _ = house.session("s2")

@@ -1,6 +1,7 @@
 """The hub, on a bus in memory: who hears what from when on, how often, and what goes together."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -292,6 +293,20 @@ def test_what_was_heard_is_fanned_out_at_once_where_it_gets_large(house: House) 
     large = Batch("ops", "e0", 1, "w", 1, (Message("w.1.1", 0, "elsewhere", "x"),), size=TURNS.batch_bytes)
     house.hub.deliver(large)
     assert bob.blobs == [frames("x")]
+
+
+@pytest.mark.parametrize(("members", "times"), [(2, 1), (3, 0)])
+def test_a_few_with_a_key_learn_soon_how_far_they_have_come(members: int, times: int) -> None:
+    house = make_house(replace(TURNS, marked_members=2), FakeBus())
+    keyed = [FakeMember(str(number), key=f"key {number}") for number in range(members)]
+    for member in keyed:
+        house.hub.join("ops", member)
+    house.hear("a", number=1)
+    house.hear("b", number=2)
+    house.clock.advance(TURNS.mark_seconds)
+    assert [member.early for member in keyed] == [[Position("e0", 2)] * times] * members
+    house.clock.advance(1)
+    assert [len(member.early) for member in keyed] == [times] * members
 
 
 def test_giving_up_one_join_looks_at_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
