@@ -743,6 +743,10 @@ class Config:
     """Places that are written in one go."""
     takeover_seconds: float = 2.0
     """How long a client that comes back waits for the worker that still holds its last connection."""
+    takeovers: int = 5
+    """How often clients that have one resume key may take the place from each other at once,"""
+    takeover_rest_seconds: int = 10
+    """and after how long they may once more. It counts only if the client it was taken from was still there."""
 
     linger_seconds: float = 10.0
     """How long a client with a resume key may be away without being said to have left."""

@@ -45,14 +45,14 @@ MASKS = (
 class Terminal:
     """A program in a terminal of its own, and what is on the screen."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, *command: str, typed: str = "") -> None:
         self._screen, theirs = pty.openpty()
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
         )
         os.close(theirs)
         os.set_blocking(self._screen, False)
-        self.shown = f"$ {shlex.join(command)}\n"
+        self.shown = f"$ {typed or shlex.join(command)}\n"
 
     def type(self, line: str) -> None:
         """Type a line."""
@@ -132,9 +132,12 @@ def sessions(port: int) -> dict[str, str]:
 
 def coming_back(host: str, ops: Terminal) -> dict[str, str]:
     """Give the sessions of one that goes away and comes back, and of one that wants to know what was said."""
-    command = ("websocat", f"ws://{host}/ops?resume=a-key-of-mine")
+    made = Path("/proc/sys/kernel/random/uuid")
+    os.environ["KEY"] = made.read_text().strip()
+    typed = f'websocat "ws://{host}/ops?resume=$KEY"'
+    command = ("sh", "-c", f"exec {typed}")
     shown = {}
-    before = Terminal(*command)
+    before = Terminal(*command, typed=typed)
     try:
         before.type("I go for lunch")
         ops.wait_for("I go for lunch")
@@ -143,14 +146,15 @@ def coming_back(host: str, ops: Terminal) -> dict[str, str]:
     ops.type("it is on fire")
     ops.type("no, it is not")
     wait_until(lambda: "no, it is not" in run("tail -n 1 logs/chat.log"))
-    after, late = Terminal(*command), Terminal("websocat", f"ws://{host}/ops?last=2")
+    after, late = Terminal(*command, typed=typed), Terminal("websocat", f"ws://{host}/ops?last=2")
     try:
         after.wait_for("no, it is not")
         late.wait_for("no, it is not")
     finally:
         after.end()
         late.end()
-    shown["before"], shown["after"], shown["late"] = before.shown, after.shown, late.shown
+    shown["before"] = f"$ KEY=$(cat {made})\n{before.shown}"
+    shown["after"], shown["late"] = after.shown, late.shown
     return shown
 
 

@@ -102,6 +102,8 @@ class FakeBus:
         """By room and key."""
         self.owners: dict[tuple[str, str], str] = {}
         """Which connection has which of them."""
+        self.fights: list[tuple[str, str]] = []
+        """Rooms and keys of places that were taken from clients that were still there."""
         self.present: dict[str, dict[str, str]] = {}
         """Nicks, by room and author."""
         self.presence_limit = 500
@@ -261,6 +263,9 @@ class FakeBus:
             if left:
                 del self.owners[room, key]
 
+    def fought(self, room: str, key: str) -> None:
+        self.fights.append((room, key))
+
     def saved(self) -> "Deferred[None]":
         return succeed(None)
 
@@ -364,6 +369,7 @@ class FakeMember:
     events: list[Any] = field(default_factory=list)
     got: Position | None = None
     """Up to where it has got everything."""
+    got_all: bool = False
     early: list[Position] = field(default_factory=list)
     """Up to where it was given everything, as it learned soon after it was."""
 

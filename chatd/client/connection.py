@@ -10,7 +10,7 @@ import contextlib
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import encode_truncate
 from autobahn.websocket.protocol import WebSocketProtocol
-from twisted.internet.defer import TimeoutError, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,9 +18,8 @@ from chatd.client.deflate import Inflater, take_up
 from chatd.client.lean import LASTING, Quiet
 from chatd.client.outflow import Outflow
 from chatd.client.program import Program
-from chatd.client.session import Session
+from chatd.client.session import Session, answer_to
 from chatd.closing import (
-    BUS_AWAY,
     FLOODING,
     NOT_TEXT,
     OUR_FAULT,
@@ -35,7 +34,7 @@ from chatd.gate.auth import refused_by
 from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.timers import Timer
 from chatd.wire.frames import LONGEST, take_texts
-from chatd.wire.handshake import Refused, Upgrade, accept, internal, unavailable
+from chatd.wire.handshake import Refused, Upgrade, accept
 
 log = Logger()
 
@@ -127,13 +126,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         self.consumeData()
 
     def _not_joined(self, failure: Failure) -> None:
-        if self.state != self.STATE_CONNECTING:  # it was refused meanwhile
-            return
-        if failure.check(TimeoutError):
-            self._refuse(unavailable(BUS_AWAY.reason))
-        else:
-            log.failure("{session} could not join", failure, session=self.session.id)
-            self._refuse(internal(OUR_FAULT.reason))
+        if self.state == self.STATE_CONNECTING:  # else it was refused meanwhile
+            self._refuse(answer_to(failure, self.session.id))
 
     def _failed(self, failure: Failure) -> None:
         log.failure("{session} could not be opened", failure, session=self.session.id)

@@ -171,6 +171,11 @@ class Membership:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
+    @property
+    def got_all(self) -> bool:
+        """Whether it had got all that was written to it, its end included, when its connection ended."""
+        return self._receipts is not None and self._receipts.got_all
+
     def given_early(self, position: Position) -> None:
         """Note it between two of those."""
         if self._receipts is not None:

@@ -21,7 +21,7 @@ class Written(Protocol):
 class Receipts:
     """The positions that one client was given, and up to which of them it has got everything."""
 
-    __slots__ = ("_closed", "_got", "_line", "_marks", "_most", "_sealed")
+    __slots__ = ("_closed", "_got", "_line", "_marks", "_most", "_sealed", "got_all")
 
     def __init__(self, line: Written, most: int) -> None:
         """Take the connection, and how many positions to remember; of more every second one is forgotten."""
@@ -31,6 +31,8 @@ class Receipts:
         self._got: Position | None = None
         self._closed = False
         self._sealed = False
+        self.got_all = False
+        """Whether all that was written had arrived when the connection ended: the client was there to the end."""
 
     def given(self, position: Position) -> Position | None:
         """Note that all up to a position has been written; give up to which one it has got everything, if any."""
@@ -67,8 +69,9 @@ class Receipts:
     def close(self) -> None:
         """See for the last time what has arrived: the connection is about to end."""
         if not self._closed:
-            self._collect(self._line.progress[1])
-            self._closed = True
+            written, arrived = self._line.progress
+            self._collect(arrived)
+            self._closed, self.got_all = True, arrived >= written
 
     def _collect(self, arrived: int) -> None:
         while self._marks and self._marks[0][0] <= arrived:

@@ -7,22 +7,36 @@ comes back. So the only way to tell it something is to stop reading it for a whi
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.receipts import Receipts, Written
-from chatd.closing import BUS_AWAY, NOT_TEXT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow
+from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow
 from chatd.config import Config
 from chatd.gate.buckets import Pace
+from chatd.gate.limits import too_many
 from chatd.message import Batch, Gap, Position
 from chatd.metrics import REFUSED_MESSAGES, SLOWED
 from chatd.room.hub import Hub
+from chatd.room.places import Contested
 from chatd.room.roster import Identity
-from chatd.wire.handshake import Place
+from chatd.wire.handshake import Place, Refused, internal, unavailable
 from chatd.wire.text import BARE, Dress, read_line, utf8_size
 
 log = Logger()
+
+
+def answer_to(failure: Failure, id: str) -> Refused:
+    """Return the answer to a client that could not join, in time or at all."""
+    error = failure.value
+    if isinstance(error, TimeoutError):
+        return unavailable(BUS_AWAY.reason)
+    if isinstance(error, Contested):
+        return too_many("another client uses this resume key too; each needs a key of its own", error.seconds)
+    log.failure("{session} could not join", failure, session=id)
+    return internal(OUR_FAULT.reason)
 
 
 class Line(Written, Protocol):
@@ -334,6 +348,11 @@ class Session:
     def given(self, position: Position) -> Position | None:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
+
+    @property
+    def got_all(self) -> bool:
+        """Whether it had got all that was written to it, its end included, when its connection ended."""
+        return self._receipts is not None and self._receipts.got_all
 
     def given_early(self, position: Position) -> None:
         """Note it between two of those."""

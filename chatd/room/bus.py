@@ -326,7 +326,10 @@ class Bus:
         return self._history.tops(rooms)
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
-        """Take over the place that was kept under a key, for a connection; or begin one. Fails with TakenOver."""
+        """Take over the place that was kept under a key, for a connection; or begin one.
+
+        Fails with TakenOver or Contested.
+        """
         return Deferred.fromCoroutine(self._claim(room, key, session))
 
     async def _claim(self, room: str, key: str, session: str) -> Place:
@@ -339,6 +342,10 @@ class Bus:
     def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
         """Keep a place under a key, as long as the connection has it; it may have left."""
         self._places.save(room, key, session, place, left=left)
+
+    def fought(self, room: str, key: str) -> None:
+        """Count that a place was taken from a client that was still there."""
+        self._places.fought(room, key)
 
     def saved(self) -> "Deferred[Any]":
         """Fire once all places are kept, and it is said who has left."""

@@ -28,7 +28,7 @@ from chatd.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, RO
 from chatd.room.bus import Bus
 from chatd.room.intake import Intake
 from chatd.room.pacer import Pacer
-from chatd.room.places import Place, TakenOver
+from chatd.room.places import Contested, Place, TakenOver
 from chatd.room.room import Member, Room
 from chatd.room.roster import Identity, Members, Occupied
 from chatd.room.sync import Sync
@@ -40,6 +40,7 @@ from chatd.timers import Periodic
 log = Logger()
 
 LOST_SAYS = "messages lost for good: {messages}, by clients: {clients}"
+CONTESTED_SAYS = "clients that were refused because others use their resume keys too: {clients}"
 MAYBE_LOST_SAYS = "clients that may have lost messages, for the broker did: {clients}"
 
 
@@ -86,12 +87,14 @@ class Hub:
         self._doors: dict[str, _Door] = {}
         self._listing = SingleFlight(clock, bus.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
         self._keyed: dict[str, tuple[Room, Member]] = {}
+        self._turned_out: set[str] = set()  # by whom has their key too, until their connections have ended
         self._heard: list[Room] = []
         self._heard_bytes = 0
         self._taken_at: list[float] = []  # of what was heard and was said here
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
+        self._contested = Tally(clock, config.report_seconds, log, CONTESTED_SAYS)
         self._saving = Periodic(clock, config.place_seconds, self._save_places, "saving resume positions")
         self._marking: Any = None
         bus.listener = self
@@ -106,6 +109,7 @@ class Hub:
         if self._marking is not None:
             self._marking.cancel()
             self._marking = None
+        self._contested.say()
         self._lost.say()
         self._maybe_lost.say()
 
@@ -130,6 +134,8 @@ class Hub:
             if door.entering.pop(member.id, None) is not None:
                 self._bus.exit(name, member.author, linger=False)
                 self._forget_if_empty(door)
+                if failure.check(Contested):
+                    self._contested.add(clients=1)
                 if failure.check(TakenOver):
                     member.refused(TAKEN_OVER)
                 else:
@@ -142,6 +148,10 @@ class Hub:
 
     def leave(self, name: str, member: Member) -> None:
         """Let a member go, or one that is still joining; its Deferred then never fires."""
+        if member.key and member.id in self._turned_out:
+            self._turned_out.discard(member.id)
+            if member.got_all:
+                self._bus.fought(name, member.key)
         door = self._doors.get(name)
         if door is None:
             return
@@ -385,6 +395,7 @@ class Hub:
     def _take_over(self, room: Room, member: Member) -> Place:
         place = self._place(room, member)
         self._remove(room, member)
+        self._turned_out.add(member.id)
         with log.failuresHandled("{member} was not closed", member=member.id):
             member.refused(TAKEN_OVER)
         return place

@@ -19,7 +19,7 @@ from chatd.config import Config
 from chatd.message import Position
 from chatd.room.link import for_now
 from chatd.room.queries import Queries
-from chatd.room.script import CLAIM, SAVE
+from chatd.room.script import CLAIM, FOUGHT, SAVE
 
 log = Logger()
 
@@ -36,6 +36,15 @@ class Place:
 
 class TakenOver(Exception):
     """Yet another connection has come with the key before this one had its place."""
+
+
+class Contested(Exception):
+    """Clients have taken the place from each other too often: it stays where it is."""
+
+    def __init__(self, seconds: int) -> None:
+        """Take after how many seconds to try again."""
+        super().__init__(f"clients take the place from each other; it may be taken again in {seconds} s")
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +97,12 @@ class Places:
         self._written.clear()
 
     async def claim(self, room: str, key: str, session: str) -> Place:
-        """Take over a place for a connection, or begin one. Raises TakenOver."""
+        """Take over a place for a connection, or begin one. Raises TakenOver and Contested."""
         given = self._asking[session] = Deferred()
         try:
             answer = await self._claim(room, key, session)
+            if isinstance(answer, int):
+                raise Contested(answer)
             if answer[3]:
                 await given.addTimeout(self._config.takeover_seconds, self._clock, lambda *_: None)
                 answer = await self._claim(room, key, session, waited=True)
@@ -111,6 +122,13 @@ class Places:
         again = min(self._config.place_again_seconds, self._config.history_ttl / 4)
         if save != before or self._clock.seconds() - when > again:
             self._write(name, save)
+
+    def fought(self, room: str, key: str) -> None:
+        """Count that a place was taken from a client that was still there: another one has its key."""
+        config = self._config
+        self._queries.ask(
+            FOUGHT, [self._name(room, key)], lambda _: [config.takeovers, config.takeover_rest_seconds]
+        ).addErrback(lambda failure: log.error("a takeover was not counted: {why}", why=failure.getErrorMessage()))
 
     def saved(self) -> "Deferred[None]":
         """Fire once all is written."""
@@ -135,12 +153,10 @@ class Places:
     # What is asked of the broker
 
     def _claim(self, room: str, key: str, session: str, *, waited: bool = False) -> "Deferred[Any]":
-        keep, told = self._config.history_seconds, f"{key} {room}"
-        return self._queries.ask(
-            CLAIM,
-            [self._name(room, key)],
-            lambda _: [self._worker, session, keep, self._channel(""), told, int(waited)],
-        )
+        config, told = self._config, f"{key} {room}"
+        whose = [self._worker, session, config.history_seconds, self._channel(""), told, int(waited)]
+        limits = [config.takeovers, config.takeover_rest_seconds]
+        return self._queries.ask(CLAIM, [self._name(room, key)], lambda _: [*whose, *limits])
 
     def _remember(self, session: str, place: Place) -> None:
         self._gone[session] = place

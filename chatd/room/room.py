@@ -54,6 +54,10 @@ class Member(audience.Member, Protocol):
     def given(self, position: Position) -> Position | None:
         """Learn that it was given all up to a position. Gives up to where it has surely got it, if that is known."""
 
+    @property
+    def got_all(self) -> bool:
+        """Whether it had got all that was written to it, its end included, when its connection ended."""
+
     def given_early(self, position: Position) -> None:
         """Learn that it was given all up to a position, soon after it was."""
 

@@ -8,7 +8,7 @@ import socket
 from secrets import SystemRandom
 from typing import Any
 
-from twisted.internet.defer import TimeoutError, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,13 +17,14 @@ from twisted.web.server import Request
 from chatd.client.factory import ConnectionFactory
 from chatd.client.follower import Follower
 from chatd.client.outflow import Outflow
-from chatd.closing import BUS_AWAY, OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
+from chatd.client.session import answer_to
+from chatd.closing import OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
 from chatd.config import Config
 from chatd.gate.auth import refused_by
 from chatd.timers import Timer
 from chatd.transports import hand_over, innermost
 from chatd.web.answer import refuse
-from chatd.wire.handshake import Refused, internal, unavailable
+from chatd.wire.handshake import Refused
 from chatd.wire.stream import Stream
 
 log = Logger()
@@ -100,11 +101,7 @@ class Following(Outflow, Protocol):
             self._gone()
 
     def _not_joined(self, failure: Failure) -> None:
-        if failure.check(TimeoutError):
-            self._refuse(unavailable(BUS_AWAY.reason))
-        else:
-            log.failure("{session} could not join", failure, session=self.session.id)
-            self._refuse(internal(OUR_FAULT.reason))
+        self._refuse(answer_to(failure, self.session.id))
 
     def _refuse(self, refused: Refused) -> None:
         if self._request is None:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.message import Batch, Message, Position, Span
 from chatd.metrics import HELD_BYTES
-from tests.fakes import Comparing, FakeBus, FakeMember
+from chatd.room.places import Contested
+from tests.fakes import Comparing, Events, FakeBus, FakeMember
 from tests.room.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
 SHORT = INTERVAL / 16
@@ -307,6 +309,17 @@ def test_a_few_with_a_key_learn_soon_how_far_they_have_come(members: int, times:
     assert [member.early for member in keyed] == [[Position("e0", 2)] * times] * members
     house.clock.advance(1)
     assert [len(member.early) for member in keyed] == [times] * members
+
+
+def test_who_is_refused_for_others_have_its_key_too_is_counted_in_the_log(house: House, events: Events) -> None:
+    house.bus.claim = lambda *_: fail(Contested(7))  # type: ignore[method-assign]
+    for number in range(3):
+        joined = house.hub.join("ops", FakeMember(str(number), key="a-key"))
+        assert isinstance(joined.result, Failure)
+        joined.addErrback(lambda failure: failure.trap(Contested))
+    assert house.hub.rooms == set()
+    house.clock.advance(TURNS.report_seconds)
+    assert events.said == [("warn", "clients that were refused because others use their resume keys too: 3")]
 
 
 def test_giving_up_one_join_looks_at_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

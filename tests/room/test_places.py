@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from chatd.config import Config
 from chatd.message import Position
 from chatd.room.link import ReplyError
-from chatd.room.places import Place, Places, TakenOver
+from chatd.room.places import Contested, Place, Places, TakenOver
 from chatd.room.queries import Queries
 from tests.fakes import Events
 from tests.room.wire import Wire, outcome
@@ -74,7 +74,7 @@ def test_a_worker_has_a_channel_of_its_own(office: Office) -> None:
 def test_a_place_that_nobody_has_is_given_as_it_is_kept(office: Office) -> None:
     claimed = office.claim()
     (call,) = office.wire.calls
-    assert call[2:] == (1, b"p:place:k:ops", "w1", "s2", 80, b"p:worker:", "k ops", 0)
+    assert call[2:] == (1, b"p:place:k:ops", "w1", "s2", 80, b"p:worker:", "k ops", 0, 5, 10)
     office.wire.answer(CLAIMED)
     assert outcome(claimed) == place(7)
     assert office.clock.getDelayedCalls() == []
@@ -91,7 +91,7 @@ def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(of
     office.wire.answer(TAKEN)
     assert (outcome(claimed), len(office.wire.calls)) == (None, 1)
     office.places.heard(b"given s2")
-    assert office.wire.calls[1] == (*office.wire.calls[0][:-1], 1)
+    assert office.wire.calls[1] == (*office.wire.calls[0][:-3], 1, 5, 10)
     office.wire.answer(CLAIMED)
     assert outcome(claimed) == place(7)
     assert office.clock.getDelayedCalls() == []
@@ -128,6 +128,14 @@ def test_a_claim_fails_where_another_has_come_with_that_key_meanwhile(office: Of
     office.clock.advance(1)
     office.wire.answer(None)
     assert isinstance(outcome(claimed), TakenOver)
+
+
+def test_a_claim_of_what_clients_fight_for_says_when_to_try_again(office: Office) -> None:
+    claimed = office.claim()
+    office.wire.answer(10)
+    contested = outcome(claimed)
+    assert isinstance(contested, Contested)
+    assert contested.seconds == 10
 
 
 def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:

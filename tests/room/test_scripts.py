@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatd.room.script import ALL, CLAIM, PUBLISH, READ, SAVE, TOPS, Script
+from chatd.room.script import ALL, CLAIM, FOUGHT, PUBLISH, READ, SAVE, TOPS, Script
 from tests.room.server import Client, Error, Server
 
 
@@ -545,6 +545,9 @@ def test_a_room_that_is_no_hash_does_not_keep_others_from_being_known(rooms: Roo
 
 # claim and save
 
+FIGHTS = (3, 100)
+"""How often a place may be taken from a client that is still there, and after how many seconds once more."""
+
 
 class Place:
     """One place, and what workers do with it."""
@@ -554,10 +557,18 @@ class Place:
         self.key = rooms.key("place:k:ops")
         self._workers = rooms.key("worker:")
 
-    def claim(self, session: str, worker: str = "w1", *, waited: bool = False) -> tuple[str, str, str, int] | None:
-        """Give epoch, offset, author and whether to wait; nothing where another has it."""
-        answer = self._rooms.run(CLAIM, [self.key], worker, session, 80, self._workers, "k ops", int(waited))
+    def claim(self, session: str, worker: str = "w1", *, waited: bool = False) -> Any:
+        """Give epoch, offset, author and whether to wait; nothing where another has it; or the seconds to wait."""
+        whose = (worker, session, 80, self._workers, "k ops", int(waited))
+        answer = self._rooms.run(CLAIM, [self.key], *whose, *FIGHTS)
+        if isinstance(answer, int):
+            return answer
         return answer and (answer[0].decode(), answer[1].decode(), answer[2].decode(), answer[3])
+
+    def fought(self, *, seconds_ago: int = 0) -> None:
+        self._rooms.run(FOUGHT, [self.key], *FIGHTS)
+        if "fought" in self.kept:
+            self._rooms.broker.ask("HINCRBY", self.key, "fought", -seconds_ago)
 
     def save(
         self, session: str, offset: int, *, epoch: str = "e1", author: str = "s1", worker: str = "w1", outcome: str = ""
@@ -615,6 +626,35 @@ def test_a_claim_keeps_the_place_anew(rooms: Rooms, place: Place) -> None:
     rooms.broker.ask("EXPIRE", place.key, 5)
     place.claim("s2")
     assert rooms.ttl("place:k:ops") > 70
+
+
+def test_a_place_that_was_fought_for_too_often_stays_where_it_is(place: Place, channel: Client) -> None:
+    for turn in range(3):
+        assert place.claim(f"s{turn}") in (("", "0", "s0", 0), ("", "0", "s0", 1))
+        place.fought()
+    before = place.kept
+    assert place.claim("s3", "w2") == 100
+    assert place.kept == before
+    assert place.claim("s2") == ("", "0", "s0", 1)  # who has it, anew
+    place.save("s2", 7, outcome="left")
+    assert place.claim("s3", "w2") == ("e1", "7", "s1", 0)
+
+
+def test_after_a_while_it_may_be_taken_once_more(place: Place) -> None:
+    place.claim("s0")
+    for _ in range(5):
+        place.fought()
+    place.fought(seconds_ago=60)
+    assert place.claim("s1") in (40, 41)
+    place.fought(seconds_ago=100)
+    assert isinstance(place.claim("s2"), tuple)
+    place.fought()
+    assert place.claim("s3") in (99, 100)
+
+
+def test_what_is_counted_for_a_place_that_nobody_has_begun_makes_none(rooms: Rooms, place: Place) -> None:
+    place.fought()
+    assert place.kept == {}
 
 
 def test_a_save_says_how_far_who_has_it_has_come(rooms: Rooms, place: Place) -> None:

@@ -64,6 +64,11 @@ class TestTakeOver(BusTestCase):
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             return str((broker.ask("HGET", f"{self.prefix}:place:{KEY}:ops", "session") or b"").decode())
 
+    def fights(self) -> int:
+        """Say how often it was taken from a client that was still there."""
+        with Client(self.valkey_url.removeprefix("unix://")) as broker:
+            return round(float(broker.ask("HGET", f"{self.prefix}:place:{KEY}:ops", "fights") or 0))
+
     def forget(self) -> None:
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             broker.ask("DEL", f"{self.prefix}:place:{KEY}:ops")
@@ -137,6 +142,42 @@ class TestTakeOver(BusTestCase):
         new = two.come()
         await self.until(lambda: TAKEN_OVER in old.events or TAKEN_OVER in new.events)
         assert [*old.events, *new.events].count(TAKEN_OVER) == 1
+
+    async def test_clients_that_take_it_from_each_other_stop_and_one_keeps_it(self) -> None:
+        workers = await self.workers(takeovers=4, takeover_rest_seconds=1000)
+        member, turn = await self.comes(workers[0]), 0
+        while True:
+            turn += 1
+            assert turn <= 5
+            new = workers[turn % 3].come()
+            await self.until(lambda new=new: new.events)  # type: ignore[misc]
+            if new.events != ["joined"]:
+                break
+            await self.until(lambda member=member: TAKEN_OVER in member.events)  # type: ignore[misc]
+            member.got_all = True
+            workers[(turn - 1) % 3].hub.leave("ops", member)
+            await self.until(lambda turn=turn: self.fights() == turn)  # type: ignore[misc]
+            member = new
+        [failure] = new.events
+        assert 900 <= failure.value.seconds <= 1000
+        assert (turn, member.events, self.owner()) == (5, ["joined"], member.id)
+
+    async def test_one_that_comes_again_and_again_after_broken_connections_is_always_let_in(self) -> None:
+        workers = await self.workers(takeovers=2, takeover_rest_seconds=1000)
+        before = await self.comes(workers[0])
+        for turn in range(1, 8):
+            member = await self.comes(workers[turn % 3])
+            await self.until(lambda before=before: TAKEN_OVER in before.events)  # type: ignore[misc]
+            workers[(turn - 1) % 3].hub.leave("ops", before)
+            before = member
+        assert self.fights() == 0
+
+    async def comes(self, worker: Worker) -> FakeMember:
+        """Let a connection come that is let in."""
+        member = worker.come()
+        await self.until(lambda: member.events)
+        assert member.events == ["joined"]
+        return member
 
     async def test_many_that_come_at_once_everywhere_leave_one(self) -> None:
         workers = await self.workers()

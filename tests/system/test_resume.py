@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from chatd.closing import TAKEN_OVER
@@ -211,7 +211,7 @@ def test_whoever_takes_over_while_others_talk_loses_nothing(daemon: Daemon) -> N
     shares: list[list[str]] = []
     with contextlib.ExitStack() as stack, Talker(daemon, "h") as talker:
         older: ClientConnection | None = None
-        for worker in daemon.worker_pids() * 6 + daemon.worker_pids()[:1] * 6:
+        for worker in daemon.worker_pids() * 2 + daemon.worker_pids()[:1] * 2:
             newer = stack.enter_context(come(daemon, worker, "h"))
             if older is not None:
                 shares.append(hear_to_the_end(older))
@@ -227,6 +227,64 @@ def test_whoever_takes_over_while_others_talk_loses_nothing(daemon: Daemon) -> N
     for before, after in itertools.pairwise(numbers):
         assert after[0] <= before[-1] + 1  # what was on its way when it was taken over may come twice
     assert numbers[-1][-1] == talker.said - 1
+
+
+def test_of_two_that_come_back_again_and_again_one_keeps_the_place_on_any_worker(daemon: Daemon) -> None:
+    room, workers = "fought-for", daemon.worker_pids()
+    with contextlib.ExitStack() as stack:
+        older = stack.enter_context(come(daemon, workers[0], room))
+        for turn in range(1, 50):
+            try:
+                newer = stack.enter_context(come(daemon, workers[turn % 2], room))
+            except InvalidStatus as refused:
+                answer = refused.response
+                break
+            assert hear_to_the_end(older) == []
+            older = newer
+        assert (answer.status_code, json.loads(answer.body)["error"]) == (429, "rate_limited")
+        assert 1 <= int(answer.headers["Retry-After"]) <= 10
+        assert turn > 5
+        target = f"/{room}?resume={KEY}"
+        for ask in (
+            handshake(f"{target}&nick=ann"),
+            handshake(target, Sec_WebSocket_Protocol="chatd.v1"),
+            f"GET {target}&follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+        ):
+            with daemon.socket_to(workers[0]) as raw:
+                raw.sendall(ask)
+                assert raw.recv(12) == b"HTTP/1.1 429"
+        daemon.say(room, "one")
+        assert hear(older, "one") == ["one"]
+    daemon.wait_for("clients that were refused because others use their resume keys too: ")
+    with come(daemon, workers[0], room) as back:  # nobody has it now
+        daemon.say(room, "two")
+        assert hear(back, "two") == ["two"]
+
+
+@pytest.mark.parametrize("noticed", [True, False], ids=["reset", "unnoticed"])
+def test_one_whose_connections_break_again_and_again_is_always_let_in(daemon: Daemon, noticed: bool) -> None:
+    room, worker = f"flapping{noticed}", daemon.worker_pids()[0]
+    broken: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(12):
+            raw = stack.enter_context(daemon.socket_to(worker, buffer=4096))  # and reads nothing
+            raw.sendall(handshake(f"/{room}?resume={KEY}"))
+            assert raw.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 101"
+            if noticed:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raw.close()
+            else:
+                daemon.say(room, *["x" * 16_000] * 2)  # does not reach it any more
+                broken.append(raw)
+        if broken:
+            until(lambda: all(map(is_closed, broken[:-1])), "those that do not answer to be dropped")
+        with come(daemon, worker, room):
+            pass
+
+
+def is_closed(raw: socket.socket) -> bool:
+    """Whether the server has reset a connection (TCP_CLOSE)."""
+    return raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\7"
 
 
 # Gone without a word
