@@ -31,6 +31,7 @@ TOKEN_REVOKED = Closing(4001, "the token was revoked")
 FLOODING = Closing(4029, "too fast, in spite of warnings")
 BANNED = Closing(1008, "this address is banned")
 BUS_AWAY = Closing(1013, "the message bus is away; try again later")
+WRITES_REFUSED = Closing(1013, "the message bus refuses writes; without nick and resume you may read")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
 
 

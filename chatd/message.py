@@ -31,6 +31,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Who the author's token says it is (``sub``); empty: it had none."""
 
 
+UNBEGUN = "none"
+"""The epoch of a room that has none yet, because the broker refuses writes (``scripts/read.lua``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A position in a room's order: that of the message with this offset, 1, 2, 3 … within an epoch; 0: before all."""

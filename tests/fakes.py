@@ -86,6 +86,9 @@ class FakeBus:
         self.publisher = publisher
         self.history = history
         self.away = ""
+        self.refusing = ""
+        """In which words writes are refused, where that is why it is away."""
+        self.starting = False
         self.full = False
         self.space = 1_000_000
         self.rooms: dict[str, list[Deferred[None]]] = {}
@@ -121,6 +124,10 @@ class FakeBus:
     @property
     def open(self) -> bool:
         return not self.away and not self.full
+
+    @property
+    def unreachable(self) -> str:
+        return "" if self.starting or self.refusing else self.away
 
     def weight(self, messages: Sequence[Message]) -> int:
         return sum(len(each.text) for each in messages)
@@ -187,6 +194,8 @@ class FakeBus:
     # Who is where
 
     def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+        if self.refusing:
+            return Deferred()
         if not identity.nick:  # nobody waits for that
             return succeed(self._name(room, author, identity, "join"))
         return self._answer(lambda: self._name(room, author, identity, "join"))

@@ -127,7 +127,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def _not_joined(self, failure: Failure) -> None:
         if self.state == self.STATE_CONNECTING:  # else it was refused meanwhile
-            self._refuse(answer_to(failure, self.session.id))
+            self._refuse(answer_to(failure, self.session.id, self.session.why_not_joined()))
 
     def _failed(self, failure: Failure) -> None:
         log.failure("{session} could not be opened", failure, session=self.session.id)

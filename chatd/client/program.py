@@ -160,6 +160,10 @@ class Program:
         member.last = self._place.last
         return self._hub_of(member.room).join(member.room, member)
 
+    def why_not_joined(self) -> Closing:
+        """Say why it did not enter that room in time."""
+        return self._hub_of(self._place.room).why_not_joined()
+
     def opened(self) -> None:
         """Say who the client is, then what happened since."""
         member = self._rooms[self._place.room]
@@ -408,7 +412,7 @@ class Program:
                 del self._rooms[room]
                 self._hub_of(room).leave(room, member)
             if failure.check(TimeoutError):
-                self.refuse(member.ref, "unavailable", AWAY, again=True)
+                self.refuse(member.ref, "unavailable", self._hub_of(room).why_not_joined().reason, again=True)
             elif not failure.check(CancelledError):
                 log.failure("{session} could not join", failure, session=self.id)
                 self.refuse(member.ref, "unavailable", "an error on our side", again=True)

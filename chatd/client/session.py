@@ -28,11 +28,11 @@ from chatd.wire.text import BARE, Dress, read_line, utf8_size
 log = Logger()
 
 
-def answer_to(failure: Failure, id: str) -> Refused:
-    """Return the answer to a client that could not join, in time or at all."""
+def answer_to(failure: Failure, id: str, late: Closing) -> Refused:
+    """Return the answer to a client that could not join: why it was too late, or what failed."""
     error = failure.value
     if isinstance(error, TimeoutError):
-        return unavailable(BUS_AWAY.reason)
+        return unavailable(late.reason)
     if isinstance(error, Contested):
         return too_many("another client uses this resume key too; each needs a key of its own", error.seconds)
     log.failure("{session} could not join", failure, session=id)
@@ -185,6 +185,10 @@ class Session:
     def join(self) -> "Deferred[None]":
         """Enter the room; fires once the session hears it, in time or never."""
         return self._hub.join(self._place.room, self)
+
+    def why_not_joined(self) -> Closing:
+        """Say why it did not hear the room in time."""
+        return self._hub.why_not_joined()
 
     def received(self, texts: Sequence[str]) -> None:
         """Take the text messages of one read, in their order."""

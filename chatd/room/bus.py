@@ -8,7 +8,7 @@ What it promises:
 * Nothing is delivered around the broker: the sender's own worker, too, gets messages only from there.
 * Only rooms that were subscribed are heard; a subscription survives reconnects. What was not heard meanwhile, or is
   lost on the way, shows: ``compare`` says every now and then how far those who listen should have come.
-* What is read, or asked for, waits while the broker can't be reached.
+* What is read, or asked for, waits while the broker can't be reached. What only reads goes on while it refuses writes.
 * A frozen broker, which breaks no connection, is known to be dead within five ticks.
 
 It does not know members, nor what a message says.
@@ -34,7 +34,7 @@ from chatd.room.endpoint import broker_endpoint
 from chatd.room.eviction import Eviction
 from chatd.room.history import History
 from chatd.room.link import Broken, Link, LinkLost, Publisher, Subscriber
-from chatd.room.outbox import NotPublished, Outboxes, Published
+from chatd.room.outbox import NotPublished, Outboxes, Published, WritesRefused
 from chatd.room.places import Place, Places
 from chatd.room.presence import Presence
 from chatd.room.probe import Probes
@@ -219,6 +219,21 @@ class Bus:
         return troubles[0] if troubles else "waiting for other workers to be back"
 
     @property
+    def starting(self) -> bool:
+        """Whether nothing could be published up to now: the worker has just started, and the links may come at once."""
+        return not self._was_live
+
+    @property
+    def unreachable(self) -> str:
+        """Why the broker can't be asked now; empty while it can, and at a start, when what is asked waits."""
+        return "" if self.starting or self._commands.protocol is not None else self._commands.trouble
+
+    @property
+    def refusing(self) -> str:
+        """In which words the broker refuses writes now; empty while it does not."""
+        return self._refusing
+
+    @property
     def open(self) -> bool:
         """Whether ``publish`` may be called."""
         return self._outboxes.live and not self._outboxes.full
@@ -256,10 +271,25 @@ class Bus:
         return self._outboxes.flushed()
 
     def probe(self) -> "Deferred[None]":
-        """Publish to ourselves. Fires when it came back; fails with NotPublished, which names the broken link."""
+        """Publish to ourselves, as messages are published.
+
+        Fires when it came back; fails with NotPublished, which names the broken link, or why the broker refuses writes.
+        """
         if self._commands.protocol is None or self._channels.protocol is None:
             return fail(NotPublished(self.away))
-        return self._probes.send(self._commands.protocol)
+        return self._probes.send(self._commands.protocol).addCallbacks(self._probe_back, self._probe_failed)
+
+    def _probe_back(self, _: None) -> None:
+        """Take writes as possible again, unless there are messages: then it depends on them. Raise WritesRefused."""
+        if not self._outboxes.unanswered:
+            self._answered()
+        if self._refusing:
+            raise WritesRefused(self._refusing)
+
+    def _probe_failed(self, failure: Failure) -> Failure:
+        if failure.check(WritesRefused):
+            self._refused(str(failure.value))
+        return failure
 
     # Who is where: each answer waits for the broker
 
@@ -478,6 +508,7 @@ class Bus:
         if live and not self._outboxes.live and self._settling is None:
             wait = self._config.bus_settle_seconds if self._was_live else 0
             self._settling = self._clock.callLater(wait, self._go_live)
+            self._look_whether_it_writes()
         elif not live and self._outboxes.live:
             self._outboxes.lost()
             self._away_since = self._clock.seconds()
@@ -515,8 +546,17 @@ class Bus:
             config = self._config
             wait = config.bus_retry_first_seconds * 1.5 ** min(self._refusals, 50)
             self._refusals += 1
-            self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._outboxes.send_all)
+            self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._try_again)
         self._links_changed()
+
+    def _try_again(self) -> None:
+        """Send again what was refused; where there is nothing, see whether something could be published."""
+        self._outboxes.send_all()
+        if not self._outboxes.unanswered:
+            self._look_whether_it_writes()
+
+    def _look_whether_it_writes(self) -> None:
+        self.probe().addErrback(lambda _: None)
 
     def _answered(self) -> None:
         """Be back, where the broker could not write for a while: it has done as asked, or refused for good."""
@@ -547,4 +587,4 @@ class Bus:
         for link in links:
             link.tick()
         if all(link.protocol is not None for link in links):
-            self.probe().addErrback(lambda _: None)
+            self._look_whether_it_writes()

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from chatd.config import Config
 from chatd.message import Position
 from chatd.room.history import History
+from chatd.room.link import for_now
 from chatd.room.outbox import NotPublished
 from chatd.room.presence import Presence
 from chatd.timers import Periodic
@@ -80,7 +81,8 @@ class Comparison:
             compare_presence()
 
     def _failed(self, failure: Failure) -> None:
-        if not failure.check(NotPublished, CancelledError):  # else the link broke: it is done when that is back
+        # What the bus says itself is no failure: it is done when the link is back, or the next time.
+        if not (failure.check(NotPublished, CancelledError) or for_now(failure)):
             log.failure("a worker does not know whether it has heard everything", failure)
 
     def _over(self, _: object) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from chatd.config import EPOCHS_KNOWN
-from chatd.message import Batch, Gap, Position
+from chatd.message import UNBEGUN, Batch, Gap, Position
 
 
 class Cursor:
@@ -36,7 +36,7 @@ class Cursor:
     def take(self, batch: Batch) -> Iterator[Batch | Gap]:
         """Move behind a batch: give what is lost before it, and what of it was not given before, be it nothing."""
         if batch.epoch != self.epoch:
-            yield self._begin(batch.epoch, 0)
+            yield from self._begin(batch.epoch, 0)
         if batch.last <= self.offset:
             return
         if batch.first > self.offset + 1:
@@ -53,8 +53,8 @@ class Cursor:
     def skip_to(self, top: Position) -> Iterator[Gap]:
         """Move to a position up to which nothing is to be had any more: give what is lost, if anything is."""
         if top.epoch != self.epoch:
-            yield self._begin(top.epoch, top.offset)
-        elif top.offset > self.offset:
+            yield from self._begin(top.epoch, 0 if self.epoch == UNBEGUN else top.offset)
+        if top.offset > self.offset:
             gap = Gap(self.epoch, top.offset, top.offset - self.offset)
             self.offset = top.offset
             yield gap
@@ -64,7 +64,10 @@ class Cursor:
         self.epoch, self.offset = top.epoch, top.offset
         return Gap(top.epoch, top.offset, None)
 
-    def _begin(self, epoch: str, offset: int) -> Gap:
-        self.before = (*self.before, self.position)[-EPOCHS_KNOWN:]
+    def _begin(self, epoch: str, offset: int) -> Iterator[Gap]:
+        """Move to another epoch. Nobody knows what is lost of the one before, unless nothing could be said in it."""
+        before = self.position
         self.epoch, self.offset = epoch, offset
-        return Gap(epoch, offset, None)
+        if before.epoch != UNBEGUN:
+            self.before = (*self.before, before)[-EPOCHS_KNOWN:]
+            yield Gap(epoch, offset, None)

@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.closing import TAKEN_OVER
+from chatd.closing import BUS_AWAY, TAKEN_OVER, WRITES_REFUSED, Closing
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position
 from chatd.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
@@ -194,6 +194,15 @@ class Hub:
 
     # What members ask
 
+    @property
+    def unreachable(self) -> str:
+        """Why nothing can be read now; empty where it can, or may be by waiting for a moment."""
+        return self._bus.unreachable
+
+    def why_not_joined(self) -> Closing:
+        """Say why a member that did not join in time could not."""
+        return WRITES_REFUSED if self._bus.refusing else BUS_AWAY
+
     def top(self, name: str) -> Position:
         """Say where a room's order stands."""
         return self._doors[name].room.timeline.position
@@ -312,7 +321,11 @@ class Hub:
         if place is not None:
             member.author = place.author
         if member.listens or member.nick:
-            member.nick = await self._bus.enter(door.room.name, member.author, member.identity)
+            entered = self._bus.enter(door.room.name, member.author, member.identity)
+            if member.nick or not self._bus.refusing:
+                member.nick = await entered
+            else:  # it needs no answer; the others hear of it when the broker takes writes again
+                entered.addErrback(lambda _: None)
         return place
 
     def _admit(self, room: Room, member: Member, place: Place | None) -> None:

@@ -159,8 +159,8 @@ class Intake:
 
     @property
     def away(self) -> str:
-        """Why nothing can be published for now, where it is for more than a full window; else empty."""
-        return self._bus.away
+        """Why nothing can be published for now, where it is for more than a full window or a start; else empty."""
+        return "" if self._bus.starting else self._bus.away
 
     def publish(
         self,
@@ -244,7 +244,7 @@ class Intake:
                 if self._waiting.pop(author.id, None) is not None:
                     with log.failuresHandled("{author} did not carry on", author=author.id):
                         author.carry_on()
-        elif self._bus.away:
+        elif self.away:
             for author in list(self._waiting.values()):
                 with log.failuresHandled("{author} was not told that the bus is away", author=author.id):
                     author.bus_away()

@@ -36,6 +36,10 @@ class NotPublished(Exception):
         self.unknown = unknown
 
 
+class WritesRefused(NotPublished):
+    """The broker takes no writes now; its text is the broker's."""
+
+
 class NotSynced(NotPublished):
     """A batch was not published, for nobody knows whether the disk has it."""
 
@@ -183,6 +187,11 @@ class Outboxes:
 
         parts[-1].done.addBoth(over)
         return said
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a batch was sent that has no answer yet, or was refused for now."""
+        return any(outbox.batches for outbox in self._outboxes.values())
 
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""

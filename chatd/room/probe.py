@@ -1,16 +1,19 @@
 """Probes: a worker publishes to itself through the bus, and sees whether it comes back.
 
-The only honest sign of life there is: it takes both links, and the broker between them, to return one.
+The only honest sign of life there is: it takes both links, and a broker between them that takes writes, to return one.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from chatd.config import Config
 from chatd.metrics import BUS_ROUND_TRIP_SECONDS
-from chatd.room.outbox import NotPublished
+from chatd.room.link import LinkLost, for_now
+from chatd.room.outbox import NotPublished, WritesRefused
+from chatd.room.script import PROBE
 
 
 @dataclass(slots=True)
@@ -31,20 +34,42 @@ class Probes:
         self._config = config
         self._number = 0
         self._probes: dict[int, _Probe] = {}
+        self._key = f"{config.redis_prefix}:probe".encode()
         self.channel = f"{config.redis_prefix}:probe:{publisher}".encode()
 
     def send(self, commands: Any) -> "Deferred[None]":
-        """Publish one; fires when it is back, fails with NotPublished, which names the broken link."""
+        """Publish one; fires when it is back.
+
+        Fails with WritesRefused where the broker takes no writes now, else with NotPublished, which names the broken
+        link.
+        """
         number = self._number = self._number + 1
         done: Deferred[None] = Deferred()
         late = self._clock.callLater(self._config.probe_seconds, self._late, number)
-        self._probes[number] = probe = _Probe(done, late, self._clock.seconds())
+        self._probes[number] = _Probe(done, late, self._clock.seconds())
+        self._publish(commands, number)
+        return done
 
-        def answered(_: object) -> None:
+    def _publish(self, commands: Any, number: int) -> None:
+        PROBE.run(commands, [self._key], [self.channel, number, self._config.room_seconds]).addCallbacks(
+            self._published, self._not_published, callbackArgs=(number,), errbackArgs=(commands, number)
+        )
+
+    def _published(self, _: object, number: int) -> None:
+        if (probe := self._probes.get(number)) is not None:
             probe.answered = True
 
-        commands.publish(self.channel, str(number)).addCallbacks(answered, lambda _: None)
-        return done
+    def _not_published(self, failure: Failure, commands: Any, number: int) -> None:
+        why = failure.getErrorMessage().strip()
+        if failure.check(LinkLost):
+            return  # it is late, unless the bus gives it up before
+        if why.startswith("NOSCRIPT"):
+            PROBE.load(commands).addCallback(lambda _: self._publish(commands, number)).addErrback(
+                self._not_published, commands, number
+            )
+        elif (probe := self._probes.pop(number, None)) is not None:
+            probe.late.cancel()
+            probe.done.errback(WritesRefused(why) if for_now(failure) else NotPublished(why))
 
     def heard(self, data: bytes) -> None:
         """Take one that came back; those before it count as back too."""

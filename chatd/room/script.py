@@ -12,7 +12,7 @@ class Script:
         """Read it."""
         self.name = name
         self.source = files("chatd.room").joinpath(f"scripts/{name}.lua").read_bytes()
-        self._digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
+        self.digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
     def load(self, protocol: Any) -> Any:
         """Let the broker know it; gives a Deferred."""
@@ -20,7 +20,7 @@ class Script:
 
     def run(self, protocol: Any, keys: list[bytes], arguments: list[Any]) -> Any:
         """Run it; gives a Deferred of the answer. A broker that forgot it answers ``NOSCRIPT``."""
-        return protocol.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        return protocol.execute_command("EVALSHA", self.digest, len(keys), *keys, *arguments)
 
 
 PUBLISH = Script("publish")
@@ -39,5 +39,6 @@ SHARES = Script("shares")
 MEMORY = Script("memory")
 HISTORIES = Script("histories")
 SHORTEN = Script("shorten")
-ALL = (PUBLISH, READ, READ_BACK, TOPS, CLAIM, SAVE, FOUGHT, PRESENCE, MEMBERS, ALIVE, ROOMS, RUN, SHARES)
+PROBE = Script("probe")
+ALL = (PUBLISH, READ, READ_BACK, TOPS, CLAIM, SAVE, FOUGHT, PRESENCE, MEMBERS, ALIVE, ROOMS, RUN, SHARES, PROBE)
 """What is asked of every broker; the three others are for the private one, and loaded when they are needed."""

@@ -133,16 +133,17 @@ class Shards:
         return sum(shard.hub.intake.taken for shard in self._shards)
 
     @property
-    def all_away(self) -> bool:
-        """Whether nothing can be published now in any room."""
-        return all(shard.bus.away for shard in self._shards)
+    def unreachable(self) -> str:
+        """Why nothing can be read now of any room; empty while there is one of which it can."""
+        troubles = [shard.bus.unreachable for shard in self._shards]
+        return "" if not all(troubles) else troubles[0]
 
     def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
         """List the rooms that have members or messages, by name, and say whether there may be more.
 
-        Those of a broker that is away are left out, unless all are.
+        Those of a broker that can't be reached are left out, unless none can.
         """
-        well = [shard for shard in self._shards if not shard.bus.away] or self._shards
+        well = [shard for shard in self._shards if not shard.bus.unreachable] or self._shards
 
         def together(lists: list[tuple[Sequence[Occupied], bool]]) -> tuple[Sequence[Occupied], bool]:
             rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)

@@ -101,7 +101,7 @@ class Following(Outflow, Protocol):
             self._gone()
 
     def _not_joined(self, failure: Failure) -> None:
-        self._refuse(answer_to(failure, self.session.id))
+        self._refuse(answer_to(failure, self.session.id, self.session.why_not_joined()))
 
     def _refuse(self, refused: Refused) -> None:
         if self._request is None:

@@ -56,7 +56,7 @@ class Rooms:
     async def _last(self, request: Request, place: Place, form: str) -> bytes:
         hub = self._shards.hub(place.room)
         self._check_backlog()
-        batches = await self._asked(hub.recent(place.room, place.last), hub.intake.away)
+        batches = await self._asked(hub.recent(place.room, place.last), hub.unreachable)
         self._read(request, sum(batch.size for batch in batches))
         self._check_backlog()  # many may have asked at the same time
         if form in (http.JSON, http.JSON_LINES):
@@ -161,13 +161,13 @@ class Rooms:
         """Say who is in a room."""
         check_readable(asker_lease(request).grant, room)
         hub = self._shards.hub(room)
-        members = await self._asked(hub.members(room), hub.intake.away)
+        members = await self._asked(hub.members(room), hub.unreachable)
         return answer_json(request, http.Here(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms that the asker may read."""
         grant = asker_lease(request).grant
-        occupied, more = await self._asked(self._shards.list_rooms(), self._shards.all_away)
+        occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
             http.Room(each.room, each.count, each.top.epoch, each.top.offset)
             for each in occupied
@@ -177,9 +177,9 @@ class Rooms:
         self._read(request, len(body))
         return body
 
-    async def _asked(self, answer: "Deferred[T]", away: object) -> T:
-        """Wait for an answer of the bus. Raises Refused where it does not come, for it is away, or not in time."""
-        if away:
+    async def _asked(self, answer: "Deferred[T]", unreachable: str) -> T:
+        """Wait for an answer of the bus. Raises Refused where it can't come, or does not come in time."""
+        if unreachable:
             answer.addErrback(lambda _: None).cancel()
             raise unavailable(BUS_AWAY.reason)
         timers: Any = self._connections.timers

@@ -11,7 +11,7 @@ from twisted.logger import LogLevel, capturedLogs
 import chatd
 from chatd import closing
 from chatd.client.program import Program
-from chatd.closing import LOG_AWAY, OUR_FAULT, STOPPING, TAKEN_OVER, TOO_LARGE, Closing
+from chatd.closing import BUS_AWAY, LOG_AWAY, OUR_FAULT, STOPPING, TAKEN_OVER, TOO_LARGE, Closing
 from chatd.message import Change
 from chatd.room.outbox import NotPublished
 from chatd.wire.events import JSON
@@ -311,7 +311,7 @@ def test_a_room_that_cannot_be_joined_in_time_is_an_error(house: House, client: 
     house.bus.confirm_at_once = False
     assert client.asks(join("ops", ref=1)) == []
     house.clock.advance(CONFIG.join_seconds)
-    assert client.hears() == [away(1)]
+    assert client.hears() == [error(1, "unavailable", BUS_AWAY.reason, retry_after=5.0)]
     assert list(house.bus.rooms) == ["lobby"]
     house.bus.confirm_at_once = True
     assert brief(client.asks(join("ops", ref=2))) == ["joined 2"]

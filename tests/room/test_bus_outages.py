@@ -15,10 +15,11 @@ from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
 
 from chatd.config import BrokerAddress, Config
-from chatd.message import Gap, Position, encode
+from chatd.message import UNBEGUN, Gap, Position, encode
+from chatd.metrics import BUSES_LIVE
 from chatd.room.bus import Bus
 from chatd.room.catchup import CatchUp, Tail
-from chatd.room.outbox import NotPublished
+from chatd.room.outbox import NotPublished, WritesRefused
 from chatd.room.places import Place
 from chatd.room.script import PUBLISH
 from tests.fakes import FakeMember
@@ -227,7 +228,61 @@ class TestOutages(BusTestCase):
         await self.away(bus, ears)
         self.server.ask("RENAME", "a list", f"{self.prefix}:room:ops")  # where the room's hash should be
         await self.assertFailure(published, NotPublished)
+        self.server.ask("CONFIG", "SET", "maxmemory", 0)
         await ears.until(lambda: bus.open)
+
+    async def test_that_writes_are_refused_and_taken_again_is_noticed_while_nobody_writes(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        live = BUSES_LIVE.value
+        self.server.ask("REPLICAOF", "127.0.0.1", 1)
+        await self.away(bus, ears)
+        assert (bus.away[:8], bus.refusing, bus.unreachable) == ("READONLY", bus.away, "")
+        assert BUSES_LIVE.value == live - 1
+        with pytest.raises(WritesRefused, match="READONLY"):
+            await bus.probe()
+        self.server.ask("REPLICAOF", "NO", "ONE")
+        await ears.until(lambda: bus.open)
+        assert BUSES_LIVE.value == live
+        await bus.probe()
+        assert [level for level, _ in self.said()] == ["warn", "info"]
+
+    async def test_a_probe_leaves_nothing_to_write_to_a_file(self) -> None:
+        self.server.start()
+        bus, _ = await self.ready(self.url)
+        await bus.probe()
+        before = self.server.ask("INFO", "persistence")
+        for _ in range(3):
+            await bus.probe()
+        dirty = [
+            line
+            for info in (before, self.server.ask("INFO", "persistence"))
+            for line in info.split()
+            if line.startswith(b"rdb_changes_since_last_save:")
+        ]
+        assert dirty[0] == dirty[1]
+
+    async def test_while_writes_are_refused_all_that_reads_goes_on(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url, "ops")
+        position = (await bus.publish("ops", messages("hello"))).first
+        for refuse, end in (
+            (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+            (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+            (("CONFIG", "SET", "min-replicas-to-write", 1), ("CONFIG", "SET", "min-replicas-to-write", 0)),
+        ):
+            self.server.ask(*refuse)
+            await self.away(bus, ears)
+            assert await bus.tops(["ops", "new"]) == [position, Position("", 0)]
+            assert (await bus.read("ops", Position(position.epoch, 0), 1000)).top == position
+            batches, _ = await bus.read_back("ops", position.epoch, 1, 0, 1000)
+            assert [batch.messages[0].text for batch in batches] == ["hello"]
+            assert (await bus.read("new", None, 0)).top == Position(UNBEGUN, 0)
+            await bus.members("ops")
+            rooms, _ = await bus.list_rooms()
+            assert [each.room for each in rooms] == ["ops"]
+            self.server.ask(*end)
+            await ears.until(lambda: bus.open)
 
     async def test_while_one_link_is_refused_the_other_stays_and_the_reason_too(self) -> None:
         self.server.start()
@@ -241,7 +296,7 @@ class TestOutages(BusTestCase):
         self.server.start()
         bus, ears = await self.ready(self.url, "ops")
         self.server.kill()
-        await self.away(bus, ears)
+        await ears.until(lambda: not bus.hears("ops"))
         asked = bus.subscribe("ops")
         asked.cancel()
         await self.assertFailure(asked, CancelledError)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from chatd.config import EPOCHS_KNOWN
-from chatd.message import Batch, Gap, Message, Position
+from chatd.message import UNBEGUN, Batch, Gap, Message, Position
 from chatd.room.cursor import Cursor
 
 
@@ -54,6 +54,15 @@ def test_where_a_gap_is_told_the_position_stands_behind_it() -> None:
 def test_another_epoch_is_told_as_a_gap_of_unknown_size() -> None:
     cursor = Cursor(Position("e", 4))
     assert take(cursor, batch(1, 2, "f")) == [Gap("f", 0, None), (1, 2)]
+
+
+def test_of_an_epoch_that_had_not_begun_nothing_can_be_lost() -> None:
+    cursor = Cursor(Position(UNBEGUN, 0))
+    assert take(cursor, batch(1)) == [(1, 1)]
+    assert take(Cursor(Position(UNBEGUN, 0)), batch(3)) == [Gap("e", 2, 2), (3, 3)]
+    assert list(Cursor(Position(UNBEGUN, 0)).skip_to(Position("e", 0))) == []
+    assert list(Cursor(Position(UNBEGUN, 0)).skip_to(Position("e", 2))) == [Gap("e", 2, 2)]
+    assert cursor.before == ()
 
 
 def test_a_hole_at_the_begin_of_another_epoch_is_told_too() -> None:

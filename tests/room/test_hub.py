@@ -7,6 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
+from chatd.closing import BUS_AWAY, WRITES_REFUSED
 from chatd.config import Config
 from chatd.message import Batch, Message, Position, Span
 from chatd.metrics import HELD_BYTES
@@ -96,6 +97,19 @@ def test_a_member_hears_what_comes_in_the_turn_its_join_fires(house: House) -> N
     house.hub.join("ops", ann).addCallback(lambda _: house.hear("at once", number=1))
     house.bus.confirm("ops")
     assert ann.blobs == [frames("at once")]
+
+
+def test_while_writes_are_refused_members_without_a_nick_join_and_one_with_a_nick_waits(house: House) -> None:
+    house.bus.away = house.bus.refusing = "READONLY"
+    pipe, program, person = FakeMember("a"), FakeMember("b", listens=True), FakeMember("c", nick="ann", listens=True)
+    joined = [house.hub.join("ops", each) for each in (pipe, program, person)]
+    house.end_turn()
+    assert [each.called for each in joined] == [True, True, False]
+    assert house.hub.why_not_joined() == WRITES_REFUSED
+    house.hear("hello", number=1)
+    assert (pipe.blobs, program.blobs, person.blobs) == ([frames("hello")], [frames("hello")], [])
+    house.bus.away = house.bus.refusing = ""
+    assert house.hub.why_not_joined() == BUS_AWAY
 
 
 def test_one_that_leaves_while_joining_never_hears_anything(house: House) -> None:

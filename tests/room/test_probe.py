@@ -8,21 +8,29 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from chatd.config import Config
-from chatd.room.link import LinkLost
-from chatd.room.outbox import NotPublished
+from chatd.room.link import LinkLost, ReplyError
+from chatd.room.outbox import NotPublished, WritesRefused
 from chatd.room.probe import Probes
+from chatd.room.script import PROBE
 
 
 class Commands:
     """A publishing link that notes what was published."""
 
-    def __init__(self, answer: "Deferred[Any]") -> None:
-        self._answer = answer
-        self.published: list[tuple[bytes, str]] = []
+    def __init__(self, *answers: "Deferred[Any]") -> None:
+        self._answers = list(answers)
+        self.published: list[tuple[bytes, int]] = []
+        self.loaded: list[bytes] = []
 
-    def publish(self, channel: bytes, data: str) -> "Deferred[Any]":
-        self.published.append((channel, data))
-        return self._answer
+    def execute_command(self, *command: Any) -> "Deferred[Any]":
+        assert command[:4] == ("EVALSHA", PROBE.digest, 1, b"p:probe")
+        channel, number, _ = command[4:]
+        self.published.append((channel, number))
+        return self._answers.pop(0)
+
+    def script_load(self, source: bytes) -> "Deferred[Any]":
+        self.loaded.append(source)
+        return succeed(b"")
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def why(probe: "Deferred[None]") -> str:
 def test_a_probe_is_published_to_our_own_channel(probes: Probes) -> None:
     commands = Commands(succeed(1))
     probes.send(commands)
-    assert commands.published == [(probes.channel, "1")]
+    assert commands.published == [(probes.channel, 1)]
     assert probes.channel == b"p:probe:w1"
 
 
@@ -88,6 +96,20 @@ def test_a_publish_that_failed_blames_the_publishing_link(probes: Probes, clock:
     probe = probes.send(Commands(fail(LinkLost("gone"))))
     clock.advance(2)
     assert why(probe) == "nothing came through the publishing link within 2 s"
+
+
+def test_a_refusal_fails_it_at_once_in_the_words_of_the_broker(probes: Probes, clock: Clock) -> None:
+    probe = probes.send(Commands(fail(ReplyError("READONLY You can't write against a read only replica."))))
+    probe.addErrback(lambda failure: failure.check(WritesRefused) and failure)
+    assert why(probe) == "READONLY You can't write against a read only replica."
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_broker_that_has_forgotten_the_script_is_told_it_again(probes: Probes) -> None:
+    commands = Commands(fail(ReplyError("NOSCRIPT No matching script.")), succeed(1))
+    probe = probes.send(commands)
+    probes.heard(b"1")
+    assert (probe.called, commands.loaded, len(commands.published)) == (True, [PROBE.source], 2)
 
 
 def test_a_publish_that_does_not_come_back_blames_the_subscribing_link(probes: Probes, clock: Clock) -> None:

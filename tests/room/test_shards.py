@@ -20,7 +20,7 @@ class Part:
     """A bus, a hub and an intake at once, as far as they are asked here."""
 
     def __init__(self, away: str = "") -> None:
-        self.away = away
+        self.away = self.unreachable = away
         self.intake = self
         self.taken = 3
         self.rooms = {"ops"}
@@ -175,7 +175,8 @@ def test_rooms_of_a_broker_that_is_away_are_not_listed_and_there_may_be_more() -
     made.list_rooms().addCallback(told.append)
     assert [each.room for each in told[0][0]] == ["a"]
     assert told[0][1]
-    assert not made.all_away
+    assert not made.unreachable
+    assert shards(Part("refused"), Part("silent")).unreachable == "refused"
 
 
 def test_a_list_that_one_broker_refuses_fails_as_that_one_does() -> None:

@@ -256,9 +256,27 @@ def that_can_not_save(broker: Client, server: Server) -> Callable[[], object]:
     return mend
 
 
-@pytest.mark.parametrize("goes_wrong", [out_of_memory, read_only_replica, without_replicas, that_can_not_save])
-def test_while_the_broker_refuses_to_write_nothing_is_taken_and_it_goes_on_by_itself(
-    tmp_path: Path, goes_wrong: Callable[[Client, Server], Callable[[], object]]
+def asked(daemon: Daemon, path: str) -> tuple[int, str]:
+    """Give the status and the body of an answer."""
+    try:
+        with urlopen(daemon.url(path, "http"), timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("goes_wrong", "code"),
+    [
+        (out_of_memory, "OOM"),
+        (read_only_replica, "READONLY"),
+        (without_replicas, "NOREPLICAS"),
+        (that_can_not_save, "MISCONF"),
+    ],
+)
+def test_while_the_broker_refuses_to_write_nothing_is_taken_all_is_read_and_it_goes_on_by_itself(
+    tmp_path: Path, goes_wrong: Callable[[Client, Server], Callable[[], object]], code: str
 ) -> None:
     server = Server()
     try:
@@ -268,10 +286,32 @@ def test_while_the_broker_refuses_to_write_nothing_is_taken_and_it_goes_on_by_it
                 until(program.is_taken, "it to be taken")
                 mend = goes_wrong(broker, server)
                 until(program.is_refused, "a refusal")
-                assert daemon.log().count("Traceback") == 0
-                with urlopen(daemon.url("-/healthz", "http")) as answer:
-                    assert answer.status == 200
-                mend()
+                workers = daemon.worker_pids()
+                until(lambda: not any(map(daemon.ready, workers)), "each worker to know, also where nobody writes")
+                status, why = asked(daemon, "-/readyz")
+                assert (status, json.loads(why)["error"]) == (503, "unavailable")
+                assert code in why
+                until(lambda: "\nchatd_buses_live 0.0\n" in asked(daemon, "-/metrics")[1], "the metrics to say so")
+                for path in ("-/healthz", "refusing", "refusing/members", "-/rooms", "new", "new/members"):
+                    assert (path, asked(daemon, path)[0]) == (path, 200)
+                assert "refusing 1" in asked(daemon, "refusing")[1]
+                with daemon.connect("new") as pipe, daemon.connect("new", "chatd.v1") as reader:
+                    assert json.loads(reader.recv(20))["nick"] is None
+                    assert json.loads(reader.recv(20))["epoch"] == "none"
+                    reader.send('{"type":"join","room":"refusing","since":{"last":5}}')
+                    assert json.loads(reader.recv(20))["messages"][0]["text"] == "refusing 1"
+                    reader.send('{"type":"history","room":"refusing"}')
+                    assert json.loads(reader.recv(20))["messages"][0]["text"] == "refusing 1"
+                    assert daemon.log().count("Traceback") == 0
+                    mend()
+                    until(lambda: all(map(daemon.ready, workers)), "each worker to be ready again by itself")
+                    with daemon.connect("new") as talker:
+                        talker.send("it goes on")
+                    assert pipe.recv(20) == "it goes on"
+                    told: list[dict[str, object]] = []
+                    while not told or told[-1].get("text") != "it goes on":
+                        told.append(json.loads(reader.recv(20)))
+                    assert "gap" not in {each["type"] for each in told}
                 until(program.is_taken, "the end of it")
                 last = program.acknowledged[-1]
                 heard = [each.removeprefix("witness: ") for each in hear(hearer, f"witness: {last}")]

@@ -89,6 +89,32 @@ def test_what_was_said_is_unavailable_while_the_bus_is_away(asker: Asker) -> Non
     assert answer.headers["retry-after"] == "5"
 
 
+@pytest.mark.parametrize("path", ["/ops", "/ops/members", "/-/rooms"])
+def test_to_read_goes_on_while_the_broker_refuses_writes(asker: Asker, house: House, path: str) -> None:
+    house.say("hello")
+    house.bus.away = house.bus.refusing = "READONLY"
+    assert asker.ask(f"GET {path}").status == 200
+
+
+@pytest.mark.parametrize("path", ["/ops", "/ops/members", "/-/rooms"])
+def test_what_is_asked_of_a_worker_that_starts_waits_for_the_broker(asker: Asker, path: str) -> None:
+    asker.bus.away, asker.bus.starting, asker.bus.answer_at_once = "not connected yet", True, False
+    asker.send(f"GET {path}")
+    assert asker.transport.value() == b""
+    asker.bus.away, asker.bus.starting = "", False
+    while not asker.transport.value():
+        asker.bus.answer()
+        asker.house.turn()
+    assert heard(asker.transport.value()).status == 200
+
+
+def test_and_is_refused_if_that_does_not_come_in_time(asker: Asker) -> None:
+    asker.bus.away, asker.bus.starting, asker.bus.answer_at_once = "not connected yet", True, False
+    asker.send("GET /ops")
+    asker.clock.advance(CONFIG.join_seconds)
+    assert error(heard(asker.transport.value())) == (503, "unavailable")
+
+
 @pytest.fixture
 def backlog(monkeypatch: pytest.MonkeyPatch) -> Number:
     """Let as much wait for all clients as may."""
@@ -350,6 +376,24 @@ def test_nothing_is_taken_while_the_bus_is_away(asker: Asker, house: House) -> N
     answer = asker.post("/ops", "hello")
     assert error(answer) == (503, "unavailable")
     assert answer.headers["retry-after"] == "5"
+    assert house.chat_log.entries == []
+
+
+def test_what_is_said_to_a_worker_that_starts_waits_for_the_broker(asker: Asker, house: House) -> None:
+    house.bus.away, house.bus.starting = "not connected yet", True
+    asker.post("/ops", "hello")
+    assert asker.transport.value() == b""
+    house.bus.away, house.bus.starting = "", False
+    house.hub.bus_changed()
+    house.turn()
+    assert heard(asker.transport.value()).status == 201
+
+
+def test_and_is_refused_if_that_is_not_there_in_time(asker: Asker, house: House) -> None:
+    house.bus.away, house.bus.starting = "not connected yet", True
+    asker.post("/ops", "hello")
+    asker.clock.advance(CONFIG.bus_patience)
+    assert error(heard(asker.transport.value())) == (503, "unavailable")
     assert house.chat_log.entries == []
 
 

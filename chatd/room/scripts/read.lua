@@ -7,16 +7,21 @@
 --       8 about how many bytes to read
 -- Gives {epoch, top, more than this there or 0, end, batch, batch, …}: batches are as they were published, all of one
 -- epoch: the position's where it has any that follow, else the one of now. End is the position of the last of them,
--- "EPOCH OFFSET"; empty where there is none.
+-- "EPOCH OFFSET"; empty where there is none. A room that needs a new epoch is in the epoch "none" while the broker
+-- refuses writes: nothing can be published in it.
 
 local room = redis.call('HMGET', KEYS[1], 'epoch', 'run', 'top')
 local epoch, top = room[1], room[3]
 if not epoch or room[2] ~= ARGV[3] then
   epoch, top = ARGV[4], '0'
-  redis.call('DEL', KEYS[1])  -- marks are of the epoch before
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[3], 'top', top)
+  local begun = redis.pcall('HSET', KEYS[1], 'epoch', epoch, 'run', ARGV[3], 'top', top)
+  if type(begun) == 'table' and begun.err then
+    epoch = 'none'
+  else
+    redis.call('HDEL', KEYS[1], 'mark', 'before', 'marked', 'bytes')  -- they are of the epoch before
+  end
 end
-redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.pcall('EXPIRE', KEYS[1], ARGV[5])
 
 local answer = {epoch, top, 0, ''}
 local function read(of, offset)
