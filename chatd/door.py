@@ -18,7 +18,7 @@ from chatd.config import Config
 from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
 from chatd.transports import address_of, hand_over, peer_of
-from chatd.web.refusal import Refusal
+from chatd.web.refusal import Refusal, for_now
 from chatd.web.site import Site
 from chatd.wire.handshake import (
     CONTROL,
@@ -91,7 +91,7 @@ class Door(Protocol):
         self.factory.waiting.discard(self)
 
     def _decide(self, head: bytes, rest: bytes) -> None:
-        factory, charged = self.factory, False
+        factory, charged, request = self.factory, False, None
         try:
             request, peer = read_head(head), address_of(self.transport)
             if request.upgrades:
@@ -106,7 +106,7 @@ class Door(Protocol):
                 channel.admit(request, peer)
                 self._hand_over(channel, head + rest)
         except Refused as refused:
-            self._refuse(refused, charged=charged)
+            self._refuse(for_now(request, refused, factory.config) if request else refused, charged=charged)
 
     def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
         """Leave the connection to another protocol, with what was read that is for it."""

@@ -597,6 +597,18 @@ def test_a_full_house_is_said_when_it_begins_and_when_it_ends(house: House, even
     assert events.said == [full, ("info", "there is room for connections again")]
 
 
+def test_a_full_house_lets_an_event_source_come_back(house: House) -> None:
+    for _ in range(10):
+        house.visitor()
+    late = house.visitor()
+    late.send(b"GET /ops HTTP/1.1\r\nHost: chat.example\r\nAccept: text/event-stream\r\n\r\n")
+    head, _, body = late.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    assert b"\r\nAccess-Control-Allow-Origin: *" in head
+    assert body.startswith(b"retry: ")
+    assert b"\n\nevent: bye\ndata: " in body
+
+
 def test_a_full_house_still_tells_its_health(house: House) -> None:
     for _ in range(10):
         house.visitor(handshake())

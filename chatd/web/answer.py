@@ -11,6 +11,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from chatd.closing import OUR_FAULT
 from chatd.metrics import REFUSED
+from chatd.web.asker import head_of
+from chatd.web.refusal import for_now
 from chatd.wire.handshake import Refused, internal
 from chatd.wire.http import JSON, LINES
 from chatd.wire.json_line import encode
@@ -40,11 +42,13 @@ def done(request: Request, status: int) -> int:
 
 def refuse(request: Request, refused: Refused) -> bytes:
     """Set the status and headers of an error, give its body."""
+    if refused.retry_after is not None:
+        refused = for_now(head_of(request), refused, request.channel.site.config)
     REFUSED[refused.reason].value += 1
     request.setResponseCode(refused.status, HTTPStatus(refused.status).phrase.encode())
     for name, value in refused.headers:
         request.setHeader(name.encode(), value.encode())
-    return answer(request, refused.body(), JSON)
+    return answer(request, refused.body(), refused.content_type)
 
 
 def later(request: Request, body: Awaitable[bytes]) -> int:

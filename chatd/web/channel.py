@@ -14,7 +14,7 @@ from chatd.metrics import REFUSED
 from chatd.timers import Timer
 from chatd.transports import address_of, hand_over
 from chatd.web.asker import asker_address, head_of, header
-from chatd.web.refusal import Refusal
+from chatd.web.refusal import Refusal, for_now
 from chatd.wire.events import longest_json
 from chatd.wire.handshake import (
     Head,
@@ -390,12 +390,14 @@ class Channel(Weighed, HTTPChannel):
         address = asker_address(request) if request is not None else peer
         self.site.connections.limits.charge(address, 1, exposed=self.exposed)
 
-    def refuse(self, refused: Refused) -> None:
-        """Say why a request is not taken, and take nothing more."""
+    def refuse(self, refused: Refused, head: Head | None = None) -> None:
+        """Say why a request is not taken, and take nothing more. The head is that of one that could be read."""
         if self not in self.site.channels:  # one that is refused already may turn out to be worse
             return
         self.charge(self.requests[-1] if self.requests else None)
         self.leave()
         site = self.site
+        if head is not None:
+            refused = for_now(head, refused, site.config)
         refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
         hand_over(self.transport, refusal)

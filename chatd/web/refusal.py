@@ -1,5 +1,6 @@
 """The end of a connection whose request is too large or too slow: the client is told why, and no more of it taken."""
 
+from secrets import SystemRandom
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -8,10 +9,19 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.client.outflow import Outflow
+from chatd.config import Config
 from chatd.gate.limits import Crowd
 from chatd.metrics import REFUSED
 from chatd.timers import Timer, TimerWheel
-from chatd.wire.handshake import Refused
+from chatd.wire.handshake import Head, Refused
+from chatd.wire.stream import refused_to
+
+uniform = SystemRandom().uniform
+
+
+def for_now(head: Head, refused: Refused, config: Config) -> Refused:
+    """Return how the sender of a request is refused; who comes back by itself does so at a time of its own."""
+    return refused_to(head, refused, lambda: uniform(0, config.retry_seconds))
 
 
 @implementer(IHalfCloseableProtocol)

@@ -96,10 +96,11 @@ class Answers(Resource):
     def _answer(self, request: Any) -> Answer:
         channel: Channel = request.channel
         if not channel.admitted:
+            head = head_of(request)
             try:
-                channel.admit(head_of(request))
+                channel.admit(head)
             except Refused as refused:
-                channel.refuse(refused)
+                channel.refuse(refused, head)
                 return NOT_DONE_YET
         if request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
             request.charged = True  # as every handshake is

@@ -49,6 +49,8 @@ ROOM_LENGTH = 64
 class Refused(Exception):
     """A request that gets an error for an answer."""
 
+    content_type = "application/json"
+
     def __init__(
         self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = (), *, reason: str = ""
     ) -> None:
@@ -63,6 +65,11 @@ class Refused(Exception):
         self.headers = headers
         self.reason = reason or code
 
+    @property
+    def retry_after(self) -> int | None:
+        """After how many seconds the same request may be answered; None where it helps nothing to wait."""
+        return next((int(value) for name, value in self.headers if name == "Retry-After"), None)
+
     def body(self) -> bytes:
         """Return the JSON that says so, newline included."""
         return encode({"error": self.code, "message": self.message}) + b"\n"
@@ -72,7 +79,7 @@ class Refused(Exception):
         body = self.body()
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
-            "Content-Type: application/json",
+            f"Content-Type: {self.content_type}",
             f"Content-Length: {len(body)}",
             "Cache-Control: no-store",
             "Cross-Origin-Resource-Policy: same-origin",

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from chatd.message import Position
 from chatd.wire.events import EPOCH_LENGTH, ID_LENGTH, Member
-from chatd.wire.handshake import Refused, bad_request, parameter
+from chatd.wire.handshake import Head, Refused, bad_request, parameter, room_name, split_target
 from chatd.wire.nick import BadNick, read_nick
 from chatd.wire.text import read_line, utf8_size
 
@@ -61,6 +61,17 @@ def _weighted(listed: str | None) -> list[tuple[str, float]]:
         quality = next((float(found[1]) for part in parameters if (found := _QUALITY.fullmatch(part))), 1.0)
         weighted.append((name, quality))
     return weighted
+
+
+def asks_for_events(head: Head) -> bool:
+    """Return whether a request is for a stream of events, as an EventSource sends it."""
+    if head.method != "GET" or choose_form(head.headers.get("accept")) != EVENTS:
+        return False
+    try:
+        room_name(split_target(head.target)[0][1:])
+    except Refused:
+        return False
+    return True
 
 
 def read_event_id(text: str) -> Position:

@@ -7,10 +7,11 @@ seen to have been cut off; to HTTP/1.0 as it is. It is framed once for all who h
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chatd.closing import Closing
+from chatd.closing import BUS_AWAY, FLOODING, Closing
 from chatd.message import Change, Gap, Message
 from chatd.wire import events, text
-from chatd.wire.http import EVENTS, JSON, JSON_LINES, LINES, TEXT
+from chatd.wire.handshake import Head, Refused
+from chatd.wire.http import EVENTS, JSON, JSON_LINES, LINES, TEXT, asks_for_events
 from chatd.wire.json_line import encode
 from chatd.wire.text import Dress
 
@@ -131,6 +132,35 @@ def _event(kind: bytes, data: bytes, id: bytes = b"") -> bytes:
 def _id(epoch: str, offset: int) -> bytes:
     """Say where the client is to come back to."""
     return b"id: %b-%d\n" % (epoch.encode("ascii"), offset)
+
+
+class Postponed(Refused):
+    """A stream of events that is refused for now, as an EventSource understands it: one that ends at once.
+
+    It takes any status but 200 for final (WHATWG HTML, section 9.2.2), and never asks again.
+    """
+
+    content_type = EVENTS
+
+    def __init__(self, refused: Refused, again: float) -> None:
+        """Take what is to be said, and in how many seconds to come back."""
+        headers = (*refused.headers, ("Access-Control-Allow-Origin", "*"))  # it says nothing of the room
+        super().__init__(200, refused.code, refused.message, headers, reason=refused.reason)
+        self._again = again
+
+    def body(self) -> bytes:
+        """Return the stream."""
+        code = (FLOODING if self.code == "rate_limited" else BUS_AWAY).code
+        return b"retry: %d\n\n" % (self._again * 1000) + _event(
+            b"bye", encode(events.Bye(code, self.message, self._again))
+        )
+
+
+def refused_to(head: Head, refused: Refused, spread: Callable[[], float]) -> Refused:
+    """Return how the sender of a request is refused; spread gives how many seconds later than others it comes back."""
+    if refused.retry_after is None or not asks_for_events(head):
+        return refused
+    return Postponed(refused, round(refused.retry_after + spread(), 1))
 
 
 _MAKERS = {TEXT: _lines, JSON: _json_lines, JSON_LINES: _json_lines, EVENTS: _events}

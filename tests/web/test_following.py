@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from twisted.internet.error import ConnectionDone
 
-from chatd.closing import STOPPING
+from chatd.closing import BUS_AWAY, STOPPING
 from chatd.config import Config
-from chatd.metrics import CLIENTS
+from chatd.metrics import CLIENTS, REFUSED
 from tests.fakes import Events
+from tests.frames import heard
 from tests.web.asker import CONFIG, Asker, House, error
 
 HELD = Config(max_backlog=65_536, max_message=30_000, flush_interval=0)
@@ -61,6 +62,71 @@ def test_no_more_clients_follow_than_may_and_when_one_has_gone_the_next_may(monk
     assert late.ask("GET /ops?follow=1").status == 200
     house.say("now")
     assert [streamed(follower) for follower in (followers[1], late)] == ["now\n", "now\n"]
+
+
+EVENTS = "Accept: text/event-stream"
+
+
+def test_an_event_source_that_is_refused_for_now_gets_a_stream_that_ends_and_says_when_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CLIENTS["http"], "value", 0)
+    house = House(replace(CONFIG, max_connections_worker=0))
+    before = REFUSED["unavailable"].value
+    answers = [Asker(house).ask("GET /ops", EVENTS) for _ in range(9)]
+    waits = set()
+    for answer in answers:
+        assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+        assert answer.headers["retry-after"] == "5"
+        retry, event, data = filter(None, answer.body.decode().split("\n"))
+        bye = json.loads(data.removeprefix("data: "))
+        assert (event, bye["type"], bye["code"]) == ("event: bye", "bye", 1013)
+        assert bye["reason"] == "too many clients follow rooms over HTTP; try again later"
+        assert retry == f"retry: {round(bye['reconnect_after'] * 1000)}"
+        assert 5 <= bye["reconnect_after"] <= 5 + CONFIG.retry_seconds
+        waits.add(bye["reconnect_after"])
+    assert len(waits) > 1
+    assert REFUSED["unavailable"].value == before + 9
+    assert Asker(house).ask("HEAD /ops", EVENTS).status == 200  # it would not stay
+    assert Asker(house).ask("GET /ops?follow=1").status == 503
+    assert Asker(house).ask("GET /ops?follow=1", "Accept: application/json").status == 503
+
+
+def test_one_that_is_too_fast_is_told_so_in_the_same_way() -> None:
+    house = House(replace(CONFIG, limit_requests="1", limit_requests_seconds=1))
+    Asker(house).ask("GET /ops")
+    answer = Asker(house).ask("GET /ops", EVENTS)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
+    assert b'"code":4029' in answer.body
+
+
+def test_one_whose_broker_is_away_is_told_so_in_the_same_way(asker: Asker) -> None:
+    asker.bus.confirm_at_once = False
+    asker.send("GET /ops", EVENTS)
+    asker.clock.advance(CONFIG.join_seconds)
+    answer = heard(asker.transport.value())
+    assert answer.status == 200
+    assert BUS_AWAY.reason.encode() in answer.body
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET /-/nothing", 404),
+        ("GET /-ops", 404),
+        ("GET /ops?last=x", 400),
+        ("POST /ops", 400),
+        ("DELETE /ops", 405),
+    ],
+)
+def test_what_is_refused_for_good_stays_an_error(asker: Asker, line: str, status: int) -> None:
+    assert asker.ask(line, EVENTS).status == status
+
+
+def test_what_no_event_source_asks_for_stays_an_error(asker: Asker) -> None:
+    asker.bus.away = "it is gone"
+    assert asker.ask("GET /-/readyz", EVENTS).status == 503
+    assert asker.ask("GET /-/rooms", EVENTS).status == 503
 
 
 # How it begins
