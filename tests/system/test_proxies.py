@@ -187,8 +187,19 @@ def test_without_tls_one_is_sent_there(proxies: Proxies, name: str) -> None:
     command = ["curl", "--silent", "--head", "--header", "Host: localhost"]
     url = f"http://127.0.0.1:{proxies.plain_ports[name]}/ops?last=3"
     said = subprocess.run([*command, url], capture_output=True, text=True, check=True, timeout=20).stdout
-    assert said.startswith("HTTP/1.1 301 ")
+    assert said.startswith("HTTP/1.1 308 ")
     assert "\nlocation: https://localhost/ops?last=3\n" in said.lower().replace("\r", "")
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_what_is_said_without_tls_is_said_there(proxies: Proxies, daemon: Daemon, name: str) -> None:
+    there = f"localhost:443:127.0.0.1:{proxies.ports[name]}"
+    follow = ["curl", "--silent", "--insecure", "--location", "--connect-to", there]
+    url = f"http://127.0.0.1:{proxies.plain_ports[name]}/plain-{name}"
+    command = [*follow, "--header", "Host: localhost", "--data", f"said to {name}", url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    assert json.loads(said)["room"] == f"plain-{name}"
+    assert f"said to {name}" in daemon.texts()
 
 
 # WebSockets
