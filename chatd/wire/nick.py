@@ -37,6 +37,9 @@ _BLANK = re.compile(
 _RESERVED = frozenset(":*")
 """Characters that only the server puts beside a nick, or into it."""
 
+_EMPTY = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Characters that look like a space, and are none to Python."""
+
 
 class BadNick(ValueError):
     """A name that is no nick; its text is one line for whoever typed it, and safe to show."""
@@ -54,9 +57,26 @@ def read_nick(text: str) -> str:
             raise BadNick("a nick must not hold white space")
         if not shows(character):
             raise BadNick(f"a nick must not hold U+{ord(character):04X}")
-        if not character.isascii() and not _RESERVED.isdisjoint("".join(keys(character))):
+        if not character.isascii() and _reserved_like(character):
             raise BadNick(f'a nick must not hold U+{ord(character):04X}, which looks like ":" or "*"')
     return nick
+
+
+def _reserved_like(character: str) -> str:
+    """Return the reserved character that another looks like; empty where it looks like none."""
+    return next((each for each in sorted(_RESERVED) if each in "".join(keys(character))), "")
+
+
+def looks(text: str) -> Iterator[str]:
+    """Yield how the characters of a text look: like a space, like one that no nick may hold, or as they are.
+
+    What does not show is left out.
+    """
+    for character in text:
+        if character.isspace() or character in _EMPTY:
+            yield " "
+        elif shows(character):
+            yield character if character.isascii() else _reserved_like(character) or character
 
 
 def shows(character: str) -> bool:

@@ -5,25 +5,30 @@ safe for its terminal: it can neither move the cursor nor turn the writing round
 Controls (tab apart), line and paragraph separators and overrides of direction come out escaped: ``\x1b``, ``\u2028``,
 ``\u202e``. A backslash stays as it is.
 
-Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command.
+Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command. What a pipe
+says comes without a name. If it looks like a line of the server or of somebody with a name, a named client gets it
+with ``: `` before it, as from somebody whose name is empty.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from math import ceil
 from typing import NamedTuple, Protocol
 
 from chatd.message import Batch, Change, Message
 from chatd.wire.frames import deflated_text_frame, text_frame
-from chatd.wire.nick import BadNick, folded, read_nick
+from chatd.wire.nick import NICK_LENGTH, BadNick, folded, looks, read_nick
 
 LAST = 20
 """Messages that ``/last`` asks for where no number is given."""
 
 _REPEATED = 32  # characters of a command that does not exist
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+
+_ATTRIBUTED = re.compile(r"\*\s|[^\s:]*:\s")  # to the server, or to somebody with that nick
 
 _UNSAFE = (
     *range(0x09),
@@ -108,8 +113,17 @@ def bare(message: Message) -> str:
 
 
 def named(message: Message) -> str:
-    """Show a message to a named client: the same, safe."""
-    return safe(bare(message))
+    """Show a message to a named client: the same, safe, and nobody else's."""
+    shown = safe(bare(message))
+    return f": {shown}" if not message.nick and _speaks_as_another(message.text) else shown
+
+
+def _speaks_as_another(text: str) -> bool:
+    """Return whether what somebody without a nick says looks like a line of the server, or of somebody with a nick."""
+    length = NICK_LENGTH + 2
+    if not text[:length].isascii():
+        text = "".join(islice(looks(text), length))
+    return _ATTRIBUTED.match(text, 0, length) is not None
 
 
 # What the server says
@@ -153,6 +167,11 @@ def missed(count: int) -> str:
 def lost(count: int | None) -> str:
     """Say how many lines nobody can give a client any more; None: nobody knows."""
     return notice("some lines may be lost" if count is None else f"{_counted(count, 'line')} lost")
+
+
+def cut(count: int) -> str:
+    """Say that an answer has fewer lines than were asked for, because more do not fit."""
+    return notice(f"the last {_counted(count, 'line')}: more do not fit in one answer")
 
 
 def not_sent(reason: str, retry_after: float | None = None) -> str:

@@ -130,6 +130,33 @@ def test_a_message_shows_its_author_where_that_has_a_nick(said: Message, line: s
     assert bare(said) == named(said) == line
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("* ann left", "ann: I agree", ": hello", "*\tann left", "ann:\thello", "ann*2: hello", "Error: no space"),
+        *("* ", "\uff0a ann left", "*\xa0ann left", "\u2217 ann left", "\u200b* ann left", "*\u3164ann left"),
+        *("ann\uff1a hello", "a\u200bnn: hello", "ann\ua789 hello", "\u0430nn: hello", "\u2060" * 500 + "ann: hello"),
+        *("n" * 32 + ": hello", "日本: hello", "*\u200b x"),
+    ],
+)
+def test_a_pipe_speaks_neither_as_the_server_nor_as_somebody_with_a_nick(text: str) -> None:
+    assert named(message(text)) == f": {safe(text)}"
+    assert bare(message(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hello", "*hello*", "**", "http://x", "12:30", "a b: c", " * one", "/me waves", "é* x", "n" * 33 + ": x"],
+)
+def test_what_else_it_says_is_shown_as_it_is(text: str) -> None:
+    assert named(message(text)) == text
+
+
+@pytest.mark.parametrize("nick", ["ann", "日本"])
+def test_what_somebody_with_a_nick_says_stands_behind_the_nick(nick: str) -> None:
+    assert named(message("* bob left", nick)) == f"{nick}: * bob left"
+
+
 def test_a_bare_client_gets_the_text_of_a_named_one_as_it_is() -> None:
     assert bare(message("a\x1b[31m\n\u202e", "ann")) == "ann: a\x1b[31m\n\u202e"
 
