@@ -114,6 +114,31 @@ class Span:
     """Whether history has more between these and the top."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The last messages before some offset."""
+
+    batches: Sequence[Batch]
+    """In order, and all of one epoch."""
+    more: bool = False
+    """Whether history has older ones: more than that were not asked for, or did not fit."""
+
+    @property
+    def start(self) -> Position | None:
+        """The position of the oldest message; None where there is none."""
+        return Position(self.batches[0].epoch, self.batches[0].first) if self.batches else None
+
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return sum(len(batch.messages) for batch in self.batches)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they had on the bus."""
+        return sum(batch.size for batch in self.batches)
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(tuple[Message, ...])
 

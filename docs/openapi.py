@@ -92,10 +92,16 @@ def paths() -> dict[str, Any]:
     show = {
         "summary": "What was said, and with follow=1 what is being said",
         "description": "As a named client at a terminal sees it, as JSON, or as server-sent events, by `Accept`; "
-        "a browser gets the chat page. An answer without end makes the client a member of the room.",
+        "a browser gets the chat page. An answer without end makes the client a member of the room. "
+        "For `text/event-stream` 429 and 503 are 200 with a stream that says when to come back, and ends.",
         "parameters": [
             ROOM,
             query("last", {"type": "integer", "minimum": 0, "maximum": 100_000}, f"How many messages; {LAST}"),
+            query(
+                "before",
+                {"type": "string", "pattern": "^[0-9A-Za-z]{1,64}-[1-9][0-9]{0,14}$"},
+                "The last messages before this one, named by its epoch and offset, as `Link` does",
+            ),
             query("follow", {"enum": ["0"]}, "1: go on with what is said from now on, without end"),
             query("nick", NICK, "Of who follows: it is seen in the room then, and sees who comes and goes"),
             query(
@@ -116,6 +122,12 @@ def paths() -> dict[str, Any]:
             content(text=TEXT, json={"type": "array", "items": reference("MessageEvent")}, lines=TEXT, html=TEXT),
             *(400, 401, 403, 404, 429, 503),
         ),
+    }
+    show["responses"]["200"]["headers"] = {
+        "Link": {
+            "schema": {"type": "string"},
+            "description": 'rel="prev": where older messages are; there only while history has any',
+        }
     }
     publish = {
         "summary": "Say something",

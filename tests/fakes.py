@@ -425,7 +425,7 @@ class FakeMember:
     def not_sent(self, closing: Closing) -> None:
         self.events.append(closing)
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
         self.events.append(("began", top, list(gaps), list(batches)))
 
     def renamed(self, nick: str) -> None:

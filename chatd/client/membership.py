@@ -150,12 +150,14 @@ class Membership:
         self._program.flush()
         return self._program.line.replay(blob, count)
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
-        """Begin with what was asked for, and what of it is lost."""
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+        """Begin with what was asked for, what of it is lost, and whether more of it follows."""
         lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
         said = [event for batch in batches for event in events.message_events(batch)]
         self._program.was_read(sum(batch.size for batch in batches))
-        answer = events.Joined(self.room, top.epoch, top.offset, lost == 0, lost, said, ref=self.ref)
+        answer = events.Joined(
+            self.room, top.epoch, top.offset, lost == 0, lost, said, more=more or UNSET, ref=self.ref
+        )
         self.ref, self.joined, self.joining = UNSET, True, False
         self._program.say(answer)
 

@@ -1,6 +1,7 @@
 """A session of somebody at a terminal: a nick, commands, and lines of the server, which start with ``* ``."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -10,7 +11,7 @@ from twisted.python.failure import Failure
 from chatd.client.session import Session
 from chatd.closing import FLOODING, LEAVING, READ_ONLY, Closing
 from chatd.gate.buckets import Pace
-from chatd.message import Batch, Gap
+from chatd.message import Gap, Stretch
 from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
 from chatd.room.roster import Members
@@ -133,7 +134,10 @@ class Person(Session):
             case Ask.PING:
                 self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
             case Last(count):
-                self._read(lambda: self._hub.last(self._place.room, count).addCallback(self._was_read), self._tell_last)
+                self._read(
+                    lambda: self._hub.last(self._place.room, count).addCallback(self._was_read),
+                    partial(self._tell_last, count),
+                )
             case Rename() if self.lease.grant.nick:
                 self._say(text.notice(NICK_FIXED))
             case Rename(nick):
@@ -188,14 +192,16 @@ class Person(Session):
             nicks = [each.nick for each in members.present if each.nick]
             self._say(text.who(nicks, len(members.present) - len(nicks)))
 
-    def _was_read(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+    def _was_read(self, stretch: Stretch) -> Stretch:
         """Charge the address for what was read, whether or not the client is still there."""
         if self._pace is not None:
-            self._pace.read(sum(batch.size for batch in batches))
-        return batches
+            self._pace.read(stretch.size)
+        return stretch
 
-    def _tell_last(self, batches: Sequence[Batch]) -> None:
-        self._line.tell(b"".join(self.dress.frames(batches)))
+    def _tell_last(self, count: int, stretch: Stretch) -> None:
+        if stretch.more and stretch.count < count:
+            self._say(text.cut(stretch.count))
+        self._line.tell(b"".join(self.dress.frames(stretch.batches)))
 
     def _tell_nick(self, wanted: str, has: str) -> None:
         self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))

@@ -19,7 +19,7 @@ from chatd.closing import FLOODING, READ_ONLY, TOKEN_OUT, Closing, come_back_aft
 from chatd.config import Config
 from chatd.gate.auth import BadToken
 from chatd.gate.buckets import Pace
-from chatd.message import Batch, Message, Position
+from chatd.message import Message, Position, Stretch
 from chatd.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.room.hub import Hub
 from chatd.room.roster import Members
@@ -500,10 +500,10 @@ class Program:
         before = None if request.before is UNSET else request.before
         epoch = self._hub_of(request.room).top(request.room).epoch
 
-        def tell(batches: Sequence[Batch]) -> None:
-            self.was_read(sum(batch.size for batch in batches))
-            said = [event for batch in batches for event in events.message_events(batch)]
-            self.say(events.HistoryAnswer(request.room, epoch, said, ref=request.ref))
+        def tell(stretch: Stretch) -> None:
+            self.was_read(stretch.size)
+            said = [event for batch in stretch.batches for event in events.message_events(batch)]
+            self.say(events.HistoryAnswer(request.room, epoch, said, stretch.more or UNSET, ref=request.ref))
 
         self._ask(request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), tell)
 

@@ -343,7 +343,7 @@ class Session:
     def renamed(self, nick: str) -> None:
         """Learn that it has another nick; one without has none to lose."""
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
         """Never: what history has for it comes as any message does."""
 
     def missed_changes(self) -> None:

@@ -45,8 +45,8 @@ class Reader(Protocol):
     def begins(self) -> bool:
         """Whether it is told in one piece, by ``began``, what history gives at first."""
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch]) -> None:
-        """Take what history gave at first, what of it is lost, and where the room's order stood."""
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+        """Take what history gave at first, what of it is lost, where the order stood, and whether more follows."""
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages, however much waits; return whether they could be sent."""
@@ -226,7 +226,7 @@ class CatchUp:
         if self._opening is not None:
             gaps, batches = self._opening
             self._opening = None
-            self.member.began(top, gaps, batches)
+            self.member.began(top, gaps, batches, more=self._cursor.position != top)
 
     def _not_read(self, failure: Failure, top: Position) -> None:
         self._reading = None

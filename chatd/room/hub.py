@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from chatd.closing import BUS_AWAY, TAKEN_OVER, WRITES_REFUSED, Closing
 from chatd.config import Config
-from chatd.message import Batch, Change, Gap, Position
+from chatd.message import Batch, Change, Gap, Position, Stretch
 from chatd.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
 from chatd.room.bus import Bus
 from chatd.room.intake import Intake
@@ -234,17 +234,20 @@ class Hub:
         sent = self._clock.seconds()
         return self._bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
 
-    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[Sequence[Batch]]":
+    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[Stretch]":
         """Ask for the last messages of a room, or of those before an offset."""
         top = self._doors[name].room.timeline.position
         return Deferred.fromCoroutine(self._stretch(name, top, count, before))
 
-    def recent(self, name: str, count: int) -> "Deferred[Sequence[Batch]]":
-        """Ask for the last messages of a room that need have no member here."""
+    def recent(self, name: str, count: int, before: Position | None = None) -> "Deferred[Stretch]":
+        """Ask for the last messages of a room that need have no member here, or of those before a position."""
 
-        async def recent() -> Sequence[Batch]:
+        async def recent() -> Stretch:
             (top,) = await self._bus.tops([name])
-            return await self._stretch(name, top, count, None) if top.epoch else ()
+            if before is None:
+                return await self._stretch(name, top, count, None) if top.epoch else Stretch(())
+            end = top if top.epoch == before.epoch else before  # of an epoch that is over nobody knows the end
+            return await self._stretch(name, end, count, before.offset)
 
         return Deferred.fromCoroutine(recent())
 
@@ -255,23 +258,31 @@ class Hub:
         """
         return self._listing.get()
 
-    async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Sequence[Batch]:
-        """Read messages backwards, until there are so many of them or ``max_backlog`` bytes; return them in order."""
+    async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Stretch:
+        """Read messages backwards, until there are so many of them or ``max_backlog`` bytes; return them in order.
+
+        One more is asked for than is given: whether there is one shows whether history has older ones.
+        """
         config = self._config
         end = top.offset if before is None else min(top.offset, before - 1)
-        start = max(0, end - count, top.offset - config.history)
+        oldest = max(0, top.offset - config.history)
+        start = max(end - count, oldest)
+        after = max(start - 1, oldest)
         batches: list[Batch] = []
-        size, more = 0, True
-        while more and start < end and size < config.max_backlog:
+        size, unread, older = 0, start < end, False
+        while unread and after < end and size < config.max_backlog:
             most = min(config.history_bytes, config.max_backlog - size)
-            read, more = await self._bus.read_back(name, top.epoch, end, start, most)
+            read, unread = await self._bus.read_back(name, top.epoch, end, after, most)
             for batch in read:
+                older = older or oldest < start >= batch.first
+                wanted, end = batch.first_ones(end + 1 - batch.first), batch.first - 1
+                if batch.last <= start:
+                    continue  # it only shows that there are older ones
                 size += batch.size
                 if size > config.max_backlog and batches:
-                    return batches[::-1]
-                batches.append(batch.first_ones(end + 1 - batch.first).without_first(max(0, start + 1 - batch.first)))
-                end = batch.first - 1
-        return batches[::-1]
+                    return Stretch(batches[::-1], more=True)
+                batches.append(wanted.without_first(max(0, start - end)))
+        return Stretch(batches[::-1], older or (unread and after < end))
 
     def _room_of(self, name: str, member: Member) -> Room | None:
         """Give a room, where the member is in it."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
@@ -40,7 +41,7 @@ def done(request: Request, status: int) -> int:
     return NOT_DONE_YET
 
 
-def refuse(request: Request, refused: Refused) -> bytes:
+def refuse(request: Any, refused: Refused) -> bytes:
     """Set the status and headers of an error, give its body."""
     if refused.retry_after is not None:
         refused = for_now(head_of(request), refused, request.channel.site.config)

@@ -18,7 +18,7 @@ def share(request: Request, origins: Origins) -> None:
     request.responseHeaders.addRawHeader(b"vary", b"Origin")
     if origin is not None and origins.allows_elsewhere(origin, host):
         request.setHeader(b"access-control-allow-origin", origin.encode("latin-1"))
-        request.setHeader(b"access-control-expose-headers", b"Retry-After, WWW-Authenticate")
+        request.setHeader(b"access-control-expose-headers", b"Link, Retry-After, WWW-Authenticate")
 
 
 def allow_in_advance(request: Request) -> None:

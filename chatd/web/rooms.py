@@ -49,22 +49,24 @@ class Rooms:
             return self._follow(request, form, heartbeat)
         if form == http.HTML:
             return self._page.render(request)
-        place = read_target(request.uri, http.LAST)
+        place, before = read_target(request.uri, http.LAST), http.read_before(request.uri)
         check_readable(asker_lease(request).grant, place.room)
-        return later(request, self._last(request, place, form))
+        return later(request, self._last(request, place, before, form))
 
-    async def _last(self, request: Request, place: Place, form: str) -> bytes:
+    async def _last(self, request: Request, place: Place, before: Position | None, form: str) -> bytes:
         hub = self._shards.hub(place.room)
         self._check_backlog()
-        batches = await self._asked(hub.recent(place.room, place.last), hub.unreachable)
-        self._read(request, sum(batch.size for batch in batches))
+        stretch = await self._asked(hub.recent(place.room, place.last, before), hub.unreachable)
+        self._read(request, stretch.size)
         self._check_backlog()  # many may have asked at the same time
+        if stretch.more and stretch.start is not None:
+            request.setHeader(b"link", http.link_to_older(stretch.start, place.last).encode("ascii"))
         if form in (http.JSON, http.JSON_LINES):
-            said = [event for batch in batches for event in events.message_events(batch)]
+            said = [event for batch in stretch.batches for event in events.message_events(batch)]
             if form == http.JSON:
                 return answer_json(request, said)
             return answer(request, b"".join(encode(event) + b"\n" for event in said), form)
-        return answer(request, "".join(f"{named(each)}\n" for batch in batches for each in batch.messages))
+        return answer(request, "".join(f"{named(each)}\n" for batch in stretch.batches for each in batch.messages))
 
     def _check_backlog(self) -> None:
         """Raise Refused (503) while too much waits for all clients of the worker: an answer may be large."""

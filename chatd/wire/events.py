@@ -258,6 +258,8 @@ class Joined(_Answered, frozen=True, gc=False, tag="joined"):
     """How many of those are gone for good; None where nobody knows."""
     messages: Sequence[MessageEvent]
     """What was asked for, oldest first."""
+    more: bool | UnsetType = UNSET
+    """True where that is not all of it: the rest follows, each message by itself."""
 
 
 class Left(_Answered, frozen=True, gc=False, tag="left"):
@@ -311,6 +313,8 @@ class HistoryAnswer(_Answered, frozen=True, gc=False, tag="history"):
     room: str
     epoch: str
     messages: Sequence[MessageEvent]
+    more: bool | UnsetType = UNSET
+    """True where history has older messages: they are to be had before the offset of the first one here."""
 
 
 class NickAnswer(_Answered, frozen=True, gc=False, tag="nick"):

@@ -81,6 +81,24 @@ def read_event_id(text: str) -> Position:
     raise bad_request("Last-Event-ID must be that of an event: EPOCH-OFFSET")
 
 
+def read_before(target: bytes) -> Position | None:
+    """Return before which message those that are wanted stand, if a target says so. Raise Refused: 400."""
+    value = parameter(target, b"before")
+    if value is None:
+        return None
+    if (found := _EVENT_ID.fullmatch(value.decode("latin-1"))) and int(found[2]):
+        return Position(found[1], int(found[2]))
+    raise bad_request("before must name a message: EPOCH-OFFSET")
+
+
+def link_to_older(start: Position, last: int) -> str:
+    """Write the header that says where messages before a position are to be had (RFC 8288).
+
+    It is relative, so that it holds behind a proxy that changes the path.
+    """
+    return f'<?before={start.epoch}-{start.offset}&last={last}>; rel="prev"'
+
+
 def read_heartbeat(target: bytes) -> int | None:
     """Return how many seconds lie between two heartbeats, if a target says so; 0 is for none. Raise Refused: 400."""
     value = parameter(target, b"heartbeat")

@@ -1,6 +1,7 @@
 """A browser's EventSource: one that was refused for now comes back by itself."""
 
 import json
+from pathlib import Path
 from urllib.request import urlopen
 
 from playwright.sync_api import Browser
@@ -18,7 +19,7 @@ LISTEN = """url => {
 }"""
 
 
-def test_one_that_was_refused_for_now_comes_back_and_hears_the_room(browser: Browser, tmp_path: object) -> None:
+def test_one_that_was_refused_for_now_comes_back_and_hears_the_room(browser: Browser, tmp_path: Path) -> None:
     with Daemon(tmp_path, "--max-connections-worker", "8", workers=1) as daemon:
         followers = [urlopen(daemon.url("ops?follow=1", "http")) for _ in range(4)]
         windows = Windows(browser, daemon.url(scheme="http").rstrip("/"))
@@ -36,8 +37,8 @@ def test_one_that_was_refused_for_now_comes_back_and_hears_the_room(browser: Bro
             follower.close()
 
         def hears() -> bool:
-            members = json.loads(urlopen(daemon.url("ops/members", "http")).read())
-            return members["count"] == 1
+            with urlopen(daemon.url("ops/members", "http")) as answer:
+                return bool(json.load(answer)["count"] == 1)
 
         until(hears, "it to come back")
         urlopen(daemon.url("ops", "http"), b"welcome back").close()

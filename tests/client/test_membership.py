@@ -57,6 +57,13 @@ def test_it_is_told_in_one_piece_what_it_missed_and_what_of_it_is_lost(
     assert [(each["offset"], each["text"]) for each in joined["messages"]] == [(6, "a"), (7, "b"), (9, "c")]
 
 
+def test_it_is_told_that_the_rest_of_it_follows(house: House) -> None:
+    membership, _, line = member(house)
+    membership.began(TOP, (), [batch(6, "a")], more=True)
+    membership.began(TOP, (), [batch(6, "a")])
+    assert [each.get("more") for each in told(house, line)] == [True, None]
+
+
 def test_a_reference_is_answered_once(house: House) -> None:
     membership, _, line = member(house)
     membership.ref = "r"

@@ -1,5 +1,6 @@
 """Somebody at a terminal: what a nick, commands and notices do; a session between a line and a real hub."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -252,6 +253,18 @@ def test_last_shows_twenty_unless_told_how_many(house: House, ann: tuple[Person,
     assert lines(ann[1]) == [f"ann: {number}" for number in range(10, 30)]
     ann[0].received(["/last 999999999"])
     assert len(lines(ann[1])) == 30
+
+
+def test_last_says_where_it_has_fewer_than_were_asked_for_because_more_do_not_fit() -> None:
+    house = House(replace(CONFIG, max_backlog=300))
+    person, line = house.person("ann")
+    for number in range(5):
+        person.received([f"{number}"])
+        house.turn()
+    person.received(["/last 5"])
+    assert lines(line) == ["* the last 3 lines: more do not fit in one answer", "ann: 2", "ann: 3", "ann: 4"]
+    person.received(["/last 3"])
+    assert lines(line) == ["ann: 2", "ann: 3", "ann: 4"]
 
 
 def test_last_where_nothing_was_said_shows_nothing(ann: tuple[Person, FakeLine]) -> None:

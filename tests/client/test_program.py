@@ -462,6 +462,21 @@ def test_it_asks_what_was_said(house: House, client: Client, asked: dict[str, An
     assert "".join(each["text"] for each in told["messages"]) == texts
 
 
+def test_who_goes_back_while_there_is_more_has_all_that_was_said(client: Client) -> None:
+    for number in range(5):
+        client.asks(publish(str(number)))
+    pages: list[str] = []
+    asked: dict[str, Any] = {"type": "history", "room": "lobby", "limit": 2}
+    more = True
+    while more:
+        [told] = client.asks(asked)
+        pages.append("".join(each["text"] for each in told["messages"]))
+        asked["before"] = told["messages"][0]["offset"]
+        assert told.get("more") in (True, None)
+        more = "more" in told
+    assert pages == ["34", "12", "0"]
+
+
 def test_history_has_its_own_messages_too(client: Client) -> None:
     client.asks(publish("mine"))
     [told] = client.asks({"type": "history", "room": "lobby"})

@@ -386,8 +386,9 @@ class TestBus(Contract, BusTestCase):
         await bus.flushed()
         hub = Hub(bus, Logger(), Config(redis_prefix=self.prefix, **knobs), reactor)
         queries, sent = self.cost(server)
-        batches = await hub.recent("ops", 1000)
-        texts = [message.text[:4] for batch in batches for message in batch.messages]
+        stretch = await hub.recent("ops", 1000)
+        texts = [message.text[:4] for batch in stretch.batches for message in batch.messages]
+        assert stretch.more
         assert texts == [f"{number:04}" for number in range(300 - len(texts), 300)]
         assert len(texts) > 50
         queries_now, sent_now = self.cost(server)

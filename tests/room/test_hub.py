@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 from chatd.closing import BUS_AWAY, WRITES_REFUSED
 from chatd.config import Config
-from chatd.message import Batch, Message, Position, Span
+from chatd.message import Batch, Message, Position, Span, Stretch
 from chatd.metrics import HELD_BYTES
 from chatd.room.places import Contested
 from tests.fakes import Comparing, Events, FakeBus, FakeMember
@@ -378,11 +378,16 @@ def texts(batches: Sequence[Batch]) -> list[str]:
     return [message.text for batch in batches for message in batch.messages]
 
 
-def asked(house: House, count: int, before: int | None = None) -> list[str]:
-    """Return the texts of the last messages of a room with somebody in it."""
-    found: list[Sequence[Batch]] = []
+def stretch(house: House, count: int, before: int | None = None) -> Stretch:
+    """Return the last messages of a room with somebody in it."""
+    found: list[Stretch] = []
     house.hub.last("ops", count, before).addCallback(found.append)
-    return texts(found[0])
+    return found[0]
+
+
+def asked(house: House, count: int, before: int | None = None) -> list[str]:
+    """Return their texts."""
+    return texts(stretch(house, count, before).batches)
 
 
 @pytest.fixture
@@ -396,25 +401,40 @@ def filled() -> House:
 
 
 @pytest.mark.parametrize(
-    ("count", "before", "found"),
+    ("count", "before", "found", "more"),
     [
-        (1, None, (90, 90)),
-        (4, None, (87, 90)),
-        (4, 90, (86, 89)),
-        (4, 89, (85, 88)),
-        (4, 12, (11, 11)),
-        (4, 11, ()),
-        (1000, None, (61, 90)),
-        (1000, 41, (13, 40)),
-        (20, 41, (21, 40)),
-        (1000, 1000, (61, 90)),
+        (0, None, (), False),
+        (1, None, (90, 90), True),
+        (3, None, (88, 90), True),
+        (4, None, (87, 90), True),
+        (4, 90, (86, 89), True),
+        (4, 89, (85, 88), True),
+        (4, 12, (11, 11), False),
+        (4, 11, (), False),
+        (4, 15, (11, 14), False),
+        (4, 16, (12, 15), True),
+        (1000, None, (61, 90), True),
+        (1000, 41, (13, 40), True),
+        (1000, 40, (11, 39), False),
+        (20, 41, (21, 40), True),
+        (1000, 1000, (61, 90), True),
     ],
 )
 def test_the_last_messages_are_read_as_far_as_the_backlog_and_history_go(
-    filled: House, count: int, before: int | None, found: tuple[int, int] | tuple[()]
+    filled: House, count: int, before: int | None, found: tuple[int, int] | tuple[()], more: bool
 ) -> None:
     expected = [str(number) for number in range(found[0], found[1] + 1)] if found else []
-    assert asked(filled, count, before) == expected
+    given = stretch(filled, count, before)
+    assert (texts(given.batches), given.more) == (expected, more)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 50, 1000])
+def test_who_goes_on_while_there_is_more_gets_all_that_history_has(filled: House, count: int) -> None:
+    pages = [stretch(filled, count)]
+    while pages[-1].more:
+        assert pages[-1].start
+        pages.append(stretch(filled, count, pages[-1].start.offset))
+    assert [text for page in reversed(pages) for text in texts(page.batches)] == [str(each) for each in range(11, 91)]
 
 
 def test_no_more_is_read_than_is_given_and_one_batch(filled: House) -> None:
@@ -430,9 +450,9 @@ def test_a_batch_larger_than_the_backlog_is_given_alone(filled: House) -> None:
     large = Batch("ops", "e0", 91, "w", 31, (Message("w.31.1", 0, "elsewhere", "x"),), size=9_000)
     filled.bus.kept["ops", "e0"].append(large)
     filled.bus._tops["ops"] = Position("e0", 91)
-    found: list[Sequence[Batch]] = []
+    found: list[Stretch] = []
     filled.hub.recent("ops", 50).addCallback(found.append)
-    assert texts(found[0]) == ["x"]
+    assert (texts(found[0].batches), found[0].more) == (["x"], True)
 
 
 def test_a_hole_in_history_is_read_over(filled: House) -> None:

@@ -77,6 +77,49 @@ def test_programs_get_a_json_array_of_messages(asker: Asker, house: House) -> No
     ]
 
 
+@pytest.mark.parametrize("accept", ["text/plain", "application/json"])
+def test_an_answer_says_where_older_messages_are_to_be_had_as_long_as_there_are_any(
+    asker: Asker, house: House, accept: str
+) -> None:
+    for number in range(1, 6):
+        house.say(str(number))
+    pages, query = [], "?last=2"
+    while query:
+        answer = asker.ask(f"GET /ops{query}", f"Accept: {accept}")
+        texts = [each["text"] for each in json.loads(answer.body)] if "json" in accept else answer.body.split()
+        pages.append(list(map(int, texts)))
+        link = answer.headers.get("link", "")
+        query = link.removeprefix("<").partition(">")[0]
+        assert link == (f'<{query}>; rel="prev"' if query else "")
+    assert pages == [[4, 5], [2, 3], [1]]
+
+
+def test_so_does_one_that_has_fewer_than_were_asked_for_because_more_do_not_fit() -> None:
+    house = House(replace(CONFIG, max_backlog=300))
+    for number in range(1, 6):
+        house.say(str(number))
+    answer = Asker(house).ask("GET /ops?last=5")
+    assert answer.body.split() == [b"3", b"4", b"5"]
+    assert answer.headers["link"] == '<?before=e0-3&last=5>; rel="prev"'
+    assert Asker(house).ask("GET /ops?before=e0-3&last=5").body.split() == [b"1", b"2"]
+
+
+def test_messages_of_an_epoch_that_is_over_are_to_be_had_as_long_as_history_has_them(house: House) -> None:
+    house.say("old")
+    kept = dict(house.bus.kept)
+    house.bus.restart()
+    house.bus.kept.update(kept)
+    house.say("new")
+    assert Asker(house).ask("GET /ops?before=e1-2").body == b"new\n"
+    assert Asker(house).ask("GET /ops?before=e0-2").body == b"old\n"
+    assert Asker(house).ask("GET /ops?before=e7-2").body == b""
+
+
+@pytest.mark.parametrize("before", ["", "7", "e0-0", "e0-", "e0:1-2", "e0-1-2", "%c3%a9-1"])
+def test_a_bad_message_to_go_back_from_is_400(asker: Asker, before: str) -> None:
+    assert asker.error(f"GET /ops?before={before}") == (400, "bad_request")
+
+
 def test_an_answer_depends_on_what_is_accepted(asker: Asker) -> None:
     asker.send("GET /ops")
     assert b"\r\nVary: Accept\r\n" in asker.transport.value()
