@@ -151,8 +151,9 @@ def _sentinel(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or SENTINEL_PORT
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
+def whole_number(least: int, most: int, unit: str = "") -> Callable[[str], int]:
     """Make a check for whole numbers from least to most; ``_`` between digits is fine."""
+    number = f"whole number of {unit}" if unit else "whole number"
 
     def check(text: str) -> int:
         try:
@@ -160,7 +161,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if not least <= value <= most:
-            raise BadValue(f"must be a whole number from {least} to {most}, not {text!r}")
+            raise BadValue(f"must be a {number} from {least} to {most}, not {text!r}")
         return value
 
     return check
@@ -178,10 +179,7 @@ def milliseconds(least: float, most: float) -> Callable[[str], float]:
 
 def _number(unit: str, least: float, most: float) -> Callable[[str], float]:
     def check(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
+        value = _float(text)
         if not least <= value <= most:
             raise BadValue(f"must be a number of {unit} from {least:.12g} to {most:.12g}, not {text!r}")
         return value
@@ -211,39 +209,57 @@ def one_of(*words: str) -> Callable[[str], str]:
     return check
 
 
-_UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def size(text: str) -> int:
-    """Read a size in bytes, with a unit or without: 100MB, 1GiB. Raises BadValue."""
-    found = re.fullmatch(r"([0-9]{1,12}) ?([A-Za-z]*)", text)
-    if found is None or found[2] not in _UNITS or int(found[1]) == 0:
+    """Read a size: a number of bytes, or a number with a unit (100MB, 1 GiB) in upper or lower case. Raise BadValue."""
+    found = re.fullmatch(r"([0-9]{1,15}(?:_[0-9]{1,3}){0,4}) ?([a-z]*)", text.strip().lower(), re.ASCII)
+    if found is None or found[2] not in _UNITS:
         raise BadValue(f"must be a size such as 100MB or 1GiB, not {text!r}")
     return int(found[1]) * _UNITS[found[2]]
 
 
-BROKER_MEMORY_LEAST = 33_554_432
+def _size(least: int, most: int) -> Callable[[str], int]:
+    """Make a check for a size in bytes from least to most."""
+
+    def check(text: str) -> int:
+        value = _size_or_none(text)
+        if value is None or not least <= value <= most:
+            raise BadValue(
+                f"must be from {least} to {most} bytes, as a number or with a unit (64kB, 64KiB, 1MB), not {text!r}"
+            )
+        return value
+
+    return check
+
+
+def _size_or_none(text: str) -> int | None:
+    try:
+        return size(text)
+    except BadValue:
+        return None
+
+
+def _size_or_word(word: str, least: str) -> Callable[[str], str]:
+    """Make a check for a word, or a size of at least so much."""
+
+    def check(text: str) -> str:
+        if text != word and (_size_or_none(text) or 0) < size(least):
+            raise BadValue(f"must be {word}, or a size of at least {least} such as 512MiB, not {text!r}")
+        return text
+
+    return check
+
+
+BROKER_MEMORY_LEAST = "32MiB"
 """The least memory that a private broker is of use with."""
 
+CHAT_LOG_LEAST = "10kB"
+"""The smallest size at which a chat log is rotated: with less, each few messages would become a file."""
 
-def _broker_memory(text: str) -> str:
-    if text != "auto":
-        try:
-            enough = size(text) >= BROKER_MEMORY_LEAST
-        except BadValue:
-            enough = False
-        if not enough:
-            raise BadValue(f"must be auto, or a size of at least 32MiB such as 512MiB, not {text!r}")
-    return text
-
-
-def _rotation(text: str) -> str:
-    if text != "day":
-        try:
-            size(text)
-        except BadValue:
-            raise BadValue(f"must be day, or a size such as 100MB or 1GiB, not {text!r}") from None
-    return text
+_size_or_auto = _size_or_word("auto", BROKER_MEMORY_LEAST)
+_size_or_day = _size_or_word("day", CHAT_LOG_LEAST)
 
 
 def limit(text: str, auto: float) -> float:
@@ -252,14 +268,27 @@ def limit(text: str, auto: float) -> float:
 
 
 def _limit(text: str) -> str:
-    if text not in ("auto", "off"):
-        try:
-            value = float(text)
-        except ValueError:
-            value = 0.0
-        if not 0.001 <= value <= 1e9:
-            raise BadValue(f"must be auto, off or a number over 0, not {text!r}")
+    if text not in ("auto", "off") and not 0.001 <= _float(text) <= 1e9:
+        raise BadValue(f"must be auto, off or a number over 0, not {text!r}")
     return text
+
+
+def _byte_limit(text: str) -> str:
+    """Check a limit in bytes per second. Return a size with a unit as a number."""
+    number = text if _size_or_none(text) is None else str(size(text))
+    try:
+        return _limit(number)
+    except BadValue:
+        raise BadValue(
+            f"must be auto, off or a number over 0 (bytes per second; also as 64kB or 64KiB), not {text!r}"
+        ) from None
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
 
 
 def _text(text: str) -> str:
@@ -268,30 +297,52 @@ def _text(text: str) -> str:
     return text
 
 
+def expanded(path: str) -> str:
+    """Replace ``~`` and ``~user`` at the beginning of a path by the home folder. Raise BadValue."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise BadValue(f"begins with {found.partition('/')[0]}, which is no home folder here (a name with ~: ./~…)")
+    return found
+
+
 def _log_path(text: str) -> str:
-    if not text or text.endswith("/") or "\0" in text:
+    if not text.strip() or text.endswith("/") or "\0" in text:
         raise BadValue("must name a file")
-    if os.path.isdir(text):
+    path = expanded(text)
+    if os.path.isdir(path):
         raise BadValue(f"{text!r} is a folder; it must name a file")
-    return text
+    return path
 
 
-def _file_path(text: str) -> str:
-    if not text or "\0" in text:
+def file_path(text: str) -> str:
+    """Read the path of a file, from the root on. Raise BadValue."""
+    if not text.strip() or "\0" in text:
         raise BadValue("must name a file")
-    return os.path.abspath(text)
+    return os.path.abspath(expanded(text))
 
 
 def _folder_path(text: str) -> str:
-    if not text or not text.isprintable():
+    if not text.strip() or not text.isprintable():
         raise BadValue("must name a folder")
-    if os.path.exists(text) and not os.path.isdir(text):
+    path = expanded(text)
+    if os.path.exists(path) and not os.path.isdir(path):
         raise BadValue(f"{text!r} is a file; it must name a folder")
-    return text
+    return path
 
 
-def _option(default: Any, check: Callable[[str], Any], text: str, unit: str = "") -> Any:
-    return field(default=default, metadata={"check": check, "help": text, "unit": unit})
+NUMBER_OR_TEXT = (int, float, str)
+"""What a configuration file may give for an option that is a number, or a word, or a number with a unit."""
+
+
+def _option(
+    default: Any, check: Callable[[str], Any], text: str, unit: str = "", toml: tuple[type, ...] | None = None
+) -> Any:
+    """Describe an option. TOML is what a configuration file may give for it: by default, what the default value is."""
+    toml = toml or ((str,) if isinstance(default, str) else (int, float))
+    return field(default=default, metadata={"check": check, "help": text, "unit": unit, "toml": toml})
+
+
+_HERE_OFF = "on listeners that other hosts can reach, off on loopback and unix sockets."
 
 
 @dataclass(frozen=True)
@@ -302,259 +353,303 @@ class Config:
     listen: tuple[str, ...] = _option(
         (),
         str,
-        "Where to listen: any Twisted server endpoint string. A unix socket is for its owner and its group, unless the "
-        "string has mode=. May be given several times. "
-        f"[default: {' and '.join(LOOPBACK_LISTEN)}]",
+        "Listen on this Twisted server endpoint: tcp:3000, tcp6:3000, tcp:3000:interface=ADDRESS, "
+        "ssl:443:privateKey=FILE:certKey=FILE, unix:PATH, systemd:domain=INET6:name=NAME or haproxy: before any of "
+        f"these. May be given several times. [default: {' and '.join(LOOPBACK_LISTEN)}]",
     )
     origin: tuple[str, ...] = _option(
         (),
         str,
-        "Whose web pages may talk to this server, beside its own: https://chat.example.org, https://*.example.org for "
-        "all below it, * for everybody's. May be given several times. [default: none]",
+        "Accept web pages of this origin beside the server's own: https://chat.example.org, https://*.example.org "
+        "(all hosts below it) or * (all). May be given several times. [default: none]",
     )
     host: tuple[str, ...] = _option(
         (),
         str,
-        "A name or address of this server: refuse requests for any other Host with 403. May be given several times. "
+        "Accept only requests whose Host is this name or address of the server, and answer others with 403; it does "
+        "not say where to listen, which is --listen. May be given several times. "
         "[default: any; on loopback without --trusted-proxy only loopback names and the name of this machine]",
     )
     hsts: int = _option(
         0,
-        whole_number(0, 63_072_000),
-        "Tell browsers on ssl: listeners to use HTTPS alone for this host name, on every port, for so many seconds "
-        "(Strict-Transport-Security). 0: say nothing.",
+        whole_number(0, 63_072_000, "seconds"),
+        "How long browsers of clients on ssl: listeners use only HTTPS for this host name, on every port "
+        "(Strict-Transport-Security). 0 does not send the header.",
         "seconds",
     )
     trusted_proxy: tuple[str, ...] = _option(
         (),
         str,
-        "A proxy that is believed when it names the client (X-Forwarded-For, PROXY protocol): its address, its network "
+        "Take the client's address from this proxy (X-Forwarded-For, PROXY protocol): its address, its network "
         "(10.0.0.0/8), or unix for proxies on a unix socket. May be given several times. [default: none]",
     )
     auth_key: tuple[str, ...] = _option(
         (),
-        _file_path,
-        "A file with a key by which tokens (JWT) are known: a public key (PEM), a set of keys (JWKS) or a secret. With "
-        "it, everybody needs one. Read again when it changes. May be given several times. [default: none; no tokens]",
+        file_path,
+        "Require a token (JWT) from every client and verify it with the key in this file, which is read again when it "
+        "changes: a public key (PEM), a key set (JWKS) or a secret. May be given several times. "
+        "[default: none; no tokens]",
     )
-    auth_issuer: str = _option("", _text, "Whose tokens are taken alone (iss). [default: none; anybody's]")
-    auth_audience: str = _option("", _text, "For whom tokens must be (aud). [default: none; for nobody in particular]")
+    auth_issuer: str = _option("", _text, "Accept only tokens with this iss claim. [default: none; any issuer]")
+    auth_audience: str = _option(
+        "", _text, "Accept only tokens with this aud claim. [default: none; only tokens without an aud claim]"
+    )
     auth_require: tuple[str, ...] = _option(
         (),
         one_of("exp", "rooms", "sub"),
-        "Refuse tokens that lack this claim: exp, rooms or sub. May be given several times. [default: none]",
+        "Refuse tokens without this claim: exp, rooms or sub. May be given several times. [default: none]",
     )
     revoked: str = _option(
         "",
-        _file_path,
-        "File of revoked tokens, with --auth-key: one `sub NAME` or `jti ID` a line. Read again when it changes; open "
-        "connections of revoked tokens are closed. [default: none]",
+        file_path,
+        "With --auth-key, refuse the tokens that this file names, one `sub NAME` or `jti ID` a line, and close their "
+        "open connections. The file is read again when it changes. [default: none]",
     )
     limit_messages: str = _option(
         "auto",
         _limit,
-        "How many messages a second a client may say: a bare one is read no faster, others are told. auto: 5 where "
-        "others than this host can connect, else off.",
+        f"Maximum messages per client and second. auto: 5 {_HERE_OFF}",
         "messages/s",
+        NUMBER_OR_TEXT,
     )
     limit_burst: int = _option(
-        10, whole_number(1, 1_000_000), "How many it may say at once, after it was silent.", "messages"
+        10,
+        whole_number(1, 1_000_000),
+        "Maximum messages that a client may send at once before --limit-messages slows it down.",
+        "messages",
     )
     limit_bytes: str = _option(
-        "auto", _limit, "The same in text. auto: 65536 where others than this host can connect.", "bytes/s"
+        "auto",
+        _byte_limit,
+        f"Maximum message text per client, in bytes per second. auto: 65536 {_HERE_OFF}",
+        "bytes/s",
+        NUMBER_OR_TEXT,
     )
     limit_connections: str = _option(
         "auto",
         _limit,
-        "How many connections one address (of IPv6 one /64) may have. auto: 250 where others than this host can "
-        "connect.",
+        f"Maximum open connections per address (IPv6: per /64 network). auto: 250 {_HERE_OFF}",
         "connections",
+        NUMBER_OR_TEXT,
     )
     limit_arrivals: str = _option(
-        "auto", _limit, "How many it may begin in a minute. auto: 600 there.", "connections/min"
+        "auto",
+        _limit,
+        f"Maximum new connections per address and minute. auto: 600 {_HERE_OFF}",
+        "connections/min",
+        NUMBER_OR_TEXT,
     )
     limit_rooms: str = _option(
-        "auto", _limit, "In how many rooms it may be the first in a minute. auto: 120 there.", "rooms/min"
+        "auto",
+        _limit,
+        f"Maximum new rooms per address and minute: rooms that its clients enter first. auto: 120 {_HERE_OFF}",
+        "rooms/min",
+        NUMBER_OR_TEXT,
     )
     limit_handshakes: str = _option(
         "auto",
         _limit,
-        "How many connections a worker lets in in a second, whoever they are; the others are told to come back. "
-        "auto: 1000 there.",
+        f"Maximum new connections per worker and second, from all addresses together. auto: 1000 {_HERE_OFF}",
         "connections/s",
+        NUMBER_OR_TEXT,
     )
     limit_requests: str = _option(
         "auto",
         _limit,
-        "Maximum requests of one address per second, after 10 seconds' worth at once: HTTP requests, and reads of "
-        "WebSocket clients; 64 KiB of text that is read count as one more. auto: 20 where other hosts can connect.",
+        "Maximum requests per address and second, averaged over 10 seconds: HTTP requests and reads by WebSocket "
+        f"clients, and one more for each 64 KiB of text that is read. auto: 20 {_HERE_OFF}",
         "requests/s",
+        NUMBER_OR_TEXT,
     )
     limit_address_messages: str = _option(
         "auto",
         _limit,
-        "Maximum messages of all clients of one address together, per second. auto: 100 where other hosts can connect.",
+        f"Maximum messages per second of all clients of one address together. auto: 100 {_HERE_OFF}",
         "messages/s",
+        NUMBER_OR_TEXT,
     )
     limit_address_bytes: str = _option(
         "auto",
-        _limit,
-        "Maximum message text of all clients of one address together, in bytes per second. auto: 524288 where other "
-        "hosts can connect.",
+        _byte_limit,
+        f"Maximum message text of all clients of one address together, in bytes per second. auto: 524288 {_HERE_OFF}",
         "bytes/s",
+        NUMBER_OR_TEXT,
     )
     ban_list: str = _option(
         "",
-        _file_path,
-        "A file of addresses and networks, one a line, that may not come in. Read again when it changes. "
-        "[default: none]",
+        file_path,
+        "Refuse connections from the addresses and networks in this file, one a line. The file is read again when it "
+        "changes. [default: none]",
     )
-    workers: int = _option(0, whole_number(0, 256), "Worker processes; 0: one a core, at least two.")
+    workers: int = _option(
+        0, whole_number(0, 256), "Number of worker processes. 0: one per CPU core, and at least two.", "processes"
+    )
     redis: tuple[str, ...] = _option(
         (),
         _broker_url,
-        "A Redis or Valkey server that carries the messages: redis://[user:password@]host[:port][/db], rediss://… "
-        "(TLS, certificate checked) or unix:///path; or Sentinels that know where it is: "
+        "Share rooms with all chatds on this Redis or Valkey server: redis://[user:password@]host[:port][/db], "
+        "rediss://… (TLS, certificate checked), unix:///path, or its Sentinels: "
         "redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db], rediss+sentinel://…. "
-        "All chatds on one server share their rooms. May be given several times: rooms are spread over all of them. "
+        "May be given several times, which spreads the rooms over all servers. "
         "[default: none; chatd runs a private Valkey]",
     )
     redis_prefix: str = _option(
-        "chatd", _prefix, "What every key and channel on that server starts with; another prefix, other rooms."
+        "chatd",
+        _prefix,
+        "Prefix of every key and channel on the Redis or Valkey server. Only chatds with the same prefix share rooms.",
     )
     redis_password_file: str = _option(
         "",
-        _file_path,
-        "A file with the password for that server, which then need not stand in the URL; read at each connection. "
-        "[default: none]",
+        file_path,
+        "File with the password for the Redis or Valkey server, in place of a password in the URL. It is read at each "
+        "connection. [default: none]",
     )
     redis_ca: str = _option(
         "",
-        _file_path,
-        "With rediss://, a file (PEM) with the certificates that vouch for the server's. "
+        file_path,
+        "With rediss://, file of certificates (PEM) that may vouch for the server's certificate. "
         "[default: none; those that this system trusts]",
     )
     redis_cert: str = _option(
-        "", _file_path, "With rediss://, a file (PEM) with the certificate that chatd shows. [default: none]"
+        "",
+        file_path,
+        "With rediss://, file with the client certificate (PEM) that chatd presents to the server. [default: none]",
     )
-    redis_key: str = _option("", _file_path, "A file (PEM) with the private key of that certificate. [default: none]")
+    redis_key: str = _option(
+        "", file_path, "File with the private key (PEM) of the certificate in --redis-cert. [default: none]"
+    )
     sentinel_password_file: str = _option(
         "",
-        _file_path,
-        "With redis+sentinel://, a file with the password that the Sentinels themselves ask for. [default: none]",
+        file_path,
+        "With redis+sentinel://, file with the password that the Sentinels themselves require. [default: none]",
     )
     log_format: str = _option(
-        "text",
-        one_of("text", "json"),
-        "What a line of the server's own log is: text, for people, or json, an object a line.",
+        "text", one_of("text", "json"), "Format of the server's own log: text, or json with one object a line."
     )
     log_repeat: float = _option(
         60.0,
         seconds(0, 86400),
-        "How often the same trouble is said in the server's own log at most, with how many times it came; 0: always.",
+        "Log a recurring problem at most once per interval, with a repeat count. 0 logs every occurrence.",
         "seconds",
     )
-    chat_log: str = _option("logs/chat.log", _log_path, "The file every message is appended to before anyone sees it.")
+    chat_log: str = _option(
+        "logs/chat.log", _log_path, "File to which every message is appended before it is delivered to anyone."
+    )
     chat_log_format: str = _option(
         "text",
         one_of("text", "json"),
-        "What a line of it is: text, for people, or json, an object a line. Files of both kinds may be mixed.",
+        "Format of the chat log: text, or json with one object a line. A file may contain both.",
     )
     chat_log_sync: str = _option(
         "none",
         one_of("none", "batch"),
-        "When it is on the disk: none, when the kernel writes it (what was said in the last half minute may be gone "
-        "where the power fails), or batch, before anyone sees it.",
+        "When a message in the chat log is forced to disk: batch, before it is delivered; none, when the kernel does "
+        "it, so that a power failure may lose the last half minute.",
     )
     chat_log_rotate: str = _option(
         "",
-        _rotation,
-        "When it is renamed, packed, and begun anew: at a size (100MB, 1GiB), or each day, at midnight UTC. "
+        _size_or_day,
+        "When to rotate and compress the chat log: at a size (100MB, 1GiB; at least 10kB) or daily at 00:00 UTC (day). "
         "[default: none; logrotate may do it]",
+        toml=NUMBER_OR_TEXT,
     )
     chat_log_keep: int = _option(
-        0, whole_number(0, 1_000_000), "How many rotated logs stay, the newest ones; 0: all.", "files"
+        0, whole_number(0, 1_000_000), "Number of rotated chat logs that are kept, the newest. 0 keeps all.", "files"
     )
     state: str = _option(
         "",
         _folder_path,
-        "A folder in which the private Valkey keeps history and places, so that they survive a restart of everything. "
-        "It means nothing with --redis. [default: none; nothing is kept]",
+        "Folder in which the private Valkey keeps history and resume positions over restarts. "
+        "It is ignored with --redis. [default: none; nothing is kept]",
     )
     broker_memory: str = _option(
         "auto",
-        _broker_memory,
-        "Maximum memory of the private Valkey, such as 512MiB; before it is full, the histories of the rooms that were "
-        "silent for the longest are dropped. auto: a quarter of the memory of this host or container, at least 64MiB.",
+        _size_or_auto,
+        "Maximum memory of the private Valkey, such as 512MiB; before it is full, the histories of the longest silent "
+        "rooms are dropped. auto: a quarter of the memory of this host or container, and at least 64MiB.",
+        toml=NUMBER_OR_TEXT,
     )
-    max_message: int = _option(16384, whole_number(1, 1_048_576), "The longest message taken.", "bytes of UTF-8")
+    max_message: int = _option(
+        16384,
+        _size(1, 1_048_576),
+        "Maximum size of one message, such as 16384 or 64kB.",
+        "bytes of UTF-8",
+        NUMBER_OR_TEXT,
+    )
     bus_patience: float = _option(
         10.0,
         seconds(0, 86400),
-        "How long a client that wants to send waits for an unreachable message bus before it is closed with 1013.",
+        "How long a client that sends waits for an unreachable broker before it is closed with 1013.",
         "seconds",
     )
     drain: float = _option(
         30.0,
         seconds(0, 3600),
-        "At a reload, the time over which the clients of the old workers are closed, each with 1012 at another moment.",
+        "Time over which a reload closes the clients of the old workers with 1012, each at another moment.",
         "seconds",
     )
     compress: bool = _option(
         False,
         bool,
-        "Compress what is sent to clients that offer permessage-deflate, and let them compress what they send.",
+        "Compress messages to clients that offer permessage-deflate, and accept compressed messages from them. "
+        "[default: off]",
     )
     history: int = _option(
         1000,
         whole_number(0, 1_000_000),
-        "How many messages of each room are kept, for those who come back, read slowly, or missed something; 0: none.",
+        "Messages kept per room for clients that return, read slowly or missed some. 0 keeps none.",
         "messages",
     )
     history_ttl: float = _option(
         86400.0,
         seconds(0, 31_536_000),
-        "How long they are kept; 0: not at all.",
+        "How long messages stay in the history of their room. 0 keeps none.",
         "seconds",
     )
     presence_limit: int = _option(
         500,
         whole_number(0, 100_000),
-        "The most members of a room that are listed, and whose coming and going is told; rooms with more have a count.",
+        "Maximum members of a room that are listed and whose joins and leaves are announced; larger rooms show a "
+        "count.",
         "members",
     )
     flush_interval: float = _option(
         2.0,
         milliseconds(0, 1000),
-        "The shortest time between two batches of a worker, each way: under load a message waits that long for others "
-        "to go with it, an idle worker sends at once; 0: at each turn of its loop.",
+        "Minimum time between two batches of a worker in each direction: a busy worker collects messages for that "
+        "long, an idle one sends at once. 0 sends at each turn of the event loop.",
         "milliseconds",
     )
     max_backlog: int = _option(
         1_048_576,
-        whole_number(65_536, 1_073_741_824),
-        "What may wait for a client that does not read. Beyond it the client falls behind: it gets the rest from "
-        "history as it reads. Without history it is closed with 1013 once it has read what waits.",
+        _size(65_536, 1_073_741_824),
+        "Maximum data that waits for one client; a client that reads more slowly gets the rest from history as it "
+        "reads. Without history it is closed with 1013 once it has read what waits.",
         "bytes",
+        NUMBER_OR_TEXT,
     )
     max_backlog_total: int = _option(
         268_435_456,
-        whole_number(65_536, 1_099_511_627_776),
-        "Maximum data that waits for all clients of a worker together. While more waits, a client for which more than "
-        "64 KiB wait falls behind at once.",
+        _size(65_536, 1_099_511_627_776),
+        "Maximum data that waits for all clients of a worker together. Beyond it, every client for which more than "
+        "64 KiB waits gets the rest from history as it reads.",
         "bytes",
+        NUMBER_OR_TEXT,
     )
-    max_rooms: int = _option(100, whole_number(1, 10_000), "The most rooms of one chatd.v1 client.", "rooms")
+    max_rooms: int = _option(
+        100, whole_number(1, 10_000), "Maximum rooms that one chatd.v1 client is in at once.", "rooms"
+    )
     max_connections: int = _option(
         0,
         whole_number(0, 100_000_000),
-        "The most connections at once, all workers together; what comes after is answered 503; 0: what they may have.",
+        "Maximum connections of all workers together; further ones are answered with 503. "
+        "0: the sum of what the workers may have.",
         "connections",
     )
     max_connections_worker: int = _option(
         10_000,
         whole_number(1, 1_000_000),
-        "The same for each worker; it has fewer where it may not open as many files.",
+        "Maximum connections of one worker; fewer if the worker may not open that many files.",
         "connections",
     )
 

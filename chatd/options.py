@@ -11,8 +11,9 @@ one that may be given several times has a list::
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,9 +65,10 @@ def read_file(path: str) -> Values:
         raise BadValue(f"{path}: no TOML: {error}") from error
     values = {}
     for name, value in found.items():
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value)):
+            raise BadValue(f"{path}: [{name}] is a section, but options stand without one: remove that line")
         if name not in known:
-            like = difflib.get_close_matches(name, known, 1)
-            raise BadValue(f"{path}: no such option: {name!r}{f' (did you mean {like[0]}?)' if like else ''}")
+            raise BadValue(f"{path}: no such option: {name!r}{did_you_mean(name.replace('_', '-'), known)}")
         try:
             values[known[name].name] = _from_toml(known[name], value)
         except BadValue as error:
@@ -86,10 +88,17 @@ def _from_toml(knob: Field[Any], value: Any) -> Any:
         return tuple(read_value(knob, each) for each in value)
     if value == knob.default == "":  # as if it were not there
         return value
-    number = not isinstance(knob.default, str)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if number else str):
-        raise BadValue(f"must be {'a number' if number else 'text'}, not {value!r}")
+    kinds = knob.metadata["toml"]
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        names = {int: "a number", str: "text"}
+        raise BadValue(f"must be {' or '.join(name for kind, name in names.items() if kind in kinds)}, not {value!r}")
     return read_value(knob, str(value))
+
+
+def did_you_mean(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """Ask whether another name was meant, in brackets; empty if none is like it."""
+    like = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {dashes}{like[0]}?)" if like else ""
 
 
 def combine(given: Values, file: Values) -> Config:
@@ -99,22 +108,28 @@ def combine(given: Values, file: Values) -> Config:
     return Config(**values)
 
 
-def show(given: Values, file: Values, path: str) -> str:
-    """Say what is in force, and where it comes from, as a configuration file without its secrets."""
+def show(given: Values, file: Values, path: str, auto: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Say what is in force, and where it comes from, as a configuration file without its secrets.
+
+    Auto is what ``auto`` stands for, by the names of Config's fields.
+    """
     config = combine(given, file)
     lines = []
     for knob in options():
         value = getattr(config, knob.name)
         source = "command line" if knob.name in given else path if knob.name in file else "default"
+        if knob.name in auto and value == "auto":
+            source += f"; auto: {auto[knob.name]}"
         if knob.name == "listen":
             value = value or LOOPBACK_LISTEN
-        shown = [_without_password(each) for each in value] if is_list(knob) else _without_password(value)
+        shown = [without_password(each) for each in value] if is_list(knob) else without_password(value)
         lines.append((f"{name_of(knob)} = {msgspec.json.encode(shown).decode()}", source))
     width = min(40, max(len(line) for line, _ in lines))
     return "".join(f"{line:{width}}  # {source}\n" for line, source in lines)
 
 
-def _without_password(value: Any) -> Any:
+def without_password(value: Any) -> Any:
+    """Return a value as it may be shown: a URL without its password."""
     if not isinstance(value, str) or "://" not in value:
         return value
     try:

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.config import BadValue, BrokerAddress, Config, broker_address, milliseconds, options, seconds, whole_number
+from chatd.config import (
+    BadValue,
+    BrokerAddress,
+    Config,
+    broker_address,
+    milliseconds,
+    options,
+    seconds,
+    size,
+    whole_number,
+)
 
 KNOBS = {knob.name: knob for knob in options()}
 
@@ -220,6 +230,60 @@ def test_a_number_has_its_bounds(knob: str, least: int, most: int) -> None:
     assert (check(knob, str(least)), check(knob, str(most))) == (least, most)
     for beyond in (least - 1, most + 1):
         assert f"from {least} to {most}" in refusal(knob, str(beyond))
+
+
+SIZES = [
+    ("100000", 100_000),
+    ("100_000", 100_000),
+    ("100000B", 100_000),
+    ("100kB", 100_000),
+    ("100 kb", 100_000),
+    ("100KB", 100_000),
+    ("100KiB", 102_400),
+    ("100kib", 102_400),
+]
+
+
+@pytest.mark.parametrize(("text", "value"), SIZES)
+def test_a_size_is_read_in_the_same_way_for_every_option(text: str, value: int) -> None:
+    assert size(text) == value
+    assert [check(knob, text) for knob in ("max_message", "max_backlog", "max_backlog_total")] == [value] * 3
+    assert check("chat_log_rotate", text) == text
+    for knob in ("limit_bytes", "limit_address_bytes"):
+        assert float(check(knob, text)) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10", "9999", "9kB", "day ", "1 day", "-1MB", "1.5MB", "100k", "100M", "1TB", "x"]
+)
+def test_any_other_size_for_a_rotation_is_refused(text: str) -> None:
+    assert refusal("chat_log_rotate", text) == f"must be day, or a size of at least 10kB such as 512MiB, not {text!r}"
+
+
+@pytest.mark.parametrize("text", ["", "0", "10MB", "10k", "-5", "1.5kB", "x", "9" * 5000])
+def test_any_other_size_of_a_message_is_refused_with_its_unit(text: str) -> None:
+    assert refusal("max_message", text) == (
+        f"must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB, 1MB), not {text!r}"
+    )
+
+
+@pytest.mark.parametrize("text", ["auto", "off", "0.5", "1e6", "65536"])
+def test_a_limit_in_bytes_is_kept_as_it_was_given(text: str) -> None:
+    assert check("limit_bytes", text) == text
+
+
+def test_a_limit_that_cannot_be_used_is_refused_with_its_unit() -> None:
+    assert "bytes per second" in refusal("limit_bytes", "64q")
+
+
+PATHS = ["chat_log", "state", "auth_key", "revoked", "ban_list", "redis_ca", "redis_cert", "redis_key"]
+
+
+@pytest.mark.parametrize("knob", [*PATHS, "redis_password_file", "sentinel_password_file"])
+def test_a_home_folder_is_found_in_every_path(knob: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check(knob, "~/kept") == f"{tmp_path}/kept"
+    assert "begins with ~nobody-of-it, which is no home folder here" in refusal(knob, "~nobody-of-it/kept")
 
 
 @pytest.mark.parametrize("prefix", ["chatd", "a", "A-b_c.d:9", "x" * 64])

@@ -55,6 +55,21 @@ def test_a_number_is_one_with_or_without_a_point(tmp_path: Path, text: str, seco
     assert read_file(write(tmp_path, f"bus-patience = {text}")) == {"bus_patience": seconds}
 
 
+def test_what_is_a_number_or_a_word_may_be_a_number_or_text(tmp_path: Path) -> None:
+    lines = ("limit-messages = 5", "limit-arrivals = 0.5", "limit-bytes = '64kB'", "limit-rooms = 'off'")
+    sizes = ("max-message = '100kB'", "max-backlog = 100_000", "broker-memory = 536870912", "chat-log-rotate = 100000")
+    assert read_file(write(tmp_path, "\n".join(lines + sizes))) == {
+        "limit_messages": "5",
+        "limit_arrivals": "0.5",
+        "limit_bytes": "64000",
+        "limit_rooms": "off",
+        "max_message": 100_000,
+        "max_backlog": 100_000,
+        "broker_memory": "536870912",
+        "chat_log_rotate": "100000",
+    }
+
+
 def test_a_list_of_one_may_be_the_one(tmp_path: Path) -> None:
     assert read_file(write(tmp_path, "listen = 'tcp:3000'")) == {"listen": ("tcp:3000",)}
 
@@ -73,7 +88,12 @@ def test_an_empty_text_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("wrokers = 4", "no such option: 'wrokers' (did you mean workers?)"),
         ("zzz = 4", "no such option: 'zzz'"),
         ("config = 'other.toml'", "no such option: 'config'"),
-        ("[state]\nhost = 'a'", "state must be text, not {'host': 'a'}"),
+        ("[state]\nhost = 'a'", "[state] is a section, but options stand without one: remove that line"),
+        ("[chatd]\nworkers = 4", "[chatd] is a section, but options stand without one: remove that line"),
+        ("[[chatd]]\nworkers = 4", "[chatd] is a section, but options stand without one: remove that line"),
+        ("chat_logs = 'a'", "no such option: 'chat_logs' (did you mean chat-log?)"),
+        ("limit-messages = true", "limit-messages must be a number or text, not True"),
+        ("chat-log-rotate = 10", "chat-log-rotate must be day, or a size of at least 10kB such as 512MiB, not '10'"),
         ("workers = -1", "workers must be a whole number from 0 to 256, not '-1'"),
         ("workers = 2.5", "workers must be a whole number from 0 to 256, not '2.5'"),
         ("workers = '4'", "workers must be a number, not '4'"),
@@ -138,6 +158,15 @@ def test_what_is_shown_names_where_each_value_comes_from() -> None:
     assert shown["history"].split() == ["history", "=", "7", "#", "/etc/chatd.toml"]
     assert shown["max-rooms"].split() == ["max-rooms", "=", "100", "#", "default"]
     assert set(shown) == {name_of(knob) for knob in options()}
+
+
+def test_what_is_shown_says_what_auto_stands_for() -> None:
+    lines = show(
+        {}, {"limit_bytes": "7"}, "/etc/chatd.toml", {"limit_messages": "5", "limit_bytes": "65536"}
+    ).splitlines()
+    shown = {line.split(" = ")[0]: line.rpartition("  # ")[2] for line in lines}
+    assert shown["limit-messages"] == "default; auto: 5"
+    assert shown["limit-bytes"] == "/etc/chatd.toml"
 
 
 def test_what_is_shown_can_be_used_as_a_file(tmp_path: Path) -> None:
