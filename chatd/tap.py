@@ -1,8 +1,11 @@
 """``twistd chatd``: options to services, and one line for what can't be, before anything runs."""
 
+import getopt
 import os
+import re
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import Field
 from functools import partial
 from typing import Any
@@ -12,22 +15,38 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import chatd
-from chatd.config import BadValue, Config, broker_address, options
+from chatd.config import LOOPBACK_LISTEN, BadValue, Config, broker_address, file_path, options
 from chatd.credentials import check_credentials
+from chatd.endpoints import check_endpoint, is_local, suggestion
 from chatd.gate.auth import Guard
 from chatd.gate.bans import Bans
 from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.gate.revoked import Revoked
-from chatd.options import Values, combine, is_flag, is_list, name_of, read_file, read_value, show
+from chatd.options import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
 from chatd.parent.ports import Ports
 from chatd.parent.serverlog import ServerLog
 from chatd.parent.state import State
-from chatd.parent.valkey import find_server
+from chatd.parent.valkey import find_server, memory_of
 
 log = Logger()
+
+_MEANT = {
+    **dict.fromkeys(("p", "port", "b", "bind", "a", "addr", "address", "interface", "ip"), "listen"),
+    **dict.fromkeys(("tls", "ssl", "cert", "certificate", "key"), "listen ssl:443:privateKey=KEY.pem:certKey=FILE.pem"),
+    **dict.fromkeys(("socket", "unix-socket", "unix"), "listen unix:PATH"),
+    **dict.fromkeys(("c", "config-file", "configuration"), "config FILE"),
+    **dict.fromkeys(("j", "w", "threads", "processes", "procs", "cores"), "workers N"),
+    **dict.fromkeys(("data", "data-dir", "datadir"), "state DIR"),
+    **dict.fromkeys(("cors", "allowed-origins"), "origin URL"),
+    **dict.fromkeys(("proxy", "real-ip"), "trusted-proxy ADDRESS"),
+    **dict.fromkeys(("password", "requirepass"), "redis-password-file FILE"),
+    **dict.fromkeys(("secret", "jwt", "jwt-secret"), "auth-key FILE"),
+    **dict.fromkeys(("v", "V"), "version"),
+}
+"""What other servers call an option, and what is typed here for it: without the dashes in front."""
 
 
 def _read(knob: Field[Any], text: str) -> Any:
@@ -55,7 +74,7 @@ def _switches(knob: Field[Any], value: bool) -> Callable[["Options"], None]:
     def switch(self: "Options") -> None:
         self[name] = value
 
-    switch.__doc__ = knob.metadata["help"] if value else f"Not --{name}, though the configuration file may say so."
+    switch.__doc__ = knob.metadata["help"] if value else f"Disable --{name}, overriding the configuration file."
     return switch
 
 
@@ -75,16 +94,23 @@ class Options(usage.Options):
     synopsis = "[options]"
     longdesc = (
         "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
-        "(the room ops). Every line goes to everybody else in the room, and stands in logs/chat.log."
+        "(the room ops). Every line is appended to logs/chat.log and delivered to everybody else in the room. "
+        "Sizes are bytes, or have a unit such as 64kB, 64KiB or 1MB."
     )
-    optFlags = [["show-config", None, "Print what is in force, as a configuration file, and exit."]]  # noqa: RUF012
+    optFlags = [  # noqa: RUF012
+        [
+            "show-config",
+            None,
+            "Print the options in force as a configuration file, or the error with which a start would end, and exit.",
+        ]
+    ]
     optParameters = [  # noqa: RUF012
         [
             "config",
             None,
             None,
-            "A file of options (TOML): each by its name, without the dashes; the command line comes before it. "
-            "It is read again at a reload (SIGHUP).",
+            "File of options (TOML), each by its name without the dashes; the command line overrides it. "
+            "The file is read again at a reload (SIGHUP). [default: none]",
         ],
         *(_parameter(knob) for knob in options() if not is_flag(knob) and not is_list(knob)),
     ]
@@ -99,27 +125,76 @@ class Options(usage.Options):
         print(f"chatd {chatd.__version__}")  # noqa: T201 - to whoever asked
         sys.exit(0)
 
+    def opt_help(self) -> None:
+        """Print this help and exit."""
+        super().opt_help()
+
+    opt_h = opt_help
+
     def parseOptions(self, options: Any = None) -> None:
         """Read the command line; a bad value ends with one line, not with a page of help before it."""
+        self._words = list(sys.argv[1:] if options is None else options)
         try:
-            super().parseOptions(options)
+            super().parseOptions(self._words)
         except usage.UsageError as error:
-            sys.exit(f"twistd chatd: {error}")
+            unread = error.__context__
+            sys.exit(f"twistd chatd: {self._unread(unread) if isinstance(unread, getopt.GetoptError) else error}")
 
-    def parseArgs(self) -> None:
+    def parseArgs(self, *words: str) -> None:
         """Take no arguments."""
+        if words:
+            raise usage.UsageError(self._unexpected(words))
 
     def postOptions(self) -> None:
         """Show what is in force, where that is asked for."""
         if self["config"] is not None:
-            self["config"] = os.path.abspath(self["config"])  # it is read again when we may be elsewhere
+            try:
+                self["config"] = file_path(self["config"])  # it is read again when we may be elsewhere
+            except BadValue as error:
+                raise usage.UsageError(f"--config {error}") from error
         if self["show-config"]:
             try:
-                shown = show(self.given(), self.file(), self["config"])
+                config = _config(self)
+                shown = show(self.given(), self.file(), self["config"], _auto(config))
             except BadValue as error:
                 raise usage.UsageError(str(error)) from error
             print(shown, end="")  # noqa: T201 - to whoever asked
             sys.exit(0)
+
+    def _unread(self, error: getopt.GetoptError) -> str:
+        """Say why the command line can't be read, and what was probably meant."""
+        name = error.opt
+        shown = f"--{name}" if len(name) > 1 else f"-{name}"
+        if "requires argument" in error.msg:
+            return f"{shown} needs a value"
+        if "must not have an argument" in error.msg:
+            return f"{shown} takes no value"
+        known = [each.rstrip("=") for each in self.longOpt]
+        if "not a unique prefix" in error.msg:
+            return f"{shown} may be {' or '.join(f'--{each}' for each in sorted(known) if each.startswith(name))}"
+        if name in _MEANT:
+            return f"there is no option {shown}; use --{self._meant(name, shown)}"
+        if self.parent is not None and name in self.parent.synonyms:
+            return f"{shown} is an option of twistd, which stands before chatd: twistd {shown} … chatd …"
+        return f"there is no option {shown}{did_you_mean(name, known, '--')}; all of them: twistd chatd --help"
+
+    def _meant(self, name: str, shown: str) -> str:
+        """Return what is typed for an option of other servers: for a place to listen, with the place."""
+        if _MEANT[name] != "listen":
+            return _MEANT[name]
+        index, word = next((each for each in enumerate(self._words) if each[1].startswith(shown)), (0, ""))
+        value = word.removeprefix(shown).removeprefix("=") or "".join(self._words[index + 1 : index + 2])
+        return f"listen {suggestion(value) or 'tcp:3000'}"
+
+    def _unexpected(self, words: Sequence[str]) -> str:
+        """Say which argument is one too many. A URL is not repeated, because it may hold a password."""
+        if unicodedata.category(words[0][:1] or "x") == "Pd" and words[0][0] != "-":  # as word processors make it of --
+            return f"{words[0]!r} begins with a dash that is no hyphen; type --"
+        word = "a URL" if "@" in words[0] or "://" in words[0] else repr(words[0])
+        before = self._words[: -len(words)][-1:]
+        if before and re.fullmatch(r"--[a-z-]+", before[0]):  # had it a value, that would not be left over
+            return f"{before[0]} takes no value, but {word} stands behind it"
+        return f"it takes options only, and {word} is none; all of them: twistd chatd --help"
 
     def given(self) -> Values:
         """Give what stands on the command line."""
@@ -169,10 +244,23 @@ def _config(options: Options) -> Config:
         Revoked(config.revoked).read()
     if config.ban_list:
         Bans(config.ban_list).read()
+    for endpoint in config.listen:
+        check_endpoint(endpoint)
     Hosts(config.host)
     Origins(config.origin)
     Proxies(config.trusted_proxy)
     return config
+
+
+def _auto(config: Config) -> dict[str, str]:
+    """Say what ``auto`` stands for in this configuration, by the names of the options that have it."""
+    local = {is_local(endpoint) for endpoint in config.listen or LOOPBACK_LISTEN}
+    form = "{} on listeners that other hosts can reach, else off"
+    if len(local) == 1 and None not in local:
+        form = "off, because only this host can connect" if True in local else "{}"
+    limits = [knob.name for knob in options() if knob.default == "auto" and knob.name.startswith("limit_")]
+    found = {name: form.format(f"{getattr(config, name.replace('limit', 'auto', 1)):.12g}") for name in limits}
+    return found | {"broker_memory": f"{memory_of(config) >> 20} MiB"}
 
 
 def _warn(options: Options) -> None:

@@ -253,6 +253,38 @@ def test_what_is_in_force_is_printed_and_nothing_is_started(
     assert re.search(r"^workers = 3 +# command line$", shown, re.MULTILINE)
 
 
+def test_show_config_refuses_what_a_start_refuses(tmp_path: Path) -> None:
+    for words in (
+        ("--listen", "3000"),
+        ("--host", "0.0.0.0"),
+        ("--origin", "x"),
+        ("--revoked", str(tmp_path)),
+        ("--auth-key", str(tmp_path / "none")),
+        ("--redis", "redis://a", "--redis", "redis://a"),
+    ):
+        assert refusal(*words, "--show-config") == refusal(*words), words
+
+
+@pytest.mark.parametrize(
+    ("words", "auto"),
+    [
+        ([], "off, because only this host can connect"),
+        (["--listen", "unix:/run/chatd.sock"], "off, because only this host can connect"),
+        (["--listen", "tcp:3000"], "5"),
+        (["--listen", "tcp:3000", "--listen", LOCAL], "5 on listeners that other hosts can reach, else off"),
+        (["--listen", "systemd:domain=INET6:name=x"], "5 on listeners that other hosts can reach, else off"),
+    ],
+)
+def test_show_config_says_what_auto_is(words: list[str], auto: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        Options().parseOptions([*words, "--limit-bytes", "7", "--show-config"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf'^limit-messages = "auto" +# default; auto: {re.escape(auto)}$', shown, re.MULTILINE)
+    assert re.search(r'^limit-bytes = "7" +# command line$', shown, re.MULTILINE)
+    assert re.search(r'^broker-memory = "auto" +# default; auto: [0-9]+ MiB$', shown, re.MULTILINE)
+
+
 # Help
 
 
@@ -296,6 +328,25 @@ def test_the_help_says_how_to_connect() -> None:
     assert "websocat ws://localhost:3000" in " ".join(str(Options()).split())
 
 
+def test_help_is_what_h_prints_too(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for word in ("-h", "--help"):
+        with pytest.raises(SystemExit) as caught:
+            Options().parseOptions([word])
+        assert caught.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert "-h, --help" in shown[0]
+
+
+@pytest.mark.parametrize("knob", options(), ids=lambda knob: knob.name)
+def test_the_help_of_an_option_can_be_read_alone(knob: Field[Any]) -> None:
+    text = knob.metadata["help"].partition("[default")[0]
+    assert re.match(r"[A-Z][a-z]+(?=[ -])", text), "it begins with what the option is or does"
+    assert not re.search(r"(^|\. )The same\b|\b(there|they|that server|it may)\b|^How many it", text)
+    assert len(re.findall(r"\. (?=[A-Z0-9a])", text)) <= 1, "two sentences at most"
+
+
 # What can't be used
 
 SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB, 1MB)"
@@ -307,7 +358,10 @@ SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB
         (["--redis", "redis://a", "--redis", "rediss://x:y@a:6379/1"], "--redis names one server twice: a:6379"),
         (["--workers", "x"], "--workers must be a whole number from 0 to 256, not 'x'"),
         (["--workers", "-1"], "--workers must be a whole number from 0 to 256, not '-1'"),
-        (["--max-message=0"], f"--max-message {SIZE}, not '0'"),
+        (
+            ["--max-message=0"],
+            f"--max-message {SIZE}, not '0'",
+        ),
         (["--max-connections=1e3"], "--max-connections must be a whole number from 0 to 100000000, not '1e3'"),
         (["--bus-patience", "nan"], "--bus-patience must be a number of seconds from 0 to 86400, not 'nan'"),
         (["--redis-prefix", "a b"], "--redis-prefix must be 1 to 64 letters, digits or any of _ . : -, not 'a b'"),
@@ -319,9 +373,25 @@ SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB
         (["--state", "state-\udcff"], "--state must be UTF-8"),
         (["--listen", "unix:/run/\udcff.sock"], "--listen must be UTF-8"),
         (["--redis", "redis://:hunter2@\udcff"], "--redis must be UTF-8"),
-        (["--workers"], "option --workers requires argument"),
-        (["--nope"], "option --nope not recognized"),
-        (["more"], "Wrong number of arguments."),
+        (["--workers"], "--workers needs a value"),
+        (["--nope"], "there is no option --nope; all of them: twistd chatd --help"),
+        (["--max-message=10MB"], f"--max-message {SIZE}, not '10MB'"),
+        (["--config", ""], "--config must name a file"),
+        (["--compress=yes"], "--compress takes no value"),
+        (["--compress", "yes"], "--compress takes no value, but 'yes' stands behind it"),
+        (["--workers", "2", "start"], "it takes options only, and 'start' is none; all of them: twistd chatd --help"),
+        (["redis://:x@a"], "it takes options only, and a URL is none; all of them: twistd chatd --help"),
+        (["\u2013workers", "2"], "'\u2013workers' begins with a dash that is no hyphen; type --"),
+        (["--max-c", "2"], "--max-c may be --max-connections or --max-connections-worker"),
+        (["--wokers", "2"], "there is no option --wokers (did you mean --workers?); all of them: twistd chatd --help"),
+        (["--port", "8080"], "there is no option --port; use --listen tcp:8080"),
+        (["--port=8080"], "there is no option --port; use --listen tcp:8080"),
+        (["-p", "8080"], "there is no option -p; use --listen tcp:8080"),
+        (["-p8080"], "there is no option -p; use --listen tcp:8080"),
+        (["--port"], "there is no option --port; use --listen tcp:3000"),
+        (["--bind", "127.0.0.1:80"], "there is no option --bind; use --listen tcp:80:interface=127.0.0.1"),
+        (["--threads", "4"], "there is no option --threads; use --workers N"),
+        (["more"], "it takes options only, and 'more' is none; all of them: twistd chatd --help"),
     ],
 )
 def test_a_bad_value_is_refused_with_one_line(words: list[str], line: str) -> None:
@@ -484,6 +554,12 @@ def test_a_bad_value_ends_twistd_with_one_line_and_status_1(tmp_path: Path, word
     assert (ended.returncode, ended.stdout, len(ended.stderr.splitlines())) == (1, "", 1)
     assert ended.stderr.startswith("twistd chatd: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_of_twistd_is_said_to_stand_before_chatd(tmp_path: Path) -> None:
+    ended = twistd(tmp_path, "chatd", "--nodaemon")
+    said = "--nodaemon is an option of twistd, which stands before chatd: twistd --nodaemon … chatd …"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"twistd chatd: {said}\n")
 
 
 def test_twistd_says_the_version(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ A listener on a loopback address serves loopback names alone, unless the operato
 browser on this host reaches that listener, and nobody else needs another name for it.
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -64,7 +65,23 @@ def _name(host: str) -> str:
     return place[0] if place else ""
 
 
+_WITH_PORT = re.compile(r"(\*|[0-9.]+|\[.*\]):([0-9]{1,5})")
+
+
+def _check_means_a_name(name: str) -> None:
+    """Raise BadValue for what other servers take for all addresses to listen on, with a port or without."""
+    found = _WITH_PORT.fullmatch(name)
+    place, port = found.groups() if found else (name, "3000")
+    address = read_address(place.strip("[]"))
+    if place in ("*", "0") or (address is not None and address.is_unspecified):
+        raise BadValue(
+            f"--host is a name or address by which clients call this server, not {name!r}; "
+            f"to listen on all addresses, use --listen tcp:{port}"
+        )
+
+
 def _read(name: str) -> str:
+    _check_means_a_name(name)
     text = f"[{name}]" if ":" in name and not name.startswith("[") else name
     place = read_authority(text.lower(), 0) if text.isascii() else None
     if place is None or place[1] != 0:

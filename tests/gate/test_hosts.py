@@ -112,3 +112,19 @@ def test_a_machine_without_a_name_has_none() -> None:
 def test_what_is_no_name_is_told(name: str) -> None:
     with pytest.raises(BadValue, match="--host must be a name or an address without a port"):
         Hosts((name,))
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "0.0.0.0:8080", "0", "*", "*:8080", "::", "[::]", "[::]:8080", "0:0::0"])
+def test_all_addresses_are_no_name_of_a_server(name: str) -> None:
+    with pytest.raises(BadValue) as caught:
+        Hosts([name])
+    port = "8080" if name.endswith("8080") else "3000"
+    assert str(caught.value) == (
+        f"--host is a name or address by which clients call this server, not {name!r}; "
+        f"to listen on all addresses, use --listen tcp:{port}"
+    )
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "192.0.2.7", "::1", "2001:db8::7", "fe80::1", "0a.example.org"])
+def test_one_address_may_be_a_name_of_a_server(name: str) -> None:
+    Hosts([name]).check(f"[{name}]" if ":" in name else name)

@@ -276,13 +276,13 @@ def run_chatd(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]"
     [
         (["--workers", "many"], "--workers must be a whole number from 0 to 256, not 'many'"),
         (["--listen", "tcp:3000:interface=nowhere.invalid"], "cannot listen on tcp:3000:interface=nowhere.invalid: "),
-        (["--listen", "carrier-pigeon:1"], "'carrier-pigeon:1' is no server endpoint"),
+        (["--listen", "carrier-pigeon:1"], "--listen 'carrier-pigeon:1' is not an endpoint string"),
         (["--redis", "http://localhost"], "--redis must be redis://"),
-        (["--max-message", "0"], "--max-message must be a whole number from 1 to 1048576, not '0'"),
+        (["--max-message", "0"], "--max-message must be from 1 to 1048576 bytes"),
         (["--bus-patience", "-1"], "--bus-patience must be a number of seconds from 0 to 86400, not '-1'"),
         (["--chat-log", "/tmp"], "--chat-log '/tmp' is a folder"),
-        (["--wokers", "2"], "option --wokers not recognized"),
-        (["serve"], "Wrong number of arguments"),
+        (["--wokers", "2"], "there is no option --wokers (did you mean --workers?)"),
+        (["serve"], "it takes options only, and 'serve' is none"),
     ],
 )
 def test_a_bad_value_ends_at_once_with_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
