@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +64,7 @@ class Daemon(Service):
         self._coming: Ports | None = None  # of a reload that is under way
         self._files = 0
         self._terminal = False
+        self._open: list[int] = []  # ports of which everybody was warned
         self._valkey: Valkey | None = None
         self._fleet: Fleet | None = None
         self._reloading = False
@@ -171,7 +172,7 @@ class Daemon(Service):
             self._not_reloaded(str(error))
             return
         try:
-            log.info("reloading: {workers} new workers start", workers=config.workers)
+            log.info("reloading: {workers}", workers=_counted(config.workers, "new worker starts", "new workers start"))
             await fleet.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
@@ -225,16 +226,26 @@ class Daemon(Service):
     def _brokers(self) -> tuple[tuple[str, ...], str]:
         return ((self._valkey.url,), self._valkey.run) if self._valkey is not None else (self._config.redis, "")
 
+    def _warn_of_everybody(self) -> None:
+        """Warn of ports on which other hosts need no token, once for the same ports."""
+        before, self._open = self._open, [] if self._config.auth_key else self._ports.exposed()
+        if self._open and self._open != before:
+            log.warn(
+                "anyone who can reach {ports} can read and write; see --auth-key",
+                ports=_named(self._open),
+            )
+
     def _say_ready(self) -> None:
         brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]
         log.info(
-            "chatd {version} is ready: {workers} workers, messages go through {broker}",
+            "chatd {version} is ready: {workers}, messages go through {broker}",
             version=chatd.__version__,
-            workers=self._config.workers,
+            workers=_counted(self._config.workers, "worker"),
             broker=" and ".join(brokers),
         )
-        for hint in self._ports.hints():
+        for hint in self._ports.hints(self._config.host):
             log.info("{hint}", hint=hint)
+        self._warn_of_everybody()
         log.info("the chat log: {path}", path=self._config.chat_log)
         each = most_connections(self._config, self._files)
         log.info(
@@ -244,3 +255,11 @@ class Daemon(Service):
             files=self._files or "any number of",
         )
         self._reporter.ready()
+
+
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or f'{one}s'}"
+
+
+def _named(ports: Sequence[int]) -> str:
+    return f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}"

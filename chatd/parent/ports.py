@@ -53,14 +53,15 @@ class Bound:
         """Give the sockets of a worker (0, 1, 2 …): its own, and those that are left over."""
         return [self.sockets[worker % len(self.sockets)], *self.sockets[workers:]]
 
-    @property
-    def hint(self) -> str:
-        """Say how to connect, in a line for the log."""
+    def hint(self, name: str = "") -> str:
+        """Say how to connect, in a line for the log; name is the one that a request must give, if there is one."""
         if self.family == socket.AF_UNIX:
-            return f"connect with: websocat --ws-c-uri=ws://localhost/ - ws-c:unix:{self.sockets[0].getsockname()}"
+            path = self.sockets[0].getsockname()
+            return f"connect with: websocat --ws-c-uri=ws://{name or 'localhost'}/ - ws-c:unix:{path}"
         host, port = self.sockets[0].getsockname()[:2]
-        if ip_address(host).is_unspecified:
-            host = socket.gethostname()
+        if ip_address(host).is_unspecified:  # the name of this host need not lead to it
+            host = "::1" if ":" in host else "localhost"
+        host = name or host
         place = f"{f'[{host}]' if ':' in host else host}:{port}"
         if self.endpoint.startswith("haproxy:"):
             return f"for a proxy that speaks the PROXY protocol: {place}"
@@ -273,11 +274,19 @@ class Ports:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each.path)
 
-    def hints(self) -> list[str]:
-        """Say how to connect, a line for each way."""
+    def hints(self, names: Sequence[str] = ()) -> list[str]:
+        """Say how to connect, a line for each way. Names are those by which alone the server is to be asked for."""
+        name = next((each for each in ("localhost", *names) if each in names), "")
         if self._optional:
-            return [f"connect with: websocat ws://localhost:{self.bound[0].sockets[0].getsockname()[1]}"]
-        return [each.hint for each in self.bound]
+            return [f"connect with: websocat ws://{name or 'localhost'}:{self.bound[0].sockets[0].getsockname()[1]}"]
+        hints = list(dict.fromkeys(each.hint(name) for each in self.bound))
+        return [each for each in hints if (same := each.replace("[::1]", "localhost")) == each or same not in hints]
+
+    def exposed(self) -> list[int]:
+        """List the TCP ports to which other hosts can connect."""
+        firsts = (each.sockets[0] for each in self.bound if each.family != socket.AF_UNIX)
+        places = (one.getsockname()[:2] for one in firsts)
+        return sorted({port for host, port in places if not ip_address(host.partition("%")[0]).is_loopback})
 
 
 def _has_ipv6() -> bool:

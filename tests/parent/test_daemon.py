@@ -5,7 +5,9 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet import reactor as real_reactor
@@ -39,13 +41,15 @@ class Fixture:
         listen: tuple[str, ...] = CONFIG.listen,
         chat_log: str = "chat.log",
         state: str = "",
+        **more: Any,
     ) -> Daemon:
         config = Config(listen=listen, workers=2, redis=(redis,) if redis else (), chat_log=chat_log, state=state)
+        config = replace(config, **more)
         self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
         return self.daemon
 
-    def start(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen) -> list[FakeProcess]:
-        self.make(redis=redis, listen=listen)
+    def start(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen, **more: Any) -> list[FakeProcess]:
+        self.make(redis=redis, listen=listen, **more)
         self.daemon.privilegedStartService()
         self.daemon.startService()
         return self.reactor.processes
@@ -186,6 +190,22 @@ def test_each_way_to_connect_is_said(of: Fixture, said: Said, tmp_path: Path) ->
     for worker in of.start(listen=(*CONFIG.listen, f"unix:{tmp_path}/chat.sock"))[1:]:
         worker.say(encode(Ready()))
     assert [url.split(":")[0] for url in urls(said)] == ["ws", "--ws-c-uri=ws"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "keys", "warned"),
+    [("tcp:0", (), True), ("tcp:0", ("/etc/chatd/key.pem",), False), (CONFIG.listen[0], (), False)],
+    ids=["everybody", "with tokens", "loopback"],
+)
+def test_it_is_warned_of_ports_that_everybody_may_use(
+    of: Fixture, said: Said, listen: str, keys: tuple[str, ...], warned: bool
+) -> None:
+    *_, worker = of.start(listen=(listen,), auth_key=keys, workers=1)
+    worker.say(encode(Ready()))
+    assert " is ready: 1 worker, " in "".join(said.lines)
+    port = urls(said)[0].rpartition(":")[2]
+    warning = f"warn: anyone who can reach port {port} can read and write; see --auth-key"
+    assert said.lines.count(warning) == warned
 
 
 def test_the_password_of_the_redis_server_is_not_said(of: Fixture, said: Said) -> None:

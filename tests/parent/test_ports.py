@@ -136,7 +136,7 @@ def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[...,
 def test_ipv6_is_bound_alone_so_that_ipv4_may_have_the_same_port(bound: Callable[..., Bound]) -> None:
     six = bound(LOOPBACK6)
     assert six.family == socket.AF_INET6
-    assert six.hint == f"connect with: websocat ws://[::1]:{port_of(six.sockets[0])}"
+    assert six.hint() == f"connect with: websocat ws://[::1]:{port_of(six.sockets[0])}"
     assert len({port_of(one) for one in six.sockets}) == 1
     every6 = bound(r"tcp:0:interface=\:\:")
     assert bound(f"tcp:{port_of(every6.sockets[0])}").family == socket.AF_INET
@@ -150,13 +150,14 @@ def test_an_occupied_ipv6_port_is_one_clear_line() -> None:
 
 def test_a_url_says_how_to_connect(bound: Callable[..., Bound]) -> None:
     made = bound(LOOPBACK)
-    assert made.hint == f"connect with: websocat ws://127.0.0.1:{port_of(made.sockets[0])}"
+    assert made.hint() == f"connect with: websocat ws://127.0.0.1:{port_of(made.sockets[0])}"
 
 
 @pytest.mark.parametrize("endpoint", ["tcp:0", r"tcp:0:interface=\:\:"])
-def test_a_url_for_every_address_names_the_host(bound: Callable[..., Bound], endpoint: str) -> None:
+def test_a_url_for_every_address_works_on_this_host(bound: Callable[..., Bound], endpoint: str) -> None:
     made = bound(endpoint)
-    assert made.hint == f"connect with: websocat ws://{socket.gethostname()}:{port_of(made.sockets[0])}"
+    host = "[::1]" if made.family == socket.AF_INET6 else "localhost"
+    assert made.hint() == f"connect with: websocat ws://{host}:{port_of(made.sockets[0])}"
 
 
 def test_sockets_are_not_inherited_by_accident(bound: Callable[..., Bound]) -> None:
@@ -170,7 +171,7 @@ def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., Bound], tmp
     pem = tmp_path / "both.pem"
     certificate(pem)
     made = bound(f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
-    assert made.hint == f"connect with: websocat wss://127.0.0.1:{port_of(made.sockets[1])}"
+    assert made.hint() == f"connect with: websocat wss://127.0.0.1:{port_of(made.sockets[1])}"
     assert len(made.sockets) == 2
 
 
@@ -178,7 +179,7 @@ def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., Bound], tmp
 def test_tls_is_shown_as_wss_too(bound: Callable[..., Bound], tmp_path: Path) -> None:
     certificate(tmp_path / "localhost.pem")
     made = bound(rf"tls:{tmp_path}:port=0:interface=\:\:1")
-    assert made.hint == f"connect with: websocat wss://[::1]:{port_of(made.sockets[0])}"
+    assert made.hint() == f"connect with: websocat wss://[::1]:{port_of(made.sockets[0])}"
 
 
 def test_ssl_without_its_certificate_names_the_file(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., Bound], tmp
     path = tmp_path / "chat.sock"
     made = bound(f"unix:{path}", copies=3)
     assert [made.sockets_for(worker, 3) for worker in range(3)] == [made.sockets] * 3
-    assert (made.family, made.hint) == (
+    assert (made.family, made.hint()) == (
         socket.AF_UNIX,
         f"connect with: websocat --ws-c-uri=ws://localhost/ - ws-c:unix:{path}",
     )
@@ -314,7 +315,7 @@ for _ in range(2):
     for each in ports.bound:
         _, numbers = inheritance([each], 1, 2, 7)
         assert set(numbers) == {7} and all(map(same, numbers.values())), numbers
-        seen.append([each.endpoint, int(each.family), len(each.sockets), each.hint])
+        seen.append([each.endpoint, int(each.family), len(each.sockets), each.hint()])
     ports.close()
 assert socket.socket(fileno=3).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 print(json.dumps(seen))
@@ -411,7 +412,36 @@ def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
     these = Ports(endpoints, 2, 16)
     these.bind()
     assert [each.endpoint for each in these.bound] == endpoints
-    assert these.hints() == [each.hint for each in these.bound]
+    assert these.hints() == [each.hint() for each in these.bound]
+    these.close()
+
+
+def test_ways_that_are_the_same_to_whoever_connects_are_said_once() -> None:
+    four = Ports(["tcp:0"], 2, 16)
+    four.bind()
+    port = port_of(four.bound[0].sockets[0])
+    six = Ports([rf"tcp:{port}:interface=\:\:"], 2, 16)
+    six.bind()
+    both = Ports([], 2, 16)
+    both._optional = ()
+    both.bound = [*four.bound, *six.bound]
+    assert six.hints() == [f"connect with: websocat ws://[::1]:{port}"]
+    assert both.hints() == [f"connect with: websocat ws://localhost:{port}"]
+    assert both.exposed() == [port]
+    both.close()
+
+
+def test_a_server_with_names_is_to_be_called_by_one(tmp_path: Path) -> None:
+    these = Ports([LOOPBACK, f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these.bind()
+    port = port_of(these.bound[0].sockets[0])
+    name = "chat.example.org"
+    assert these.hints([name, "b.example"]) == [
+        f"connect with: websocat ws://{name}:{port}",
+        f"connect with: websocat --ws-c-uri=ws://{name}/ - ws-c:unix:{tmp_path}/chat.sock",
+    ]
+    assert these.hints([name, "localhost"])[0] == f"connect with: websocat ws://localhost:{port}"
+    assert these.exposed() == []
     these.close()
 
 

@@ -82,7 +82,7 @@ def test_a_file_of_twistds_is_written_and_rotated(form: str, tmp_path: Path) -> 
     command += ["--listen", "tcp:0:interface=127.0.0.1"]
     process = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL)
     try:
-        until(lambda: log.exists() and "is ready: 1 workers" in log.read_text(), "readiness")
+        until(lambda: log.exists() and "is ready: 1 worker," in log.read_text(), "readiness")
         process.send_signal(signal.SIGUSR1)
         until((tmp_path / "own.log.1").exists, "the rotated log")
     finally:
