@@ -137,6 +137,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  state``        the state folder: who uses it, and whether it is still the same
 ``  memory``       how much memory there is
 ``  valkey``       the private broker
+``  running``      the chatds that run on this host with a private broker
 ``  worker``       one worker process: what it says, and how to tell it something
 ``  generation``   the workers of one configuration: spawned, watched, replaced, drained
 ``  fleet``        the generation that serves, and those before it that drain
@@ -152,6 +153,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``  logs``         chat logs as they lie about: rotated, compressed
 ``  histories``    the histories of all rooms, read from the broker
 ``cli``            the command ``chatd``: ``chatd verify``, ``chatd token``
+``__main__``       the same as ``python -m chatd``
 =================  ====================================================================
 """
 

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import chatd
-from chatd.config import BadValue, BrokerAddress, Config, broker_address, options
+from chatd.config import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
 from chatd.credentials import check_credentials
 from chatd.gate.auth import mint
 from chatd.gate.keys import read_signing_key
+from chatd.options import did_you_mean
+from chatd.parent.running import Running, find_running
 from chatd.parent.state import BROKER
-from chatd.parent.valkey import SOCKET, UNIX_PATH_BYTES, find_sockets
+from chatd.parent.valkey import SOCKET, UNIX_PATH_BYTES
 from chatd.verify.histories import read_histories
 from chatd.verify.ledger import Ledger
 from chatd.verify.logs import Logs
@@ -59,13 +60,19 @@ Whoever has it may use it: keep it as you would a password.
 CREDENTIALS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key", "sentinel_password_file")
 """Options of the server that stand here too."""
 
+COMMANDS = ("verify", "token")
+
 STATUS = "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; give the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        print(f"chatd: {_no_command(words[0])}", file=sys.stderr)
+        return 2
     parser = _parser()
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(words)
     if not given.command:
         parser.print_help()
         return 0
@@ -76,10 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _no_command(word: str) -> str:
+    """Say what a word is that should be a command. What follows it is not repeated: it may hold a password."""
+    is_option = word.startswith("-")
+    what = f"{word.partition('=')[0]} is an option of the server" if is_option else f"there is no command {word!r}"
+    what += "" if is_option else did_you_mean(word, COMMANDS)
+    return f"{what}; start the server with: twistd -n chatd{' and the same options' * is_option}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatd",
-        description="What is done beside the chat server. The server itself is: twistd chatd",
+        description="Work beside the chat server. The server itself is started with: twistd -n chatd "
+        "(its options: twistd chatd --help)",
     )
     parser.add_argument("--version", action="version", version=f"chatd {chatd.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -104,7 +120,7 @@ def _add_verify(commands: Any) -> None:
         action="append",
         help="the server that chatd was given with --redis: redis://[user:password@]host[:port][/db], rediss://…, "
         "redis+sentinel://… or unix:///path; several times, where chatd has several "
-        "[default: the private Valkey of the one chatd that runs here as the same user]",
+        "[default: the private Valkey of the one chatd that runs here as the same user, with --state or without]",
     )
     broker.add_argument("--state", metavar="DIR", help="the folder that chatd was given with --state")
     for name in CREDENTIALS:
@@ -160,7 +176,7 @@ def _add_token(commands: Any) -> None:
 def _verify(given: argparse.Namespace) -> int:
     files: dict[str, Any] = {name: _checked(name, getattr(given, name)) for name in CREDENTIALS if getattr(given, name)}
     config = replace(Config(), redis_prefix=_checked("redis_prefix", given.redis_prefix), **files)
-    ledger, logs = Ledger(), Logs(given.logs, config)
+    ledger, logs = Ledger(), Logs([expanded(path) for path in given.logs], config)
     addresses = _addresses(given)
     check_credentials(addresses, config)
     for address in addresses:
@@ -186,7 +202,7 @@ def _token(given: argparse.Namespace) -> int:
     claims: dict[str, Any] = {"sub": given.sub, "nick": given.nick, "iat": now, "exp": now + _seconds(given.ttl)}
     claims |= {"jti": given.id, "rooms": _rooms(given.rooms), "iss": given.issuer, "aud": given.audience}
     try:
-        key = read_signing_key(Path(given.key).read_bytes())
+        key = read_signing_key(Path(file_path(given.key)).read_bytes())
     except OSError as error:
         raise BadValue(f"--key {given.key}: {error.strerror}") from error
     except BadValue as error:
@@ -196,10 +212,10 @@ def _token(given: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
     if found is None or int(found[1]) == 0:
-        raise BadValue(f"--ttl must be a time such as 90s, 15m, 24h or 30d, not {text!r}")
-    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+        raise BadValue(f"--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not {text!r}")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def _rooms(given: Sequence[str] | None) -> dict[str, str] | None:
@@ -242,16 +258,31 @@ def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
     if given.redis is not None:
         return [broker_address(_checked("redis", each)) for each in given.redis]
     if given.state is not None:
-        path = str(Path(given.state, BROKER, SOCKET).absolute())
+        path = str(Path(_checked("state", given.state), BROKER, SOCKET).absolute())
         if len(os.fsencode(path)) <= UNIX_PATH_BYTES:
             return [BrokerAddress(path=path)]
-    found = find_sockets()
-    if not found:
-        raise Unreadable(
-            "no chatd with a private Valkey of its own runs here as this user; "
-            "pass --state DIR or --redis URL, as chatd was given it"
-        )
-    if len(found) > 1:
-        urls = " or ".join(f"--redis unix://{quote(path)}" for path in found)
-        raise Unreadable(f"several chatds run here; pass {urls}")
-    return [BrokerAddress(path=found[0])]
+    return [BrokerAddress(path=_running().socket)]
+
+
+def _running() -> Running:
+    """Find the chatd that runs here as this user. Raise Unreadable, which says what there is."""
+    found = find_running()
+    ours = [each for each in found if each.uid == os.getuid()]
+    if len(ours) == 1:
+        return ours[0]
+    if ours:
+        which = "; or ".join(f"{each.option} ({_place(each)})" for each in ours)
+        raise Unreadable(f"{len(ours)} chatds run here as this user; pass {which}")
+    if found:
+        which = "; or ".join(f"runuser -u {each.user} -- chatd verify {each.option} …" for each in found)
+        raise Unreadable(f"no chatd runs here as this user, but one as another does; use {which}")
+    raise Unreadable(
+        "no chatd with a private Valkey runs here; pass --redis URL as chatd was given it, or --state DIR to name one"
+    )
+
+
+def _place(running: Running) -> str:
+    try:
+        return running.place()
+    except OSError as error:
+        return f"nothing is known of it: {error.strerror}"

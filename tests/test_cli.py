@@ -1,8 +1,9 @@
 """The command ``chatd``, as it is installed: what it prints, and its exit status."""
 
+import os
+import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import chatd
 from chatd.cli import main
-from chatd.parent import valkey
+from chatd.parent import running
 from tests.gate.issuer import private_pem, public_pem
 from tests.room.server import Client, Server
 from tests.verify.streams import batch, keep, lines, message, outcome
@@ -59,16 +60,19 @@ class Host:
         folder.mkdir()
         return self._link(folder)
 
-    def state(self) -> str:
+    def state(self, name: str = "state") -> str:
         """Put it where that of a chatd with a state folder is."""
-        folder = self.folder / "state" / "broker"
+        folder = self.folder / name / "broker"
         folder.mkdir(parents=True)
+        (folder.parent / "lock").touch()
         self._link(folder)
         return str(folder.parent)
 
     def _link(self, folder: Path) -> Path:
         path = folder / "broker.sock"
         path.symlink_to(self.server.path)
+        with (self.folder / "listening").open("a") as listening:
+            listening.write(f"0000000000000000: 00000002 00000000 00010000 0001 01 4711 {path}\n")
         return path
 
 
@@ -82,9 +86,9 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 @pytest.fixture
 def alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ``main`` see no chatd but the test's: /tmp is everybody's."""
-    monkeypatch.setattr(valkey, "SHORT_FOLDER", str(host.folder / "tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(host.folder / "tmp"))
+    """Let ``main`` see no chatd but the test's."""
+    (host.folder / "listening").touch()
+    monkeypatch.setattr(running, "UNIX_SOCKETS", str(host.folder / "listening"))
     monkeypatch.chdir(host.folder)
 
 
@@ -136,21 +140,48 @@ def test_the_private_broker_is_found(host: Host, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("alone")
-def test_no_private_broker_is_status_2_and_what_to_pass_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "pass --state DIR or --redis URL" in error
+def test_the_private_broker_in_a_state_folder_is_found_too(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.state()
+    host.keep()
+    host.log(lines([ONE]))
+    assert main(["verify"]) == 1
+    assert capsys.readouterr().out.startswith("missing: room ops, epoch e1, offset 2, id w.1.2\n")
 
 
 @pytest.mark.usefixtures("alone")
-def test_several_private_brokers_are_status_2_and_which_to_pass_is_said(
-    host: Host, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = [host.private(f"chatd-12-{name}") for name in "ab"]
+def test_no_private_broker_is_status_2_and_what_to_pass_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify"]) == 2
     assert capsys.readouterr().err == (
-        f"chatd verify: several chatds run here; pass --redis unix://{paths[0]} or --redis unix://{paths[1]}\n"
+        "chatd verify: no chatd with a private Valkey runs here; "
+        "pass --redis URL as chatd was given it, or --state DIR to name one\n"
+    )
+
+
+@pytest.mark.usefixtures("alone")
+def test_several_chatds_are_status_2_and_each_is_named_with_its_folder(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, state = host.private("chatd-12-a"), host.state("kept here")
+    assert main(["verify"]) == 2
+    place = r"\(started in \S+?(?:, ports? [0-9, ]+)?\)"
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"chatd verify: 2 chatds run here as this user; pass --state '{state}' {place}; "
+        rf"or --redis unix://{path} {place}\n",
+        said,
+    ), said
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_chatd_of_another_user_is_not_denied(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = host.state()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert main(["verify"]) == 2
+    assert capsys.readouterr().err == (
+        "chatd verify: no chatd runs here as this user, but one as another does; "
+        f"use runuser -u {host.folder.owner()} -- chatd verify --state {state} …\n"
     )
 
 
@@ -191,6 +222,37 @@ def test_alone_it_prints_help(host: Host) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "verify" in done.stdout
     assert "twistd chatd" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["run"], "there is no command 'run'; start the server with: twistd -n chatd"),
+        (["serve", "--listen", "tcp:3000"], "there is no command 'serve'; start the server with: twistd -n chatd"),
+        (["verfy"], "there is no command 'verfy' (did you mean verify?); start the server with: twistd -n chatd"),
+        (
+            ["--listen", "tcp:3000"],
+            "--listen is an option of the server; start the server with: twistd -n chatd and the same options",
+        ),
+        (
+            ["--redis=redis://:hunter2@broker"],
+            "--redis is an option of the server; start the server with: twistd -n chatd and the same options",
+        ),
+    ],
+)
+def test_who_wants_to_start_the_server_is_told_how(
+    words: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr() == ("", f"chatd: {what}\n")
+
+
+def test_the_package_is_the_same_command(host: Host) -> None:
+    shown = [
+        subprocess.run([*command, "--help"], cwd=host.folder, capture_output=True, text=True, check=True).stdout
+        for command in ([CHATD], [sys.executable, "-m", "chatd"])
+    ]
+    assert shown[0] == shown[1]
 
 
 def test_the_version_is_printed(host: Host) -> None:
@@ -246,8 +308,9 @@ def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: p
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--ttl", "5y"], "--ttl must be a time such as 90s, 15m, 24h or 30d, not '5y'"),
-        (["--ttl", "0"], "--ttl must be a time such as 90s, 15m, 24h or 30d, not '0'"),
+        (["--ttl", "5y"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '5y'"),
+        (["--ttl", "0s"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '0s'"),
+        (["--ttl", "8"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '8'"),
         (["--rooms", "ops"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not 'ops'"),
         (["--rooms", "{"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not '{'"),
         (["--rooms", "ops=x"], "rooms, in the token: each must have r, w, rw or nothing"),
@@ -267,6 +330,11 @@ def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: p
         (["--sub", "\udcff"], "what a token says must be UTF-8"),
         (["--ttl", "999999999d"], "exp, in the token: expected float <= 253402300799.0"),
         (["--algorithm", "HS256"], "must be EdDSA with this key, not 'HS256'"),
+        (
+            ["--key", "~nobody-of-that-name/key"],
+            "--key ~nobody-of-that-name/key: begins with ~nobody-of-that-name, "
+            "which is no home folder here (a name with ~: ./~…)",
+        ),
         (["--key", "/none"], "--key /none: No such file or directory"),
     ],
 )

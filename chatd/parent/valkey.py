@@ -10,7 +10,6 @@ import fcntl
 import os
 import platform
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -259,19 +258,3 @@ def _folders() -> list[Path]:
 def _pid(folder: Path) -> str:
     """Give the process id of the chatd that made a folder."""
     return folder.name.split("-")[1]
-
-
-def find_sockets() -> list[str]:
-    """Give the sockets on which private brokers of this user listen here, those in state folders apart."""
-    return [str(folder / SOCKET) for folder in _folders() if _listens(folder / SOCKET)]
-
-
-def _listens(path: Path) -> bool:
-    try:
-        if path.stat().st_uid != os.getuid():
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-    except OSError:
-        return False
-    return True

@@ -40,10 +40,13 @@ class Logs:
         with ExitStack() as stack:
             for path, file in self._open(stack):
                 self.files += 1
+                lines, strange = self.lines, self.strange
                 try:
                     yield from self._read(_unpacked(path, file))
                 except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
                     raise Unreadable(f"{path} can't be read: {error}") from error
+                if 1 < self.lines - lines == self.strange - strange:  # one may be what a full disk has torn
+                    raise Unreadable(f"{path} is no chat log: none of its {self.lines - lines} lines is a message")
 
     def _open(self, stack: ExitStack) -> list[tuple[Path, IO[bytes]]]:
         """Open all files, once no one renames them."""

@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from chatd.config import BadValue, Config, broker_address
 from chatd.parent import tether
 from chatd.parent.state import State
-from chatd.parent.valkey import Valkey, find_server, find_sockets, memory_of
+from chatd.parent.valkey import Valkey, find_server, memory_of
 from tests.parent.children import FakeProcess, FakeReactor, Said
 from tests.room.server import Client
 from tests.waiting import until
@@ -458,34 +458,6 @@ def test_a_link_is_not_followed(of: Fixture, tmp_path_factory: pytest.TempPathFa
     (of.folder / f"chatd-{gone_pid()}-abc").symlink_to(elsewhere)
     of.start()
     assert (elsewhere / "precious").exists()
-
-
-# Found by others
-
-
-@pytest.mark.parametrize(
-    ("name", "listens", "found"),
-    [("chatd-12-abc", True, True), ("chatd-12-abc", False, False), ("chatd-test-abc", True, False)],
-    ids=["a broker", "one that is gone", "something else"],
-)
-def test_the_sockets_of_brokers_are_found(of: Fixture, name: str, listens: bool, found: bool) -> None:
-    (of.folder / name).mkdir()
-    path = str(of.folder / name / "broker.sock")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
-        if listens:
-            listening.listen()
-        assert (path in find_sockets()) is found
-
-
-def test_the_sockets_of_other_users_are_not_found(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    (of.folder / "chatd-12-abc").mkdir()
-    path = str(of.folder / "chatd-12-abc" / "broker.sock")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path)
-        listening.listen()
-        monkeypatch.setattr(os, "getuid", lambda: 12345)
-        assert path not in find_sockets()
 
 
 # The real server

@@ -95,6 +95,20 @@ def test_a_line_that_is_too_long_is_one_of_them_and_the_next_is_read(tmp_path: P
     assert (logs.lines, logs.strange, ids) == (2, 1, ["a"])
 
 
+@pytest.mark.parametrize("text", [b"hello\nworld\n", b"2026-11-30T09:26:30+0000 [-] Log\n" * 3, b"\x7fELF\n\0\n"])
+def test_a_file_without_a_line_of_ours_is_no_chat_log(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "twistd.log"
+    path.write_bytes(text)
+    with pytest.raises(Unreadable, match=rf"^{path} is no chat log: none of its {text.count(10)} lines is a message$"):
+        read(path)
+
+
+def test_a_torn_line_alone_in_a_new_log_is_let_be(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
+    path.write_bytes(log("a")[20:])
+    assert read(path)[0].strange == 1
+
+
 def test_a_file_that_is_not_there_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"there is no .*chat\.log"):
         read(tmp_path / "chat.log")
