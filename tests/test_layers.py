@@ -221,7 +221,7 @@ def test_the_house_keeps_its_order() -> None:
 
 
 def test_every_other_file_under_chatd_stands_in_the_map() -> None:
-    patterns = [f"{row.place}/{pattern}" for row in the_map() for pattern in row.patterns]
+    patterns = ["py.typed", *(f"{row.place}/{pattern}" for row in the_map() for pattern in row.patterns)]
     others = [path for path in real_files() if not path.endswith(".py")]
     assert [path for path in others if not any(fnmatch(path, pattern) for pattern in patterns)] == []
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,20 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[2]
 
 
+def listed() -> list[str]:
+    """List the files that git would give a newcomer."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    return [name for name in names if name and (ROOT / name).is_file()]
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a copy of what git would give a newcomer."""
     folder = tmp_path_factory.mktemp("clone") / "chatd"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+    for name in listed():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
     return folder
 
 
@@ -77,6 +78,34 @@ def test_twistd_chatd_runs_daemonized_from_anywhere(checkout: Path, tmp_path: Pa
     until(lambda: not is_running(pid), "its end")
     assert not (anywhere / "twistd.pid").exists()
     assert "chatd has stopped" in (anywhere / "twistd.log").read_text()
+
+
+def test_a_source_distribution_has_all_that_git_has_and_runs_its_tests(checkout: Path, tmp_path: Path) -> None:
+    build = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=checkout, stdout=subprocess.DEVNULL, check=True)
+    [packed] = tmp_path.glob("chatd-*.tar.gz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(tmp_path, filter="data")
+    folder = packed.with_name(packed.name.removesuffix(".tar.gz"))
+    assert [name for name in listed() if not (folder / name).is_file()] == []
+    plan = subprocess.run(["make", "-n", "test"], cwd=folder, capture_output=True, text=True, check=True)
+    assert "-m pytest" in plan.stdout
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/wire/test_json_line.py"]
+    ran = subprocess.run(tests, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_a_wheel_has_types_and_what_an_operator_copies(checkout: Path, tmp_path: Path) -> None:
+    python = install(checkout, tmp_path / "venv")
+    shared = tmp_path / "venv" / "share" / "chatd"
+    files = {each.name: each.read_bytes() for each in (checkout / "deploy").iterdir() if each.is_file()}
+    assert {each.name: each.read_bytes() for each in shared.iterdir()} == files
+    client = tmp_path / "client.py"
+    client.write_text("from chatd.config import Config\n\nworkers: str = Config().workers\n")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--python-executable", str(python)]
+    said = subprocess.run([*mypy, str(client)], cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert 'client.py:3: error: Incompatible types in assignment (expression has type "int"' in said
+    assert "Found 1 error in 1 file" in said
 
 
 def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chatd.parent.running import find_running
 from tests.system.daemon import Daemon
 from tests.waiting import until
 
@@ -27,6 +28,8 @@ def test_what_was_said_is_in_the_logs_once_until_one_is_taken_away(tmp_path: Pat
                 assert verify(daemon)[0] == 0
         for _ in range(300):
             bob.recv(20)
+        [found] = [each for each in find_running() if each.state == str(tmp_path / "state")]
+        assert found.place() == f"started in {tmp_path}, port {daemon.port}"
         status, said = verify(daemon)
         assert (status, said.partition(", rooms: ")[2]) == (
             0,
