@@ -269,7 +269,7 @@ def limit(text: str, auto: float) -> float:
 
 def _limit(text: str) -> str:
     if text not in ("auto", "off") and not 0.001 <= _float(text) <= 1e9:
-        raise BadValue(f"must be auto, off or a number over 0, not {text!r}")
+        raise BadValue(f"must be auto, off or a number over 0, up to 1000000000, not {text!r}")
     return text
 
 
@@ -305,8 +305,11 @@ def expanded(path: str) -> str:
     return found
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def _log_path(text: str) -> str:
-    if not text.strip() or text.endswith("/") or "\0" in text:
+    if not text.strip() or text.endswith("/") or _CONTROL.search(text):
         raise BadValue("must name a file")
     path = expanded(text)
     if os.path.isdir(path):
@@ -316,7 +319,7 @@ def _log_path(text: str) -> str:
 
 def file_path(text: str) -> str:
     """Read the path of a file, from the root on. Raise BadValue."""
-    if not text.strip() or "\0" in text:
+    if not text.strip() or _CONTROL.search(text):
         raise BadValue("must name a file")
     return os.path.abspath(expanded(text))
 

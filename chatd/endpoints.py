@@ -160,7 +160,7 @@ def suggestion(text: str) -> str:
     if found := _INTERFACE.fullmatch(text):
         return _endpoint(found[3].strip("[]"), found[2], secure=found[1] == "ssl")
     if text.startswith("/"):
-        return f"unix:{text}" if re.fullmatch(r"[0-9A-Za-z_./-]+", text) else ""
+        return f"unix:{text}" if re.fullmatch(r"(?:/[0-9A-Za-z_.-]+)+", text) else ""
     scheme, slashes, rest = found.groups() if (found := _SCHEME.fullmatch(text)) else ("", "", text)
     secure = scheme.lower() in ("https", "wss", "ssl", "tls")
     if slashes == "://":

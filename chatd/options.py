@@ -84,15 +84,26 @@ def _from_toml(knob: Field[Any], value: Any) -> Any:
     if is_list(knob):
         value = [value] if isinstance(value, str) else value
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise BadValue('must be a list: ["…", "…"]')
+            raise BadValue(f'must be text, or a list of it: ["…", "…"], not {_shown(value)}')
         return tuple(read_value(knob, each) for each in value)
     if value == knob.default == "":  # as if it were not there
         return value
     kinds = knob.metadata["toml"]
     if isinstance(value, bool) or not isinstance(value, kinds):
         names = {int: "a number", str: "text"}
-        raise BadValue(f"must be {' or '.join(name for kind, name in names.items() if kind in kinds)}, not {value!r}")
+        raise BadValue(
+            f"must be {' or '.join(name for kind, name in names.items() if kind in kinds)}, not {_shown(value)}"
+        )
     return read_value(knob, str(value))
+
+
+def _shown(value: Any) -> str:
+    """Show a value as TOML writes it, as far as people care."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return repr(value) if isinstance(value, (str, int, float)) else str(value)
 
 
 def did_you_mean(name: str, known: Iterable[str], dashes: str = "") -> str:

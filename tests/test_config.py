@@ -316,7 +316,7 @@ def test_a_chat_log_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     assert "is a folder" in refusal("chat_log", str(tmp_path))
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "not-there-yet/"])
+@pytest.mark.parametrize("path", ["", " ", "a\0b", "a\nb", "not-there-yet/"])
 def test_a_chat_log_that_names_no_file_is_refused(path: str) -> None:
     assert refusal("chat_log", path) == "must name a file"
 

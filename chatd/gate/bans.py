@@ -33,8 +33,9 @@ class Bans:
             if text := line.partition("#")[0].strip():
                 try:
                     network = unmapped(ip_network(text))
-                except ValueError as error:
-                    bad = bad or f"--ban-list {self._path}, line {number}: {error}"
+                except ValueError:
+                    what = f"{text!r} is no address, and no network that begins where it says (198.51.100.0/24)"
+                    bad = bad or f"--ban-list {self._path}, line {number}: {what}"
                     continue
                 rest = network.max_prefixlen - network.prefixlen
                 found.setdefault((network.version, rest), set()).add(int(network.network_address) >> rest)

@@ -85,7 +85,7 @@ class State:
         try:
             yield
         except OSError as error:
-            raise BadValue(f"--state {self.path} cannot be used: {error}") from error
+            raise BadValue(f"--state {self.path} cannot be used: {error.strerror or error}") from error
 
     def _locked(self, flags: int) -> int:
         """Lock the folder. It may wait: twistd starts services before it runs the reactor, so nobody is served yet."""

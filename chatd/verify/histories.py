@@ -32,7 +32,7 @@ def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> No
             for key in _keys(broker, config):
                 _read_history(broker, key, config, ledger)
     except (OSError, EOFError, BadValue, hiredis.HiredisError) as error:
-        raise Unreadable(f"the broker {address} can't be read: {error}") from error
+        raise Unreadable(f"the broker {address} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _master(address: BrokerAddress, config: Config) -> BrokerAddress:

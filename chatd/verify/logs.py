@@ -44,7 +44,7 @@ class Logs:
                 try:
                     yield from self._read(_unpacked(path, file))
                 except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-                    raise Unreadable(f"{path} can't be read: {error}") from error
+                    raise Unreadable(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
                 if 1 < self.lines - lines == self.strange - strange:  # one may be what a full disk has torn
                     raise Unreadable(f"{path} is no chat log: none of its {self.lines - lines} lines is a message")
 

@@ -71,12 +71,15 @@ def test_without_a_list_everybody_comes_in() -> None:
     Bans("").check("192.0.2.7")
 
 
+NONE = "is no address, and no network that begins where it says (198.51.100.0/24)"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("192.0.2.7\n300.1.1.1\n", "line 2: '300.1.1.1' does not appear to be an IPv4 or IPv6 network"),
-        ("192.0.2.7/24\n", "line 1: 192.0.2.7/24 has host bits set"),
-        ("a b", "line 1: 'a b' does not appear to be an IPv4 or IPv6 network"),
+        ("192.0.2.7\n300.1.1.1\n", f"line 2: '300.1.1.1' {NONE}"),
+        ("192.0.2.7/24\n", f"line 1: '192.0.2.7/24' {NONE}"),
+        ("a b", f"line 1: 'a b' {NONE}"),
     ],
 )
 def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: Bans, text: str, why: str) -> None:
