@@ -82,6 +82,57 @@ def test_addresses_can_be_followed_and_end_where_they_end(windows: Windows, daem
     ]
 
 
+HOSTILE = (
+    "http://x" + ")" * 16_000,
+    "http://x" + "([{" * 2000 + "}])" * 3000,
+    "http://" * 2000,
+    "`" * 16_000,
+    "```a" * 4000,
+    "http://x/." * 1600,
+    "e" + "\u0301" * 2000,
+)
+
+
+def test_no_line_is_expensive_to_draw(windows: Windows, daemon: Daemon) -> None:
+    """Trimming an address once cost 1.6 s for each of the first lines: all of them, longer than a test waits."""
+    daemon.say("heavy", *[HOSTILE[0]] * 24, *HOSTILE[1:], "the end")
+    page = windows.new().open("heavy")
+    page.wait_for("the end")
+    page.wait_for_count(24 + len(HOSTILE))
+
+
+def test_an_address_has_2048_characters_at_most(windows: Windows, daemon: Daemon) -> None:
+    start = "https://example.org/"
+    longest = start + "a" * (2048 - len(start))
+    daemon.say("longest", longest, longest + "a")
+    page = windows.new().open("longest")
+    page.wait_for_count(2)
+    assert page.page.locator("#messages a").all_inner_texts() == [longest]
+
+
+def test_an_older_browser_shows_all_lines(windows: Windows, daemon: Daemon) -> None:
+    """Safari 16 and Firefox 114 lack URL.canParse; Firefox 118 lacks the ARIA properties of elements."""
+    daemon.say("older", "see https://example.org/", "and so on")
+    page = windows.new()
+    page.page.add_init_script(
+        """delete URL.canParse;
+        for (const name of ["ariaCurrent", "ariaHidden", "ariaLabel"]) delete Element.prototype[name];"""
+    )
+    page.open("older")
+    page.wait_for("and so on")
+    expect(page.page.locator("#messages a")).to_have_text("https://example.org/")
+    expect(page.page.locator("#open-rooms a")).to_have_attribute("aria-current", "page")
+
+
+def test_an_address_that_names_no_room_is_said_to_name_none(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new()
+    page.page.goto(f"{page.base}/%zz")
+    expect(page.page.locator("#why")).to_contain_text("This address names no room: /%zz.")
+    expect(page.page.locator("#status")).to_have_text("Not connected")
+    page.page.get_by_role("link", name="Go to the lobby").click()
+    page.online()
+
+
 def test_the_policy_holds(windows: Windows, daemon: Daemon) -> None:
     page = windows.new().open("policy")
     blocked = page.page.evaluate(

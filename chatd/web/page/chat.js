@@ -5,6 +5,7 @@
 
 const SHOWN = 1000; // messages that are kept of a room; older ones are fetched again by scrolling up
 const PAGE = 50; // messages of history that are fetched at once
+const ADDRESS = 2048; // characters that an address has at most; a longer one is text
 const NEAR = 48; // pixels from the end within which one reads along
 const SILENCE = 10_000; // milliseconds without an answer after which the link is dead
 const SOON = 60; // seconds before its end in which a token is to be replaced
@@ -23,7 +24,14 @@ const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const utf8 = (text) => new TextEncoder().encode(text).length;
 const newId = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (each) => each.toString(36)).join("");
 
-const roomHere = () => decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+// The room that the address names; null where it is malformed (/%zz).
+function roomHere() {
+  try {
+    return decodeURIComponent(location.pathname.slice(1)).normalize("NFC") || "lobby";
+  } catch {
+    return null;
+  }
+}
 
 // What outlives a reload. A browser may forbid it: then nothing does.
 
@@ -226,22 +234,36 @@ function hue(name) {
 
 const URLS = /\bhttps?:\/\/[^\s<>"'`\u200e\u200f\u202a-\u202e\u2066-\u2069]+/giu;
 
-// Leaves to the sentence what ends it, and a bracket that was opened before the address.
+const OPENS = { ")": "(", "]": "[", "}": "{" };
+
+// Leaves to the sentence what ends it, and a bracket that was opened before the address. The brackets are counted once:
+// others choose what stands in an address.
 function trimmed(url) {
-  for (;;) {
-    const last = url.at(-1);
-    const opens = { ")": "(", "]": "[", "}": "{" }[last];
-    const unbalanced = opens && url.split(opens).length < url.split(last).length;
-    if (!unbalanced && !".,;:!?…*_".includes(last)) return url;
-    url = url.slice(0, -1);
+  const counts = {};
+  for (const each of url) counts[each] = (counts[each] ?? 0) + 1;
+  for (let end = url.length; ; end--) {
+    const last = url[end - 1];
+    const unbalanced = last in OPENS && (counts[OPENS[last]] ?? 0) < counts[last];
+    if (!unbalanced && !".,;:!?…*_".includes(last)) return url.slice(0, end);
+    counts[last]--;
+  }
+}
+
+// URL.canParse, which Safari 16 and Firefox 114 do not have.
+function isAddress(text) {
+  try {
+    return /^https?:$/.test(new URL(text).protocol);
+  } catch {
+    return false;
   }
 }
 
 function addLinks(parent, text) {
   let done = 0;
   for (const found of text.matchAll(URLS)) {
+    if (found[0].length > ADDRESS) continue;
     const shown = trimmed(found[0]);
-    if (!URL.canParse(shown) || !/^https?:$/.test(new URL(shown).protocol)) continue;
+    if (!isAddress(shown)) continue;
     parent.append(text.slice(done, found.index));
     const link = make("a", "", shown);
     link.href = shown;
@@ -403,7 +425,7 @@ class Log {
     const element = make("span", "state");
     if (state === "sent") {
       const mark = make("span", "", "✓");
-      mark.ariaHidden = "true";
+      mark.setAttribute("aria-hidden", "true");
       element.append(mark, make("span", "visually-hidden", "sent"));
     } else if (state === "sending") {
       element.textContent = "sending …";
@@ -495,11 +517,9 @@ class Gate {
 // All of it
 
 class Chat {
-  constructor() {
-    const brought = takeToken();
+  constructor(here, brought) {
     this.token = [ours.get("token", ""), brought].find(isToken) ?? "";
     ours.set("token", this.token);
-    const here = roomHere();
     const open = new Set([...ours.get("rooms", []), here]);
     this.rooms = new Map([...open].map((name) => [name, new Room(name)]));
     this.home = this.rooms.has(ours.get("home", "")) ? ours.get("home", "") : here; // whose URL we connect to
@@ -1145,7 +1165,7 @@ class Chat {
       link.title = room.name;
       name.dir = "auto";
       link.append(name);
-      if (room === this.room) link.ariaCurrent = "page";
+      if (room === this.room) link.setAttribute("aria-current", "page");
       if (room.unread) {
         const unread = make("span", "unread", room.unread);
         unread.append(make("span", "visually-hidden", " new"));
@@ -1155,7 +1175,7 @@ class Chat {
       if (this.rooms.size > 1) {
         const close = make("button", "", "×");
         close.type = "button";
-        close.ariaLabel = `Leave ${room.name}`;
+        close.setAttribute("aria-label", `Leave ${room.name}`);
         row.append(close);
       }
       return row;
@@ -1197,4 +1217,17 @@ class Chat {
   }
 }
 
-new Chat();
+// What is shown in place of a chat where the address names no room.
+function showNowhere() {
+  const lobby = make("a", "", "Go to the lobby");
+  lobby.href = "/";
+  find("why").append(`This address names no room: ${location.pathname}. `, lobby);
+  find("status").dataset.state = "offline";
+  find("status").textContent = "Not connected";
+  find("join").hidden = find("composer").hidden = true;
+}
+
+const brought = takeToken();
+const here = roomHere();
+if (here === null) showNowhere();
+else new Chat(here, brought);
