@@ -51,7 +51,7 @@ def take(window: Window, daemon: Daemon, name: str) -> None:
         window.page.keyboard.press("Enter")
         window.page.locator("#open-rooms").get_by_role("link", name="dev").click()
         post(daemon, "releases", "ann", "1.0 is out")
-        window.page.locator("#open-rooms .unread").wait_for()
+        window.page.locator("#open-rooms .unread:visible").wait_for()
     window.say("Then I make the next one now.")
     window.page.mouse.move(0, 0)
     window.page.screenshot(path=Path(__file__).with_name(f"page-{name}.png"))

@@ -3,10 +3,12 @@
 // `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Log` shows one room; `Gate` asks
 // for a token; `Chat` puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
 
-const SHOWN = 1000; // messages that are kept of a room; older ones are fetched again by scrolling up
+const SHOWN = 1000; // messages and gaps that are kept of a room; what is beyond is fetched again by scrolling there
 const PAGE = 50; // messages of history that are fetched at once
 const ADDRESS = 2048; // characters that an address has at most; a longer one is text
+const AHEAD = 300; // pixels from an end of what is kept within which more of it is fetched
 const NEAR = 48; // pixels from the end within which one reads along
+const LATE = 100; // milliseconds after which what waits for a frame is drawn without one
 const SILENCE = 10_000; // milliseconds without an answer after which the link is dead
 const SOON = 60; // seconds before its end in which a token is to be replaced
 const TAKEN_OVER = 1008, TOKEN_OUT = 4001, GIVEN_UP = 0; // the last one is our own: nobody sends it
@@ -18,6 +20,52 @@ function make(tag, className = "", text = null) {
   if (className) element.className = className;
   if (text !== null) element.textContent = text;
   return element;
+}
+
+// Makes the children of an element those that belong to a list. A row is the same element for as long as its key is in
+// the list, and is moved only where the order has changed: what one presses, has selected or has the focus on stays.
+// make(item) gives a new row; change(row, item, before) shows in it what is so now, before being the item above.
+function update(parent, items, key, make, change) {
+  const old = rowsOf.get(parent) ?? new Map();
+  const rows = new Map(items.map((item) => [key(item), old.get(key(item)) ?? make(item)]));
+  for (const [name, row] of old) if (!rows.has(name)) row.remove();
+  let next = parent.firstElementChild;
+  items.forEach((item, place) => {
+    const row = rows.get(key(item));
+    if (row === next) next = row.nextElementSibling;
+    else parent.insertBefore(row, next);
+    change(row, item, items[place - 1]);
+  });
+  rowsOf.set(parent, rows);
+}
+
+const rowsOf = new WeakMap(); // by parent: its rows, by key
+
+// Gives what draws once with the next frame, however often it is called until then. A page that nobody sees has no
+// frames, but it has timers.
+function soon(draw) {
+  let due = false;
+  const now = () => {
+    if (!due) return;
+    due = false;
+    draw();
+  };
+  return () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(now);
+    setTimeout(now, LATE);
+  };
+}
+
+// Draws a part; where that fails the other parts are drawn all the same.
+function attempt(draw, otherwise = () => {}) {
+  try {
+    return draw();
+  } catch (error) {
+    console.error(error);
+    return otherwise();
+  }
 }
 
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
@@ -167,24 +215,20 @@ class Room {
     this.name = name;
     this.joined = false;
     this.epochs = []; // in the order in which they began
-    this.items = []; // messages and gaps, in their order
+    this.position = null; // of the newest message that we know of, or that is lost
+    this.items = []; // messages and gaps, in their order: a stretch of the room without holes
     this.known = new Set(); // EPOCH-OFFSET
+    this.detached = false; // whether the stretch ends before the newest message
     this.pending = []; // of our own, not in the order yet
     this.members = new Map();
     this.count = null; // where they are too many to be listed
     this.older = true; // whether history may have more
     this.asking = false;
     this.unread = 0;
-    this.marker = null; // behind which item one left off
+    this.marker = null; // at which position one left off
     this.draft = "";
     this.barred = ""; // why one may not read here
     this.mute = false; // whether one may only read here
-  }
-
-  // Where it stands, as far as we have come: a gap stands half an offset behind the last message that is lost.
-  get position() {
-    const newest = this.items.at(-1);
-    return newest && { epoch: newest.epoch, offset: Math.floor(newest.offset) };
   }
 
   rank(epoch) {
@@ -193,27 +237,54 @@ class Room {
     return rank;
   }
 
-  // Gives where it was put, or -1 where it was there already.
-  add(item) {
-    if (item.kind === "message") {
-      const key = `${item.epoch}-${item.offset}`;
-      if (this.known.has(key)) return -1;
-      this.known.add(key);
-    }
+  // Takes what is said now, or is lost: a gap stands half an offset behind its last message. Gives whether it is new.
+  hear(item) {
+    if (!this.detached) return this.insert(item);
+    item.rank = this.rank(item.epoch);
+    return this.reach(item);
+  }
+
+  // Puts it where it belongs; gives whether it was not there.
+  insert(item) {
+    const key = `${item.epoch}-${item.offset}`;
+    if (this.known.has(key)) return false;
+    this.known.add(key);
     item.rank = this.rank(item.epoch);
     let place = this.items.length;
     while (place > 0 && after(this.items[place - 1], item)) place--;
     this.items.splice(place, 0, item);
-    return place;
+    this.reach(item);
+    return true;
   }
 
-  // Forgets the oldest; gives whether there were too many.
-  trim() {
-    const extra = this.items.length - SHOWN;
-    if (extra < SHOWN / 10) return false;
-    for (const each of this.items.splice(0, extra)) this.known.delete(`${each.epoch}-${each.offset}`);
-    this.older = true;
+  // Moves the position on; gives whether it was not as far yet.
+  reach({ epoch, offset, rank }) {
+    const here = { epoch, offset: Math.floor(offset), rank };
+    if (this.position && !after(here, this.position)) return false;
+    this.position = here;
     return true;
+  }
+
+  // Forgets what is too much, on the side that is far from the place which is read.
+  trim(read = Infinity) {
+    const extra = this.items.length - SHOWN;
+    if (extra <= 0) return;
+    const newest = read - extra < SHOWN / 2;
+    for (const { epoch, offset } of this.items.splice(newest ? SHOWN : 0, extra)) this.known.delete(`${epoch}-${offset}`);
+    if (newest) this.detached = true;
+    else this.older = true;
+  }
+
+  // Forgets the stretch; another one begins with what is said next.
+  forget() {
+    this.items = [];
+    this.known.clear();
+    this.detached = false;
+    this.older = true;
+  }
+
+  get oldest() {
+    return this.items.find((each) => each.kind === "message");
   }
 }
 
@@ -224,7 +295,8 @@ const after = (one, other) => one.rank > other.rank || (one.rank === other.rank 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const exactClock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const calendar = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
-const dayOf = (time) => new Date(time).toDateString();
+const dayName = (time) => calendar.format(new Date(time));
+const topOf = (row) => row.lastElementChild.getBoundingClientRect().top; // what stands above a line may change
 
 function hue(name) {
   let hash = 0;
@@ -289,136 +361,135 @@ function addText(parent, text) {
   }
 }
 
+const BEGINNING = { kind: "beginning" };
+
+// Sets the time of a message, and with which others it stands together.
+function dated(item, time) {
+  item.time = time;
+  item.minute = Math.floor(Date.parse(time) / 60_000);
+  item.day = new Date(time).toDateString();
+  item.author = `${item.own ? "" : item.session}\n${item.nick ?? ""}`;
+  return item;
+}
+
 class Log {
   constructor(element, newest, chat) {
     this.element = element;
     this.button = newest;
     this.chat = chat;
     this.room = null;
-    this.drawn = null; // the last item that stands there
-    this.due = false;
-    this.whole = true;
     this.sticks = true; // to the end
+    this.quiet = true; // whether what is drawn next is not to be read aloud
+    this.redraw = soon(() => this.draw());
     element.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    newest.addEventListener("click", () => this.toEnd());
+    newest.addEventListener("click", () => this.toNewest());
     new ResizeObserver(() => this.sticks && this.toEnd()).observe(element);
   }
 
   show(room) {
     this.room = room;
-    this.sticks = true;
-    this.drawSoon(true);
+    this.quiet = true;
+    this.toNewest();
   }
 
-  // Draws with the next frame, however much comes until then; whole: not only what is new at the end.
-  drawSoon(whole = false) {
-    this.whole ||= whole;
-    if (this.due) return;
-    this.due = true;
-    // A page that nobody sees has no frames.
-    if (document.hidden) setTimeout(() => this.draw());
-    else requestAnimationFrame(() => this.draw());
+  toNewest() {
+    const { room } = this;
+    this.sticks = true;
+    this.toEnd();
+    this.drawSoon(room.detached);
+    if (room.detached) room.forget();
+  }
+
+  // Draws with the next frame; quietly: what was said before is not read aloud.
+  drawSoon(quietly = false) {
+    this.quiet ||= quietly;
+    this.redraw();
   }
 
   draw() {
-    if (!this.due) return;
-    this.due = false;
     const { room, element } = this;
-    if (this.sticks && room.trim()) this.whole = true;
-    const start = this.whole ? 0 : room.items.lastIndexOf(this.drawn) + 1;
-    const anchor = this.whole && !this.sticks && this.anchor();
-    if (this.whole) {
-      element.setAttribute("aria-live", "off"); // what was read once is not read aloud again
-      element.replaceChildren();
-      this.group = this.day = null;
-      if (!room.older && room.joined) element.append(make("p", "beginning", "This is all that is kept of this room."));
-    } else {
-      for (const each of element.querySelectorAll(".pending")) each.remove();
-    }
-    this.group = this.group?.isConnected ? this.group : null;
-    for (const item of room.items.slice(start)) this.append(item);
-    this.drawn = room.items.at(-1) ?? null;
-    const said = { group: this.group, author: this.author, minute: this.minute, day: this.day };
-    for (const each of room.pending) this.append(each);
-    Object.assign(this, said); // what is pending is drawn anew
+    const seen = this.sticks ? null : this.firstSeen();
+    room.trim(seen?.place);
+    if (this.quiet) element.setAttribute("aria-live", "off");
+    const items = [...room.items, ...(room.detached ? [] : room.pending)];
+    if (!room.older && room.joined) items.unshift(BEGINNING);
+    update(element, items, (item) => item, (item) => this.row(item), (...those) => attempt(() => this.change(...those)));
     if (this.sticks) this.toEnd();
-    else if (anchor) this.hold(anchor);
-    this.whole = false;
+    else if (seen?.row.isConnected) element.scrollTop += topOf(seen.row) - seen.top;
+    this.quiet = false;
     setTimeout(() => element.setAttribute("aria-live", "polite"));
     this.scrolled();
   }
 
-  // The first message that is seen, and where.
-  anchor() {
-    const { element } = this;
-    const first = [...element.querySelectorAll(".message")].find(
-      (each) => each.offsetTop + each.offsetHeight > element.scrollTop,
-    );
-    return first && { id: first.dataset.id, at: first.offsetTop - element.scrollTop };
+  // The first row of which something is seen, its place among all of them, and where it is.
+  firstSeen() {
+    const rows = this.element.children, top = this.element.getBoundingClientRect().top;
+    let place = 0;
+    for (let end = rows.length - 1; place < end; ) {
+      const middle = (place + end) >> 1;
+      if (rows[middle].getBoundingClientRect().bottom > top) end = middle;
+      else place = middle + 1;
+    }
+    const row = rows[place];
+    return row && { row, place, top: topOf(row) };
   }
 
-  hold({ id, at }) {
-    const again = this.element.querySelector(`[data-id="${CSS.escape(id)}"]`);
-    if (again) this.element.scrollTop = again.offsetTop - at;
+  // Others choose what is in a line: one that can't be drawn is shown as plain text.
+  row(item) {
+    const row = make("div", item.own ? "row own" : "row");
+    row.append(attempt(() => this.body(item), () => this.plain(item)));
+    return row;
   }
 
-  append(item) {
-    const { element, room } = this;
+  plain(item) {
+    const element = make("div", "message");
+    element.append(make("div", "text", item.text));
+    return element;
+  }
+
+  body(item) {
+    if (item.kind === "beginning") return make("p", "beginning", "This is all that is kept of this room.");
     if (item.kind === "gap") {
-      element.append(make("p", "gap", `⚠ ${item.count === null ? "Some messages may be lost" : `${counted(item.count, "message")} lost`}`));
-      this.group = null;
-    } else {
-      this.appendMessage(item);
+      return make("p", "gap", `⚠ ${item.count === null ? "Some messages may be lost" : `${counted(item.count, "message")} lost`}`);
     }
-    if (room.marker === item && (item !== room.items.at(-1) || room.unread)) {
-      element.append(make("p", "new", "New"));
-      this.group = null;
-    }
+    const element = make("div", item.action ? "message action" : "message"), text = make("div", "text");
+    text.dir = "auto";
+    addText(text, item.action ? `* ${item.nick} ${item.text}` : item.text);
+    element.append(text);
+    return element;
   }
 
-  appendMessage(item) {
-    const minute = Math.floor(Date.parse(item.time) / 60_000);
-    const author = `${item.own ? "" : item.session}\n${item.nick ?? ""}`;
-    if (this.day !== dayOf(item.time)) {
-      this.day = dayOf(item.time);
-      this.element.append(make("p", item.state ? "day pending" : "day", calendar.format(new Date(item.time))));
-      this.group = null;
+  // Shows above a line what it begins (a day, what is new, what an author says in one minute), and in it how far it is.
+  change(row, item, before) {
+    const { marker } = this.room;
+    const isMessage = item.kind === "message";
+    if (!isMessage) item.day = before?.day; // the day goes on
+    const day = isMessage && item.day !== before?.day;
+    const isNew = marker !== null && after(item, marker) && !(before && after(before, marker));
+    const follows = before?.kind === "message" && before.minute === item.minute && before.author === item.author;
+    const head = isMessage && (day || isNew || !follows);
+    const above = `${day && item.day} ${isNew} ${head && item.minute}`;
+    if (row.dataset.above !== above) {
+      row.dataset.above = above;
+      while (row.childElementCount > 1) row.firstElementChild.remove();
+      const parts = [day && make("p", "day", dayName(item.time)), isNew && make("p", "new", "New"), head && this.head(item)];
+      row.prepend(...parts.filter(Boolean));
     }
-    if (!this.group || this.author !== author || this.minute !== minute) this.startGroup(item);
-    this.author = author;
-    this.minute = minute;
-    this.group.append(this.message(item));
+    const state = item.state ?? (item.own ? "sent" : ""), body = row.lastElementChild;
+    if (!state || body.dataset.state === state) return;
+    body.dataset.state = state;
+    body.querySelector(".state")?.remove();
+    body.append(this.state(item, state));
   }
 
-  startGroup(item) {
-    const own = item.own;
-    this.group = make("div", own ? "group own" : "group");
+  head(item) {
     const head = make("div", "head");
-    const author = make("span", `author ${item.nick ? hue(item.nick) : "nobody"}`, item.nick ?? (own ? "you" : "somebody"));
+    const author = make("span", `author ${item.nick ? hue(item.nick) : "nobody"}`, item.nick ?? (item.own ? "you" : "somebody"));
     author.dir = "auto";
     const time = make("time", "", clock.format(new Date(item.time)));
     time.dateTime = item.time;
     head.append(author, time);
-    this.group.append(head);
-    if (item.state) this.group.classList.add("pending");
-    this.element.append(this.group);
-  }
-
-  message(item) {
-    const element = make("div", item.action ? "message action" : "message");
-    element.dataset.id = item.id;
-    if (item.offset !== null) element.dataset.offset = item.offset;
-    const text = make("div", "text");
-    text.dir = "auto";
-    addText(text, item.action ? `* ${item.nick} ${item.text}` : item.text);
-    element.append(text);
-    const state = item.state ?? (item.own ? "sent" : "");
-    if (state) {
-      element.dataset.state = state;
-      element.append(this.state(item, state));
-      if (item.state) element.classList.add("pending");
-    }
-    return element;
+    return head;
   }
 
   state(item, state) {
@@ -441,9 +512,10 @@ class Log {
     return element;
   }
 
-  get atEnd() {
+  // How many pixels are below what is seen.
+  get left() {
     const { scrollHeight, scrollTop, clientHeight } = this.element;
-    return scrollHeight - scrollTop - clientHeight < NEAR;
+    return scrollHeight - scrollTop - clientHeight;
   }
 
   toEnd() {
@@ -451,9 +523,11 @@ class Log {
   }
 
   scrolled() {
-    this.sticks = this.atEnd;
+    const { room, element } = this;
+    this.sticks = this.left < NEAR && !room.detached;
     this.button.hidden = this.sticks;
-    if (this.element.scrollTop < 300) this.chat.wantsOlder(this.room);
+    if (element.scrollTop < AHEAD) this.chat.wantsOlder(room);
+    if (this.left < AHEAD) this.chat.wantsNewer(room);
     this.chat.hasRead();
   }
 }
@@ -530,10 +604,12 @@ class Chat {
     this.limits = { message_bytes: Infinity };
     this.refs = new Map(); // what waits for an answer
     this.ref = 0;
+    this.showRoomsSoon = soon(() => this.showRooms());
+    this.showMembersSoon = soon(() => this.showMembers());
     this.log = new Log(find("messages"), find("newest"), this);
     this.gate = new Gate((token) => this.bring(token));
     this.link = new Link(this, () => this.address(), () => this.protocols());
-    for (const { room, ...each } of ours.get("pending", [])) this.rooms.get(room)?.pending.push(each);
+    for (const { room, ...each } of ours.get("pending", [])) this.rooms.get(room)?.pending.push(dated(each, each.time));
     for (const [name, draft] of Object.entries(ours.get("drafts", {}))) {
       if (this.rooms.has(name)) this.rooms.get(name).draft = draft;
     }
@@ -628,7 +704,7 @@ class Chat {
   pressed(event) {
     if (event.key === "Escape") {
       this.slide();
-      this.log.toEnd();
+      this.log.toNewest();
       find("text").focus();
     } else if (event.altKey && !event.ctrlKey && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       event.preventDefault();
@@ -696,12 +772,11 @@ class Chat {
 
   say(room, text) {
     const item = { kind: "message", own: true, state: "sending", offset: null, epoch: "", id: newId(), text };
-    Object.assign(item, { session: this.session, nick: this.nick, time: new Date().toISOString() });
-    room.pending.push(item);
-    this.log.sticks = true;
+    Object.assign(item, { session: this.session, nick: this.nick });
+    room.pending.push(dated(item, new Date().toISOString()));
+    room.marker = null; // who answers has read what was new
+    this.log.toNewest();
     this.transmit(room, item);
-    this.log.drawSoon(room.marker !== null); // who answers has read what was new
-    room.marker = null;
     this.remember();
   }
 
@@ -719,8 +794,9 @@ class Chat {
 
   said(room, item, { epoch, offset, time }) {
     room.pending = room.pending.filter((each) => each !== item);
-    const place = room.add({ ...item, state: null, epoch, offset, time, session: this.session });
-    if (room === this.log.room) this.log.drawSoon(place >= 0 && place < room.items.length - 1);
+    Object.assign(dated(item, time), { state: null, epoch, offset, session: this.session });
+    room.hear(item);
+    this.log.drawSoon();
     this.remember();
   }
 
@@ -734,7 +810,7 @@ class Chat {
   resend(item) {
     if (item.state !== "refused") return;
     const room = this.roomOf(item);
-    Object.assign(item, { state: "sending", time: new Date().toISOString() });
+    Object.assign(dated(item, new Date().toISOString()), { state: "sending" });
     this.transmit(room, item);
     this.log.drawSoon();
     find("text").focus();
@@ -902,7 +978,8 @@ class Chat {
   }
 
   enter(room) {
-    this.ask({ type: "join", room: room.name, since: room.position ?? { last: PAGE } }, (answer) => {
+    const { epoch, offset } = room.position ?? {};
+    this.ask({ type: "join", room: room.name, since: epoch ? { epoch, offset } : { last: PAGE } }, (answer) => {
       if (answer.type !== "error") return;
       if (answer.code === "forbidden") {
         this.bar(room, answer.message);
@@ -915,21 +992,45 @@ class Chat {
 
   wantsOlder(room) {
     if (!room?.joined || !room.older || room.asking) return;
-    const oldest = room.items.find((each) => each.kind === "message");
-    if (!oldest || oldest.epoch !== room.position.epoch || oldest.offset === 1) {
+    const { oldest } = room;
+    if (!room.position || (oldest && (oldest.epoch !== room.position.epoch || oldest.offset === 1))) {
       room.older = false;
       return;
     }
-    room.asking = true;
-    const request = { type: "history", room: room.name, before: oldest.offset, limit: PAGE };
-    this.read(request, ({ type, messages }) => {
+    this.fetch(room, oldest?.offset, (messages) => {
+      if (oldest && room.oldest !== oldest) return; // it was forgotten meanwhile
+      room.older = messages.filter((each) => this.insert(room, each)).length > 0;
+    });
+  }
+
+  wantsNewer(room) {
+    if (!room?.joined || !room.detached || room.asking) return;
+    const last = room.items.at(-1), from = Math.floor(last.offset);
+    this.fetch(room, from + PAGE + 1, (messages) => {
+      if (!room.detached || room.items.at(-1) !== last) return;
+      const next = messages.filter((each) => each.epoch === last.epoch && each.offset > from);
+      if (next.length) {
+        if (next[0].offset > from + 1) room.insert({ kind: "gap", epoch: last.epoch, offset: next[0].offset - 0.5, count: next[0].offset - from - 1 });
+        for (const each of next) this.insert(room, each);
+        room.detached = after(room.position, room.items.at(-1));
+      } else {
+        // history has nothing of what follows any more
+        room.insert({ kind: "gap", epoch: last.epoch, offset: from + 0.5, count: null });
+        room.detached = false;
+        this.fetchRecent(room);
+      }
+    });
+  }
+
+  // Reads a page of history, one at a time; before an offset, or the newest.
+  fetch(room, before, taken) {
+    const request = { type: "history", room: room.name, limit: PAGE, ...(before && { before }) };
+    room.asking = this.read(request, ({ messages }) => {
       room.asking = false;
-      if (type !== "history") return;
-      const before = room.items.length;
-      for (const each of messages) this.take(room, each);
-      room.older = room.items.length > before;
+      if (!messages) return;
+      taken(messages);
       if (room === this.room) this.log.drawSoon(true);
-    }) || (room.asking = false);
+    });
   }
 
   // Read, or not
@@ -946,14 +1047,14 @@ class Chat {
   hasRead() {
     if (!this.watching || !this.room?.unread) return;
     this.room.unread = 0;
-    this.showRooms();
+    this.showRoomsSoon();
   }
 
   // From here on messages are new, until the next time.
   leftOff() {
     if (!this.room || this.room.unread) return;
-    this.room.marker = this.room.items.at(-1) ?? null;
-    this.log.drawSoon(true);
+    this.room.marker = this.room.position;
+    this.log.drawSoon();
   }
 
   // The link calls
@@ -1096,35 +1197,37 @@ class Chat {
   // What is given on entering is what others said, and after a reload only what was missed: see also the rest.
   fetchRecent(room) {
     this.read({ type: "history", room: room.name, limit: PAGE }, ({ messages = [] }) => {
-      const added = messages.filter((each) => this.take(room, each) >= 0);
+      const added = messages.filter((each) => this.insert(room, each));
       if (added.length && room === this.room) this.log.drawSoon(true);
     });
   }
 
-  take(room, event) {
-    return room.add({ ...event, kind: "message", own: event.session === this.session, state: null });
+  insert(room, event) {
+    return room.insert(this.message(event));
+  }
+
+  message(event) {
+    return dated({ ...event, kind: "message", own: event.session === this.session, state: null }, event.time);
   }
 
   heard(room, event, quietly = false) {
-    const place = this.take(room, event);
-    if (place < 0) return;
-    let whole = place < room.items.length - 1;
+    const { position } = room;
+    if (!room.hear(this.message(event))) return;
     if (!(room === this.room && this.watching) && !quietly) {
-      if (!room.unread) {
-        room.marker = room.items[place - 1] ?? null;
-        whole = true;
-      }
+      if (!room.unread) room.marker = position;
       room.unread++;
-      this.showRooms();
+      this.showRoomsSoon();
     }
-    if (room === this.room) this.log.drawSoon(whole);
-    else room.trim();
+    if (room === this.room) this.log.drawSoon(quietly);
+    // Where one reads further up, the next frame knows what is far from there; a page that is not seen has none.
+    if (room !== this.room || this.log.sticks) room.trim();
+    else if (room.items.length > 2 * SHOWN) room.trim(0);
   }
 
   missed(room, epoch, offset, count) {
     if (count === 0) return;
-    const newest = room.items.findLast((each) => each.epoch === epoch)?.offset ?? 0;
-    room.add({ kind: "gap", epoch, offset: (offset ?? newest) + 0.5, count });
+    const newest = room.position?.epoch === epoch ? room.position.offset : 0;
+    room.hear({ kind: "gap", epoch, offset: (offset ?? newest) + 0.5, count });
     if (room === this.room) this.log.drawSoon(true);
   }
 
@@ -1158,59 +1261,48 @@ class Chat {
   }
 
   showRooms() {
-    const rows = [...this.rooms.values()].map((room) => {
-      const row = make("li"), link = make("a"), name = make("span", "name", room.name);
-      row.dataset.room = room.name;
-      link.href = `/${encodeURIComponent(room.name)}`;
-      link.title = room.name;
-      name.dir = "auto";
-      link.append(name);
+    const rooms = [...this.rooms.values()];
+    update(find("open-rooms"), rooms, (room) => room.name, (room) => this.roomRow(room), (row, room) => {
+      const [link, close] = row.children, unread = link.lastElementChild;
       if (room === this.room) link.setAttribute("aria-current", "page");
-      if (room.unread) {
-        const unread = make("span", "unread", room.unread);
-        unread.append(make("span", "visually-hidden", " new"));
-        link.append(unread);
-      }
-      row.append(link);
-      if (this.rooms.size > 1) {
-        const close = make("button", "", "×");
-        close.type = "button";
-        close.setAttribute("aria-label", `Leave ${room.name}`);
-        row.append(close);
-      }
-      return row;
+      else link.removeAttribute("aria-current");
+      unread.hidden = !room.unread;
+      unread.firstElementChild.textContent = room.unread;
+      close.hidden = rooms.length === 1;
     });
-    const focused = document.activeElement?.closest("#open-rooms li")?.dataset.room;
-    find("open-rooms").replaceChildren(...rows);
-    if (focused) rows.find((row) => row.dataset.room === focused)?.querySelector("a").focus();
-    const unread = [...this.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+    const unread = rooms.reduce((sum, room) => sum + room.unread, 0);
     const elsewhere = unread - this.room.unread;
     find("elsewhere").textContent = elsewhere;
     find("elsewhere").hidden = !elsewhere;
     document.title = `${unread ? `(${unread}) ` : ""}${this.room.name} - chatd`;
   }
 
-  showMembersSoon() {
-    if (this.membersDue) return;
-    this.membersDue = true;
-    setTimeout(() => {
-      this.membersDue = false;
-      this.showMembers();
-    });
+  roomRow(room) {
+    const row = make("li"), link = make("a"), name = make("span", "name", room.name);
+    const unread = make("span", "unread"), close = make("button", "", "×");
+    row.dataset.room = room.name;
+    link.href = `/${encodeURIComponent(room.name)}`;
+    link.title = room.name;
+    name.dir = "auto";
+    unread.append(make("span"), make("span", "visually-hidden", " new"));
+    link.append(name, unread);
+    close.type = "button";
+    close.setAttribute("aria-label", `Leave ${room.name}`);
+    row.append(link, close);
+    return row;
   }
 
   showMembers() {
     const { members, count } = this.room;
     const names = [...members].filter(([, nick]) => nick).sort(([, one], [, other]) => one.localeCompare(other));
     const nameless = members.size - names.length;
-    find("members").replaceChildren(
-      ...names.map(([session, nick]) => {
-        const row = make("li", hue(nick), nick);
-        row.dir = "auto";
-        if (session === this.session) row.append(" (you)");
-        return row;
-      }),
-    );
+    update(find("members"), names, ([session]) => session, () => make("li"), (row, [session, nick]) => {
+      const shown = session === this.session ? `${nick} (you)` : nick;
+      if (row.textContent === shown) return;
+      row.className = hue(nick);
+      row.dir = "auto";
+      row.textContent = shown;
+    });
     find("count").textContent = count ?? members.size;
     const others = nameless && `${nameless} ${names.length ? "more " : ""}without a name`;
     find("nameless").textContent = count === null ? others || "" : counted(count, "member");
