@@ -7,7 +7,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser.chromium import Windows
+from tests.browser.chromium import Windows, count_dials
 from tests.browser.test_chat import post
 from tests.system.daemon import Daemon
 from tests.waiting import until
@@ -15,8 +15,9 @@ from tests.waiting import until
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that lets an address ask twice a second, after 20 times at once."""
-    with Daemon(tmp_path_factory.mktemp("limits"), "--limit-requests", "2", workers=1) as running:
+    """Run a chatd: an address may ask twice a second, after 20 times at once, and a client say 5 lines a second."""
+    options = ("--limit-requests", "2", "--limit-messages", "5")
+    with Daemon(tmp_path_factory.mktemp("limits"), *options, workers=1) as running:
         yield running
 
 
@@ -51,3 +52,22 @@ def test_who_is_here_and_what_was_said_are_asked_for_again_when_it_was_too_much(
     expect(page.page.locator("#members")).to_contain_text("ann (you)")
     page.say("here I am")
     assert page.texts() == ["said before", "here I am"]
+
+
+def test_what_was_written_while_offline_is_sent_as_fast_as_the_server_takes_it(
+    windows: Windows, daemon: Daemon
+) -> None:
+    profile = windows.profile()
+    page = windows.new(profile).open("offline")
+    dials = count_dials(page.page)
+    page.go_offline(profile)
+    written = [f"written {number}" for number in range(14)]  # after 10 at once the server refuses some
+    for text in written:
+        page.say(text, wait=False)
+    profile.set_offline(False)
+    page.online()
+    count = len(dials)
+    expect(page.page.locator("[data-state=sent]")).to_have_count(14)
+    assert page.texts() == written
+    assert [text for text in daemon.texts() if text.startswith("written")] == written
+    assert len(dials) == count, "nobody was closed for being too fast"

@@ -18,6 +18,7 @@ from tests.system.daemon import Daemon
 
 KEY = "auth.pem"
 REVOKED = "revoked"
+LONG = "\n".join(["a long text"] * 50)
 TURNED_AWAY = tuple(
     f"Failed to load resource: the server responded with a status of {status} " for status in (401, 403)
 )
@@ -322,6 +323,31 @@ def test_where_one_may_only_read_the_page_says_so(windows: Windows, daemon: Daem
     expect(window.page.locator("#room-rule")).to_be_empty()
     window.page.get_by_role("button", name="Try again").click()
     expect(window.page.locator("[data-state=sent]")).to_have_text("may I?✓sent")
+
+
+def test_what_is_refused_can_be_tried_again_and_deleted_while_others_talk(windows: Windows, daemon: Daemon) -> None:
+    window = windows.new().open(f"refused#token={good(seconds=45, refused='r')}")
+    page = window.page
+    post(daemon, "refused", LONG)  # the log is full, and stays at its end
+    for text in ("one", "two"):
+        window.say(text, wait=False)
+    expect(page.locator("[data-state=refused]")).to_have_count(2)
+    page.get_by_role("button", name="Delete").last.hover()
+    page.mouse.down()
+    post(daemon, "refused", "while the button is down")
+    expect(page.locator(".text")).to_have_text([LONG, "while the button is down", "one", "two"])
+    page.mouse.up()
+    expect(page.locator(".text")).to_have_text([LONG, "while the button is down", "one"])
+    page.get_by_role("button", name="Paste a new token").click()
+    bring(window, good())
+    expect(page.locator("#room-rule")).to_be_empty()
+    again = page.get_by_role("button", name="Try again")
+    again.focus()
+    post(daemon, "refused", "while it has the focus")
+    expect(page.locator(".text")).to_have_text([LONG, "while the button is down", "while it has the focus", "one"])
+    expect(again).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-state=sent]")).to_have_text("one✓sent")
 
 
 def test_a_new_token_may_close_a_room_and_the_next_one_opens_it_again(windows: Windows, daemon: Daemon) -> None:

@@ -13,7 +13,6 @@ from playwright.sync_api import expect
 from tests.browser.chromium import Windows
 from tests.browser.test_chat import post
 from tests.system.daemon import Daemon, stopped
-from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +45,19 @@ def test_what_is_too_long_is_kept_with_the_reason(windows: Windows, daemon: Daem
     assert page.texts() == ["ä" * 500]
 
 
-def test_what_the_server_can_not_take_is_refused_and_may_be_tried_again(windows: Windows, daemon: Daemon) -> None:
-    page = windows.new().open("refused")
+def test_what_the_server_can_not_take_yet_waits_and_is_sent_in_order(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new().open("waits")
+    delete = page.page.get_by_role("button", name="Delete")
     with stopped(daemon.broker_pid()):
         daemon.wait_for("the message bus .* is away")
-        page.say("one", wait=False)
-        page.say("two", wait=False)
-        expect(page.page.locator(".reason")).to_have_text(["Not sent: the message bus is away"] * 2)
-    page.page.get_by_role("button", name="Delete").last.evaluate("it => { it.click(); it.click() }")
-    expect(page.page.locator(".message")).to_have_count(1)
-
-    def try_again() -> bool:  # a second click at once does nothing, nor does the other button then
-        page.page.evaluate("() => document.querySelectorAll('.state button').forEach(it => { it.click(); it.click() })")
-        return page.page.locator("[data-state=sent]").count() == 1
-
-    until(try_again, "the bus to be back")
-    assert page.texts() == ["one"]
-    assert daemon.texts()[-1] == "one"
+        for text in ("one", "two", "three"):
+            page.say(text, wait=False)
+        expect(page.page.locator(".reason")).to_have_text("Not sent yet: the message bus is away")
+        delete.evaluate("it => { it.click(); it.click() }")
+        expect(page.page.locator(".text")).to_have_text(["two", "three"])
+    expect(page.page.locator("[data-state=sent]")).to_have_count(2)
+    assert page.texts() == ["two", "three"]
+    assert daemon.texts()[-2:] == ["two", "three"]
 
 
 def test_it_says_when_it_is_offline_and_comes_back_by_itself(windows: Windows, daemon: Daemon) -> None:

@@ -219,7 +219,8 @@ class Room {
     this.items = []; // messages and gaps, in their order: a stretch of the room without holes
     this.known = new Set(); // EPOCH-OFFSET
     this.detached = false; // whether the stretch ends before the newest message
-    this.pending = []; // of our own, not in the order yet
+    this.pending = []; // of our own, not in the order yet, as they were written
+    this.resting = false; // whether the server takes nothing for this room just now
     this.members = new Map();
     this.count = null; // where they are too many to be listed
     this.older = true; // whether history may have more
@@ -289,6 +290,65 @@ class Room {
 }
 
 const after = (one, other) => one.rank > other.rank || (one.rank === other.rank && one.offset > other.offset);
+
+// What is pending in all rooms, on its way to the server: one line at a time, so that all arrive as they were written.
+
+class Outbox {
+  // sends: rooms, limits, publish(room, item, answered), said(room, item, ack), waits(item, reason) and
+  // refused(room, item, error)
+  constructor(sends) {
+    this.sends = sends;
+    this.resting = false; // whether the server takes nothing from us just now
+    this.slow = false; // whether it has said that we were too fast, and there is still more to send
+    this.lost();
+  }
+
+  // Nothing is on its way any more: what was is sent again, under its id.
+  lost() {
+    this.sent = null;
+  }
+
+  send() {
+    if (this.sent || this.resting) return;
+    for (const room of this.sends.rooms.values()) {
+      const item = room.joined && !room.resting && room.pending.find(isDue);
+      if (!item) continue;
+      this.sent = item;
+      if (this.sends.publish(room, item, (answer) => this.answered(room, item, answer))) return;
+      this.lost();
+    }
+    this.slow = false;
+  }
+
+  answered(room, item, answer) {
+    this.lost();
+    const again = answer.retry_after;
+    if (answer.type === "ack") {
+      this.sends.said(room, item, answer);
+      if (this.slow) this.rest(this, 1 / this.sends.limits.messages_per_s);
+    } else if (again === undefined) {
+      this.sends.refused(room, item, answer);
+    } else if (answer.code === "rate_limited") {
+      this.slow = this.sends.limits.messages_per_s !== null;
+      this.rest(this, again);
+    } else {
+      this.sends.waits(item, answer.message);
+      this.rest(room, again);
+    }
+    this.send();
+  }
+
+  // Sends nothing for so many seconds; who is a room, or all of them.
+  rest(who, seconds) {
+    who.resting = true;
+    setTimeout(() => {
+      who.resting = false;
+      this.send();
+    }, seconds * 1000);
+  }
+}
+
+const isDue = ({ state }) => state === "sending" || state === "waiting";
 
 // How one room looks
 
@@ -476,7 +536,9 @@ class Log {
       row.prepend(...parts.filter(Boolean));
     }
     const state = item.state ?? (item.own ? "sent" : ""), body = row.lastElementChild;
-    if (!state || body.dataset.state === state) return;
+    const below = `${state} ${item.reason ?? ""}`;
+    if (!state || row.dataset.below === below) return;
+    row.dataset.below = below;
     body.dataset.state = state;
     body.querySelector(".state")?.remove();
     body.append(this.state(item, state));
@@ -501,8 +563,9 @@ class Log {
     } else if (state === "sending") {
       element.textContent = "sending …";
     } else {
-      element.append(make("span", "reason", `Not sent: ${item.reason}`));
-      for (const [name, act] of [["Try again", "resend"], ["Delete", "discard"]]) {
+      const waits = state === "waiting"; // and goes by itself
+      element.append(make("span", "reason", `Not sent${waits ? " yet" : ""}: ${item.reason}`));
+      for (const [name, act] of [...(waits ? [] : [["Try again", "resend"]]), ["Delete", "discard"]]) {
         const button = make("button", "", name);
         button.type = "button";
         button.addEventListener("click", () => this.chat[act](item));
@@ -601,12 +664,13 @@ class Chat {
     this.wanted = lasting.get("nick", "");
     this.nick = null; // which need not be the one that we wanted
     this.session = null;
-    this.limits = { message_bytes: Infinity };
+    this.limits = { message_bytes: Infinity, messages_per_s: null };
     this.refs = new Map(); // what waits for an answer
     this.ref = 0;
     this.showRoomsSoon = soon(() => this.showRooms());
     this.showMembersSoon = soon(() => this.showMembers());
     this.log = new Log(find("messages"), find("newest"), this);
+    this.outbox = new Outbox(this);
     this.gate = new Gate((token) => this.bring(token));
     this.link = new Link(this, () => this.address(), () => this.protocols());
     for (const { room, ...each } of ours.get("pending", [])) this.rooms.get(room)?.pending.push(dated(each, each.time));
@@ -776,20 +840,17 @@ class Chat {
     room.pending.push(dated(item, new Date().toISOString()));
     room.marker = null; // who answers has read what was new
     this.log.toNewest();
-    this.transmit(room, item);
+    this.send(room, item);
     this.remember();
   }
 
-  transmit(room, item) {
-    if (room.barred) this.refused(item, room.barred);
-    if (room.barred || !room.joined) return; // it is sent when we are in
-    this.ask({ type: "publish", room: room.name, text: item.text, id: item.id }, (answer) => {
-      if (answer.type === "ack") this.said(room, item, answer);
-      else this.refused(item, answer.message);
-      if (answer.code !== "forbidden") return;
-      room.mute = true;
-      this.showRules();
-    });
+  send(room, item) {
+    if (room.barred) this.holdUp(item, "refused", room.barred);
+    else this.outbox.send();
+  }
+
+  publish(room, { text, id }, answered) {
+    return this.ask({ type: "publish", room: room.name, text, id }, answered);
   }
 
   said(room, item, { epoch, offset, time }) {
@@ -800,8 +861,19 @@ class Chat {
     this.remember();
   }
 
-  refused(item, reason) {
-    Object.assign(item, { state: "refused", reason });
+  waits(item, reason) {
+    this.holdUp(item, "waiting", reason);
+  }
+
+  refused(room, item, { code, message }) {
+    this.holdUp(item, "refused", message);
+    if (code !== "forbidden") return;
+    room.mute = true;
+    this.showRules();
+  }
+
+  holdUp(item, state, reason) {
+    Object.assign(item, { state, reason });
     this.log.drawSoon();
     this.remember();
   }
@@ -811,13 +883,13 @@ class Chat {
     if (item.state !== "refused") return;
     const room = this.roomOf(item);
     Object.assign(dated(item, new Date().toISOString()), { state: "sending" });
-    this.transmit(room, item);
+    this.send(room, item);
     this.log.drawSoon();
     find("text").focus();
   }
 
   discard(item) {
-    if (item.state !== "refused") return;
+    if (item.state !== "refused" && item.state !== "waiting") return;
     item.state = "deleted";
     const room = this.roomOf(item);
     room.pending = room.pending.filter((each) => each !== item);
@@ -914,7 +986,7 @@ class Chat {
     room.joined = false;
     room.barred = why;
     room.members.clear();
-    for (const item of room.pending) if (item.state === "sending") this.refused(item, why);
+    for (const item of room.pending) if (isDue(item)) this.holdUp(item, "refused", why);
     this.showMembersSoon();
     this.showRules();
   }
@@ -1071,6 +1143,7 @@ class Chat {
   lost(code, reason) {
     this.session = null;
     this.refs.clear();
+    this.outbox.lost();
     for (const room of this.rooms.values()) room.joined = room.asking = false;
     if (code === TAKEN_OVER && reason.includes("resume key")) {
       this.newKey(); // this tab was duplicated
@@ -1188,7 +1261,7 @@ class Chat {
     if (!recovered && !first) this.missed(room, from?.epoch ?? epoch, (from?.offset ?? offset + 1) - 1, lost);
     for (const each of messages) this.heard(room, each, first);
     if (first && offset) this.fetchRecent(room);
-    for (const item of room.pending) if (item.state === "sending") this.transmit(room, item);
+    this.outbox.send();
     this.read({ type: "members", room: room.name }, () => {});
     this.showRules();
     if (room === this.room) this.log.drawSoon(true);
