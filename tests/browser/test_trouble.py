@@ -1,24 +1,43 @@
 """The page when something goes wrong: what was typed is not lost in silence, and what was missed is told."""
 
+import json
 import os
 import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import WebSocket, expect
 
-from tests.browser.chromium import Windows
+from tests.browser.chromium import Window, Windows, count_dials
 from tests.browser.test_chat import post
 from tests.system.daemon import Daemon, stopped
+from tests.waiting import until
+
+COUNTED_AGAIN = 30_000
+"""Milliseconds after which the page counts the members of a large room again (``COUNTED``)."""
+
+
+def let_pass(window: Window, dial: WebSocket, milliseconds: int) -> None:
+    """Let the clock of a page go on, so far that it asks for a sign of life, and wait for that."""
+    with dial.expect_event("framereceived", lambda frame: '"pong"' in frame):
+        window.page.clock.fast_forward(milliseconds)
+
+
+def here(daemon: Daemon, room: str) -> int:
+    """Give how many members a room has."""
+    with urlopen(f"http://127.0.0.1:{daemon.port}/-/rooms") as answer:
+        return {each["room"]: int(each["members"]) for each in json.load(answer)["rooms"]}.get(room, 0)
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that keeps little, with one worker: what that one notices is in the log."""
-    with Daemon(tmp_path_factory.mktemp("trouble"), "--history", "5", "--max-message", "1000", workers=1) as running:
+    options = ("--history", "5", "--max-message", "1000", "--presence-limit", "3")
+    with Daemon(tmp_path_factory.mktemp("trouble"), *options, workers=1) as running:
         yield running
 
 
@@ -138,3 +157,33 @@ def test_a_server_that_stops_is_waited_for(windows: Windows, tmp_path: Path) -> 
         other.process.wait(20)
         page.say("unsent", wait=False)
         expect(page.page.locator(".message").last).to_have_attribute("data-state", "sending")
+
+
+def test_the_members_of_a_large_room_are_counted_again(windows: Windows, daemon: Daemon) -> None:
+    page = windows.new()
+    page.page.clock.install()
+    dials = count_dials(page.page)
+    page.open("large").name("ann")
+    members, count, summary = (page.page.locator(name) for name in ("#members li", "#count", "#nameless"))
+    with ExitStack() as others:
+
+        def come(number: int) -> None:
+            for _ in range(number):
+                others.enter_context(daemon.connect("large?nick=ben"))
+
+        come(2)
+        expect(members).to_have_text(["ann (you)", "ben", "ben*2"])
+        come(2)  # too many: nobody is told
+        for _ in range(4):  # so rarely is it asked whether that is so
+            let_pass(page, dials[-1], COUNTED_AGAIN)
+        expect(summary).to_have_text("5 members: too many to be listed")
+        expect(members).to_have_count(0)
+        come(1)
+        let_pass(page, dials[-1], COUNTED_AGAIN)
+        expect(summary).to_have_text("6 members: too many to be listed")
+        expect(count).to_have_text("6")
+    until(lambda: here(daemon, "large") == 1, "the others to be gone")
+    let_pass(page, dials[-1], COUNTED_AGAIN)
+    expect(members).to_have_text(["ann (you)"])
+    expect(summary).to_be_empty()
+    expect(count).to_have_text("1")

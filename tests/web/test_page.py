@@ -26,6 +26,12 @@ def test_a_browser_gets_the_page_of_any_room(asker: Asker, path: str) -> None:
     assert answer.body.startswith(b"<!doctype html>")
 
 
+def test_the_page_is_small_on_the_wire(asker: Asker) -> None:
+    paths = ["/ops", *assets(asker)]
+    answers = [asker.ask(f"GET {path}", HTML, "Accept-Encoding: gzip") for path in paths]
+    assert sum(len(answer.body) for answer in answers) <= 32 * 1024
+
+
 def test_a_browser_that_follows_a_room_gets_lines(asker: Asker) -> None:
     assert asker.ask("GET /ops?follow=1", HTML).headers["content-type"] == "text/plain; charset=utf-8"
 

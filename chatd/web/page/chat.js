@@ -1,7 +1,7 @@
 // The chat page: several rooms over one WebSocket that speaks chatd.v1, to where the page came from.
 //
-// `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Log` shows one room; `Gate` asks
-// for a token; `Chat` puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
+// `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Outbox` sends what is pending;
+// `Log` shows one room; `Gate` asks for a token; `Chat` puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
 
 const SHOWN = 1000; // messages and gaps that are kept of a room; what is beyond is fetched again by scrolling there
 const PAGE = 50; // messages of history that are fetched at once
@@ -10,6 +10,8 @@ const AHEAD = 300; // pixels from an end of what is kept within which more of it
 const NEAR = 48; // pixels from the end within which one reads along
 const LATE = 100; // milliseconds after which what waits for a frame is drawn without one
 const SILENCE = 10_000; // milliseconds without an answer after which the link is dead
+const COUNTED = 30_000; // milliseconds after which a room that is only counted is counted again
+const LISTED = 4; // so many times as long until its members are listed again: meanwhile we are told who comes and goes
 const SOON = 60; // seconds before its end in which a token is to be replaced
 const TAKEN_OVER = 1008, TOKEN_OUT = 4001, GIVEN_UP = 0; // the last one is our own: nobody sends it
 
@@ -224,7 +226,8 @@ class Room {
     this.members = new Map();
     this.count = null; // where they are too many to be listed
     this.older = true; // whether history may have more
-    this.asking = false;
+    this.asking = false; // for messages
+    this.counting = false; // asking for members
     this.unread = 0;
     this.marker = null; // at which position one left off
     this.draft = "";
@@ -665,6 +668,7 @@ class Chat {
     this.nick = null; // which need not be the one that we wanted
     this.session = null;
     this.limits = { message_bytes: Infinity, messages_per_s: null };
+    this.counts = 0; // how often it was time to count the members of the room that is shown
     this.refs = new Map(); // what waits for an answer
     this.ref = 0;
     this.showRoomsSoon = soon(() => this.showRooms());
@@ -763,6 +767,7 @@ class Chat {
     addEventListener("online", () => this.link.dial());
     addEventListener("offline", () => this.link.drop());
     addEventListener("pagehide", () => this.remember());
+    setInterval(() => this.countAgain(), COUNTED);
   }
 
   pressed(event) {
@@ -938,7 +943,7 @@ class Chat {
     this.nick = nick;
     if (nick === null) return;
     if (document.activeElement !== find("nick")) find("nick").value = nick;
-    for (const room of this.rooms.values()) if (room.joined) room.members.set(this.session, nick);
+    for (const room of this.rooms.values()) if (room.joined && room.count === null) room.members.set(this.session, nick);
     this.showMembersSoon();
   }
 
@@ -985,6 +990,7 @@ class Chat {
   bar(room, why) {
     room.joined = false;
     room.barred = why;
+    room.count = null;
     room.members.clear();
     for (const item of room.pending) if (isDue(item)) this.holdUp(item, "refused", why);
     this.showMembersSoon();
@@ -1082,11 +1088,11 @@ class Chat {
       if (!room.detached || room.items.at(-1) !== last) return;
       const next = messages.filter((each) => each.epoch === last.epoch && each.offset > from);
       if (next.length) {
-        if (next[0].offset > from + 1) room.insert({ kind: "gap", epoch: last.epoch, offset: next[0].offset - 0.5, count: next[0].offset - from - 1 });
+        const { epoch, offset } = next[0], count = offset - from - 1;
+        if (count) room.insert({ kind: "gap", epoch, offset: offset - 0.5, count });
         for (const each of next) this.insert(room, each);
         room.detached = after(room.position, room.items.at(-1));
-      } else {
-        // history has nothing of what follows any more
+      } else { // history does not have it any more, or another epoch has begun
         room.insert({ kind: "gap", epoch: last.epoch, offset: from + 0.5, count: null });
         room.detached = false;
         this.fetchRecent(room);
@@ -1113,6 +1119,7 @@ class Chat {
 
   looked() {
     this.hasRead();
+    if (this.room.count !== null && !document.hidden) this.count(this.room);
     this.showRooms();
   }
 
@@ -1144,7 +1151,7 @@ class Chat {
     this.session = null;
     this.refs.clear();
     this.outbox.lost();
-    for (const room of this.rooms.values()) room.joined = room.asking = false;
+    for (const room of this.rooms.values()) room.joined = room.asking = room.counting = false;
     if (code === TAKEN_OVER && reason.includes("resume key")) {
       this.newKey(); // this tab was duplicated
       return "at once";
@@ -1262,7 +1269,7 @@ class Chat {
     for (const each of messages) this.heard(room, each, first);
     if (first && offset) this.fetchRecent(room);
     this.outbox.send();
-    this.read({ type: "members", room: room.name }, () => {});
+    this.count(room);
     this.showRules();
     if (room === this.room) this.log.drawSoon(true);
   }
@@ -1304,7 +1311,21 @@ class Chat {
     if (room === this.room) this.log.drawSoon(true);
   }
 
+  // Asks who is in a room.
+  count(room) {
+    if (!room.joined || room.counting) return;
+    room.counting = this.read({ type: "members", room: room.name }, () => (room.counting = false));
+  }
+
+  // Nobody is told who comes and goes in a room of too many, nor that there are too many by now.
+  countAgain() {
+    this.counts++;
+    const { room } = this;
+    if (!document.hidden && (room.count !== null || this.counts % LISTED === 0)) this.count(room);
+  }
+
   present(room, { event, session, nick }) {
+    if (room.count !== null) return; // who else is there is not known
     if (event === "leave") room.members.delete(session);
     else room.members.set(session, nick);
     if (room === this.room) this.showMembersSoon();
@@ -1378,7 +1399,7 @@ class Chat {
     });
     find("count").textContent = count ?? members.size;
     const others = nameless && `${nameless} ${names.length ? "more " : ""}without a name`;
-    find("nameless").textContent = count === null ? others || "" : counted(count, "member");
+    find("nameless").textContent = count === null ? others || "" : `${counted(count, "member")}: too many to be listed`;
   }
 }
 
