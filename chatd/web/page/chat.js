@@ -1,7 +1,8 @@
 // The chat page: several rooms over one WebSocket that speaks chatd.v1, to where the page came from.
 //
 // `Link` dials, again and again; `Room` holds what was said in one room, in its order; `Outbox` sends what is pending;
-// `Log` shows one room; `Gate` asks for a token; `Chat` puts them together. Whatever comes from somebody else is text: it is shown by textContent alone.
+// `Log` shows one room; `Gate` asks for a token; `Chat` puts them together. Whatever comes from somebody else is text:
+// it is shown by textContent alone.
 
 const SHOWN = 1000; // messages and gaps that are kept of a room; what is beyond is fetched again by scrolling there
 const PAGE = 50; // messages of history that are fetched at once
