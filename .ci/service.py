@@ -120,6 +120,11 @@ class Member:
         )
         self._staying: asyncio.Task[None] | None = None
 
+    @property
+    def here(self) -> bool:
+        """Whether it is in the room, and will miss nothing from now on."""
+        return bool(self._chat._here)
+
     def come(self) -> None:
         """Connect, and again whenever the connection ends."""
         self._staying = asyncio.create_task(self._chat.stay())
@@ -158,8 +163,9 @@ class Members:
         for member in self.all:
             await member.go()
 
-    def talk(self) -> None:
-        """Let all talk."""
+    async def talk(self) -> None:
+        """Let all talk, once all are there: nobody hears what was said before it came for the first time."""
+        await until(lambda: all(member.here for member in self.all), "all to be in the room")
         self._talking = [asyncio.create_task(member.talk()) for member in self.all]
 
     async def end(self) -> None:
@@ -367,13 +373,13 @@ async def step(what: str) -> AsyncIterator[list[str]]:
 
 async def main() -> None:
     """Do all of it."""
+    members = Members()
     async with step("systemctl enable --now") as found:
         found.append(started())
+        members.come()
+        await members.talk()
     if FAILURES:
         return
-    members = Members()
-    members.come()
-    members.talk()
     for what, do in (
         ("reload", reloaded),
         ("reload with a mistake in the file: fails, says where", reloaded_with_a_mistake),
