@@ -46,6 +46,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``tally``          what befalls many clients, counted, to be logged in one line
 ``transports``     what transports do not do by themselves: a connection goes to another protocol
 ``watched``        files that are read again when they change
+``tls``            certificates and their private keys, read from files, for listeners too
 ``credentials``    passwords and certificates for the broker, read from files
 ``wire/``          bytes in, values out; no sockets, no clock
 ``  nick``         what a client may be called, and which nicks look alike (``*.txt``)

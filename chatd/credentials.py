@@ -4,15 +4,18 @@ They are read at each dial, so that they can be replaced while chatd runs.
 """
 
 import ssl
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
 from chatd.config import BadValue, BrokerAddress, Config
+from chatd.tls import read_certificates, read_key
+
+T = TypeVar("T")
 
 
 def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> None:
@@ -51,12 +54,13 @@ def tls_options(host: str, config: Config) -> Any:
     """
     trust = None  # whom the system trusts
     if config.redis_ca:
-        authorities = [each.public_bytes(Encoding.PEM) for each in _read_certificates(config, "redis_ca")]
+        authorities = [each.public_bytes(Encoding.PEM) for each in _read(config, "redis_ca", read_certificates)]
         trust = trustRootFromCertificates(map(Certificate.loadPEM, authorities))
     shown: dict[str, Any] = {}
     if config.redis_cert:
-        own, *chain = _read_certificates(config, "redis_cert")
-        shown = {"certificate": own, "extraCertChain": chain, "privateKey": _read_key(config, own)}
+        own, *chain = _read(config, "redis_cert", read_certificates)
+        key = _read(config, "redis_key", partial(read_key, certificate=own))
+        shown = {"certificate": own, "extraCertChain": chain, "privateKey": key}
     return optionsForClientTLS(host, trustRoot=trust, extraCertificateOptions=shown)
 
 
@@ -76,13 +80,14 @@ def tls_context(config: Config) -> ssl.SSLContext:
     return context
 
 
-def _read(config: Config, option: str) -> bytes:
-    path = getattr(config, option)
+def _read(config: Config, option: str, read: Callable[[str], T]) -> T:
+    """Return what is in the file of an option. Raise BadValue."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read(getattr(config, option))
     except OSError as error:
-        raise BadValue(f"--{option.replace('_', '-')} {path}: {error.strerror}") from error
+        raise _bad(config, option, error.strerror or str(error)) from error
+    except BadValue as error:
+        raise _bad(config, option, str(error)) from error
 
 
 def _bad(config: Config, option: str, why: str) -> BadValue:
@@ -92,31 +97,9 @@ def _bad(config: Config, option: str, why: str) -> BadValue:
 def _read_password(config: Config, option: str) -> str:
     """Give the first line of a file; editors end it with a newline."""
     try:
-        lines = _read(config, option).decode().splitlines()
+        lines = _read(config, option, lambda path: Path(path).read_bytes()).decode().splitlines()
     except UnicodeDecodeError:
         lines = []
     if not lines or not lines[0]:
         raise _bad(config, option, "its first line is to be the password")
     return lines[0]
-
-
-def _read_certificates(config: Config, option: str) -> list[x509.Certificate]:
-    data = _read(config, option)
-    try:
-        return x509.load_pem_x509_certificates(data)
-    except ValueError as error:
-        raise _bad(config, option, "no certificate in PEM form") from error
-
-
-def _read_key(config: Config, certificate: x509.Certificate) -> Any:
-    """Give the private key that belongs to a certificate."""
-    data = _read(config, "redis_key")
-    try:
-        key = load_pem_private_key(data, None)
-    except TypeError as error:
-        raise _bad(config, "redis_key", "the key must not be encrypted") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _bad(config, "redis_key", "no private key in PEM form") from error
-    if key.public_key() != certificate.public_key():
-        raise _bad(config, "redis_key", "the key is not that of the certificate")
-    return key

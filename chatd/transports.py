@@ -17,13 +17,10 @@ from twisted.internet import tcp, unix
 from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IListeningPort, IProtocol
-from twisted.internet.ssl import AcceptableCiphers, CertificateOptions
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
-
-from chatd.config import TLS_CIPHERS
 
 UNIX = "unix"
 """The address of a client that comes through a unix socket."""
@@ -172,19 +169,6 @@ def check_proxy_headers(factory: Any) -> Any:
     if isinstance(factory, HAProxyWrappingFactory):
         factory.protocol = _ProxyProtocol  # type: ignore[assignment]
     return factory
-
-
-def forward_secret(options: Any) -> Any:
-    """Return TLS options as an ssl: endpoint makes them, without what a key that is stolen later can decrypt."""
-    if not isinstance(options, CertificateOptions):
-        return options
-    return CertificateOptions(
-        privateKey=options.privateKey,
-        certificate=options.certificate,
-        extraCertChain=options.extraCertChain,
-        dhParameters=options.dhParameters,
-        acceptableCiphers=AcceptableCiphers.fromOpenSSLCipherString(TLS_CIPHERS),
-    )
 
 
 def address_of(transport: Any) -> str:

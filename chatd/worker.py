@@ -63,7 +63,8 @@ from chatd.room.hub import Hub
 from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
 from chatd.timers import Periodic
-from chatd.transports import adopt, check_proxy_headers, forward_secret, is_local
+from chatd.tls import server_options
+from chatd.transports import adopt, check_proxy_headers, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -163,9 +164,8 @@ class Inherited:
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """Listen with TLS."""
-        return self.adoptStreamPort(
-            -1, 0, TLSMemoryBIOFactory(forward_secret(contextFactory), False, check_proxy_headers(factory))
-        )
+        options = server_options(contextFactory, self._listener.endpoint)
+        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(options, False, check_proxy_headers(factory)))
 
 
 class Worker:

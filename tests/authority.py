@@ -1,5 +1,7 @@
 """A certificate authority of a test's own."""
 
+from __future__ import annotations
+
 import ipaddress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,14 +15,14 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 class Authority:
     """Signs certificates, and puts them into a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Make its own, in ``ca.pem``."""
+    def __init__(self, folder: Path, above: Authority | None = None) -> None:
+        """Make its own, in ``ca.pem``; another authority signs that one, or it does itself."""
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "below" if above else "a test")])
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.path = str(folder / "ca.pem")
-        Path(self.path).write_bytes(self._sign(self._name, self._key.public_key(), [], ca=True))
+        Path(self.path).write_bytes((above or self)._sign(self._name, self._key.public_key(), [], ca=True))
 
     def issue(self, name: str, *hosts: str, password: bytes = b"") -> tuple[str, str]:
         """Make a certificate for hosts, names or addresses; give the paths of it and of its key."""

@@ -29,6 +29,7 @@ PARENT_MAY = {
     "chatd.openfiles",
     "chatd.single_flight",
     "chatd.timers",
+    "chatd.tls",
 }
 """What the parent and the workers share."""
 

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 
 from chatd.config import LOOPBACK_LISTEN, BadValue
 from chatd.lifeline import Listener
+from chatd.tls import read_identity
 
 Place = tuple[object, ...]
 
@@ -204,7 +205,10 @@ def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> 
     binder = _Binder(endpoint, copies, backlog, held)
     failures: list[Failure] = []
     try:
+        read_identity(endpoint)  # first: Twisted would ask the terminal for the password of a key
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)
+    except BadValue as error:
+        raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
     except Exception as error:
         raise BadValue(f"{endpoint!r} is no server endpoint: {_one_line(error)}") from error
     if failures:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from chatd.config import BadValue
 from chatd.parent import ports
 from chatd.parent.ports import Bound, Ports, bind, inheritance
+from tests.authority import Authority
 from tests.waiting import PATIENCE
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -188,9 +189,23 @@ def test_ssl_without_its_certificate_names_the_file(tmp_path: Path) -> None:
     assert refusal(endpoint) == f"{endpoint!r} is no server endpoint: No such file or directory: {str(missing)!r}"
 
 
-def test_a_certificate_that_is_none_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "bad.pem").write_text("no certificate")
-    assert "\n" not in refusal(f"ssl:0:privateKey={tmp_path}/bad.pem")
+def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificates, key = authority.issue("server", "localhost")
+    _, other = authority.issue("other", "localhost")
+    _, locked = authority.issue("locked", "localhost", password=b"secret")
+    nothing = tmp_path / "nothing.pem"
+    nothing.write_text("no certificate")
+    for files, why in (
+        (f"privateKey={nothing}", f"'{nothing}': no certificate in PEM form"),
+        (f"privateKey={key}", f"'{key}': no certificate in PEM form"),
+        (f"{certificates}", f"'{certificates}': no private key in PEM form"),
+        (f"privateKey={other}:certKey={certificates}", f"'{other}': the key is not that of the certificate"),
+        (f"privateKey={locked}:certKey={certificates}", f"'{locked}': the key must not be encrypted"),
+        (f"{key}:{certificates}:extraCertChain={key}", f"'{key}': no certificate in PEM form"),
+    ):
+        for endpoint in (f"ssl:0:{files}", f"haproxy:ssl:0:{files}"):
+            assert refusal(endpoint) == f"cannot listen on {endpoint}: {why}"
 
 
 def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., Bound]) -> None:

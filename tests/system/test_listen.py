@@ -2,7 +2,9 @@
 
 import datetime
 import os
+import re
 import shlex
+import signal
 import socket
 import ssl
 import subprocess
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from websockets.sync.client import connect
 
+from tests.authority import Authority
 from tests.frames import websocket_over_tls
 from tests.system.daemon import Daemon, Websocat
 from tests.system.test_bad_input import TEXT, frame, handshake, read_head
@@ -60,6 +63,37 @@ def test_tls_in_two_workers(tmp_path: Path) -> None:
             while len(heard) < 4 + 16384:
                 heard += other.recv(65536)
             assert heard == b"\x81\x7e\x40\x00" + b"x" * 16384
+
+
+def test_tls_sends_the_whole_chain_of_its_file_after_a_reload_too(tmp_path: Path) -> None:
+    root = Authority(tmp_path / "root")
+    trust = ssl.create_default_context(cafile=root.path)
+    full, key = tmp_path / "fullchain.pem", tmp_path / "key.pem"
+
+    def renew(folder: str) -> bytes:
+        """Put a chain and its key in place, as certbot does; return the certificate of the server."""
+        between = Authority(tmp_path / folder, root)
+        leaf, leaf_key = between.issue("server", "localhost")
+        full.write_bytes(b"".join(Path(each).read_bytes() for each in (leaf, between.path, root.path)))
+        key.write_bytes(Path(leaf_key).read_bytes())
+        return ssl.PEM_cert_to_DER_cert(Path(leaf).read_text("ascii"))
+
+    def shown() -> bytes | None:
+        """Return the certificate that a client is shown which trusts the root alone."""
+        with websocket_over_tls(("127.0.0.1", daemon.port), trust) as client:
+            return client.getpeercert(binary_form=True)
+
+    first = renew("one")
+    listen = f"ssl:0:privateKey={key}:certKey={full}:interface=127.0.0.1"
+    with Daemon(tmp_path, "--listen", listen, "--drain", "0.2") as daemon:
+        assert shown() == first
+        command = ["openssl", "s_client", "-showcerts", "-connect", f"127.0.0.1:{daemon.port}"]
+        sent = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=20).stdout
+        blocks = re.findall(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----\n", sent)
+        assert b"".join(blocks) == full.read_bytes()
+        second = renew("two")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: shown() == second, "the new certificate, with its chain")
 
 
 def test_tls_has_forward_secrecy_and_tells_browsers_what_it_is_told_to(tmp_path: Path) -> None:
