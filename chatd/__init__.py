@@ -132,6 +132,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``parent/``        the process twistd starts; no worker imports it
 ``  tether``       runs a program that dies with us
 ``  child``        why a child process ended, and how long to wait before the next
+``  activation``   the sockets that systemd passed, by name
 ``  ports``        endpoint strings to bound sockets
 ``  repetition``   trouble that comes again and again, counted
 ``  serverlog``    the server's own log, as text or JSON

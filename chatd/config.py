@@ -670,6 +670,8 @@ class Config:
     """Connections beyond the most that still get to read a 503; what comes after is dropped at once."""
     headcount_seconds: float = 0.1
     """How often a worker says how many connections it has, where there is a limit for all together."""
+    listen_seconds: float = 3.0
+    """How long connections wait in the queues of a worker that starts: until it is ready, but no longer than this."""
     accept_backlog: int = 1024
     """Connections a listening socket queues for its worker (the kernel's net.core.somaxconn caps it)."""
     spare_descriptors: int = 64

@@ -28,8 +28,6 @@ class Listener(msgspec.Struct, frozen=True):
     """An endpoint string to parse for what is put around the socket: TLS, the PROXY protocol."""
     descriptor: int
     """Its number in the worker."""
-    family: int
-    """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
 
 
 class Assignment(msgspec.Struct, frozen=True):

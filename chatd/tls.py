@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -41,18 +42,31 @@ def read_key(path: str, certificate: x509.Certificate) -> Any:
     return key
 
 
+def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
+    """Return an endpoint string's wrappers (``haproxy``), its kind, its arguments by position, and those by name.
+
+    Raise ValueError if it cannot be parsed.
+    """
+    try:
+        words, named = endpoints._parse(endpoint)
+    except RuntimeError as error:  # a StopIteration in a generator of Twisted's
+        raise ValueError("a backslash at its end escapes nothing") from error
+    wrappers = [*takewhile("haproxy".__eq__, words[:-1])]
+    kind, *positional = words[len(wrappers) :] or [""]
+    return wrappers, kind, positional, named
+
+
 def read_identity(endpoint: str) -> dict[str, Any]:
     """Return what an ssl: endpoint shows to its clients, as CertificateOptions takes it; nothing for other endpoints.
 
     Twisted's own (26.10) sends the first certificate of ``certKey`` alone. A file as certbot makes it has the whole
     chain, which is needed by clients that do not know the issuer. ``extraCertChain`` is sent behind it. Raise OSError,
-    BadValue or, for a string that cannot be parsed, TypeError.
+    BadValue or, for a string that cannot be parsed, ValueError or TypeError.
     """
-    positional, named = endpoints._parse(endpoint)
-    if "ssl" not in positional:
+    _, kind, positional, named = split_endpoint(endpoint)
+    if kind != "ssl":
         return {}
-    behind = positional[positional.index("ssl") + 1 :]
-    files = inspect.signature(endpoints._parseSSL).bind(None, *behind, **named).arguments
+    files = inspect.signature(endpoints._parseSSL).bind(None, *positional, **named).arguments
     key = files.get("privateKey", "server.pem")
     paths = [files.get("certKey", key), *([files["extraCertChain"]] if "extraCertChain" in files else [])]
     own, *chain = dict.fromkeys(each for path in paths for each in _naming(path, read_certificates))

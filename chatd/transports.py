@@ -48,15 +48,21 @@ def innermost(transport: Any) -> Any:
     return transport
 
 
+def family_of(descriptor: int) -> int:
+    """Return the family of a socket's addresses (AF_INET, AF_INET6, AF_UNIX), AF_UNSPEC for what is no socket."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as one:
+            return one.family
+    except OSError:  # whoever listens finds out
+        return socket.AF_UNSPEC
+
+
 def is_local(descriptor: int) -> bool:
     """Whether only this host can connect to a listening socket: it is a unix socket, or on a loopback address."""
-    try:
-        listening = socket.socket(fileno=os.dup(descriptor))
-    except OSError:  # it is none: who listens finds out
-        return False
-    with listening:
-        if listening.family == socket.AF_UNIX:
-            return True
+    family = family_of(descriptor)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return family == socket.AF_UNIX
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
         return ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
@@ -154,8 +160,9 @@ class _ProxyProtocol(HAProxyProtocolWrapper):
         """Nothing: no protocol here closes our half alone through a proxy."""
 
 
-def adopt(reactor: Any, descriptor: int, family: int, factory: Any) -> IListeningPort:
+def adopt(reactor: Any, descriptor: int, factory: Any) -> IListeningPort:
     """Listen on a socket that others have as well; the descriptor stays the caller's."""
+    family = family_of(descriptor)
     if family != socket.AF_UNIX:
         port: IListeningPort = reactor.adoptStreamPort(descriptor, family, factory)
         return port

@@ -64,7 +64,7 @@ from chatd.room.shards import Shard, Shards
 from chatd.room.sync import Sync
 from chatd.timers import Periodic
 from chatd.tls import server_options
-from chatd.transports import adopt, check_proxy_headers, is_local
+from chatd.transports import adopt, check_proxy_headers, family_of, is_local
 from chatd.watched import Watched
 from chatd.web.site import Site
 
@@ -143,29 +143,27 @@ class Inherited:
         """Be the real reactor for anything else an endpoint may ask."""
         return getattr(self._reactor, name)
 
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> IListeningPort:
-        """Listen on the inherited socket; the number is the parent's to know."""
-        listener = self._listener
-        os.set_blocking(listener.descriptor, False)
-        port = adopt(self._reactor, listener.descriptor, listener.family, check_proxy_headers(factory))
-        if fileDescriptor != listener.descriptor:
-            os.close(listener.descriptor)
-        return port
-
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
         """Listen in the clear."""
-        return self.adoptStreamPort(-1, 0, factory)
+        return self._listen(factory)
 
     def listenUNIX(self, address: str, factory: Any, *args: Any, **options: Any) -> IListeningPort:
         """Listen on a unix socket."""
-        return self.adoptStreamPort(-1, 0, factory)
+        return self._listen(factory)
 
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
     ) -> IListeningPort:
         """Listen with TLS."""
         options = server_options(contextFactory, self._listener.endpoint)
-        return self.adoptStreamPort(-1, 0, TLSMemoryBIOFactory(options, False, check_proxy_headers(factory)))
+        return self._listen(TLSMemoryBIOFactory(options, False, check_proxy_headers(factory)))
+
+    def _listen(self, factory: Any) -> IListeningPort:
+        descriptor = self._listener.descriptor
+        os.set_blocking(descriptor, False)
+        port = adopt(self._reactor, descriptor, check_proxy_headers(factory))
+        os.close(descriptor)
+        return port
 
 
 class Worker:
@@ -222,7 +220,6 @@ class Worker:
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
-        self._slot = assignment.slot
         if most < config.max_connections_worker:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
         self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
@@ -231,6 +228,8 @@ class Worker:
         self._pulse = Periodic(reactor, config.pulse_seconds, self._say_pulse, "telling the parent how the worker is")
         self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
         self._ports: list[IListeningPort] = []
+        self._ready = False
+        self._waiting: Any = None  # to be told to listen, but for being ready
         self._held: Deferred[None] | None = None
         self._closing = STOPPING
         self._draining: Periodic | None = None
@@ -261,7 +260,10 @@ class Worker:
     def order(self, order: str) -> None:
         """Do what the parent says."""
         if order == LISTEN:
-            self.listen()
+            if self._ready:
+                self.listen()
+            else:
+                self._waiting = self._reactor.callLater(self._config.listen_seconds, self.listen)
         elif order == DRAIN:
             self.drain()
         elif order == HOLD:
@@ -270,12 +272,17 @@ class Worker:
             self.stop()
 
     def listen(self) -> None:
-        """Take connections."""
+        """Take connections.
+
+        Until it is ready, or ``listen_seconds`` are over, they wait in the queues of its sockets: a worker without a
+        broker refuses what it could have done a moment later.
+        """
+        self._stop_waiting()
         for listener in self._assignment.listeners:
             inherited = Inherited(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
             exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
-            port = self._door.port(exposed=exposed, told=told, unix=listener.family == socket.AF_UNIX)
+            port = self._door.port(exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX)
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:
@@ -306,7 +313,12 @@ class Worker:
                 self._said_unsaved = True
                 log.warn("all clients are gone; the worker ends when the broker is back and has their positions")
 
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None and self._waiting.active():
+            self._waiting.cancel()
+
     def _stop_listening(self) -> None:
+        self._stop_waiting()
         ports, self._ports = self._ports, []
         for port in ports:
             port.stopListening()
@@ -389,7 +401,7 @@ class Worker:
 
     def _count(self) -> None:
         if self._headcount is not None:
-            self._headcount.write(self._slot, self._door.count)
+            self._headcount.write(self._assignment.slot, self._door.count)
 
     def _is_full(self) -> bool:
         """Whether all workers together have too many connections, one that comes in now included."""
@@ -415,11 +427,17 @@ class Worker:
         def look(troubles: list[str]) -> None:
             late = self._reactor.seconds() >= self._began + self._config.shard_wait_seconds
             if not troubles or (late and len(troubles) < len(list(self._shards))):
-                self._lifeline.say(Ready())
+                self._say_ready()
             elif not self._stopping:
                 self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
 
         self._shards.probe().addCallback(look).addErrback(self._failed)
+
+    def _say_ready(self) -> None:
+        self._ready = True
+        if self._waiting is not None and self._waiting.active():
+            self.listen()
+        self._lifeline.say(Ready())
 
 
 def main() -> int:

@@ -1,5 +1,4 @@
 import dataclasses
-import socket
 
 import pytest
 from hypothesis import given
@@ -31,7 +30,7 @@ ASSIGNMENT = Assignment(
         bus_patience=0.5,
     ),
     ("unix:///tmp/broker.sock", "redis://broker"),
-    (Listener("tcp:3000", 3, socket.AF_INET), Listener(r"tcp:3000:interface=\:\:1", 4, socket.AF_INET6)),
+    (Listener("tcp:3000", 3), Listener(r"tcp:3000:interface=\:\:1", 4)),
     5,
     2,
     "0a1b2c3d",

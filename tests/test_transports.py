@@ -100,7 +100,7 @@ def test_the_other_end_of_a_unix_socket_may_be_a_proxy_by_its_user_and_groups(
         os.chmod(path, 0o666)
         os.chown(path, *owner)
         listening.listen()
-        port: Any = adopt(reactor, listening.fileno(), socket.AF_UNIX, Factory.forProtocol(Noting))
+        port: Any = adopt(reactor, listening.fileno(), Factory.forProtocol(Noting))
         command = [sys.executable, "-c", AS_ANOTHER, path, *map(str, who)]
         with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
             try:

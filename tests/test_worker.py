@@ -209,7 +209,7 @@ def is_open(descriptor: int) -> bool:
 @pytest.mark.parametrize("endpoint", ["tcp:3000", "tcp6:3000", "unix:/run/none.sock", "haproxy:tcp:3000"])
 def test_an_endpoint_uses_the_inherited_socket(descriptor: int, endpoint: str) -> None:
     reactor = Adopting()
-    inherited = Inherited(reactor, Listener(endpoint, descriptor, int(socket.AF_INET)))
+    inherited = Inherited(reactor, Listener(endpoint, descriptor))
     serverFromString(inherited, endpoint).listen(Factory())
     assert [each[:2] for each in reactor.adopted] == [(descriptor, int(socket.AF_INET))]
     assert not is_open(descriptor)
@@ -218,23 +218,15 @@ def test_an_endpoint_uses_the_inherited_socket(descriptor: int, endpoint: str) -
 def test_an_endpoint_with_tls_uses_the_inherited_socket_with_tls(descriptor: int, certificate: Path) -> None:
     reactor = Adopting()
     endpoint = f"ssl:3000:privateKey={certificate}:certKey={certificate}"
-    inherited = Inherited(reactor, Listener(endpoint, descriptor, int(socket.AF_INET)))
+    inherited = Inherited(reactor, Listener(endpoint, descriptor))
     serverFromString(inherited, endpoint).listen(Factory())
     ((_, _, factory),) = reactor.adopted
     assert isinstance(factory, TLSMemoryBIOFactory)
     assert not is_open(descriptor)
 
 
-def test_a_socket_that_systemd_passed_is_left_to_its_endpoint(descriptor: int) -> None:
-    reactor = Adopting()
-    inherited = Inherited(reactor, Listener("systemd:", descriptor, int(socket.AF_INET)))
-    inherited.adoptStreamPort(descriptor, int(socket.AF_INET), Factory())
-    assert is_open(descriptor)
-    os.close(descriptor)
-
-
 def test_for_anything_else_it_is_the_real_reactor() -> None:
-    assert Inherited(Adopting(), Listener("tcp:0", 3, 2)).seconds() == 42.0
+    assert Inherited(Adopting(), Listener("tcp:0", 3)).seconds() == 42.0
 
 
 # A real one
@@ -322,7 +314,7 @@ class Station:
             listening.bind(path or ("127.0.0.1", 0))
             listening.listen()
             self.port = 0 if path else listening.getsockname()[1]
-            listener = Listener(endpoint, listening.fileno(), int(family))
+            listener = Listener(endpoint, listening.fileno())
             config = Config(chat_log=str(self.folder / "chat.log"), **{"redis_prefix": uuid.uuid4().hex, **options})
             assignment = Assignment(config, (broker or self.broker,), (listener,))
             worker = RunningWorker(assignment, (listening.fileno(),))
@@ -504,7 +496,7 @@ def test_one_without_a_broker_serves_and_is_not_ready(station: Station) -> None:
 
 def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> None:
     config = Config(chat_log=str(station.folder / "chat.log"))
-    listener = Listener("tcp:0", 99, int(socket.AF_INET))
+    listener = Listener("tcp:0", 99)
     worker = RunningWorker(Assignment(config, (station.broker,), (listener,)), ())
     assert worker.exit_status() == 1
     assert worker.end() == ""

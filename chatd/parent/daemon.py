@@ -94,6 +94,7 @@ class Daemon(Service):
         super().startService()
         if os.geteuid() == 0:
             log.warn("chatd runs as root: run it as a user of its own, or give --uid and --gid to twistd")
+        self._warn_of_unused()
         self._files = raise_limit()
         if self._log_looks is not None:
             self._log_looks.start(now=False)
@@ -180,6 +181,7 @@ class Daemon(Service):
             return
         before, self._ports, self._config = self._ports, ports, config
         before.close(ports)
+        self._warn_of_unused()
         self._rotation.configure(config)
         if self._own_log is not None:
             self._own_log.configure(config)
@@ -234,6 +236,11 @@ class Daemon(Service):
                 "anyone who can reach {ports} can read and write; see --auth-key",
                 ports=_named(self._open),
             )
+
+    def _warn_of_unused(self) -> None:
+        """Warn of sockets to which clients can connect, though nobody will ever take the connections."""
+        if unused := self._ports.unused():
+            log.warn("systemd passed sockets that no --listen names: {sockets}", sockets=", ".join(unused))
 
     def _say_ready(self) -> None:
         brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]

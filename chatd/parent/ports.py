@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from twisted.internet import endpoints
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -27,10 +26,13 @@ from twisted.python.failure import Failure
 
 from chatd.config import LOOPBACK_LISTEN, BadValue
 from chatd.lifeline import Listener
-from chatd.tls import read_identity
+from chatd.parent.activation import find, unused
+from chatd.tls import read_identity, split_endpoint
 
 Place = tuple[object, ...]
 
+DESCRIPTOR = "descriptor"
+"""The first part of the place of a socket that systemd passed; the second is the number of its descriptor."""
 UNIX_MODE = 0o660
 """The mode of a unix socket whose endpoint string has none: its owner and its group may connect."""
 
@@ -41,7 +43,6 @@ class Bound:
 
     endpoint: str
     """An endpoint string that a worker, which inherits the socket, can parse."""
-    family: int
     sockets: list[socket.socket]
     """One a worker, or a single one that all share."""
     secure: bool = False
@@ -53,6 +54,11 @@ class Bound:
     def sockets_for(self, worker: int, workers: int) -> list[socket.socket]:
         """Give the sockets of a worker (0, 1, 2 …): its own, and those that are left over."""
         return [self.sockets[worker % len(self.sockets)], *self.sockets[workers:]]
+
+    @property
+    def family(self) -> int:
+        """Return the family of its address: AF_INET, AF_INET6 or AF_UNIX."""
+        return self.sockets[0].family
 
     def hint(self, name: str = "") -> str:
         """Say how to connect, in a line for the log; name is the one that a request must give, if there is one."""
@@ -78,8 +84,6 @@ class _Binder:
     backlog: int
     held: "Held | None"
     bound: Bound | None = field(default=None, init=False)
-    passed: int = field(default=-1, init=False)
-    """The number of a descriptor that systemd passed."""
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> "_Binder":
         return self._bind(port, interface, secure=isinstance(factory, TLSMemoryBIOFactory))
@@ -99,18 +103,10 @@ class _Binder:
         self.bound.place = place
         return self
 
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: object) -> "_Binder":
-        place = ("descriptor", fileDescriptor)
-        self.bound = self._take(place) or Bound(
-            "", addressFamily, [socket.socket(fileno=os.dup(fileDescriptor))], place=place
-        )
-        self.passed = fileDescriptor
-        return self
-
     def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
         place = ("tcp", interface, port)
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        self.bound = self._take(place) or Bound("", family, [])
+        self.bound = self._take(place) or Bound("", [])
         sockets = self.bound.sockets
         address = sockets[0].getsockname()[:2] if sockets else (interface, port)
         if not sockets and not (self.held and self.held.has_port(family, port)):
@@ -127,6 +123,18 @@ class _Binder:
 
     def _take(self, place: Place) -> "Bound | None":
         return self.held.take(place) if self.held is not None else None
+
+
+@dataclass
+class _Passed(_Binder):
+    """The same, for an endpoint on a socket that systemd passed: there is nothing to bind."""
+
+    descriptor: int
+
+    def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
+        place = (DESCRIPTOR, self.descriptor)
+        self.bound = self._take(place) or Bound("", [socket.socket(fileno=os.dup(self.descriptor))], place=place)
+        return self
 
 
 class Held:
@@ -152,8 +160,8 @@ class Held:
 
 def _has_mode(endpoint: str) -> bool:
     """Whether the string of an endpoint on a unix socket gives its mode: ``mode=600``, or behind the path."""
-    positional, named = endpoints._parse(endpoint)
-    return "mode" in named or len(positional) > positional.index("unix") + 2
+    _, _, positional, named = split_endpoint(endpoint)
+    return "mode" in named or len(positional) > 1
 
 
 def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
@@ -166,7 +174,7 @@ def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
     except BaseException:
         one.close()
         raise
-    return Bound("", socket.AF_UNIX, [one], path=os.path.abspath(address))
+    return Bound("", [one], path=os.path.abspath(address))
 
 
 def _bound(family: int, address: tuple[str, int], *, exclusive: bool = False) -> socket.socket:
@@ -197,12 +205,27 @@ def remove_stale(path: str) -> None:
                 os.unlink(path)
 
 
-def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> Bound:
+def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> list[Bound]:
     """Bind what one endpoint string names, for that many workers, unless it is held already. Raises BadValue.
 
-    It listens; but TCP sockets that are new beside what is held do not yet.
+    It listens; but TCP sockets that are new beside what is held do not yet. Of the sockets that systemd passed, several
+    may have the one name.
     """
-    binder = _Binder(endpoint, copies, backlog, held)
+    try:
+        wrappers, kind, positional, named = split_endpoint(endpoint)
+        found = find(*positional, **named) if kind == "systemd" else []
+    except BadValue as error:
+        raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
+    except (TypeError, ValueError) as error:
+        raise BadValue(f"{endpoint!r} is no server endpoint: {_one_line(error)}") from error
+    if kind != "systemd":
+        return [_bind(endpoint, _Binder(endpoint, copies, backlog, held))]
+    # A worker gets the socket, and needs to know no more of it than what is put around it.
+    around = ":".join([*wrappers, "tcp:0"])
+    return [_bind(around, _Passed(endpoint, copies, backlog, held, descriptor)) for descriptor in found]
+
+
+def _bind(endpoint: str, binder: _Binder) -> Bound:
     failures: list[Failure] = []
     try:
         read_identity(endpoint)  # first: Twisted would ask the terminal for the password of a key
@@ -216,12 +239,6 @@ def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> 
     if binder.bound is None:
         raise BadValue(f"{endpoint!r} names no listening socket")
     binder.bound.endpoint = endpoint
-    if binder.passed >= 0:
-        # The endpoint has closed the number that systemd gave; whoever binds again needs it.
-        os.dup2(binder.bound.sockets[0].fileno(), binder.passed, inheritable=False)
-        # A worker is told no more by systemd (Twisted takes the variables out of the environment), and needs no more.
-        wrappers, systemd, _ = endpoint.partition("systemd:")
-        binder.bound.endpoint = f"{wrappers}tcp:0" if systemd else endpoint
     return binder.bound
 
 
@@ -253,7 +270,7 @@ class Ports:
         try:
             for endpoint in self._endpoints:
                 try:
-                    self.bound.append(bind(endpoint, self._copies, self._backlog, held))
+                    self.bound += bind(endpoint, self._copies, self._backlog, held)
                 except BadValue:
                     if endpoint not in self._optional or _has_ipv6():
                         raise
@@ -277,6 +294,10 @@ class Ports:
             if each.path and not needed.issuperset(each.sockets):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each.path)
+
+    def unused(self) -> list[str]:
+        """Name the sockets that systemd passed and that nothing is to listen on."""
+        return unused([each.place[1] for each in self.bound if each.place[0] == DESCRIPTOR])
 
     def hints(self, names: Sequence[str] = ()) -> list[str]:
         """Say how to connect, a line for each way. Names are those by which alone the server is to be asked for."""
@@ -305,7 +326,5 @@ def inheritance(
 ) -> tuple[tuple[Listener, ...], dict[int, int]]:
     """Give what a worker (0, 1, …, of so many) listens on, and as childFDs takes it, in descriptors from first on."""
     sockets = [(each, one) for each in bound for one in each.sockets_for(worker, workers)]
-    listeners = [
-        Listener(each.endpoint, descriptor, int(each.family)) for descriptor, (each, _) in enumerate(sockets, first)
-    ]
+    listeners = [Listener(each.endpoint, descriptor) for descriptor, (each, _) in enumerate(sockets, first)]
     return tuple(listeners), {descriptor: one.fileno() for descriptor, (_, one) in enumerate(sockets, first)}

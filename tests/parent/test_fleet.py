@@ -83,8 +83,8 @@ def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
     assert (assignment.brokers, assignment.run) == ((f"{URL}.1",), "line")
     tcp, unix = of.ports.bound
     assert assignment.listeners == (
-        Listener(tcp.endpoint, 3, int(socket.AF_INET)),
-        Listener(unix.endpoint, 4, int(socket.AF_UNIX)),
+        Listener(tcp.endpoint, 3),
+        Listener(unix.endpoint, 4),
     )
 
 

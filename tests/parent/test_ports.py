@@ -31,7 +31,7 @@ def bound() -> Iterator[Callable[..., Bound]]:
     opened: list[Bound] = []
 
     def bind_one(endpoint: str, copies: int = 2, backlog: int = 16) -> Bound:
-        opened.append(bind(endpoint, copies, backlog))
+        opened.extend(bind(endpoint, copies, backlog))
         return opened[-1]
 
     yield bind_one
@@ -125,7 +125,7 @@ def test_a_second_chatd_on_the_port_is_refused(bound: Callable[..., Bound]) -> N
 
 
 def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[..., Bound]) -> None:
-    made = bind(LOOPBACK, 1, 16)
+    [made] = bind(LOOPBACK, 1, 16)
     address = made.sockets[0].getsockname()
     with socket.create_connection(address, timeout=PATIENCE):
         client, _ = made.sockets[0].accept()
@@ -312,16 +312,24 @@ def test_a_unix_socket_that_somebody_removed_is_no_trouble_at_close(tmp_path: Pa
 
 
 SYSTEMD = """
+import os, socket, sys
+count, program, *endpoints = sys.argv[1:]
+made = [socket.create_server(("127.0.0.1", 0)), socket.create_server(("::", 0), family=socket.AF_INET6,
+    dualstack_ipv6=True), socket.socketpair()[0]][:int(count)]
+high = [os.dup(os.dup(os.dup(os.dup(each.fileno())))) for each in made]
+for number, each in enumerate(high, 3):
+    os.dup2(each, number)
+os.environ.update(LISTEN_FDS=count, LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-c", program, *endpoints])
+"""
+"""Pass up to three sockets to a program as systemd does: IPv4, IPv6 for both families, one that does not listen."""
+
+BINDS = """
 import json, os, socket, sys
-with socket.create_server(("127.0.0.1", 0)) as passed:
-    os.dup2(passed.fileno(), 9)
-os.dup2(9, 3)
-os.close(9)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="chat")
 from chatd.parent.ports import Ports, inheritance
 
-def same(one):
-    return os.path.sameopenfile(one, 3)
+def same(one, place):
+    return os.path.sameopenfile(one, int(place[1]))
 
 ports = Ports(sys.argv[1:], 2, 16)
 seen = []
@@ -329,21 +337,26 @@ for _ in range(2):
     ports.bind()
     for each in ports.bound:
         _, numbers = inheritance([each], 1, 2, 7)
-        assert set(numbers) == {7} and all(map(same, numbers.values())), numbers
+        assert set(numbers) == {7} and all(same(one, each.place) for one in numbers.values()), numbers
         seen.append([each.endpoint, int(each.family), len(each.sockets), each.hint()])
+    unused = ports.unused()
     ports.close()
 assert socket.socket(fileno=3).getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-print(json.dumps(seen))
+print(json.dumps([seen, unused]))
 """
-"""Has a listening socket as descriptor 3, as if from systemd; binds and closes twice, as twistd does; says what."""
+"""Bind and close twice, as twistd does; say what."""
 
 
-def passed(*endpoints: str) -> list[list[object]]:
-    """Bind endpoint strings in a process to which systemd passed a listening socket."""
-    command = [sys.executable, "-c", SYSTEMD, *endpoints]
-    seen: list[list[object]] = json.loads(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=PATIENCE).stdout
-    )
+def activated(program: str, *endpoints: str, count: int = 1, names: str | None = "chat") -> str:
+    """Run a program to which systemd passed sockets; give what it says."""
+    command = [sys.executable, "-c", SYSTEMD, str(count), program, *endpoints]
+    env = {**os.environ, **({"LISTEN_FDNAMES": names} if names is not None else {})}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=PATIENCE, text=True, env=env).stdout
+
+
+def passed(*endpoints: str, count: int = 1, names: str | None = "chat") -> list[list[object]]:
+    """Bind endpoint strings in a process to which systemd passed sockets."""
+    seen: list[list[object]] = json.loads(activated(BINDS, *endpoints, count=count, names=names))[0]
     return seen
 
 
@@ -354,20 +367,61 @@ def test_a_socket_that_systemd_passed_is_used_and_stays_usable() -> None:
     assert str(first[3]).startswith("connect with: websocat ws://127.0.0.1:")
 
 
-def test_a_socket_that_systemd_passed_is_found_by_its_name() -> None:
-    assert len(passed("systemd:domain=INET:name=chat")) == 2
+def test_the_family_of_a_passed_socket_is_its_own_whatever_the_endpoint_says() -> None:
+    for domain in ("domain=INET:", "domain=INET6:", ""):
+        seen = passed(f"systemd:{domain}name=four", f"systemd:{domain}name=six", count=2, names="four:six")
+        assert [each[1] for each in seen] == [int(socket.AF_INET), int(socket.AF_INET6)] * 2
 
 
-def test_workers_need_not_ask_systemd_for_a_passed_socket() -> None:
-    assert passed("haproxy:systemd:domain=INET:index=0")[0][0] == "haproxy:tcp:0"
+def test_sockets_that_systemd_passed_under_one_name_are_all_used() -> None:
+    seen = passed("haproxy:systemd:name=chat", count=2, names="chat:chat")
+    assert [each[:2] for each in seen] == [["haproxy:tcp:0", family] for family in (2, 10)] * 2
+
+
+def test_sockets_that_systemd_passed_without_names_are_used_too() -> None:
+    for names in (None, "", ":"):
+        assert len(passed("systemd:index=1", "systemd:domain=INET:index=0", count=2, names=names)) == 4
+        assert len(passed("systemd:name=unknown", count=2, names=names)) == 4
 
 
 def test_a_passed_socket_may_be_listened_on_twice() -> None:
     assert len(passed("systemd:domain=INET:index=0", "haproxy:systemd:domain=INET:index=0")) == 4
 
 
-def test_where_systemd_passed_nothing_that_is_one_line() -> None:
-    assert "\n" not in refusal("systemd:domain=INET:index=0")
+def test_passed_sockets_that_nothing_listens_on_are_known() -> None:
+    said = activated(BINDS, "systemd:index=0", count=3, names="chat:web:web")
+    assert json.loads(said)[1] == ["web (descriptor 4)", "web (descriptor 5)"]
+
+
+REFUSES = """
+import sys
+from chatd.config import BadValue
+from chatd.parent.ports import Ports
+for endpoint in sys.argv[1:]:
+    try:
+        Ports([endpoint], 2, 16).bind()
+    except BadValue as error:
+        print(error)
+"""
+
+
+def test_a_systemd_endpoint_that_means_no_socket_says_which_there_are() -> None:
+    for endpoint, why in (
+        ("systemd:name=nope", 'systemd passed no socket named "nope"; it passed: chat, web, pair'),
+        ("systemd:domain=INET:index=3", "systemd passed no socket with index 3; it passed: chat, web, pair"),
+        ("systemd:name=pair", "descriptor 5, which systemd passed, takes no connections; its unit needs ListenStream="),
+    ):
+        said = activated(REFUSES, endpoint, count=3, names="chat:web:pair")
+        assert said.startswith(f"cannot listen on {endpoint}: {why}"), said
+        assert len(said.splitlines()) == 1
+    assert refusal("systemd:name=nope").endswith('systemd passed no socket named "nope"; it passed: none')
+    for endpoint, why in (
+        ("systemd:domain=INET", "either name= or index= must be given"),
+        ("systemd:index=0:name=chat", "either name= or index= must be given"),
+        ("systemd:domain=INET5:index=0", 'domain must be INET, INET6 or UNIX, not "INET5"; it may be left out'),
+        ("systemd:index=x", 'index must be a number, not "x"'),
+    ):
+        assert refusal(endpoint) == f"{endpoint!r} is no server endpoint: {why}"
 
 
 # What is no endpoint
@@ -551,10 +605,10 @@ def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., B
         4: shared.sockets[0].fileno(),
         5: other.sockets[0].fileno(),
     }
-    assert [(each.endpoint, each.descriptor, each.family) for each in listeners] == [
-        (LOOPBACK, 3, int(socket.AF_INET)),
-        (shared.endpoint, 4, int(socket.AF_UNIX)),
-        (LOOPBACK, 5, int(socket.AF_INET)),
+    assert [(each.endpoint, each.descriptor) for each in listeners] == [
+        (LOOPBACK, 3),
+        (shared.endpoint, 4),
+        (LOOPBACK, 5),
     ]
     assert list(inheritance([one, shared, other], 1, 2, 3)[1].values()) == [
         one.sockets[1].fileno(),

@@ -330,6 +330,60 @@ def test_two_workers_take_connections_on_the_sockets_that_systemd_passes(tmp_pat
                 assert other.recv(20) == "after a reload"
 
 
+def test_the_connections_that_start_it_are_served_on_each_socket_of_one_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("::", 0), family=socket.AF_INET6) as six:
+        four, both = one.getsockname()[1], six.getsockname()[1]
+    listen = [f"--listen=127.0.0.1:{four}", f"--listen=[::]:{both}", f"--listen={tmp_path}/web.sock"]
+    listen += ["--fdname=chatd:chatd:web"]
+    chatd = [
+        TWISTD,
+        "--nodaemon",
+        "--pidfile=",
+        "chatd",
+        "--workers",
+        "2",
+        "--listen",
+        "systemd:domain=INET:name=chatd",
+    ]
+    curl = [
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--write-out",
+        "%{http_code}",
+        "--output",
+        "/dev/null",
+    ]
+    with (
+        running(tmp_path, "systemd-socket-activate", *listen, "-E", "PATH", "-E", "PYTHONPATH", *chatd) as service,
+        ExitStack() as stack,
+    ):
+        service.wait_for("(?s)Listening on.*Listening on.*Listening on")
+        asked = [
+            stack.enter_context(subprocess.Popen([*curl, *words], stdout=subprocess.PIPE, text=True))
+            for words in (
+                [f"http://127.0.0.1:{both}/ops"],
+                [f"http://127.0.0.1:{both}/ops", "--data", "of six"],
+                [f"http://127.0.0.1:{four}/ops"],
+                [f"http://127.0.0.1:{four}/ops", "--data", "of four"],
+            )
+        ]
+        with connect(f"ws://127.0.0.1:{both}/ops", compression=None, open_timeout=60) as client:
+            client.send("of a WebSocket")
+            assert [each.communicate()[0] for each in asked] == ["200", "201", "200", "201"]
+            log = tmp_path / "logs" / "chat.log"
+            until(lambda: log.exists() and log.read_bytes().count(b"\n") == 3, "three lines in the log")
+        assert "systemd passed sockets that no --listen names: web (descriptor 5)" in service.said()
+    said = [line.split(" ") for line in log.read_text().splitlines()]
+    assert {" ".join(words[4:]): words[2] for words in said} == {
+        "of six": "-@127.0.0.1",
+        "of four": "-@127.0.0.1",
+        "of a WebSocket": "-@127.0.0.1",
+    }
+
+
 def _connections(pid: int) -> int:
     """Count the TCP connections that a process has."""
     inodes = set()
@@ -347,4 +401,4 @@ def _connections(pid: int) -> int:
 
 def test_the_socket_unit_names_what_the_example_of_the_configuration_asks_for() -> None:
     [name] = directives(DEPLOY / "chatd.socket")["FileDescriptorName"]
-    assert f'"systemd:domain=INET6:name={name}"' in (DEPLOY / "chatd.toml").read_text()
+    assert f'"systemd:name={name}"' in (DEPLOY / "chatd.toml").read_text()
