@@ -41,6 +41,7 @@ The house. Code imports only from its own folder and from what stands above it i
 ``logfields``      what of an event may stand in the server's own log, and which events say the same
 ``metrics``        every number that is counted, under its name for Prometheus
 ``loglock``        the lock under which the chat log is written and renamed
+``logfile``        what the chat log may be, and how it is opened
 ``exposition``     the numbers of all processes of a chatd, added up
 ``meter``          has them written each second, and gives their sum
 ``tally``          what befalls many clients, counted, to be logged in one line
@@ -131,7 +132,8 @@ The house. Code imports only from its own folder and from what stands above it i
 ``worker``         puts one worker together: ``python -m chatd.worker``
 ``parent/``        the process twistd starts; no worker imports it
 ``  tether``       runs a program that dies with us
-``  child``        why a child process ended, and how long to wait before the next
+``  child``        how a child process is started, why it ended, and how long to wait before the next
+``  ending``       how the process ends: by its first signal, or a start that cannot succeed
 ``  activation``   the sockets that systemd passed, by name
 ``  ports``        endpoint strings to bound sockets
 ``  repetition``   trouble that comes again and again, counted

@@ -939,6 +939,8 @@ class Config:
     """The longest such wait."""
     restart_healthy_seconds: float = 60.0
     """A child that lived this long starts again with the first wait."""
+    start_tries: int = 5
+    """How often a worker, or the private broker, may end before all workers were ready once: then the start ends."""
     pulse_seconds: float = 1.0
     """How often a worker says how it is."""
     pulse_missed: int = 3

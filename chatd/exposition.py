@@ -17,7 +17,7 @@ from typing import Any
 from chatd.metrics import SAMPLES
 
 PREFIX = "chatd-metrics-"
-PLACES = ("/dev/shm", tempfile.gettempdir())  # nosec B108 # noqa: S108 - what is made there is 0700
+PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # nosec B108 # noqa: S108 - what is made there is 0700
 """Where the folder is made: in memory, where a write waits for no disk."""
 _FILES = {"counter": "counter", "gauge": "gauge_livesum", "histogram": "histogram"}
 _FILE_BYTES = 65_536  # what prometheus-client makes it

@@ -24,8 +24,10 @@ from chatd.gate.hosts import Hosts
 from chatd.gate.origin import Origins
 from chatd.gate.proxies import Proxies
 from chatd.gate.revoked import Revoked
+from chatd.logfile import check_log
 from chatd.options import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
+from chatd.parent.ending import Ending
 from chatd.parent.ports import Ports
 from chatd.parent.serverlog import ServerLog
 from chatd.parent.state import State
@@ -276,6 +278,10 @@ def makeService(options: Options) -> IService:
     """Make the service; what can't be used is said in one line before anything runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
+    twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
+    ending = Ending(reactor)
+    if twistd is not None:
+        ending.hold_signals()
     try:
         config = _config(options)
         server_program = "" if config.redis else find_server()
@@ -284,9 +290,10 @@ def makeService(options: Options) -> IService:
         ports = Ports(config.listen, config.workers, config.accept_backlog)
         ports.bind()
         ports.close()
+        if twistd is not None and not any(twistd.get(each) for each in ("uid", "gid", "chroot")):
+            check_log(os.path.abspath(config.chat_log))
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")
     _warn(options)
-    twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
     own_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
-    return Daemon(reactor, config, server_program, partial(_config, options), own_log)
+    return Daemon(reactor, config, server_program, partial(_config, options), own_log=own_log, ending=ending)

@@ -24,6 +24,7 @@ PARENT_MAY = {
     "chatd.message",
     "chatd.meter",
     "chatd.logfields",
+    "chatd.logfile",
     "chatd.loglock",
     "chatd.metrics",
     "chatd.openfiles",

@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
 import chatd
-from chatd.config import LOOPBACK_LISTEN, Config, options
+from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
 from chatd.parent.daemon import Daemon
 from chatd.parent.state import State
 from chatd.tap import Options, makeService
@@ -482,7 +482,7 @@ def test_one_that_only_shows_to_be_no_good_once_it_is_made_ends_it_with_one_line
     parsed = Options()
     parsed.parseOptions(["--state", "/proc/chatd", "--listen", LOCAL])  # root may write there, and can't
     daemon = Daemon(MemoryReactorClock(), parsed.config(), "valkey-server", parsed.config)
-    with pytest.raises(SystemExit, match=r"^twistd chatd: --state /proc/chatd cannot be used: "):
+    with pytest.raises(BadValue, match=r"^--state /proc/chatd cannot be used: "):
         daemon.startService()
 
 

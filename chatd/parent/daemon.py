@@ -1,10 +1,10 @@
 """The daemon: ports, broker and fleet, started, reloaded and stopped in order."""
 
+import contextlib
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,11 @@ from twisted.python.failure import Failure
 import chatd
 from chatd.config import BadValue, Config, broker_address
 from chatd.exposition import Folder
+from chatd.logfile import check_log
 from chatd.meter import Meter
 from chatd.metrics import START_TIME
 from chatd.openfiles import most_connections, raise_limit
+from chatd.parent.ending import Ending, end_quietly
 from chatd.parent.fleet import Fleet
 from chatd.parent.generation import NotReady
 from chatd.parent.notify import Notifier
@@ -46,17 +48,21 @@ class Daemon(Service):
         config: Config,
         server_program: str,
         reread: Callable[[], Config],
+        *,
         own_log: ServerLog | None = None,
+        ending: Ending | None = None,
     ) -> None:
         """Take the configuration, workers counted, and the private broker's program, empty where there is none.
 
         Reread gives the configuration as it is by then, or raises BadValue. Own log is the server's, where it is ours.
+        Ending stops the reactor.
         """
         self._reactor = reactor
         self._config = config
         self._server_program = server_program
         self._reread = reread
         self._own_log = own_log
+        self._ending = ending or Ending(reactor)
         self._log_looks: Periodic | None = None
         if own_log is not None:
             self._log_looks = Periodic(reactor, config.log_look_seconds, own_log.look, "logging repeated trouble")
@@ -87,7 +93,8 @@ class Daemon(Service):
         super().privilegedStartService()
         self._folder = os.getcwd()  # options that name files mean those here, wherever twistd goes
         self._config = self._settled(self._config)
-        self._ports.bind()
+        with self._refusing():
+            self._ports.bind()
 
     def startService(self) -> None:
         """Start broker and workers, as the user we are to run as."""
@@ -100,21 +107,44 @@ class Daemon(Service):
             self._log_looks.start(now=False)
         self._terminal = os.isatty(0)
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
-        if self._server_program:
-            self._valkey = Valkey(self._reactor, self._server_program, self._config)
-            try:
+        with self._refusing():  # what only shows once it is done, by the user that does it
+            check_log(self._config.chat_log)
+            if self._server_program:
+                self._valkey = Valkey(self._reactor, self._server_program, self._config, self._broker_ended)
                 self._valkey.start()
-            except BadValue as error:  # what only shows once it is done
-                sys.exit(f"twistd chatd: {error}")
         self._make_metrics()
         self._fleet = Fleet(self._reactor, self._config, self._ports, self._brokers, self._metrics)
-        self._fleet.all_ready.addCallback(lambda _: self._say_ready())
+        self._fleet.all_ready.addCallbacks(lambda _: self._say_ready(), self._not_started)
         self._reporter.start(self._fleet)
         self._rotation.configure(self._config)
         self._rotation.start()
         self._fleet.start()
         if self._meter is not None:
             self._meter.start()
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """End a start that cannot be with one line, and leave no socket behind."""
+        try:
+            yield
+        except (BadValue, OSError) as error:
+            self._ports.close()
+            _say_why_not(str(error))
+            end_quietly()
+            raise
+
+    def _broker_ended(self, times: int, why: str) -> None:
+        started = self._fleet is not None and self._fleet.all_ready.called
+        if not started and times >= self._config.start_tries:
+            self._give_up(f"the private broker ended {times} times before the workers were ready: {why}")
+
+    def _not_started(self, failure: Failure) -> None:
+        failure.trap(NotReady)
+        self._give_up(failure.getErrorMessage())
+
+    def _give_up(self, why: str) -> None:
+        if self._ending.fail():
+            _say_why_not(why)
 
     def stopService(self) -> "Deferred[None]":
         """Stop: no new connections, clients closed, log written, broker last."""
@@ -148,7 +178,7 @@ class Daemon(Service):
     def _hung_up(self) -> None:
         """Reload; but stop where it was our terminal that went: twistd would end without stopping anything."""
         if self._terminal and not os.isatty(0):
-            self._reactor.stop()
+            self._ending.stop()
         elif self._reloading:
             self._reload_again = True
         elif self._fleet is not None and not self._stopping:
@@ -167,6 +197,7 @@ class Daemon(Service):
         self._reporter.reloading()
         try:
             config = self._changed(self._reread())
+            check_log(config.chat_log)
             ports = self._coming = Ports(config.listen, config.workers, config.accept_backlog)
             ports.bind(self._ports)
         except BadValue as error:
@@ -262,6 +293,10 @@ class Daemon(Service):
             files=self._files or "any number of",
         )
         self._reporter.ready()
+
+
+def _say_why_not(why: str) -> None:
+    log.critical("chatd cannot start: {why}", why=why, always=True)
 
 
 def _counted(count: int, one: str, several: str = "") -> str:

@@ -22,7 +22,7 @@ from chatd.exposition import Folder
 from chatd.headcount import Headcount
 from chatd.lifeline import DRAIN, LISTEN, Assignment, Log
 from chatd.metrics import WORKER_RESTARTS
-from chatd.parent.child import Backoff
+from chatd.parent.child import Backoff, spawn
 from chatd.parent.ports import Ports, inheritance
 from chatd.parent.worker import Worker
 
@@ -61,7 +61,10 @@ class Generation:
         self.workers: dict[int, Worker] = {}
         """Those that run, by number."""
         self.ready: Deferred[None] = Deferred()
-        """Fires when all have been ready for the first time; fails with NotReady where it was to take over."""
+        """Fires when all have been ready for the first time.
+
+        Fails with NotReady if one of them ends before that: once if it was to take over, or ``start_tries`` times.
+        """
         self._reactor = reactor
         self._ports = ports
         self._brokers = brokers
@@ -159,9 +162,7 @@ class Generation:
         if self._metrics is not None:
             worker.metrics = self._metrics.take()
         try:
-            self._reactor.spawnProcess(
-                worker, COMMAND[0], COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors}
-            )
+            spawn(self._reactor, worker, COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors})
         except OSError:  # no process to be had: as if it had ended at once
             worker.processEnded(Failure())
             return
@@ -209,8 +210,14 @@ class Generation:
         self.ready.errback(NotReady(why))
 
     def _replace(self, worker: Worker) -> None:
+        """Start another one after a while; but give up a start in which one ends again and again."""
         WORKER_RESTARTS.value += 1
-        wait = self._backoffs[worker.number].wait(self._reactor.seconds() - worker.started)
+        backoff = self._backoffs[worker.number]
+        wait = backoff.wait(self._reactor.seconds() - worker.started if worker.pulse is not None else 0.0)
+        if not self.ready.called and backoff.failures >= self.config.start_tries:
+            why = f"worker {worker.number} ended {backoff.failures} times before all were ready: {worker.reason}"
+            self._fail(why)
+            return
         log.error(
             "{name} is gone: {reason}; its replacement comes in {wait:g} s",
             name=worker.name,

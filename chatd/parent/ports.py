@@ -292,7 +292,7 @@ class Ports:
             for one in set(each.sockets) - needed:
                 one.close()
             if each.path and not needed.issuperset(each.sockets):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # it was removed; or made by root, and we run as another user
                     os.unlink(each.path)
 
     def unused(self) -> list[str]:

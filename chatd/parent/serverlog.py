@@ -32,6 +32,9 @@ from chatd.config import Config
 from chatd.logfields import fields_of
 from chatd.parent.repetition import Repetition
 
+DAEMON_UMASK = 0o77
+"""The umask that twistd gives a daemon, unless it is told another."""
+
 
 def as_json(event: LogEvent) -> str:
     """Give an event as an object in one line, newline included; all of it is ASCII."""
@@ -132,8 +135,19 @@ class ServerLog:
         return FileLogObserver(file, self._line)
 
     def _log_file(self, path: str) -> Any:
-        """Open a file that SIGUSR1 rotates, unless something else is to happen then."""
-        file = LogFile.fromFullPath(path)
+        """Open a file that SIGUSR1 rotates, unless something else is to happen then.
+
+        It is made with the mode that twistd's umask gives, which a daemon has only later.
+        """
+        mask = self._options.get("umask")
+        if mask is None:
+            mask = 0 if self._options.get("nodaemon") else DAEMON_UMASK
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666 & ~mask))
+            file = LogFile.fromFullPath(path)
+        except OSError as error:
+            why = error.strerror or error
+            sys.exit(f"twistd chatd: the server's log {path} cannot be written: {why}; name another: twistd --logfile")
         if not signal.getsignal(signal.SIGUSR1):  # SIG_DFL is 0
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(file.rotate))
         return file

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from twisted.python.failure import Failure
 from chatd.config import BadValue, Config, size
 from chatd.metrics import BROKER_RESTARTS
 from chatd.parent import tether
-from chatd.parent.child import Backoff, why_ended
+from chatd.parent.child import Backoff, spawn, why_ended
 from chatd.parent.memory import available_memory
 from chatd.parent.ports import remove_stale
 from chatd.parent.state import State
@@ -72,11 +73,14 @@ def find_server() -> str:
 class Valkey:
     """The private broker's process, from ``start`` to ``stop``."""
 
-    def __init__(self, reactor: Any, program: str, config: Config) -> None:
-        """Take the server program, as ``find_server`` gives it."""
+    def __init__(
+        self, reactor: Any, program: str, config: Config, ended: Callable[[int, str], None] = lambda times, why: None
+    ) -> None:
+        """Take the server program, as ``find_server`` gives it; whom to tell how often it ended by itself, and why."""
         self._reactor = reactor
         self._program = program
         self._config = config
+        self._tell = ended
         self._backoff = Backoff(config)
         self._state = State(config.state, config.state_lock_seconds) if config.state else None
         self._folder = ""
@@ -112,7 +116,11 @@ class Valkey:
     def _make_folder(self, place: str | None = None) -> None:
         """Make a temporary folder, and lock it while this process lives: its pid may be that of another one later."""
         self._unlock_folder()
-        self._folder = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=place)
+        try:
+            made = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=place)
+        except OSError as error:
+            raise BadValue(f"no temporary folder can be made: {error.strerror}; name one in TMPDIR") from error
+        self._folder = os.path.abspath(made)
         self._folder_lock = os.open(self._folder, os.O_RDONLY)
         fcntl.flock(self._folder_lock, fcntl.LOCK_EX)
 
@@ -143,11 +151,10 @@ class Valkey:
             return
         BROKER_RESTARTS.value += 1
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
-        why = why_ended(reason)
-        if last_words and not why.startswith("killed"):  # who is killed says nothing of it
-            why = f"{why}: {last_words}"
+        why = why_ended(reason, last_words)
         log.error("the private broker is gone: {why}; the next one starts in {wait:g} s", wait=wait, why=why)
         self._restart = self._reactor.callLater(wait, self._spawn)
+        self._tell(self._backoff.failures, why)
 
     def _spawn(self) -> None:
         self._started = self._reactor.seconds()
@@ -156,9 +163,7 @@ class Valkey:
         if self._state is not None:
             descriptors[LOCK_DESCRIPTOR] = self._state.lock
         try:  # given a path=, Twisted would fork, which may hang in a process that has threads; --dir says where
-            self._process = self._reactor.spawnProcess(
-                _Output(self), command[0], command, env=os.environ, childFDs=descriptors
-            )
+            self._process = spawn(self._reactor, _Output(self), command, env=os.environ, childFDs=descriptors)
         except OSError:  # no process to be had: as if it had ended at once
             self.ended(Failure(), "")
             return

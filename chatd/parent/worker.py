@@ -53,6 +53,7 @@ class Worker(ProcessProtocol):
         self._said_something = said
         self._line_bytes = line_bytes
         self._said = {1: b"", 2: b""}
+        self._last_error = ""
 
     @property
     def name(self) -> str:
@@ -84,16 +85,17 @@ class Worker(ProcessProtocol):
                 with log.failuresHandled("a report of worker {number} was not handled", number=self.number):
                     self._heard(line)  # Twisted closes the pipe if this raises
             elif line:
+                self._last_error = line.decode("utf-8", "replace")
                 log.error(
                     "worker {worker}: {line}",
                     worker=self.number,
-                    line=line.decode("utf-8", "replace"),
+                    line=self._last_error,
                     always=True,  # it is a line of a traceback
                 )
 
     def processEnded(self, reason: Failure) -> None:
         """Tell that it is gone, and why."""
-        self.reason = why_ended(reason)
+        self.reason = why_ended(reason, self._last_error)
         self.ready = False
         if not self.held.called:
             self.held.callback(None)
@@ -116,4 +118,6 @@ class Worker(ProcessProtocol):
             case Pulse():
                 self.pulse, self.silent_ticks = report, 0
             case Log():
+                if report.level in ("error", "critical"):
+                    self._last_error = report.text.strip().rpartition("\n")[2]
                 self._said_something(self, report)

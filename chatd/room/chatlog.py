@@ -11,7 +11,6 @@ a file that was renamed while the lock was held (``parent/rotation``).
 import errno
 import os
 import re
-import stat
 import time as clock
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
+from chatd.logfile import is_regular, open_log
 from chatd.loglock import LogLock
 from chatd.metrics import LOG_WRITE_SECONDS
 from chatd.room.logline import Entry, message_lines, message_objects, outcome_lines, outcome_objects
@@ -151,7 +151,7 @@ class ChatLog:
         return "".join(lines).encode()
 
     def _write(self, data: bytes) -> None:
-        if not self._regular:  # /dev/stderr, /dev/null, a named pipe: nothing to lock, nothing to take back
+        if not self._regular:  # /dev/null: nothing to lock, nothing to take back
             self._write_whole(data)
             return
         self._lock_the_one_in_place()
@@ -247,9 +247,8 @@ class ChatLog:
 
     def _open(self) -> None:
         self._close_file()
-        os.makedirs(self._folder, exist_ok=True)
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        self._file = open_log(self._path)
+        self._regular = is_regular(self._file)
         self._new = self._synced and self._regular
 
     def _probe(self) -> None:

@@ -60,9 +60,10 @@ class Fixture:
 
 
 @pytest.fixture(autouse=True)
-def _of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run as any user: root is warned."""
+def _of_a_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Run as any user, for root is warned; where a chat log may be made."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.chdir(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture

@@ -196,7 +196,10 @@ def test_a_replacement_is_told_where_the_broker_is_by_then(of: Fixture) -> None:
 def test_the_wait_doubles_from_a_tenth_of_a_second_to_thirty_while_a_worker_keeps_ending(
     of: Fixture, said: Said
 ) -> None:
-    of.start()[0].end(exit_code=1)
+    for each in of.start():
+        each.say(encode(Ready()))
+    of.processes[0].end(exit_code=1)
+    said.events.clear()
     waits = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
     for count, wait in enumerate(waits, 2):
         of.reactor.advance(wait * 0.99)
@@ -204,7 +207,7 @@ def test_the_wait_doubles_from_a_tenth_of_a_second_to_thirty_while_a_worker_keep
         of.reactor.advance(wait * 0.011)
         assert len(of.processes) == count + 1
         of.processes[-1].end(exit_code=1)
-    assert [event["wait"] for event in said.events] == [*waits, 30.0]
+    assert [event["wait"] for event in said.events] == [*waits[1:], 30.0]
 
 
 def test_a_minute_of_health_makes_the_wait_short_again(of: Fixture) -> None:
@@ -212,6 +215,7 @@ def test_a_minute_of_health_makes_the_wait_short_again(of: Fixture) -> None:
     of.reactor.advance(0.1)
     of.processes[-1].end(exit_code=1)
     of.reactor.advance(0.2)
+    of.processes[-1].say(encode(Pulse()))
     of.reactor.advance(60.0)
     of.processes[-1].end(exit_code=1)
     of.reactor.advance(0.1)
@@ -240,6 +244,51 @@ def test_the_log_says_why_a_worker_is_gone(of: Fixture, said: Said, end: dict[st
     first, _ = of.start()
     first.end(**end)
     assert said.lines == [f"error: worker 1 (pid {first.pid}) is gone: {reason}; its replacement comes in 0.1 s"]
+
+
+def last_words(process: FakeProcess, descriptor: int) -> None:
+    if descriptor == 1:
+        process.say(encode(Log("error", "it failed\nTraceback\nValueError: no")))
+    else:
+        process.say(b"Traceback\nValueError: no\n", 2)
+
+
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_a_worker_that_ends_says_its_own_error_unless_it_was_killed(of: Fixture, said: Said, descriptor: int) -> None:
+    first, second = of.start()
+    for each, signalled in ((first, None), (second, signal.SIGKILL)):
+        last_words(each, descriptor)
+        each.end(exit_code=1, signal=signalled)
+    gone = [line.split(": ", 1)[1] for line in said.lines if " is gone: " in line]
+    wait = "its replacement comes in 0.1 s"
+    assert gone == [
+        f"worker 1 (pid {first.pid}) is gone: exit status 1: ValueError: no; {wait}",
+        f"worker 2 (pid {second.pid}) is gone: killed by SIGKILL; {wait}",
+    ]
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_worker_that_ends_again_and_again_before_all_are_ready_ends_the_start(of: Fixture, silent: bool) -> None:
+    over: list[str] = []
+    of.start()
+    of.fleet.all_ready.addErrback(lambda failure: over.append(failure.getErrorMessage()))
+    for _ in range(CONFIG.start_tries):
+        assert over == []
+        worker = of.processes[-1]
+        if silent:  # it was not heard of for too long
+            of.reactor.advance(CONFIG.restart_healthy_seconds)
+        worker.end(exit_code=1)
+        of.reactor.advance(CONFIG.restart_most_seconds)
+    assert over == ["worker 2 ended 5 times before all were ready: exit status 1"]
+
+
+def test_a_worker_that_ends_again_and_again_later_is_replaced(of: Fixture) -> None:
+    for each in of.start():
+        each.say(encode(Ready()))
+    for _ in range(2 * CONFIG.start_tries):
+        of.processes[-1].end(exit_code=1)
+        of.reactor.advance(CONFIG.restart_most_seconds)
+    assert len(of.processes) == 2 + 2 * CONFIG.start_tries
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> None:

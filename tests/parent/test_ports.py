@@ -301,6 +301,20 @@ def test_a_unix_socket_is_removed_at_close_wherever_we_are_by_then(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_unix_socket_that_may_not_be_removed_is_no_trouble_at_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    these = Ports([f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these.bind()
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    these.close()
+    assert these.bound == []
+
+
 def test_a_unix_socket_that_somebody_removed_is_no_trouble_at_close(tmp_path: Path) -> None:
     these = Ports([f"unix:{tmp_path}/chat.sock"], 2, 16)
     these.bind()

@@ -190,3 +190,37 @@ def test_what_repeats_is_said_when_it_is_looked(monkeypatch: pytest.MonkeyPatch)
         "it is so",
         "it is so (4 more in 60 s)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"),
+    [
+        ({}, 0o600),
+        ({"umask": 0o27}, 0o640),
+        ({"nodaemon": True}, 0o644),
+    ],
+)
+def test_a_daemons_log_is_made_with_the_umask_that_twistd_gives_it(
+    tmp_path: Path, options: dict[str, Any], mode: int
+) -> None:
+    before = os.umask(0o22)
+    try:
+        opened({"logfile": str(tmp_path / "twistd.log"), **options})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "twistd.log").stat().st_mode & 0o777 == mode
+
+
+def test_the_mode_of_a_log_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "twistd.log"
+    path.touch(mode=0o664)
+    path.chmod(0o664)
+    opened({"logfile": str(path)})
+    assert path.stat().st_mode & 0o777 == 0o664
+
+
+def test_a_log_that_cannot_be_written_ends_it_with_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        opened({"logfile": str(tmp_path)})
+    why = "Is a directory; name another: twistd --logfile"
+    assert caught.value.code == f"twistd chatd: the server's log {tmp_path} cannot be written: {why}"

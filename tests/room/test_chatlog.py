@@ -799,30 +799,17 @@ def test_a_device_that_takes_everything_can_be_the_log() -> None:
     assert file.said == []
 
 
-def test_a_device_that_takes_nothing_refuses() -> None:
-    file = File(Path("/dev/full"))
-    with pytest.raises(OSError, match="No space left"):
-        file.write("one")
-    file.log.close()
-
-
-def test_a_device_that_takes_nothing_is_said_once_however_often_it_is_checked() -> None:
-    file = File(Path("/dev/full"))
-    for _ in range(3):
-        with pytest.raises(OSError, match="No space left"):
-            file.write("one")
-        file.log.check()
-    file.log.close()
-    assert [level for level, _ in file.said] == ["error"]
-
-
-def test_a_pipe_gets_whole_lines(tmp_path: Path) -> None:
-    path = tmp_path / "pipe"
+def test_what_is_no_file_on_a_disk_refuses_at_once_and_says_so_once(tmp_path: Path) -> None:
+    path = tmp_path / "chat.log"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    file = File(path)
-    file.write("one", "two")
-    file.log.check()
-    file.log.close()
-    assert os.read(reader, 65536).decode() == line("one") + line("two")
+    for each in (path, Path("/dev/full"), Path("/dev/tty")):
+        file = File(each)
+        for _ in range(3):
+            with pytest.raises(OSError, match=r"no file on a disk|No such device"):
+                file.write("one")
+            file.log.check()
+        file.log.close()
+        assert [level for level, _ in file.said] == ["error"]
+    assert os.read(reader, 1) == b""
     os.close(reader)
