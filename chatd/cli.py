@@ -1,6 +1,7 @@
 """The command ``chatd``, for what is done beside the server: verify logs, mint tokens. The server: ``twistd chatd``."""
 
 import argparse
+import io
 import json
 import os
 import re
@@ -67,6 +68,9 @@ STATUS = "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; give the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale may have no letter of a room's name
+            stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         print(f"chatd: {_no_command(words[0])}", file=sys.stderr)

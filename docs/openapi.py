@@ -208,4 +208,4 @@ def description() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(json.dumps(description(), indent=2) + "\n")
+    PAGE.write_text(json.dumps(description(), indent=2) + "\n", "utf-8")

@@ -8,4 +8,4 @@ from chatd.wire.schema import schema
 PAGE = Path(__file__).with_name("chatd.v1.schema.json")
 
 if __name__ == "__main__":
-    PAGE.write_text(json.dumps(schema(), indent=2) + "\n")
+    PAGE.write_text(json.dumps(schema(), indent=2) + "\n", "utf-8")

@@ -271,7 +271,7 @@ def main(check: bool) -> int:
     differences = 0
     for name in PAGES:
         page = ROOT / name
-        text = page.read_text()
+        text = page.read_text("utf-8")
         fresh = BLOCK.sub(lambda block: block[1] + shown[block[2]].rstrip() + "\n" + block[4], text)
         if check:
             old, new = masked(text).splitlines(), masked(fresh).splitlines()
@@ -279,7 +279,7 @@ def main(check: bool) -> int:
                 differences += 1
                 print(line)
         else:
-            page.write_text(fresh)
+            page.write_text(fresh, "utf-8")
     return 1 if differences else 0
 
 

@@ -107,6 +107,25 @@ def imports(source: str, module: str, is_package: bool) -> tuple[Import, ...]:
     return tuple(found)
 
 
+TEXT = {"open": 1, "read_text": 0, "write_text": 1}
+"""Where text is read or written: by which argument of the call one sees that it says what bytes mean."""
+
+
+@cache
+def locale_bound(source: str) -> tuple[int, ...]:
+    """List the lines that read or write text in the encoding of the locale."""
+    found: list[int] = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+        if name not in TEXT or (name == "open") != isinstance(call.func, ast.Name):
+            continue
+        telling = call.args[TEXT[name] :][:1]
+        binary = name == "open" and any(isinstance(each, ast.Constant) and "b" in str(each.value) for each in telling)
+        named = (telling and name != "open") or any(each.arg == "encoding" for each in call.keywords)
+        found += [] if binary or named else [call.lineno]
+    return tuple(found)
+
+
 def module_of(path: str) -> str:
     """Name the module in a file: ``room/bus.py`` is chatd.room.bus, ``room/__init__.py`` chatd.room."""
     parts = path.removesuffix(".py").split("/")
@@ -182,6 +201,9 @@ class House:
                 yield f"{module}:{each.line} imports the reactor as soon as it is imported"
             if place(module) in ("wire", "gate") and library in IMPURE:
                 yield f"{module}:{each.line} imports {library}, but {place(module)}/ knows neither sockets nor clocks"
+
+        for line in locale_bound(self.sources[self.paths[module]]):
+            yield f"{module}:{line} reads or writes text in the encoding of whatever locale it runs in"
 
     def _cycles(self) -> Iterator[str]:
         """Take away, again and again, what imports nothing that is left; what stays goes round."""
@@ -285,6 +307,9 @@ def test_the_map_is_read_in_its_order() -> None:
         ("worker.py", "import chatd.cli", "imports chatd.cli, which stands below it"),
         ("tap.py", "from benchmarks.rows import ROWS", "imports benchmarks, which is not installed with chatd"),
         ("tap.py", "def late():\n    import tests.fakes", "imports tests, which is not installed with chatd"),
+        ("door.py", "Path('x').read_text()", "reads or writes text in the encoding of whatever locale"),
+        ("door.py", "Path('x').write_text('y')", "reads or writes text in the encoding of whatever locale"),
+        ("door.py", "open('x', 'w')", "reads or writes text in the encoding of whatever locale"),
         ("extra.py", "", "chatd.extra does not stand in the map"),
         ("room/extra.py", "", "chatd.room.extra does not stand in the map"),
     ],

@@ -18,7 +18,7 @@ def available_memory(root: Path = Path("/")) -> int:
 def _limits(root: Path) -> Iterator[int]:
     for file in _limit_files(root):
         try:
-            text = file.read_text().strip()
+            text = file.read_text("ascii").strip()
         except OSError:  # a group of another namespace, or the topmost one
             continue
         if text.isdecimal() and int(text) > 0:  # else it is "max"
@@ -27,7 +27,7 @@ def _limits(root: Path) -> Iterator[int]:
 
 def _limit_files(root: Path) -> Iterator[Path]:
     try:
-        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+        lines = Path(root, "proc/self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return
     for line in lines:

@@ -8,6 +8,7 @@ In JSON a line is one object: ``time`` (RFC 3339, UTC), ``level``, ``namespace``
 parent), ``text``, and ``fields``: numbers and reasons (``chatd.logfields``), never what clients say.
 """
 
+import io
 import json
 import os
 import signal
@@ -99,6 +100,8 @@ class ServerLog:
         elif file == "-" or (options.get("nodaemon") and not file):
             if not options.get("nodaemon"):
                 sys.exit("twistd chatd: a daemon cannot log to stdout")
+            if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may have no letter of a room's name
+                sys.stdout.reconfigure(errors="backslashreplace")
             self._write = self._stream(sys.stdout)
         else:
             self._with_time = True

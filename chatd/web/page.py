@@ -83,7 +83,7 @@ class Page:
     def __init__(self) -> None:
         """Read the files."""
         folder = files("chatd.web").joinpath("page")
-        html = folder.joinpath("index.html").read_text()
+        html = folder.joinpath("index.html").read_text("utf-8")
         self._assets: dict[str, _File] = {}
         for name in _ASSETS:
             data = folder.joinpath(name).read_bytes()

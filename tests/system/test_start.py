@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
+CHATD_TOOL = str(Path(TWISTD).with_name("chatd"))
 CHATD = (TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", *LISTEN)
 
 
@@ -125,6 +127,33 @@ def test_a_chat_log_that_cannot_be_written_refuses_a_reload(tmp_path: Path) -> N
         )
         daemon.say("", "still here")
         assert daemon.texts() == ["still here"]
+
+
+# Locales
+
+
+def test_it_starts_and_serves_its_page_where_the_locale_is_not_utf_8(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with Daemon(tmp_path, workers=1, env=ascii_only) as daemon:
+        with urlopen(Request(daemon.url("ops", "http"), headers={"Accept": "text/html"}), timeout=20) as page:
+            assert "Connecting …" in page.read().decode()
+        daemon.say("caf\u00e9", "h\u00e9")
+        (tmp_path / "logs" / "chat.log").write_bytes(b"")
+        verify = [CHATD_TOOL, "verify", "--redis", f"unix://{broker(daemon)}"]
+        done = subprocess.run(
+            verify, cwd=tmp_path, env={**os.environ, **ascii_only}, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "missing" in done.stdout
+        assert "caf\\xe9" in done.stdout
+
+
+def broker(daemon: Daemon) -> str:
+    """Give the path of a daemon's private broker."""
+    command = Path(f"/proc/{daemon.broker_pid()}/cmdline").read_text("utf-8")
+    found = re.search(r"unixsocket:([^\s\0]+)", command)
+    assert found is not None, command
+    return found[1]
 
 
 # Signals
