@@ -18,8 +18,9 @@ AT_ONCE ?= 3
 
 .PHONY: run test bench soak lint types audit lock clean
 
+# A Ctrl-C is how it ends: make, which gets it as well, is not to call that an error (130).
 run: $(VENV)/run.stamp
-	@$(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS)
+	@trap : INT; $(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS) || { code=$$?; test $$code -eq 130 || exit $$code; }
 
 # Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
 # daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
