@@ -200,21 +200,8 @@ class Worker:
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
         self._watched: list[Watched] = []
-        guard = None
-        if config.auth_key:
-            guard = Guard(
-                config.auth_key,
-                config.auth_issuer,
-                config.auth_audience,
-                config.revoked,
-                require=config.auth_require,
-            )
-            self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
-            if config.revoked:
-                read = partial(self._read_tokens, guard.revoked)
-                self._watched.append(Watched([config.revoked], read, config.watch_looks))
         most = most_connections(config, raise_limit())
-        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=guard, most=most)
+        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=self._guard(), most=most)
         if config.ban_list:
             self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
@@ -238,6 +225,20 @@ class Worker:
         self._stopping = False
         self._began = reactor.seconds()
         self.exit_status = 0
+
+    def _guard(self) -> Guard | None:
+        """Make what reads tokens, if there are keys for them, and watch the files that it is made from."""
+        config = self._config
+        if not config.auth_key:
+            return None
+        guard = Guard(
+            config.auth_key, config.auth_issuer, config.auth_audience, config.revoked, require=config.auth_require
+        )
+        self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
+        if config.revoked:
+            read = partial(self._read_tokens, guard.revoked)
+            self._watched.append(Watched([config.revoked], read, config.watch_looks))
+        return guard
 
     def start(self) -> None:
         """Begin to talk to the parent and the broker."""
