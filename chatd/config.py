@@ -727,6 +727,8 @@ class Config:
     left_bytes: int = 16_777_216
     """Text of clients that left and that waits for a broker, on a worker; a message counts ``message_overhead_bytes``
     beside its text."""
+    refused_origins_told: int = 20
+    """Origins of refused pages that a worker logs, each of them once."""
     token_warning_seconds: float = 60.0
     """How long before a token runs out its bearer is told."""
     watch_seconds: float = 1.0

@@ -32,7 +32,9 @@ def fields_of(event: LogEvent) -> dict[str, Field]:
 
 
 def kind_of(event: LogEvent) -> str:
-    """Say what an event tells, without how often or about what: its format, and the kind of failure where it is one."""
+    """Return what makes events the same: their ``kind`` if they name one, else their format and the kind of failure."""
+    if kind := event.get("kind"):
+        return str(kind)
     failure = event.get("log_failure")
     of = f" ({failure.type.__name__})" if failure is not None else ""
     return f"{event.get('log_namespace', '')}: {str(event.get('log_format') or '')[:LONGEST]}{of}"

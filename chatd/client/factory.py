@@ -80,7 +80,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.turns = Turns(reactor, config.slice_rest)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
-        self.origins = Origins(config.origin)
+        self.origins = Origins(config.origin, _log_refused_page, config.refused_origins_told)
         """Whose pages may talk to this worker."""
         self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
         """What this worker is called."""
@@ -249,6 +249,11 @@ class ConnectionFactory(WebSocketServerFactory):
             emptied, self._emptied = self._emptied, None
             self.slow.say()  # the end of the worker would be sooner
             emptied.callback(None)
+
+
+def _log_refused_page(page: str, option: str) -> None:
+    text = "{page} may not talk to this server; to let it in, give --origin {option}"
+    log.warn(text, page=page, option=option, kind=f"refused: {page}")
 
 
 def _limited(options: dict[str, Any], config: Config, longest: int) -> type[Connection]:

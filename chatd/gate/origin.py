@@ -10,6 +10,7 @@ name it sends neither header, so such a browser can not follow a room under a na
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 
@@ -44,12 +45,20 @@ class _Page:
 class Origins:
     """The rule, for all who come."""
 
-    def __init__(self, allowed: tuple[str, ...]) -> None:
+    def __init__(
+        self, allowed: tuple[str, ...], tell: Callable[[str, str], None] = lambda page, option: None, most: int = 0
+    ) -> None:
         """Take what may come beside our own pages.
 
         ``https://chat.example.org`` with or without a port, ``https://*.example.org`` for all below a domain, ``*``
         for all. Raises BadValue.
+
+        Tell is called for each refused origin, once and for so many at most, with the page and the value of --origin
+        that would allow it: a browser tells its page no reason, so the operator has to hear it.
         """
+        self._tell = tell
+        self._most_told = most
+        self._told: set[str] = set()
         self._all = ALL in allowed
         self._exact: set[_Page] = set()
         self._below: set[_Page] = set()
@@ -75,10 +84,17 @@ class Origins:
         if _is_ours(page, host) or self._allows(origin, page):
             return
         if origin == "null":
+            self._tell_once("a page without an origin (opened from a file, or in a sandbox)", f"'{ALL}'")
             raise forbidden("a page without an origin of its own may not talk to this server")
         if page is None:
             raise forbidden("Origin must be like https://chat.example.org")
+        self._tell_once(f"a page from {origin}", origin)
         raise forbidden(f"a page from {origin} may not talk to this server")
+
+    def _tell_once(self, page: str, option: str) -> None:
+        if page not in self._told and len(self._told) < self._most_told:
+            self._told.add(page)
+            self._tell(page, option)
 
     def allows_elsewhere(self, origin: str | None, host: str | None) -> bool:
         """Whether a page of another origin sends it, which is allowed to: the browser wants to hear so (CORS)."""

@@ -41,7 +41,7 @@ class Repetition:
     def __call__(self, event: LogEvent) -> None:
         """Pass an event on, or count it."""
         trouble, over = event.get("trouble", ""), event.get("over", False)
-        name = trouble or event.get("kind") or kind_of(event)
+        name = trouble or kind_of(event)
         kind = self._kinds.get(name)
         if over and kind is not None and kind.times:
             kind.event = event

@@ -44,6 +44,35 @@ def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> boo
     return lets(lambda: origins.check(head(origin=origin, host=host)))
 
 
+# What is told
+
+
+@pytest.mark.parametrize(
+    ("origin", "options"),
+    [
+        ("http://localhost:8000", ["http://localhost:8000"]),
+        ("null", ["'*'"]),
+        ("nonsense\x1b", []),  # no browser, and nothing that could be allowed
+        ("https://friend.example", []),
+    ],
+)
+def test_a_refused_origin_is_told_once_with_the_option_that_allows_it(origin: str, options: list[str]) -> None:
+    told: list[str] = []
+    origins = Origins(("https://friend.example",), lambda page, option: told.append(option), most=2)
+    for _ in range(3):
+        passes(origins, origin)
+    assert told == options
+    assert all(passes(Origins((option.strip("'"),)), origin) for option in told)
+
+
+def test_no_more_refused_origins_are_told_than_that() -> None:
+    told: list[str] = []
+    origins = Origins((), lambda page, option: told.append(option), most=2)
+    for number in range(9):
+        assert not passes(origins, f"https://{number}.example")
+    assert len(told) == 2
+
+
 # Programs, and our own pages
 
 

@@ -53,6 +53,14 @@ def test_any_other_page_is_told_why_not(daemon: Daemon, origin: str) -> None:
     assert refusal(daemon, origin) == (403, "forbidden", f"a page from {origin} may not talk to this server")
 
 
+def test_the_server_log_names_the_option_that_lets_a_refused_page_in(daemon: Daemon) -> None:
+    for number in range(20):  # on both workers
+        refusal(daemon, "http://new.example:8000")
+        refusal(daemon, f"http://{number % 2}.example")
+    daemon.wait_for(r"a page from http://new.example:8000 may not talk .* give --origin http://new.example:8000\n")
+    assert 1 <= daemon.log().count("http://new.example:8000 may not talk") <= len(daemon.worker_pids())
+
+
 def test_a_page_without_an_origin_of_its_own_is_refused(daemon: Daemon) -> None:
     assert refusal(daemon, "null")[:2] == (403, "forbidden")
 
