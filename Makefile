@@ -9,8 +9,30 @@ LOCKED := $(PIP) --require-hashes --requirement
 COMPILE := uv pip compile setup.cfg --quiet --universal --python-version 3.11 --generate-hashes \
   --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links $(LOCK)
 
-NEED_CC := .ci/need cc gcc "the load generator cannot be compiled" && \
-  .ci/need /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
+# Program, Debian package, and what can't be done without it.
+NEED_VENV := $(PYTHON):ensurepip python3-venv "a virtual environment cannot be made"
+NEED_CC := cc gcc "the load generator cannot be compiled" \
+  /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
+NEED_NODE := node nodejs "neither the JavaScript client nor the Node peer can run" \
+  npm npm "what they stand on cannot be installed"
+NEED_TEST := $(NEED_VENV) $(NEED_CC) $(NEED_NODE) \
+  git git "an upgrade cannot be tried" \
+  systemd-analyze systemd "the systemd unit cannot be checked" \
+  ip iproute2 "the network between two hosts cannot be cut" \
+  redis-check-rdb redis-tools "TLS to a broker cannot be tested" \
+  curl curl "the transcripts in the documentation cannot be printed" \
+  openssl openssl "the commands in the documentation cannot be tried" \
+  rlwrap rlwrap "the commands in the documentation cannot be tried" \
+  chromium chromium "the chat page cannot be tested" \
+  promtool prometheus "alerts and metrics cannot be checked" \
+  faketime faketime "the clock cannot be set" \
+  setpriv util-linux "what the container runs cannot be tried" \
+  logrotate logrotate "deploy/logrotate cannot be tested" \
+  nginx nginx "deploy/nginx.conf cannot be tested" \
+  haproxy haproxy "deploy/haproxy.cfg cannot be tested"
+
+# Where Debian has nginx, HAProxy and ip, which not every user's PATH has.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 SOAK ?= 3600
 FUZZ ?= 300
@@ -25,7 +47,7 @@ run: $(VENV)/run.stamp
 # Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
 # daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
 # environment says: hundreds of Pythons are started.
-test: lint types audit build/seed.stamp build/load
+test: build/packages.stamp lint types audit build/seed.stamp build/load
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
@@ -60,7 +82,7 @@ lock: $(VENV)/test.stamp
 $(VENV)/made.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "chatd needs Python 3.11 or newer, and $(PYTHON) is older: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@.ci/need $(PYTHON):ensurepip python3-venv "a virtual environment cannot be made"
+	@.ci/need $(NEED_VENV)
 	@echo "making $(VENV), once"
 	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
@@ -72,21 +94,15 @@ $(VENV)/run.stamp: $(VENV)/made.stamp setup.cfg pyproject.toml requirements/run.
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt | build/packages.stamp
 	@echo "installing what the tests need into $(VENV), once"
 	@$(LOCKED) requirements/test.txt
-	@.ci/need systemd-analyze systemd "the systemd unit cannot be checked"
-	@.ci/need ip iproute2 "the network between two hosts cannot be cut"
-	@.ci/need redis-check-rdb redis-tools "TLS to a broker cannot be tested"
-	@.ci/need curl curl "the transcripts in the documentation cannot be printed"
-	@.ci/need chromium chromium "the chat page cannot be tested"
-	@.ci/need promtool prometheus "alerts and metrics cannot be checked"
-	@.ci/need faketime faketime "the clock cannot be set"
-	@.ci/need setpriv util-linux "what the container runs cannot be tried"
-	@.ci/need logrotate logrotate "deploy/logrotate cannot be tested"
-	@.ci/need nginx nginx "deploy/nginx.conf cannot be tested"
-	@.ci/need haproxy haproxy "deploy/haproxy.cfg cannot be tested"
-	@$(NEED_CC)
+	@touch $@
+
+# Debian packages that the tests need, all at once.
+build/packages.stamp: Makefile
+	@.ci/need $(NEED_TEST)
+	@mkdir -p $(@D)
 	@touch $@
 
 # The load generator, and the Node peer with what it is built from (the tests take its WebSockets, for a Node that has
@@ -96,8 +112,7 @@ build/load: benchmarks/load.c
 	@$(CC) -std=c11 -O2 -Wall -Wextra -Werror -o $@ $< -lm
 
 build/seed.stamp: $(wildcard benchmarks/peers/seed/*)
-	@.ci/need node nodejs "neither the JavaScript client nor the Node peer can run"
-	@.ci/need npm npm "what they stand on cannot be installed"
+	@.ci/need $(NEED_NODE)
 	@mkdir -p build/seed
 	@cp benchmarks/peers/seed/* build/seed/
 	@cd build/seed && npm ci --omit=dev --no-audit --no-fund --loglevel=error
@@ -106,7 +121,7 @@ build/seed.stamp: $(wildcard benchmarks/peers/seed/*)
 $(VENV)/bench.stamp: $(VENV)/run.stamp requirements/bench.txt
 	@echo "installing what the benchmarks need, once"
 	@$(LOCKED) requirements/bench.txt
-	@$(NEED_CC)
+	@.ci/need $(NEED_CC)
 	@.ci/need nginx nginx "Nchan is not measured" || true
 	@.ci/need /usr/lib/nginx/modules/ngx_nchan_module.so libnginx-mod-nchan "Nchan is not measured" || true
 	@.ci/need $(BIN)/python:socketify libuv1 "uWebSockets is not measured" || true
