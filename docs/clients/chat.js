@@ -24,17 +24,18 @@ class Chat {
   #timer;
   #told;
 
-  // Takes the URL of a room, further rooms, and whom to call: heard(message), lost(room, how many, or null), over(why).
-  constructor(url, { rooms = [], heard, lost = () => {}, over = () => {} }) {
+  // Takes the URL of a room, further rooms, and whom to call: heard(message), lost(room, how many, or null), over(why),
+  // connected(whether it is).
+  constructor(url, { rooms = [], heard, lost = () => {}, over = () => {}, connected = () => {} }) {
     // With one key all connections are one author, of whom an id is published once. With the echo our own messages
     // come in their order among the others, and what was heard last is a position.
     const where = new URL(url);
-    this.room = decodeURIComponent(where.pathname.slice(1)) || "lobby";
+    this.room = decode(where.pathname.slice(1)) || "lobby";
     where.searchParams.set("echo", "1");
     where.searchParams.set("resume", random());
     this.#url = where.href;
     for (const room of [this.room, ...rooms]) this.#positions.set(room, null);
-    this.#told = { heard, lost, over };
+    this.#told = { heard, lost, over, connected };
     this.#connect();
   }
 
@@ -72,6 +73,7 @@ class Chat {
 
   #comeBack(milliseconds = Math.random() * this.#pause) {
     this.#drop();
+    this.#told.connected(false);
     this.#pause = Math.min(2 * this.#pause, LONGEST_PAUSE);
     this.#after(milliseconds, () => this.#connect());
   }
@@ -100,6 +102,7 @@ class Chat {
     if (type === "welcome") {
       this.#pause = FIRST_PAUSE;
       this.#silence = event.ping_s * 1000;
+      this.#told.connected(true);
     } else if (type === "joined" && ref === JOIN) {
       this.#joined(event);
     } else if (type === "joined") {
@@ -160,6 +163,17 @@ class Chat {
       reject(new Error(message));
     }
   }
+}
+
+// As the server reads it: a percent sign that encodes nothing stands for itself.
+function decode(path) {
+  return path.replace(/(%[0-9a-f]{2})+/gi, (bytes) => {
+    try {
+      return decodeURIComponent(bytes);
+    } catch {
+      return bytes; // it is not UTF-8, and the server will refuse the room
+    }
+  });
 }
 
 function random() {

@@ -162,6 +162,16 @@ def test_it_tells_how_many_messages_are_lost(tmp_path: Path, terminals: list[Ter
     ]
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_percent_sign_that_encodes_nothing_stands_for_itself(
+    daemon: Daemon, terminals: list[Terminal], program: str
+) -> None:
+    terminal = Terminal(*PROGRAMS[program], daemon.url("100%zz%C3%A9"))
+    terminals.append(terminal)
+    terminal.type("hello")
+    until(lambda: "100%zzé -: hello" in terminal.lines(), "it to hear itself")
+
+
 @pytest.mark.parametrize("page", sorted(CLIENTS.glob("*.md")), ids=lambda page: page.stem)
 def test_a_page_shows_the_programs_as_they_are(page: Path) -> None:
     shown = re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```\n", page.read_text(), re.DOTALL)
