@@ -168,6 +168,12 @@ def test_the_example_for_haproxy_is_clean(proxies: Proxies) -> None:
     assert (said.returncode, said.stderr) == (0, "")  # and 2.6 says on stdout that it is valid, where 3.0 says nothing
 
 
+def test_haproxy_delays_no_line_on_a_bind_without_tls() -> None:
+    """The kernel would hold back each small write for 0.2 s; that is not for a test to time."""
+    [_, backend] = (DEPLOY / "haproxy.cfg").read_text().split("\nbackend chatd\n")
+    assert "    option http-no-delay\n" in backend.partition("\nfrontend")[0]
+
+
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
