@@ -32,10 +32,10 @@ _ARGUMENTS = (
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """Run the browser."""
+def chromium(path: str | None = None) -> Iterator[Browser]:
+    """Run the browser, or a program that runs it."""
     expect.set_options(timeout=PATIENCE)
-    path = shutil.which("chromium")
+    path = path or shutil.which("chromium")
     assert path, "Chromium is not installed: sudo apt install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(_ARGUMENTS))

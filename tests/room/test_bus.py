@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from chatd.room.places import Place
 from chatd.room.roster import Identity
 from chatd.verify.histories import read_histories
 from chatd.verify.ledger import Ledger
+from tests.blocks import block
 from tests.fakes import Comparing, Events, FakeBus
 from tests.room.listening import BusTestCase, Ears, messages
 from tests.room.server import Client, Server
@@ -792,8 +792,7 @@ class TestLeastRights(BusTestCase):
         self.server = Server()
         self.server.start()
         self.addCleanup(self.server.close)
-        text = (Path(__file__).parents[2] / "docs" / "install.md").read_text()
-        listed = re.search(r"^    ACL SETUSER chatd on >PASSWORD (resetkeys .+)$", text, re.MULTILINE)
+        listed = re.fullmatch(r"ACL SETUSER chatd on >PASSWORD (resetkeys .+)\n", block("acl").text)
         assert listed is not None
         only = listed[1].replace("chatd:", f"{self.prefix}:").split()
         self.server.ask("ACL", "SETUSER", "chat", "on", ">secret", *only)

@@ -48,6 +48,23 @@ class _Hosts:
         return ["nsenter", f"--target={host.pid}", *_AS_OTHERS, *keep, "--net"]
 
 
+class Loopback(_Hosts):
+    """A host that is on no network: every port of its loopback addresses is free, the well-known ones too."""
+
+    def _connect(self) -> None:
+        self.host = self._first_host()
+        """The words that run a command there."""
+        self.mend()
+
+    def cut(self) -> None:
+        """Lose whatever is sent from now on; nobody is told."""
+        _ip(self.host, "link set lo down")
+
+    def mend(self) -> None:
+        """Lose no more."""
+        _ip(self.host, "link set lo up")
+
+
 class Cable(_Hosts):
     """A cable between two hosts, ``here`` and ``there``, from ``with`` to the end of it.
 

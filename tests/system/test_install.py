@@ -1,6 +1,7 @@
 """What an installation is: the plugin found, whichever way it came; twistd from anywhere."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import sysconfig
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.sync.client import unix_connect
 
+from tests.blocks import block
 from tests.system.daemon import TWISTD, is_running
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +38,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def install(checkout: Path, venv: Path, *options: str) -> Path:
-    """Install chatd alone into a new environment that sees what this one has installed; give its Python."""
+def environment(venv: Path) -> Path:
+    """Make a new environment that sees what this one has installed; give its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     python = venv / "bin" / "python"
     site = venv / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def install(checkout: Path, venv: Path, *options: str) -> Path:
+    """Install chatd alone into a new environment; give its Python."""
+    python = environment(venv)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", str(python)]
     subprocess.run([*pip, "install", "--no-deps", *options, str(checkout)], check=True, cwd=checkout.parent)
     return python
@@ -108,6 +117,37 @@ def test_a_wheel_has_types_and_what_an_operator_copies(checkout: Path, tmp_path:
     assert "Found 1 error in 1 file" in said
 
 
+def test_an_upgrade_leaves_nothing_of_what_the_new_version_has_no_more(checkout: Path, tmp_path: Path) -> None:
+    upstream, source = tmp_path / "upstream", tmp_path / "src"
+    shutil.copytree(checkout, upstream, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+
+    def git(folder: Path, *words: str) -> None:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
+
+    git(tmp_path, "init", str(upstream))
+    git(upstream, "add", ".")
+    git(upstream, "commit", "-m", "a version")
+    git(tmp_path, "clone", str(upstream), str(source))
+    gone = source / "build" / "lib" / "chatd" / "gone.py"  # as setuptools left it when it built the version before
+    gone.parent.mkdir(parents=True)
+    gone.touch()
+    python = environment(tmp_path / "venv")
+    for name, command in (("pip", f"{sys.executable} -m pip --python {python}"), ("twistd", f"{python} {TWISTD}")):
+        program = python.parent / name
+        program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        program.chmod(0o755)
+
+    lines = [line for line in block("upgrade").text.splitlines() if not re.search("--require-hashes|systemctl", line)]
+    assert len(lines) == 4
+    text = "\n".join(lines).replace("/opt/chatd", str(tmp_path / "venv")).replace("/usr/local/src/chatd", str(source))
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(["bash", "-euc", text], check=True, cwd=tmp_path, env=variables)
+    [package] = (tmp_path / "venv" / "lib").glob("*/site-packages/chatd")
+    assert (package / "config.py").exists()
+    assert not (package / "gone.py").exists()
+
+
 def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:
     activate = shutil.which("systemd-socket-activate")
     assert activate, "systemd-socket-activate is missing; get it with: sudo apt install systemd"
@@ -117,7 +157,8 @@ def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
         try:
             until(path.exists, "the socket that systemd makes")
-            with unix_connect(str(path), compression=None) as one, unix_connect(str(path), compression=None) as other:
+            patience: dict[str, Any] = {"compression": None, "open_timeout": PATIENCE}  # it starts meanwhile
+            with unix_connect(str(path), **patience) as one, unix_connect(str(path), **patience) as other:
                 one.send("through systemd")
                 assert other.recv(20) == "through systemd"
         finally:
