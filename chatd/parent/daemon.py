@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -204,7 +204,8 @@ class Daemon(Service):
             self._not_reloaded(str(error))
             return
         try:
-            log.info("reloading: {workers}", workers=_counted(config.workers, "new worker starts", "new workers start"))
+            start = "new worker starts" if config.workers == 1 else "new workers start"
+            log.info(f"reloading: {{workers}} {start}", workers=config.workers)
             await fleet.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
@@ -263,10 +264,8 @@ class Daemon(Service):
         """Warn of ports on which other hosts need no token, once for the same ports."""
         before, self._open = self._open, [] if self._config.auth_key else self._ports.exposed()
         if self._open and self._open != before:
-            log.warn(
-                "anyone who can reach {ports} can read and write; see --auth-key",
-                ports=_named(self._open),
-            )
+            ports = " or ".join(map(str, self._open))
+            log.warn("anyone who can reach port {ports} can read and write; see --auth-key", ports=ports)
 
     def _warn_of_unused(self) -> None:
         """Warn of sockets to which clients can connect, though nobody will ever take the connections."""
@@ -274,11 +273,12 @@ class Daemon(Service):
             log.warn("systemd passed sockets that no --listen names: {sockets}", sockets=", ".join(unused))
 
     def _say_ready(self) -> None:
+        several = "worker" if self._config.workers == 1 else "workers"
         brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]
         log.info(
-            "chatd {version} is ready: {workers}, messages go through {broker}",
+            f"chatd {{version}} is ready: {{workers}} {several}, messages go through {{broker}}",
             version=chatd.__version__,
-            workers=_counted(self._config.workers, "worker"),
+            workers=self._config.workers,
             broker=" and ".join(brokers),
         )
         for hint in self._ports.hints(self._config.host):
@@ -297,11 +297,3 @@ class Daemon(Service):
 
 def _say_why_not(why: str) -> None:
     log.critical("chatd cannot start: {why}", why=why, always=True)
-
-
-def _counted(count: int, one: str, several: str = "") -> str:
-    return f"{count} {one if count == 1 else several or f'{one}s'}"
-
-
-def _named(ports: Sequence[int]) -> str:
-    return f"{'port' if len(ports) == 1 else 'ports'} {' and '.join(map(str, ports))}"
