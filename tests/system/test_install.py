@@ -8,15 +8,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from websockets.sync.client import unix_connect
 
 from tests.blocks import block
 from tests.system.daemon import TWISTD, is_running
-from tests.waiting import PATIENCE, until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,8 +157,8 @@ def test_sockets_passed_by_systemd_are_used(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as service:
         try:
             until(path.exists, "the socket that systemd makes")
-            patience: dict[str, Any] = {"compression": None, "open_timeout": PATIENCE}  # it starts meanwhile
-            with unix_connect(str(path), **patience) as one, unix_connect(str(path), **patience) as other:
+            patient = partial(unix_connect, str(path), compression=None, open_timeout=60)  # the first one starts it
+            with patient() as one, patient() as other:
                 one.send("through systemd")
                 assert other.recv(20) == "through systemd"
         finally:
