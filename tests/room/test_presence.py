@@ -330,7 +330,7 @@ class TestPresence(Watching):
         one.exit("ops", "s1", linger=False)
         await one.saved()
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
-        assert kinds <= {"room", "alive"}
+        assert kinds <= {"room", "alive", "probe"}
 
     async def test_all_connections_of_a_subject_have_one_nick_and_nobody_else_gets_it(self) -> None:
         one, _, two, ears = await self.two()
@@ -439,7 +439,7 @@ class TestPresence(Watching):
         one.exit("ops", "s1", linger=False)
         await one.saved()
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
-        assert kinds <= {"room", "alive"}
+        assert kinds <= {"room", "alive", "probe"}
 
     # Who speaks without being there
 
@@ -473,7 +473,7 @@ class TestPresence(Watching):
         await one.saved()
         assert "dev" not in one._presence._rooms
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
-        assert kinds <= {"room", "alive"}
+        assert kinds <= {"room", "alive", "probe"}
 
     # A nick that a client has lost to its own last connection
 
@@ -801,7 +801,7 @@ class TestPresence(Watching):
         one.exit("ops", "s1", linger=False)
         await one.saved()
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
-        assert kinds <= {"room", "alive"}
+        assert kinds <= {"room", "alive", "probe"}
 
 
 class TestOutages(Watching):
