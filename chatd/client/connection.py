@@ -292,21 +292,21 @@ class Connection(Outflow, WebSocketServerProtocol):
                 self.sendPing()
 
     def _look_later(self, pinged_at: float) -> None:
-        """Look for the answer to a ping; by then a client for which something waits is to have taken more."""
-        had = self.acknowledged if self.unacknowledged else None
+        """Look for the answer to a ping, with what the client has taken so far, and whether something waits for it."""
+        had, waited = self.acknowledged, self.unacknowledged > 0
         wait = self.factory.config.pong_seconds
-        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, had)
+        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, had, waited)
 
-    def _look_for_answer(self, pinged_at: float, had: int | None) -> None:
+    def _look_for_answer(self, pinged_at: float, had: int, waited: bool) -> None:
         """Hang up on a client that did not answer; not where it is we who do not read, or while it still does.
 
-        Had is what it had taken when this was looked at last, if something waited for it. How much waits tells nothing,
-        because history is written behind it. If nothing waits (None) its kernel takes what comes, the ping too, even if
-        the client itself has stopped.
+        It does if it has taken more since this was looked at last, and something waited then, or waits now. How much
+        waits tells nothing, because history is written behind it. If nothing ever waits, its kernel takes what comes,
+        the ping too, even if the client itself has stopped.
         """
         if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
             self._look_for_life()
-        elif self._paused or self._queued or (had is not None and self.acknowledged > had):
+        elif self._paused or self._queued or ((waited or self.unacknowledged) and self.acknowledged > had):
             self._look_later(pinged_at)
         else:
             self.dropConnection(abort=True)

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import count, repeat
+from itertools import chain, count, repeat
 from typing import Any
 
 from hypothesis import given, settings
@@ -648,6 +648,11 @@ class PingTests(TestCase):
         self.reads(repeat(5), repeat(1))
         self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
         assert self.client.gone == "ConnectionAborted"
+
+    def test_one_for_which_something_waits_later_than_the_ping_is_not_dropped_while_it_takes_more(self) -> None:
+        self.reads(count(), chain([0], repeat(1)))
+        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds + CONFIG.timer_seconds] * 3)
+        assert self.client.gone == ""
 
     def test_one_for_which_nothing_waits_is_dropped_although_its_kernel_takes_what_comes(self) -> None:
         self.reads(count(), repeat(0))
