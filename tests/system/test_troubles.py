@@ -88,16 +88,16 @@ def verified(daemon: Daemon, log: Path, *broker: str) -> str:
 
 
 FULL = "cat /dev/zero > {logs}/filler 2>/dev/null || true", "rm {logs}/filler"
-READ_ONLY = "true", "mount --options remount,rw {logs}"
+READ_ONLY = "mount -t tmpfs -o ro chatd {logs}", "umount {logs}"
 
 
-@pytest.mark.parametrize(("wrong", "mended", "mounted"), [(*FULL, "rw"), (*READ_ONLY, "ro")], ids=["full", "read-only"])
+@pytest.mark.parametrize(("wrong", "mended"), [FULL, READ_ONLY], ids=["full", "read-only"])
 def test_what_can_not_be_logged_is_refused_and_all_goes_on_when_it_can_again(
-    tmp_path: Path, wrong: str, mended: str, mounted: str
+    tmp_path: Path, wrong: str, mended: str
 ) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
-    disk = f'mount -t tmpfs -o size=256k,{mounted} chatd {logs} && exec "$@"'
+    disk = f'mount -t tmpfs -o size=256k chatd {logs} && exec "$@"'
     options = ("--listen", "tcp:0:interface=127.0.0.1", "--state", str(tmp_path / "state"))
     with Daemon(tmp_path, *options, host=[*OWN_MOUNTS, "sh", "-euc", disk, "sh"]) as daemon:
         daemon.port = int(daemon.wait_for(r" ws://127.0.0.1:(\d+)")[1])
@@ -109,7 +109,7 @@ def test_what_can_not_be_logged_is_refused_and_all_goes_on_when_it_can_again(
 
         worker = daemon.worker_pids()[0]
         with witness(daemon, "disk", worker) as program, daemon.connect("disk?nick=ann") as named:
-            assert mounted == "ro" or program.is_taken()
+            assert program.is_taken()
             run(wrong)
             until(program.is_refused, "a refusal")
             until(lambda: post(daemon, "disk") == 503, "a refusal of the other")
@@ -410,9 +410,8 @@ def test_a_worker_that_crashes_at_its_start_is_tried_again_ever_more_rarely_and_
     flag.touch()
     env = {"PYTHONPATH": str(tmp_path / "path"), "CRASH": str(flag)}
     with Daemon(tmp_path / "chatd", "--listen", "tcp:0:interface=127.0.0.1", env=env, wait=False) as daemon:
-        for wait in ("0.1", "0.2", "0.4", "0.8"):
-            daemon.wait_for(rf"is gone: exit status 3; its replacement comes in {wait} s")
-        assert "I can not start" in daemon.log()
+        for wait in ("0.1", "0.2"):
+            daemon.wait_for(rf"is gone: exit status 3: I can not start; its replacement comes in {wait} s")
         assert "is ready" not in daemon.log()
         flag.unlink()
         daemon.wait_for(r"chatd \S+ is ready")
