@@ -754,6 +754,10 @@ class Config:
     """When a client is told to try again what could not be done for now."""
     pong_seconds: float = 10.0
     """From our ping to hanging up on a client that did not answer."""
+    stalled_seconds: float = 60.0
+    """The same, if its kernel answers, while something waits for it, or it has yet to read what its kernel keeps:"""
+    slowest_bytes: int = 10_000
+    """which it does with so many bytes a second."""
     close_seconds: float = 2.0
     """From our Close frame, or our answer to the client's, to dropping the connection."""
     report_seconds: float = 1.0

@@ -14,7 +14,7 @@ import pytest
 
 from tests.frames import PING, PONG, TEXT, frame, handshake
 from tests.test_worker import Station
-from tests.waiting import PATIENCE, until
+from tests.waiting import PATIENCE
 
 SIZE = 16_000
 """Bytes of a message."""
@@ -25,7 +25,8 @@ SILENT = 1.5
 OPTIONS: dict[str, Any] = {
     "ping_seconds": 0.2,
     "pong_seconds": SILENT,
-    "http_unread_seconds": SILENT,
+    "stalled_seconds": 4 * SILENT,
+    "http_unread_seconds": 4 * SILENT,
     "http_unread_look_seconds": 0.2,
     "keepalive_seconds": 1,
     "keepalive_again_seconds": 1,
@@ -96,16 +97,16 @@ class Reader:
 class Room:
     """A room through one kind of socket, in which somebody talks and somebody else listens."""
 
-    def __init__(self, connect: Callable[[], socket.socket], stack: ExitStack) -> None:
+    def __init__(self, connect: Callable[[int], socket.socket], stack: ExitStack) -> None:
         self._connect = connect
         self._stack = stack
         self._talker = self.enter(handshake())
         self._hearer = self.enter(handshake())
         self.said = 0
 
-    def enter(self, hello: bytes) -> Reader:
-        """Let somebody in, whose kernel keeps little for it."""
-        return Reader(self._stack.enter_context(self._connect()), hello)
+    def enter(self, hello: bytes, keeps: int = 32_768) -> Reader:
+        """Let somebody in, whose kernel keeps so much for it."""
+        return Reader(self._stack.enter_context(self._connect(keeps)), hello)
 
     def ask(self, target: str) -> Reader:
         """Let somebody in over HTTP."""
@@ -132,9 +133,9 @@ def room(request: pytest.FixtureRequest, tmp_path: Path, valkey_url: str, certif
         path = str(tmp_path / "chatd.sock")
         endpoint = f"unix:{path}"
 
-    def connect() -> socket.socket:
+    def connect(keeps: int) -> socket.socket:
         client = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, keeps)
         client.settimeout(PATIENCE)
         client.connect(path or ("127.0.0.1", station.port))
         return trust.wrap_socket(client, server_hostname="localhost") if request.param == "tls" else client
@@ -148,15 +149,30 @@ def test_who_reads_slowly_without_a_pause_lives_and_who_stands_still_does_not(ro
         room.say()
     slow, still = room.enter(handshake()), room.enter(handshake())
     follower, asker = room.ask("/?follow=1&last=0"), room.ask("/?last=1000")
-    end = time.monotonic() + 3 * SILENT
-    while time.monotonic() < end:  # the slow one answers no ping meanwhile: it might have to read much before
+    end = time.monotonic() + PATIENCE
+    while not still.is_dropped():  # the slow one answers no ping meanwhile: it might have to read much before
+        assert time.monotonic() < end, "the one that reads nothing is not dropped"
         room.say()
         for reader, part in ((slow, 2), (follower, 2), (asker, 4)):  # what these have read is looked at below
             reader.read(SIZE // part)
     assert slow.answer()
-    until(still.is_dropped, "the one that reads nothing to be dropped")
-
     room.say()
     for reader in (slow, follower):  # they come up with the others, and have missed nothing
         assert reader.read_up_to(room.said - 1) == list(range(BEFORE, room.said))
     assert asker.read_up_to(BEFORE - 1)
+
+
+@pytest.mark.parametrize("room", ["tcp", "tls"], indirect=True)
+@pytest.mark.parametrize("count", [25, 75], ids=["all is in its kernel", "some waits"])
+def test_who_reads_slowly_lives_though_its_kernel_keeps_much_for_it(room: Room, count: int) -> None:
+    slow = room.enter(handshake(), 300_000)
+    for _ in range(count):
+        room.say()
+    read, began = 0, time.monotonic()
+    while read < 20 * SIZE:  # within 4 seconds
+        read += slow.read(SIZE // 4)
+        time.sleep(max(0, began + read / (5 * SIZE) - time.monotonic()))
+    assert slow.read_up_to(count - 1) == list(range(count))
+    while not slow.answer():  # the ping comes after what was said
+        assert slow.read(SIZE)
+    assert not slow.is_dropped()

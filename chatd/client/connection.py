@@ -55,6 +55,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         "_ping",
         "_queued",
         "_queued_at",
+        "_taken",
         "_upgrade",
         "session",
     )
@@ -81,6 +82,7 @@ class Connection(Outflow, WebSocketServerProtocol):
         self._empty_fragments = 0  # of the message that is coming in
         self._owed: bytes | None = None  # a ping that is still to be answered
         self._heard_at = 0.0  # when the last whole frame came
+        self._taken = 0  # what its kernel had taken when this looked for life, and there was some
         self._ping: Timer | None = None  # to come, or to be answered
         self._drop: Timer | None = None
 
@@ -285,31 +287,58 @@ class Connection(Outflow, WebSocketServerProtocol):
         config, now = self.factory.config, self.factory.reactor.seconds()
         silent = now - self._heard_at
         if silent < config.ping_seconds:
+            self._taken = self.acknowledged
             self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
-            self._look_later(now)
-            with log.failuresHandled("{client} was not pinged", client=self.session.id):
-                self.sendPing()
+            self._look_later(now, now)
+            self._send_ping()
 
-    def _look_later(self, pinged_at: float) -> None:
-        """Look for the answer to a ping, with what the client has taken so far, and whether something waits for it."""
-        had, waited = self.acknowledged, self.unacknowledged > 0
+    def _send_ping(self) -> None:
+        with log.failuresHandled("{client} was not pinged", client=self.session.id):
+            self.sendPing()
+
+    def _look_later(self, pinged_at: float, since: float) -> None:
+        """Look for the answer to a ping, with how far the client has read; it has not read on since then."""
+        had = self.acknowledged, self.unacknowledged > 0, self.window
         wait = self.factory.config.pong_seconds
-        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, had, waited)
+        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, since, *had)
 
-    def _look_for_answer(self, pinged_at: float, had: int, waited: bool) -> None:
-        """Hang up on a client that did not answer; not where it is we who do not read, or while it still does.
+    def _look_for_answer(self, pinged_at: float, since: float, had: int, waited: bool, window: int | None) -> None:
+        """Hang up on a client that did not answer; not where it is we who do not read, or while it may yet come to it.
 
-        It does if it has taken more since this was looked at last, and something waited then, or waits now. How much
-        waits tells nothing, because history is written behind it. If nothing ever waits, its kernel takes what comes,
-        the ping too, even if the client itself has stopped.
+        It may if it reads on: then it takes more of what waits for it, or its window opens. How much waits tells
+        nothing, because history is written behind it. That it takes what comes while nothing waits tells nothing
+        either, because its kernel does that, even if the client itself has stopped.
         """
         if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
             self._look_for_life()
-        elif self._paused or self._queued or ((waited or self.unacknowledged) and self.acknowledged > had):
-            self._look_later(pinged_at)
-        else:
+            return
+        now, room, waits, has = self.factory.reactor.seconds(), self.window, self.unacknowledged > 0, self.acknowledged
+        if self._paused or self._queued:
+            since = now
+        elif ((waited or waits) and has > had) or (room or 0) > (window or 0):
+            since = now
+            if not waits:
+                self._send_ping()  # the answer of its kernel will say how large the window is then
+        elif room is None or now >= since + self._patience(has, waits=waits) or self._is_vanished():
             self.dropConnection(abort=True)
+            return
+        self._look_later(pinged_at, since)
+
+    def _patience(self, has: int, *, waits: bool) -> float:
+        """Return for how many seconds a client may read without a sign of it, that has taken so much.
+
+        A kernel with a full buffer says late that there is room again: when much of it is read, or when it is asked,
+        which is ever more rarely (RFC 9293, sections 3.8.6.1 and 3.8.6.2.2). If nothing waits, all that the client has
+        not read is in that buffer.
+        """
+        config = self.factory.config
+        longest: float = config.stalled_seconds
+        return longest if waits else min(longest, (has - self._taken) / config.slowest_bytes)
+
+    def _is_vanished(self) -> bool:
+        config = self.factory.config
+        return self.is_unheard(config.pong_seconds, config.keepalive_probes)
 
     # Autobahn calls: what goes out
 

@@ -57,6 +57,14 @@ class Weighed:
         acknowledged, sent = _ask_kernel(self.transport)
         return -(self.waiting + sent) if acknowledged is None else acknowledged
 
+    @property
+    def window(self) -> int | None:
+        """How many bytes more the client's kernel takes (RFC 9293, section 3.8.6); None if it does not say.
+
+        It gets smaller by what comes, and larger by what the client reads of it.
+        """
+        return _ask_tcp(self.transport, _WINDOW)
+
     def weigh(self) -> None:
         """Count what waits for it as it is now: it may have read a part."""
         self._count_backlog(self.waiting)
@@ -273,6 +281,9 @@ def _is_held_back(transport: Any) -> bool:
 _BYTES_ACKED = struct.Struct("=120xQ")
 """Of Linux's ``struct tcp_info``: ``tcpi_bytes_acked`` (since 4.1)."""
 
+_WINDOW = struct.Struct("=228xI")
+"""Also: ``tcpi_snd_wnd`` (since 5.4)."""
+
 _ACKNOWLEDGED = struct.Struct("=2xBB52xI")
 """Also: ``tcpi_retransmits``, ``tcpi_probes``, and ``tcpi_last_ack_recv`` in milliseconds."""
 
@@ -290,8 +301,14 @@ def _ask_kernel(transport: Any) -> tuple[int | None, int]:
         return None, 0
     if isinstance(handle, UnixSocket):
         return handle.sent - unsent, unsent
+    return _ask_tcp(transport, _BYTES_ACKED), unsent
+
+
+def _ask_tcp(transport: Any, field: struct.Struct) -> int | None:
+    """Give a field of what Linux knows of a TCP connection; None if it is no such, or the kernel has no such field."""
     try:
-        info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-        return _BYTES_ACKED.unpack(info)[0], unsent
-    except (AttributeError, OSError, struct.error):  # it is no TCP, or the kernel has no such count
-        return None, unsent
+        info = innermost(transport).getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.size)
+        found: int = field.unpack(info)[0]
+        return found
+    except (AttributeError, OSError, struct.error):
+        return None

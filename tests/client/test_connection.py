@@ -659,6 +659,34 @@ class PingTests(TestCase):
         self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
         assert self.client.gone == "ConnectionAborted"
 
+    def test_one_for_which_something_waits_has_longer_to_take_it_if_its_kernel_answers(self) -> None:
+        self.reads(repeat(5), repeat(1))
+        self.patch(Outflow, "window", 0)
+        looks = int(CONFIG.stalled_seconds / CONFIG.pong_seconds) - 1
+        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * looks)
+        assert self.client.gone == ""
+        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_for_which_something_waits_and_whose_kernel_is_silent_has_no_longer(self) -> None:
+        self.reads(repeat(5), repeat(1))
+        self.patch(Outflow, "window", 0)
+        self.patch(Outflow, "is_unheard", lambda *_: True)
+        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        assert self.client.gone == "ConnectionAborted"
+
+    def test_one_for_which_nothing_waits_and_whose_window_opens_is_pinged_again_and_lives(self) -> None:
+        self.reads(repeat(5), repeat(0))
+        windows = chain(range(1000, 5000, 1000), repeat(4000))
+        self.patch(Outflow, "window", property(lambda _: next(windows)))
+        self.advance(CONFIG.ping_seconds)
+        for pings in range(1, 3):
+            assert len(self.pings()) == pings
+            self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
+            assert self.client.gone == ""
+        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        assert self.client.gone == "ConnectionAborted"
+
     def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:
         self.client.connection.pause()
         self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * 5)
