@@ -35,6 +35,8 @@ from chatd.parent.repetition import Repetition
 
 DAEMON_UMASK = 0o77
 """The umask that twistd gives a daemon, unless it is told another."""
+PRINTED = "stderr"
+"""The namespace of what Python prints, which twistd has logged line by line."""
 
 
 def as_json(event: LogEvent) -> str:
@@ -108,8 +110,11 @@ class ServerLog:
             self._write = FileLogObserver(self._log_file(file or "twistd.log"), self._line)
 
     def __call__(self, event: LogEvent) -> None:
-        """Log an event, or count it."""
-        self._repetition(event)
+        """Log an event, or count it. Log every line that this process prints: a traceback is needed as a whole."""
+        if event.get("log_namespace") == PRINTED:
+            self._out(event)
+        else:
+            self._repetition(event)
 
     def look(self) -> None:
         """Say what was counted for long enough; to be called every second or so."""

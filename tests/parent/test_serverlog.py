@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.logger import Logger
+from twisted.logger import Logger, LoggingFile, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.syslog import SyslogObserver
 
@@ -190,6 +190,18 @@ def test_what_repeats_is_said_when_it_is_looked(monkeypatch: pytest.MonkeyPatch)
         "it is so",
         "it is so (4 more in 60 s)",
     ]
+
+
+def test_every_line_that_python_prints_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twistd has them logged so (LoggingFile), all as one kind."""
+    monkeypatch.setattr(sys, "stdout", StringIO())
+    server_log, _ = opened(STDOUT)
+    observer: Any = server_log
+    printed = LoggingFile(Logger(namespace="stderr", observer=observer), LogLevel.error)
+    lines = ["Traceback (most recent call last):", '  File "x.py", line 1', "OSError: it is full"]
+    printed.write("\n".join(lines) + "\n")
+    written: Any = sys.stdout
+    assert [line.partition("] ")[2] for line in written.getvalue().splitlines()] == lines
 
 
 @pytest.mark.parametrize(
