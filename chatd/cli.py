@@ -92,13 +92,13 @@ def _no_command(word: str) -> str:
     is_option = word.startswith("-")
     what = f"{word.partition('=')[0]} is an option of the server" if is_option else f"there is no command {word!r}"
     what += "" if is_option else did_you_mean(word, COMMANDS)
-    return f"{what}; start the server with: twistd -n chatd{' and the same options' * is_option}"
+    return f"{what}; start the server with: twistd -n --pidfile= chatd{' and the same options' * is_option}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatd",
-        description="Work beside the chat server. The server itself is started with: twistd -n chatd "
+        description="Work beside the chat server. The server itself is started with: twistd -n --pidfile= chatd "
         "(its options: twistd chatd --help)",
     )
     parser.add_argument("--version", action="version", version=f"chatd {chatd.__version__}")

@@ -224,19 +224,22 @@ def test_alone_it_prints_help(host: Host) -> None:
     assert "twistd chatd" in done.stdout
 
 
+START = "start the server with: twistd -n --pidfile= chatd"
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["run"], "there is no command 'run'; start the server with: twistd -n chatd"),
-        (["serve", "--listen", "tcp:3000"], "there is no command 'serve'; start the server with: twistd -n chatd"),
-        (["verfy"], "there is no command 'verfy' (did you mean verify?); start the server with: twistd -n chatd"),
+        (["run"], f"there is no command 'run'; {START}"),
+        (["serve", "--listen", "tcp:3000"], f"there is no command 'serve'; {START}"),
+        (["verfy"], f"there is no command 'verfy' (did you mean verify?); {START}"),
         (
             ["--listen", "tcp:3000"],
-            "--listen is an option of the server; start the server with: twistd -n chatd and the same options",
+            f"--listen is an option of the server; {START} and the same options",
         ),
         (
             ["--redis=redis://:hunter2@broker"],
-            "--redis is an option of the server; start the server with: twistd -n chatd and the same options",
+            f"--redis is an option of the server; {START} and the same options",
         ),
     ],
 )
