@@ -31,7 +31,7 @@ The house. Code imports only from its own folder and from what stands above it i
 =================  ====================================================================
 ``closing``        why we hang up: code and reason
 ``config``         every knob once: default with unit, check, hand-off to workers
-``endpoints``      what ``--listen`` takes, and what was meant by what it does not take
+``endpoints``      what ``--listen`` takes, its parts, and what was meant by what it does not take
 ``message``        Message and the batch that travels on the bus
 ``lifeline``       what parent and worker tell each other over a pipe
 ``openfiles``      how many files may be open, and so how many connections

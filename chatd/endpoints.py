@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_address
+from itertools import takewhile
 
 from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
@@ -39,6 +40,9 @@ systemd, whose sockets ``parent/ports`` looks for."""
 _NUMBERS = {"port": (10, 65_535), "backlog": (10, 2**31 - 1), "index": (10, 2**31 - 1), "mode": (8, 0o777)}
 """Parts that are numbers: their base, and the most that they may be."""
 
+_DOMAINS = ("", "INET", "INET6", "UNIX")
+"""What ``domain=`` may be. It changes nothing: a socket that systemd passed knows its own family."""
+
 _MEANT = {
     "host": "interface",
     "address": "interface",
@@ -59,16 +63,31 @@ _EXAMPLES = (
     f"for example tcp:{_PORT}, tcp:{_PORT}:interface=127.0.0.1 (this host only), tcp6:{_PORT} or unix:/run/chatd.sock"
 )
 
+
 _WRAPPER = "haproxy"
+"""What stands before the endpoint string of a listener for proxies that speak the PROXY protocol."""
+
+
+def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
+    """Return an endpoint string's wrappers, its kind, its arguments by position, and those by name.
+
+    Raise ValueError if it cannot be parsed.
+    """
+    try:
+        words, named = endpoints._parse(endpoint)
+    except RuntimeError as error:  # a StopIteration in a generator of Twisted's
+        raise ValueError("a backslash at its end escapes nothing") from error
+    wrappers = [*takewhile(_WRAPPER.__eq__, words)]
+    kind, *positional = words[len(wrappers) :] or [""]
+    return wrappers, kind, positional, named
 
 
 def check_endpoint(text: str) -> None:
     """Check the form of an endpoint string. Raise BadValue with one that was probably meant."""
     try:
-        words, named = endpoints._parse(text)
-    except (RuntimeError, UnicodeError):  # a backslash at the end, the name of a part that is not ASCII
-        words, named = [text], {}
-    kind, *values = _unwrapped(words)
+        _, kind, values, named = split_endpoint(text)
+    except ValueError:  # a backslash at the end, the name of a part that is not ASCII
+        kind, values, named = text, [], {}
     if kind not in _PARTS:
         if not _is_plugin(kind):
             raise BadValue(f"--listen {text!r} is not an endpoint string; use {suggestion(text) or _EXAMPLES}")
@@ -78,10 +97,6 @@ def check_endpoint(text: str) -> None:
     except BadValue as error:
         meant = suggestion(text)
         raise BadValue(f"--listen {text!r}: {error}{f'; use {meant}' if meant else ''}") from None
-
-
-def _unwrapped(words: list[str]) -> list[str]:
-    return words[words[:1] == [_WRAPPER] :] or [""]
 
 
 def _is_plugin(kind: str) -> bool:
@@ -105,10 +120,19 @@ def _check_parts(kind: str, values: list[str], named: Mapping[str, str]) -> None
     for name, (base, most) in _NUMBERS.items():
         if name in given:
             _check_number(name, given[name], base, most)
-    if kind != "systemd" and not given.get(parts[0]):
+    if kind == "systemd":
+        _check_systemd(given)
+    elif not given.get(parts[0]):
         raise BadValue(f"{kind} needs {parts[0]}=")
     if kind == "ssl" and "privateKey" not in given and not os.path.exists("server.pem"):  # Twisted's default
         raise BadValue("ssl needs privateKey= and certKey=, the files (PEM) of its key and its certificates")
+
+
+def _check_systemd(given: Mapping[str, str]) -> None:
+    if (domain := given.get("domain", "")) not in _DOMAINS:
+        raise BadValue(f"domain must be INET, INET6 or UNIX, not {domain!r}; it may be left out")
+    if ("index" in given) == ("name" in given):
+        raise BadValue("systemd needs either name= or index=")
 
 
 def _check_number(name: str, text: str, base: int, most: int) -> None:
@@ -123,8 +147,7 @@ def _check_number(name: str, text: str, base: int, most: int) -> None:
 
 def is_local(text: str) -> bool | None:
     """Whether only this host can connect to an endpoint; None if only the socket tells."""
-    words, named = endpoints._parse(text)
-    kind, *values = _unwrapped(words)
+    _, kind, values, named = split_endpoint(text)
     if kind == "unix":
         return True
     given = dict(zip(_PARTS.get(kind, ()), values, strict=False)) | named

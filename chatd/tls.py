@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from itertools import takewhile
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -13,6 +12,7 @@ from twisted.internet import endpoints
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions
 
 from chatd.config import TLS_CIPHERS, BadValue
+from chatd.endpoints import split_endpoint
 
 T = TypeVar("T")
 
@@ -40,20 +40,6 @@ def read_key(path: str, certificate: x509.Certificate) -> Any:
     if key.public_key() != certificate.public_key():
         raise BadValue("the key is not that of the certificate")
     return key
-
-
-def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
-    """Return an endpoint string's wrappers (``haproxy``), its kind, its arguments by position, and those by name.
-
-    Raise ValueError if it cannot be parsed.
-    """
-    try:
-        words, named = endpoints._parse(endpoint)
-    except RuntimeError as error:  # a StopIteration in a generator of Twisted's
-        raise ValueError("a backslash at its end escapes nothing") from error
-    wrappers = [*takewhile("haproxy".__eq__, words[:-1])]
-    kind, *positional = words[len(wrappers) :] or [""]
-    return wrappers, kind, positional, named
 
 
 def read_identity(endpoint: str) -> dict[str, Any]:

@@ -75,7 +75,20 @@ def test_what_other_servers_take_is_refused_with_what_was_meant(typed: str, mean
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "nonsense", "listen", "a\nb", "127.0.0.1:99999", "\\", "tcp:3000\\", "=", "haproxy", "tcp:3000:å=1"]
+    "typed",
+    [
+        "",
+        "nonsense",
+        "listen",
+        "a\nb",
+        "127.0.0.1:99999",
+        "\\",
+        "tcp:3000\\",
+        "=",
+        "haproxy",
+        "haproxy:haproxy",
+        "tcp:3000:å=1",
+    ],
 )
 def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -> None:
     said = refusal(typed)
@@ -96,6 +109,11 @@ def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -
         ("unix", ": unix needs address="),
         ("unix:/a:mode=888", ": mode must be an octal number from 0 to 777, not '888'"),
         ("systemd:fd=3", ": systemd has no fd=; systemd takes domain=, index=, name="),
+        ("systemd:index=x", ": index must be a number from 0 to 2147483647, not 'x'"),
+        ("systemd:domain=INET", ": systemd needs either name= or index="),
+        ("systemd:index=0:name=chat", ": systemd needs either name= or index="),
+        ("systemd:domain=INET5:index=0", ": domain must be INET, INET6 or UNIX, not 'INET5'; it may be left out"),
+        ("haproxy:haproxy:tcp:abc", ": port must be a number from 0 to 65535, not 'abc'"),
         (
             "tcp:3000:a:50:b",
             r": tcp takes port=, interface=, backlog=, and no more; a colon within one is \:; use tcp:3000",

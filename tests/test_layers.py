@@ -18,6 +18,7 @@ PARENT_MAY = {
     "chatd",
     "chatd.closing",
     "chatd.config",
+    "chatd.endpoints",
     "chatd.exposition",
     "chatd.headcount",
     "chatd.lifeline",

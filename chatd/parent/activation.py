@@ -15,8 +15,6 @@ from chatd.config import BadValue
 FIRST_DESCRIPTOR = 3
 UNNAMED = "unknown"
 """What systemd calls a socket for which LISTEN_FDNAMES has no name."""
-DOMAINS = ("", "INET", "INET6", "UNIX")
-"""What ``domain=`` may be. It changes nothing: a socket knows its own family."""
 
 
 @cache  # a daemon asks before it forks, too, and is another process after that
@@ -36,13 +34,10 @@ def passed() -> dict[int, str]:
 
 
 def find(domain: str = "", index: str | None = None, name: str | None = None) -> list[int]:
-    """Return the descriptors that the arguments of a systemd: endpoint mean. Raise ValueError, or BadValue for none."""
-    if domain not in DOMAINS:
-        raise ValueError(f'domain must be INET, INET6 or UNIX, not "{domain}"; it may be left out')
-    if (index is None) == (name is None):
-        raise ValueError("either name= or index= must be given")
-    if index is not None and not (index.isascii() and index.isdecimal()):
-        raise ValueError(f'index must be a number, not "{index}"')
+    """Return the descriptors that the arguments of a systemd: endpoint mean. Raise BadValue if there are none.
+
+    ``chatd.endpoints`` has checked the arguments. The domain changes nothing: a socket knows its own family.
+    """
     if name is not None:
         wanted, found = f'named "{name}"', [each for each, its in passed().items() if its == name]
     else:

@@ -25,9 +25,10 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.config import LOOPBACK_LISTEN, BadValue
+from chatd.endpoints import split_endpoint
 from chatd.lifeline import Listener
 from chatd.parent.activation import find, unused
-from chatd.tls import read_identity, split_endpoint
+from chatd.tls import read_identity
 
 Place = tuple[object, ...]
 
@@ -225,12 +226,20 @@ def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> 
     return [_bind(around, _Passed(endpoint, copies, backlog, held, descriptor)) for descriptor in found]
 
 
+def check_identity(endpoint: str) -> None:
+    """Check the files of an ssl: endpoint, whose form is checked. Raises BadValue."""
+    try:
+        read_identity(endpoint)
+    except (BadValue, OSError) as error:
+        raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
+
+
 def _bind(endpoint: str, binder: _Binder) -> Bound:
     failures: list[Failure] = []
     try:
         read_identity(endpoint)  # first: Twisted would ask the terminal for the password of a key
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)
-    except BadValue as error:
+    except (BadValue, OSError) as error:
         raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
     except Exception as error:
         raise BadValue(f"{endpoint!r} is no server endpoint: {_one_line(error)}") from error
@@ -245,7 +254,7 @@ def _bind(endpoint: str, binder: _Binder) -> Bound:
 def _one_line(error: object) -> str:
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if file := getattr(error, "filename", None):
-        said = f"{said}: {file!r}"
+        said = f"{os.fsdecode(file)!r}: {said}"
     return " ".join(str(said).split())
 
 
