@@ -241,12 +241,12 @@ def _size_or_none(text: str) -> int | None:
         return None
 
 
-def _size_or_word(word: str, least: str) -> Callable[[str], str]:
+def _size_or_word(word: str, least: str, example: str) -> Callable[[str], str]:
     """Make a check for a word, or a size of at least so much."""
 
     def check(text: str) -> str:
         if text != word and (_size_or_none(text) or 0) < size(least):
-            raise BadValue(f"must be {word}, or a size of at least {least} such as 512MiB, not {text!r}")
+            raise BadValue(f"must be {word}, or a size of at least {least} such as {example}, not {text!r}")
         return text
 
     return check
@@ -258,8 +258,8 @@ BROKER_MEMORY_LEAST = "32MiB"
 CHAT_LOG_LEAST = "10kB"
 """The smallest size at which a chat log is rotated: with less, each few messages would become a file."""
 
-_size_or_auto = _size_or_word("auto", BROKER_MEMORY_LEAST)
-_size_or_day = _size_or_word("day", CHAT_LOG_LEAST)
+_size_or_auto = _size_or_word("auto", BROKER_MEMORY_LEAST, "512MiB")
+_size_or_day = _size_or_word("day", CHAT_LOG_LEAST, "100MB")
 
 
 def limit(text: str, auto: float) -> float:
@@ -311,6 +311,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 def _log_path(text: str) -> str:
     if not text.strip() or text.endswith("/") or _CONTROL.search(text):
         raise BadValue("must name a file")
+    if text == "-":
+        raise BadValue("must name a file on a disk, not '-'; follow it with: tail -F FILE")
     path = expanded(text)
     if os.path.isdir(path):
         raise BadValue(f"{text!r} is a folder; it must name a file")
@@ -357,7 +359,7 @@ class Config:
         (),
         str,
         "Listen on this Twisted server endpoint: tcp:3000, tcp6:3000, tcp:3000:interface=ADDRESS, "
-        "ssl:443:privateKey=FILE:certKey=FILE, unix:PATH, systemd:domain=INET6:name=NAME or haproxy: before any of "
+        "ssl:443:privateKey=FILE:certKey=FILE, unix:PATH, systemd:name=chatd or haproxy: before any of "
         f"these. May be given several times. [default: {' and '.join(LOOPBACK_LISTEN)}]",
     )
     origin: tuple[str, ...] = _option(

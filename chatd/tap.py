@@ -4,8 +4,9 @@ import getopt
 import os
 import re
 import sys
+import tempfile
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field
 from functools import partial
 from typing import Any
@@ -28,12 +29,15 @@ from chatd.logfile import check_log
 from chatd.options import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.parent.daemon import Daemon
 from chatd.parent.ending import Ending
-from chatd.parent.ports import Ports
+from chatd.parent.ports import Ports, check_identity
 from chatd.parent.serverlog import ServerLog
 from chatd.parent.state import State
 from chatd.parent.valkey import find_server, memory_of
 
 log = Logger()
+
+SUGGESTIONS = 3
+"""The most options that are named for the beginning of a name."""
 
 _MEANT = {
     **dict.fromkeys(("p", "port", "b", "bind", "a", "addr", "address", "interface", "ip"), "listen"),
@@ -157,11 +161,15 @@ class Options(usage.Options):
         if self["show-config"]:
             try:
                 config = _config(self)
+                if _stays_this_user(self.parent):
+                    check_log(os.path.abspath(config.chat_log), make=False)
                 shown = show(self.given(), self.file(), self["config"], _auto(config))
             except BadValue as error:
                 raise usage.UsageError(str(error)) from error
             print(shown, end="")  # noqa: T201 - to whoever asked
             sys.exit(0)
+        if self.parent is not None:
+            _check_twistd(self.parent)
 
     def _unread(self, error: getopt.GetoptError) -> str:
         """Say why the command line can't be read, and what was probably meant."""
@@ -173,12 +181,18 @@ class Options(usage.Options):
             return f"{shown} takes no value"
         known = [each.rstrip("=") for each in self.longOpt]
         if "not a unique prefix" in error.msg:
-            return f"{shown} may be {' or '.join(f'--{each}' for each in sorted(known) if each.startswith(name))}"
+            return f"{shown} may be {self._any_of(each for each in known if each.startswith(name))}"
         if name in _MEANT:
             return f"there is no option {shown}; use --{self._meant(name, shown)}"
         if self.parent is not None and name in self.parent.synonyms:
             return f"{shown} is an option of twistd, which stands before chatd: twistd {shown} … chatd …"
         return f"there is no option {shown}{did_you_mean(name, known, '--')}; all of them: twistd chatd --help"
+
+    def _any_of(self, names: Iterable[str]) -> str:
+        """List some options, and whether there are more."""
+        *most, last = [f"--{each}" for each in sorted(names)]
+        most, last = (most, last) if len(most) < SUGGESTIONS else (most[:SUGGESTIONS], "another")
+        return f"{', '.join(most)} or {last}"
 
     def _meant(self, name: str, shown: str) -> str:
         """Return what is typed for an option of other servers: for a place to listen, with the place."""
@@ -219,6 +233,30 @@ for _knob in filter(is_flag, options()):
     setattr(Options, f"opt_no_{_knob.name}", _switches(_knob, False))
 
 
+def _stays_this_user(twistd: Any) -> bool:
+    """Whether files mean and allow to the server what they do to this process; twistd's options may be None."""
+    return twistd is None or not any(twistd.get(each) for each in ("uid", "gid", "chroot"))
+
+
+def _check_twistd(options: Any) -> None:
+    """Check the files that twistd itself needs, which it would end for with a traceback. Raises usage.UsageError."""
+    if options["chroot"]:  # they are in it
+        return
+    folder, path = options["rundir"], options["pidfile"]
+    try:
+        os.stat(os.path.join(folder, "."))  # only for who may enter it
+    except OSError as error:
+        raise usage.UsageError(f"twistd's --rundir {folder} cannot be used: {error.strerror}") from error
+    try:
+        if os.path.lexists(path):
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        elif path:
+            tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))).close()
+    except OSError as error:
+        why = f"{error.strerror}; for none: twistd --pidfile="
+        raise usage.UsageError(f"the pid file {path} cannot be written: {why}") from error
+
+
 def _check_utf8(what: str, path: str) -> None:
     """See that workers can be told a path, which a working folder may have made what it is. Raises BadValue."""
     try:
@@ -248,6 +286,7 @@ def _config(options: Options) -> Config:
         Bans(config.ban_list).read()
     for endpoint in config.listen:
         check_endpoint(endpoint)
+        check_identity(endpoint)
     Hosts(config.host)
     Origins(config.origin)
     Proxies(config.trusted_proxy)
@@ -290,7 +329,7 @@ def makeService(options: Options) -> IService:
         ports = Ports(config.listen, config.workers, config.accept_backlog)
         ports.bind()
         ports.close()
-        if twistd is not None and not any(twistd.get(each) for each in ("uid", "gid", "chroot")):
+        if twistd is not None and _stays_this_user(twistd):
             check_log(os.path.abspath(config.chat_log))
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")

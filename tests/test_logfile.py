@@ -12,9 +12,9 @@ from chatd.config import BadValue
 from chatd.logfile import ADVICE, check_log
 
 
-def refusal(path: str | Path) -> str:
+def refusal(path: str | Path, *, make: bool = True) -> str:
     with pytest.raises(BadValue) as caught:
-        check_log(str(path))
+        check_log(str(path), make=make)
     return str(caught.value)
 
 
@@ -44,18 +44,40 @@ def test_what_is_no_file_on_a_disk_is_refused_and_told_what_to_use(tmp_path: Pat
         (pipe, "it is no file on a disk"),
         (listening, "No such device or address"),
         ("/dev/full", "it is no file on a disk"),
-        (link, "workers have no standard output of yours"),
-        (tmp_path / "-", "workers have no standard output of yours"),
-        *((each, "workers have no standard output of yours") for each in ("/dev/stdout", "/dev/stderr", "/dev/fd/1")),
+        (link, "it is no file on a disk"),
+        *((each, "it is no file on a disk") for each in ("/dev/stdout", "/dev/stderr", "/dev/fd/1")),
     )
     for path, why in refused:
-        assert refusal(path) == f"--chat-log {path} cannot be used: {why}; {ADVICE}"
+        for make in (True, False):
+            assert refusal(path, make=make) == f"--chat-log {path} cannot be used: {why}; {ADVICE}"
 
 
 def test_a_folder_that_is_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "chat.log"
     assert refusal(path) == f"--chat-log {path} cannot be used: File exists: {tmp_path}/file"
+
+
+def test_it_can_be_checked_without_making_anything(tmp_path: Path) -> None:
+    for name in ("chat.log", "new/logs/chat.log"):
+        check_log(str(tmp_path / name), make=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "new" / "chat.log"
+    assert refusal(path, make=False).startswith(f"--chat-log {path} cannot be used: Not a directory")
+    (tmp_path / ".file.lock").mkdir()
+    assert "Is a directory" in refusal(tmp_path / "file", make=False), "its lock is checked too"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_in_which_it_may_not_be_made_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        said = refusal(tmp_path / "logs" / "chat.log", make=False)
+    finally:
+        os.seteuid(0)
+    assert "cannot be used: Permission denied" in said
 
 
 def test_a_full_disk_is_no_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

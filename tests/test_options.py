@@ -93,7 +93,7 @@ def test_an_empty_text_is_as_if_it_were_not_there(tmp_path: Path) -> None:
         ("[[chatd]]\nworkers = 4", "[chatd] is a section, but options stand without one: remove that line"),
         ("chat_logs = 'a'", "no such option: 'chat_logs' (did you mean chat-log?)"),
         ("limit-messages = true", "limit-messages must be a number or text, not true"),
-        ("chat-log-rotate = 10", "chat-log-rotate must be day, or a size of at least 10kB such as 512MiB, not '10'"),
+        ("chat-log-rotate = 10", "chat-log-rotate must be day, or a size of at least 10kB such as 100MB, not '10'"),
         ("workers = -1", "workers must be a whole number from 0 to 256, not '-1'"),
         ("workers = 2.5", "workers must be a whole number from 0 to 256, not '2.5'"),
         ("workers = '4'", "workers must be a number, not '4'"),

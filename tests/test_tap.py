@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -261,8 +262,20 @@ def test_show_config_refuses_what_a_start_refuses(tmp_path: Path) -> None:
         ("--revoked", str(tmp_path)),
         ("--auth-key", str(tmp_path / "none")),
         ("--redis", "redis://a", "--redis", "redis://a"),
+        ("--listen", f"ssl:0:privateKey={tmp_path}/none.pem"),
+        ("--listen", "systemd:index=0:name=x"),
     ):
         assert refusal(*words, "--show-config") == refusal(*words), words
+
+
+def test_show_config_refuses_a_chat_log_that_cannot_be_written_and_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refusal("--chat-log", str(tmp_path / "file" / "chat.log"), "--show-config")
+    assert said.startswith(f"twistd chatd: --chat-log {tmp_path}/file/chat.log cannot be used: Not a directory")
+    with pytest.raises(SystemExit) as caught:
+        Options().parseOptions(["--chat-log", str(tmp_path / "logs" / "chat.log"), "--show-config"])
+    assert caught.value.code == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +380,7 @@ SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB
         (["--redis-prefix", "a b"], "--redis-prefix must be 1 to 64 letters, digits or any of _ . : -, not 'a b'"),
         (["--chat-log", ""], "--chat-log must name a file"),
         (["--chat-log", "/"], "--chat-log must name a file"),
+        (["--chat-log", "-"], "--chat-log must name a file on a disk, not '-'; follow it with: tail -F FILE"),
         (["--chat-log", "log-\udcff"], "--chat-log must be UTF-8"),
         (["--state", ""], "--state must name a folder"),
         (["--state", "/dev/null"], "--state '/dev/null' is a file; it must name a folder"),
@@ -383,6 +397,10 @@ SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB
         (["redis://:x@a"], "it takes options only, and a URL is none; all of them: twistd chatd --help"),
         (["\u2013workers", "2"], "'\u2013workers' begins with a dash that is no hyphen; type --"),
         (["--max-c", "2"], "--max-c may be --max-connections or --max-connections-worker"),
+        (
+            ["--limit", "5"],
+            "--limit may be --limit-address-bytes, --limit-address-messages, --limit-arrivals or another",
+        ),
         (["--wokers", "2"], "there is no option --wokers (did you mean --workers?); all of them: twistd chatd --help"),
         (["--port", "8080"], "there is no option --port; use --listen tcp:8080"),
         (["--port=8080"], "there is no option --port; use --listen tcp:8080"),
@@ -538,7 +556,11 @@ def test_a_unix_socket_is_not_left_behind_by_looking(tmp_path: Path) -> None:
 
 def test_twistd_finds_the_plugin() -> None:
     (plugin,) = (each for each in getPlugins(IServiceMaker) if each.tapname == "chatd")
-    assert (plugin.options, plugin.makeService) == (Options, makeService)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert (plugin.options, plugin.makeService) == (Options, makeService)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # twistd itself

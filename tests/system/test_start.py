@@ -55,6 +55,17 @@ def test_a_server_log_that_cannot_be_written_ends_the_start_with_one_line(tmp_pa
     assert said == f"twistd chatd: the server's log /proc/chatd.log cannot be written: {why}"
 
 
+def test_a_pid_file_that_cannot_be_written_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    for path, why in (("no/chatd.pid", "No such file or directory"), ("tmp", "Is a directory")):
+        said = refusal(tmp_path, TWISTD, "-n", "--pidfile", path, "chatd", *LISTEN)
+        assert said == f"twistd chatd: the pid file {path} cannot be written: {why}; for none: twistd --pidfile="
+
+
+def test_a_folder_to_run_in_that_is_not_there_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    said = refusal(tmp_path, TWISTD, "-n", "--pidfile=", "--rundir", "no", "chatd", *LISTEN)
+    assert said == "twistd chatd: twistd's --rundir no cannot be used: No such file or directory"
+
+
 BROKEN = """
 import os, sys
 if "{broken}" in sys.orig_argv:
@@ -165,11 +176,34 @@ def catches(pid: int) -> bool:
     return found is not None and bool(int(found[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-@pytest.mark.parametrize("moment", ["before the broker", "as workers start", "ready"])
+PAUSED = """
+import signal, sys
+class Pause:
+    def find_spec(name, path=None, target=None):
+        if name == "chatd.tap":
+            open("imports", "w").close()
+            signal.pause()
+sys.meta_path.insert(0, Pause)
+"""
+"""Let Python wait for a signal as soon as it is to import what twistd runs."""
+
+
+@pytest.mark.parametrize("moment", ["while it imports", "before the broker", "as workers start", "ready"])
 def test_signals_at_any_moment_of_a_start_are_quiet_and_leave_nothing(tmp_path: Path, moment: str) -> None:
-    """Several of them at once, as by an impatient Ctrl-C, which goes to the workers too."""
-    with Daemon(tmp_path, wait=False, env=environment(tmp_path)) as daemon:
-        if moment == "before the broker":
+    """Several of them at once, as by an impatient Ctrl-C, which goes to the workers too.
+
+    The first moment is the first of chatd's own. Before it twistd itself is imported: a Ctrl-C then is a traceback of
+    Python, which nothing here can change.
+    """
+    env = environment(tmp_path)
+    if moment == "while it imports":
+        (tmp_path / "paused").mkdir()
+        (tmp_path / "paused" / "sitecustomize.py").write_text(PAUSED)
+        env["PYTHONPATH"] = str(tmp_path / "paused")
+    with Daemon(tmp_path, wait=False, env=env) as daemon:
+        if moment == "while it imports":
+            until((tmp_path / "imports").exists, "the import of chatd")
+        elif moment == "before the broker":
             until(lambda: catches(daemon.process.pid), "a handler of its own")
         else:
             daemon.wait_for(r"private broker \S+ started" if moment == "as workers start" else r"chatd \S+ is ready")
