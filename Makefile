@@ -40,9 +40,11 @@ AT_ONCE ?= 3
 
 .PHONY: run test bench soak lint types audit lock clean
 
-# A Ctrl-C is how it ends: make, which gets it as well, is not to call that an error (130).
+# A Ctrl-C is how it ends: make, which gets it as well, is not to call that an error (130). Programs of a virtual
+# environment know its path, so that none of them can run where it was moved (126 or 127, which one depends on the shell).
 run: $(VENV)/run.stamp
-	@trap : INT; $(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS) || { code=$$?; test $$code -eq 130 || exit $$code; }
+	@trap : INT; $(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS) || { code=$$?; \
+	  case $$code in 130) exit 0;; 126|127) echo "the checkout was moved: run make clean, then make run" >&2;; esac; exit $$code; }
 
 # Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
 # daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
