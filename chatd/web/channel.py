@@ -21,9 +21,9 @@ from chatd.wire.handshake import (
     Refused,
     bad_request,
     check_framing,
-    check_line,
     full_house,
     head_too_large,
+    match_line,
     quote_target,
     room_name,
     split_target,
@@ -195,7 +195,7 @@ class Channel(Weighed, HTTPChannel):
             if self._head_size > self.site.config.head_bytes:
                 raise head_too_large(self.site.config.head_bytes)
             if line:
-                check_line(line, first=first)
+                match_line(line, first=first)
                 line = quote_target(line) if first else line
         except Refused as refused:
             self.refuse(refused)

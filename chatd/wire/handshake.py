@@ -24,8 +24,12 @@ HEAD_END = b"\r\n\r\n"
 EMPTY_LINE = b"\r\n"
 """What a request may have before it: one, as some clients send it behind a body (RFC 9112, section 2.2)."""
 
-CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x85]")
+CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Bytes that no head may hold: some programs end a header at one of them, and others do not."""
+_CONTROL_IN_REQUEST_LINE = re.compile(rb"[\x00-\x1f\x7f]")
+_CONTROL_IN_FIELD = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f\x85]")
+"""0x85 ends a line for ``str.splitlines``. In a request line it is part of a character, and ``quote_target`` encodes
+it."""
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/(1\.[01])")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):(.*)")
 _KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
@@ -144,29 +148,24 @@ class Head(Struct, frozen=True):
 
 def read_head(data: bytes) -> Head:
     """Read a head, its closing empty line included. Raises Refused."""
-    ends = data.count(b"\r\n")
-    if CONTROL.search(data) or not data.count(b"\r") == ends == data.count(b"\n"):
-        raise bad_request("a control character in the request line or headers")
     first, *rest = data.removesuffix(HEAD_END).split(b"\r\n")
-    request = _REQUEST_LINE.fullmatch(first)
-    if request is None:
-        raise bad_request("not an HTTP/1.1 request")
+    request = match_line(first, first=True)
     headers: dict[str, str] = {}
     for line in rest:
-        header = _FIELD.fullmatch(line)
-        if header is None:
-            raise bad_request("a header line that is none")
+        header = match_line(line, first=False)
         name, value = header[1].decode("ascii").lower(), header[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return Head(request[1].decode("ascii"), request[2], headers, request[3].decode("ascii"))
 
 
-def check_line(line: bytes, *, first: bool) -> None:
-    """Check one line of a head as strictly as ``read_head`` does all of it. Raises Refused: 400."""
-    if CONTROL.search(line) or b"\r" in line or b"\n" in line:
+def match_line(line: bytes, *, first: bool) -> re.Match[bytes]:
+    """Return the parts of one line of a head: of the request line, or of a header. Raise Refused: 400."""
+    if (_CONTROL_IN_REQUEST_LINE if first else _CONTROL_IN_FIELD).search(line):
         raise bad_request("a control character in the request line or headers")
-    if not (_REQUEST_LINE if first else _FIELD).fullmatch(line):
+    found = (_REQUEST_LINE if first else _FIELD).fullmatch(line)
+    if found is None:
         raise bad_request("not an HTTP/1.1 request" if first else "a header line that is none")
+    return found
 
 
 def quote_target(line: bytes) -> bytes:

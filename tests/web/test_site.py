@@ -50,6 +50,14 @@ def test_a_target_may_have_bytes_that_are_not_ascii(asker: Asker) -> None:
     assert asker.ask("GET /ops").body == "j\u00f6rg: hi\n".encode()
 
 
+@pytest.mark.parametrize("name", ["\u00c5", "\u0445"])
+def test_a_target_may_have_the_byte_0x85_in_the_first_and_in_later_requests(asker: Asker, name: str) -> None:
+    asker.house.say("hello", room=name)
+    for _ in range(2):
+        assert asker.ask(f"GET /{name}?last=1").body == b"hello\n"
+    assert error(asker.ask(f"GET /{name}", f"X: {name}")) == (400, "bad_request")
+
+
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, gzip"])
 def test_a_body_that_is_compressed_is_415(asker: Asker, coding: str) -> None:
     answer = asker.ask("POST /ops", "Content-Length: 5", f"Content-Encoding: {coding}", body=b"hello")

@@ -21,6 +21,8 @@ from chatd.wire.handshake import (
     full_house,
     head_too_large,
     internal,
+    match_line,
+    quote_target,
     read_head,
     read_place,
     read_target,
@@ -32,7 +34,9 @@ from chatd.wire.handshake import (
 from chatd.wire.nick import BadNick, read_nick, shows
 from tests.frames import ACCEPT, KEY, handshake
 
-FORBIDDEN = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0x85]
+CONTROL_BYTES = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]
+FORBIDDEN = [*CONTROL_BYTES, 0x85]
+"""Bytes that no header may hold."""
 
 
 def head(*lines: bytes) -> bytes:
@@ -80,9 +84,26 @@ def test_a_forbidden_byte_in_a_header_is_refused(byte: int, before: bytes) -> No
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
-@pytest.mark.parametrize("byte", FORBIDDEN)
+@pytest.mark.parametrize("byte", [*CONTROL_BYTES, *b"\t\r\n"])
 def test_a_forbidden_byte_in_the_target_is_refused(byte: int) -> None:
     assert refused_head(b"GET /a%cb HTTP/1.1\r\n\r\n" % byte).status == 400
+
+
+@pytest.mark.parametrize("room", ["\u00c5", "\u0145", "\u0445"])
+def test_a_character_with_the_byte_0x85_may_stand_in_the_target_and_in_no_header(room: str) -> None:
+    assert read_place(read_head(handshake(f"/{room}?nick={room}"))) == Place(room, nick=room)
+    assert refused_head(head(f"X: {room}".encode())).status == 400
+
+
+@given(st.binary(max_size=20).filter(lambda data: b" " not in data))
+def test_no_program_ends_a_request_line_within_a_quoted_target(target: bytes) -> None:
+    line = b"GET /%b HTTP/1.1" % target
+    try:
+        match_line(line, first=True)
+    except Refused:
+        return
+    quoted = quote_target(line)
+    assert quoted.decode("latin-1").splitlines() == [quoted.decode("ascii")]
 
 
 @pytest.mark.parametrize("byte", [each for each in range(256) if each not in FORBIDDEN and each not in b"\r\n"])
@@ -91,7 +112,7 @@ def test_any_other_byte_may_stand_in_a_value(byte: int) -> None:
 
 
 def test_the_forbidden_bytes_are_known_before_the_head_is_whole() -> None:
-    assert [byte for byte in range(256) if CONTROL.search(bytes([byte]))] == FORBIDDEN
+    assert [byte for byte in range(256) if CONTROL.search(bytes([byte]))] == CONTROL_BYTES
 
 
 @pytest.mark.parametrize(
