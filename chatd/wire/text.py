@@ -6,15 +6,15 @@ Controls (tab apart), line and paragraph separators and overrides of direction c
 ``\u202e``. A backslash stays as it is.
 
 Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command. What a pipe
-says comes without a name. If it looks like a line of the server or of somebody with a name, a named client gets it
-with ``: `` before it, as from somebody whose name is empty.
+says comes without a name. If it looks like a line of the server or of somebody with a name, also behind blanks, a named
+client gets it with ``: `` before it, as from somebody whose name is empty.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
+from itertools import dropwhile, islice
 from math import ceil
 from typing import NamedTuple, Protocol
 
@@ -119,10 +119,14 @@ def named(message: Message) -> str:
 
 
 def _speaks_as_another(text: str) -> bool:
-    """Return whether what somebody without a nick says looks like a line of the server, or of somebody with a nick."""
+    """Return whether what somebody without a nick says looks like a line of the server, or of somebody with a nick.
+
+    Blanks before it do not make it look different.
+    """
     length = NICK_LENGTH + 2
+    text = text.lstrip()
     if not text[:length].isascii():
-        text = "".join(islice(looks(text), length))
+        text = "".join(islice(dropwhile(str.isspace, looks(text)), length))
     return _ATTRIBUTED.match(text, 0, length) is not None
 
 

@@ -137,6 +137,15 @@ def test_a_message_shows_its_author_where_that_has_a_nick(said: Message, line: s
         *("* ", "\uff0a ann left", "*\xa0ann left", "\u2217 ann left", "\u200b* ann left", "*\u3164ann left"),
         *("ann\uff1a hello", "a\u200bnn: hello", "ann\ua789 hello", "\u0430nn: hello", "\u2060" * 500 + "ann: hello"),
         *("n" * 32 + ": hello", "日本: hello", "*\u200b x"),
+        *(
+            " * one",
+            "  ann: lead",
+            "\xa0* ann left",
+            "\u2800* ann left",
+            "\u200b \u2800\u200bann: hello",
+            "\t日本: hello",
+        ),
+        *(" " * 40 + "ann: hello", "\u3164" * 40 + "ann: hello"),
     ],
 )
 def test_a_pipe_speaks_neither_as_the_server_nor_as_somebody_with_a_nick(text: str) -> None:
@@ -146,7 +155,19 @@ def test_a_pipe_speaks_neither_as_the_server_nor_as_somebody_with_a_nick(text: s
 
 @pytest.mark.parametrize(
     "text",
-    ["hello", "*hello*", "**", "http://x", "12:30", "a b: c", " * one", "/me waves", "é* x", "n" * 33 + ": x"],
+    [
+        "hello",
+        "*hello*",
+        "**",
+        "http://x",
+        "12:30",
+        "a b: c",
+        "  a b: c",
+        " *one",
+        "/me waves",
+        "é* x",
+        "n" * 33 + ": x",
+    ],
 )
 def test_what_else_it_says_is_shown_as_it_is(text: str) -> None:
     assert named(message(text)) == text
