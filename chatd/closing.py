@@ -16,6 +16,11 @@ class Closing:
     reason: str
 
 
+def try_later(trouble: str) -> Closing:
+    """Return the reason for a client that cannot be served for now, because of a trouble of the message bus."""
+    return Closing(1013, f"{trouble}; try again later")
+
+
 STOPPING = Closing(1001, "the server stops")
 RESTARTING = Closing(1012, "the server restarts; come back")
 LEAVING = Closing(1000, "you left")
@@ -30,8 +35,10 @@ TOKEN_OUT = Closing(4001, "the token ran out")
 TOKEN_REVOKED = Closing(4001, "the token was revoked")
 FLOODING = Closing(4029, "too fast, in spite of warnings")
 BANNED = Closing(1008, "this address is banned")
-BUS_AWAY = Closing(1013, "the message bus is away; try again later")
-WRITES_REFUSED = Closing(1013, "the message bus refuses writes; without nick and resume you may read")
+AWAY = "the message bus is away"
+REFUSES_WRITES = "the message bus refuses writes"
+BUS_AWAY = try_later(AWAY)
+WRITES_REFUSED = Closing(1013, f"{REFUSES_WRITES}; without nick and resume you may read")
 LOG_AWAY = Closing(1013, "not sent: the chat log cannot be written; try again later")
 
 

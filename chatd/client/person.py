@@ -23,7 +23,6 @@ log = Logger()
 
 T = TypeVar("T")
 
-AWAY = "the message bus is away"
 FULL = "too many at once"
 NICK_FIXED = "your nick is that of your token"
 
@@ -107,7 +106,7 @@ class Person(Session):
         if not self._hub.intake.away:
             super()._hold(lines)
             return
-        self._turn_down(lines, "bus_away", text.not_sent(AWAY, self._config.retry_seconds))
+        self._turn_down(lines, "bus_away", text.not_sent(self._hub.why_not_published(), self._config.retry_seconds))
 
     def _not_allowed(self, lines: Sequence[str]) -> None:
         self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
@@ -173,11 +172,11 @@ class Person(Session):
                 tell(answer)
 
         def failed(failure: Failure) -> None:
+            reason = self._hub.why_not_published()
             if not failure.check(NotPublished):
+                reason = "an error of ours"
                 log.failure("{session} got no answer", failure, session=self.id)
-            self._say(
-                text.notice(f"no answer: {AWAY}" if failure.check(NotPublished) else "no answer: an error of ours")
-            )
+            self._say(text.notice(f"no answer: {reason}"))
 
         def not_answered(failure: Failure) -> None:
             self._questions -= 1

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred, TimeoutError
 
 from chatd.client.lease import Lease, origin
-from chatd.closing import BUS_AWAY, Closing
+from chatd.closing import Closing, try_later
 from chatd.config import Config
 from chatd.message import Message, Position
 from chatd.metrics import REFUSED_MESSAGES
@@ -76,14 +76,14 @@ class Poster:
         while not intake.open:
             if intake.away:
                 REFUSED_MESSAGES["bus_away"].value += 1
-                raise NotPosted(BUS_AWAY.reason)
+                raise NotPosted(self._why_not())
             self._waiting = Deferred(lambda _: intake.stop_waiting(self))
             intake.wait(self)
             try:
                 await self._waiting.addTimeout(patience, self._timers)
             except TimeoutError:
                 REFUSED_MESSAGES["bus_away"].value += 1
-                raise NotPosted(BUS_AWAY.reason) from None
+                raise NotPosted(self._why_not()) from None
 
     async def _find_nick(self, room: str) -> str:
         """Return the nick that nobody else in the room has now. Raises NickInUse."""
@@ -92,10 +92,13 @@ class Poster:
             nick = await found.addTimeout(self._config.bus_patience, self._timers)
         except TimeoutError:
             REFUSED_MESSAGES["bus_away"].value += 1
-            raise NotPosted(BUS_AWAY.reason) from None
+            raise NotPosted(self._why_not()) from None
         if not nick:
             raise NickInUse(f"nick: {self.nick} is in use in this room; give another one, or a token that proves it")
         return nick
+
+    def _why_not(self) -> str:
+        return try_later(self._hub.why_not_published()).reason
 
     # The intake calls
 

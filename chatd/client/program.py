@@ -35,7 +35,6 @@ log = Logger()
 
 T = TypeVar("T")
 
-AWAY = "the message bus is away"
 NOT_FOR_YOU = "the token does not let you into this room"
 BEING_JOINED = "room: it is being joined"
 READ_AGAIN = 1.0
@@ -307,7 +306,7 @@ class Program:
             )
         elif intake.away:
             REFUSED_MESSAGES["bus_away"].value += 1
-            self.refuse(request.ref, "unavailable", AWAY, again=True)
+            self.refuse(request.ref, "unavailable", self._hub_of(request.room).why_not_published(), again=True)
         else:
             self._hold(request, member)
 

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from chatd.client.lease import UNLIMITED, Lease
 from chatd.client.receipts import Receipts, Written
-from chatd.closing import BUS_AWAY, NOT_TEXT, OUR_FAULT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow
+from chatd.closing import NOT_TEXT, OUR_FAULT, READ_ONLY, TOKEN_OUT, TOO_LARGE, Closing, too_slow, try_later
 from chatd.config import Config
 from chatd.gate.buckets import Pace
 from chatd.gate.limits import too_many
@@ -405,7 +405,7 @@ class Session:
         REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._gone:
             log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
-        self._line.close(BUS_AWAY)
+        self._line.close(try_later(self._hub.why_not_published()))
 
     def _stop_patience(self) -> None:
         if self._patience is not None and self._patience.active():

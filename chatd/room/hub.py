@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.closing import BUS_AWAY, TAKEN_OVER, WRITES_REFUSED, Closing
+from chatd.closing import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVER, WRITES_REFUSED, Closing
 from chatd.config import Config
 from chatd.message import Batch, Change, Gap, Position, Stretch
 from chatd.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
@@ -200,8 +200,12 @@ class Hub:
         return self._bus.unreachable
 
     def why_not_joined(self) -> Closing:
-        """Say why a member that did not join in time could not."""
+        """Return the reason why a member did not join in time."""
         return WRITES_REFUSED if self._bus.refusing else BUS_AWAY
+
+    def why_not_published(self) -> str:
+        """Return why nothing can be published now."""
+        return REFUSES_WRITES if self._bus.refusing else AWAY
 
     def top(self, name: str) -> Position:
         """Say where a room's order stands."""

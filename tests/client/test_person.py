@@ -343,6 +343,9 @@ def test_while_the_bus_is_away_each_line_is_given_back_at_once(house: House, ann
     house.bus_goes()
     ann[0].received(["a", "/me b", "/help"])
     assert lines(ann[1]) == [NOT_SENT, NOT_SENT, *HELP]
+    house.bus.refusing = "READONLY"
+    ann[0].received(["a"])
+    assert lines(ann[1]) == [NOT_SENT.replace("is away", "refuses writes")]
     assert ann[1].events == []
     house.bus_comes_back()
     assert house.turn() == []

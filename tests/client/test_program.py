@@ -642,6 +642,13 @@ def test_while_the_bus_is_away_a_message_is_refused_and_told_when_to_try_again(h
     assert brief(client.asks(publish(ref=3))) == ["ack 3"]
 
 
+def test_while_the_broker_refuses_writes_a_message_is_refused_with_this_reason(house: House, client: Client) -> None:
+    house.bus.refusing = "READONLY"
+    house.bus_goes()
+    reason = "the message bus refuses writes"
+    assert client.asks(publish(ref=1)) == [error(1, "unavailable", reason, retry_after=5.0)]
+
+
 def test_a_full_window_holds_requests_in_their_order_and_stops_reading(house: House, client: Client) -> None:
     house.bus_fills()
     assert client.asks(publish("a", ref=1), {"type": "ping", "ref": 2}, "?", publish("b", ref=3)) == []

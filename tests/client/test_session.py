@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.client.session import Session
-from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, too_slow
+from chatd.closing import BUS_AWAY, LOG_AWAY, NOT_TEXT, OUR_FAULT, TAKEN_OVER, TOO_LARGE, too_slow, try_later
 from chatd.message import Gap, Position
 from chatd.metrics import REFUSED_MESSAGES
 from chatd.room.outbox import NotPublished
@@ -232,6 +232,15 @@ def test_an_away_bus_closes_it_after_its_patience_and_not_before(house: House) -
     assert line.events == ["pause"]
     house.clock.advance(0.1)
     assert line.events == ["pause", BUS_AWAY]
+
+
+def test_a_broker_that_refuses_writes_for_too_long_is_why_it_closes(house: House) -> None:
+    house.bus.refusing = "READONLY"
+    house.bus_goes()
+    session, line = house.session()
+    session.received(["a"])
+    house.clock.advance(10)
+    assert line.events == ["pause", try_later("the message bus refuses writes")]
 
 
 def test_what_an_away_bus_did_not_take_is_not_published_later(house: House) -> None:
