@@ -22,7 +22,7 @@ from chatd.web.asker import asker_address, asker_lease, head_of, header, is_expo
 from chatd.web.following import Following, describe
 from chatd.web.page import Page
 from chatd.wire import events, http
-from chatd.wire.handshake import Place, Refused, follows, read_target, unavailable
+from chatd.wire.handshake import Place, Refused, bad_request, follows, read_target, unavailable
 from chatd.wire.json_line import encode
 from chatd.wire.stream import stream
 from chatd.wire.text import named
@@ -46,6 +46,10 @@ class Rooms:
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
         heartbeat = http.read_heartbeat(request.uri)
         if form == http.EVENTS or follows(request.uri):
+            if http.read_before(request.uri) is not None:
+                raise bad_request(
+                    "before is for messages of the past; a client that follows goes on behind Last-Event-ID"
+                )
             return self._follow(request, form, heartbeat)
         if form == http.HTML:
             return self._page.render(request)

@@ -125,6 +125,19 @@ def test_an_answer_depends_on_what_is_accepted(asker: Asker) -> None:
     assert b"\r\nVary: Accept\r\n" in asker.transport.value()
 
 
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "text/html", "text/event-stream"])
+def test_who_follows_cannot_go_back_too(asker: Asker, accept: str) -> None:
+    follow = "" if accept == "text/event-stream" else "&follow=1"
+    assert asker.error(f"GET /ops?before=e0-2{follow}", f"Accept: {accept}") == (400, "bad_request")
+
+
+def test_an_answer_without_messages_does_not_say_where_older_ones_are(asker: Asker, house: House) -> None:
+    house.say("1", "2", "3")
+    answer = asker.ask("GET /ops?last=0&before=e0-3")
+    assert (answer.status, answer.body) == (200, b"")
+    assert "link" not in answer.headers
+
+
 def test_what_was_said_is_unavailable_while_the_bus_is_away(asker: Asker) -> None:
     asker.bus.away = "it is gone"
     answer = asker.ask("GET /ops")
@@ -419,6 +432,9 @@ def test_nothing_is_taken_while_the_bus_is_away(asker: Asker, house: House) -> N
     answer = asker.post("/ops", "hello")
     assert error(answer) == (503, "unavailable")
     assert answer.headers["retry-after"] == "5"
+    assert json.loads(answer.body)["message"] == "the message bus is away; try again later"
+    house.bus.refusing = "READONLY"
+    assert json.loads(asker.post("/ops", "hello").body)["message"] == "the message bus refuses writes; try again later"
     assert house.chat_log.entries == []
 
 
