@@ -160,7 +160,7 @@ class Program:
         return self._hub_of(member.room).join(member.room, member)
 
     def why_not_joined(self) -> Closing:
-        """Say why it did not enter that room in time."""
+        """Return the reason why it did not enter that room in time."""
         return self._hub_of(self._place.room).why_not_joined()
 
     def opened(self) -> None:

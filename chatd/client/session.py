@@ -187,7 +187,7 @@ class Session:
         return self._hub.join(self._place.room, self)
 
     def why_not_joined(self) -> Closing:
-        """Say why it did not hear the room in time."""
+        """Return the reason why it did not hear the room in time."""
         return self._hub.why_not_joined()
 
     def received(self, texts: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ class Postponed(Refused):
     content_type = EVENTS
 
     def __init__(self, refused: Refused, again: float) -> None:
-        """Take what is to be said, and in how many seconds to come back."""
+        """Answer with the message of a refusal, and ask the client to come back after so many seconds."""
         headers = (*refused.headers, ("Access-Control-Allow-Origin", "*"))  # it says nothing of the room
         super().__init__(200, refused.code, refused.message, headers, reason=refused.reason)
         self._again = again

@@ -174,7 +174,7 @@ def lost(count: int | None) -> str:
 
 
 def cut(count: int) -> str:
-    """Say that an answer has fewer lines than were asked for, because more do not fit."""
+    """Return the line that tells that an answer has fewer lines than were asked for, because more do not fit."""
     return notice(f"the last {_counted(count, 'line')}: more do not fit in one answer")
 
 
