@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, count
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,28 @@ def test_the_transcripts_are_what_is_printed_today() -> None:
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+_FENCED = re.compile(r"(?ms)^ *```.*?^ *```$")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    found: set[str] = set()
+    for heading in re.findall(r"(?m)^#+ +(.+?) *$", _FENCED.sub("", page.read_text())):
+        shown = re.sub(r"\[(.+?)\]\(.+?\)", r"\1", heading)
+        anchor = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        found.add(next(each for each in chain([anchor], (f"{anchor}-{n}" for n in count(1))) if each not in found))
+    return found
+
+
 def test_every_link_within_the_documentation_leads_somewhere() -> None:
+    faults = []
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        for link in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for link in re.findall(r"\]\((?!\w+:)([^) ]+)", _FENCED.sub("", page.read_text())):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+                faults.append(f"{page.relative_to(ROOT)}: {link}")
+    assert faults == []
 
 
 # Every block
@@ -406,7 +425,11 @@ def test_a_renewed_certificate_is_copied_with_its_chain_before_chatd_reads_it(tm
         (tmp_path / name).mkdir()
     (tmp_path / "live" / "privkey.pem").write_text("key")
     (tmp_path / "live" / "fullchain.pem").write_text("certificate and chain")
-    places = {"/etc/chatd": str(tmp_path / "etc"), "--owner chatd ": "", "systemctl reload chatd": "cat etc/*.pem"}
+    places = {
+        "/etc/chatd": str(tmp_path / "etc"),
+        "--owner chatd ": "",
+        "systemctl reload-or-restart chatd": "cat etc/*.pem",
+    }
     script = tmp_path / "copy-certificate"
     script.write_text(installed(block("copy-certificate"), **places))
     script.chmod(0o755)
