@@ -281,7 +281,7 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
         told = len(daemon.log())
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
         daemon.wait_for("auth.pem: No such file or directory; this worker is not ready before it is", after=told)
-        daemon.wait_for("line 2: 'nonsense' does not .*; this worker is not ready before it is", after=told)
+        daemon.wait_for("line 2: 'nonsense' is no address.*; this worker is not ready before it is", after=told)
         daemon.wait_for("revoked: No such file or directory; this worker is not ready before it is", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
         banned = {"X-Forwarded-For": "192.0.2.7"}

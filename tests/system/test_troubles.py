@@ -104,7 +104,7 @@ def test_what_can_not_be_logged_is_refused_and_all_goes_on_when_it_can_again(
 
         def run(command: str) -> None:
             keep = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-            within = ["nsenter", f"--target={daemon.process.pid}", "--mount", *keep, "sh", "-euc"]
+            within = ["nsenter", f"--target={daemon.process.pid}", "--mount", "--root", *keep, "sh", "-euc"]
             subprocess.run([*within, command.format(logs=logs)], check=True)
 
         worker = daemon.worker_pids()[0]
