@@ -294,9 +294,10 @@ class TestOutages(BusTestCase):
 
     async def test_a_join_that_is_given_up_leaves_nothing_to_wait_for_it(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, "ops")
+        bus, _ = await self.ready(self.url, "ops")
         self.server.kill()
-        await ears.until(lambda: not bus.hears("ops"))
+        while bus.hears("ops"):  # the bus does not call anybody for that
+            await deferLater(reactor, 0.01)
         asked = bus.subscribe("ops")
         asked.cancel()
         await self.assertFailure(asked, CancelledError)
