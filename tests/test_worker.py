@@ -549,6 +549,7 @@ def test_what_had_not_reached_a_client_that_was_given_up_is_sent_to_it_again(sta
     options: dict[str, Any] = {
         "ping_seconds": patience,
         "pong_seconds": patience,
+        "stalled_seconds": patience,
         "close_seconds": 0.2,
         "redis_prefix": prefix,
     }

@@ -26,7 +26,8 @@ def text(number: int) -> str:
 def stalled(daemon: Daemon, worker: int) -> Iterator[socket.socket]:
     """Give a client of a worker that has read the answer to its handshake, and then reads no more by itself."""
     while True:
-        with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw:
+        # A kernel whose buffer was full for long is asked ever more rarely whether there is room again.
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=120) as raw:
             raw.sendall(handshake("/"))
             answer = b""
             while not answer.endswith(b"\r\n\r\n"):
