@@ -67,7 +67,9 @@ def test_new_clients_find_the_new_configuration_and_old_ones_are_told_to_come_ba
         with daemon.connect("ops") as one, daemon.connect("ops") as two:
             one.send("x" * 200)
             assert two.recv(20) == "x" * 200
-        assert last_words(bare) == ("x" * 200, 1012)
+        said, code = last_words(bare)  # it is closed at a moment of its own within the drain time
+        assert said in ("", "x" * 200)
+        assert code == 1012
         assert last_words(named) == ("* closing: the server restarts; come back", 1012)
         byes = [json.loads(last_words(each)[0]) for each in (program, other)]
         assert [(bye["type"], bye["code"]) for bye in byes] == [("bye", 1012)] * 2
