@@ -1,5 +1,5 @@
 # chatd: `make run` starts it, `make test` checks it. Both first install what they need into .venv.
-#   make run OPTIONS="--listen tcp:8080"      make test TESTS=tests/room
+#   make run OPTIONS="--listen tcp:8080"      make test TESTS=tests/rooms
 
 PYTHON ?= python3
 VENV := .venv

@@ -19,7 +19,7 @@ from string import Template
 
 from benchmarks import processes
 from benchmarks.generator import ROOT, pinned
-from chatd.parent.valkey import find_server
+from chatd.supervisor.private_broker import find_server
 
 PEERS = ROOT / "benchmarks" / "peers"
 """Servers that are not ours."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.candidates import SEED
 from benchmarks.generator import ROOT
-from chatd.parent.valkey import find_server
+from chatd.supervisor.private_broker import find_server
 
 NONE = "not here"
 

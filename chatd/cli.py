@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import chatd
-from chatd.config import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
-from chatd.credentials import check_credentials
-from chatd.gate.auth import mint
-from chatd.gate.keys import read_signing_key
-from chatd.options import did_you_mean
-from chatd.parent.running import Running, find_running
-from chatd.parent.state import BROKER
-from chatd.parent.valkey import SOCKET, UNIX_PATH_BYTES
-from chatd.verify.histories import read_histories
-from chatd.verify.ledger import Ledger
-from chatd.verify.logs import Logs
-from chatd.verify.unreadable import Unreadable
-from chatd.wire.handshake import LOBBY, Refused, read_room
+from chatd.access.keys import read_signing_key
+from chatd.access.tokens import mint
+from chatd.broker.credentials import check_credentials
+from chatd.chatlog.histories import read_histories
+from chatd.chatlog.ledger import Ledger
+from chatd.chatlog.logs import Logs
+from chatd.chatlog.unreadable import Unreadable
+from chatd.config.loading import did_you_mean
+from chatd.config.settings import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
+from chatd.protocol.http_head import LOBBY, Refused, read_room
+from chatd.supervisor.data_dir import BROKER
+from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES
+from chatd.supervisor.running import Running, find_running
 
 VERIFY = """\
 Compare the chat logs with the history of every room in the broker: each message

@@ -16,23 +16,23 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import chatd
-from chatd.config import LOOPBACK_LISTEN, BadValue, Config, broker_address, file_path, options
-from chatd.credentials import check_credentials
-from chatd.endpoints import check_endpoint, is_local, suggestion
-from chatd.gate.auth import Guard
-from chatd.gate.bans import Bans
-from chatd.gate.hosts import Hosts
-from chatd.gate.origin import Origins
-from chatd.gate.proxies import Proxies
-from chatd.gate.revoked import Revoked
-from chatd.logfile import check_log
-from chatd.options import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
-from chatd.parent.daemon import Daemon
-from chatd.parent.ending import Ending
-from chatd.parent.ports import Ports, check_identity
-from chatd.parent.serverlog import ServerLog
-from chatd.parent.state import State
-from chatd.parent.valkey import find_server, memory_of
+from chatd.access.bans import Bans
+from chatd.access.client_address import Proxies
+from chatd.access.hosts import Hosts
+from chatd.access.origins import Origins
+from chatd.access.revoked_tokens import Revoked
+from chatd.access.tokens import Guard
+from chatd.broker.credentials import check_credentials
+from chatd.chatlog.file import check_log
+from chatd.config.listen import check_endpoint, is_local, suggestion
+from chatd.config.loading import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
+from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, broker_address, file_path, options
+from chatd.supervisor.data_dir import State
+from chatd.supervisor.private_broker import find_server, memory_of
+from chatd.supervisor.server_log import ServerLog
+from chatd.supervisor.service import Daemon
+from chatd.supervisor.shutdown import Ending
+from chatd.supervisor.sockets import Ports, check_identity
 
 log = Logger()
 

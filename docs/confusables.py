@@ -1,4 +1,4 @@
-"""Write chatd/wire/confusables.txt: ``python docs/confusables.py confusables.txt``, with Unicode's file of that name.
+"""Write chatd/protocol/confusables.txt: ``python docs/confusables.py FILE``, FILE being Unicode's confusables.txt.
 
 Unicode publishes it under https://www.unicode.org/Public/security/latest/ (UTS 39, "Unicode Security Mechanisms").
 """
@@ -6,7 +6,7 @@ Unicode publishes it under https://www.unicode.org/Public/security/latest/ (UTS 
 import sys
 from pathlib import Path
 
-from chatd.wire.nick import CONFUSABLES
+from chatd.protocol.nick import CONFUSABLES
 
 NOTICE = """\
 # The characters that look like others, of Unicode's confusables.txt, version {version} (UTS 39).

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from chatd import __version__
-from chatd.config import Config
-from chatd.wire.events import MessageEvent
-from chatd.wire.http import HEARTBEAT_LEAST, HEARTBEAT_MOST, LAST, Here, Published, Rooms, Said
+from chatd.config.settings import Config
+from chatd.protocol.http_api import HEARTBEAT_LEAST, HEARTBEAT_MOST, LAST, Here, Published, Rooms, Said
+from chatd.protocol.json_v1 import MessageEvent
 
 PAGE = Path(__file__).with_name("openapi.json")
 MOST = Config().max_message

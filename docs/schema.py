@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from chatd.wire.schema import schema
+from chatd.protocol.json_schema import schema
 
 PAGE = Path(__file__).with_name("chatd.v1.schema.json")
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, settings
 from twisted.logger import globalLogPublisher
 
-from chatd.parent.valkey import find_server
+from chatd.supervisor.private_broker import find_server
 from tests.fakes import Events
 from tests.waiting import until
 

@@ -1,4 +1,4 @@
-"""Test doubles: small, and true to the contracts that the real parts fulfil (see ``tests/room/test_bus.py``)."""
+"""Test doubles: small, and true to the contracts that the real parts fulfil (see ``tests/broker/test_bus.py``)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,15 +16,15 @@ from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.closing import Closing
-from chatd.message import Batch, Change, Gap, Message, Position, Span
-from chatd.meter import NotKept
-from chatd.room.bus import BusListener
-from chatd.room.logline import Entry
-from chatd.room.outbox import NotPublished, Published
-from chatd.room.places import Place
-from chatd.room.roster import Identity, Members, Occupied, Present
-from chatd.wire.text import BARE, Dress
+from chatd.broker.bus import BusListener
+from chatd.broker.publish_queue import NotPublished, Published
+from chatd.broker.resume_positions import Place
+from chatd.broker.roster import Identity, Members, Occupied, Present
+from chatd.chatlog.line import Entry
+from chatd.monitoring.meter import NotKept
+from chatd.protocol.close_codes import Closing
+from chatd.protocol.message import Batch, Change, Gap, Message, Position, Span
+from chatd.protocol.text import BARE, Dress
 
 T = TypeVar("T")
 

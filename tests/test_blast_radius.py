@@ -11,35 +11,35 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from chatd.client.turns import Turns
-from chatd.closing import BANNED, OUR_FAULT, STOPPING, Closing
-from chatd.config import Config
-from chatd.exposition import Folder
-from chatd.gate.auth import Grant
-from chatd.gate.buckets import Slowed
-from chatd.lifeline import HOLD, STOP, encode
-from chatd.message import Batch, Change, Gap, Message, Position
-from chatd.meter import Meter
-from chatd.parent.fleet import Fleet
-from chatd.parent.worker import Worker as Child
-from chatd.room.outbox import NotPublished
-from chatd.room.places import Place as Stored
-from chatd.room.presence import Presence
-from chatd.room.queries import Queries
-from chatd.room.roster import Identity
-from chatd.room.script import PUBLISH
-from chatd.room.shards import Shard, Shards
-from chatd.room.sync import Sync
-from chatd.timers import Periodic, TimerWheel
-from chatd.worker import Lifeline, Worker
-from tests.client import test_connection
-from tests.client.house import House as Clients
-from tests.client.test_lease import lease_of
-from tests.client.test_program import Client, join
+from chatd.access.token_bucket import Slowed
+from chatd.access.tokens import Grant
+from chatd.broker.presence import Presence
+from chatd.broker.publish_queue import NotPublished
+from chatd.broker.queries import Queries
+from chatd.broker.resume_positions import Place as Stored
+from chatd.broker.roster import Identity
+from chatd.broker.script import PUBLISH
+from chatd.chatlog.sync import Sync
+from chatd.clients.turns import Turns
+from chatd.config.settings import Config
+from chatd.monitoring.meter import Meter
+from chatd.monitoring.prometheus import Folder
+from chatd.protocol.close_codes import BANNED, OUR_FAULT, STOPPING, Closing
+from chatd.protocol.message import Batch, Change, Gap, Message, Position
+from chatd.rooms.sharding import Shard, Shards
+from chatd.runtime.ipc import HOLD, STOP, encode
+from chatd.runtime.timers import Periodic, TimerWheel
+from chatd.supervisor.reload import Fleet
+from chatd.supervisor.worker_process import Worker as Child
+from chatd.worker.worker import Lifeline, Worker
+from tests.broker import test_comparison, test_history, test_publish_queue, test_resume_positions
+from tests.broker.wire import Wire, outcome
+from tests.clients import test_websocket
+from tests.clients.house import House as Clients
+from tests.clients.test_json_session import Client, join
+from tests.clients.test_token_lifetime import lease_of
 from tests.fakes import FakeBus, FakeMember
-from tests.room import test_comparison, test_history, test_outbox, test_places
-from tests.room.house import TURNS, House, frames, make_house
-from tests.room.wire import Wire, outcome
+from tests.rooms.house import TURNS, House, frames, make_house
 from tests.web.asker import Asker
 from tests.web.asker import House as Web
 
@@ -389,7 +389,7 @@ def _() -> Seen:
 
 @row("closing a connection that has lost its resume key unheard")
 def _() -> Seen:
-    office = test_places.Office(places=3)
+    office = test_resume_positions.Office(places=3)
     given: list[str] = []
 
     def give_up(room: str, session: str) -> Stored | None:
@@ -591,7 +591,7 @@ def _() -> Seen:
 
 @row("encoding one batch")
 def _() -> Seen:
-    office = test_outbox.Office(Config())
+    office = test_publish_queue.Office(Config())
     office.connect()
     office.boxes.publish("ops", [Message("s.1", 2**70, "s", "bad")], {}).addErrback(lambda _: None)
     office.publish("good")
@@ -600,7 +600,7 @@ def _() -> Seen:
 
 @row("sending what waits for one room")
 def _() -> Seen:
-    office = test_outbox.Office(Config())
+    office = test_publish_queue.Office(Config())
     office.publish("bad"), office.publish("good", room="dev")
     channel = office.boxes._channel
     office.boxes._channel = lambda room: fail() if room == "ops" else channel(room)
@@ -751,7 +751,7 @@ def _() -> Seen:
 
 @row("leaving a room at the end of a WebSocket")
 def _() -> Seen:
-    house = test_connection.House()
+    house = test_websocket.House()
     bad, _ = house.client(), house.client()
     hub: Any = SimpleNamespace(leave=fail)
     session: Any = bad.connection.session
@@ -763,11 +763,11 @@ def _() -> Seen:
 
 @row("a ping")
 def _() -> Seen:
-    house = test_connection.House()
+    house = test_websocket.House()
     client = house.client()
     client.connection.sendPing = fail
-    house.clock.advance(test_connection.CONFIG.ping_seconds + 0.1)
-    house.clock.advance(test_connection.CONFIG.pong_seconds + 0.1)
+    house.clock.advance(test_websocket.CONFIG.ping_seconds + 0.1)
+    house.clock.advance(test_websocket.CONFIG.pong_seconds + 0.1)
     return client.gone, "ConnectionAborted"
 
 

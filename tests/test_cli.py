@@ -12,10 +12,10 @@ import pytest
 
 import chatd
 from chatd.cli import main
-from chatd.parent import running
-from tests.gate.issuer import private_pem, public_pem
-from tests.room.server import Client, Server
-from tests.verify.streams import batch, keep, lines, message, outcome
+from chatd.supervisor import running
+from tests.access.issuer import private_pem, public_pem
+from tests.broker.server import Client, Server
+from tests.chatlog.streams import batch, keep, lines, message, outcome
 
 CHATD = str(Path(sys.executable).parent / "chatd")
 ONE, TWO = message("w.1.1"), message("w.1.2", "two\nlines")

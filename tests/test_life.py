@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.frames import PING, PONG, TEXT, frame, handshake
-from tests.test_worker import Station
 from tests.waiting import PATIENCE
+from tests.worker.test_worker import Station
 
 SIZE = 16_000
 """Bytes of a message."""

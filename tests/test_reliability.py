@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chatd.config import options
-from chatd.options import name_of
+from chatd.config.loading import name_of
+from chatd.config.settings import options
 
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "docs" / "reliability.md").read_text().splitlines()

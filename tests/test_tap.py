@@ -15,9 +15,9 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
 import chatd
-from chatd.config import LOOPBACK_LISTEN, BadValue, Config, options
-from chatd.parent.daemon import Daemon
-from chatd.parent.state import State
+from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.supervisor.data_dir import State
+from chatd.supervisor.service import Daemon
 from chatd.tap import Options, makeService
 from tests.fakes import Events
 

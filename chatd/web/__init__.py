@@ -1,1 +1,1 @@
-"""What the port says to HTTP."""
+"""HTTP on the same port as WebSockets."""

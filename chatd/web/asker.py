@@ -4,10 +4,10 @@ from typing import Any
 
 from twisted.web.server import Request
 
-from chatd.client.lease import Lease
-from chatd.gate.proxies import Proxies
-from chatd.transports import address_of
-from chatd.wire.handshake import Head
+from chatd.access.client_address import Proxies
+from chatd.clients.token_lifetime import Lease
+from chatd.protocol.http_head import Head
+from chatd.runtime.transports import address_of
 
 
 def head_of(request: Request) -> Head:

@@ -9,14 +9,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request as WebRequest
 from zope.interface import implementer
 
-from chatd.client.outflow import CHOKED, Weighed
-from chatd.metrics import REFUSED
-from chatd.timers import Timer
-from chatd.transports import address_of, hand_over
-from chatd.web.asker import asker_address, head_of, header
-from chatd.web.refusal import Refusal, for_now
-from chatd.wire.events import longest_json
-from chatd.wire.handshake import (
+from chatd.clients.send_buffer import CHOKED, Weighed
+from chatd.monitoring.metrics import REFUSED
+from chatd.protocol.http_api import check_coding, media_type
+from chatd.protocol.http_head import (
     Head,
     Refused,
     bad_request,
@@ -29,7 +25,11 @@ from chatd.wire.handshake import (
     split_target,
     too_late,
 )
-from chatd.wire.http import check_coding, media_type
+from chatd.protocol.json_v1 import longest_json
+from chatd.runtime.timers import Timer
+from chatd.runtime.transports import address_of, hand_over
+from chatd.web.asker import asker_address, head_of, header
+from chatd.web.refusal import Refusal, for_now
 
 PROBES = (b"/-/healthz", b"/-/readyz")
 """Asked for by an address, whatever the server is called; there is nothing in the answer for a page to read."""

@@ -2,7 +2,7 @@
 
 from twisted.web.server import Request
 
-from chatd.gate.origin import Origins
+from chatd.access.origins import Origins
 from chatd.web.asker import head_of, header
 
 MAY_ASK = b"GET, HEAD, POST"

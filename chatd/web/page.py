@@ -11,10 +11,10 @@ from importlib.resources import files
 from twisted.web.http import CACHED
 from twisted.web.server import Request
 
-from chatd.web.answer import answer
+from chatd.protocol.http_api import HTML, takes_gzip
+from chatd.protocol.http_head import Refused
 from chatd.web.asker import header
-from chatd.wire.handshake import Refused
-from chatd.wire.http import HTML, takes_gzip
+from chatd.web.responses import answer
 
 POLICY = "; ".join(
     (

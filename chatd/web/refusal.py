@@ -8,13 +8,13 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.client.outflow import Outflow
-from chatd.config import Config
-from chatd.gate.limits import Crowd
-from chatd.metrics import REFUSED
-from chatd.timers import Timer, TimerWheel
-from chatd.wire.handshake import Head, Refused
-from chatd.wire.stream import refused_to
+from chatd.access.rate_limits import Crowd
+from chatd.clients.send_buffer import Outflow
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import REFUSED
+from chatd.protocol.http_head import Head, Refused
+from chatd.protocol.http_stream import refused_to
+from chatd.runtime.timers import Timer, TimerWheel
 
 uniform = SystemRandom().uniform
 

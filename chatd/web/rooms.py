@@ -5,27 +5,27 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.web.server import NOT_DONE_YET, Request
 
-from chatd.client.factory import ConnectionFactory
-from chatd.client.follower import Follower
-from chatd.client.membership import listed
-from chatd.client.poster import NickInUse, NotPosted, Poster
-from chatd.closing import BUS_AWAY
-from chatd.gate.auth import check_readable, check_writable, own_place
-from chatd.gate.origin import check_follower
-from chatd.message import Position
-from chatd.metrics import BACKLOG_BYTES
-from chatd.room.outbox import NotPublished
-from chatd.room.shards import Shards
-from chatd.transports import address_of
-from chatd.web.answer import answer, answer_json, later
+from chatd.access.origins import check_follower
+from chatd.access.tokens import check_readable, check_writable, own_place
+from chatd.broker.publish_queue import NotPublished
+from chatd.clients.factory import ConnectionFactory
+from chatd.clients.poster import NickInUse, NotPosted, Poster
+from chatd.clients.stream_session import Follower
+from chatd.clients.subscription import listed
+from chatd.monitoring.metrics import BACKLOG_BYTES
+from chatd.protocol import http_api, json_v1
+from chatd.protocol.close_codes import BUS_AWAY
+from chatd.protocol.http_head import Place, Refused, bad_request, follows, read_target, unavailable
+from chatd.protocol.http_stream import stream
+from chatd.protocol.json_line import encode
+from chatd.protocol.message import Position
+from chatd.protocol.text import named
+from chatd.rooms.sharding import Shards
+from chatd.runtime.transports import address_of
 from chatd.web.asker import asker_address, asker_lease, head_of, header, is_exposed
-from chatd.web.following import Following, describe
 from chatd.web.page import Page
-from chatd.wire import events, http
-from chatd.wire.handshake import Place, Refused, bad_request, follows, read_target, unavailable
-from chatd.wire.json_line import encode
-from chatd.wire.stream import stream
-from chatd.wire.text import named
+from chatd.web.responses import answer, answer_json, later
+from chatd.web.streaming import Following, describe
 
 T = TypeVar("T")
 
@@ -42,18 +42,18 @@ class Rooms:
 
     def show(self, request: Request) -> bytes | int:
         """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
-        form = http.choose_form(header(request, "accept"))
+        form = http_api.choose_form(header(request, "accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
-        heartbeat = http.read_heartbeat(request.uri)
-        if form == http.EVENTS or follows(request.uri):
-            if http.read_before(request.uri) is not None:
+        heartbeat = http_api.read_heartbeat(request.uri)
+        if form == http_api.EVENTS or follows(request.uri):
+            if http_api.read_before(request.uri) is not None:
                 raise bad_request(
                     "before is for messages of the past; a client that follows goes on behind Last-Event-ID"
                 )
             return self._follow(request, form, heartbeat)
-        if form == http.HTML:
+        if form == http_api.HTML:
             return self._page.render(request)
-        place, before = read_target(request.uri, http.LAST), http.read_before(request.uri)
+        place, before = read_target(request.uri, http_api.LAST), http_api.read_before(request.uri)
         check_readable(asker_lease(request).grant, place.room)
         return later(request, self._last(request, place, before, form))
 
@@ -64,10 +64,10 @@ class Rooms:
         self._read(request, stretch.size)
         self._check_backlog()  # many may have asked at the same time
         if stretch.more and stretch.start is not None:
-            request.setHeader(b"link", http.link_to_older(stretch.start, place.last).encode("ascii"))
-        if form in (http.JSON, http.JSON_LINES):
-            said = [event for batch in stretch.batches for event in events.message_events(batch)]
-            if form == http.JSON:
+            request.setHeader(b"link", http_api.link_to_older(stretch.start, place.last).encode("ascii"))
+        if form in (http_api.JSON, http_api.JSON_LINES):
+            said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
+            if form == http_api.JSON:
                 return answer_json(request, said)
             return answer(request, b"".join(encode(event) + b"\n" for event in said), form)
         return answer(request, "".join(f"{named(each)}\n" for batch in stretch.batches for each in batch.messages))
@@ -78,12 +78,12 @@ class Rooms:
             raise unavailable("too much data waits for clients that do not read; try again later")
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
-        position = self._broke_off(request) if form == http.EVENTS else None
-        place = read_target(request.uri, 0 if form == http.EVENTS else http.LAST)
+        position = self._broke_off(request) if form == http_api.EVENTS else None
+        place = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
         check_follower(head_of(request), named=bool(place.nick or place.resume))
         lease = asker_lease(request)
         check_readable(lease.grant, place.room)
-        form = http.TEXT if form == http.HTML else form
+        form = http_api.TEXT if form == http_api.HTML else form
         shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
         if request.method == b"HEAD":
             describe(request, shown)
@@ -112,7 +112,7 @@ class Rooms:
 
     def _broke_off(self, request: Request) -> Position | None:
         last = header(request, "last-event-id")
-        return http.read_event_id(last) if last else None
+        return http_api.read_event_id(last) if last else None
 
     def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
@@ -120,7 +120,7 @@ class Rooms:
         lease = asker_lease(request)
         check_writable(lease.grant, place.room)
         body = request.content.read() if request.content is not None else b""
-        said = http.read_said(header(request, "content-type"), body, self._config.max_message)
+        said = http_api.read_said(header(request, "content-type"), body, self._config.max_message)
         address = self._enter(request, place.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
@@ -145,7 +145,7 @@ class Rooms:
         """Charge the asker's address for so many bytes that were read."""
         self._connections.limits.read(asker_address(request), size, exposed=is_exposed(request))
 
-    async def _publish(self, request: Request, room: str, poster: Poster, said: http.Said) -> bytes:
+    async def _publish(self, request: Request, room: str, poster: Poster, said: http_api.Said) -> bytes:
         try:
             message, position, duplicate = await poster.publish(room, said.text, said.id or "")
         except NotPosted as error:
@@ -153,12 +153,12 @@ class Rooms:
         except NickInUse as error:
             raise Refused(409, "nick_in_use", str(error)) from None
         request.setResponseCode(201, b"Created")
-        published = http.Published(
+        published = http_api.Published(
             room,
             position.epoch,
             position.offset,
             message.given or message.id,
-            events.utc(message.time),
+            json_v1.utc(message.time),
             duplicate,
         )
         return answer_json(request, published)
@@ -168,18 +168,18 @@ class Rooms:
         check_readable(asker_lease(request).grant, room)
         hub = self._shards.hub(room)
         members = await self._asked(hub.members(room), hub.unreachable)
-        return answer_json(request, http.Here(room, listed(members), members.count))
+        return answer_json(request, http_api.Here(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms that the asker may read."""
         grant = asker_lease(request).grant
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
-            http.Room(each.room, each.count, each.top.epoch, each.top.offset)
+            http_api.Room(each.room, each.count, each.top.epoch, each.top.offset)
             for each in occupied
             if grant.may_read(each.room)
         ]
-        body = answer_json(request, http.Rooms(rooms, more))
+        body = answer_json(request, http_api.Rooms(rooms, more))
         self._read(request, len(body))
         return body
 

@@ -10,26 +10,26 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
-from chatd.client.factory import ConnectionFactory
-from chatd.closing import OUR_FAULT
-from chatd.gate.limits import Crowd
-from chatd.meter import Meter
-from chatd.room.shards import Shards
-from chatd.single_flight import SingleFlight
-from chatd.web.answer import answer, done, later, refuse
-from chatd.web.asker import asker_address, head_of, header
-from chatd.web.channel import METRICS, PROBES, Channel, Request, is_probe, is_room
-from chatd.web.cors import allow_in_advance, share
-from chatd.web.page import Page
-from chatd.web.rooms import Rooms
-from chatd.web.status import healthz, metrics, readyz
-from chatd.wire.handshake import (
+from chatd.access.rate_limits import Crowd
+from chatd.clients.factory import ConnectionFactory
+from chatd.monitoring.meter import Meter
+from chatd.protocol.close_codes import OUR_FAULT
+from chatd.protocol.http_api import EVENTS, choose_form
+from chatd.protocol.http_head import (
     Refused,
     internal,
     room_name,
     split_target,
 )
-from chatd.wire.http import EVENTS, choose_form
+from chatd.rooms.sharding import Shards
+from chatd.runtime.single_flight import SingleFlight
+from chatd.web.asker import asker_address, head_of, header
+from chatd.web.channel import METRICS, PROBES, Channel, Request, is_probe, is_room
+from chatd.web.cors import allow_in_advance, share
+from chatd.web.page import Page
+from chatd.web.responses import answer, done, later, refuse
+from chatd.web.rooms import Rooms
+from chatd.web.status import healthz, metrics, readyz
 
 log = Logger()
 

@@ -2,11 +2,11 @@
 
 from twisted.web.server import Request
 
-from chatd.meter import Meter, NotKept
-from chatd.room.shards import Shards
-from chatd.single_flight import SingleFlight
-from chatd.web.answer import answer
-from chatd.wire.handshake import Refused
+from chatd.monitoring.meter import Meter, NotKept
+from chatd.protocol.http_head import Refused
+from chatd.rooms.sharding import Shards
+from chatd.runtime.single_flight import SingleFlight
+from chatd.web.responses import answer
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 

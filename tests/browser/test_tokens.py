@@ -11,9 +11,9 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from tests.access.issuer import public_pem, token
 from tests.browser.chromium import Window, Windows, count_dials
 from tests.browser.test_access import DESKTOP, PHONE, serious
-from tests.gate.issuer import public_pem, token
 from tests.system.daemon import Daemon
 
 KEY = "auth.pem"

@@ -6,7 +6,7 @@ import sys
 
 from websockets.sync.client import connect as connect_websockets
 
-from chatd.wire.frames import deflated_text_frame, text_frame
+from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 from tests.conformance.conftest import running
 from tests.conformance.testee import binary_frame, deflated_binary_frame
 

@@ -19,17 +19,17 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
-from chatd.client.connection import Connection
-from chatd.client.factory import ConnectionFactory
-from chatd.client.lease import UNLIMITED
-from chatd.client.session import Session
-from chatd.closing import TOO_LARGE, too_slow
-from chatd.config import Config
-from chatd.door import DoorFactory
+from chatd.clients.factory import ConnectionFactory
+from chatd.clients.pipe_session import Session
+from chatd.clients.token_lifetime import UNLIMITED
+from chatd.clients.websocket import Connection
+from chatd.config.settings import Config
+from chatd.protocol.close_codes import TOO_LARGE, too_slow
+from chatd.protocol.http_head import Place
+from chatd.protocol.text import BARE
+from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 from chatd.web.site import Site
-from chatd.wire.frames import deflated_text_frame, text_frame
-from chatd.wire.handshake import Place
-from chatd.wire.text import BARE
+from chatd.worker.listener import DoorFactory
 
 LIMIT = 16 * 1024 * 1024
 CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT, slice_rest=0.01, flood_seconds=3600)  # its suite floods

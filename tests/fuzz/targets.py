@@ -11,21 +11,21 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from chatd.client.factory import ConnectionFactory
-from chatd.config import Config
-from chatd.door import DoorFactory
-from chatd.gate.auth import BadToken, Guard
-from chatd.room.hub import Hub
-from chatd.room.shards import Shard, Shards
+from chatd.access.tokens import BadToken, Guard
+from chatd.clients.factory import ConnectionFactory
+from chatd.config.settings import Config
+from chatd.protocol import http_api, json_v1, text
+from chatd.protocol.http_head import HEAD_END, Refused, follows, read_head, read_target, read_upgrade, tokens_of_target
+from chatd.protocol.json_line import encode
+from chatd.protocol.nick import BadNick, as_nick, candidates, folded, read_nick
+from chatd.protocol.websocket_frames import LONGEST, take_texts
+from chatd.rooms.hub import Hub
+from chatd.rooms.sharding import Shard, Shards
 from chatd.web.site import Site
-from chatd.wire import events, http, text
-from chatd.wire.frames import LONGEST, take_texts
-from chatd.wire.handshake import HEAD_END, Refused, follows, read_head, read_target, read_upgrade, tokens_of_target
-from chatd.wire.json_line import encode
-from chatd.wire.nick import BadNick, as_nick, candidates, folded, read_nick
+from chatd.worker.listener import DoorFactory
+from tests.access.issuer import private_key, public_pem, token
 from tests.fakes import FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, handshake, header
-from tests.gate.issuer import private_key, public_pem, token
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def head(data: bytes) -> None:
         lambda: read_target(request.target),
         lambda: follows(request.target),
         lambda: tokens_of_target(request.target),
-        lambda: http.read_event_id(request.headers.get("last-event-id", "")),
-        lambda: http.read_said(request.headers.get("content-type"), data, 1000),
+        lambda: http_api.read_event_id(request.headers.get("last-event-id", "")),
+        lambda: http_api.read_said(request.headers.get("content-type"), data, 1000),
     ):
         try:
             read()
         except Refused as refused:
             refused.response()
-    http.choose_form(request.headers.get("accept"))
+    http_api.choose_form(request.headers.get("accept"))
 
 
 def target(data: bytes) -> None:
@@ -89,12 +89,12 @@ def frames(data: bytes) -> None:
 def request(data: bytes) -> None:
     """Read a request of chatd.v1: it is refused in a line that can be sent, or it is one."""
     try:
-        found = events.read_request(data)
-    except events.BadRequest as bad:
-        encode(events.Error("bad_request", bad.message, ref=bad.ref))
+        found = json_v1.read_request(data)
+    except json_v1.BadRequest as bad:
+        encode(json_v1.Error("bad_request", bad.message, ref=bad.ref))
         assert "\n" not in bad.message
         return
-    again = events.read_request(encode(found))
+    again = json_v1.read_request(encode(found))
     assert again == found
 
 

@@ -36,10 +36,10 @@ def test_nothing_new_breaks_a_promise(name: str) -> None:
 
 
 def test_a_promise_that_is_broken_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatd.wire.text.read_line", lambda text: text + "more")
+    monkeypatch.setattr("chatd.protocol.text.read_line", lambda text: text + "more")
     with pytest.raises(AssertionError):
         TARGETS["wire"].run(b"\4hello")
-    monkeypatch.setattr("chatd.client.session.Session.received", lambda self, texts: 1 / 0)
+    monkeypatch.setattr("chatd.clients.pipe_session.Session.received", lambda self, texts: 1 / 0)
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         for seed in TARGETS["client"].seeds:
             TARGETS["client"].run(seed)

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from websockets.sync.client import connect
 
-from chatd.parent.valkey import find_server
+from chatd.supervisor.private_broker import find_server
 from tests.system.daemon import free_port
 from tests.waiting import until
 

@@ -22,9 +22,9 @@ import yaml
 from playwright.sync_api import Browser, expect
 from websockets.sync.client import ClientConnection, unix_connect
 
-from chatd.gate.revoked import Revoked
-from chatd.options import combine, read_file
-from chatd.parent.valkey import find_server
+from chatd.access.revoked_tokens import Revoked
+from chatd.config.loading import combine, read_file
+from chatd.supervisor.private_broker import find_server
 from tests.blocks import Block, block, blocks, named_in_tests, read
 from tests.browser.chromium import chromium
 from tests.system.daemon import Daemon, Terminal

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from chatd.cli import main
-from tests.room.trio import Trio
+from tests.broker.trio import Trio
 from tests.system.crowd import Crowd
 from tests.system.daemon import Daemon
 from tests.waiting import until

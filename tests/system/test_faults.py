@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.room.server import Server
+from tests.broker.server import Server
 from tests.system.daemon import TWISTD, Daemon, is_running
 from tests.waiting import until
 

@@ -19,8 +19,8 @@ from typing import Any, get_args
 import msgspec
 from msgspec import UNSET
 
-from chatd.wire.events import Ack, Code, Error, Event, Joined, Pong
-from chatd.wire.schema import schema
+from chatd.protocol.json_schema import schema
+from chatd.protocol.json_v1 import Ack, Code, Error, Event, Joined, Pong
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, handshake, header
 from tests.system.daemon import Daemon
 from tests.waiting import until

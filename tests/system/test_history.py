@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.room.server import Client
+from tests.broker.server import Client
 from tests.system.daemon import Daemon, Websocat, hear
 from tests.system.program import program
 from tests.waiting import until

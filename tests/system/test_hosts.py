@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from chatd.config import broker_address
-from chatd.room.shards import score
-from tests.room.server import Server
-from tests.room.trio import Spot, Trio
+from chatd.config.settings import broker_address
+from chatd.rooms.sharding import score
+from tests.broker.server import Server
+from tests.broker.trio import Spot, Trio
 from tests.system.crowd import Crowd, Member
 from tests.system.daemon import Daemon
 from tests.system.network import Lan

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.gate.issuer import public_pem, signed, token
+from tests.access.issuer import public_pem, signed, token
 from tests.system.daemon import Daemon, hear
 from tests.system.program import Program, program
 

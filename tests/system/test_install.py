@@ -97,7 +97,7 @@ def test_a_source_distribution_has_all_that_git_has_and_runs_its_tests(checkout:
     assert [name for name in listed() if not (folder / name).is_file()] == []
     plan = subprocess.run(["make", "-n", "test"], cwd=folder, capture_output=True, text=True, check=True)
     assert "-m pytest" in plan.stdout
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/wire/test_json_line.py"]
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/protocol/test_json_line.py"]
     ran = subprocess.run(tests, cwd=folder, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout
 
@@ -108,7 +108,7 @@ def test_a_wheel_has_types_and_what_an_operator_copies(checkout: Path, tmp_path:
     files = {each.name: each.read_bytes() for each in (checkout / "deploy").iterdir() if each.is_file()}
     assert {each.name: each.read_bytes() for each in shared.iterdir()} == files
     client = tmp_path / "client.py"
-    client.write_text("from chatd.config import Config\n\nworkers: str = Config().workers\n")
+    client.write_text("from chatd.config.settings import Config\n\nworkers: str = Config().workers\n")
     mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--python-executable", str(python)]
     said = subprocess.run([*mypy, str(client)], cwd=tmp_path, capture_output=True, text=True, check=False).stdout
     assert 'client.py:3: error: Incompatible types in assignment (expression has type "int"' in said
@@ -142,7 +142,7 @@ def test_an_upgrade_leaves_nothing_of_what_the_new_version_has_no_more(checkout:
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(["bash", "-euc", text], check=True, cwd=tmp_path, env=variables)
     [package] = (tmp_path / "venv" / "lib").glob("*/site-packages/chatd")
-    assert (package / "config.py").exists()
+    assert (package / "cli.py").exists()
     assert not (package / "gone.py").exists()
 
 

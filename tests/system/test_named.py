@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from tests.room.server import Server
+from tests.broker.server import Server
 from tests.system.daemon import Daemon, Websocat, hear
 from tests.system.test_http import count
 from tests.waiting import until

@@ -29,7 +29,7 @@ def test_the_server_does_as_described(daemon: Daemon, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", str(DOCS / "openapi.json")]
     command += ["--url", daemon.url(scheme="http").rstrip("/"), "--max-examples", "20", "--seed", "1"]
     command += ["--checks", "all", "--phases", "examples,coverage,fuzzing", "--request-timeout", "10"]
-    # What our own limits are stricter or laxer in than JSON Schema can say is in tests/wire/test_http.py.
+    # What our own limits are stricter or laxer in than JSON Schema can say is in tests/protocol/test_http_api.py.
     command += ["--exclude-checks", "positive_data_acceptance,negative_data_rejection,missing_required_header"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.room.server import Server
+from tests.broker.server import Server
 from tests.system.crowd import Crowd
 from tests.system.daemon import Daemon, stopped
 from tests.system.network import Cable

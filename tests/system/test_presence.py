@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.room.server import Server
+from tests.broker.server import Server
 from tests.system.daemon import Daemon, hear
 from tests.system.program import Event, program
 from tests.system.test_http import count

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.room.server import Server
+from tests.broker.server import Server
 from tests.system.daemon import Daemon
 from tests.system.program import PROTOCOL, Event, Program, program
 

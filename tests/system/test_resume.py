@@ -15,9 +15,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from chatd.closing import TAKEN_OVER
+from chatd.protocol.close_codes import TAKEN_OVER
+from tests.broker.server import Client, Server
 from tests.frames import close_frame, frame, handshake, heard
-from tests.room.server import Client, Server
 from tests.system.daemon import Daemon, Websocat, free_port, hear, is_running
 from tests.waiting import until
 

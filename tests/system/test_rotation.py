@@ -6,7 +6,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from chatd.room.logline import read_line
+from chatd.chatlog.line import read_line
 from tests.system.crowd import Crowd
 from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until

@@ -111,4 +111,4 @@ def test_a_logger_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(15)
-    assert '"log_namespace": "chatd.parent.daemon"' in (tmp_path / "out").read_text()
+    assert '"log_namespace": "chatd.supervisor.service"' in (tmp_path / "out").read_text()

@@ -13,9 +13,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from chatd.config import broker_address
-from chatd.room.shards import score
-from tests.room.server import Server
+from chatd.config.settings import broker_address
+from chatd.rooms.sharding import score
+from tests.broker.server import Server
 from tests.system.daemon import Daemon
 from tests.system.program import Program, program
 from tests.system.test_http import ask

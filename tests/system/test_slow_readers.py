@@ -9,7 +9,7 @@ from pathlib import Path
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from chatd.closing import too_slow
+from chatd.protocol.close_codes import too_slow
 from tests.frames import CLOSE, PING, TEXT, close_frame, handshake, heard
 from tests.system.daemon import Daemon
 from tests.waiting import until

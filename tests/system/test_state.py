@@ -11,7 +11,7 @@ from pathlib import Path
 import hiredis
 import pytest
 
-from tests.room.server import Client
+from tests.broker.server import Client
 from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 

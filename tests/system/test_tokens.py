@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.gate.issuer import private_pem, public_pem, token
+from tests.access.issuer import private_pem, public_pem, token
 from tests.system.daemon import Daemon, Websocat, hear
 from tests.waiting import until
 

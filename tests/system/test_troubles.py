@@ -18,8 +18,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from tests.broker.server import Client, Server
 from tests.frames import handshake
-from tests.room.server import Client, Server
 from tests.system.daemon import Daemon, hear, stopped
 from tests.waiting import until
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chatd.parent.running import find_running
+from chatd.supervisor.running import find_running
 from tests.system.daemon import Daemon
 from tests.waiting import until
 

@@ -9,11 +9,11 @@ from twisted.internet.task import Clock
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 
-from chatd.client.factory import ConnectionFactory
-from chatd.config import Config
-from chatd.message import Message
-from chatd.room.hub import Hub
-from chatd.room.shards import Shard, Shards
+from chatd.clients.factory import ConnectionFactory
+from chatd.config.settings import Config
+from chatd.protocol.message import Message
+from chatd.rooms.hub import Hub
+from chatd.rooms.sharding import Shard, Shards
 from chatd.web.site import Site
 from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeMeter, FakeTransport
 from tests.frames import Heard, heard

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from chatd.config import Config
-from chatd.gate.auth import Guard
+from chatd.access.tokens import Guard
+from chatd.config.settings import Config
+from tests.access.issuer import NOW, public_pem, token
 from tests.frames import Heard
-from tests.gate.issuer import NOW, public_pem, token
 from tests.web.asker import CONFIG, Asker, House, error
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chatd.config import Config
+from chatd.config.settings import Config
 from tests.web.asker import Asker, House, error
 
 HOST = "Host: chat.example:3000"

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.config import Config
-from chatd.message import Position
-from chatd.metrics import BACKLOG_BYTES, Number
-from chatd.room.outbox import NotPublished, Published
+from chatd.broker.publish_queue import NotPublished, Published
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import BACKLOG_BYTES, Number
+from chatd.protocol.message import Position
 from tests.fakes import Events
 from tests.frames import heard
 from tests.web.asker import CONFIG, NOON, Asker, House, error

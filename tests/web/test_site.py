@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.client.outflow import CHOKED, weigh_backlog
-from chatd.metrics import BACKLOG_BYTES, REFUSED
+from chatd.clients.send_buffer import CHOKED, weigh_backlog
+from chatd.monitoring.metrics import BACKLOG_BYTES, REFUSED
 from chatd.web.channel import Channel
 from chatd.web.site import about
 from tests.fakes import Events

@@ -13,10 +13,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
-from chatd.room.outbox import NotPublished
-from chatd.room.shards import Shard, Shards
-from chatd.single_flight import SingleFlight
-from chatd.web.answer import later
+from chatd.broker.publish_queue import NotPublished
+from chatd.rooms.sharding import Shard, Shards
+from chatd.runtime.single_flight import SingleFlight
+from chatd.web.responses import later
 from chatd.web.status import healthz, metrics, readyz
 from tests.fakes import FakeMeter
 

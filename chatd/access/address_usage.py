@@ -1,0 +1,228 @@
+"""What each address uses on this worker: its connections and its token buckets, in a bounded table.
+
+All workers add up what addresses use (``shared_limits``). The table says in turns which addresses they are told of, so
+the work of a second depends on what addresses did in it, never on how many are known.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from ipaddress import IPv6Address
+from itertools import islice
+from typing import NamedTuple
+
+from chatd.access.addresses import read_address
+from chatd.access.token_bucket import Bucket, Pace
+from chatd.config.settings import Config
+
+
+class Share(NamedTuple):
+    """What an address has used, on one worker since it was last told, or on all of them ever."""
+
+    address: str
+    connections: int
+    """Connections that are open now."""
+    arrivals: int = 0
+    """Connections that began."""
+    rooms: int = 0
+    """Rooms that it made."""
+    requests: int = 0
+    messages: int = 0
+    bytes: int = 0
+
+
+COUNTED = Share._fields[2:]
+"""What is counted of an address beside its connections; each has a bucket."""
+_NOTHING = (0,) * len(COUNTED)
+
+
+@lru_cache(maxsize=4096)
+def group(address: str) -> str:
+    """Return what an address is counted as: itself, or its network; empty for text that is no address."""
+    found = read_address(address)
+    if isinstance(found, IPv6Address):
+        return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+    return str(found or "")
+
+
+class Usage:
+    """What one address uses. A bucket that is None limits nothing."""
+
+    __slots__ = (
+        "_touched",
+        "address",
+        "arrivals",
+        "bytes",
+        "connections",
+        "elsewhere",
+        "heard",
+        "heard_at",
+        "messages",
+        "posts",
+        "probes",
+        "reported",
+        "requests",
+        "rooms",
+    )
+
+    def __init__(self, address: str, touched: "dict[str, Usage]") -> None:
+        """Set the address, and the table of usages that changed."""
+        self.address = address
+        self.connections = 0
+        self.arrivals: Bucket | None = None
+        self.rooms: Bucket | None = None
+        self.requests: Bucket | None = None
+        self.messages: Bucket | None = None
+        self.bytes: Bucket | None = None
+        self.probes: Bucket | None = None
+        """Health checks; each worker counts them alone."""
+        self.posts: Pace | None = None
+        """Of all messages that the address posts over HTTP."""
+        self.elsewhere = 0
+        """Connections on other workers, as told at heard_at."""
+        self.heard_at = 0.0
+        self.heard: tuple[int, ...] = _NOTHING
+        """What all workers together had counted then."""
+        self.reported = 0
+        """Connections here that other workers were told of."""
+        self._touched = touched
+
+    def touch(self) -> None:
+        """Note that something changed."""
+        self._touched[self.address] = self
+
+    def counted(self) -> tuple[Bucket | None, ...]:
+        """Return the buckets in the order of COUNTED."""
+        return (self.arrivals, self.rooms, self.requests, self.messages, self.bytes)
+
+    def settled(self, now: float) -> bool:
+        """Return whether nothing is left of what it used: all its buckets are full."""
+        buckets = (*self.counted(), self.probes, self.posts)
+        return all(bucket is None or bucket.full(now) for bucket in buckets)
+
+    def matters(self, fewest: int, now: float) -> bool:
+        """Return whether other workers have to know what it uses here, or this one what it uses there."""
+        if self.connections >= fewest or self.reported >= fewest:
+            return True
+        if any(bucket is not None and bucket.much() for bucket in self.counted()):
+            return True
+        return any(self.heard) and not self.settled(now)
+
+    def tell(self) -> Share:
+        """Return what to tell of it, in whole numbers. What is told is not told again."""
+        used = []
+        for bucket in self.counted():
+            count = int(bucket.untold) if bucket is not None else 0
+            used.append(count)
+            if bucket is not None:
+                bucket.untold -= count
+        self.reported = self.connections
+        return Share(self.address, self.connections, *used)
+
+    def learn(self, own: Share, total: Share, now: float) -> None:
+        """Learn what all workers have counted, this one included; own is what it told them."""
+        before, self.heard = self.heard, total[2:]
+        self.elsewhere, self.heard_at = max(0, total.connections - own.connections), now
+        if not any(before):  # what others counted before is not known to be new
+            return
+        for bucket, was, count, mine in zip(self.counted(), before, total[2:], own[2:], strict=True):
+            if bucket is not None:
+                bucket.spend_elsewhere(max(0, count - was - mine), now)
+
+
+class UsageTable:
+    """The usages of a worker."""
+
+    def __init__(self, config: Config, seconds: Callable[[], float], fewest: int) -> None:
+        """Set the clock, and from how many connections on other workers have to know of an address."""
+        self._config = config
+        self._seconds = seconds
+        self._fewest = fewest
+        self._connected: dict[str, Usage] = {}
+        self._loose: OrderedDict[str, Usage] = OrderedDict()  # without connections; the next to be forgotten first
+        self._touched: dict[str, Usage] = {}  # that changed and were not looked at yet
+        self._shared: OrderedDict[str, Usage] = OrderedDict()  # other workers are told of these, in turns
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the addresses."""
+        yield from self._connected
+        yield from self._loose
+
+    def get(self, address: str) -> Usage | None:
+        """Return the usage of an address; None if it is not known."""
+        return self._get(group(address))
+
+    def find(self, address: str) -> Usage | None:
+        """Return the usage of an address, a new one if it was not known; None for text that is no address."""
+        name = group(address)
+        if not name:
+            return None
+        usage = self._get(name)
+        if usage is None:
+            usage = self._loose[name] = Usage(name, self._touched)
+            if len(self._connected) + len(self._loose) > self._config.limit_addresses and len(self._loose) > 1:
+                self._drop(next(iter(self._loose)))
+        elif not usage.connections:
+            self._loose.move_to_end(name)
+        return usage
+
+    def came(self, address: str) -> None:
+        """Count a connection."""
+        if (usage := self.find(address)) is not None:
+            usage.connections += 1
+            if usage.connections == 1:
+                self._connected[usage.address] = self._loose.pop(usage.address)
+            usage.touch()
+
+    def left(self, address: str) -> None:
+        """Count a connection no more."""
+        usage = self._connected.get(group(address))
+        if usage is not None:
+            usage.connections -= 1
+            if not usage.connections:
+                self._loose[usage.address] = self._connected.pop(usage.address)
+            usage.touch()
+
+    def report(self) -> Sequence[Share]:
+        """Return what to tell other workers now; forget addresses of which nothing is left.
+
+        An address that uses next to nothing is not told of. If there are too many, each has its turn.
+        """
+        now = self._seconds()
+        for name in list(islice(self._touched, self._config.limit_looked)):
+            usage = self._touched.pop(name)
+            if name not in self._shared and usage.matters(self._fewest, now):
+                usage.heard = _NOTHING
+                self._shared[name] = usage
+        told: list[Share] = []
+        for name, usage in list(islice(self._shared.items(), self._config.limit_reported)):
+            if usage.matters(self._fewest, now):
+                self._shared.move_to_end(name)
+                told.append(usage.tell())
+            else:
+                del self._shared[name]
+        self._forget(now)
+        return told
+
+    def learn(self, told: Sequence[Share], totals: Sequence[Share]) -> None:
+        """Learn what all workers, this one included, have counted of what was told."""
+        now = self._seconds()
+        for own, total in zip(told, totals, strict=True):
+            if (usage := self._get(own.address)) is not None:
+                usage.learn(own, total, now)
+
+    def _get(self, name: str) -> Usage | None:
+        return self._connected.get(name) or self._loose.get(name)
+
+    def _forget(self, now: float) -> None:
+        """Look at some addresses without connections, in turns, and forget those of which nothing is left."""
+        for name in list(islice(self._loose, self._config.limit_looked)):
+            if name not in self._shared and self._loose[name].settled(now):
+                self._drop(name)
+            else:
+                self._loose.move_to_end(name)
+
+    def _drop(self, name: str) -> None:
+        del self._loose[name]
+        self._touched.pop(name, None)
+        self._shared.pop(name, None)

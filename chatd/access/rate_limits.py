@@ -1,0 +1,247 @@
+"""How much one client, and one address, may do: messages, requests, connections, rooms, arrivals in a minute.
+
+``auto`` limits clients of other hosts and nobody else. What an address uses is counted in ``address_usage``; its use on
+other workers arrives up to a second later (``shared_limits``), so an address may exceed its limits for that second. An
+IPv6 address counts with its /64, which is what one customer gets.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from chatd.access.address_usage import Share, Usage, UsageTable
+from chatd.access.token_bucket import Bucket, Pace, Slowed
+from chatd.config.settings import Config, limit
+from chatd.protocol.http_head import Refused, unavailable
+
+Member = TypeVar("Member")
+
+_MINUTE = 60.0
+
+
+class _Rates(NamedTuple):
+    """The limits on one kind of listener as numbers; 0: no limit."""
+
+    messages: float
+    bytes: float
+    connections: float
+    arrivals: float
+    rooms: float
+    handshakes: float
+    requests: float
+    address_messages: float
+    address_bytes: float
+
+    @property
+    def of_addresses(self) -> bool:
+        """Return whether any of them is a limit of an address."""
+        return any(
+            (self.connections, self.arrivals, self.rooms, self.requests, self.address_messages, self.address_bytes)
+        )
+
+
+def _rates(config: Config, *, auto: bool) -> _Rates:
+    names = _Rates._fields
+    return _Rates(*(limit(getattr(config, f"limit_{name}"), getattr(config, f"auto_{name}") * auto) for name in names))
+
+
+class Limits:
+    """The limits of a worker."""
+
+    def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
+        """Set the clock: seconds since any moment."""
+        self._config = config
+        self._seconds = seconds
+        self._rates = (_rates(config, auto=False), _rates(config, auto=True))  # by whether a listener is exposed
+        self._counts = any(rates.of_addresses for rates in self._rates)
+        self.usages = UsageTable(config, seconds, max(2, int((self._rates[True].connections or 64) / 32)))
+        """What addresses use."""
+        self._made: OrderedDict[str, None] = OrderedDict()  # rooms
+        self._handshakes: Bucket | None = None
+        self.slowed = Slowed(config.overdue_bytes)
+        """Clients that are slowed down."""
+
+    # A client
+
+    def pace(self, address: str, *, exposed: bool) -> Pace | None:
+        """Return how fast a client at an address may publish and read; None: without limits."""
+        config, now, rates = self._config, self._seconds(), self._rates[exposed]
+        shared = self._shared(address, rates, now)
+        if not rates.messages and not rates.bytes and shared is None:
+            return None
+        rate, size = rates.messages, rates.bytes
+        return Pace(
+            self._bucket(rate, config.limit_burst, now) if rate else None,
+            self._bucket(size, max(2 * size, config.max_message), now) if size else None,
+            Bucket(rate, config.max_rooms, now) if rate else None,
+            self._seconds,
+            self.slowed,
+            shared=shared,
+            read_bytes=config.limit_read_bytes,
+        )
+
+    def _shared(self, address: str, rates: _Rates, now: float) -> Usage | None:
+        """Return the usage of an address with its buckets for all its clients; None if nothing limits them."""
+        config, rate, size = self._config, rates.address_messages, rates.address_bytes
+        if not (rate or size or rates.requests) or (usage := self.usages.find(address)) is None:
+            return None
+        if rate:
+            usage.messages = usage.messages or self._bucket(rate, max(2 * rate, config.limit_burst), now)
+        if size:
+            usage.bytes = usage.bytes or self._bucket(size, max(2 * size, config.max_message), now)
+        if rates.requests:
+            usage.requests = usage.requests or self._requests(rates, now)
+        return usage
+
+    def _bucket(self, rate: float, burst: float, now: float) -> Bucket:
+        return Bucket(rate, burst, now, self._config.limit_debt_seconds * rate)
+
+    def _requests(self, rates: _Rates, now: float) -> Bucket:
+        return self._bucket(rates.requests, max(1, self._config.limit_requests_seconds * rates.requests), now)
+
+    # An address
+
+    def request(
+        self, address: str, *, exposed: bool, count: int = 1, probe: bool = False, recovers: bool = False
+    ) -> None:
+        """Take a request of an address, or so many. Raise Refused: 429.
+
+        Probes have a bucket of their own. A request that recovers missed messages may owe (``Bucket.request``).
+        """
+        rates = self._rates[exposed]
+        if not rates.requests or (usage := self.usages.find(address)) is None:
+            return
+        now = self._seconds()
+        if probe:
+            bucket = usage.probes = usage.probes or self._requests(rates, now)
+        else:
+            bucket = usage.requests = usage.requests or self._requests(rates, now)
+        if wait := bucket.request(count, now, recovers=recovers):
+            raise too_many(f"{rates.requests:g} requests a second from one address at most", wait)
+        usage.touch()
+
+    def charge(self, address: str, requests: float, *, exposed: bool) -> None:
+        """Take what an address has used already from its requests: the next ones wait for it."""
+        rates = self._rates[exposed]
+        if rates.requests and (usage := self.usages.find(address)) is not None:
+            now = self._seconds()
+            usage.requests = usage.requests or self._requests(rates, now)
+            usage.requests.spend(requests, now)
+            usage.touch()
+
+    def read(self, address: str, size: int, *, exposed: bool) -> None:
+        """Charge an address for so many bytes of text that were read for it."""
+        self.charge(address, size / self._config.limit_read_bytes, exposed=exposed)
+
+    def came(self, address: str) -> None:
+        """Count a connection."""
+        if self._counts:
+            self.usages.came(address)
+
+    def left(self, address: str) -> None:
+        """Count it no more."""
+        if self._counts:
+            self.usages.left(address)
+
+    def crowded(self, address: str) -> bool:
+        """Return whether an address has so many connections that there is no time to tell it."""
+        most = self._rates[True].connections
+        usage = self.usages.get(address)
+        return bool(most) and usage is not None and usage.connections >= 2 * most
+
+    def admit(self, address: str, *, exposed: bool, counted: bool) -> None:
+        """Let one more connection in, which may be counted already. Raise Refused: 429, or 503 where many come."""
+        now, rates = self._seconds(), self._rates[exposed]
+        self.stay(address, exposed=exposed, counted=counted)
+        rate = rates.arrivals
+        if rate and (usage := self.usages.find(address)) is not None:
+            usage.arrivals = usage.arrivals or Bucket(rate / _MINUTE, rate, now)
+            if not usage.arrivals.take(1, now):
+                wait = usage.arrivals.wait(1, now)
+                raise too_many(f"{rate:g} new connections a minute from one address at most", wait)
+            usage.touch()
+        if rates.handshakes:  # last: who is refused for itself takes nothing from the others
+            self._handshakes = self._handshakes or Bucket(rates.handshakes, rates.handshakes, now)
+            if not self._handshakes.take(1, now):
+                raise unavailable("too many come at once; try again")
+
+    def stay(self, address: str, *, exposed: bool, counted: bool) -> None:
+        """Let a connection be one of its address, where it may be counted already. Raise Refused: 429."""
+        most = self._rates[exposed].connections
+        if not most or (usage := self.usages.find(address)) is None:
+            return
+        fresh = self._seconds() - usage.heard_at <= self._config.limit_kept_seconds
+        if usage.connections + (usage.elsewhere if fresh else 0) + (not counted) > most:
+            raise too_many(f"{most:g} connections from one address at most", 5.0)
+
+    def minds_rooms(self, *, exposed: bool) -> bool:
+        """Return whether it matters who makes rooms."""
+        return self._rates[exposed].rooms > 0
+
+    def enter(self, address: str, room: str, *, exposed: bool) -> None:
+        """Let it into a room, or say something there, where nobody was. Raise Refused: 429."""
+        rate = self._rates[exposed].rooms
+        if not rate or room in self._made or (usage := self.usages.find(address)) is None:
+            return
+        now = self._seconds()
+        usage.rooms = usage.rooms or Bucket(rate / _MINUTE, rate, now)
+        if not usage.rooms.take(1, now):
+            raise too_many(f"{rate:g} new rooms a minute from one address at most", usage.rooms.wait(1, now))
+        usage.touch()
+        self._made[room] = None
+        if len(self._made) > self._config.limit_rooms_known:
+            self._made.popitem(last=False)
+
+    def post(self, address: str, size: int, *, exposed: bool) -> None:
+        """Take a message of so many bytes that is posted over HTTP. Raise Refused: 429.
+
+        All posts of an address have the pace of one client.
+        """
+        if (usage := self.usages.find(address)) is None:
+            return
+        usage.posts = usage.posts or self.pace(address, exposed=exposed)
+        if usage.posts is not None and (wait := usage.posts.take(size)):
+            raise too_many("too fast", wait)
+
+    # What other workers count
+
+    def report(self) -> Sequence[Share]:
+        """Return what addresses have used here that others should know."""
+        return self.usages.report()
+
+    def learn(self, told: Sequence[Share], totals: Sequence[Share]) -> None:
+        """Learn what all workers, this one too, have counted of what was reported."""
+        self.usages.learn(told, totals)
+
+
+def too_many(message: str, wait: float) -> Refused:
+    """Refuse for so many seconds."""
+    return Refused(429, "rate_limited", message, (("Retry-After", str(max(1, round(wait + 0.5)))),))
+
+
+class Crowd(Generic[Member]):
+    """Connections of one kind, counted by where they come from."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._members: dict[Member, str] = {}
+
+    def add(self, member: Member, address: str) -> None:
+        """Count one in; an empty address is nobody's."""
+        self._members[member] = address
+        self._limits.came(address)
+
+    def discard(self, member: Member) -> None:
+        """Count it out, if it is in."""
+        address = self._members.pop(member, None)
+        if address is not None:
+            self._limits.left(address)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members

@@ -1,0 +1,105 @@
+"""What chatd shows to a broker and asks of it: passwords and certificates that stand in files.
+
+They are read at each dial, so that they can be replaced while chatd runs.
+"""
+
+import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+
+from chatd.config.settings import BadValue, BrokerAddress, Config
+from chatd.runtime.tls import read_certificates, read_key
+
+T = TypeVar("T")
+
+
+def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> None:
+    """See that all files can be used with these brokers. Raises BadValue, one line that names the option."""
+    for name in ("redis_ca", "redis_cert", "redis_key"):
+        if getattr(config, name) and not any(each.tls for each in addresses):
+            raise BadValue(f"--{name.replace('_', '-')} is for rediss:// only")
+    if config.redis_password_file and not addresses:
+        raise BadValue("--redis-password-file is for --redis only")
+    if config.sentinel_password_file and not any(each.sentinels for each in addresses):
+        raise BadValue("--sentinel-password-file is for redis+sentinel:// only")
+    if bool(config.redis_cert) != bool(config.redis_key):
+        raise BadValue("--redis-cert and --redis-key go together")
+    for address in addresses:
+        if address.password is not None and config.redis_password_file:
+            raise BadValue("--redis-password-file and a password in --redis are one too many")
+        password_of(address, config)
+    sentinel_password(config)
+    tls_options("localhost", config)
+
+
+def password_of(address: BrokerAddress, config: Config) -> str | None:
+    """Give the password for a broker, if it has one. Raises BadValue."""
+    return _read_password(config, "redis_password_file") if config.redis_password_file else address.password
+
+
+def sentinel_password(config: Config) -> str | None:
+    """Give the password for the Sentinels, if they ask for one. Raises BadValue."""
+    return _read_password(config, "sentinel_password_file") if config.sentinel_password_file else None
+
+
+def tls_options(host: str, config: Config) -> Any:
+    """Give what a TLS client of Twisted's needs to reach that host; its certificate and name are checked.
+
+    Raises BadValue.
+    """
+    trust = None  # whom the system trusts
+    if config.redis_ca:
+        authorities = [each.public_bytes(Encoding.PEM) for each in _read(config, "redis_ca", read_certificates)]
+        trust = trustRootFromCertificates(map(Certificate.loadPEM, authorities))
+    shown: dict[str, Any] = {}
+    if config.redis_cert:
+        own, *chain = _read(config, "redis_cert", read_certificates)
+        key = _read(config, "redis_key", partial(read_key, certificate=own))
+        shown = {"certificate": own, "extraCertChain": chain, "privateKey": key}
+    return optionsForClientTLS(host, trustRoot=trust, extraCertificateOptions=shown)
+
+
+def tls_context(config: Config) -> ssl.SSLContext:
+    """Give the same for a plain socket. Raises OSError (``ssl.SSLError``).
+
+    It is no ``create_default_context``: since Python 3.13 that one is stricter than OpenSSL is by itself, and so than
+    ``tls_options``. What chatd talks to, ``chatd verify`` can read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.redis_ca:
+        context.load_verify_locations(config.redis_ca)
+    else:
+        context.load_default_certs()
+    if config.redis_cert:
+        context.load_cert_chain(config.redis_cert, config.redis_key)
+    return context
+
+
+def _read(config: Config, option: str, read: Callable[[str], T]) -> T:
+    """Return what is in the file of an option. Raise BadValue."""
+    try:
+        return read(getattr(config, option))
+    except OSError as error:
+        raise _bad(config, option, error.strerror or str(error)) from error
+    except BadValue as error:
+        raise _bad(config, option, str(error)) from error
+
+
+def _bad(config: Config, option: str, why: str) -> BadValue:
+    return BadValue(f"--{option.replace('_', '-')} {getattr(config, option)}: {why}")
+
+
+def _read_password(config: Config, option: str) -> str:
+    """Give the first line of a file; editors end it with a newline."""
+    try:
+        lines = _read(config, option, lambda path: Path(path).read_bytes()).decode().splitlines()
+    except UnicodeDecodeError:
+        lines = []
+    if not lines or not lines[0]:
+        raise _bad(config, option, "its first line is to be the password")
+    return lines[0]

@@ -1,0 +1,159 @@
+"""What a room's history is asked for: a stretch of it, and where the order of rooms stands.
+
+It is kept by the script that publishes, and bounded by it; what is older than ``history_ttl`` is left out here too.
+An entry that can't be read is left out: those who read there see a hole in the offsets, and are told.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from chatd.broker.queries import Queries
+from chatd.broker.script import READ, READ_BACK, TOPS
+from chatd.config.settings import Config
+from chatd.protocol.message import Batch, Position, Span, decode
+
+log = Logger()
+
+
+def history_key(prefix: str, room: str) -> tuple[bytes, bytes]:
+    """Give the key of a room's history, but for the epoch that comes between."""
+    return f"{prefix}:history:".encode(), f":{room}".encode()
+
+
+class History:
+    """The history of all rooms, as it stands in the broker."""
+
+    def __init__(
+        self,
+        queries: Queries,
+        config: Config,
+        channel: Callable[[str], bytes],
+        new_epoch: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        """Take a room's key, what makes a random epoch, and the time of day in seconds since 1970."""
+        self._queries = queries
+        self._config = config
+        self._channel = channel
+        self._new_epoch = new_epoch
+        self._now = now
+        self._unreadable: dict[int, None] = {}  # hashes of entries that were logged, the oldest first
+
+    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+        """Read what follows a position, up to about so many bytes; without one only where the order stands."""
+        config = self._config
+        epoch, offset = (after.epoch, after.offset) if after is not None and config.keeps_history else ("", 0)
+
+        def arguments(run: bytes) -> list[Any]:
+            return [
+                *history_key(config.redis_prefix, room),
+                run,
+                self._new_epoch(),
+                config.room_seconds,
+                epoch,
+                offset,
+                most,
+            ]
+
+        answer: Deferred[Any] = self._queries.ask(READ, [self._channel(room)], arguments)
+        return answer.addCallback(self._span, room, most)
+
+    def read_back(
+        self, room: str, epoch: str, last: int, after: int, most: int
+    ) -> "Deferred[tuple[list[Batch], bool]]":
+        """Read the newest batches up to one offset and behind another, the newest first, up to about so many bytes.
+
+        Return them and whether there are more. The first may end, and the last begin, with messages beyond the offsets.
+        """
+        config = self._config
+        if not config.keeps_history:
+            return succeed(([], False))
+        before, behind = history_key(config.redis_prefix, room)
+        key = before + epoch.encode() + behind
+        answer: Deferred[Any] = self._queries.ask(READ_BACK, [key], lambda run: [last, after, most])
+
+        def read_on(end: int) -> "Deferred[tuple[list[Batch], bool]]":
+            return self.read_back(room, epoch, end, after, most)
+
+        return answer.addCallback(self._batches_back, room, epoch, last, read_on)
+
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+        """Say where the order of each room stands; a room that is not known in this run has no epoch."""
+
+        def arguments(run: bytes) -> list[Any]:
+            return [run, self._config.room_seconds]
+
+        answer: Deferred[Any] = self._queries.ask(TOPS, [self._channel(room) for room in rooms], arguments)
+        return answer.addCallback(
+            lambda flat: [Position(flat[at].decode(), int(flat[at + 1])) for at in range(0, len(flat), 2)]
+        )
+
+    def _span(self, answer: list[Any], room: str, most: int) -> "Span | Deferred[Span]":
+        epoch, top, more, end, *entries = answer
+        its_epoch, _, offset = end.decode().partition(" ")
+        batches = self._batches(room, its_epoch, entries)
+        span = self._without_old(Span(batches, Position(epoch.decode(), int(top)), bool(more)))
+        if span.more and not span.batches:  # who reads on behind the last batch would read the same again
+            return self.read(room, Position(its_epoch, int(offset)), most)
+        return span
+
+    def _batches(self, room: str, epoch: str, entries: Sequence[bytes], last: int = sys.maxsize) -> list[Batch]:
+        """Decode entries of one epoch that begin at an offset up to last; those that can't be read are logged once."""
+        batches = []
+        for data in entries:
+            try:
+                batch = decode(room, data)
+                if batch.epoch != epoch:
+                    raise ValueError(f"it is of epoch {batch.epoch}")
+                if batch.first > last:  # those who read back go on before it, and would never end
+                    raise ValueError(f"it says that it begins at offset {batch.first}, and ends before that")
+            except ValueError as error:
+                self._log_unreadable(room, data, error)
+            else:
+                batches.append(batch)
+        return batches
+
+    def _log_unreadable(self, room: str, data: bytes, error: ValueError) -> None:
+        entry = hash((room, data))
+        if entry in self._unreadable:
+            return
+        if len(self._unreadable) >= self._config.unreadable_known:
+            del self._unreadable[next(iter(self._unreadable))]
+        self._unreadable[entry] = None
+        log.error("an entry in the history of room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
+
+    def _batches_back(
+        self,
+        answer: list[Any],
+        room: str,
+        epoch: str,
+        last: int,
+        read_on: "Callable[[int], Deferred[tuple[list[Batch], bool]]]",
+    ) -> "tuple[list[Batch], bool] | Deferred[tuple[list[Batch], bool]]":
+        more, unread, *entries = answer
+        batches: list[Batch] = []
+        for batch in self._batches(room, epoch, entries, last):
+            if (part := self._without_old_messages(batch)) is not None:
+                batches.append(part)
+            if part is not batch:
+                return batches, False  # before what is too old there is nothing newer
+        if more and not batches:  # the caller goes on before the oldest batch, and has none
+            return read_on(min(int(unread), last - 1))  # never the same again
+        return batches, bool(more)
+
+    def _without_old(self, span: Span) -> Span:
+        """Leave out what is too old: the broker keeps it until the room has been silent for so long."""
+        kept = [part for batch in span.batches if (part := self._without_old_messages(batch)) is not None]
+        return Span(kept, span.top, span.more)
+
+    def _without_old_messages(self, batch: Batch) -> Batch | None:
+        """Return a batch without the messages that are too old; None if all of them are."""
+        oldest = int((self._now() - self._config.history_ttl) * 1000)
+        old = sum(message.time < oldest for message in batch.messages)
+        if old == len(batch.messages):
+            return None
+        return batch.without_first(old) if old > 0 else batch

@@ -1,0 +1,102 @@
+"""Presence as the broker takes and gives it: a step for each member that comes, goes or is renamed, and entries."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+from urllib.parse import quote, unquote
+
+from twisted.internet.defer import Deferred
+
+from chatd.broker.roster import Identity, Members, Present
+from chatd.protocol.nick import keys
+
+
+class NickTaken(Exception):
+    """A nick is taken, and so are all names like it that were tried."""
+
+
+_NO_CHOICES: Iterator[str] = iter(())  # one for all who want no nick: most do not
+
+
+@dataclass(slots=True)
+class Step:
+    """One thing to be changed."""
+
+    what: str
+    author: str
+    since: int = 0
+    identity: Identity | None = None
+    """None where it leaves."""
+    choices: Iterator[str] = field(init=False)
+    rounds: int = 0
+    """How often names were tried."""
+    done: "Deferred[str]" = field(default_factory=Deferred)
+    """Fires with the nick that it has."""
+    was: str = ""
+    """The nick that it had when the answer came; until then when this was asked."""
+    anew: bool = False
+    """Whether the broker had lost its member, which was said anew."""
+
+    def __post_init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Try names from the first one on."""
+        identity = self.identity
+        if identity is None or not (identity.nick or identity.first):
+            self.choices = _NO_CHOICES
+        else:
+            self.choices = identity.choices()
+        self.rounds = 0
+
+    def alone(self) -> bool:
+        """Return whether only the first name will do."""
+        if self.identity is None or not self.identity.nick:
+            return True
+        return self.what == "again" or (self.what == "free" and not (self.identity.owner or self.identity.marked))
+
+    def size(self, most: int) -> int:
+        """Return how many names it tries next: one at first, then each time twice as many, up to most.
+
+        So of many clients that want one nick, none asks the broker often.
+        """
+        return 1 if self.alone() else min(1 << self.rounds, most)
+
+    def arguments(self, most: int) -> list[Any]:
+        """Return it as the script takes it, with the next names to choose from."""
+        if self.identity is None:
+            return [self.what, self.author, 0]
+        identity = self.identity
+        owner = identity.owner and quote(identity.owner)
+        values: list[Any] = [self.since, owner, identity.origin, _keys(identity.nick)]
+        for name in islice(self.choices, self.size(most)):
+            values += [name, _keys(name)]
+        self.rounds += 1
+        return [self.what, self.author, len(values), *values]
+
+
+@lru_cache(maxsize=4096)
+def _keys(nick: str) -> str:
+    """Write the keys of a nick as the script takes them."""
+    return ",".join(map(quote, keys(nick)))
+
+
+_SUBJECT = quote("sub\0")
+
+
+def read_entry(author: str, entry: bytes) -> Present:
+    """Read the entry of a member."""
+    since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
+    subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
+    return Present(author, nick, int(since), subject)
+
+
+def read_members(answer: list[Any]) -> Members:
+    """Read an answer of ``scripts/members.lua``."""
+    version, count, *flat = answer
+    if not flat and count:
+        return Members(int(version), count, None)
+    present = [read_entry(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
+    return Members(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))

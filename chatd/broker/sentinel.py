@@ -1,0 +1,168 @@
+"""Sentinels: they know which server of a service is the master now, and see to it that there is one.
+
+An endpoint that asks them at each dial, one after the other, and dials what they say. As long as a connection that it
+made lasts, one of them is asked again every second: once it names another master, the connection is dropped, for a
+master that was replaced while it lives, and a subscription to it, would break by nothing else. The link dials again.
+A Sentinel whose configuration is older than the one by which a connection was made does not count: it has not heard of
+the failover yet, and the former master may still take messages, which are lost with it.
+"""
+
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from chatd.broker.connection import Broken, Publisher
+from chatd.broker.credentials import sentinel_password
+from chatd.broker.endpoint import host_endpoint
+from chatd.config.settings import BrokerAddress, Config
+
+T = TypeVar("T")
+
+Where = tuple[str, int]
+"""Host and port."""
+
+
+class Master(NamedTuple):
+    """What a Sentinel says."""
+
+    where: Where
+    epoch: int
+    """Of its configuration: each failover makes another one."""
+
+
+@implementer(IStreamClientEndpoint)
+class Sentinels:
+    """Dials the master of a service."""
+
+    def __init__(self, reactor: Any, address: BrokerAddress, config: Config) -> None:
+        """Take the reactor, and an address with Sentinels."""
+        self._reactor = reactor
+        self._address = address
+        self._config = config
+        self._sentinels = list(address.sentinels)
+        self._connections: dict[Any, Master] = {}
+        self._watching: Deferred[None] | None = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[Any]":  # noqa: N803 - Twisted's name
+        """Dial the master; fails with Broken where no Sentinel knows one."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def check(self, protocol: Any) -> None:
+        """See that a connection, which was made here and has logged in, leads to a master. Raises Broken."""
+        role = await protocol.execute_command("ROLE")
+        if role[0] != b"master":
+            self._turn()  # its word is old
+            raise Broken(f"the Sentinels name a server that is a {role[0].decode()}")
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        master = await self._find()
+        try:
+            protocol: Any = await self._endpoint(master.where).connect(factory)
+        except Exception:
+            self._turn()
+            raise
+        self._connections[protocol] = master
+        protocol.whenDisconnected().addCallback(self._gone)
+        if self._watching is None:
+            self._watching = Deferred.fromCoroutine(self._watch())
+            self._watching.addErrback(lambda failure: failure.trap(CancelledError))
+        return protocol
+
+    def _endpoint(self, where: Where) -> IStreamClientEndpoint:
+        return host_endpoint(self._reactor, *where, tls=self._address.tls, config=self._config)
+
+    def _turn(self) -> None:
+        """Ask another Sentinel first the next time."""
+        self._sentinels.append(self._sentinels.pop(0))
+
+    async def _find(self) -> Master:
+        """Ask the Sentinels in turn, the one that was right the last time first. Raises Broken."""
+        troubles = []
+        for sentinel in tuple(self._sentinels):
+            try:
+                master = await self._within(self._ask_once(sentinel))
+            except CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others may know
+                troubles.append(f"{sentinel[0]}:{sentinel[1]}: {error}")
+            else:
+                self._sentinels.sort(key=lambda each: each != sentinel)
+                return master
+        raise Broken(f"no Sentinel knows a master ({'; '.join(troubles)})")
+
+    async def _within(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for something as long as a Sentinel may take. Raises what it raises, or Broken; or CancelledError."""
+        doing = Deferred.fromCoroutine(work)
+        late = self._reactor.callLater(self._config.sentinel_seconds, doing.cancel)
+        try:
+            return await doing
+        except (CancelledError, ConnectingCancelledError):
+            raise CancelledError if late.active() else Broken("no answer") from None
+        finally:
+            if late.active():
+                late.cancel()
+
+    async def _ask_once(self, where: Where) -> Master:
+        sentinel = await self._dial(where)
+        try:
+            return await self._ask(sentinel)
+        finally:
+            sentinel.transport.abortConnection()
+
+    async def _dial(self, where: Where) -> Any:
+        """Connect to a Sentinel, and log in."""
+        protocol = Publisher(charset=None, convertNumbers=False)
+        sentinel = await connectProtocol(self._endpoint(where), protocol)
+        try:
+            if (password := sentinel_password(self._config)) is not None:
+                await sentinel.execute_command("AUTH", password)
+        except BaseException:
+            sentinel.transport.abortConnection()
+            raise
+        return sentinel
+
+    async def _ask(self, sentinel: Any) -> Master:
+        """Ask which server is the master. Raises what the Sentinel says."""
+        flat = await sentinel.execute_command("SENTINEL", "MASTER", self._address.service)
+        said = dict(zip(flat[::2], flat[1::2], strict=True))
+        return Master((said[b"ip"].decode(), int(said[b"port"])), int(said[b"config-epoch"]))
+
+    # As long as there are connections
+
+    def _gone(self, protocol: Any) -> None:
+        del self._connections[protocol]
+        if not self._connections and self._watching is not None:
+            watching, self._watching = self._watching, None
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Keep a connection to one Sentinel after the other."""
+        while True:
+            try:
+                await self._watch_with_one()
+            except CancelledError:
+                raise
+            except Exception:  # noqa: BLE001 - a link that has to dial says what is wrong
+                self._turn()
+            await self._wait()
+
+    async def _watch_with_one(self) -> None:
+        sentinel = await self._within(self._dial(self._sentinels[0]))
+        try:
+            while True:
+                master = await self._within(self._ask(sentinel))
+                for protocol, by in self._connections.items():
+                    if by.where != master.where and by.epoch <= master.epoch:
+                        protocol.transport.abortConnection()
+                await self._wait()
+        finally:
+            sentinel.transport.abortConnection()
+
+    async def _wait(self) -> None:
+        await deferLater(self._reactor, self._config.sentinel_seconds)

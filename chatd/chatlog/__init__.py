@@ -1,0 +1,1 @@
+"""``logs/chat.log``: written, rotated, verified."""

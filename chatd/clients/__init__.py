@@ -1,0 +1,1 @@
+"""One connected client: its session and its connection."""

@@ -1,0 +1,263 @@
+"""Makes the connections of a worker for the door, and knows them all: to close them, and to say what befell many.
+
+Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
+"""
+
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from secrets import SystemRandom
+from typing import Any, Protocol
+
+from autobahn.twisted.websocket import WebSocketServerFactory
+from autobahn.websocket.protocol import TrafficStats
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from chatd.access.bans import Bans
+from chatd.access.client_address import Proxies
+from chatd.access.hosts import Hosts
+from chatd.access.origins import Origins
+from chatd.access.rate_limits import Crowd, Limits
+from chatd.access.tokens import Guard, check_readable, own_place
+from chatd.clients.deflate import longest_deflated
+from chatd.clients.json_session import Program
+from chatd.clients.lean import Timers
+from chatd.clients.pipe_session import Session
+from chatd.clients.stream_session import Follower
+from chatd.clients.text_session import Person
+from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.clients.turns import Turns
+from chatd.clients.websocket import LINE_END, Connection
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import CLIENTS, SLOW_READERS
+from chatd.monitoring.tally import Tally
+from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, Closing
+from chatd.protocol.http_head import PROTOCOL, Head, Place, Upgrade, read_place, read_upgrade, unavailable
+from chatd.protocol.json_v1 import longest_json
+from chatd.rooms.hub import Hub
+from chatd.runtime.timers import TimerWheel
+
+log = Logger()
+uniform = SystemRandom().uniform
+
+
+class Closable(Protocol):
+    """What all connections have in common."""
+
+    @property
+    def session(self) -> Session | Program:
+        """What the client may do."""
+
+    def close(self, closing: Closing) -> None:
+        """Hang up, and say why."""
+
+
+class ConnectionFactory(WebSocketServerFactory):
+    """Makes connections for the door, and knows them all."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        reactor: Any,
+        hub_of: Callable[[str], Hub],
+        config: Config,
+        worker: str,
+        *,
+        guard: Guard | None = None,
+        now: Callable[[], float] = time.time,
+        most: int | None = None,
+    ) -> None:
+        """Take what gives the hub of a room, and this worker's unique name, with which session ids begin.
+
+        The guard knows tokens, where they are asked for; now is the time of day, in seconds since 1970. Most is how
+        many connections the worker may have, if it is not what the configuration says.
+        """
+        super().__init__(server="", reactor=reactor)
+        self.timers = TimerWheel(reactor, config.timer_seconds)
+        self.turns = Turns(reactor, config.slice_rest)
+        self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
+        self.config = config
+        self.origins = Origins(config.origin, _log_refused_page, config.refused_origins_told)
+        """Whose pages may talk to this worker."""
+        self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
+        """What this worker is called."""
+        self.proxies = Proxies(config.trusted_proxy)
+        """Whose word is taken on where a client comes from."""
+        self.limits = Limits(config, reactor.seconds)
+        """How much clients and addresses may do."""
+        self.bans = Bans(config.ban_list)
+        """Who may not come in at all."""
+        self.traffic = TrafficStats()
+        self.connections: Crowd[Closable] = Crowd(self.limits)
+        """Also those of HTTP clients that follow a room."""
+        self.closing: Closing | None = None
+        """Why everybody is being closed, once they are."""
+        self._hub_of = hub_of
+        self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
+        self._enter_local = partial(self.enter, exposed=False)
+        self._followers_most = int((most or config.max_connections_worker) * config.followers_share)
+        self._guard = guard
+        self._now = now
+        self._worker = worker
+        self._sessions = 0
+        self._emptied: Deferred[None] | None = None
+        text = "slow readers that fell behind: {clients}"
+        self.slow = Tally(self.timers, config.report_seconds, log, text, {"clients": SLOW_READERS})
+        self.setProtocolOptions(
+            failByDrop=False,
+            openHandshakeTimeout=0,  # the door has waited for the headers, we wait for the room
+            closeHandshakeTimeout=config.close_seconds,
+            autoPingInterval=0,  # we look for life ourselves: Autobahn sets two timers anew for each message
+        )
+        options = {name: getattr(self, name) for name in Connection.CONFIG_ATTRS}
+        options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
+        # Options on a class need no copying into each connection, and no pretty-printing on the way.
+        options |= {"CONFIG_ATTRS": (), "__slots__": ()}
+        options |= {name: getattr(config, name) for name in ("max_backlog", "max_backlog_total", "crowded_backlog")}
+        self.protocol = _limited(options, config, config.max_message + LINE_END)
+        self._programs = _limited(options, config, longest_json(config.max_message))
+
+    def let_in(self, request: Head, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
+        """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
+
+        Peer is the address of the other end, exposed whether others than this host could connect where it did,
+        loopback whether that was a TCP port on a loopback address.
+        """
+        headers = request.headers
+        address = self.proxies.client(peer, headers.get("x-forwarded-for"))
+        self.limits.charge(address, 1, exposed=exposed)
+        upgrade = read_upgrade(request)
+        self.hosts.check(headers.get("host"), loopback=loopback)
+        self.origins.check(request)
+        self._admit(address, peer, exposed=exposed)
+        place = read_place(request)
+        if place.last or place.resume:  # it is charged already; a client that comes back may owe
+            self.limits.request(address, exposed=exposed, count=0, recovers=bool(place.resume))
+        lease = self.lease(request)
+        check_readable(lease.grant, place.room)
+        self.enter(address, place.room, exposed=exposed)
+        return self.make(upgrade, own_place(lease.grant, place), address, lease, exposed=exposed)
+
+    def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
+        """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
+        address = self.proxies.client(peer, request.headers.get("x-forwarded-for"))
+        self._admit(address, peer, exposed=exposed)
+        return address
+
+    def _admit(self, address: str, peer: str, *, exposed: bool) -> None:
+        self.bans.check(address)
+        self.limits.admit(address, exposed=exposed, counted=not self.proxies.believes(peer))
+
+    def enter(self, address: str, room: str, *, exposed: bool) -> None:
+        """Let somebody into a room, or say something there. Raises Refused: 429, where it makes too many."""
+        if self.limits.minds_rooms(exposed=exposed) and room not in self._hub_of(room).rooms:
+            self.limits.enter(address, room, exposed=exposed)
+
+    def stay(self, address: str, peer: str, *, exposed: bool) -> None:
+        """Let an answer have no end, also on a connection of a proxy that brought other requests.
+
+        Raise Refused: 429 for the address, 503 while too many clients of the worker follow rooms.
+        """
+        if CLIENTS[Follower.talks].value >= self._followers_most:
+            raise unavailable("too many clients follow rooms over HTTP; try again later")
+        self.limits.stay(address, exposed=exposed, counted=not self.proxies.believes(peer))
+
+    def close_banned(self) -> None:
+        """Hang up on those who are on the list by now."""
+        self._close_some(BANNED, lambda session: self.bans.has(session.address))
+
+    def close_revoked(self) -> None:
+        """Close the connections whose token was revoked, or whose key is not one of ours any more."""
+        if guard := self._guard:
+            self._close_some(TOKEN_REVOKED, lambda session: not guard.still_takes(session.lease.grant))
+
+    def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
+        for connection in list(self.connections):
+            with log.failuresHandled("{session} could not be closed", session=connection.session.id):
+                if applies(connection.session):
+                    connection.close(closing)
+
+    def lease(self, request: Head) -> Lease:
+        """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
+        if self._guard is None:
+            return UNLIMITED
+        return Lease(self._guard.let_in(request, self._now()), self._guard, self.timers, self.config, self._now)
+
+    def make(
+        self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED, *, exposed: bool = False
+    ) -> Connection:
+        """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
+        who: dict[str, Any] = {
+            "id": self.new_id(),
+            "address": address,
+            "lease": lease,
+            "pace": self.limits.pace(address, exposed=exposed),
+        }
+        connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
+        connection.factory = self
+        connection.session = self.new_session(connection, place, upgrade.protocol, exposed=exposed, **who)
+        return connection
+
+    def new_id(self) -> str:
+        """Give the id of a connection: no other has it, or ever had it."""
+        self._sessions += 1
+        return f"{self._worker}.{self._sessions}"
+
+    def new_session(
+        self, connection: Connection, place: Place, protocol: str, *, exposed: bool = False, **who: Any
+    ) -> Session | Program:
+        """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
+
+        Who has what a Session is to know of its client: id, address, lease and pace.
+        """
+        if protocol == PROTOCOL:
+            enter = self._enter_exposed if exposed else self._enter_local
+            return Program(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
+        kind: type[Session] = Person if place.nick else Session
+        return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
+
+    def came(self, connection: Closable) -> None:
+        """Know one more; ``left`` is to be called when it is gone."""
+        self.connections.add(connection, connection.session.address)
+        CLIENTS[connection.session.talks].value += 1
+
+    def left(self, connection: Closable) -> None:
+        """Know it no more."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            CLIENTS[connection.session.talks].value -= 1
+
+    def close_all(self, closing: Closing) -> "Deferred[None]":
+        """Close every connection; fires when the last one is gone."""
+        self.closing = closing
+        emptied = self._emptied = Deferred()
+        self._close_some(closing, lambda session: True)
+        self.connection_gone()
+        return emptied
+
+    def close_gradually(self, closing: Closing, seconds: float) -> None:
+        """Close every connection that there is now, each at a moment of its own within that time."""
+        for connection in self.connections:
+            self.timers.callLater(uniform(0, seconds), connection.close, closing)
+
+    def connection_gone(self) -> None:
+        """Look whether it was the last one."""
+        if self._emptied is not None and not self.connections:
+            emptied, self._emptied = self._emptied, None
+            self.slow.say()  # the end of the worker would be sooner
+            emptied.callback(None)
+
+
+def _log_refused_page(page: str, option: str) -> None:
+    text = "{page} may not talk to this server; to let it in, give --origin {option}"
+    log.warn(text, page=page, option=option, kind=f"refused: {page}")
+
+
+def _limited(options: dict[str, Any], config: Config, longest: int) -> type[Connection]:
+    """Give the class of connections on which a message is no longer than that, in bytes."""
+    most = longest_deflated(longest) if config.compress else longest
+    limits = {"longest": longest, "maxFramePayloadSize": most, "maxMessagePayloadSize": most}
+    return type("Connection", (Connection,), options | limits)

@@ -1,0 +1,564 @@
+"""A session that speaks ``chatd.v1``: JSON both ways, several rooms on one connection, an answer to each request."""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+from random import uniform
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+import chatd
+from chatd.access.token_bucket import Pace
+from chatd.access.tokens import BadToken
+from chatd.broker.roster import Members
+from chatd.clients.pipe_session import Line
+from chatd.clients.subscription import Membership, Ref, listed
+from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
+from chatd.protocol import json_v1
+from chatd.protocol.close_codes import FLOODING, READ_ONLY, TOKEN_OUT, Closing, come_back_after
+from chatd.protocol.http_head import Place, Refused, read_room
+from chatd.protocol.json_line import encode
+from chatd.protocol.json_v1 import JSON, BadRequest, Request, read_request
+from chatd.protocol.message import Message, Position, Stretch
+from chatd.protocol.nick import BadNick, read_nick
+from chatd.protocol.text import Dress, read_line, utf8_size
+from chatd.protocol.websocket_frames import text_frame
+from chatd.rooms.hub import Hub
+
+log = Logger()
+
+T = TypeVar("T")
+
+NOT_FOR_YOU = "the token does not let you into this room"
+BEING_JOINED = "room: it is being joined"
+READ_AGAIN = 1.0
+"""The least seconds after which a client is told to read again: all clients of its address wait for the same."""
+
+
+class _Published:
+    """Answers one request to publish."""
+
+    __slots__ = ("_program", "_ref", "_room")
+
+    def __init__(self, program: "Program", room: str, ref: Ref) -> None:
+        self._program = program
+        self._room = room
+        self._ref = ref
+
+    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+        id, time = message.given or message.id, json_v1.utc(message.time)
+        self._program.say(json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref))
+
+    def refused(self, message: Message, closing: Closing) -> None:
+        self._program.refuse(self._ref, "unavailable", closing.reason.removeprefix("not sent: "), again=True)
+
+
+class Program:
+    """One connection that speaks ``chatd.v1``."""
+
+    talks = "json"
+    takes_binary = False
+
+    __slots__ = (
+        "_early",
+        "_enters",
+        "_flushing",
+        "_gone",
+        "_held",
+        "_hub_of",
+        "_outgoing",
+        "_pace",
+        "_place",
+        "_questions",
+        "_rooms",
+        "_timers",
+        "_waiting",
+        "address",
+        "author",
+        "config",
+        "delivering",
+        "dress",
+        "id",
+        "lease",
+        "line",
+        "nick",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        hub_of: Callable[[str], Hub],
+        config: Config,
+        timers: Any,
+        line: Line,
+        *,
+        id: str,
+        place: Place,
+        address: str,
+        lease: Lease = UNLIMITED,
+        pace: Pace | None = None,
+        enter: Callable[[str, str], None] = lambda address, room: None,
+    ) -> None:
+        """Take what a Session takes, but what gives the hub of a room.
+
+        Enter lets an address into a room, or raises Refused.
+        """
+        self._hub_of = hub_of
+        self._place = place
+        self._timers = timers
+        self._rooms: dict[str, Membership] = {}
+        self._early: list[json_v1.Event] | None = []  # what is to be said once the handshake is answered
+        self._outgoing: list[bytes] = []
+        self._flushing: Any = None
+        self._held: list[Request | BadRequest] = []
+        self._waiting: Membership | None = None  # in whose name it waits for the bus
+        self._gone = False
+        self._questions = 0
+        self._pace = pace
+        self._enters = enter
+        self.config = config
+        self.line = line
+        self.id = id
+        self.author = id
+        self.address = address
+        self.lease = lease
+        self.nick = lease.grant.nick or place.nick
+        self.wanted = self.nick
+        """The nick that it asked for, or that of its token."""
+        self.dress: Dress = JSON
+        self.delivering: Membership | None = None
+        """In which room the client is just given something."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._place.echo
+
+    @property
+    def key(self) -> str:
+        """Its resume key; empty where it has none."""
+        return self._place.resume
+
+    # The connection calls
+
+    def compress(self) -> None:
+        """Let what is sent be compressed."""
+        self.dress = self.dress.deflated
+        for each in self._rooms.values():
+            each.dress = self.dress
+
+    def join(self) -> "Deferred[None]":
+        """Enter the room of the URL."""
+        member = self._rooms[self._place.room] = Membership(self, self._place.room, self._place.resume)
+        member.last = self._place.last
+        return self._hub_of(member.room).join(member.room, member)
+
+    def why_not_joined(self) -> Closing:
+        """Return the reason why it did not enter that room in time."""
+        return self._hub_of(self._place.room).why_not_joined()
+
+    def opened(self) -> None:
+        """Say who the client is, then what happened since."""
+        member = self._rooms[self._place.room]
+        member.joined = True  # a client may speak at once, though history is still being read for it
+        self.author, self.nick = member.author, member.nick
+        rate = self._pace.messages_per_second if self._pace is not None else None
+        limits = json_v1.Limits(self.config.max_message, rate, self.config.max_rooms)
+        welcome = json_v1.Welcome(
+            self.author,
+            self.nick or None,
+            f"chatd {chatd.__version__}",
+            limits,
+            self.config.ping_seconds,
+            self.lease.grant.subject or UNSET,
+        )
+        early, self._early = self._early or [], None
+        for event in (welcome, *early):
+            self.say(event)
+        self.flush()
+        self.lease.begin(self._token_ends, lambda: self.line.close(TOKEN_OUT))
+
+    def _token_ends(self, seconds: float) -> None:
+        self.say(json_v1.token_ends(seconds))
+
+    def received(self, texts: Sequence[str]) -> None:
+        """Take the text messages of one read, each a request."""
+        self._do_all([_read(text) for text in texts])
+
+    def _do_all(self, requests: Sequence[Request | BadRequest]) -> None:
+        """Do one after the other, as long as the bus takes what they say, and the client what is answered."""
+        for place, request in enumerate(requests):
+            if self._held or self.line.choked:
+                self._held += requests[place:]
+                self.line.pause()
+                return
+            self._do(request)
+
+    def received_binary(self, payload: bytes) -> None:
+        """Never: the connection closes at the first frame of a binary message."""
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Say why the connection closes, and when to come back: each client at another time."""
+        self.flush()
+        return text_frame(encode(json_v1.bye(closing, come_back_after(closing, self.config.retry_seconds, uniform))))
+
+    def fell_behind(self) -> None:
+        """Let history give it what it can't take now."""
+        if self.delivering is not None:
+            self.delivering.pays = False  # it did not ask for that
+            self._hub_of(self.delivering.room).fall_behind(self.delivering.room, self.delivering)
+
+    def drained(self) -> None:
+        """Go on in rooms where it is behind."""
+        for room, member in list(self._rooms.items()):
+            with log.failuresHandled("{client} does not go on in room {room}", client=self.id, room=room):
+                self._hub_of(room).drained(room, member)
+        if self._held and self._waiting is None:
+            self.carry_on()
+
+    def given_all(self) -> None:
+        """Note, before the connection closes, up to where it was given everything."""
+        for room, member in self._rooms.items():
+            if member.key:
+                with log.failuresHandled(
+                    "the position of {client} in room {room} is not known", client=self.id, room=room
+                ):
+                    self._hub_of(room).note(room, member)
+                member.seal()
+
+    def going(self) -> None:
+        """See, while the socket is still there, what has arrived."""
+        for room, member in self._rooms.items():
+            with log.failuresHandled("the position of {client} in room {room} is not known", client=self.id, room=room):
+                member.close()
+
+    def gone(self) -> None:
+        """Leave all rooms. What was not acknowledged is not published."""
+        self._gone = True
+        self.lease.stop()
+        self._stop_waiting()
+        self._held = []
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        rooms, self._rooms = self._rooms, {}
+        for room, member in rooms.items():
+            with log.failuresHandled("{client} may not have left room {room}", client=self.id, room=room):
+                self._hub_of(room).leave(room, member)
+
+    # What it asks for
+
+    def _do(self, request: Request | BadRequest) -> None:
+        match request:
+            case BadRequest():
+                self.refuse(request.ref, "bad_request", request.message)
+            case json_v1.Publish():
+                self._publish(request)
+            case json_v1.Join():
+                self._join(request)
+            case json_v1.Leave():
+                self._leave(request)
+            case json_v1.Members(room=room):
+                if self._member(room, request.ref) and self._may_read(request.ref):
+                    self.tell_members(room, request.ref)
+            case json_v1.History():
+                self._tell_history(request)
+            case json_v1.Nick():
+                self._rename(request)
+            case json_v1.Auth():
+                self._renew(request)
+            case json_v1.Ping():
+                self.say(json_v1.Pong(ref=request.ref))
+
+    def _member(self, room: str, ref: Ref) -> Membership | None:
+        """Give its membership of a room; where it has none, say so."""
+        member = self._rooms.get(room)
+        if member is None or not member.joined:
+            self.refuse(ref, "not_joined", "join the room first")
+            return None
+        return member
+
+    def _publish(self, request: json_v1.Publish) -> None:
+        member, text = self._rooms.get(request.room), read_line(request.text)
+        intake = self._hub_of(request.room).intake
+        if member is None or not member.joined:
+            self.refuse(request.ref, "not_joined", "join the room first")
+        elif not self.lease.grant.may_write(request.room):
+            REFUSED_MESSAGES["forbidden"].value += 1
+            self.refuse(request.ref, "forbidden", READ_ONLY.reason)
+        elif not text:
+            self.refuse(request.ref, "bad_request", "text: nothing but a line end")
+        elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
+            REFUSED_MESSAGES["too_large"].value += 1
+            self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
+        elif intake.open:
+            if self._is_too_fast(request.ref, utf8_size(text)):
+                return
+            given = "" if request.id is UNSET else request.id
+            intake.publish(
+                request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
+            )
+        elif intake.away:
+            REFUSED_MESSAGES["bus_away"].value += 1
+            self.refuse(request.ref, "unavailable", self._hub_of(request.room).why_not_published(), again=True)
+        else:
+            self._hold(request, member)
+
+    def _is_too_fast(self, ref: Ref, size: int, count: int = 1) -> bool:
+        """Whether something may not be said yet, and so is not; the client is told, and hung up on in the end.
+
+        Count is how many messages it costs.
+        """
+        if self._pace is None or not (wait := self._pace.take(size, count)):
+            return False
+        REFUSED_MESSAGES["rate_limited"].value += 1
+        self._warn(self._pace, ref, wait)
+        return True
+
+    def _may_read(self, ref: Ref, *, count: int = 1, recovers: bool = False) -> bool:
+        """Return whether the address may make one more request, or so many; if not, tell the client."""
+        if self._pace is None or not (wait := self._pace.ask(count, recovers=recovers)):
+            return True
+        REFUSED["rate_limited"].value += 1
+        self._warn(self._pace, ref, max(wait, READ_AGAIN))
+        return False
+
+    def _warn(self, pace: Pace, ref: Ref, wait: float) -> None:
+        """Tell the client that it was too fast; close the connection after too many warnings."""
+        if pace.refused > self.config.flood_warnings:
+            self.line.close(FLOODING)
+        else:
+            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+
+    def _hold(self, request: Request, member: Membership) -> None:
+        """Read no more until there is room again."""
+        self._held.append(request)
+        self._waiting = member
+        self.line.pause()
+        self._hub_of(member.room).intake.wait(member)
+
+    def carry_on(self) -> None:
+        """Go on with what waited."""
+        self._stop_waiting()
+        held, self._held = self._held, []
+        if not self._gone:
+            self.line.resume()
+        self._do_all(held)
+
+    def bus_away(self) -> None:
+        """Refuse what waited: it may be long."""
+        self.carry_on()
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._hub_of(self._waiting.room).intake.stop_waiting(self._waiting)
+            self._waiting = None
+
+    def _join(self, request: json_v1.Join) -> None:
+        try:
+            room = read_room(request.room)
+        except Refused as refused:
+            self.refuse(request.ref, "bad_room", refused.message)
+            return
+        member = self._rooms.get(room)
+        if not self.lease.grant.may_read(room):
+            self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
+        elif member is not None and member.joining:
+            self.refuse(request.ref, "bad_request", BEING_JOINED)
+        elif member is None and len(self._rooms) >= self.config.max_rooms:
+            self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
+        elif self._may_go(request, again=member is not None) and (member or self._may_enter(room, request.ref)):
+            again = member is not None
+            member = member or Membership(self, room)
+            member.joining = member.pays = True
+            member.ref, member.since, member.last = request.ref, request.position, request.last
+            if again:
+                self._hub_of(room).join_again(room, member)
+            else:
+                self._enter(room, member)
+
+    def _may_go(self, request: json_v1.Join, *, again: bool) -> bool:
+        """Return whether what a join reads may be read; if not, tell the client.
+
+        To enter a room is no read. What is missing since a position is never dear: the text alone is charged.
+        """
+        if request.position is not None:
+            return self._may_read(request.ref, count=int(again), recovers=True)
+        return not (again or request.last) or self._may_read(request.ref)
+
+    def _may_enter(self, room: str, ref: Ref) -> bool:
+        try:
+            self._enters(self.address, room)
+        except Refused as refused:
+            self.refuse(ref, "rate_limited", refused.message, again=True)
+            return False
+        if self._pace is not None and (wait := self._pace.join()):
+            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+            return False
+        return True
+
+    def _enter(self, room: str, member: Membership) -> None:
+        self._rooms[room] = member
+
+        def failed(failure: Failure) -> None:
+            if self._rooms.get(room) is member:
+                del self._rooms[room]
+                self._hub_of(room).leave(room, member)
+            if failure.check(TimeoutError):
+                self.refuse(member.ref, "unavailable", self._hub_of(room).why_not_joined().reason, again=True)
+            elif not failure.check(CancelledError):
+                log.failure("{session} could not join", failure, session=self.id)
+                self.refuse(member.ref, "unavailable", "an error on our side", again=True)
+
+        joined = self._hub_of(room).join(room, member)
+        if not joined.called:
+            joined.addTimeout(self.config.join_seconds, self._timers)
+        joined.addErrback(failed)
+
+    def _leave(self, request: json_v1.Leave) -> None:
+        room = request.room
+        if member := self._member(room, request.ref):
+            if member.joining:
+                self.refuse(request.ref, "bad_request", BEING_JOINED)
+                return
+            del self._rooms[room]
+            self._hub_of(room).leave(room, member)
+            self.say(json_v1.Left(room, ref=request.ref))
+
+    def _renew(self, request: json_v1.Auth) -> None:
+        """Go on with another token; leave the rooms that it does not let the client read."""
+        if self.lease is UNLIMITED:
+            self.refuse(request.ref, "bad_request", "this server takes no tokens")
+            return
+        try:
+            self.lease.renew(request.token)
+        except BadToken as bad:
+            self.refuse(request.ref, "forbidden", str(bad))
+            return
+        self.say(msgspec.structs.replace(json_v1.token_ends(self.lease.left), ref=request.ref))
+        for room, member in list(self._rooms.items()):
+            if not self.lease.grant.may_read(room):
+                del self._rooms[room]
+                self._hub_of(room).leave(room, member)
+                self.refuse(UNSET, "forbidden", f"{room}: {NOT_FOR_YOU}")
+                self.say(json_v1.Left(room))
+
+    def _rename(self, request: json_v1.Nick) -> None:
+        try:
+            wanted = read_nick(request.nick)
+        except BadNick as bad:
+            self.refuse(request.ref, "bad_request", f"nick: {bad}")
+            return
+        if self.lease.grant.nick:
+            self.refuse(request.ref, "forbidden", "nick: it is that of your token")
+            return
+        if self._is_too_fast(request.ref, 0, max(1, len(self._rooms))):  # each room is told
+            return
+        was = self.nick
+
+        def tell(has: str) -> None:
+            self.nick, self.wanted = has, wanted
+            self.say(json_v1.NickAnswer(has, was or None, ref=request.ref))
+
+        self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), tell)
+
+    async def _rename_everywhere(self, nick: str) -> str:
+        """Take a nick in all rooms, the same wherever that is free; give that of the first."""
+        identity = self.lease.identify(nick, self.address)
+        has = ""
+        for room, member in list(self._rooms.items()):
+            if member.joined and self._rooms.get(room) is member:
+                given = await self._hub_of(room).rename(room, member, identity)
+                if not has:
+                    has, identity = given, identity.keeping(given)
+        return has or next(identity.choices())
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        was, self.nick = self.nick, nick
+        if nick != was:  # it may be told so in several rooms
+            self.say(json_v1.NickAnswer(nick, was or None))
+
+    def tell_members(self, room: str, ref: Ref) -> None:
+        """Say who is in a room."""
+
+        def tell(members: Members) -> None:
+            self.say(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
+
+        self._ask(ref, lambda: self._hub_of(room).members(room), tell)
+
+    def _tell_history(self, request: json_v1.History) -> None:
+        if not (self._member(request.room, request.ref) and self._may_read(request.ref)):
+            return
+        before = None if request.before is UNSET else request.before
+        epoch = self._hub_of(request.room).top(request.room).epoch
+
+        def tell(stretch: Stretch) -> None:
+            self.was_read(stretch.size)
+            said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
+            self.say(json_v1.HistoryAnswer(request.room, epoch, said, stretch.more or UNSET, ref=request.ref))
+
+        self._ask(request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), tell)
+
+    def was_read(self, size: int) -> None:
+        """Charge the address for so many bytes of text that were read for the client."""
+        if self._pace is not None:
+            self._pace.read(size)
+
+    def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        if self._questions >= self.config.questions:
+            self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
+            return
+        self._questions += 1
+
+        def over(result: T) -> T:
+            self._questions -= 1
+            return result
+
+        def failed(failure: Failure) -> None:
+            log.failure("{session} got no answer", failure, session=self.id)
+            self.refuse(ref, "unavailable", "an error on our side", again=True)
+
+        question().addBoth(over).addCallback(tell).addErrback(failed)
+
+    # What it is told
+
+    def refuse(self, ref: Ref, code: json_v1.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
+        """Say why something is not done, and when it may be, where it helps to ask again."""
+        after = after or (self.config.retry_seconds if again else 0.0)
+        self.say(json_v1.Error(code, message, after or UNSET, ref=ref))
+
+    def say(self, event: json_v1.Event) -> None:
+        """Say something, at the end of the turn or before what comes next."""
+        if self._gone:
+            return
+        if self._early is not None:
+            self._early.append(event)
+            return
+        self._outgoing.append(text_frame(encode(event)))
+        if self._flushing is None:
+            self._flushing = self._hub_of(self._place.room).soon(self._flush)
+
+    def flush(self) -> None:
+        """Send what was said."""
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            self.line.tell(b"".join(outgoing))
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self.flush()
+
+
+def _read(text: str) -> Request | BadRequest:
+    try:
+        return read_request(text)
+    except BadRequest as bad:
+        return bad

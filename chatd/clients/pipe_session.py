@@ -1,0 +1,422 @@
+"""A session: what one client may do and what it hears. It knows no sockets.
+
+A bare client's contract is a pipe's: what it says goes to the others unchanged, and nothing but their messages
+comes back. So the only way to tell it something is to stop reading it for a while, or to close with a reason.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.access.rate_limits import too_many
+from chatd.access.token_bucket import Pace
+from chatd.broker.resume_positions import Contested
+from chatd.broker.roster import Identity
+from chatd.clients.receipts import Receipts, Written
+from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import REFUSED_MESSAGES, SLOWED
+from chatd.protocol.close_codes import (
+    NOT_TEXT,
+    OUR_FAULT,
+    READ_ONLY,
+    TOKEN_OUT,
+    TOO_LARGE,
+    Closing,
+    too_slow,
+    try_later,
+)
+from chatd.protocol.http_head import Place, Refused, internal, unavailable
+from chatd.protocol.message import Batch, Gap, Position
+from chatd.protocol.text import BARE, Dress, read_line, utf8_size
+from chatd.rooms.hub import Hub
+
+log = Logger()
+
+
+def answer_to(failure: Failure, id: str, late: Closing) -> Refused:
+    """Return the answer to a client that could not join: why it was too late, or what failed."""
+    error = failure.value
+    if isinstance(error, TimeoutError):
+        return unavailable(late.reason)
+    if isinstance(error, Contested):
+        return too_many("another client uses this resume key too; each needs a key of its own", error.seconds)
+    log.failure("{session} could not join", failure, session=id)
+    return internal(OUR_FAULT.reason)
+
+
+class Line(Written, Protocol):
+    """What a session asks of the connection that carries it."""
+
+    choked: bool
+    """Whether more waits for the client than it likes."""
+
+    def deliver(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages, and return True; or call ``fell_behind``."""
+
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages, however much waits; return whether they could be sent."""
+
+    def pause(self) -> None:
+        """Read no more for now; what was read already may still be received."""
+
+    def tell(self, blob: bytes) -> None:
+        """Send frames that are for this client alone; hang up where it reads none of them."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def close(self, closing: Closing) -> None:
+        """Hang up, and say why."""
+
+
+class Session:
+    """One bare client in one room."""
+
+    talks = "bare"
+    """How the client talks, as it is counted."""
+    takes_binary = False
+    """Whether binary messages may come; where not, the connection closes at the first frame of one."""
+    listens = False
+    """Whether it is told who comes and goes, and has a nick of its own."""
+    begins = False
+    """Whether it is told in one piece what it gets from history at first."""
+    usual_dress: Dress = BARE
+    """How it sees messages, where they are not compressed."""
+
+    __slots__ = (
+        "_config",
+        "_gone",
+        "_held",
+        "_hub",
+        "_line",
+        "_pace",
+        "_patience",
+        "_pays",
+        "_place",
+        "_receipts",
+        "_slowed",
+        "_timer",
+        "address",
+        "author",
+        "deliver",
+        "dress",
+        "id",
+        "lease",
+        "nick",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        config: Config,
+        clock: Any,
+        line: Line,
+        *,
+        id: str,
+        place: Place,
+        address: str,
+        lease: Lease = UNLIMITED,
+        pace: Pace | None = None,
+    ) -> None:
+        """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
+
+        Pace limits how fast it may publish and read; None: no limit.
+        """
+        self._hub = hub
+        self._config = config
+        self._timer = clock
+        self._line = line
+        self._place = place
+        self._held: list[str] | tuple[()] = ()  # nearly always, and one for all
+        self._gone = False
+        self._patience: Any = None
+        self._pace = pace
+        self._pays = True  # for what history has for it: it asked for that
+        self._slowed: Any = None  # what will go on with what came too fast
+        self._receipts = Receipts(line, config.marks) if place.resume else None
+        self.id = id
+        self.author = id
+        self.address = address
+        self.lease = lease
+        self.nick = lease.grant.nick or place.nick
+        self.wanted = self.nick
+        """The nick that it asked for, or that of its token."""
+        self.dress = self.usual_dress
+        self.deliver = line.deliver  # the hub's loop calls it for each client and batch
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._place.echo
+
+    @property
+    def subject(self) -> str:
+        """Who its token says it is; empty where it has none."""
+        return self.lease.grant.subject
+
+    @property
+    def identity(self) -> Identity:
+        """What it wants to be called, and with which right."""
+        return self.lease.identify(self.wanted, self.address)
+
+    @property
+    def key(self) -> str:
+        """Its resume key; empty where it has none."""
+        return self._place.resume
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it may come back unnoticed."""
+        return bool(self.key)
+
+    @property
+    def last(self) -> int:
+        """How many messages it wants to hear that were said before."""
+        return self._place.last
+
+    @property
+    def since(self) -> Position | None:
+        """Nothing: a bare client knows no positions."""
+        return None
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has enough to read for now."""
+        return self._line.choked
+
+    # The connection calls
+
+    def join(self) -> "Deferred[None]":
+        """Enter the room; fires once the session hears it, in time or never."""
+        return self._hub.join(self._place.room, self)
+
+    def why_not_joined(self) -> Closing:
+        """Return the reason why it did not hear the room in time."""
+        return self._hub.why_not_joined()
+
+    def received(self, texts: Sequence[str]) -> None:
+        """Take the text messages of one read, in their order."""
+        lines = [line for text in texts if (line := read_line(text))]
+        most = self._config.max_message
+        for place, line in enumerate(lines):
+            if len(line) * 4 > most and utf8_size(line) > most:
+                self._take(lines[:place])
+                REFUSED_MESSAGES["too_large"].value += 1
+                self._line.close(TOO_LARGE)
+                return
+        self._take(lines)
+
+    def received_binary(self, payload: bytes) -> None:
+        """Hang up. The connection has done so at the first frame: this is for sessions that take such messages."""
+        self._line.close(NOT_TEXT)
+
+    def _take(self, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        if not self.lease.grant.may_write(self._place.room):
+            self._not_allowed(lines)
+        elif self._held or not self._hub.intake.open:
+            self._hold(lines)
+        elif self._pace is None:
+            self._publish(lines)
+        else:
+            self._publish_in_time(lines, self._pace)
+
+    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+        """Publish what may be said by now; hold the rest, and read no more, until it may be."""
+        fit, wait = pace.take_some([utf8_size(line) for line in lines])
+        if fit:
+            self._publish(lines[:fit])
+        if fit < len(lines):
+            SLOWED.value += 1
+            self._held = list(lines[fit:])
+            self._line.pause()
+            pace.slowed.add(self)
+            if self._gone:
+                self._leave_behind(pace)
+            self._slowed = self._timer.callLater(wait, self._not_slowed)
+
+    def _not_slowed(self) -> None:
+        self._slowed = None
+        if self._pace is not None:
+            self._pace.slowed.discard(self)
+        self._go_on()
+
+    def _leave_behind(self, pace: Pace) -> None:
+        """Let what is held be said though the client is gone, unless too much is left behind already."""
+        if not pace.slowed.leave(self, sum(map(utf8_size, self._held))):
+            self._give_up_held()
+
+    def _give_up_held(self) -> None:
+        held, self._held = self._held, ()
+        REFUSED_MESSAGES["rate_limited"].value += len(held)
+        log.warn("{count} messages of a client that left came too fast, and were not taken", count=len(held))
+
+    def _go_on(self) -> None:
+        """Say what was held, as far as it may be said now; read on once there is nothing left of it."""
+        held, self._held = self._held, ()
+        self._take(held)
+        if not self._held and not self._gone:
+            self._line.resume()
+
+    def hurry(self) -> None:
+        """Say at once what was held back for coming too fast: there is no time any more."""
+        if self._slowed is not None:
+            self._slowed.cancel()
+            if self._pace is not None:
+                self._pace.slowed.discard(self)
+                self._pace = None
+            with log.failuresHandled("messages of {client} that came too fast were not published", client=self.id):
+                self._not_slowed()  # the others that are slowed hurry too
+
+    def _publish(self, lines: Sequence[str]) -> None:
+        self._hub.intake.publish(self._place.room, self, lines)
+
+    def _not_allowed(self, lines: Sequence[str]) -> None:
+        """Hang up: there is no other way to tell a bare client that it may only listen."""
+        REFUSED_MESSAGES["forbidden"].value += len(lines)
+        self._line.close(READ_ONLY)
+
+    def compress(self) -> None:
+        """Let what is sent be compressed."""
+        self.dress = self.dress.deflated
+
+    def opened(self) -> None:
+        """Learn that the handshake was answered."""
+        self.lease.begin(self.token_ends, lambda: self._line.close(TOKEN_OUT))
+
+    def token_ends(self, seconds: float) -> None:
+        """Say nothing: a bare client gets messages and nothing else."""
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Give the frames that go out before the connection closes for this reason."""
+        return b""
+
+    def fell_behind(self) -> None:
+        """Let history give it what it can't take now; it did not ask for that, so it is not charged."""
+        self._pays = False
+        self._hub.fall_behind(self._place.room, self)
+
+    def drained(self) -> None:
+        """Go on with that, where it is behind."""
+        self._hub.drained(self._place.room, self)
+
+    def given_all(self) -> None:
+        """Note, before the connection closes, up to where it was given everything."""
+        if self._receipts is not None:
+            self._hub.note(self._place.room, self)
+            self._receipts.seal()
+
+    def going(self) -> None:
+        """See, while the socket is still there, what has arrived."""
+        if self._receipts is not None:
+            self._receipts.close()
+
+    def gone(self) -> None:
+        """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
+        self._gone = True
+        self.lease.stop()
+        self._hub.leave(self._place.room, self)
+        if self._slowed is not None and self._pace is not None:
+            self._leave_behind(self._pace)
+        elif self._held:
+            self._leave_waiting()
+
+    # The hub calls
+
+    def carry_on(self) -> None:
+        """Publish what was held back, read on."""
+        self._stop_patience()
+        if self._gone:
+            self._hub.intake.left.discard(self)
+        self._go_on()
+
+    def bus_away(self) -> None:
+        """Wait for the bus, but not for ever."""
+        if self._patience is None:
+            self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
+
+    def refused(self, closing: Closing) -> None:
+        """Hang up."""
+        self._line.close(closing)
+
+    def not_sent(self, closing: Closing) -> None:
+        """Hang up: there is no other way to tell a bare client that its message was not taken."""
+        self._line.close(closing)
+
+    def renamed(self, nick: str) -> None:
+        """Learn that it has another nick; one without has none to lose."""
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+        """Never: what history has for it comes as any message does."""
+
+    def missed_changes(self) -> None:
+        """Learn that it was not told of all who came and went."""
+
+    def given(self, position: Position) -> Position | None:
+        """Note that it was given all up to a position; give up to where it has surely got it."""
+        return self._receipts.given(position) if self._receipts is not None else None
+
+    @property
+    def got_all(self) -> bool:
+        """Whether it had got all that was written to it, its end included, when its connection ended."""
+        return self._receipts is not None and self._receipts.got_all
+
+    def given_early(self, position: Position) -> None:
+        """Note it between two of those."""
+        if self._receipts is not None:
+            self._receipts.given_early(position)
+
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, which are count messages that others have had before."""
+        if self._pays and self._pace is not None:
+            self._pace.read(len(blob))
+        return self._line.replay(blob, count)
+
+    def lost(self, gap: Gap) -> None:
+        """Say nothing: a bare client gets messages and nothing else."""
+
+    def too_slow(self, gap: Gap) -> None:
+        """Hang up: without history there is no other way to tell a bare client that it missed something."""
+        self._line.close(too_slow(gap.count))
+
+    # What was read and can't be published yet: bounded by what one read brings, for reading stops
+
+    def _hold(self, lines: Sequence[str]) -> None:
+        if self._held:
+            self._held += lines
+            return
+        self._held = list(lines)
+        self._line.pause()
+        self._hub.intake.wait(self)
+        if self._hub.intake.away:
+            self.bus_away()
+        if self._gone:
+            self._leave_waiting()
+
+    def _leave_waiting(self) -> None:
+        """Let what is held wait for the bus though the client is gone, unless too much of that waits already."""
+        intake, overhead = self._hub.intake, self._config.message_overhead_bytes
+        size = sum(utf8_size(line) + overhead for line in self._held)
+        if not intake.left.leave(self, size) or intake.waiting > self._config.max_connections_worker:
+            self._out_of_patience()
+
+    def _out_of_patience(self) -> None:
+        self._stop_patience()
+        self._hub.intake.stop_waiting(self)
+        self._hub.intake.left.discard(self)
+        held, self._held = self._held, ()
+        REFUSED_MESSAGES["bus_away"].value += len(held)
+        if self._gone:
+            log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
+        self._line.close(try_later(self._hub.why_not_published()))
+
+    def _stop_patience(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None

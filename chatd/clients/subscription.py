@@ -1,0 +1,227 @@
+"""A member that speaks ``chatd.v1``: one connection in one of its rooms."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import UNSET, UnsetType
+
+from chatd.broker.roster import Identity, Members
+from chatd.clients.pipe_session import Line
+from chatd.clients.receipts import Receipts
+from chatd.clients.token_lifetime import Lease
+from chatd.config.settings import Config
+from chatd.protocol import json_v1
+from chatd.protocol.close_codes import Closing
+from chatd.protocol.message import Batch, Gap, Position
+from chatd.protocol.text import Dress
+
+Ref = int | str | UnsetType
+"""What a client calls a request of its own; it comes back with the answer."""
+
+
+class Owner(Protocol):
+    """What is asked of the connection's session, which has all its memberships."""
+
+    id: str
+    address: str
+    author: str
+    nick: str
+    wanted: str
+    lease: Lease
+    dress: Dress
+    config: Config
+    line: Line
+    delivering: "Membership | None"
+
+    @property
+    def echo(self) -> bool:
+        """Whether the client hears its own messages."""
+
+    @property
+    def key(self) -> str:
+        """Its resume key."""
+
+    def say(self, event: json_v1.Event) -> None:
+        """Say something to it."""
+
+    def flush(self) -> None:
+        """Send what was said, for something else is about to be sent."""
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+
+    def tell_members(self, room: str, ref: Ref) -> None:
+        """Say who is in a room."""
+
+    def was_read(self, size: int) -> None:
+        """Charge the address for so many bytes of text that were read for the client."""
+
+    def carry_on(self) -> None:
+        """Go on with what waited for the bus."""
+
+    def bus_away(self) -> None:
+        """Refuse what waited for it."""
+
+
+class Membership:
+    """A program in one of its rooms: what the hub knows as a member."""
+
+    begins = True
+    listens = True
+
+    __slots__ = (
+        "_program",
+        "_receipts",
+        "address",
+        "author",
+        "dress",
+        "id",
+        "joined",
+        "joining",
+        "key",
+        "last",
+        "nick",
+        "pays",
+        "ref",
+        "room",
+        "since",
+    )
+
+    def __init__(self, program: Owner, room: str, key: str = "") -> None:
+        """Take whose it is, and the key under which its place is kept, if any."""
+        self._program = program
+        self._receipts = Receipts(program.line, program.config.marks) if key else None
+        self.id = program.id
+        self.address = program.address
+        self.room = room
+        self.key = key
+        self.author = program.author
+        self.nick = program.nick
+        self.dress = program.dress
+        self.ref: Ref = UNSET
+        """Of the request to join that is still to be answered."""
+        self.since: Position | None = None
+        self.last = 0
+        self.joined = False
+        """Whether it may speak."""
+        self.joining = True
+        """Whether it is still to be told how it begins."""
+        self.pays = True
+        """Whether it is charged for what history has for it: it asked for that."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it hears its own messages."""
+        return self._program.echo
+
+    @property
+    def subject(self) -> str:
+        """Who its token says it is; empty where it has none."""
+        return self._program.lease.grant.subject
+
+    @property
+    def identity(self) -> Identity:
+        """What it wants to be called, in all its rooms the same where no token says it, and with which right."""
+        program = self._program
+        identity = program.lease.identify(program.wanted, program.address)
+        return identity if identity.owner else identity.keeping(program.nick)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether it may come back unnoticed."""
+        return bool(self._program.key)
+
+    @property
+    def choked(self) -> bool:
+        """Whether it has enough to read for now."""
+        return self._program.line.choked
+
+    def deliver(self, blob: bytes, count: int) -> bool:
+        """Send these frames and return True, or fall behind in this room."""
+        program = self._program
+        program.flush()
+        program.delivering = self
+        return program.line.deliver(blob, count)
+
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send these frames, however much waits; return whether they could be sent."""
+        if self.pays:
+            self._program.was_read(len(blob))
+        self._program.flush()
+        return self._program.line.replay(blob, count)
+
+    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+        """Begin with what was asked for, what of it is lost, and whether more of it follows."""
+        lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
+        said = [event for batch in batches for event in json_v1.message_events(batch)]
+        self._program.was_read(sum(batch.size for batch in batches))
+        answer = json_v1.Joined(
+            self.room, top.epoch, top.offset, lost == 0, lost, said, more=more or UNSET, ref=self.ref
+        )
+        self.ref, self.joined, self.joining = UNSET, True, False
+        self._program.say(answer)
+
+    def lost(self, gap: Gap) -> None:
+        """Say what is gone for good."""
+        self._program.say(json_v1.gap_event(self.room, gap))
+
+    def too_slow(self, gap: Gap) -> None:
+        """Say what it missed."""
+        self.lost(gap)
+
+    def given(self, position: Position) -> Position | None:
+        """Note that it was given all up to a position; give up to where it has surely got it."""
+        return self._receipts.given(position) if self._receipts is not None else None
+
+    @property
+    def got_all(self) -> bool:
+        """Whether it had got all that was written to it, its end included, when its connection ended."""
+        return self._receipts is not None and self._receipts.got_all
+
+    def given_early(self, position: Position) -> None:
+        """Note it between two of those."""
+        if self._receipts is not None:
+            self._receipts.given_early(position)
+
+    def seal(self) -> None:
+        """Note no more: nothing is written from now on."""
+        if self._receipts is not None:
+            self._receipts.seal()
+
+    def close(self) -> None:
+        """See for the last time what has arrived."""
+        if self._receipts is not None:
+            self._receipts.close()
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        self._program.renamed(nick)
+
+    def missed_changes(self) -> None:
+        """Say who is there: it does not know who came and went while it was behind."""
+        self._program.tell_members(self.room, UNSET)
+
+    def refused(self, closing: Closing) -> None:
+        """Hang up."""
+        self._program.line.close(closing)
+
+    def not_sent(self, closing: Closing) -> None:
+        """Nothing: each of its messages has a receipt."""
+
+    def carry_on(self) -> None:
+        """Go on with what waited."""
+        self._program.carry_on()
+
+    def bus_away(self) -> None:
+        """Refuse what waited."""
+        self._program.bus_away()
+
+
+def listed(members: Members) -> Sequence[json_v1.Member] | None:
+    """List who is in a room as programs are told; None where they are too many."""
+    if members.present is None:
+        return None
+    return [
+        json_v1.Member(each.session, each.nick or None, json_v1.utc(each.since), each.subject or UNSET)
+        for each in members.present
+    ]

@@ -1,0 +1,237 @@
+"""A session of somebody at a terminal: a nick, commands, and lines of the server, which start with ``* ``."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.access.token_bucket import Pace
+from chatd.broker.publish_queue import NotPublished
+from chatd.broker.roster import Members
+from chatd.clients.pipe_session import Session
+from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
+from chatd.protocol import text
+from chatd.protocol.close_codes import FLOODING, LEAVING, READ_ONLY, Closing
+from chatd.protocol.message import Gap, Stretch
+from chatd.protocol.text import NAMED, Answer, Ask, Command, Last, Rename, Say, read_command, utf8_size
+from chatd.protocol.websocket_frames import text_frame
+
+log = Logger()
+
+T = TypeVar("T")
+
+FULL = "too many at once"
+NICK_FIXED = "your nick is that of your token"
+
+
+class Person(Session):
+    """One named client in one room."""
+
+    talks = "named"
+    listens = True
+    usual_dress = NAMED
+
+    __slots__ = ("_questions",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """Take what a Session takes."""
+        super().__init__(*args, **options)
+        self._questions = 0  # that have no answer yet
+
+    # The connection calls
+
+    def opened(self) -> None:
+        """Say which nick it got, where that is not the one it wanted."""
+        if self.nick != self._place.nick:
+            self._tell_nick(self.lease.grant.nick or self._place.nick, self.nick)
+        super().opened()
+
+    def token_ends(self, seconds: float) -> None:
+        """Say so."""
+        self._say(text.token_ends(seconds))
+
+    def farewell(self, closing: Closing) -> bytes:
+        """Say why the connection closes: websocat does not show the reason."""
+        return text_frame(text.closing(closing.reason).encode())
+
+    # What it types
+
+    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+        """Publish what may be said by now, and say of the rest that it was not."""
+        fit: list[str] = []
+        for line in lines:
+            if not isinstance(read_command(line), Say) or not (wait := pace.take(utf8_size(line))):
+                fit.append(line)
+                continue
+            self._publish(fit)
+            fit = []
+            REFUSED_MESSAGES["rate_limited"].value += 1
+            if not self._warn(pace, wait):
+                return
+        self._publish(fit)
+
+    def _warn(self, pace: Pace, wait: float) -> bool:
+        """Tell the client that it was too fast; close the connection and return False after too many warnings."""
+        if pace.refused > self._config.flood_warnings:
+            self._line.close(FLOODING)
+            return False
+        self._say(text.not_sent("too fast", wait))
+        return True
+
+    def _publish(self, lines: Sequence[str]) -> None:
+        said: list[str] = []
+        for line in lines:
+            command = read_command(line)
+            if isinstance(command, Say) and not command.action:
+                said.append(command.text)
+                continue
+            self._say_to_all(said)
+            said = []
+            if isinstance(command, Say):
+                self._say_to_all([command.text], action=True)
+            elif not self._gone:
+                self._obey(command)
+            if command is Ask.QUIT:
+                return
+        self._say_to_all(said)
+
+    def _say_to_all(self, texts: Sequence[str], *, action: bool = False) -> None:
+        if texts:
+            self._hub.intake.publish(self._place.room, self, texts, action=action)
+
+    def _hold(self, lines: Sequence[str]) -> None:
+        if not self._hub.intake.away:
+            super()._hold(lines)
+            return
+        self._turn_down(lines, "bus_away", text.not_sent(self._hub.why_not_published(), self._config.retry_seconds))
+
+    def _not_allowed(self, lines: Sequence[str]) -> None:
+        self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
+
+    def _turn_down(self, lines: Sequence[str], reason: str, told: str) -> None:
+        """Publish nothing of it, and say so; commands are obeyed."""
+        for command in map(read_command, lines):
+            if isinstance(command, Say):
+                REFUSED_MESSAGES[reason].value += 1
+                self._say(told)
+            else:
+                self._obey(command)
+            if command is Ask.QUIT:
+                return
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Answer(lines):
+                self._say(*lines)
+            case Ask.QUIT:
+                self._line.close(LEAVING)
+            case Ask.WHO:
+                self._read(lambda: self._hub.members(self._place.room), self._tell_who)
+            case Ask.PING:
+                self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
+            case Last(count):
+                self._read(
+                    lambda: self._hub.last(self._place.room, count).addCallback(self._was_read),
+                    partial(self._tell_last, count),
+                )
+            case Rename() if self.lease.grant.nick:
+                self._say(text.notice(NICK_FIXED))
+            case Rename(nick):
+                self._rename(nick)
+
+    def _rename(self, nick: str) -> None:
+        """Change the nick; this costs a message."""
+        if self._pace is not None and (wait := self._pace.take(0)):
+            REFUSED_MESSAGES["rate_limited"].value += 1
+            self._warn(self._pace, wait)
+            return
+        identity = self.lease.identify(nick, self.address)
+        self._ask(lambda: self._hub.rename(self._place.room, self, identity), lambda has: self._tell_nick(nick, has))
+
+    def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus if the address of the client may make one more request."""
+        if self._pace is not None and (wait := self._pace.ask()):
+            REFUSED["rate_limited"].value += 1
+            self._warn(self._pace, wait)
+        else:
+            self._ask(question, tell)
+
+    def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        if self._questions >= self._config.questions:
+            self._say(text.not_sent(FULL))
+            return
+        self._questions += 1
+
+        def answered(answer: T) -> None:
+            self._questions -= 1
+            if not self._gone:
+                tell(answer)
+
+        def failed(failure: Failure) -> None:
+            reason = self._hub.why_not_published()
+            if not failure.check(NotPublished):
+                reason = "an error of ours"
+                log.failure("{session} got no answer", failure, session=self.id)
+            self._say(text.notice(f"no answer: {reason}"))
+
+        def not_answered(failure: Failure) -> None:
+            self._questions -= 1
+            failed(failure)
+
+        question().addCallbacks(answered, not_answered).addErrback(failed)
+
+    def _tell_who(self, members: Members) -> None:
+        if members.present is None:
+            self._say(text.counted(members.count))
+        else:
+            nicks = [each.nick for each in members.present if each.nick]
+            self._say(text.who(nicks, len(members.present) - len(nicks)))
+
+    def _was_read(self, stretch: Stretch) -> Stretch:
+        """Charge the address for what was read, whether or not the client is still there."""
+        if self._pace is not None:
+            self._pace.read(stretch.size)
+        return stretch
+
+    def _tell_last(self, count: int, stretch: Stretch) -> None:
+        if stretch.more and stretch.count < count:
+            self._say(text.cut(stretch.count))
+        self._line.tell(b"".join(self.dress.frames(stretch.batches)))
+
+    def _tell_nick(self, wanted: str, has: str) -> None:
+        self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))
+
+    # The hub calls
+
+    def bus_away(self) -> None:
+        """Give back what was held; what somebody left behind waits for the bus."""
+        if self._gone:
+            super().bus_away()
+            return
+        self._hub.intake.stop_waiting(self)
+        held, self._held = self._held, ()
+        self._hold(held)
+        self._line.resume()
+
+    def not_sent(self, closing: Closing) -> None:
+        """Say so, and stay."""
+        self._say(text.not_sent(closing.reason.removeprefix("not sent: ")))
+
+    def lost(self, gap: Gap) -> None:
+        """Say how much is gone for good."""
+        self._say(text.lost(gap.count))
+
+    def too_slow(self, gap: Gap) -> None:
+        """Say how much it missed, and stay."""
+        self._say(text.lost(None) if gap.count is None else text.missed(gap.count))
+
+    def renamed(self, nick: str) -> None:
+        """Say which nick it has now."""
+        self._say(text.you_are(nick))
+
+    def _say(self, *lines: str) -> None:
+        self._line.tell(b"".join([text_frame(line.encode()) for line in lines]))

@@ -1,0 +1,450 @@
+"""One client's WebSocket on Autobahn's, from the answer to its handshake to the end of its socket.
+
+A thin adapter: bytes, back-pressure and closing are here, what a client may do is its session's. Frames that the
+fast lane leaves are Autobahn's; where it leaves something unbounded, the bound is put here. Names in camelCase are
+Autobahn's and Twisted's, who call them.
+"""
+
+import contextlib
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.util import encode_truncate
+from autobahn.websocket.protocol import WebSocketProtocol
+from twisted.internet.defer import maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from chatd.access.tokens import refused_by
+from chatd.clients.deflate import Inflater, take_up
+from chatd.clients.json_session import Program
+from chatd.clients.lean import LASTING, Quiet
+from chatd.clients.pipe_session import Session, answer_to
+from chatd.clients.send_buffer import Outflow
+from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
+from chatd.protocol.close_codes import (
+    FLOODING,
+    NOT_TEXT,
+    OUR_FAULT,
+    RESTARTING,
+    TOO_LARGE,
+    Closing,
+    fault_in_close,
+    frame_says,
+    too_slow,
+)
+from chatd.protocol.http_head import Refused, Upgrade, accept
+from chatd.protocol.websocket_frames import LONGEST, take_texts
+from chatd.runtime.timers import Timer
+
+log = Logger()
+
+LINE_END = 2  # bytes that a message may be over the limit: they are dropped
+
+
+class Connection(Outflow, WebSocketServerProtocol):
+    """One client's connection. Its options stand on a subclass that the factory makes once."""
+
+    __slots__ = (
+        *LASTING,
+        "_drop",
+        "_empty_fragments",
+        "_flooding_since",
+        "_heard_at",
+        "_owed",
+        "_paused",
+        "_ping",
+        "_queued",
+        "_queued_at",
+        "_taken",
+        "_upgrade",
+        "session",
+    )
+
+    data: bytes
+    failedByMe: bool
+    state: int
+    message_data: list[bytes]
+
+    longest: int
+    """The longest message that may come in, in bytes."""
+
+    log = Quiet()
+    is_open = is_closed = Quiet()  # Autobahn's Deferreds, on which nobody waits
+    websocket_version = 13
+
+    def __init__(self, upgrade: Upgrade) -> None:
+        """Take the handshake that is to be answered."""
+        self.session: Session | Program
+        self._upgrade: Upgrade | None = upgrade
+        self._paused = False  # not reading, for the session
+        self._flooding_since = self._queued_at = 0.0
+        self._queued = False  # not reading, for frames that were read are still to be handled
+        self._empty_fragments = 0  # of the message that is coming in
+        self._owed: bytes | None = None  # a ping that is still to be answered
+        self._heard_at = 0.0  # when the last whole frame came
+        self._taken = 0  # what its kernel had taken when this looked for life, and there was some
+        self._ping: Timer | None = None  # to come, or to be answered
+        self._drop: Timer | None = None
+
+    # The handshake
+
+    def connectionMade(self) -> None:
+        """Enter the room, before the handshake is answered: a client that reads 101 misses nothing from then on."""
+        self._transport_details, self.peer = None, ""  # who asks for them asks the transport
+        with contextlib.suppress(AttributeError, OSError):  # a unix socket has no such delay
+            self.transport.setTcpNoDelay(True)
+        WebSocketProtocol._connectionMade(self)  # its server's adds words for a log that nobody reads, 15 us of them
+        self.trafficStats = self.factory.traffic  # nobody reads it: one for all
+        self.send_queue = ()  # nor uses this: we write at once
+        self.factory.came(self)
+        self.attach()
+        joined = maybeDeferred(self.session.join)
+        if not joined.called:
+            joined.addTimeout(self.factory.config.join_seconds, self.factory.timers)
+            self.pause()  # what comes meanwhile would pile up here
+        joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
+
+    def _open(self, _: object) -> None:
+        """Answer the handshake, unless it was refused meanwhile."""
+        if self.state != self.STATE_CONNECTING or self._upgrade is None:
+            return
+        self.resume()
+        offers = self._parseExtensionsHeader(self._upgrade.extensions) if self.factory.config.compress else ()
+        if extension := take_up(offers):
+            self._perMessageCompress = Inflater(self.longest)
+            self.session.compress()
+        self.write(accept(self._upgrade, extension))
+        self._upgrade = None
+        self.inside_message, self.current_frame = False, None
+        self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
+        self.state = self.STATE_OPEN
+        if self.factory.closing is not None:  # everybody is being closed
+            self.close(self.factory.closing)
+        else:
+            self.open_out()
+            self._heard()
+            self._ping = self.factory.timers.callLater(self.factory.config.ping_seconds, self._look_for_life)
+            self.session.opened()
+        self.consumeData()
+
+    def _not_joined(self, failure: Failure) -> None:
+        if self.state == self.STATE_CONNECTING:  # else it was refused meanwhile
+            self._refuse(answer_to(failure, self.session.id, self.session.why_not_joined()))
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("{session} could not be opened", failure, session=self.session.id)
+        self.close(OUR_FAULT)
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer the handshake with an error."""
+        REFUSED[refused.code].value += 1
+        self.write(refused.response())
+        self.dropConnection(abort=False)
+        self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
+
+    # Twisted calls: what comes in
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what was read."""
+        self.data += data
+        if not self._queued:
+            self.consumeData()
+
+    def consumeData(self) -> None:
+        """Read frames: whole text messages down the fast lane, anything else as Autobahn does, in their order."""
+        self._handle_frames()
+
+    def _handle_frames(self) -> bool:
+        """Handle what was read, or a slice of it; whether there were messages, and nothing else that takes long."""
+        config, messages = self.factory.config, False
+        steps = config.slice_steps
+        while self.state in (self.STATE_OPEN, self.STATE_CLOSING):
+            if self._between_messages:
+                texts, wait = self._take_texts()
+                messages = messages or any(texts)
+                if wait:
+                    return messages
+                if len(texts) == config.slice_texts:
+                    self._wait_for_turn()
+                    return messages
+            if steps == 0:
+                self._wait_for_turn()
+                return False
+            if not self.processData():
+                return False
+            steps -= 1
+        if self.state == self.STATE_CLOSED:
+            self.data = b""  # what still comes is for nobody
+        return False
+
+    @property
+    def _between_messages(self) -> bool:
+        return self.state == self.STATE_OPEN and self.current_frame is None and not self.inside_message
+
+    def _take_texts(self) -> tuple[list[str], bool]:
+        """Take the messages that the buffer begins with; give them, and whether what is left, if any, has to wait."""
+        config = self.factory.config
+        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest), config.slice_texts)
+        if used:
+            self.data = self.data[used:]
+            self._heard()
+            self._received(texts)
+        return texts, not self.data or (wait and (used > 0 or len(self.data) < config.reread_bytes))
+
+    def _wait_for_turn(self) -> None:
+        """Read no more until the frames that were read are handled: others have their turns before."""
+        if not self._queued:
+            now = self.factory.reactor.seconds()
+            if now - self._queued_at > self.factory.config.flood_rest_seconds:
+                self._flooding_since = now
+            self._queued, self._queued_at = True, now
+            if not self._paused:
+                self.transport.pauseProducing()
+            self.factory.turns.wait(self)
+
+    def handle_slice(self) -> bool:
+        """Handle some of those frames; whether they were messages."""
+        self._queued = False
+        messages = self._handle_frames()
+        self._look_for_flood(messages=messages)
+        if not (self._queued or self._paused or self.state == self.STATE_CLOSED):
+            self.transport.resumeProducing()
+        return messages
+
+    def _look_for_flood(self, *, messages: bool) -> None:
+        """Hang up on a client that has sent more than can be handled of what is no message, for long."""
+        now, longest = self._queued_at, self.factory.config.flood_seconds
+        if messages:
+            self._flooding_since = now
+        elif self._queued and now - self._flooding_since > longest and self.state == self.STATE_OPEN:
+            self._fail_connection(FLOODING.code, FLOODING.reason)
+
+    def _received(self, texts: list[str]) -> None:
+        try:
+            self.session.received(texts)
+        except Exception:  # noqa: BLE001 - whatever went wrong, it is ours; Autobahn would drop the socket
+            log.failure("a message of {session} could not be handled", session=self.session.id)
+            self.close(OUR_FAULT)
+
+    # Autobahn calls: messages
+
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Start to count a message's empty frames; refuse it where it is of the wrong kind."""
+        self._empty_fragments = 0
+        super().onMessageBegin(isBinary)
+        if isBinary and not self.session.takes_binary:
+            self._fail_connection(NOT_TEXT.code, NOT_TEXT.reason)
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """Bound the empty frames of a message: only the others are bounded by its size."""
+        self._empty_fragments += not length
+        super().onMessageFrameBegin(length)
+        if self._empty_fragments > self.factory.config.empty_fragments:
+            self._fail_connection(TOO_LARGE.code, TOO_LARGE.reason)
+
+    def onMessageEnd(self) -> None:
+        """Put a message together."""
+        payload, self.message_data = b"".join(self.message_data), []
+        if not self.failedByMe:
+            self.onMessage(payload, self.message_is_binary)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """Hand a message on that did not come down the fast lane, unless we are closing already."""
+        if self.state != self.STATE_OPEN:
+            return
+        if isBinary:
+            self.session.received_binary(payload)
+        else:
+            self._received([payload.decode()])
+
+    def onFrameEnd(self) -> bool | None:
+        """Note that the client lives: a whole frame of it came."""
+        self._heard()
+        ended: bool | None = super().onFrameEnd()
+        return ended
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer; the newest alone, and when it can be written, where the client does not read (RFC 6455, 5.5.3)."""
+        if self.choked:
+            self._owed = payload
+        else:
+            super().onPing(payload)
+
+    def resumeProducing(self) -> None:
+        """Note that the client has read everything, and answer its newest ping."""
+        owed, self._owed = self._owed, None
+        super().resumeProducing()
+        if owed is not None:
+            super().onPing(owed)
+
+    # Whether it lives
+
+    def _heard(self) -> None:
+        self._heard_at = self.factory.reactor.seconds()
+
+    def _look_for_life(self) -> None:
+        """Ping a client that has been silent."""
+        config, now = self.factory.config, self.factory.reactor.seconds()
+        silent = now - self._heard_at
+        if silent < config.ping_seconds:
+            self._taken = self.acknowledged
+            self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
+        else:
+            self._look_later(now, now)
+            self._send_ping()
+
+    def _send_ping(self) -> None:
+        with log.failuresHandled("{client} was not pinged", client=self.session.id):
+            self.sendPing()
+
+    def _look_later(self, pinged_at: float, since: float) -> None:
+        """Look for the answer to a ping, with how far the client has read; it has not read on since then."""
+        had = self.acknowledged, self.unacknowledged > 0, self.window
+        wait = self.factory.config.pong_seconds
+        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, since, *had)
+
+    def _look_for_answer(self, pinged_at: float, since: float, had: int, waited: bool, window: int | None) -> None:
+        """Hang up on a client that did not answer; not where it is we who do not read, or while it may yet come to it.
+
+        It may if it reads on: then it takes more of what waits for it, or its window opens. How much waits tells
+        nothing, because history is written behind it. That it takes what comes while nothing waits tells nothing
+        either, because its kernel does that, even if the client itself has stopped.
+        """
+        if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
+            self._look_for_life()
+            return
+        now, room, waits, has = self.factory.reactor.seconds(), self.window, self.unacknowledged > 0, self.acknowledged
+        if self._paused or self._queued:
+            since = now
+        elif ((waited or waits) and has > had) or (room or 0) > (window or 0):
+            since = now
+            if not waits:
+                self._send_ping()  # the answer of its kernel will say how large the window is then
+        elif room is None or now >= since + self._patience(has, waits=waits) or self._is_vanished():
+            self.dropConnection(abort=True)
+            return
+        self._look_later(pinged_at, since)
+
+    def _patience(self, has: int, *, waits: bool) -> float:
+        """Return for how many seconds a client may read without a sign of it, that has taken so much.
+
+        A kernel with a full buffer says late that there is room again: when much of it is read, or when it is asked,
+        which is ever more rarely (RFC 9293, sections 3.8.6.1 and 3.8.6.2.2). If nothing waits, all that the client has
+        not read is in that buffer.
+        """
+        config = self.factory.config
+        longest: float = config.stalled_seconds
+        return longest if waits else min(longest, (has - self._taken) / config.slowest_bytes)
+
+    def _is_vanished(self) -> bool:
+        config = self.factory.config
+        return self.is_unheard(config.pong_seconds, config.keepalive_probes)
+
+    # Autobahn calls: what goes out
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Write a frame of Autobahn's."""
+        self.write(data)
+
+    # Autobahn calls: the end
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        """Send a Close frame, ours or Autobahn's own, and read on: for the answer."""
+        if self.failedByMe or not isReply:
+            farewell = self.session.farewell(frame_says(code, reasonUtf8))
+            if farewell and self.opened:
+                self.write(farewell)  # however much waits: it is the last
+        self._shut()
+        self.resume()
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+
+    def onCloseFrame(self, code: int | None, reasonRaw: bytes | None) -> None:
+        """Answer a Close frame with its code, unless it is the answer to ours; then close the socket (5.5.1, 7.1.1)."""
+        if fault := fault_in_close(code, reasonRaw):
+            self._fail_connection(fault.code, fault.reason)
+        else:
+            self.sendCloseFrame(code, isReply=True)
+            self.dropConnection(abort=False)
+
+    def _fail_connection(self, code: int, reason: str) -> None:
+        """Fail the connection (RFC 6455, section 7.1.7): say why, take nothing more, close the socket."""
+        if self.state != self.STATE_CLOSED:
+            if code == TOO_LARGE.code:
+                REFUSED_MESSAGES["too_large"].value += 1
+            self.failedByMe = True
+            self.sendCloseFrame(code, encode_truncate(reason, 123), isReply=True)  # no answer will be read
+            self.dropConnection(abort=False)
+
+    def _closeConnection(self, abort: bool = False) -> None:
+        """Close the socket: our half once all is written, and the other when the client has closed it, in time."""
+        self._shut()
+        if abort:
+            self.transport.abortConnection()
+            return
+        self.resume()
+        self._drop = self.hang_up(self.factory.timers, self.factory.config.close_seconds)
+
+    def _shut(self) -> None:
+        """Deliver no more, and note how far the client has come."""
+        self.session.given_all()
+        self.shut_out()
+
+    def unregisterProducer(self) -> None:
+        """See what has arrived: Autobahn hangs up, and the transport will say no more when the socket is closed."""
+        self.stopProducing()
+        super().unregisterProducer()
+
+    def stopProducing(self) -> None:
+        """See what has arrived: the socket is about to be closed."""
+        self._shut()
+        self.session.going()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """End: the socket is gone."""
+        while self._queued and self._between_messages and self._take_texts()[0]:
+            pass  # what was read is taken
+        self.shut_out()
+        for timer in (self._ping, self._drop, self.closeHandshakeTimeoutCall):
+            if timer is not None:
+                timer.cancel()
+        self.factory.left(self)
+        with log.failuresHandled("{client} may not have left its rooms", client=self.session.id):
+            self.session.gone()
+        WebSocketProtocol._connectionLost(self, reason)
+        self.factory.connection_gone()
+
+    # The session and the hub call
+
+    def fell_behind(self) -> None:
+        """Let the session see that the client gets it later."""
+        self.factory.slow.add(clients=1)
+        self.session.fell_behind()
+
+    def overwhelmed(self) -> None:
+        """Hang up on a client that reads nothing of what it asks for."""
+        self.close(too_slow(None))
+
+    def drained(self) -> None:
+        """Tell the session that there is room for more."""
+        self.session.drained()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused:
+            self._paused = True
+            if not self._queued:
+                self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._paused:
+            self._paused = False
+            if not self._queued:
+                self.transport.resumeProducing()
+
+    def close(self, closing: Closing) -> None:
+        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
+        if self.state == self.STATE_OPEN:
+            self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
+        elif self.state == self.STATE_CONNECTING and closing != RESTARTING:  # else it is told once it is in
+            self._refuse(refused_by(closing))

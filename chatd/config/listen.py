@@ -1,0 +1,213 @@
+"""The endpoint strings of ``--listen``: what each kind takes, and what somebody meant by a string that is none.
+
+Twisted parses them when ports are bound (``sockets``). What it says of a bad one names its own functions; so the
+parts are checked here before. Kinds of other plugins are left to Twisted.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from ipaddress import ip_address
+from itertools import takewhile
+
+from twisted.internet import endpoints
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
+from twisted.plugin import getPlugins
+
+from chatd.config.settings import BadValue
+
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "tcp": ("port", "interface", "backlog"),
+    "tcp6": ("port", "backlog", "interface"),
+    "ssl": (
+        "port",
+        "privateKey",
+        "certKey",
+        "sslmethod",
+        "interface",
+        "backlog",
+        "extraCertChain",
+        "dhParameters",
+    ),
+    "tls": ("path", "port", "backlog", "interface"),
+    "unix": ("address", "mode", "backlog", "lockfile"),
+    "systemd": ("domain", "index", "name"),
+}
+"""The parts of each kind in the order in which they may stand without their names. The first one is needed, but for
+systemd, whose sockets ``supervisor/sockets`` looks for."""
+
+_NUMBERS = {"port": (10, 65_535), "backlog": (10, 2**31 - 1), "index": (10, 2**31 - 1), "mode": (8, 0o777)}
+"""Parts that are numbers: their base, and the most that they may be."""
+
+_DOMAINS = ("", "INET", "INET6", "UNIX")
+"""What ``domain=`` may be. It changes nothing: a socket that systemd passed knows its own family."""
+
+_MEANT = {
+    "host": "interface",
+    "address": "interface",
+    "ip": "interface",
+    "bind": "interface",
+    "path": "address",
+    "cert": "certKey",
+    "certificate": "certKey",
+    "key": "privateKey",
+    "chain": "extraCertChain",
+    "family": "domain",
+}
+"""Names that other programs have for a part."""
+
+_PORT = 3000
+
+_EXAMPLES = (
+    f"for example tcp:{_PORT}, tcp:{_PORT}:interface=127.0.0.1 (this host only), tcp6:{_PORT} or unix:/run/chatd.sock"
+)
+
+
+_WRAPPER = "haproxy"
+"""What stands before the endpoint string of a listener for proxies that speak the PROXY protocol."""
+
+
+def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
+    """Return an endpoint string's wrappers, its kind, its arguments by position, and those by name.
+
+    Raise ValueError if it cannot be parsed.
+    """
+    try:
+        words, named = endpoints._parse(endpoint)
+    except RuntimeError as error:  # a StopIteration in a generator of Twisted's
+        raise ValueError("a backslash at its end escapes nothing") from error
+    wrappers = [*takewhile(_WRAPPER.__eq__, words)]
+    kind, *positional = words[len(wrappers) :] or [""]
+    return wrappers, kind, positional, named
+
+
+def check_endpoint(text: str) -> None:
+    """Check the form of an endpoint string. Raise BadValue with one that was probably meant."""
+    try:
+        _, kind, values, named = split_endpoint(text)
+    except ValueError:  # a backslash at the end, the name of a part that is not ASCII
+        kind, values, named = text, [], {}
+    if kind not in _PARTS:
+        if not _is_plugin(kind):
+            raise BadValue(f"--listen {text!r} is not an endpoint string; use {suggestion(text) or _EXAMPLES}")
+        return
+    try:
+        _check_parts(kind, values, named)
+    except BadValue as error:
+        meant = suggestion(text)
+        raise BadValue(f"--listen {text!r}: {error}{f'; use {meant}' if meant else ''}") from None
+
+
+def _is_plugin(kind: str) -> bool:
+    return any(plugin.prefix.lower() == kind.lower() for plugin in getPlugins(IStreamServerEndpointStringParser))
+
+
+def _check_parts(kind: str, values: list[str], named: Mapping[str, str]) -> None:
+    parts = _PARTS[kind]
+    takes = f"{kind} takes {', '.join(f'{part}=' for part in parts)}"
+    for name in named:
+        if name not in parts:
+            meant = _MEANT.get(name, "")
+            like = [meant] if meant in parts else difflib.get_close_matches(name, parts, 1)
+            raise BadValue(f"{kind} has no {name}=" + (f"; {like[0]}= may be meant" if like else f"; {takes}"))
+    if len(values) > len(parts):
+        raise BadValue(f"{takes}, and no more; a colon within one is \\:")
+    given = dict(zip(parts, values, strict=False))
+    if twice := next((name for name in given if name in named), ""):
+        raise BadValue(f"{twice}= is given twice; a colon within it is \\:")
+    given |= named
+    for name, (base, most) in _NUMBERS.items():
+        if name in given:
+            _check_number(name, given[name], base, most)
+    if kind == "systemd":
+        _check_systemd(given)
+    elif not given.get(parts[0]):
+        raise BadValue(f"{kind} needs {parts[0]}=")
+    if kind == "ssl" and "privateKey" not in given and not os.path.exists("server.pem"):  # Twisted's default
+        raise BadValue("ssl needs privateKey= and certKey=, the files (PEM) of its key and its certificates")
+
+
+def _check_systemd(given: Mapping[str, str]) -> None:
+    if (domain := given.get("domain", "")) not in _DOMAINS:
+        raise BadValue(f"domain must be INET, INET6 or UNIX, not {domain!r}; it may be left out")
+    if ("index" in given) == ("name" in given):
+        raise BadValue("systemd needs either name= or index=")
+
+
+def _check_number(name: str, text: str, base: int, most: int) -> None:
+    try:
+        value = int(text, base)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= most:
+        number = f"an octal number from 0 to {most:o}" if base == 8 else f"a number from 0 to {most}"
+        raise BadValue(f"{name} must be {number}, not {text!r}")
+
+
+def is_local(text: str) -> bool | None:
+    """Whether only this host can connect to an endpoint; None if only the socket tells."""
+    _, kind, values, named = split_endpoint(text)
+    if kind == "unix":
+        return True
+    given = dict(zip(_PARTS.get(kind, ()), values, strict=False)) | named
+    if kind not in _PARTS or kind == "systemd":
+        return None
+    try:
+        return ip_address(given.get("interface") or "::").is_loopback
+    except ValueError:  # a name
+        return given["interface"] == "localhost" or None
+
+
+# What was meant
+
+_PLACES = (
+    r"(?P<port>[0-9]{1,5})(?:/tcp)?",
+    r"\[(?P<host>[0-9A-Fa-f:.]+)\](?::(?P<port>[0-9]{1,5}))?",
+    r"(?P<host>[0-9A-Za-z_.*-]*):(?P<port>[0-9]{1,5})",
+    r"(?P<host>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)",
+    r"(?P<host>localhost|\*|[0-9A-Za-z_*-]+(?:\.[0-9A-Za-z_-]+)+)",
+)
+"""How a place to listen is written elsewhere."""
+
+_SCHEME = re.compile(r"(https|wss|ssl|tls|http|ws|tcp6|tcp)(://|:)(.*)", re.IGNORECASE | re.DOTALL)
+_INTERFACE = re.compile(r"(tcp6?|ssl):([0-9]{1,5}):(?:interface=|host=|address=|ip=|bind=)?(\[?[0-9A-Za-z:.*_-]+\]?)")
+
+
+def suggestion(text: str) -> str:
+    """Return the endpoint string that was probably meant, as it can be typed into a shell; empty if nobody knows."""
+    text = text.strip().replace("\\:", ":")
+    if text.startswith(f"{_WRAPPER}:"):
+        inner = suggestion(text.removeprefix(f"{_WRAPPER}:")).replace("'", "")
+        return f"'{_WRAPPER}:{inner}'" if "\\" in inner else inner and f"{_WRAPPER}:{inner}"
+    if found := _INTERFACE.fullmatch(text):
+        return _endpoint(found[3].strip("[]"), found[2], secure=found[1] == "ssl")
+    if text.startswith("/"):
+        return f"unix:{text}" if re.fullmatch(r"(?:/[0-9A-Za-z_.-]+)+", text) else ""
+    scheme, slashes, rest = found.groups() if (found := _SCHEME.fullmatch(text)) else ("", "", text)
+    secure = scheme.lower() in ("https", "wss", "ssl", "tls")
+    if slashes == "://":
+        rest = rest.partition("/")[0]
+    for pattern in _PLACES:
+        if found := re.fullmatch(pattern, rest):
+            groups = found.groupdict()
+            default = "" if not slashes.endswith("/") or scheme.startswith("tcp") else "443" if secure else "80"
+            return _endpoint(groups.get("host") or "", groups.get("port") or default or str(_PORT), secure=secure)
+    return ""
+
+
+def _endpoint(host: str, port: str, *, secure: bool) -> str:
+    """Write an endpoint string for a place; empty if there is no such place."""
+    if int(port) > _NUMBERS["port"][1]:
+        return ""
+    files = ":privateKey=KEY.pem:certKey=CERTIFICATES.pem" if secure else ""
+    kind = "ssl" if secure else "tcp"
+    try:
+        address = ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:  # a name of this server, or all its addresses
+        return f"{kind}:{port}{files}"
+    if address.is_unspecified:
+        return f"{kind}{'6' * (address.version == 6 and not secure)}:{port}{files}"
+    escaped = str(address).replace(":", r"\:")
+    found = f"{kind}:{port}{files}:interface={escaped}"
+    return f"'{found}'" if escaped != str(address) else found

@@ -1,1 +1,0 @@
-"""The process that twistd starts: ports, broker, workers, and no messages."""

@@ -1,0 +1,180 @@
+"""What a client hears that follows a room over HTTP: lines, JSON lines or events, in an answer without end.
+
+To HTTP/1.1 it goes in chunks, each message one (RFC 9112, section 7.1), and so ends where it is meant to end or is
+seen to have been cut off; to HTTP/1.0 as it is. It is framed once for all who hear it in one form.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chatd.protocol import json_v1, text
+from chatd.protocol.close_codes import BUS_AWAY, FLOODING, Closing
+from chatd.protocol.http_api import EVENTS, JSON, JSON_LINES, LINES, TEXT, asks_for_events
+from chatd.protocol.http_head import Head, Refused
+from chatd.protocol.json_line import encode
+from chatd.protocol.message import Change, Gap, Message
+from chatd.protocol.text import Dress
+
+Frame = Callable[[bytes], bytes]
+
+
+def chunk(data: bytes) -> bytes:
+    """Make it a chunk; there are no empty ones but the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _whole(data: bytes) -> bytes:
+    return data
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """One form, in chunks or not."""
+
+    content_type: str
+    dress: Dress
+    """How it shows messages, and who comes and goes."""
+    lost: Callable[[str, Gap], bytes]
+    """Tells, of a room, what is gone for good."""
+    another_nick: Callable[[str, str], bytes]
+    """Tells who follows under another nick than it wanted which it is."""
+    token_ends: Callable[[float], bytes]
+    """Tells in how many seconds a token runs out."""
+    closing: Callable[[Closing, float | None], bytes]
+    """Tells why the stream ends, and in how many seconds to come back."""
+    beginning: Callable[[float], bytes]
+    """Goes before all else; takes in how many seconds to come back should the stream break off."""
+    heartbeat: bytes
+    """A sign of life that means nothing to the client."""
+    beats: bool
+    """Whether the client gets heartbeats without asking for them."""
+    end: bytes
+
+
+def _nothing(*_: object) -> bytes:
+    return b""
+
+
+def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
+    """Show a room as a named client at a terminal sees it."""
+
+    def frame_line(data: bytes) -> bytes:
+        return frame(data + b"\n")
+
+    def line(shown: str) -> bytes:
+        return frame_line(shown.encode())
+
+    return Stream(
+        LINES,
+        text.TextDress(text.named, text.change if told else None, frame_line),
+        lost=lambda room, gap: line(text.lost(gap.count)),
+        another_nick=lambda wanted, has: line(text.taken(wanted, has)),
+        token_ends=lambda seconds: line(text.token_ends(seconds)) if told else b"",
+        closing=lambda closing, again: line(text.closing(closing.reason)),
+        beginning=_nothing,
+        heartbeat=frame_line(b""),
+        beats=False,  # people see an empty line, scripts may count it
+        end=end,
+    )
+
+
+def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
+    """Show what a program hears, an object a line."""
+
+    def frame_line(data: bytes) -> bytes:
+        return frame(data + b"\n")
+
+    return Stream(
+        JSON_LINES,
+        json_v1.JsonDress(frame_line, told=told),
+        lost=lambda room, gap: frame_line(encode(json_v1.gap_event(room, gap))),
+        another_nick=_nothing,
+        token_ends=lambda seconds: frame_line(encode(json_v1.token_ends(seconds))),
+        closing=lambda closing, again: frame_line(encode(json_v1.bye(closing, again))),
+        beginning=_nothing,
+        heartbeat=frame_line(b""),
+        beats=True,
+        end=end,
+    )
+
+
+def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
+    """Show what a program hears, as an EventSource takes it (WHATWG HTML, section 9.2.6); JSON has no line ends."""
+    return Stream(
+        EVENTS,
+        json_v1.JsonDress(frame, told=told, show=_message, tell=_change),
+        lost=lambda room, gap: frame(_event(b"gap", encode(json_v1.gap_event(room, gap)), _id(gap.epoch, gap.last))),
+        another_nick=_nothing,
+        token_ends=lambda seconds: frame(_event(b"auth", encode(json_v1.token_ends(seconds)))),
+        closing=lambda closing, again: frame(_event(b"bye", encode(json_v1.bye(closing, again)))),
+        beginning=lambda again: frame(b"retry: %d\n\n" % (again * 1000)),
+        heartbeat=frame(b":\n\n"),
+        beats=True,
+        end=end,
+    )
+
+
+def _message(message: Message, room: str, epoch: str, offset: int) -> bytes:
+    return _event(b"message", json_v1.message_json(message, room, epoch, offset), _id(epoch, offset))
+
+
+def _change(room: str, change: Change) -> bytes:
+    return _event(b"presence", json_v1.change_json(room, change))
+
+
+def _event(kind: bytes, data: bytes, id: bytes = b"") -> bytes:
+    return b"%bevent: %b\ndata: %b\n\n" % (id, kind, data)
+
+
+def _id(epoch: str, offset: int) -> bytes:
+    """Say where the client is to come back to."""
+    return b"id: %b-%d\n" % (epoch.encode("ascii"), offset)
+
+
+class Postponed(Refused):
+    """A stream of events that is refused for now, as an EventSource understands it: one that ends at once.
+
+    It takes any status but 200 for final (WHATWG HTML, section 9.2.2), and never asks again.
+    """
+
+    content_type = EVENTS
+
+    def __init__(self, refused: Refused, again: float) -> None:
+        """Answer with the message of a refusal, and ask the client to come back after so many seconds."""
+        headers = (*refused.headers, ("Access-Control-Allow-Origin", "*"))  # it says nothing of the room
+        super().__init__(200, refused.code, refused.message, headers, reason=refused.reason)
+        self._again = again
+
+    def body(self) -> bytes:
+        """Return the stream."""
+        code = (FLOODING if self.code == "rate_limited" else BUS_AWAY).code
+        return b"retry: %d\n\n" % (self._again * 1000) + _event(
+            b"bye", encode(json_v1.Bye(code, self.message, self._again))
+        )
+
+
+def refused_to(head: Head, refused: Refused, spread: Callable[[], float]) -> Refused:
+    """Return how the sender of a request is refused; spread gives how many seconds later than others it comes back."""
+    if refused.retry_after is None or not asks_for_events(head):
+        return refused
+    return Postponed(refused, round(refused.retry_after + spread(), 1))
+
+
+_MAKERS = {TEXT: _lines, JSON: _json_lines, JSON_LINES: _json_lines, EVENTS: _events}
+_STREAMS = {
+    (form, chunked, told): make(chunk if chunked else _whole, LAST_CHUNK if chunked else b"", told=told)
+    for form, make in _MAKERS.items()
+    for chunked in (False, True)
+    for told in (False, True)
+}
+
+
+def stream(form: str, *, chunked: bool, told: bool) -> Stream:
+    """Give a form, the same one for all who ask: members that share a dress share its frames.
+
+    Told is who hears who comes and goes.
+    """
+    return _STREAMS[form, chunked, told]

@@ -1,0 +1,513 @@
+"""The JSON dress, ``chatd.v1``: what a client may ask, and everything that the server says, as values and as bytes.
+
+A frame holds one JSON object; its ``type`` names the class here, as the tags of the classes say. Requests are checked
+as they are read: a field is of its type, or the request is refused. Null is not the same as left out. Fields that
+nobody knows are passed over. Of a field that is given twice the last one counts, but each must be right, and
+two ``type`` must be the same.
+
+What goes out is not checked: the types say what is right. ``protocol/json_schema`` writes both down as JSON Schema.
+"""
+
+import json
+import re
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Annotated, Literal, get_args
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from chatd.config.settings import HISTORY_PAGE
+from chatd.protocol.close_codes import Closing
+from chatd.protocol.json_line import encode
+from chatd.protocol.message import Batch, Change, Message, Position
+from chatd.protocol.message import Gap as Lost
+from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
+
+LARGEST = 2**53 - 1
+"""The largest integer that every reader of JSON has exactly; the smallest is its negative (RFC 7493, section 2.2)."""
+REF_LENGTH = 64
+ID_LENGTH = 64
+EPOCH_LENGTH = 64
+_AROUND = 4096  # bytes of a request beside its text
+
+Ref = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)] | Annotated[str, Meta(max_length=REF_LENGTH)]
+Number = Annotated[int, Meta(ge=0, le=LARGEST)]
+Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
+Epoch = Annotated[str, Meta(pattern=r"^[0-9A-Za-z]+$(?!\n)", max_length=EPOCH_LENGTH)]  # it becomes part of keys
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "pattern": _TIME})]
+
+
+class _Asked(Struct, frozen=True, gc=False, tag_field="type", kw_only=True):
+    ref: Ref | UnsetType = UNSET
+
+
+class _Said(Struct, frozen=True, gc=False, tag_field="type"):
+    pass
+
+
+class _Answered(_Said, frozen=True, gc=False, kw_only=True):
+    ref: Ref | UnsetType = UNSET
+
+
+# What a client sends
+
+
+class Publish(_Asked, frozen=True, gc=False, tag="publish"):
+    """Say something in a room; with the same id it is said once. Answered by `ack`."""
+
+    room: str
+    text: Annotated[str, Meta(min_length=1)]
+    """Never empty: it would be an empty frame to a bare client."""
+    id: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)] | UnsetType = UNSET
+
+
+class Since(Struct, frozen=True, gc=False):
+    """From where on messages are wanted: after a position, or the last so many."""
+
+    epoch: Epoch | UnsetType = UNSET
+    offset: Number | UnsetType = UNSET
+    last: Number | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless it is one of the two."""
+        given = (self.epoch is not UNSET, self.offset is not UNSET, self.last is not UNSET)
+        if given not in ((True, True, False), (False, False, True)):
+            raise ValueError("expected epoch and offset, or last")
+
+
+_ONE_OF_TWO = {
+    "oneOf": [
+        {"required": ["epoch", "offset"], "properties": {"last": False}},
+        {"required": ["last"], "properties": {"epoch": False, "offset": False}},
+    ]
+}
+
+
+class Join(_Asked, frozen=True, gc=False, tag="join"):
+    """Come into a room. Answered by `joined`."""
+
+    room: str
+    since: Annotated[Since, Meta(extra_json_schema=_ONE_OF_TWO)] | UnsetType = UNSET
+
+    @property
+    def position(self) -> Position | None:
+        """After which it wants all messages; None where it named none."""
+        since = self.since
+        if since is UNSET or since.epoch is UNSET or since.offset is UNSET:
+            return None
+        return Position(since.epoch, since.offset)
+
+    @property
+    def last(self) -> int:
+        """How many of the last messages it wants."""
+        return 0 if self.since is UNSET or self.since.last is UNSET else self.since.last
+
+
+class Leave(_Asked, frozen=True, gc=False, tag="leave"):
+    """Leave a room. Answered by `left`."""
+
+    room: str
+
+
+class Members(_Asked, frozen=True, gc=False, tag="members"):
+    """Ask who is in a room. Answered by `members`."""
+
+    room: str
+
+
+class History(_Asked, frozen=True, gc=False, tag="history"):
+    """Ask what was said in a room, before an offset or up to now. Answered by `history`."""
+
+    room: str
+    before: Positive | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_PAGE)] = 50
+
+
+class Nick(_Asked, frozen=True, gc=False, tag="nick"):
+    """Take another nick, in all rooms. Answered by `nick`."""
+
+    nick: str
+
+
+class Auth(_Asked, frozen=True, gc=False, tag="auth"):
+    """Bring a new token before the old one runs out. Answered by `auth`."""
+
+    token: str
+
+
+class Ping(_Asked, frozen=True, gc=False, tag="ping"):
+    """Ask for a sign of life. Answered by `pong`."""
+
+
+Request = Publish | Join | Leave | Members | History | Nick | Auth | Ping
+"""Everything that a client may send."""
+
+
+class BadRequest(Exception):
+    """What a client sent is no request."""
+
+    def __init__(self, ref: int | str | UnsetType, message: str) -> None:
+        """Take the reference that it has nevertheless, and one line that says what is wrong, and in which field."""
+        super().__init__(message)
+        self.ref = ref
+        self.message = message
+
+
+_decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: it has no UTF-8
+_TYPES = ", ".join(each.__struct_config__.tag for each in get_args(Request))
+
+
+def read_request(text: str | bytes) -> Request:
+    """Read the text of a frame. Raises BadRequest."""
+    try:
+        return _decoder.decode(text)
+    except RecursionError:  # which would come again, were its reference looked for
+        raise BadRequest(UNSET, "nested too deep") from None
+    except ValueError as error:
+        found = _read_loosely(text)
+        raise BadRequest(_reference(found), _complaint(error, found)) from None
+
+
+def _read_loosely(text: str | bytes) -> dict[str, object]:
+    """Read an object that may be no request, or not even JSON: half of a surrogate pair, NaN."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reference(found: dict[str, object]) -> int | str | UnsetType:
+    try:
+        ref: int | str = msgspec.convert(found.get("ref"), Ref)
+    except msgspec.ValidationError:
+        return UNSET
+    return UNSET if _is_halved(ref) else ref
+
+
+def _complaint(error: ValueError, found: dict[str, object]) -> str:
+    """Say what msgspec found, the field first: ``limit: expected int <= 1000``."""
+    if isinstance(error, msgspec.ValidationError):
+        what, _, field = str(error).replace("`", "").partition(" - at $.")
+        if field == "type":
+            what = f"expected one of {_TYPES}"
+    elif halved := [name for name, value in found.items() if _is_halved(value) or _is_halved(name)]:
+        what, field = "half of a surrogate pair", ascii(halved[0])[1:-1][:64]  # a text was cut within a character
+    else:
+        what, field = str(error).removeprefix("JSON is malformed: "), "not JSON"
+    what = what[:1].lower() + what[1:]
+    return f"{field}: {what}" if field else what
+
+
+def _is_halved(value: object) -> bool:
+    return isinstance(value, str) and _HALF.search(value) is not None
+
+
+# What the server sends
+
+
+class Limits(Struct, frozen=True, gc=False):
+    """What a client may do; null: as much as it likes."""
+
+    message_bytes: int
+    messages_per_s: float | None
+    rooms: int
+
+
+class Welcome(_Said, frozen=True, gc=False, tag="welcome"):
+    """Always the first frame."""
+
+    session: str
+    nick: str | None
+    server: str
+    limits: Limits
+    ping_s: float
+    subject: str | UnsetType = UNSET
+
+
+class MessageEvent(_Said, frozen=True, gc=False, tag="message", omit_defaults=True):
+    """A message of a room; its nick is null where its author has none, its action true where it was said with `/me`."""
+
+    room: str
+    epoch: str
+    offset: Positive
+    id: str
+    time: Time
+    session: str
+    nick: str | None
+    text: str
+    action: bool = False
+    subject: str = ""
+    """Who its author's token says it is; there only where it has one."""
+
+
+class Joined(_Answered, frozen=True, gc=False, tag="joined"):
+    """The client is in the room, and has what was said before; offset is that of the room's newest message."""
+
+    room: str
+    epoch: str
+    offset: Number
+    recovered: bool
+    """Whether the messages are all that came after the position which the client named."""
+    lost: int | None
+    """How many of those are gone for good; None where nobody knows."""
+    messages: Sequence[MessageEvent]
+    """What was asked for, oldest first."""
+    more: bool | UnsetType = UNSET
+    """True where that is not all of it: the rest follows, each message by itself."""
+
+
+class Left(_Answered, frozen=True, gc=False, tag="left"):
+    """The client is not in the room any more."""
+
+    room: str
+
+
+class Ack(_Answered, frozen=True, gc=False, tag="ack", omit_defaults=True):
+    """The message is in the chat log and in the room's order; a duplicate was there before, at this offset."""
+
+    room: str
+    epoch: str
+    offset: Positive
+    id: str
+    time: Time
+    duplicate: bool = False
+
+
+class Presence(_Said, frozen=True, gc=False, tag="presence"):
+    """Somebody joined or left the room, or has another nick than it was."""
+
+    room: str
+    event: Literal["join", "leave", "nick"]
+    session: str
+    nick: str | None
+    was: str | UnsetType | None = UNSET
+    subject: str | UnsetType = UNSET
+
+
+class Member(Struct, frozen=True, gc=False):
+    """Who is in a room, and since when."""
+
+    session: str
+    nick: str | None
+    since: Time
+    subject: str | UnsetType = UNSET
+
+
+class MembersAnswer(_Answered, frozen=True, gc=False, tag="members"):
+    """Who is in the room, and how many they are; members is null where they are too many to be listed."""
+
+    room: str
+    members: Sequence[Member] | None
+    count: int
+
+
+class HistoryAnswer(_Answered, frozen=True, gc=False, tag="history"):
+    """What was said in the room, oldest first."""
+
+    room: str
+    epoch: str
+    messages: Sequence[MessageEvent]
+    more: bool | UnsetType = UNSET
+    """True where history has older messages: they are to be had before the offset of the first one here."""
+
+
+class NickAnswer(_Answered, frozen=True, gc=False, tag="nick"):
+    """The nick that the client has now, which need not be the one that it asked for, and the one that it was."""
+
+    nick: str
+    was: str | None
+
+
+class AuthAnswer(_Answered, frozen=True, gc=False, tag="auth"):
+    """The token is good for so many seconds; null: without end. Unasked it says that the token runs out."""
+
+    expires_in: float | None
+
+
+class Pong(_Answered, frozen=True, gc=False, tag="pong"):
+    """The sign of life."""
+
+
+class Gap(_Said, frozen=True, gc=False, tag="gap"):
+    """The messages from one offset to another are lost for this client for good; null where nobody knows which."""
+
+    room: str
+    epoch: str
+    first: int | None = msgspec.field(name="from")
+    last: int | None = msgspec.field(name="to")
+
+
+Code = Literal["bad_request", "bad_room", "not_joined", "forbidden", "rate_limited", "too_large", "unavailable"]
+
+
+class Error(_Answered, frozen=True, gc=False, tag="error"):
+    """What the client asked for is not done; where it helps to ask again, after so many seconds."""
+
+    code: Code
+    message: str
+    retry_after: float | UnsetType = UNSET
+
+
+class Bye(_Said, frozen=True, gc=False, tag="bye"):
+    """The last frame before the server closes with this code; where it helps to come back, after so many seconds."""
+
+    code: int
+    reason: str
+    reconnect_after: float | UnsetType = UNSET
+
+
+Event = (
+    Welcome
+    | MessageEvent
+    | Joined
+    | Left
+    | Ack
+    | Presence
+    | MembersAnswer
+    | HistoryAnswer
+    | NickAnswer
+    | AuthAnswer
+    | Pong
+    | Gap
+    | Error
+    | Bye
+)
+"""Everything that the server may say."""
+
+
+def message_event(message: Message, room: str, epoch: str, offset: int) -> MessageEvent:
+    """Say a message as it stands in a room's order; its id is the author's own where it gave one."""
+    return MessageEvent(
+        room,
+        epoch,
+        offset,
+        message.given or message.id,
+        utc(message.time),
+        message.session,
+        message.nick or None,
+        message.text,
+        message.action,
+        message.subject,
+    )
+
+
+def gap_event(room: str, gap: Lost) -> Gap:
+    """Say what is gone for good."""
+    first = None if gap.count is None else gap.last - gap.count + 1
+    return Gap(room, gap.epoch, first, None if first is None else gap.last)
+
+
+def presence_event(room: str, change: Change) -> Presence:
+    """Say who came, went, or took another nick."""
+    was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
+    return Presence(room, change.what, change.session, change.nick or None, was, change.subject or UNSET)
+
+
+def token_ends(seconds: float | None) -> AuthAnswer:
+    """Say for how long a token is good; None: without end."""
+    return AuthAnswer(None if seconds is None else round(seconds, 1))
+
+
+def bye(closing: Closing, again: float | None) -> Bye:
+    """Say why the connection closes, and in how many seconds the client may come back, where it may."""
+    return Bye(closing.code, closing.reason, UNSET if again is None else again)
+
+
+def message_events(batch: Batch) -> list[MessageEvent]:
+    """Say the messages of a batch."""
+    return [
+        message_event(message, batch.room, batch.epoch, offset)
+        for offset, message in enumerate(batch.messages, batch.first)
+    ]
+
+
+def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
+    """Give the text of the frame in which a message goes to everybody."""
+    return encode(message_event(message, room, epoch, offset))
+
+
+def change_json(room: str, change: Change) -> bytes:
+    """Give the text of the frame in which a change is told."""
+    return encode(presence_event(room, change))
+
+
+@lru_cache(maxsize=1024)  # messages that came together have one time
+def utc(milliseconds: int) -> str:
+    """Write a time, milliseconds since 1970, as RFC 3339 has it: ``2026-01-01T12:00:00.123Z``. From year 1 to 9999."""
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{milliseconds:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}"
+
+
+_MARCH_1_IN_0 = -719_468  # in days since 1970; years that begin in March end with the day that leap years add
+_FROM_MARCH = tuple(accumulate((31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31), initial=0))
+
+
+def _day(days: int) -> str:
+    """Write a date, days since 1970."""
+    eras, days = divmod(days - _MARCH_1_IN_0, 146_097)
+    centuries = min(days // 36_524, 3)
+    fours, days = divmod(days - centuries * 36_524, 1461)
+    years = min(days // 365, 3)
+    days -= years * 365
+    month = bisect(_FROM_MARCH, days)
+    year = eras * 400 + centuries * 100 + fours * 4 + years + (month > 10)
+    return f"{year:04}-{(month + 1) % 12 + 1:02}-{days - _FROM_MARCH[month - 1] + 1:02}"
+
+
+def longest_json(text: int) -> int:
+    """Give the longest frame that is read of a client, in bytes, where a text may have so many."""
+    return 6 * text + _AROUND  # each byte may come as \\u0000
+
+
+class JsonDress:
+    """How a program sees what happens in a room."""
+
+    def __init__(
+        self,
+        frame: Callable[[bytes], bytes] = text_frame,
+        *,
+        told: bool = True,
+        show: Callable[[Message, str, str, int], bytes] = message_json,
+        tell: Callable[[str, Change], bytes] = change_json,
+        deflated: "JsonDress | None" = None,
+    ) -> None:
+        """Take how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
+
+        Deflated is the same dress for clients that have agreed to compression.
+        """
+        self._frame = frame
+        self._told = told
+        self._show = show
+        self._tell = tell
+        self.deflated = deflated or self
+
+    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
+        """Give each message's frame."""
+        frame, show = self._frame, self._show
+        return [
+            frame(show(message, batch.room, batch.epoch, offset))
+            for batch in batches
+            for offset, message in enumerate(batch.messages, batch.first)
+        ]
+
+    def change(self, room: str, change: Change) -> bytes:
+        """Give the frame that tells who came, went, or took another nick; empty where that is not told."""
+        return self._frame(self._tell(room, change)) if self._told else b""
+
+
+JSON = JsonDress(deflated=JsonDress(deflated_text_frame))
+"""Of ``chatd.v1``."""

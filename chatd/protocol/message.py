@@ -1,0 +1,213 @@
+"""What travels from a client through the bus to all members of a room, and where it stands in the room's order.
+
+A batch on the bus, and in a room's history, is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in
+msgpack. The script ``broker/scripts/publish.lua`` puts the first line before the messages, which it does not read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One message, as everybody gets it."""
+
+    id: str
+    """Unique: the author's connection and a number."""
+    time: int
+    """When it was taken: milliseconds since 1970, UTC."""
+    session: str
+    """Its author: a connection, or all those that a client has had with one resume key; who hears all but its own."""
+    text: str
+    nick: str = ""
+    """The author's name when it was said; empty: it had none."""
+    action: bool = False
+    """Whether it tells what the author does: ``/me``."""
+    given: str = ""
+    """The id that its author gave it; empty: none."""
+    subject: str = ""
+    """Who the author's token says it is (``sub``); empty: it had none."""
+
+
+UNBEGUN = "none"
+"""The epoch of a room that has none yet, because the broker refuses writes (``scripts/read.lua``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position in a room's order: that of the message with this offset, 1, 2, 3 … within an epoch; 0: before all."""
+
+    epoch: str
+    offset: int
+
+    def __str__(self) -> str:
+        """Write it as the scripts do: ``EPOCH OFFSET``."""
+        return f"{self.epoch} {self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages that are lost for good; what comes next stands behind ``last``."""
+
+    epoch: str
+    last: int
+    count: int | None
+    """How many they are; None where nobody knows: the broker has begun another epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Messages of one room that were published together; they have the offsets first, first + 1, …"""
+
+    room: str
+    epoch: str
+    first: int
+    publisher: str
+    """The worker that published them."""
+    sequence: int
+    """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
+    messages: tuple[Message, ...]
+    before: Position | None = None
+    """Where the first message stood in another run of the broker, which had answered that it was published."""
+    size: int = 0
+    """How many bytes it had on the bus."""
+
+    @property
+    def last(self) -> int:
+        """The offset of the newest message."""
+        return self.first + len(self.messages) - 1
+
+    def first_ones(self, count: int) -> "Batch":
+        """Give it up to so many messages."""
+        return replace(self, messages=self.messages[:count])
+
+    def without_first(self, count: int) -> "Batch":
+        """Give the rest of it, behind so many messages."""
+        before = self.before and Position(self.before.epoch, self.before.offset + count)
+        return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
+
+    def without(self, session: str) -> "Iterator[Batch]":
+        """Give it without one author's messages: what remains, in pieces that have their offsets."""
+        start = 0
+        for place, message in enumerate(self.messages):
+            if message.session == session:
+                if start < place:
+                    yield replace(self, first=self.first + start, messages=self.messages[start:place])
+                start = place + 1
+        if start == 0:
+            yield self
+        elif start < len(self.messages):
+            yield replace(self, first=self.first + start, messages=self.messages[start:])
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a room's history."""
+
+    batches: Sequence[Batch]
+    """In order, and all of one epoch; the first may begin with messages that were not asked for."""
+    top: Position
+    """Where the room's order stood when it was read."""
+    more: bool = False
+    """Whether history has more between these and the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The last messages before some offset."""
+
+    batches: Sequence[Batch]
+    """In order, and all of one epoch."""
+    more: bool = False
+    """Whether history has older ones: more than that were not asked for, or did not fit."""
+
+    @property
+    def start(self) -> Position | None:
+        """The position of the oldest message; None where there is none."""
+        return Position(self.batches[0].epoch, self.batches[0].first) if self.batches else None
+
+    @property
+    def count(self) -> int:
+        """How many messages there are."""
+        return sum(len(batch.messages) for batch in self.batches)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they had on the bus."""
+        return sum(batch.size for batch in self.batches)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[Message, ...])
+
+
+_AGAIN = b"!"  # no array begins so in msgpack
+
+
+def again(payload: bytes, first: Position) -> bytes:
+    """Mark what ``encode`` gave as published once more, and where its first message stood."""
+    return payload if payload.startswith(_AGAIN) else b"%b%b\n%b" % (_AGAIN, str(first).encode("ascii"), payload)
+
+
+def encode(messages: Sequence[Message]) -> bytes:
+    """Give the bytes in which messages travel on the bus, without the first line."""
+    return _encoder.encode(messages)
+
+
+def decode(room: str, data: bytes) -> Batch:
+    """Read what came from the bus, or from history, for a room. Raises ValueError for what is no batch."""
+    head, _, payload = data.partition(b"\n")
+    epoch, first, publisher, sequence = head.decode("ascii").split(" ")
+    before = None
+    if payload.startswith(_AGAIN):
+        mark, _, payload = payload.partition(b"\n")
+        its_epoch, its_first = mark.removeprefix(_AGAIN).decode("ascii").split(" ")
+        before = Position(its_epoch, int(its_first))
+    return Batch(room, epoch, int(first), publisher, int(sequence), _decoder.decode(payload), before, len(data))
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Somebody came, went, or took another nick."""
+
+    what: Literal["join", "leave", "nick"]
+    session: str
+    """Who: as in a message."""
+    nick: str
+    """Its name; empty where it has none."""
+    was: str
+    """Its name before that, where it took another one."""
+    subject: str = ""
+    """Who its token says it is (``sub``); empty: it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the bus tells of who is in a room, in the order of its messages."""
+
+    version: int
+    """Follows on that of the changes before."""
+    after: Position
+    """The newest message before them."""
+    count: int
+    """How many members there are now."""
+    changes: Sequence[Change] | None
+    """None where they are too many for each of them to be told."""
+
+
+_CHANGES = b"*"  # no batch begins so
+_changes_decoder = msgspec.msgpack.Decoder(tuple[Change, ...])
+
+
+def tells_changes(data: bytes) -> bool:
+    """Whether what came from the bus for a room is Changes, and not a batch."""
+    return data.startswith(_CHANGES)
+
+
+def decode_changes(data: bytes) -> Changes:
+    """Read it. Raises ValueError for what is none."""
+    head, _, payload = data.partition(b"\n")
+    version, epoch, top, count = head.removeprefix(_CHANGES).decode("ascii").split(" ")
+    changes = _changes_decoder.decode(payload) if payload else None
+    return Changes(int(version), Position(epoch, int(top)), int(count), changes)

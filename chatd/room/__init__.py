@@ -1,1 +1,0 @@
-"""What a room is, on this worker (hub) and across all of them (bus, chat log)."""

@@ -1,0 +1,1 @@
+"""The order of messages in a room, and the room's subscribers."""

@@ -1,0 +1,1 @@
+"""The process that twistd starts: sockets, broker, workers. No messages pass through it."""

@@ -1,0 +1,239 @@
+"""A generation: the workers of one configuration, all on the sockets of the same ports.
+
+The first one serves from the beginning. One that is to take over prepares itself: its workers start, and are
+ready by their own word, before any of them listens; where one of them can't, none will. While a generation serves,
+a worker that ends is replaced on the same sockets, after a wait that grows while it keeps ending, and one that
+is silent for too long is killed first. One that drains ends by itself.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+import chatd
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import WORKER_RESTARTS
+from chatd.monitoring.prometheus import Folder
+from chatd.runtime.connection_limit import Headcount
+from chatd.runtime.ipc import DRAIN, LISTEN, Assignment, Log
+from chatd.supervisor.child_process import Backoff, spawn
+from chatd.supervisor.sockets import Ports, inheritance
+from chatd.supervisor.worker_process import Worker
+
+log = Logger()
+
+COMMAND = (sys.executable, "-P", "-m", "chatd.worker")
+FIRST_DESCRIPTOR = 3  # after standard input, output and error
+
+
+class NotReady(Exception):
+    """A generation can't take over; its text says why."""
+
+
+class Generation:
+    """The workers of one configuration, from ``serve`` or ``prepare`` to the end of the last one."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        ports: Ports,
+        brokers: Callable[[], tuple[tuple[str, ...], str]],
+        headcount: Headcount,
+        *,
+        metrics: Folder | None,
+        said: Callable[[Worker, Log], None],
+        gone: Callable[[Worker], None],
+    ) -> None:
+        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage;
+        where connections are counted.
+
+        Metrics is where they write what they count. Said and gone are called with what a worker says, and when one
+        has ended.
+        """
+        self.config = config
+        self.workers: dict[int, Worker] = {}
+        """Those that run, by number."""
+        self.ready: Deferred[None] = Deferred()
+        """Fires when all have been ready for the first time.
+
+        Fails with NotReady if one of them ends before that: once if it was to take over, or ``start_tries`` times.
+        """
+        self._reactor = reactor
+        self._ports = ports
+        self._brokers = brokers
+        self._headcount = headcount
+        self._metrics = metrics
+        self._said = said
+        self._gone = gone
+        self._backoffs = {number: Backoff(config) for number in range(1, config.workers + 1)}
+        self._restarts: dict[int, Any] = {}
+        self._serving = False
+        self._leaving = False
+        self._late: Any = None
+
+    def serve(self) -> None:
+        """Start all workers; each listens at once."""
+        self._serving = True
+        for number in self._backoffs:
+            self._spawn(number)
+
+    def prepare(self) -> "Deferred[None]":
+        """Start all workers, which do not listen yet; gives ``ready``."""
+        late = self.config.reload_seconds
+        self._late = self._reactor.callLater(late, self._fail, f"the new workers were not ready within {late:g} s")
+        for number in self._backoffs:
+            if not self._leaving:
+                self._spawn(number)
+        return self.ready
+
+    def take_over(self) -> None:
+        """Listen, and be replaced from now on."""
+        self._serving = True
+        self.tell(LISTEN)
+
+    def drain(self) -> None:
+        """Let all workers close their clients, spread over the drain time, and end; what then still runs is killed."""
+        self.leave()
+        self.tell(DRAIN)
+        config = self.config
+        enough = config.drain + config.close_seconds + config.head_seconds + config.unsaved_seconds
+        enough += config.hold_seconds + config.stop_seconds
+        killing = self._reactor.callLater(enough, self.kill)
+        self.ended().addCallback(lambda _: killing.cancel() if killing.active() else None)
+
+    def leave(self) -> None:
+        """Replace nobody any more."""
+        self._leaving = True
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        for restart in self._restarts.values():
+            restart.cancel()
+        self._restarts.clear()
+
+    def tell(self, order: str) -> None:
+        """Give an order to all that run."""
+        for worker in self.workers.values():
+            worker.tell(order)
+
+    def kill(self) -> None:
+        """Kill all that run."""
+        for worker in list(self.workers.values()):
+            log.warn("{name} did not stop in time and is killed", name=worker.name)
+            worker.kill()
+
+    def ended(self) -> "Deferred[Any]":
+        """Fire when all that run now have ended."""
+        return DeferredList([worker.ended for worker in self.workers.values()])
+
+    @property
+    def answers(self) -> bool:
+        """Whether there are workers, and all that run have been heard of lately."""
+        most = self.config.pulse_missed
+        return bool(self.workers) and all(each.silent_ticks <= most for each in self.workers.values())
+
+    def tick(self) -> None:
+        """Count a tick of the time in which workers say how they are; kill those that are silent for too long."""
+        config = self.config
+        for worker in list(self.workers.values()):
+            worker.silent_ticks += 1
+            limit = config.frozen_seconds if worker.pulse is not None else config.start_seconds
+            if worker.silent_ticks * config.pulse_seconds > limit and not worker.ended.called:
+                log.error("{name} has not been heard of for {limit:g} s and is killed", name=worker.name, limit=limit)
+                worker.silent_ticks = 0
+                worker.kill()
+
+    def _spawn(self, number: int) -> None:
+        self._restarts.pop(number, None)
+        worker = Worker(number, self.config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said)
+        listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
+        self.workers[number] = worker
+        worker.slot = self._headcount.take()
+        counted = -1
+        if self.config.max_connections:
+            counted = FIRST_DESCRIPTOR + len(descriptors)
+            descriptors[counted] = self._headcount.descriptor
+        if self._metrics is not None:
+            worker.metrics = self._metrics.take()
+        try:
+            spawn(self._reactor, worker, COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors})
+        except OSError:  # no process to be had: as if it had ended at once
+            worker.processEnded(Failure())
+            return
+        urls, run = self._brokers()
+        worker.tell(Assignment(self.config, urls, listeners, counted, worker.slot, run, worker.metrics))
+        if self._serving:
+            worker.tell(LISTEN)
+
+    def _changed(self, worker: Worker) -> None:
+        """Note that a worker is ready, or gone."""
+        if worker.ready:
+            log.info("{name} is ready", name=worker.name)
+            if len(self.workers) == self.config.workers and all(each.ready for each in self.workers.values()):
+                self._all_ready()
+            return
+        del self.workers[worker.number]
+        self._headcount.free(worker.slot)
+        if self._metrics is not None:
+            self._metrics.give_back(worker.metrics)
+        self._gone(worker)
+        if self._leaving:
+            log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)
+        elif not self._serving:
+            self._fail(f"{worker.name} is gone: {worker.reason}")
+        else:
+            self._replace(worker)
+
+    def _all_ready(self) -> None:
+        if not self.ready.called and not self._leaving:
+            if not self._serving:
+                try:
+                    self._ports.listen()
+                except OSError as error:
+                    self._fail(f"cannot listen: {error.strerror}")
+                    return
+            if self._late is not None:
+                self._late.cancel()
+            self.ready.callback(None)
+
+    def _fail(self, why: str) -> None:
+        """Give up before it has begun."""
+        self.leave()
+        for worker in self.workers.values():
+            worker.kill()
+        self.ready.errback(NotReady(why))
+
+    def _replace(self, worker: Worker) -> None:
+        """Start another one after a while; but give up a start in which one ends again and again."""
+        WORKER_RESTARTS.value += 1
+        backoff = self._backoffs[worker.number]
+        wait = backoff.wait(self._reactor.seconds() - worker.started if worker.pulse is not None else 0.0)
+        if not self.ready.called and backoff.failures >= self.config.start_tries:
+            why = f"worker {worker.number} ended {backoff.failures} times before all were ready: {worker.reason}"
+            self._fail(why)
+            return
+        log.error(
+            "{name} is gone: {reason}; its replacement comes in {wait:g} s",
+            name=worker.name,
+            reason=worker.reason,
+            wait=wait,
+        )
+        self._restarts[worker.number] = self._reactor.callLater(wait, self._spawn, worker.number)
+
+
+def all_workers(generations: Iterable[Generation]) -> list[Worker]:
+    """List the workers of several generations that run."""
+    return [worker for generation in generations for worker in generation.workers.values()]
+
+
+def _environment() -> dict[str, str]:
+    """Give our environment, in which workers find this very chatd, however it came onto our path."""
+    root = str(Path(chatd.__file__).parent.parent)
+    path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

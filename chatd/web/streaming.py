@@ -1,0 +1,230 @@
+"""A room that is followed over HTTP: the connection under an answer without end.
+
+Once the room is heard the connection is taken from twisted.web, which would write each piece of it several times as
+slowly: what goes out goes as it does on a WebSocket. The client has nothing more to say on it.
+"""
+
+import socket
+from secrets import SystemRandom
+from typing import Any
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.server import Request
+
+from chatd.access.tokens import refused_by
+from chatd.clients.factory import ConnectionFactory
+from chatd.clients.pipe_session import answer_to
+from chatd.clients.send_buffer import Outflow
+from chatd.clients.stream_session import Follower
+from chatd.config.settings import Config
+from chatd.protocol.close_codes import OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
+from chatd.protocol.http_head import Refused
+from chatd.protocol.http_stream import Stream
+from chatd.runtime.timers import Timer
+from chatd.runtime.transports import hand_over, innermost
+from chatd.web.responses import refuse
+
+log = Logger()
+uniform = SystemRandom().uniform
+
+
+class Following(Outflow, Protocol):
+    """One client's answer, from its request to the end of its socket."""
+
+    transport: Any
+    session: Follower
+
+    def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream, heartbeat: float) -> None:
+        """Take the request, which nobody has answered, and how to answer it.
+
+        Heartbeat is the number of seconds from one to the next; 0: there are none.
+        """
+        self._request: Any = request
+        """Until it is answered."""
+        self._connections = connections
+        self._config = connections.config
+        self._stream = stream
+        self._beat_seconds = heartbeat
+        self._heartbeat: Timer | None = None
+        self._watch: Timer | None = None
+        self._drop: Timer | None = None
+        self.max_backlog = self._config.max_backlog
+        self.max_backlog_total = self._config.max_backlog_total
+        self.crowded_backlog = self._config.crowded_backlog
+        self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
+        self.prepare()
+
+    # From the request to the answer
+
+    def begin(self, session: Follower) -> None:
+        """Enter the room; the answer begins when it is heard, for the client misses nothing from then on."""
+        self.session = session
+        self._connections.came(self)
+        self._request.notifyFinish().addErrback(self._left)
+        timers: Any = self._connections.timers
+        joined = maybeDeferred(session.join)
+        if not joined.called:
+            joined.addTimeout(self._config.join_seconds, timers)
+        joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
+
+    def _open(self, _: object) -> None:
+        if self._request is None:
+            return
+        if self._connections.closing not in (None, RESTARTING):  # everybody is being closed
+            self.close(self._connections.closing)
+            return
+        channel = self._request.channel
+        channel.leave()
+        hand_over(channel.transport, self)
+
+    def connectionMade(self) -> None:
+        """Begin the answer."""
+        head, self._request = _head(self._request, self._stream), None
+        self.attach()
+        _keep_alive(self.transport, self._config)
+        self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))
+        self.open_out()
+        if self._beat_seconds:
+            self._beat_later()
+        self._look_later()
+        self.session.opened()
+        if self._connections.closing is not None:
+            self.close(self._connections.closing)
+
+    def _left(self, _: Failure) -> None:
+        """Learn that the client is gone before it was answered."""
+        if self._request is not None:
+            self._request = None
+            self._gone()
+
+    def _not_joined(self, failure: Failure) -> None:
+        self._refuse(answer_to(failure, self.session.id, self.session.why_not_joined()))
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._request is None:
+            return
+        request, self._request = self._request, None
+        request.write(refuse(request, refused))
+        request.finish()
+        self._gone()
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("{session} could not be answered", failure, session=self.session.id)
+        self.close(OUR_FAULT)
+
+    # While it lasts
+
+    def _beat_later(self) -> None:
+        self._heartbeat = self._connections.timers.callLater(self._beat_seconds, self._beat)
+
+    def _beat(self) -> None:
+        """Let the client, and whatever lies between, know that the stream is alive."""
+        self._beat_later()
+        if not self.choked:
+            self.tell(self._stream.heartbeat)
+
+    def _look_later(self) -> None:
+        self._watch = self._connections.timers.callLater(self._config.keepalive_seconds, self._look_for_life)
+
+    def _look_for_life(self) -> None:
+        """Drop a client that vanished while something was on its way to it; the kernel takes a quarter of an hour."""
+        self._look_later()
+        if self.is_unheard(self._config.vanished_seconds, self._config.keepalive_probes):
+            self.transport.abortConnection()
+
+    def fell_behind(self) -> None:
+        """Let the session see that the client gets it later."""
+        self._connections.slow.add(clients=1)
+        self.session.fell_behind()
+
+    def overwhelmed(self) -> None:
+        """Hang up on a client that reads nothing of what it is told."""
+        self.close(too_slow(None))
+
+    def drained(self) -> None:
+        """Tell the session that there is room for more."""
+        self.session.drained()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Let what still comes be for nobody."""
+
+    def pause(self) -> None:
+        """Nothing: nothing is read."""
+
+    def resume(self) -> None:
+        """Nothing, as above."""
+
+    # The end
+
+    def close(self, closing: Closing) -> None:
+        """End the answer, and say why."""
+        if self._request is not None and closing != RESTARTING:  # else it is told once it is in
+            self._refuse(refused_by(closing))
+        elif self.opened:
+            again = come_back_after(closing, self._config.retry_seconds, uniform)
+            self.write(self._stream.closing(closing, again) + self._stream.end)
+            self._shut()
+            self._drop = self.hang_up(self._connections.timers, self._config.close_seconds)
+
+    def _shut(self) -> None:
+        """Deliver no more, and note how far the client has come."""
+        self.session.given_all()
+        self.shut_out()
+        for timer in (self._heartbeat, self._watch):
+            if timer is not None:
+                timer.cancel()
+
+    def stopProducing(self) -> None:
+        """See what has arrived: the socket is about to be closed."""
+        self._shut()
+        self.session.going()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End: the socket is gone."""
+        self._shut()
+        if self._drop is not None:
+            self._drop.cancel()
+        self._gone()
+
+    def _gone(self) -> None:
+        self._connections.left(self)
+        with log.failuresHandled("{client} may not have left its room", client=self.session.id):
+            self.session.gone()
+        self._connections.connection_gone()
+
+
+def describe(request: Request, stream: Stream) -> None:
+    """Set the headers that say what a stream is, and that nothing between here and the client is to hold it back."""
+    request.setHeader(b"content-type", stream.content_type.encode("ascii"))
+    request.setHeader(b"cache-control", b"no-store, no-transform")  # what compresses would wait for more
+    request.setHeader(b"x-accel-buffering", b"no")  # nginx and others like it
+
+
+def _head(request: Request, stream: Stream) -> bytes:
+    """Give the head of the answer, with the headers that the request was given already."""
+    describe(request, stream)
+    request.setHeader(b"connection", b"close")
+    if stream.end:
+        request.setHeader(b"transfer-encoding", b"chunked")
+    lines = [b"HTTP/1.1 200 OK"]
+    lines += [name + b": " + value for name, values in request.responseHeaders.getAllRawHeaders() for value in values]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _keep_alive(transport: Any, config: Config) -> None:
+    """Let the kernel find out about a client that vanished while nothing was on its way to it."""
+    options = (
+        (socket.TCP_KEEPIDLE, config.keepalive_seconds),
+        (socket.TCP_KEEPINTVL, config.keepalive_again_seconds),
+        (socket.TCP_KEEPCNT, config.keepalive_probes),
+    )
+    try:
+        handle = innermost(transport).getHandle()
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in options:
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    except (AttributeError, OSError):
+        pass  # no TCP

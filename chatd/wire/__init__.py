@@ -1,1 +1,0 @@
-"""Bytes in, values out: pure functions that know neither sockets nor clocks."""

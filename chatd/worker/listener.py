@@ -1,0 +1,258 @@
+"""The door: a connection's first bytes, bounded, checked and in time; then a WebSocket or twisted.web takes over.
+
+It reads up to the end of the headers, refuses what neither should see, and then makes the one that is asked for
+the transport's protocol and hands it the bytes. From there on it is out of the way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolNegotiationFactory
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from chatd.access.rate_limits import Crowd
+from chatd.clients.factory import ConnectionFactory
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import REFUSED
+from chatd.protocol.http_head import (
+    CONTROL,
+    EMPTY_LINE,
+    HEAD_END,
+    Refused,
+    bad_request,
+    full_house,
+    head_too_large,
+    read_head,
+    too_late,
+)
+from chatd.runtime.transports import address_of, hand_over, peer_of
+from chatd.web.refusal import Refusal, for_now
+from chatd.web.site import Site
+
+log = Logger()
+
+
+class Door(Protocol):
+    """One connection, until it is known what it wants."""
+
+    factory: "DoorFactory"
+    transport: Any
+
+    def __init__(self) -> None:
+        self._head = bytearray()
+        self._late: Any = None
+        self._shut = False
+        self.exposed = False
+        """Whether others than this host can connect where this connection did: limits hold there."""
+        self.loopback = False
+        """Whether it came to a TCP port on a loopback address, and not through a proxy that says who connects."""
+        self.told = False
+        """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
+
+    def connectionMade(self) -> None:
+        """Start the clock; one connection far too many, or of no proxy where one is expected, is dropped at once."""
+        if self.told and not self.factory.announces(peer_of(self.transport)):
+            self._drop("untrusted")
+            return
+        peer = "" if self.told else address_of(self.transport)
+        if self.factory.connections.bans.has(peer):
+            self._drop("banned")
+            return
+        if self.factory.crowded(self, peer):
+            self._drop("crowded")
+            return
+        self._late = self.factory.connections.timers.callLater(self.factory.config.head_seconds, self._refuse_late)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Gather the head; decide when it is whole, or can't become so."""
+        if self._shut:
+            return
+        if self.told and not address_of(self.transport):  # by now the PROXY header was read
+            self._drop("untrusted")
+            return
+        searched = max(0, len(self._head) - len(HEAD_END) + 1)
+        self._head += data
+        end = self._head.find(HEAD_END, searched)
+        limit = self.factory.config.head_bytes
+        if end < 0 and CONTROL.search(data):
+            self._refuse(bad_request("not HTTP: a control character"))
+        elif end + len(HEAD_END) > limit or (end < 0 and len(self._head) > limit):
+            self._refuse(head_too_large(limit))
+        elif end >= 0:
+            head, rest = self._head[: end + len(HEAD_END)], self._head[end + len(HEAD_END) :]
+            self._decide(bytes(head).removeprefix(EMPTY_LINE), bytes(rest))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget it."""
+        self._stop_clock()
+        self.factory.waiting.discard(self)
+
+    def _decide(self, head: bytes, rest: bytes) -> None:
+        factory, charged, request = self.factory, False, None
+        try:
+            request, peer = read_head(head), address_of(self.transport)
+            if request.upgrades:
+                charged = True  # by ``let_in``
+                if factory.full:
+                    raise full_house()
+                connection = factory.connections.let_in(request, peer, exposed=self.exposed, loopback=self.loopback)
+                self._hand_over(connection, rest)
+            else:
+                channel = factory.site.buildProtocol(self.transport.getPeer())
+                channel.exposed, channel.loopback = self.exposed, self.loopback
+                channel.admit(request, peer)
+                self._hand_over(channel, head + rest)
+        except Refused as refused:
+            self._refuse(for_now(request, refused, factory.config) if request else refused, charged=charged)
+
+    def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
+        """Leave the connection to another protocol, with what was read that is for it."""
+        self._stop_clock()
+        self.factory.waiting.discard(self)
+        hand_over(self.transport, protocol)
+        if data:
+            protocol.dataReceived(data)
+
+    def _refuse_late(self) -> None:
+        self._refuse(too_late())
+
+    def _refuse(self, refused: Refused, *, charged: bool = False) -> None:
+        """Answer and hang up. Charge the address for the request, unless it was charged already."""
+        factory = self.factory
+        if not charged:
+            peer = factory.connections.proxies.counted(address_of(self.transport))
+            factory.connections.limits.charge(peer, 1, exposed=self.exposed)
+        timers, seconds = factory.connections.timers, factory.config.close_seconds
+        self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
+
+    def give_way(self) -> None:
+        """Hang up: too many others have come since, and this one has not said yet what it wants."""
+        self._drop("crowded")
+
+    def _drop(self, reason: str) -> None:
+        """Hang up without an answer."""
+        REFUSED[reason].value += 1
+        self._shut = True
+        self._stop_clock()
+        self.factory.waiting.discard(self)
+        self.transport.abortConnection()
+
+    def _stop_clock(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+
+
+class DoorFactory(Factory):
+    """The doors of all this worker's ports, and how many connections are behind them."""
+
+    noisy = False
+    protocol: type[Door] = Door  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        reactor: Any,
+        connections: ConnectionFactory,
+        site: Site,
+        config: Config,
+        most: int,
+        *,
+        others_full: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take who gets WebSockets and who gets the rest; most is how many connections there may be.
+
+        Others say whether there are too many with those of all other workers.
+        """
+        self.reactor = reactor
+        self.connections = connections
+        self.site = site
+        self.config = config
+        self.waiting: Crowd[Door | Refusal] = Crowd(connections.limits)
+        self._most = most
+        self._others_full = others_full
+        self._full_at = 0  # how many there were when it was said
+        self._trouble = ""
+        site.full = lambda: self.full
+
+    def port(self, *, exposed: bool, told: bool = False, unix: bool = False) -> Factory:
+        """Return the doors of a port.
+
+        Exposed: others than this host can connect; told: we are told who does; unix: it is a unix socket.
+        """
+        return _Port(self, exposed=exposed, told=told, loopback=not (exposed or told or unix))
+
+    def drain(self) -> None:
+        """Keep no HTTP connection longer than for the answer that it waits for."""
+        self.site.drain()
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no connection."""
+        return self.count == 0
+
+    @property
+    def full(self) -> bool:
+        """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""
+        here, there = self.count > self._most, self._others_full()
+        if (here or there) and not self._full_at:
+            self._full_at, self._trouble = self.count, "" if here else "connections"
+            most = self._most if here else self.config.max_connections
+            text = "{most} connections are open, as many as may be: new ones are answered 503"
+            log.warn(text, most=most, trouble=self._trouble)
+        elif self._full_at and not (here or there) and self.count < self._full_at * 0.9:
+            self._full_at = 0
+            log.info("there is room for connections again", trouble=self._trouble, over=True)
+        return here or there
+
+    def announces(self, peer: str) -> bool:
+        """Whether a peer may say with the PROXY protocol who is behind it. One that may not is logged."""
+        may = self.connections.proxies.may_announce(peer)
+        if not may:
+            text = "a connection to a haproxy: port from {peer} is closed: --trusted-proxy does not name that address"
+            log.warn(text, peer=peer, trouble="untrusted proxy")
+        return may
+
+    def crowded(self, door: Door, peer: str) -> bool:
+        """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
+        if self.count >= self._most + self.config.full_house_margin:
+            return True
+        counted = self.connections.proxies.counted(peer)
+        if door.exposed and counted and self.connections.limits.crowded(counted):
+            return True
+        self.waiting.add(door, counted)
+        if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
+            oldest = next(iter(self.waiting))
+            if isinstance(oldest, Door):
+                oldest.give_way()
+        return False
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self.waiting) + len(self.connections.connections) + len(self.site.channels)
+
+
+@implementer(IProtocolNegotiationFactory)
+class _Port(Factory):
+    """The doors of one port."""
+
+    noisy = False
+
+    def __init__(self, doors: DoorFactory, *, exposed: bool, told: bool, loopback: bool) -> None:
+        self._doors = doors
+        self._exposed = exposed
+        self._told = told
+        self._loopback = loopback
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make one."""
+        door = Door()
+        door.factory, door.exposed, door.told = self._doors, self._exposed, self._told
+        door.loopback = self._loopback
+        return door
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""
+        return [b"http/1.1"]

@@ -1,0 +1,460 @@
+"""One worker, put together: ``python -m chatd.worker``, started by the parent with listening sockets and a pipe.
+
+Its standard input is the parent: an Assignment, then orders, then the end, at which it stops. Its standard output
+says Ready, Pulse, Held and what is for the server's own log. Nobody starts it by hand.
+"""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import time
+from functools import partial
+from itertools import count
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText, globalLogBeginner
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from chatd.access.revoked_tokens import Revoked
+from chatd.access.tokens import Guard
+from chatd.broker.bus import Bus
+from chatd.chatlog.sync import Sync
+from chatd.chatlog.writer import ChatLog
+from chatd.clients.factory import ConnectionFactory
+from chatd.clients.send_buffer import weigh_backlog
+from chatd.config.settings import broker_address
+from chatd.monitoring.log_events import fields_of, kind_of
+from chatd.monitoring.meter import Meter
+from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
+from chatd.protocol.close_codes import RESTARTING, STOPPING
+from chatd.rooms.hub import Hub
+from chatd.rooms.sharding import Shard, Shards
+from chatd.runtime.connection_limit import Headcount
+from chatd.runtime.file_watcher import Watched
+from chatd.runtime.ipc import (
+    DRAIN,
+    HOLD,
+    LISTEN,
+    STOP,
+    Assignment,
+    Held,
+    Listener,
+    Log,
+    Pulse,
+    Ready,
+    Report,
+    encode,
+    read_assignment,
+    read_order,
+)
+from chatd.runtime.rlimits import most_connections, raise_limit
+from chatd.runtime.timers import Periodic
+from chatd.runtime.tls import server_options
+from chatd.runtime.transports import adopt, check_proxy_headers, family_of, is_local
+from chatd.web.site import Site
+from chatd.worker.listener import DoorFactory
+
+log = Logger()
+
+
+@implementer(ILogObserver, IPushProducer)
+class Lifeline(LineOnlyReceiver):
+    """The pipe to the parent. What it does not read is dropped beyond a bound, and counted."""
+
+    delimiter = b"\n"
+    transport: Any
+
+    def __init__(self, worker: "Worker", most: int) -> None:
+        """Take who hears orders, and the longest line in bytes."""
+        self._worker = worker
+        self._most = most
+        self._choked = False
+        self._dropped = 0
+
+    def connectionMade(self) -> None:
+        """Watch how much waits to be read."""
+        self.transport.registerProducer(self, True)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take an order."""
+        with log.failuresHandled("an order of the parent was not carried out"):  # else Twisted closes the pipe
+            self._worker.order(read_order(line))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Stop: the parent is gone."""
+        self._worker.stop()
+
+    def say(self, report: Report) -> None:
+        """Tell the parent, if it listens."""
+        if self.transport is None or (self._choked and isinstance(report, Log)):
+            self._dropped += 1
+            return
+        self.transport.write(encode(report))
+
+    def __call__(self, event: LogEvent) -> None:
+        """Pass an event on, for the server's own log."""
+        level = event.get("log_level", LogLevel.info)
+        ours = event.get("log_namespace", "").startswith("chatd.")
+        if level >= (LogLevel.info if ours else LogLevel.warn):
+            text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+            text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
+            trouble, over = event.get("trouble", ""), event.get("over", False)
+            namespace, kind, fields = event.get("log_namespace", ""), kind_of(event), fields_of(event)
+            self.say(Log(level.name, text, trouble, over, namespace, kind, fields))
+
+    def pauseProducing(self) -> None:
+        """Note that the parent does not read."""
+        self._choked = True
+
+    def resumeProducing(self) -> None:
+        """Note that it reads again."""
+        self._choked = False
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.say(Log("warn", f"{dropped} lines for the log were dropped: nobody read them"))
+
+    def stopProducing(self) -> None:
+        """Note that the pipe is gone; connectionLost says so too."""
+
+
+class Inherited:
+    """Listens, to those who parse endpoint strings, like a reactor; uses the sockets that the parent bound."""
+
+    def __init__(self, reactor: Any, listener: Listener) -> None:
+        """Take the real reactor and the socket to use."""
+        self._reactor = reactor
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Any:
+        """Be the real reactor for anything else an endpoint may ask."""
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
+        """Listen in the clear."""
+        return self._listen(factory)
+
+    def listenUNIX(self, address: str, factory: Any, *args: Any, **options: Any) -> IListeningPort:
+        """Listen on a unix socket."""
+        return self._listen(factory)
+
+    def listenSSL(
+        self, port: int, factory: Any, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """Listen with TLS."""
+        options = server_options(contextFactory, self._listener.endpoint)
+        return self._listen(TLSMemoryBIOFactory(options, False, check_proxy_headers(factory)))
+
+    def _listen(self, factory: Any) -> IListeningPort:
+        descriptor = self._listener.descriptor
+        os.set_blocking(descriptor, False)
+        port = adopt(self._reactor, descriptor, check_proxy_headers(factory))
+        os.close(descriptor)
+        return port
+
+
+class Worker:
+    """All the parts, and their beginning and end."""
+
+    def __init__(self, reactor: Any, assignment: Assignment) -> None:
+        """Take the reactor to run on and what the parent wants."""
+        config = assignment.config
+        self._reactor = reactor
+        self._assignment = assignment
+        self._config = config
+        name = secrets.token_hex(5)
+        self._lifeline = Lifeline(self, config.relayed_line_bytes)
+        synced = config.chat_log_sync == "batch"
+        self._chat_log = ChatLog(
+            config.chat_log,
+            log,
+            lock_seconds=config.log_lock_seconds,
+            spin_seconds=config.log_spin_seconds,
+            calm_seconds=config.log_calm_seconds,
+            json=config.chat_log_format == "json",
+            synced=synced,
+        )
+        chat = Logger(namespace="chatd.chat", observer=self._chat_log)
+        sync = Sync(self._chat_log.take_unsynced, partial(deferToThreadPool, reactor, reactor.getThreadPool()))
+        numbers = count(1)
+
+        def shard(url: str) -> Shard:
+            address = broker_address(url)
+            bus = Bus(reactor, address, config, name, run=assignment.run)
+            sync.listen(bus)
+            hub = Hub(bus, chat, config, reactor, sync=sync if synced else None, numbers=numbers)
+            return Shard(address.identity, bus, hub)
+
+        self._shards = Shards([shard(url) for url in assignment.brokers])
+        self._watched: list[Watched] = []
+        most = most_connections(config, raise_limit())
+        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=self._guard(), most=most)
+        if config.ban_list:
+            self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
+        self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
+        site = Site(reactor, self._shards, self._connections, self._meter)
+        self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
+        if most < config.max_connections_worker:
+            log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
+        self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
+        self._counting = Periodic(reactor, config.headcount_seconds, self._count, "counting connections")
+        self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
+        self._pulse = Periodic(reactor, config.pulse_seconds, self._say_pulse, "telling the parent how the worker is")
+        self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
+        self._ports: list[IListeningPort] = []
+        self._ready = False
+        self._waiting: Any = None  # to be told to listen, but for being ready
+        self._held: Deferred[None] | None = None
+        self._closing = STOPPING
+        self._draining: Periodic | None = None
+        self._saved: Deferred[None] | None = None  # since all clients have gone
+        self._said_unsaved = False
+        self._stopping = False
+        self._began = reactor.seconds()
+        self.exit_status = 0
+
+    def _guard(self) -> Guard | None:
+        """Make what reads tokens, if there are keys for them, and watch the files that it is made from."""
+        config = self._config
+        if not config.auth_key:
+            return None
+        guard = Guard(
+            config.auth_key, config.auth_issuer, config.auth_audience, config.revoked, require=config.auth_require
+        )
+        self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
+        if config.revoked:
+            read = partial(self._read_tokens, guard.revoked)
+            self._watched.append(Watched([config.revoked], read, config.watch_looks))
+        return guard
+
+    def start(self) -> None:
+        """Begin to talk to the parent and the broker."""
+        StandardIO(self._lifeline, reactor=self._reactor)
+        globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
+        self._meter.start()
+        self._log_check.start()
+        for each in self._watched:
+            each.read()
+        self._watching.start(now=False)
+        self._pulse.start()
+        if self._headcount is not None:
+            self._counting.start()
+        self._shards.start()
+        self._shards.share(self._connections.limits)
+        if not self._config.redis:
+            self._shards.evict()
+        self._try_ready()
+
+    def order(self, order: str) -> None:
+        """Do what the parent says."""
+        if order == LISTEN:
+            if self._ready:
+                self.listen()
+            else:
+                self._waiting = self._reactor.callLater(self._config.listen_seconds, self.listen)
+        elif order == DRAIN:
+            self.drain()
+        elif order == HOLD:
+            self.hold().addCallback(lambda _: self._lifeline.say(Held()))
+        elif order == STOP:
+            self.stop()
+
+    def listen(self) -> None:
+        """Take connections.
+
+        Until it is ready, or ``listen_seconds`` are over, they wait in the queues of its sockets: a worker without a
+        broker refuses what it could have done a moment later.
+        """
+        self._stop_waiting()
+        for listener in self._assignment.listeners:
+            inherited = Inherited(self._reactor, listener)
+            endpoint = serverFromString(inherited, listener.endpoint)
+            exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
+            port = self._door.port(exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX)
+            endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
+
+    def drain(self) -> None:
+        """Take no more connections, and close those that there are, spread over the drain time; then stop."""
+        if self._draining is None and not self._stopping:
+            self._closing = RESTARTING
+            self._stop_listening()
+            self._door.drain()
+            self._connections.close_gradually(RESTARTING, self._config.drain)
+            late = self._reactor.seconds() + self._config.drain + self._config.close_seconds
+            look = partial(self._look_whether_drained, late)
+            self._draining = Periodic(self._reactor, self._config.drained_look_seconds, look, "draining")
+            self._draining.start()
+
+    def _look_whether_drained(self, late: float) -> None:
+        """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants.
+
+        If the broker is away, stop once it is back and knows how far clients with a resume key have come. They come
+        back on other workers, and get in there once it is back.
+        """
+        now, config = self._reactor.seconds(), self._config
+        if self._door.empty or (now >= late and not self._door.waiting) or now >= late + config.head_seconds:
+            if self._saved is None:
+                self._saved = self._shards.saved()
+            if self._saved.called or now >= late + config.head_seconds + config.unsaved_seconds:
+                self.stop()
+            elif self._shards.away and not self._said_unsaved:
+                self._said_unsaved = True
+                log.warn("all clients are gone; the worker ends when the broker is back and has their positions")
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None and self._waiting.active():
+            self._waiting.cancel()
+
+    def _stop_listening(self) -> None:
+        self._stop_waiting()
+        ports, self._ports = self._ports, []
+        for port in ports:
+            port.stopListening()
+
+    def hold(self) -> "Deferred[None]":
+        """Take no more connections and messages; fires when all that were taken are published, or time is up."""
+        if self._held is None:
+            self._held = Deferred()
+            self._stop_listening()
+            self._connections.limits.slowed.hurry()
+            published = self._shards.hold().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
+            published.addErrback(lambda _: None).chainDeferred(self._held)
+        held: Deferred[None] = Deferred()
+        self._held.addCallback(lambda _: held.callback(None))
+        return held
+
+    def stop(self) -> None:
+        """Deliver what is published, close the clients that there still are, end."""
+        if not self._stopping:
+            self._stopping = True
+            if self._draining is not None:
+                self._draining.stop()
+            Deferred.fromCoroutine(self._wind_down()).addErrback(self._failed).addBoth(lambda _: self._end())
+
+    async def _wind_down(self) -> None:
+        await self.hold()
+        config, began = self._config, self._reactor.seconds()
+
+        async def wait(work: "Deferred[Any]", part: float) -> None:
+            late = began + part * config.stop_seconds
+            await work.addTimeout(max(0.0, late - self._reactor.seconds()), self._reactor).addErrback(lambda _: None)
+
+        # Whatever other workers published before they said Held is delivered when our own probe is back.
+        await wait(self._shards.probe(), config.stop_probe_part)
+        self._shards.fan_out()
+        await wait(self._connections.close_all(self._closing), config.stop_close_part)
+        await wait(self._shards.saved(), config.stop_save_part)
+        self._chat_log.hurry(config.stop_seconds * config.stop_lock_part)
+        self._shards.stop()
+        await self._shards.logged()  # what became of the last messages: they were not published
+        self._meter.stop()
+        self._log_check.stop()
+        self._pulse.stop()
+        self._watching.stop()
+        self._counting.stop()
+        self._chat_log.close()
+        for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
+            await deferLater(self._reactor, 0)
+
+    def _gauge(self, late: float) -> None:
+        """Gauge the process, so many seconds later than it should be."""
+        EVENT_LOOP_LAG_SECONDS.observe(late)
+        CPU_SECONDS.value = time.process_time()
+        weigh_backlog()
+
+    def _end(self) -> None:
+        with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice
+            self._reactor.stop()
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("a worker could not stop in order", failure)
+
+    def _no_port(self, failure: Failure) -> None:
+        log.failure("a port could not be adopted", failure)
+        self.exit_status = 1
+        self.stop()
+
+    def _read_bans(self) -> None:
+        self._connections.bans.read()
+        self._connections.close_banned()
+
+    def _read_tokens(self, changed: Guard | Revoked) -> None:
+        changed.read()
+        self._connections.close_revoked()
+
+    def _look_at_files(self) -> None:
+        for watched in self._watched:
+            with log.failuresHandled("a changed file was not read"):
+                watched.check()
+
+    def _count(self) -> None:
+        if self._headcount is not None:
+            self._headcount.write(self._assignment.slot, self._door.count)
+
+    def _is_full(self) -> bool:
+        """Whether all workers together have too many connections, one that comes in now included."""
+        if self._headcount is None:
+            return False
+        self._count()
+        return self._headcount.total() > self._config.max_connections
+
+    def _say_pulse(self) -> None:
+        clients = len(self._connections.connections)
+        self._lifeline.say(Pulse(clients, self._shards.room_count, self._shards.taken, self._shards.away))
+
+    def _try_ready(self) -> None:
+        """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while.
+
+        And once all files are read: a reload with one that only the parent may read changes nothing.
+        """
+        if not all(each.good for each in self._watched):
+            if not self._stopping:
+                self._reactor.callLater(self._config.watch_seconds, self._try_ready)
+            return
+
+        def look(troubles: list[str]) -> None:
+            late = self._reactor.seconds() >= self._began + self._config.shard_wait_seconds
+            if not troubles or (late and len(troubles) < len(list(self._shards))):
+                self._say_ready()
+            elif not self._stopping:
+                self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
+
+        self._shards.probe().addCallback(look).addErrback(self._failed)
+
+    def _say_ready(self) -> None:
+        self._ready = True
+        if self._waiting is not None and self._waiting.active():
+            self.listen()
+        self._lifeline.say(Ready())
+
+
+def main() -> int:
+    """Run until the parent says stop, or is gone, or SIGTERM comes; give the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # what is sent to the parent's whole group is the parent's: it stops us in order
+        os.setsid()
+    with open(0, "rb", buffering=0, closefd=False) as parent:  # unbuffered: what follows is the reactor's to read
+        line = parent.readline()
+    if not line:
+        return 0
+    from twisted.internet import reactor as real_reactor  # noqa: PLC0415 - installed when everything else is settled
+
+    reactor: Any = real_reactor
+    reactor.seconds = time.monotonic  # timers must not follow the wall clock when it is set
+    worker = Worker(reactor, read_assignment(line))
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
+    reactor.callWhenRunning(worker.start)
+    reactor.run(installSignalHandlers=False)
+    return worker.exit_status

@@ -1,0 +1,157 @@
+"""Where a client comes from: what trusted proxies say, and nothing that anybody else has written into the list."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.access.client_address import Proxies
+from chatd.config.settings import FORWARDED_MOST, BadValue
+from chatd.runtime.transports import UNIX, UNIX_PROXY
+
+PROXY = "10.0.0.1"
+NETWORKS = ("10.0.0.0/8", "2001:db8:1::/48", "unix")
+PROXIES = Proxies(NETWORKS)
+
+OUTSIDE = st.ip_addresses(v=4).filter(lambda each: not str(each).startswith("10.")).map(str)
+INSIDE = st.ip_addresses(network="10.0.0.0/8").map(str)
+
+
+def client(forwarded_for: str | None, peer: str = PROXY) -> str:
+    return PROXIES.client(peer, forwarded_for)
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::7", "11.0.0.1", "unix-like", ""])
+def test_who_is_not_trusted_is_where_it_comes_from_whatever_it_says(peer: str) -> None:
+    assert client("203.0.113.9", peer) == peer
+
+
+@pytest.mark.parametrize("peer", [PROXY, "unix"])
+def test_by_default_nobody_is_trusted(peer: str) -> None:
+    assert Proxies(()).client(peer, "203.0.113.9") == peer
+
+
+@pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
+def test_a_trusted_proxy_is_believed(peer: str) -> None:
+    assert client("203.0.113.9", peer) == "203.0.113.9"
+
+
+def test_a_single_address_is_a_network_of_its_own() -> None:
+    one = Proxies(("192.0.2.1", "::1"))
+    assert one.client("192.0.2.1", "203.0.113.9") == one.client("::1", "203.0.113.9") == "203.0.113.9"
+    assert one.client("192.0.2.2", "203.0.113.9") == "192.0.2.2"
+
+
+def test_without_a_list_the_proxy_itself_is_the_client() -> None:
+    assert client(None) == PROXY
+
+
+def test_the_list_is_read_from_its_right_end() -> None:
+    assert client("198.51.100.1, 203.0.113.9") == "203.0.113.9"
+
+
+def test_trusted_addresses_at_the_right_end_are_passed_over() -> None:
+    assert client("198.51.100.1, 203.0.113.9, 10.1.1.1,2001:db8:1::5") == "203.0.113.9"
+
+
+def test_where_all_are_trusted_the_first_is_the_client() -> None:
+    assert client("10.3.3.3, 10.2.2.2, 10.1.1.1") == "10.3.3.3"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("unknown", "_hidden", "unix", "unix:", "203.0.113", "203.0.113.256", "0203.0.113.9", "2001:db8::7::"),
+        *("203.0.113.9 198.51.100.1", "203.0.113.9:", "203.0.113.9:x", "203.0.113.9:123456", "203.0.113.9/32"),
+        *("[2001:db8::7", "2001:db8::7]", "[2001:db8::7]x", "[]:80", "fe80::1%eth0", "fe80::1%a b", "٢٠٣.0.113.9"),
+        *('"203.0.113.9"', "for=203.0.113.9", "203.0.113.9\n", "3405803785"),
+    ],
+)
+def test_what_is_no_address_ends_the_list_and_the_last_good_one_counts(bad: str) -> None:
+    assert client(f"198.51.100.1, {bad}, 10.1.1.1") == "10.1.1.1"
+    assert client(f"198.51.100.1, {bad}") == PROXY
+
+
+@pytest.mark.parametrize("listed", ["203.0.113.9, ", "203.0.113.9,", "203.0.113.9, ,\t, 10.1.1.1,,", ",203.0.113.9"])
+def test_what_is_empty_is_no_element_of_the_list(listed: str) -> None:
+    assert client(f"198.51.100.1,{listed}") == client(listed) == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("hop", "address"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9:40000", "203.0.113.9"),
+        ("  203.0.113.9\t", "203.0.113.9"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("2001:DB8:0:0::7", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("[2001:db8::7]:40000", "2001:db8::7"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("[::ffff:cb00:7109]:40000", "203.0.113.9"),
+    ],
+)
+def test_an_address_is_read_however_it_is_written(hop: str, address: str) -> None:
+    assert client(f"198.51.100.1, {hop}") == address
+
+
+def test_ipv4_in_ipv6_is_the_same_peer() -> None:
+    assert client("203.0.113.9", "::ffff:10.0.0.1") == "203.0.113.9"
+    assert client("203.0.113.9", "::ffff:192.0.2.7") == "192.0.2.7"
+
+
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:a00:1", "::ffff:0:0/96"])
+def test_ipv4_in_ipv6_is_the_same_network(network: str) -> None:
+    assert Proxies((network,)).client(PROXY, "203.0.113.9") == "203.0.113.9"
+
+
+@given(st.lists(OUTSIDE), OUTSIDE, st.lists(INSIDE, max_size=5))
+def test_whatever_a_client_writes_it_is_known_by_what_the_proxies_saw(
+    written: list[str], client_address: str, hops: list[str]
+) -> None:
+    assert client(",".join([*written, client_address, *hops])) == client_address
+
+
+@given(st.text())
+def test_any_list_gives_an_address(forwarded_for: str) -> None:
+    assert " " not in client(forwarded_for)
+
+
+def test_no_more_of_a_list_is_read_than_its_bound() -> None:
+    hops = ["10.1.1.1", *["10.2.2.2"] * (FORWARDED_MOST - 1)]
+    assert client(",".join(hops)) == "10.1.1.1"
+    assert client(",".join([*hops, "10.3.3.3"])) == "10.2.2.2"
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *("", "*", "proxy", "10.0.0", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "/8", "::1/129", "10.0.0.1:80"),
+        *("[::1]", "fe80::1%eth0", "UNIX", "unix:/run/x.sock", "10.0.0.0/8,::1"),
+    ],
+)
+def test_what_is_no_network_cannot_be_trusted(network: str) -> None:
+    with pytest.raises(BadValue, match=r"^--trusted-proxy must be [^\n]*$"):
+        Proxies(("10.0.0.0/8", network))
+
+
+@pytest.mark.parametrize(
+    ("peer", "believed"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)]
+)
+def test_whose_word_is_believed(peer: str, believed: bool) -> None:
+    assert PROXIES.believes(peer) is believed
+    assert PROXIES.may_announce(peer) is believed
+    assert bool(PROXIES.counted(peer)) is (not believed and bool(peer))
+
+
+def test_without_a_list_anybody_may_announce_clients() -> None:
+    assert Proxies(()).may_announce("192.0.2.7")
+
+
+def test_the_other_end_of_a_unix_socket_has_one_address_whether_or_not_it_may_be_a_proxy() -> None:
+    nobody = Proxies(())
+    assert nobody.client(UNIX_PROXY, "203.0.113.9") == nobody.client(UNIX, "203.0.113.9") == UNIX
+    assert nobody.counted(UNIX_PROXY) == nobody.counted(UNIX) == UNIX
+
+
+def test_a_user_of_a_unix_socket_that_is_no_proxy_is_not_believed() -> None:
+    assert client("203.0.113.9", UNIX) == UNIX

@@ -1,0 +1,282 @@
+"""Token buckets, and the pace of one client."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.access.address_usage import Usage
+from chatd.access.token_bucket import Bucket, Pace, Slowed
+
+STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
+
+
+@given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
+def test_never_more_is_taken_than_the_burst_and_what_time_brings(
+    rate: float, burst: int, steps: list[tuple[float, int]]
+) -> None:
+    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    taken: list[tuple[float, int]] = []
+    for step, count in steps:
+        now += step
+        if bucket.take(count, now):
+            taken.append((now, count))
+    for place, (start, _) in enumerate(taken):
+        total = 0
+        for end, count in taken[place:]:
+            total += count
+            assert total <= burst + rate * (end - start) + 1e-6
+
+
+@given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
+def test_what_was_waited_for_is_there(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
+    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    for step, count in steps:
+        now += step
+        wanted = min(count, burst)
+        if not bucket.take(wanted, now):
+            now += bucket.wait(wanted, now) + 1e-6
+            assert bucket.take(wanted, now)
+
+
+def test_a_debt_is_bounded_and_paid_by_time() -> None:
+    bucket = Bucket(2, 10, 0.0)
+    bucket.spend(1000, 0.0)
+    assert bucket.wait(1, 0.0) == 5.5
+    assert not bucket.full(9.9)
+    assert bucket.full(10.0)
+
+
+def test_a_bucket_may_owe_more_than_it_holds() -> None:
+    bucket = Bucket(5, 10, 0.0, 150)
+    bucket.spend(110, 0.0)
+    assert bucket.wait(1, 0.0) == pytest.approx(20.2)
+    bucket.spend(1000, 0.0)
+    assert bucket.wait(1, 0.0) == pytest.approx(30.2)
+    assert bucket.wait(-75, 0.0) == pytest.approx(15)
+
+
+def test_what_was_used_elsewhere_is_not_told_again() -> None:
+    bucket = Bucket(5, 10, 0.0)
+    bucket.spend(3, 0.0)
+    bucket.take(2, 0.0)
+    bucket.take(9, 0.0)
+    bucket.spend_elsewhere(4, 0.0)
+    assert (bucket.untold, bucket.wait(1, 0.0)) == (5, 0)
+    assert bucket.wait(2, 0.0) > 0
+
+
+class Clock:
+    now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
+
+
+def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: Usage | None = None) -> Pace:
+    return Pace(
+        Bucket(messages, 10, 0.0, 30 * messages) if messages else None,
+        Bucket(size, 2 * size, 0.0) if size else None,
+        Bucket(messages, 3, 0.0) if messages else None,
+        clock.seconds,
+        Slowed(100),
+        shared=shared,
+        read_bytes=1000,
+    )
+
+
+def after(pace: Pace, sizes: list[int]) -> tuple[int, float]:
+    count, wait = pace.take_some(sizes)
+    return count, round(wait, 6)
+
+
+def test_ten_messages_at_once_then_five_a_second() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    assert after(pace, [1] * 30) == (10, 0.2)
+    clock.now = 0.9
+    assert after(pace, [1] * 30) == (4, 0.1)
+    assert pace.messages_per_second == 5
+
+
+def test_bytes_count_too() -> None:
+    clock = Clock()
+    pace = pace_of(clock, messages=0, size=100)
+    assert after(pace, [150, 51]) == (1, 0.01)
+    assert pace.messages_per_second is None
+    clock.now = 1.0
+    assert pace.take(150) == 0
+    both = pace_of(Clock(), messages=5, size=1000)
+    assert both.take_some([1] * 11)[0] == 10
+
+
+def test_one_that_waits_takes_nothing_of_the_other_bucket() -> None:
+    clock = Clock()
+    pace = pace_of(clock, messages=5, size=10)
+    assert pace.take(20) == 0
+    for _ in range(20):
+        assert pace.take(20) > 0
+    clock.now = 2.0
+    assert pace.take_some([0] * 11)[0] == 10
+
+
+def test_refusals_in_a_row_are_counted() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    pace.take_some([1] * 10)
+    for _ in range(3):
+        pace.take(1)
+    assert pace.refused == 3
+    clock.now = 1.0
+    pace.take(1)
+    assert pace.refused == 0
+
+
+def test_joins_have_a_bucket_of_their_own() -> None:
+    pace = pace_of(Clock())
+    assert [pace.join() for _ in range(4)] == [0, 0, 0, pytest.approx(0.2)]
+    assert pace.take(1) == 0
+    assert pace_of(Clock(), messages=0, size=1).join() == 0
+
+
+def test_a_message_that_costs_many_is_taken_at_once_and_owed() -> None:
+    clock = Clock()
+    pace = pace_of(clock)
+    assert pace.take(0, 100) == 0
+    assert pace.take(0, 100) == pytest.approx(18.2)
+    clock.now = 18.3
+    assert pace.take(0) == 0
+
+
+def usage_of(**buckets: Bucket) -> Usage:
+    usage = Usage("192.0.2.1", {})
+    for name, bucket in buckets.items():
+        setattr(usage, name, bucket)
+    return usage
+
+
+def test_the_clients_of_an_address_share_its_buckets() -> None:
+    clock, usage = Clock(), usage_of(messages=Bucket(10, 15, 0.0))
+    one, other = pace_of(clock, shared=usage), pace_of(clock, shared=usage)
+    assert after(one, [1] * 30)[0] == 10
+    assert after(other, [1] * 30) == (5, 0.1)
+    assert usage.messages is not None
+    assert usage.messages.untold == 15
+
+
+def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
+    clock, usage = Clock(), usage_of(bytes=Bucket(100, 200, 0.0))
+    small, large = pace_of(clock, messages=0, shared=usage), pace_of(clock, messages=0, shared=usage)
+    while not small.take(1):
+        pass
+    clock.now = 0.02
+    assert large.take(150) == 0
+    assert small.take(1) > 1
+
+
+def test_the_slowest_limit_is_the_one_that_a_client_is_told() -> None:
+    usage = usage_of(messages=Bucket(2, 4, 0.0))
+    assert pace_of(Clock(), shared=usage).messages_per_second == 2
+    assert pace_of(Clock(), messages=1, shared=usage).messages_per_second == 1
+    assert pace_of(Clock(), messages=0, shared=usage).messages_per_second == 2
+
+
+def test_what_was_read_is_paid_for_by_the_next_request() -> None:
+    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    pace = pace_of(clock, shared=usage)
+    assert pace.ask() == 0
+    pace.read(13_000)
+    assert pace.ask() == pytest.approx(5.5)
+    assert pace.refused == 1
+    assert pace.ask(recovers=True) == 0
+    pace.read(21_000)
+    assert pace.ask(recovers=True) == pytest.approx(1.0), "it owes more than half of what it may"
+    clock.now = 1.0
+    assert pace.ask(0, recovers=True) == 0
+
+
+def test_who_may_read_is_warned_of_its_messages_all_the_same() -> None:
+    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    pace = pace_of(clock, shared=usage)
+    pace.take_some([1] * 10)
+    for _ in range(3):
+        assert pace.take(1) > 0
+        assert pace.ask() == 0
+    assert pace.refused == 3
+    pace.ask()
+    pace.ask()
+    assert pace.ask(0, recovers=True) == 0
+    assert pace.refused == 4, "what costs nothing changes nothing"
+    clock.now = 1.0
+    assert [pace.take(1), pace.ask()] == [0, 0]
+    assert pace.refused == 0
+
+
+def test_without_a_limit_of_requests_reads_are_free() -> None:
+    for pace in (pace_of(Clock()), pace_of(Clock(), shared=usage_of())):
+        pace.read(10**9)
+        assert [pace.ask() for _ in range(1000)] == [0] * 1000
+
+
+class Talker:
+    def __init__(self, slowed: Slowed) -> None:
+        self.slowed = slowed
+        self.hurried = 0
+
+    def hurry(self) -> None:
+        self.hurried += 1
+        self.slowed.discard(self)
+
+
+def test_those_who_wait_are_hurried_once() -> None:
+    slowed = Slowed(100)
+    one, other = Talker(slowed), Talker(slowed)
+    slowed.add(one)
+    slowed.add(other)
+    slowed.discard(other)
+    slowed.hurry()
+    slowed.hurry()
+    assert (one.hurried, other.hurried) == (1, 0)
+
+
+def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
+    slowed = Slowed(100)
+    talkers = [Talker(slowed) for _ in range(3)]
+    assert [slowed.leave(each, 50) for each in talkers] == [True, True, False]
+    slowed.discard(talkers[0])
+    assert slowed.leave(talkers[2], 50)
+
+
+def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() -> None:
+    added = 0
+
+    class Size(int):
+        def __radd__(self, other: int) -> int:
+            nonlocal added
+            added += 1
+            return int(self) + other
+
+    slowed = Slowed(10**6)
+    talkers = [Talker(slowed) for _ in range(100)]
+    assert all(slowed.leave(talker, Size(1)) for talker in talkers)
+    assert added <= len(talkers)
+
+
+def test_what_a_client_left_behind_counts_once() -> None:
+    slowed = Slowed(100)
+    one, other = Talker(slowed), Talker(slowed)
+    for size in (80, 60, 40):
+        assert slowed.leave(one, size)
+    assert slowed.leave(other, 60)
+    slowed.add(one)
+    assert not slowed.leave(other, 61)
+
+
+def test_what_was_refused_does_not_count() -> None:
+    slowed = Slowed(100)
+    one, refused, last = (Talker(slowed) for _ in range(3))
+    assert slowed.leave(one, 90)
+    assert not slowed.leave(refused, 50)
+    slowed.discard(one)
+    assert slowed.leave(last, 60)
+    assert not slowed.leave(last, 101)  # it is given up, with all that it left before
+    assert slowed.leave(one, 100)

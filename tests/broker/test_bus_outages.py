@@ -1,0 +1,524 @@
+"""The bus through outages: a broker that is frozen, killed, full, locked or not who it says it is."""
+
+from datetime import UTC, datetime
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.task import deferLater
+
+from chatd.broker.bus import Bus
+from chatd.broker.publish_queue import NotPublished, WritesRefused
+from chatd.broker.resume_positions import Place
+from chatd.broker.script import PUBLISH
+from chatd.config.settings import BrokerAddress, Config
+from chatd.monitoring.metrics import BUSES_LIVE
+from chatd.protocol.message import UNBEGUN, Gap, Position, encode
+from chatd.rooms.recovery import CatchUp, Tail
+from tests.broker.listening import FAST, BusTestCase, Ears, Follower, messages
+from tests.broker.server import Client, Server
+from tests.fakes import FakeMember
+from tests.rooms.house import frames
+
+
+class TestOutages(BusTestCase):
+    """With a server of their own, that can be frozen, killed and told to refuse."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = Server()
+        self.addCleanup(self.server.close)
+        self.url = f"unix://{self.server.path}"
+
+    async def away(self, bus: Bus, ears: Ears) -> None:
+        await ears.until(lambda: bus.away)
+
+    async def test_a_broker_that_is_not_there_at_start_is_waited_for(self) -> None:
+        bus, ears = self.make(self.url)
+        subscribed = bus.subscribe("ops")
+        published = bus.publish("ops", messages("early"))
+        assert (bus.open, bus.away) == (False, "not connected yet")
+        self.server.start()
+        await subscribed
+        assert (await published).first.offset == 1
+        await ears.until(lambda: ears.texts() == ["early"])
+        assert bus.open
+
+    async def test_a_broker_that_stays_away_at_start_is_said_once(self) -> None:
+        bus, ears = self.make(self.url)
+        await ears.until(lambda: self.said_or_look(ears))
+        assert "No such file" in bus.away
+        expected = [("warn", f"the message bus {self.url} is away: {bus.away}")]
+        await deferLater(reactor, 4 * FAST["bus_tick_seconds"])
+        assert self.said() == expected
+
+    async def test_a_start_that_takes_a_moment_is_no_outage(self) -> None:
+        self.server.start()
+        await self.ready(self.url, bus_tick_seconds=1)
+        assert self.said() == []
+
+    async def test_another_run_of_the_broker_is_a_new_epoch(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, "ops")
+        first = [(await bus.publish("ops", messages(text))).first for text in ("one", "two")]
+        await ears.until(lambda: len(ears.texts()) == 2)
+        self.server.kill()
+        await self.away(bus, ears)
+        waiting = bus.publish("ops", messages("three"))
+        self.server.start()
+        third = (await waiting).first
+        await ears.until(lambda: len(ears.texts()) == 3)
+        assert [place.offset for place in (*first, third)] == [1, 2, 3]  # the two were published again, and known
+        assert first[0].epoch == first[1].epoch != third.epoch
+        assert [batch.epoch for batch in ears.batches] == [first[0].epoch, first[0].epoch, third.epoch]
+
+    async def test_a_broker_that_lost_nothing_goes_on_in_its_epoch(self) -> None:
+        self.server.start("--appendonly", "yes", "--appendfsync", "always")
+        bus, ears = await self.follow(self.url, "ops", run="lineage")
+        first = (await bus.publish("ops", messages("one"))).first
+        self.server.kill()
+        await self.away(bus, ears)
+        waiting = bus.publish("ops", messages("two"))
+        self.server.start("--appendonly", "yes", "--appendfsync", "always")
+        assert (await waiting).first == Position(first.epoch, 2)
+        await ears.until(lambda: ears.texts() == ["one", "two"])
+        assert ears.gaps == []
+
+    async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, history=0, bus_settle_seconds=0.3)
+        self.server.kill()
+        await self.away(bus, ears)
+        self.server.start()
+        while bus.away != "waiting for other workers to be back":
+            await deferLater(reactor, 0.01)
+        self.server.kill()
+        changes = ears.changes
+        await deferLater(reactor, 0.5)  # longer than it would have taken to go live
+        assert (bus.open, ears.changes) == (False, changes)
+        self.server.start()
+        await ears.until(lambda: bus.open)
+
+    async def test_who_claims_a_place_after_an_outage_gets_what_could_not_be_written_in_it(self) -> None:
+        self.server.start()
+        old, ears = await self.ready(self.url, bus_retry_first_seconds=0.3, bus_retry_most_seconds=0.3)
+        new, others = await self.ready(self.url, bus_settle_seconds=0.6)
+        await old.claim("ops", "a-key", "s1")
+        place = Place(Position("e", 7), "s1")
+        with self.server.unreachable():
+            await self.away(old, ears)
+            await self.away(new, others)
+            old.save("ops", "a-key", "s1", place, left=True)
+            given_up, claimed = new.claim("ops", "a-key", "s2"), new.claim("ops", "a-key", "s3")
+            given_up.addErrback(lambda failure: failure.trap(CancelledError))
+            given_up.cancel()
+        assert await claimed == place
+
+    async def test_a_refusal_is_forgotten_with_the_link(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url)
+        self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        self.server.kill()
+        while bus.away.startswith("OOM"):
+            await deferLater(reactor, 0.01)
+        self.server.start()
+        await published
+
+    async def test_a_frozen_broker_is_known_dead_and_heard_again_when_it_goes_on(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.freeze()
+        await self.away(bus, ears)
+        assert bus.away == "silent for 0.4 s"
+        self.server.thaw()
+        await ears.until(lambda: bus.open)
+        await bus.publish("ops", messages("hello"))
+        await ears.until(ears.texts)
+
+    async def test_an_idle_link_to_a_live_broker_stays(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, bus_tick_seconds=0.01)
+        for _ in range(20):
+            await bus.probe()
+        assert (bus.open, ears.changes) == (True, 1)
+
+    async def test_what_was_published_to_a_frozen_broker_arrives_once(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.freeze()
+        published = [bus.publish("ops", messages(text)) for text in ("one", "two")]
+        await self.away(bus, ears)
+        published.append(bus.publish("ops", messages("three")))
+        self.server.thaw()
+        places = await gatherResults(published)
+        await ears.until(lambda: len(ears.texts()) == 3)
+        assert ears.texts() == ["one", "two", "three"]
+        assert [each.first.offset for each in places] == [1, 2, 3]
+
+    async def test_a_room_subscribed_on_a_frozen_broker_is_heard_when_it_goes_on(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        self.server.freeze()
+        subscribed = bus.subscribe("ops")
+        await self.away(bus, ears)
+        self.server.thaw()
+        await subscribed
+        await bus.publish("ops", messages("hello"))
+        await ears.until(ears.texts)
+        assert [level for level, _ in self.said()] == ["warn", "info"]
+
+    async def test_a_room_the_broker_forbids_is_said(self) -> None:
+        self.server.start()
+        channels = (f"&{self.prefix}:{each}" for each in ("probe:*", "worker:*", "room:ops"))
+        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "+@all", "resetchannels", *channels)
+        bus, ears = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"), "ops")
+        bus.subscribe("dev")
+        await bus.publish("ops", messages("hello"))
+        await bus.probe()
+        assert (bus.open, ears.texts()) == (True, ["hello"])
+        ((level, text),) = self.said()
+        assert (level, text.startswith("room dev cannot be subscribed: NOPERM")) == ("error", True)
+
+    async def test_a_frozen_broker_fails_a_probe_and_the_link_is_named(self) -> None:
+        self.server.start()
+        bus, _ = await self.ready(self.url, probe_seconds=0.05, bus_tick_seconds=5)
+        self.server.freeze()
+        with pytest.raises(NotPublished, match=r"nothing came through the publishing link within 0\.05 s"):
+            await bus.probe()
+
+    async def test_what_a_stop_cuts_off_is_unknown(self) -> None:
+        self.server.start()
+        bus, _ = await self.ready(self.url)
+        self.server.freeze()
+        sent, waiting = bus.publish("ops", messages("1")), bus.publish("ops", messages("2"))
+        self.stop(bus)
+        for done, unknown in ((sent, True), (waiting, False)):
+            with pytest.raises(NotPublished) as refusal:
+                await done
+            assert refusal.value.unknown is unknown
+
+    async def test_a_broker_without_memory_is_away_until_it_has_some(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        assert bus.away.startswith("OOM")
+        assert not bus.open
+        self.server.ask("CONFIG", "SET", "maxmemory", 0)
+        assert (await published).first.offset == 1
+        await ears.until(lambda: bus.open and ears.texts() == ["hello"])
+        assert [level for level, _ in self.said()] == ["warn", "info"]
+
+    async def test_a_refusal_for_good_ends_one_for_now(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url, "ops")
+        self.server.ask("LPUSH", "a list", "x")
+        self.server.ask("CONFIG", "SET", "maxmemory", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        self.server.ask("RENAME", "a list", f"{self.prefix}:room:ops")  # where the room's hash should be
+        await self.assertFailure(published, NotPublished)
+        self.server.ask("CONFIG", "SET", "maxmemory", 0)
+        await ears.until(lambda: bus.open)
+
+    async def test_that_writes_are_refused_and_taken_again_is_noticed_while_nobody_writes(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        live = BUSES_LIVE.value
+        self.server.ask("REPLICAOF", "127.0.0.1", 1)
+        await self.away(bus, ears)
+        assert (bus.away[:8], bus.refusing, bus.unreachable) == ("READONLY", bus.away, "")
+        assert BUSES_LIVE.value == live - 1
+        with pytest.raises(WritesRefused, match="READONLY"):
+            await bus.probe()
+        self.server.ask("REPLICAOF", "NO", "ONE")
+        await ears.until(lambda: bus.open)
+        assert BUSES_LIVE.value == live
+        await bus.probe()
+        assert [level for level, _ in self.said()] == ["warn", "info"]
+
+    async def test_a_probe_leaves_nothing_to_write_to_a_file(self) -> None:
+        self.server.start()
+        bus, _ = await self.ready(self.url)
+        await bus.probe()
+        before = self.server.ask("INFO", "persistence")
+        for _ in range(3):
+            await bus.probe()
+        dirty = [
+            line
+            for info in (before, self.server.ask("INFO", "persistence"))
+            for line in info.split()
+            if line.startswith(b"rdb_changes_since_last_save:")
+        ]
+        assert dirty[0] == dirty[1]
+
+    async def test_while_writes_are_refused_all_that_reads_goes_on(self) -> None:
+        self.server.start("--maxmemory-policy", "noeviction")
+        bus, ears = await self.ready(self.url, "ops")
+        position = (await bus.publish("ops", messages("hello"))).first
+        for refuse, end in (
+            (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+            (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
+            (("CONFIG", "SET", "min-replicas-to-write", 1), ("CONFIG", "SET", "min-replicas-to-write", 0)),
+        ):
+            self.server.ask(*refuse)
+            await self.away(bus, ears)
+            assert await bus.tops(["ops", "new"]) == [position, Position("", 0)]
+            assert (await bus.read("ops", Position(position.epoch, 0), 1000)).top == position
+            batches, _ = await bus.read_back("ops", position.epoch, 1, 0, 1000)
+            assert [batch.messages[0].text for batch in batches] == ["hello"]
+            assert (await bus.read("new", None, 0)).top == Position(UNBEGUN, 0)
+            await bus.members("ops")
+            rooms, _ = await bus.list_rooms()
+            assert [each.room for each in rooms] == ["ops"]
+            self.server.ask(*end)
+            await ears.until(lambda: bus.open)
+
+    async def test_while_one_link_is_refused_the_other_stays_and_the_reason_too(self) -> None:
+        self.server.start()
+        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
+        bus, ears = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
+        await ears.until(lambda: self.away_or_look(bus, ears, "NOPERM"))
+        await deferLater(reactor, 8 * FAST["bus_tick_seconds"])
+        assert "NOPERM" in bus.away
+
+    async def test_a_join_that_is_given_up_leaves_nothing_to_wait_for_it(self) -> None:
+        self.server.start()
+        bus, _ = await self.ready(self.url, "ops")
+        self.server.kill()
+        while bus.hears("ops"):  # the bus does not call anybody for that
+            await deferLater(reactor, 0.01)
+        asked = bus.subscribe("ops")
+        asked.cancel()
+        await self.assertFailure(asked, CancelledError)
+        kept = bus.subscribe("ops")
+        self.server.start()
+        await kept
+
+    async def test_a_broker_that_may_not_write_is_away(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        self.server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+        published = bus.publish("ops", messages("hello"))
+        await self.away(bus, ears)
+        assert bus.away.startswith("NOREPLICAS")
+        self.server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+        await published
+
+    async def test_a_password_that_is_missing_is_why_it_is_away_until_it_is_not_asked_for(self) -> None:
+        self.server.start("--requirepass", "secret")
+        bus, ears = self.make(self.url)
+        await ears.until(lambda: self.away_or_look(bus, ears, "NOAUTH"))
+        with Client(self.server.path) as client:
+            client.ask("AUTH", "secret")
+            client.ask("CONFIG", "SET", "requirepass", "")
+        await ears.until(lambda: bus.open)
+
+    async def test_user_and_password_let_it_in(self) -> None:
+        self.server.start()
+        self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
+        self.server.ask("ACL", "SETUSER", "default", "off")
+        bus, _ = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"))
+        await bus.publish("ops", messages("hello"))
+
+    async def test_a_wrong_password_is_said_and_never_shown(self) -> None:
+        self.server.start("--requirepass", "secret")
+        bus, ears = self.make(BrokerAddress(path=self.server.path, password="guess"))
+        await ears.until(lambda: self.said_or_look(ears))
+        assert bus.away.startswith("could not auth: WRONGPASS")
+        ((level, text),) = self.said()
+        assert (level, "guess" in text) == ("warn", False)
+
+    # Holes, on a server that makes them
+
+    async def test_a_broker_that_stands_still_for_a_while_costs_nobody_a_message(self) -> None:
+        self.server.start()
+        pair = [await self.follow(self.url, "ops", bus_connect_seconds=0.2) for _ in range(2)]
+        said: list[str] = []
+        for round_ in range(3):
+            for name, (bus, _) in enumerate(pair):
+                for number in range(20):
+                    said.append(f"{round_}.{name}.{number}")
+                    bus.publish("ops", messages(said[-1]))
+            if round_ == 1:
+                self.server.freeze()
+                for bus, ears in pair:
+                    await self.away(bus, ears)
+                for bus, ears in pair:  # and dial in vain
+                    await ears.until(lambda bus=bus, ears=ears: self.away_or_look(bus, ears, "within"))  # type: ignore[misc]
+                self.server.thaw()
+        for bus, ears in pair:
+            await bus.flushed()
+            await ears.until(lambda ears=ears: len(ears.texts()) == len(said))  # type: ignore[misc]
+            assert (sorted(ears.texts()), ears.gaps) == (sorted(said), [])
+            assert ears.offsets() == list(range(1, len(said) + 1))
+            for name in (0, 1):
+                own = f".{name}."
+                assert [each for each in ears.texts() if own in each] == [each for each in said if own in each]
+        assert pair[0][1].texts() == pair[1][1].texts()
+
+    async def test_what_the_broker_dropped_because_a_worker_did_not_read_is_filled(self) -> None:
+        self.server.start("--client-output-buffer-limit", "pubsub 64kb 0 0")
+        bus, ears = await self.follow(self.url, "ops")
+        await bus.publish("ops", messages("before"))
+        await ears.until(ears.texts)
+        texts = [f"{number} " + "x" * 16_000 for number in range(100)]
+        run = self.server.ask("INFO", "server").partition(b"run_id:")[2].split()[0]
+        with Client(self.server.path) as client:  # it blocks: our reactor reads nothing meanwhile
+            for sequence, text in enumerate(texts, 1):
+                keys = (f"{self.prefix}:room:ops", f"{self.prefix}:sent:w:ops")
+                history = (f"{self.prefix}:history:", ":ops")
+                values = ("w", sequence, 1, encode(messages(text)), run, "none", 100, 100, 1000, 100, 0, 0)
+                client.ask("EVAL", PUBLISH.source, 2, *keys, *history, *values)
+            assert b"pubsub" not in client.ask("CLIENT", "LIST", "TYPE", "pubsub")  # it is gone
+        await ears.until(lambda: len(ears.texts()) == 101)
+        assert (ears.texts(), ears.gaps) == (["before", *texts], [])
+        assert ears.offsets() == list(range(1, 102))
+
+    # A broker that is back with less than it had
+
+    async def resume(self, bus: Bus, ears: Follower, position: Position) -> FakeMember:
+        """Give a member that came back to where it was, once it has what it missed."""
+        member, live = FakeMember("m"), Deferred[None]()
+        catching_up = CatchUp(
+            member,
+            position,
+            Config(),
+            read=lambda after, most: bus.read("ops", after, most),
+            tail=Tail(1_000_000),
+            timeline=ears.timeline("ops"),
+            live=lambda: live.callback(None),
+            losses=lambda gap, count: None,
+        )
+        catching_up.step()
+        await live
+        return member
+
+    async def restart_from_snapshot(self, bus: Bus, ears: Follower) -> tuple[str, str]:
+        """Say one, two, three, have them saved; say four and five, and lose them with the broker; give both epochs."""
+        for text in ("one", "two", "three"):
+            first = (await bus.publish("ops", messages(text))).first
+        self.server.ask("SAVE")
+        for text in ("four", "five"):
+            await bus.publish("ops", messages(text))
+        await ears.until(lambda: len(ears.texts()) == 5)
+        self.server.kill()
+        await self.away(bus, ears)
+        waiting = bus.publish("ops", messages("six"))
+        self.server.start()
+        after = (await waiting).first
+        await ears.until(lambda: ears.texts()[-1] == "six" and ears.timeline("ops").position.epoch == after.epoch)
+        return first.epoch, after.epoch
+
+    async def test_an_older_snapshot_is_another_epoch_and_who_was_there_hears_nothing_twice(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops")
+        old, new = await self.restart_from_snapshot(bus, ears)
+        assert old != new
+        assert ears.texts() == ["one", "two", "three", "four", "five", "six"]
+        assert ears.gaps == [Gap(new, 0, None)]
+
+    async def test_who_comes_back_to_an_older_snapshot_gets_what_it_has_and_is_told_a_gap(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops", answered_seconds=0)
+        old, new = await self.restart_from_snapshot(bus, ears)
+        for offset, missed in ((1, ["two", "three"]), (3, []), (5, [])):
+            member = await self.resume(bus, ears, Position(old, offset))
+            assert (member.blobs, member.events) == (blobs(missed, ["six"]), [Gap(new, 0, None)])
+
+    async def test_what_was_said_to_the_broker_last_is_in_the_new_epoch_and_not_given_twice(self) -> None:
+        self.server.start()
+        bus, ears = await self.follow(self.url, "ops", answered_seconds=60)
+        old, new = await self.restart_from_snapshot(bus, ears)
+        for offset, missed in ((5, []), (4, ["five"]), (3, ["four", "five"])):
+            member = await self.resume(bus, ears, Position(old, offset))
+            assert (member.blobs, member.events) == (blobs([], [*missed, "six"]), [Gap(new, 0, None)])
+
+    # Places, where the worker that has one is not well
+
+    async def test_a_place_of_a_worker_that_is_gone_is_had_at_once_as_it_was_saved(self) -> None:
+        self.server.start()
+        one, _ = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=60)
+        kept = Place(Position("e", 7), "s1")
+        one.save("ops", "k", "s1", kept)
+        await one.saved()
+        self.stop(one)
+        while self.server.ask("PUBSUB", "CHANNELS", f"{self.prefix}:worker:*") != [two._places.channel]:
+            await deferLater(reactor, 0.01)
+        assert await two.claim("ops", "k", "s2") == kept
+
+    async def test_a_place_of_another_worker_is_had_as_it_stands_there(self) -> None:
+        self.server.start()
+        one, ears = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=60)
+        await one.claim("ops", "k", "s1")
+        ears.places["ops", "s1"] = Place(Position("e", 9), "s1")
+        assert await two.claim("ops", "k", "s2") == Place(Position("e", 9), "s1")
+        assert ears.given_up == ["s1"]
+
+    async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
+        self.server.start()
+        one, _ = await self.ready(self.url)
+        two, _ = await self.ready(self.url, takeover_seconds=0.2)
+        kept = Place(Position("e", 7), "s1")
+        one.save("ops", "k", "s1", kept)
+        await one.saved()
+        with Client(self.server.path) as frozen:
+            frozen.ask("SUBSCRIBE", f"{self.prefix}:worker:frozen")
+            self.server.ask("HSET", f"{self.prefix}:place:k:ops", "worker", "frozen")
+            begun = reactor.seconds()
+            assert await two.claim("ops", "k", "s2") == kept
+            assert reactor.seconds() - begun > 0.1
+            assert frozen.read()[2].startswith(b"take s1 ")
+
+    async def test_a_place_that_is_claimed_and_saved_while_the_broker_is_away_is_so_when_it_is_back(self) -> None:
+        self.server.start()
+        bus, ears = await self.ready(self.url)
+        self.server.freeze()
+        await self.away(bus, ears)
+        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"), left=True)
+        saved = bus.saved()
+        claimed = bus.claim("dev", "k", "s1")
+        self.server.thaw()
+        await saved
+        assert await claimed == Place(None, "s1")
+        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 7), "s1")
+
+
+def blobs(*parts: list[str]) -> list[bytes]:
+    """Give what a bare member gets of texts that are sent part by part."""
+    return [frames(*part) for part in parts if part]
+
+
+def certificate(name: str) -> CertificateOptions:
+    """Make a certificate for a host that nobody but itself vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    signed = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2126, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, SHA256())
+    )
+    return CertificateOptions(key, signed)  # type: ignore[arg-type]
+
+
+class TestTls(BusTestCase):
+    async def test_a_certificate_nobody_vouches_for_is_refused(self) -> None:
+        port = SSL4ServerEndpoint(reactor, 0, certificate("localhost"), interface="127.0.0.1")
+        listening = await port.listen(Factory.forProtocol(Protocol))
+        self.addCleanup(listening.stopListening)
+        bus, ears = self.make(f"rediss://localhost:{listening.getHost().port}")
+        await ears.until(lambda: self.away_or_look(bus, ears, "certificate verify failed"))

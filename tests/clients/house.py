@@ -1,0 +1,137 @@
+"""A hub on a bus in memory, its clock, and sessions of every kind in it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+
+from chatd.broker.publish_queue import Published
+from chatd.clients.json_session import Program
+from chatd.clients.pipe_session import Session
+from chatd.clients.text_session import Person
+from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.config.settings import Config
+from chatd.protocol.http_head import Place
+from chatd.protocol.message import Message, Position
+from chatd.rooms.hub import Hub
+from tests.fakes import FakeBus, FakeChatLog, FakeLine
+from tests.frames import frames
+
+CONFIG = Config(
+    max_message=16, bus_patience=10, flush_interval=0, max_rooms=3, questions=2, retry_seconds=5, join_seconds=5
+)
+
+Kind = TypeVar("Kind", Session, Person, Program)
+
+
+class Bus(FakeBus):
+    """A bus that knows the ids of what was published, and can keep its answers back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.publish_at_once = True
+        self._answers: list[tuple[Deferred[Published], Published]] = []
+        self._known: dict[tuple[str, str, str], Position] = {}
+
+    def publish(
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+    ) -> Any:
+        known = {number: self._known.get((room, messages[number].session, id)) for number, id in (ids or {}).items()}
+        again = {number: position for number, position in known.items() if position is not None}
+        new = [each for number, each in enumerate(messages) if number not in again]
+        if self.refuse is None and not new:
+            return self._answer_with(Published(self.top(room), again))
+        answer = super().publish(room, new)
+        if self.refuse is not None:
+            return answer
+        first = answer.result.first
+        for place, each in enumerate(new):
+            self._known[room, each.session, each.given] = Position(first.epoch, first.offset + place)
+        return self._answer_with(Published(first, again))
+
+    def publishes(self) -> None:
+        """Answer what was published."""
+        answers, self._answers = self._answers, []
+        for done, published in answers:
+            done.callback(published)
+
+    def _answer_with(self, published: Published) -> "Deferred[Published]":
+        if self.publish_at_once:
+            return succeed(published)
+        done: Deferred[Published] = Deferred()
+        self._answers.append((done, published))
+        return done
+
+
+class House:
+    """A hub, and who is in its rooms."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.config = config
+        self.clock = Clock()
+        self.bus = Bus()
+        self.chat_log = FakeChatLog()
+        bus: Any = self.bus
+        self.hub = Hub(bus, self.chat_log.log, config, self.clock, self.clock.seconds)
+
+    def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
+        """Let a bare client come in."""
+        return self.come(Session, name, Place(room, echo))
+
+    def person(self, nick: str = "ann", room: str = "lobby", **place: Any) -> tuple[Person, FakeLine]:
+        """Let somebody with a nick come in; its id is the nick with a number."""
+        return self.come(Person, f"{nick}.1", Place(room, nick=nick, **place))
+
+    def program(self, name: str = "p1", room: str = "lobby", **place: Any) -> tuple[Program, FakeLine]:
+        """Let a client come in that speaks chatd.v1."""
+        return self.come(Program, name, Place(room, **place))
+
+    def come(
+        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+    ) -> tuple[Kind, FakeLine]:
+        """Let a client come in."""
+        session, line = self.make(kind, name, place, lease, **options)
+        session.join()
+        session.opened()
+        return session, line
+
+    def make(
+        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+    ) -> tuple[Kind, FakeLine]:
+        """Make a client that has not joined yet."""
+        line = FakeLine()
+        hub: Any = (lambda room: self.hub) if kind is Program else self.hub
+        who = {"id": name, "place": place, "address": "192.0.2.1", "lease": lease, **options}
+        return kind(hub, self.config, self.clock, line, **who), line
+
+    def turn(self) -> list[tuple[str, str]]:
+        """End this turn of the reactor; give what it published: room and text."""
+        before = len(self.bus.published)
+        self.clock.advance(0)
+        self.bus.pump()
+        self.clock.advance(0)
+        return [(room, each.text) for room, messages in self.bus.published[before:] for each in messages]
+
+    def bus_goes(self, why: str = "it is gone") -> None:
+        self.bus.away = why
+        self.hub.bus_changed()
+
+    def bus_fills(self) -> None:
+        self.bus.full = True
+
+    def bus_comes_back(self) -> None:
+        self.bus.away, self.bus.full = "", False
+        self.hub.bus_changed()
+
+
+def lines(line: FakeLine) -> list[str]:
+    """Take the lines that were written to a client since they were taken last."""
+    told, line.blobs = b"".join(line.blobs), []
+    return [payload.decode() for _, payload in frames(told)]
+
+
+def events(line: FakeLine) -> list[dict[str, Any]]:
+    """Take the events that a program was told since they were taken last."""
+    return [json.loads(each) for each in lines(line)]

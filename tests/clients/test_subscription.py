@@ -1,0 +1,173 @@
+"""A program in one of its rooms: what it is told there, and how far it has surely come."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from chatd.clients.json_session import Program
+from chatd.clients.subscription import Membership
+from chatd.protocol.close_codes import OUR_FAULT
+from chatd.protocol.message import Batch, Gap, Message, Position
+from tests.clients.house import House, events
+from tests.fakes import FakeLine
+
+TOP = Position("e0", 9)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+def member(house: House, **place: Any) -> tuple[Membership, Program, FakeLine]:
+    program, line = house.program("p1", **place)
+    house.turn()
+    line.blobs.clear()
+    return program._rooms["lobby"], program, line
+
+
+def told(house: House, line: FakeLine) -> list[dict[str, Any]]:
+    house.turn()
+    return events(line)
+
+
+def batch(first: int, *texts: str) -> Batch:
+    messages = tuple(Message(f"s.{text}", 0, "s", text) for text in texts)
+    return Batch("lobby", "e0", first, "w", 1, messages)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "recovered", "lost"),
+    [
+        ((), True, 0),
+        ((Gap("e0", 3, 3),), False, 3),
+        ((Gap("e0", 3, 3), Gap("e0", 7, 2)), False, 5),
+        ((Gap("e0", 3, 3), Gap("e1", 0, None)), False, None),
+    ],
+)
+def test_it_is_told_in_one_piece_what_it_missed_and_what_of_it_is_lost(
+    house: House, gaps: Sequence[Gap], recovered: bool, lost: int | None
+) -> None:
+    membership, _, line = member(house)
+    membership.ref = "r"
+    membership.began(TOP, gaps, [batch(6, "a", "b"), batch(9, "c")])
+    [joined] = told(house, line)
+    assert (joined["recovered"], joined["lost"], joined["offset"], joined["ref"]) == (recovered, lost, 9, "r")
+    assert [(each["offset"], each["text"]) for each in joined["messages"]] == [(6, "a"), (7, "b"), (9, "c")]
+
+
+def test_it_is_told_that_the_rest_of_it_follows(house: House) -> None:
+    membership, _, line = member(house)
+    membership.began(TOP, (), [batch(6, "a")], more=True)
+    membership.began(TOP, (), [batch(6, "a")])
+    assert [each.get("more") for each in told(house, line)] == [True, None]
+
+
+def test_a_reference_is_answered_once(house: House) -> None:
+    membership, _, line = member(house)
+    membership.ref = "r"
+    membership.began(TOP, (), ())
+    membership.began(TOP, (), ())
+    assert [each.get("ref") for each in told(house, line)] == ["r", None]
+
+
+@pytest.mark.parametrize(("gap", "first", "last"), [(Gap("e0", 7, 3), 5, 7), (Gap("e0", 7, None), None, None)])
+@pytest.mark.parametrize("tell", [Membership.lost, Membership.too_slow])
+def test_what_is_lost_for_good_is_told_from_where_to_where(
+    house: House, tell: Any, gap: Gap, first: int | None, last: int | None
+) -> None:
+    membership, _, line = member(house)
+    tell(membership, gap)
+    assert told(house, line) == [{"type": "gap", "room": "lobby", "epoch": "e0", "from": first, "to": last}]
+    assert line.events == []
+
+
+def test_a_gap_comes_after_what_was_delivered_before_it_and_before_what_follows(house: House) -> None:
+    membership, _, line = member(house)
+    membership.deliver(b'\x81\x0c{"type":"x"}', 1)
+    membership.lost(Gap("e0", 7, 3))
+    membership.deliver(b'\x81\x0c{"type":"y"}', 1)
+    assert [each["type"] for each in told(house, line)] == ["x", "gap", "y"]
+
+
+def test_it_falls_behind_where_it_was_just_given_something(house: House) -> None:
+    membership, program, _ = member(house)
+    membership.deliver(b"", 0)
+    assert program.delivering is membership
+
+
+def test_without_a_key_it_knows_of_no_place(house: House) -> None:
+    membership, _, _ = member(house)
+    assert membership.given(TOP) is None
+    membership.seal()
+    membership.close()
+
+
+def test_with_a_key_it_knows_what_has_arrived(house: House) -> None:
+    membership, _, line = member(house, resume="abcdefgh")
+    line.progress = (10, 5)
+    assert membership.given(TOP) == Position("e0", 0)  # where it was when it came
+    line.progress = (10, 10)
+    assert membership.given(TOP) == TOP
+    membership.seal()
+    membership.close()
+    line.progress = (0, 0)  # nobody knows any more
+    assert membership.given(Position("e0", 10)) == TOP
+
+
+def test_its_place_is_kept_when_it_goes(house: House) -> None:
+    _, program, line = member(house, resume="abcdefgh")
+    speaker, _ = house.session()
+    speaker.received(["a"])
+    house.turn()
+    line.progress = (10, 10)
+    program.given_all()
+    program.going()
+    program.gone()
+    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+
+
+def test_one_with_a_key_comes_back_to_what_it_missed(house: House) -> None:
+    _, program, line = member(house, resume="abcdefgh")
+    line.progress = (10, 10)
+    program.given_all()
+    program.going()
+    program.gone()
+    speaker, _ = house.session()
+    speaker.received(["a", "b"])
+    house.turn()
+    _, line = house.program("p2", resume="abcdefgh")
+    [welcome, joined] = told(house, line)
+    assert (welcome["type"], [each["text"] for each in joined["messages"]]) == ("welcome", ["a", "b"])
+
+
+def test_another_room_of_it_has_no_key(house: House) -> None:
+    _, program, _ = member(house, resume="abcdefgh")
+    program.received(['{"type":"join","room":"ops"}'])
+    assert (program._rooms["ops"].key, program._rooms["ops"].lingers) == ("", True)
+
+
+def test_one_that_can_not_go_on_is_hung_up_on(house: House) -> None:
+    membership, _, line = member(house)
+    membership.refused(OUR_FAULT)
+    assert line.events == [OUR_FAULT]
+
+
+def test_what_was_not_sent_each_receipt_tells(house: House) -> None:
+    membership, _, line = member(house)
+    membership.not_sent(OUR_FAULT)
+    assert (told(house, line), line.events) == ([], [])
+
+
+def test_where_it_missed_who_came_and_went_it_is_told_who_is_there(house: House) -> None:
+    membership, _, line = member(house)
+    membership.missed_changes()
+    [members] = told(house, line)
+    assert (members["type"], members["count"], "ref" in members) == ("members", 1, False)
+
+
+def test_it_has_enough_where_its_line_has(house: House) -> None:
+    membership, _, line = member(house)
+    line.choked = True
+    assert membership.choked

@@ -1,0 +1,363 @@
+"""What clients may do with their tokens, and what becomes of them when those run out."""
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+
+from chatd.access.tokens import BadToken, Grant
+from chatd.clients.json_session import Program
+from chatd.clients.pipe_session import Session
+from chatd.clients.stream_session import Follower
+from chatd.clients.text_session import Person
+from chatd.clients.token_lifetime import LOOK_SECONDS, UNLIMITED, Lease
+from chatd.config.settings import Config
+from chatd.protocol.close_codes import READ_ONLY, TOKEN_OUT
+from chatd.protocol.http_api import EVENTS, JSON, TEXT
+from chatd.protocol.http_head import Place
+from chatd.protocol.http_stream import stream
+from tests.clients.house import House, events, lines
+from tests.fakes import FakeLine
+
+
+class Tokens:
+    """Knows some tokens by heart."""
+
+    def __init__(self, **grants: Grant) -> None:
+        self.grants = grants
+
+    def check(self, token: str, now: float) -> Grant:
+        if token not in self.grants:
+            raise BadToken("no such token")
+        return self.grants[token]
+
+
+def lease_of(clock: Clock, grant: Grant, **others: Grant) -> Lease:
+    guard: Any = Tokens(**others)
+    return Lease(grant, guard, clock, Config(), clock.seconds)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+# The time
+
+
+class Watcher:
+    """Notes what a lease calls, and when."""
+
+    def __init__(self, clock: Clock, expires: float | None) -> None:
+        self.clock = clock
+        self.told: list[tuple[str, float]] = []
+        self.lease = lease_of(
+            clock, Grant("ann", expires=expires), later=Grant("ann", expires=1000), never=Grant("ann")
+        )
+        self.lease.begin(
+            lambda left: self.told.append(("warn", left)), lambda: self.told.append(("end", clock.seconds()))
+        )
+
+
+def test_it_warns_a_minute_before_the_end_and_then_ends() -> None:
+    clock = Clock()
+    watcher = Watcher(clock, 300)
+    clock.advance(239.9)
+    assert watcher.told == []
+    clock.advance(0.1)
+    assert watcher.told == [("warn", 60)]
+    clock.advance(59.9)
+    assert len(watcher.told) == 1
+    clock.advance(0.1)
+    assert watcher.told[1:] == [("end", 300)]
+    assert not clock.getDelayedCalls()
+
+
+def test_where_less_is_left_it_warns_at_once() -> None:
+    watcher = Watcher(Clock(), 7)
+    assert watcher.told == [("warn", 7)]
+
+
+def test_without_an_end_it_never_ends() -> None:
+    clock = Clock()
+    watcher = Watcher(clock, None)
+    assert not clock.getDelayedCalls()
+    assert watcher.lease.left is None
+
+
+def test_who_is_gone_is_not_called() -> None:
+    clock = Clock()
+    watcher = Watcher(clock, 100)
+    watcher.lease.stop()
+    watcher.lease.stop()
+    assert not clock.getDelayedCalls()
+    assert watcher.told == []
+
+
+def test_another_token_begins_anew() -> None:
+    clock = Clock()
+    watcher = Watcher(clock, 100)
+    clock.advance(50)
+    assert len(watcher.told) == 1
+    watcher.lease.renew("later")
+    assert len(clock.getDelayedCalls()) == 1
+    clock.advance(889.9)
+    assert len(watcher.told) == 1
+    clock.advance(0.1)
+    assert watcher.told[1:] == [("warn", 60)]
+    watcher.lease.renew("never")
+    assert not clock.getDelayedCalls()
+
+
+def test_the_answer_to_another_token_that_is_good_for_a_moment_is_warning_enough() -> None:
+    clock = Clock()
+    watcher = Watcher(clock, 100)
+    clock.advance(970)
+    del watcher.told[:]
+    watcher.lease.renew("later")
+    assert watcher.told == []
+    clock.advance(30)
+    assert watcher.told == [("end", 1000)]
+
+
+def test_a_clock_that_was_set_is_noticed_within_the_hour() -> None:
+    clock, wall = Clock(), [0.0]
+    guard: Any = Tokens()
+    told: list[str] = []
+    lease = Lease(Grant(expires=1_000_000), guard, clock, Config(), lambda: wall[0])
+    lease.begin(lambda left: told.append("warn"), lambda: told.append("end"))
+    wall[0] = 1_000_001
+    clock.advance(LOOK_SECONDS)
+    assert told == ["end"]
+
+
+def test_a_bad_token_and_somebody_elses_change_nothing() -> None:
+    clock = Clock()
+    lease = lease_of(clock, Grant("ann", expires=100), bob=Grant("bob", expires=1000))
+    lease.begin(lambda left: None, lambda: None)
+    for token, why in (("bad", "no such token"), ("bob", "the token is somebody else's")):
+        with pytest.raises(BadToken, match=why):
+            lease.renew(token)
+    assert lease.grant == Grant("ann", expires=100)
+    lease = lease_of(clock, Grant(nick="ann"), bob=Grant(nick="bob"))
+    with pytest.raises(BadToken, match="the token is somebody else's"):
+        lease.renew("bob")
+    with pytest.raises(BadToken, match="the token is somebody else's"):
+        lease_of(clock, Grant("ann", "ann"), nick=Grant(nick="ann")).renew("nick")
+    with pytest.raises(BadToken, match="this server takes no tokens"):
+        UNLIMITED.renew("any")
+
+
+def test_a_token_with_another_nick_does_not_renew_and_changes_nothing() -> None:
+    clock = Clock()
+    lease = lease_of(clock, Grant("u-17", "ann", 100), other=Grant("u-17", "anna", 1000), same=Grant("u-17", "ann"))
+    lease.begin(lambda left: None, lambda: None)
+    with pytest.raises(BadToken, match="the token has another nick than this connection; connect anew with it"):
+        lease.renew("other")
+    assert lease.grant == Grant("u-17", "ann", 100)
+    lease.renew("same")
+    assert lease.left is None
+
+
+# A bare client
+
+
+def bare(house: House, grant: Grant) -> tuple[Session, FakeLine]:
+    return house.come(Session, "s1", Place("lobby"), lease_of(house.clock, grant))
+
+
+def test_a_bare_clients_lines_are_those_of_its_token(house: House) -> None:
+    (ann, own), (_, other) = bare(house, Grant("ann", "ann")), house.session("s2")
+    house.turn()
+    ann.received(["hello"])
+    house.turn()
+    assert (lines(other), lines(own)) == (["ann: hello"], [])
+
+
+def test_a_bare_client_that_may_only_listen_is_closed_when_it_speaks(house: House) -> None:
+    session, line = bare(house, Grant(rooms={"lobby": "r"}))
+    session.received(["\n"])
+    assert line.events == []
+    session.received(["hello"])
+    assert line.events == [READ_ONLY]
+    assert house.turn() == []
+
+
+def test_a_bare_client_hears_nothing_before_its_token_runs_out_and_is_closed_then(house: House) -> None:
+    _, line = bare(house, Grant(expires=50))
+    assert (lines(line), line.events) == ([], [])
+    house.clock.advance(50)
+    assert (lines(line), line.events) == ([], [TOKEN_OUT])
+
+
+@pytest.mark.parametrize("kind", [Session, Person, Program])
+def test_who_is_gone_has_no_timer_left(house: House, kind: type[Any]) -> None:
+    session, _ = house.come(kind, "s1", Place("lobby", nick="ann"), lease_of(house.clock, Grant(expires=500)))
+    house.turn()
+    session.gone()
+    house.turn()
+    assert [call.getTime() for call in house.clock.getDelayedCalls() if call.getTime() > 400] == []
+
+
+# Somebody at a terminal
+
+
+def person(house: House, grant: Grant, nick: str = "ann") -> tuple[Person, FakeLine]:
+    session, line = house.come(Person, "ann.1", Place("lobby", nick=nick), lease_of(house.clock, grant))
+    house.turn()
+    return session, line
+
+
+def test_its_nick_is_that_of_its_token_and_it_is_told(house: House) -> None:
+    ann, line = person(house, Grant("ann", "ann"), nick="bob")
+    assert (ann.nick, lines(line)) == ("ann", ["* you are ann"])
+    _, line = person(house, Grant("ann", "ann"))
+    assert lines(line) == []
+
+
+def test_it_keeps_it(house: House) -> None:
+    ann, line = person(house, Grant("ann", "ann"))
+    ann.received(["/nick bob"])
+    house.turn()
+    assert (ann.nick, lines(line)) == ("ann", ["* your nick is that of your token"])
+
+
+def test_it_may_only_listen_and_is_told_so(house: House) -> None:
+    ann, line = person(house, Grant("ann", "ann", rooms={"*": "r"}))
+    ann.received(["hello", "/ping", "/me waves"])
+    told = "* not sent: the token does not let you speak in this room"
+    assert house.turn() == []
+    assert [each for each in lines(line) if not each.startswith("* pong")] == [told, told]
+    assert line.events == []
+    ann.received(["/quit", "hello"])
+    assert lines(line) == []
+
+
+def test_it_is_told_that_its_token_runs_out(house: House) -> None:
+    _, line = person(house, Grant("ann", "ann", expires=100))
+    house.clock.advance(40)
+    assert lines(line) == ["* your token runs out in 60 seconds"]
+    house.clock.advance(60)
+    assert line.events == [TOKEN_OUT]
+
+
+# A program
+
+
+def program(house: House, grant: Grant, **others: Grant) -> tuple[Program, FakeLine]:
+    session, line = house.come(Program, "p1", Place("lobby"), lease_of(house.clock, grant, **others))
+    house.turn()
+    lines(line)
+    return session, line
+
+
+def asks(house: House, session: Program, line: FakeLine, **request: Any) -> list[dict[str, Any]]:
+    session.received([json.dumps(request)])
+    house.turn()
+    return events(line)
+
+
+def refused(message: str, **more: Any) -> dict[str, Any]:
+    return {"type": "error", "code": "forbidden", "message": message} | more
+
+
+def test_a_program_may_do_in_each_room_what_its_token_says(house: House) -> None:
+    session, line = program(house, Grant("ann", rooms={"lobby": "r", "ops": "rw", "drop": "w"}))
+    assert asks(house, session, line, type="publish", room="lobby", text="hi", ref=1) == [
+        refused("the token does not let you speak in this room", ref=1)
+    ]
+    for room in ("drop", "other"):
+        assert asks(house, session, line, type="join", room=room, ref=2) == [
+            refused("the token does not let you into this room", ref=2)
+        ]
+    assert [each["type"] for each in asks(house, session, line, type="join", room="ops")] == ["joined"]
+    assert [each["type"] for each in asks(house, session, line, type="publish", room="ops", text="hi")] == ["ack"]
+
+
+def test_a_programs_nick_is_that_of_its_token(house: House) -> None:
+    session, line = house.come(Program, "p1", Place("lobby", nick="bob"), lease_of(house.clock, Grant("ann", "ann")))
+    house.turn()
+    assert events(line)[0]["nick"] == "ann"
+    assert asks(house, session, line, type="nick", nick="bob", ref=1) == [
+        refused("nick: it is that of your token", ref=1)
+    ]
+
+
+def test_a_program_is_warned_renews_its_token_and_stays(house: House) -> None:
+    session, line = program(house, Grant("ann", expires=100), new=Grant("ann", expires=200))
+    house.clock.advance(40)
+    house.turn()
+    assert events(line) == [{"type": "auth", "expires_in": 60.0}]
+    assert asks(house, session, line, type="auth", token="new", ref=1) == [
+        {"type": "auth", "expires_in": 160.0, "ref": 1}
+    ]
+    house.clock.advance(60)
+    assert line.events == []
+    house.clock.advance(100)
+    assert line.events == [TOKEN_OUT]
+
+
+def test_a_program_that_renews_with_a_bad_one_is_told_and_stays_until_the_old_one_runs_out(house: House) -> None:
+    session, line = program(house, Grant("ann", expires=100))
+    assert asks(house, session, line, type="auth", token="x", ref=1) == [refused("no such token", ref=1)]
+    assert line.events == []
+    house.clock.advance(100)
+    assert line.events == [TOKEN_OUT]
+
+
+def test_a_program_leaves_the_rooms_that_a_new_token_does_not_let_it_read(house: House) -> None:
+    session, line = program(house, Grant("ann"), new=Grant("ann", rooms={"lobby": "rw"}))
+    asks(house, session, line, type="join", room="ops")
+    (_, other) = house.session("s2", "ops")
+    told = asks(house, session, line, type="auth", token="new")
+    assert told == [
+        {"type": "auth", "expires_in": None},
+        refused("ops: the token does not let you into this room"),
+        {"type": "left", "room": "ops"},
+    ]
+    assert asks(house, session, line, type="publish", room="ops", text="hi")[0]["code"] == "not_joined"
+    assert [each["type"] for each in asks(house, session, line, type="publish", room="lobby", text="hi")] == ["ack"]
+    assert lines(other) == []
+
+
+def test_where_no_tokens_are_taken_a_program_is_told(house: House) -> None:
+    session, line = house.program()
+    house.turn()
+    lines(line)
+    assert asks(house, session, line, type="auth", token="x", ref=1) == [
+        {"type": "error", "code": "bad_request", "message": "this server takes no tokens", "ref": 1}
+    ]
+
+
+# Somebody who follows over HTTP
+
+
+@pytest.mark.parametrize(
+    ("form", "nick", "told"),
+    [
+        (TEXT, "", b""),
+        (TEXT, "ann", b"* your token runs out in 50 seconds\n"),
+        (JSON, "", b'{"type":"auth","expires_in":50.0}\n'),
+        (EVENTS, "", b'event: auth\ndata: {"type":"auth","expires_in":50.0}\n\n'),
+    ],
+)
+def test_who_follows_is_told_as_it_hears_the_room(house: House, form: str, nick: str, told: bytes) -> None:
+    line = FakeLine()
+    session = Follower(
+        house.hub,
+        house.config,
+        house.clock,
+        line,
+        id="f1",
+        place=Place("lobby", nick=nick),
+        address="192.0.2.1",
+        lease=lease_of(house.clock, Grant(expires=50)),
+        stream=stream(form, chunked=False, told=bool(nick)),
+        since=None,
+    )
+    session.join()
+    session.opened()
+    assert b"".join(line.blobs) == told
+    house.clock.advance(50)
+    assert line.events == [TOKEN_OUT]

@@ -1,0 +1,159 @@
+"""What ``--listen`` takes, and what is said of what it does not take."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.config.listen import check_endpoint, is_local, suggestion
+from chatd.config.settings import LOOPBACK_LISTEN, BadValue
+
+
+def refusal(endpoint: str) -> str:
+    with pytest.raises(BadValue) as caught:
+        check_endpoint(endpoint)
+    said = str(caught.value)
+    assert said.startswith(f"--listen {endpoint!r}"), "it is said which one"
+    return said.removeprefix(f"--listen {endpoint!r}")
+
+
+GOOD = [
+    *LOOPBACK_LISTEN,
+    "tcp:3000",
+    "tcp:port=3000",
+    "tcp:3000:127.0.0.1:50",
+    "tcp6:3000:interface=fe80\\:\\:1",
+    "ssl:443:privateKey=/none/key.pem:certKey=/none/cert.pem:interface=192.0.2.7",
+    "tls:/etc/keys:443",
+    "unix:/run/chatd.sock:mode=666",
+    "unix:chatd.sock:660",
+    "systemd:domain=INET6:name=chatd",
+    "systemd:domain=UNIX:index=0",
+    "haproxy:tcp:3000",
+    "haproxy:unix:/run/chatd.sock",
+    "stdio:",
+]
+
+
+@pytest.mark.parametrize("endpoint", GOOD)
+def test_an_endpoint_string_is_let_be(endpoint: str) -> None:
+    check_endpoint(endpoint)
+
+
+MEANT = [
+    ("3000", "tcp:3000"),
+    (":8080", "tcp:8080"),
+    ("*:8080", "tcp:8080"),
+    ("*", "tcp:3000"),
+    ("0.0.0.0", "tcp:3000"),
+    ("0.0.0.0:3000", "tcp:3000"),
+    ("127.0.0.1", "tcp:3000:interface=127.0.0.1"),
+    ("localhost:8080", "tcp:8080:interface=127.0.0.1"),
+    ("192.0.2.7:80", "tcp:80:interface=192.0.2.7"),
+    ("chat.example.org:3000", "tcp:3000"),
+    ("::", "tcp6:3000"),
+    ("[::]:3000", "tcp6:3000"),
+    ("[::1]:3000", r"'tcp:3000:interface=\:\:1'"),
+    ("http://localhost:8080/", "tcp:8080:interface=127.0.0.1"),
+    ("http://0.0.0.0", "tcp:80"),
+    ("wss://chat.example.org", "ssl:443:privateKey=KEY.pem:certKey=CERTIFICATES.pem"),
+    ("tcp://0.0.0.0:3000", "tcp:3000"),
+    ("3000/tcp", "tcp:3000"),
+    ("TCP:3000", "tcp:3000"),
+    ("tcp:0.0.0.0:3000", "tcp:3000"),
+    ("tcp:localhost:3000", "tcp:3000:interface=127.0.0.1"),
+    ("tcp:3000:interface=::1", r"'tcp:3000:interface=\:\:1'"),
+    ("tcp:3000:host=0.0.0.0", "tcp:3000"),
+    ("haproxy:3000", "haproxy:tcp:3000"),
+    ("/run/chatd.sock", "unix:/run/chatd.sock"),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MEANT)
+def test_what_other_servers_take_is_refused_with_what_was_meant(typed: str, meant: str) -> None:
+    assert refusal(typed).endswith(f"; use {meant}")
+    check_endpoint(meant.strip("'").replace("KEY.pem:", "/none:"))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "nonsense",
+        "listen",
+        "a\nb",
+        "127.0.0.1:99999",
+        "\\",
+        "tcp:3000\\",
+        "=",
+        "haproxy",
+        "haproxy:haproxy",
+        "tcp:3000:å=1",
+    ],
+)
+def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -> None:
+    said = refusal(typed)
+    assert said.startswith(" is not an endpoint string; use for example tcp:3000, ")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("tcp", ": tcp needs port="),
+        ("tcp:x", ": port must be a number from 0 to 65535, not 'x'"),
+        ("tcp:99999", ": port must be a number from 0 to 65535, not '99999'"),
+        ("tcp:3000:backlog=many", ": backlog must be a number from 0 to 2147483647, not 'many'"),
+        ("tcp:3000:bogus=1", ": tcp has no bogus=; tcp takes port=, interface=, backlog="),
+        ("tcp:3000:interfaces=eth0", ": tcp has no interfaces=; interface= may be meant"),
+        ("ssl:443:cert=a.pem", ": ssl has no cert=; certKey= may be meant"),
+        ("unix", ": unix needs address="),
+        ("unix:/a:mode=888", ": mode must be an octal number from 0 to 777, not '888'"),
+        ("systemd:fd=3", ": systemd has no fd=; systemd takes domain=, index=, name="),
+        ("systemd:index=x", ": index must be a number from 0 to 2147483647, not 'x'"),
+        ("systemd:domain=INET", ": systemd needs either name= or index="),
+        ("systemd:index=0:name=chat", ": systemd needs either name= or index="),
+        ("systemd:domain=INET5:index=0", ": domain must be INET, INET6 or UNIX, not 'INET5'; it may be left out"),
+        ("haproxy:haproxy:tcp:abc", ": port must be a number from 0 to 65535, not 'abc'"),
+        (
+            "tcp:3000:a:50:b",
+            r": tcp takes port=, interface=, backlog=, and no more; a colon within one is \:; use tcp:3000",
+        ),
+    ],
+)
+def test_a_bad_part_is_named(endpoint: str, said: str) -> None:
+    assert refusal(endpoint) == said
+
+
+def test_ssl_without_its_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    assert refusal("ssl:443").startswith(": ssl needs privateKey= and certKey=, ")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])) | st.text(r":=\[]*.tcpinerfs/0123456789", max_size=30))
+def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
+    try:
+        check_endpoint(text)
+    except BadValue as error:
+        assert str(error).isprintable()
+    else:
+        assert is_local(text) in (True, False, None)
+    suggestion(text)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "local"),
+    [
+        ("tcp:3000", False),
+        ("tcp6:3000", False),
+        ("tcp:3000:interface=192.0.2.7", False),
+        ("tcp:3000:127.0.0.1", True),
+        (r"tcp:3000:interface=\:\:1", True),
+        ("haproxy:tcp:3000:interface=127.0.0.1", True),
+        ("tcp:3000:interface=localhost", True),
+        ("tcp:3000:interface=chat.example.org", None),
+        ("unix:/run/chatd.sock", True),
+        ("systemd:domain=INET6:name=chatd", None),
+    ],
+)
+def test_it_is_known_whether_other_hosts_can_connect(endpoint: str, local: bool | None) -> None:
+    assert is_local(endpoint) is local

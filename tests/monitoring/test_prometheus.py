@@ -1,0 +1,134 @@
+"""What several processes have counted, added up, while they die and others take their shares."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chatd.monitoring import prometheus
+from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, ROOMS
+from chatd.monitoring.prometheus import Folder, Share, expose
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have folders made in one of ours; the numbers of this process start anew."""
+    monkeypatch.setattr(prometheus, "PLACES", (str(tmp_path / "none"), str(tmp_path)))
+    monkeypatch.setattr(JOINS, "value", 0)
+    monkeypatch.setattr(ROOMS, "value", 0)
+    monkeypatch.setattr(DELIVERY_SECONDS, "total", 0.0)
+    monkeypatch.setattr(DELIVERY_SECONDS, "counts", DELIVERY_SECONDS.counts)
+    DELIVERY_SECONDS.counts[:] = [0] * len(DELIVERY_SECONDS.counts)
+    return tmp_path
+
+
+@pytest.fixture
+def folder(place: Path) -> Iterator[Folder]:
+    made = Folder()
+    yield made
+    made.remove()
+
+
+def value(folder: Folder, name: str) -> float | None:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", expose(folder.path).decode(), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_shares_add_up(folder: Folder) -> None:
+    one, two = Share(folder.take()), Share(folder.take())
+    JOINS.value, ROOMS.value = 3, 2
+    one.write()
+    JOINS.value, ROOMS.value = 5, 1
+    two.write()
+    assert value(folder, "chatd_joins_total") == 8
+    assert value(folder, "chatd_rooms") == 3
+
+
+def test_all_is_there_from_the_beginning(folder: Folder) -> None:
+    Share(folder.take())
+    assert value(folder, 'chatd_refused_total{reason="late"}') == 0
+    assert value(folder, 'chatd_delivery_seconds_bucket{le="0.0005"}') == 0
+    assert value(folder, "chatd_delivery_seconds_count") == 0
+
+
+def test_buckets_are_told_as_prometheus_adds_them_up(folder: Folder) -> None:
+    share = Share(folder.take())
+    for seconds in (0.0004, 0.0015, 0.0015, 99):
+        DELIVERY_SECONDS.observe(seconds)
+    share.write()
+    found = [
+        value(folder, f'chatd_delivery_seconds_bucket{{le="{le}"}}') for le in ("0.0005", "0.001", "0.002", "+Inf")
+    ]
+    assert found == [1, 1, 3, 4]
+    assert value(folder, "chatd_delivery_seconds_count") == 4
+    assert value(folder, "chatd_delivery_seconds_sum") == pytest.approx(99.0034)
+
+
+def test_the_next_process_counts_on_from_a_dead_one(folder: Folder) -> None:
+    path = folder.take()
+    share = Share(path)
+    JOINS.value, ROOMS.value = 10, 4
+    share.write()
+    share.close()
+    folder.give_back(path)
+    assert value(folder, "chatd_joins_total") == 10
+    assert value(folder, "chatd_rooms") is None  # what it gauged is no more
+    JOINS.value, ROOMS.value = 0, 0
+    assert folder.take() == path
+    share = Share(path)
+    JOINS.value, ROOMS.value = 2, 1
+    share.write()
+    assert value(folder, "chatd_joins_total") == 12
+    assert value(folder, "chatd_rooms") == 1
+
+
+def test_a_thousand_deaths_leave_no_more_files(folder: Folder) -> None:
+    for _ in range(1000):
+        for path in [folder.take(), folder.take()]:
+            folder.give_back(path)
+    first, second = folder.take(), folder.take()
+    assert first != second
+    for path in (first, second):
+        Share(path)
+    assert len(os.listdir(folder.path)) == 6
+
+
+def test_what_did_not_change_is_not_written(folder: Folder) -> None:
+    path = folder.take()
+    share = Share(path)
+    share.write()
+    name = f"{folder.path}/counter_1.db"
+    Path(name).chmod(0o600)
+    before = Path(name).read_bytes()
+    share.write()
+    assert Path(name).read_bytes() == before
+
+
+def test_a_folder_is_for_its_user_alone_and_goes(place: Path) -> None:
+    made = Folder()
+    assert os.stat(made.path).st_mode & 0o777 == 0o700
+    made.remove()
+    assert not os.path.exists(made.path)
+
+
+def test_a_folder_that_was_left_behind_is_swept_away_and_one_in_use_is_not(place: Path) -> None:
+    used, left, young = Folder(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
+    for folder in (left, young):
+        folder.mkdir()
+        (folder / "counter_1.db").touch()
+    for path in (used.path, left):
+        os.utime(path, (0, 0))
+    Folder().remove()
+    assert (os.path.exists(used.path), left.exists(), young.exists()) == (True, False, True)
+    used.remove()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_mapped(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Share(folder.take())

@@ -1,0 +1,794 @@
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet import reactor as real_reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+import chatd
+from chatd.config.settings import Config
+from chatd.runtime.ipc import DRAIN, HOLD, LISTEN, STOP, Held, Listener, Log, Pulse, Ready, encode, read_assignment
+from chatd.supervisor import worker_pool
+from chatd.supervisor.reload import Fleet
+from chatd.supervisor.sockets import Ports
+from chatd.supervisor.worker_pool import NotReady
+from chatd.supervisor.worker_process import Worker
+from tests.supervisor.children import FakeProcess, FakeReactor, Said
+
+CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
+URL = "unix:///run/broker.sock"
+
+
+class Fixture:
+    """A fleet of two workers that are none, on two endpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.reactor = FakeReactor()
+        self.ports = Ports(["tcp:0:interface=127.0.0.1", f"unix:{folder}/chat.sock"], CONFIG.workers, 16)
+        self.ports.bind()
+        self.brokers = iter(range(1, 100))
+        self.fleet = Fleet(self.reactor, CONFIG, self.ports, lambda: ((f"{URL}.{next(self.brokers)}",), "line"))
+
+    @property
+    def processes(self) -> list[FakeProcess]:
+        return self.reactor.processes
+
+    def start(self) -> list[FakeProcess]:
+        self.fleet.start()
+        return list(self.processes)
+
+    def stop(self) -> list[str]:
+        """Begin to stop; give a list that says ``stopped`` once that is over."""
+        over: list[str] = []
+        Deferred.fromCoroutine(self.fleet.stop()).addCallback(lambda _: over.append("stopped"))
+        return over
+
+
+@pytest.fixture
+def of(tmp_path: Path) -> Iterator[Fixture]:
+    made = Fixture(tmp_path)
+    yield made
+    made.ports.close()
+
+
+def orders(process: FakeProcess) -> list[str]:
+    """What a worker was told after its assignment, and after the order to listen."""
+    told = [json.loads(line) for line in process.told[1:]]
+    assert told[0] == LISTEN
+    return told[1:]
+
+
+# Spawning
+
+
+def test_each_worker_is_started_once(of: Fixture) -> None:
+    of.start()
+    assert [process.command for process in of.processes] == [[sys.executable, "-P", "-m", "chatd.worker"]] * 2
+
+
+def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
+    first, _ = of.start()
+    assignment = read_assignment(first.told[0])
+    assert assignment.config == CONFIG
+    assert (assignment.brokers, assignment.run) == ((f"{URL}.1",), "line")
+    tcp, unix = of.ports.bound
+    assert assignment.listeners == (
+        Listener(tcp.endpoint, 3),
+        Listener(unix.endpoint, 4),
+    )
+
+
+def test_a_worker_gets_its_own_socket_of_each_port(of: Fixture) -> None:
+    first, second = of.start()
+    tcp, unix = of.ports.bound
+    standard = {0: "w", 1: "r", 2: "r"}
+    assert first.descriptors == {**standard, 3: tcp.sockets[0].fileno(), 4: unix.sockets[0].fileno()}
+    assert second.descriptors == {**standard, 3: tcp.sockets[1].fileno(), 4: unix.sockets[0].fileno()}
+
+
+def test_a_worker_finds_this_chatd_first_on_its_path(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(Path(chatd.__file__).parent.parent)
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    of.start()
+    assert of.processes[0].env["PYTHONPATH"] == f"{root}:/elsewhere"
+    assert of.processes[0].env["LANG"] == "C.UTF-8"
+
+
+def test_a_worker_finds_this_chatd_without_a_python_path(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH")
+    assert of.start()[0].env["PYTHONPATH"] == str(Path(chatd.__file__).parent.parent)
+
+
+# Readiness
+
+
+def test_the_fleet_is_ready_once_every_worker_has_said_so(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+    second.say(encode(Ready()))
+    assert of.fleet.all_ready.called
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) is ready" for n, p in enumerate((first, second), 1)]
+
+
+def test_the_fleet_is_ready_only_once(of: Fixture) -> None:
+    first, second = of.start()
+    times: list[str] = []
+    of.fleet.all_ready.addCallback(lambda _: times.append("ready"))
+    first.say(encode(Ready()))
+    second.say(encode(Ready()))
+    first.end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    of.processes[2].say(encode(Ready()))
+    assert times == ["ready"]
+
+
+def test_the_fleet_is_not_ready_while_a_worker_is_missing(of: Fixture) -> None:
+    first, second = of.start()
+    second.end(exit_code=1)
+    first.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+    of.reactor.advance(0.1)
+    of.processes[2].say(encode(Ready()))
+    assert of.fleet.all_ready.called
+
+
+def test_a_worker_that_was_ready_and_ended_does_not_count(of: Fixture) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    first.end(exit_code=1)
+    second.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+
+
+def test_a_fleet_that_stops_does_not_become_ready(of: Fixture) -> None:
+    first, second = of.start()
+    first.say(encode(Ready()))
+    of.stop()
+    second.say(encode(Ready()))
+    assert not of.fleet.all_ready.called
+
+
+def test_connections_are_counted_together_only_where_there_is_a_limit(of: Fixture) -> None:
+    first, second = of.start()
+    assert [read_assignment(process.told[0]).headcount for process in (first, second)] == [-1, -1]
+    for process in (first, second):
+        process.say(encode(Ready()))
+    reload = Deferred.fromCoroutine(of.fleet.replace(replace(CONFIG, max_connections=10), of.ports))
+    assert not reload.called
+    told = [read_assignment(process.told[0]) for process in of.processes[2:]]
+    assert [each.headcount for each in told] == [5, 5], "behind the listening sockets"
+    assert len({each.slot for each in told}) == 2
+    assert of.processes[2].descriptors[5] == of.processes[3].descriptors[5]
+
+
+# Replacing
+
+
+def test_a_worker_that_ends_is_replaced_on_the_same_sockets(of: Fixture) -> None:
+    _, second = of.start()
+    second.end(signal=signal.SIGKILL)
+    assert len(of.processes) == 2
+    of.reactor.advance(0.1)
+    replacement = of.processes[2]
+    assert replacement.descriptors == second.descriptors
+    assert read_assignment(replacement.told[0]).listeners == read_assignment(second.told[0]).listeners
+
+
+def test_a_replacement_is_told_where_the_broker_is_by_then(of: Fixture) -> None:
+    first, _ = of.start()
+    first.end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert read_assignment(of.processes[2].told[0]).brokers == (f"{URL}.3",)
+
+
+def test_the_wait_doubles_from_a_tenth_of_a_second_to_thirty_while_a_worker_keeps_ending(
+    of: Fixture, said: Said
+) -> None:
+    for each in of.start():
+        each.say(encode(Ready()))
+    of.processes[0].end(exit_code=1)
+    said.events.clear()
+    waits = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+    for count, wait in enumerate(waits, 2):
+        of.reactor.advance(wait * 0.99)
+        assert len(of.processes) == count
+        of.reactor.advance(wait * 0.011)
+        assert len(of.processes) == count + 1
+        of.processes[-1].end(exit_code=1)
+    assert [event["wait"] for event in said.events] == [*waits[1:], 30.0]
+
+
+def test_a_minute_of_health_makes_the_wait_short_again(of: Fixture) -> None:
+    of.start()[0].end(exit_code=1)
+    of.reactor.advance(0.1)
+    of.processes[-1].end(exit_code=1)
+    of.reactor.advance(0.2)
+    of.processes[-1].say(encode(Pulse()))
+    of.reactor.advance(60.0)
+    of.processes[-1].end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 5
+
+
+def test_each_worker_has_a_wait_of_its_own(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    of.reactor.advance(0.1)
+    second.end(exit_code=1)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 4
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ({}, "it stopped"),
+        ({"exit_code": 3}, "exit status 3"),
+        ({"signal": signal.SIGKILL}, "killed by SIGKILL"),
+        ({"signal": 40}, "killed by signal 40"),
+    ],
+)
+def test_the_log_says_why_a_worker_is_gone(of: Fixture, said: Said, end: dict[str, int], reason: str) -> None:
+    first, _ = of.start()
+    first.end(**end)
+    assert said.lines == [f"error: worker 1 (pid {first.pid}) is gone: {reason}; its replacement comes in 0.1 s"]
+
+
+def last_words(process: FakeProcess, descriptor: int) -> None:
+    if descriptor == 1:
+        process.say(encode(Log("error", "it failed\nTraceback\nValueError: no")))
+    else:
+        process.say(b"Traceback\nValueError: no\n", 2)
+
+
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_a_worker_that_ends_says_its_own_error_unless_it_was_killed(of: Fixture, said: Said, descriptor: int) -> None:
+    first, second = of.start()
+    for each, signalled in ((first, None), (second, signal.SIGKILL)):
+        last_words(each, descriptor)
+        each.end(exit_code=1, signal=signalled)
+    gone = [line.split(": ", 1)[1] for line in said.lines if " is gone: " in line]
+    wait = "its replacement comes in 0.1 s"
+    assert gone == [
+        f"worker 1 (pid {first.pid}) is gone: exit status 1: ValueError: no; {wait}",
+        f"worker 2 (pid {second.pid}) is gone: killed by SIGKILL; {wait}",
+    ]
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_worker_that_ends_again_and_again_before_all_are_ready_ends_the_start(of: Fixture, silent: bool) -> None:
+    over: list[str] = []
+    of.start()
+    of.fleet.all_ready.addErrback(lambda failure: over.append(failure.getErrorMessage()))
+    for _ in range(CONFIG.start_tries):
+        assert over == []
+        worker = of.processes[-1]
+        if silent:  # it was not heard of for too long
+            of.reactor.advance(CONFIG.restart_healthy_seconds)
+        worker.end(exit_code=1)
+        of.reactor.advance(CONFIG.restart_most_seconds)
+    assert over == ["worker 2 ended 5 times before all were ready: exit status 1"]
+
+
+def test_a_worker_that_ends_again_and_again_later_is_replaced(of: Fixture) -> None:
+    for each in of.start():
+        each.say(encode(Ready()))
+    for _ in range(2 * CONFIG.start_tries):
+        of.processes[-1].end(exit_code=1)
+        of.reactor.advance(CONFIG.restart_most_seconds)
+    assert len(of.processes) == 2 + 2 * CONFIG.start_tries
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    first.end(exit_code=1)
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    of.reactor.advance(0.1)
+    assert "Resource temporarily unavailable; its replacement comes in 0.2 s" in said.lines[-1]
+    of.reactor.refuse = None
+    of.reactor.advance(0.2)
+    assert len(of.processes) == 3
+
+
+def test_a_fleet_of_which_one_cannot_be_started_stops_in_order(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    of.reactor.advance(0.1)
+    over = of.stop()
+    second.end()
+    assert over == ["stopped"]
+
+
+# What workers say
+
+
+def test_what_a_worker_logs_is_passed_on_with_its_level(of: Fixture, said: Said) -> None:
+    _, second = of.start()
+    for level in ("info", "warn", "error", "critical"):
+        second.say(encode(Log(level, "the disk is {full}")))
+    assert said.lines == [f"{level}: worker 2: the disk is {{full}}" for level in ("info", "warn", "error", "critical")]
+
+
+def test_lines_arrive_whole_however_they_are_cut(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    for byte in encode(Log("info", "smörgås")) + encode(Log("warn", "two")):
+        first.say(bytes([byte]))
+    assert said.lines == ["info: worker 1: smörgås", "warn: worker 1: two"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"hello", b"", b"{}", b'{"type":"dance"}', b'{"type":"log","level":7,"text":""}', b'"\xff"', b"\0", b"[" * 9000],
+)
+def test_a_worker_that_says_nonsense_is_noted_and_lives_on(of: Fixture, said: Said, line: bytes) -> None:
+    first, second = of.start()
+    first.say(line + b"\n" + encode(Ready()))
+    second.say(encode(Ready()))
+    assert said.lines[0] == f"error: worker 1 says {line!r}"
+    assert of.fleet.all_ready.called
+
+
+def test_a_level_that_is_none_is_nonsense_too(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    line = encode(Log("shout", "hello"))
+    first.say(line + encode(Log("info", "calm")))
+    assert said.lines == [f"error: worker 1 says {line.rstrip()!r}", "info: worker 1: calm"]
+
+
+def test_a_trouble_of_all_is_said_when_the_first_has_it_and_when_the_last_is_over_it(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    for worker in (second, first, second):
+        worker.say(encode(Log("warn", "away", "bus")))
+    for worker in (second, second, first):
+        worker.say(encode(Log("info", "back", "bus", over=True)))
+    assert said.lines == ["warn: away", "info: back"]
+
+
+def test_two_troubles_are_two(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Log("warn", "away", "bus")))
+    second.say(encode(Log("error", "full", "chat log")))
+    assert said.lines == ["warn: away", "error: full"]
+
+
+def test_a_worker_that_is_gone_is_in_no_trouble(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    first.say(encode(Log("warn", "away", "bus")))
+    first.end(exit_code=1)
+    second.say(encode(Log("warn", "away again", "bus")))
+    second.say(encode(Log("info", "back", "bus", over=True)))
+    assert [said.lines[0], *said.lines[2:]] == ["warn: away", "warn: away again", "info: back"]
+
+
+def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    for worker in (first, second):
+        worker.say(encode(Log("error", "full", "chat log")))
+    second.say(encode(Log("info", "room again", "chat log", over=True)))
+    assert said.lines == ["error: full"]
+    first.end(exit_code=1)
+    assert [line for line in said.lines if "room" in line] == ["info: room again"]
+    second.end(exit_code=1)
+    assert [line for line in said.lines if "room" in line] == ["info: room again"]
+
+
+@given(st.lists(st.binary(), max_size=20))
+def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
+    worker = Worker(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
+    for chunk in chunks:
+        worker.childDataReceived(1, chunk)
+        worker.childDataReceived(2, chunk)
+
+
+def test_a_line_without_an_end_is_bounded(of: Fixture, said: Said) -> None:
+    first, _ = of.start()
+    for _ in range(50):
+        first.say(b"x" * 100)
+    first.say(b"\n")
+    assert said.lines == [f"error: worker 1 says {b'x' * 1000!r}"]
+
+
+def test_what_python_says_of_a_crash_is_in_the_log(of: Fixture, said: Said) -> None:
+    _, second = of.start()
+    second.say(b"Traceback:\n\n  \xff {boom}\nunfinished", descriptor=2)
+    assert said.lines == ["error: worker 2: Traceback:", "error: worker 2:   \ufffd {boom}"]
+
+
+# Stopping
+
+
+def test_at_a_stop_all_are_told_to_hold_and_none_yet_to_stop(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    assert (orders(first), orders(second), over) == ([HOLD], [HOLD], [])
+
+
+def test_only_when_all_have_held_are_they_told_to_stop(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.say(encode(Held()))
+    assert orders(first) == orders(second) == [HOLD]
+    second.say(encode(Held()))
+    assert orders(first) == orders(second) == [HOLD, STOP]
+
+
+def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    over = of.stop()
+    for process in (first, second):
+        process.say(encode(Held()))
+    first.end()
+    assert over == []
+    second.end()
+    assert over == ["stopped"]
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) is gone: it stopped" for n, p in enumerate(of.processes, 1)]
+    assert of.reactor.getDelayedCalls() == []
+
+
+def test_one_that_does_not_hold_in_time_does_not_keep_the_others(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.say(encode(Held()))
+    of.reactor.advance(3.9)
+    assert orders(first) == [HOLD]
+    of.reactor.advance(0.1)
+    assert orders(first) == orders(second) == [HOLD, STOP]
+
+
+def test_one_that_says_held_twice_or_late_is_no_trouble(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    first.say(encode(Held()) * 2)
+    of.reactor.advance(4.0)
+    second.say(encode(Held()))
+    first.end()
+    second.end()
+    assert over == ["stopped"]
+
+
+def test_one_that_ends_while_others_hold_counts_as_held(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.end(signal=signal.SIGKILL)
+    second.say(encode(Held()))
+    assert orders(second) == [HOLD, STOP]
+
+
+def test_one_that_does_not_stop_in_time_is_killed(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    over = of.stop()
+    for process in (first, second):
+        process.say(encode(Held()))
+    first.end()
+    of.reactor.advance(2.9)
+    assert second.signals == []
+    of.reactor.advance(0.1)
+    assert (first.signals, second.signals) == ([], ["KILL"])
+    assert f"warn: worker 2 (pid {second.pid}) did not stop in time and is killed" in said.lines
+    assert over == []
+    second.end(signal=signal.SIGKILL)
+    assert over == ["stopped"]
+
+
+def test_one_that_cannot_even_be_killed_does_not_keep_us(of: Fixture) -> None:
+    of.start()
+    over = of.stop()
+    of.reactor.pump([4.0, 3.0, 3.0])
+    assert over == ["stopped"]
+
+
+def test_one_that_is_gone_but_not_yet_known_to_be_may_be_killed(of: Fixture) -> None:
+    first, second = of.start()
+    over = of.stop()
+    first.gone = second.gone = True
+    of.reactor.pump([4.0, 3.0])
+    first.end()
+    second.end()
+    assert over == ["stopped"]
+
+
+def test_nobody_is_replaced_during_a_stop(of: Fixture) -> None:
+    first, second = of.start()
+    of.stop()
+    first.end(exit_code=1)
+    second.end(exit_code=1)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 2
+
+
+def test_a_replacement_that_is_due_does_not_come_after_a_stop(of: Fixture) -> None:
+    first, second = of.start()
+    first.end(exit_code=1)
+    over = of.stop()
+    second.end()
+    assert over == ["stopped"]
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 2
+    assert of.reactor.getDelayedCalls() == []
+
+
+def test_a_fleet_of_which_all_are_gone_stops_at_once(of: Fixture) -> None:
+    for process in of.start():
+        process.end(exit_code=1)
+    assert of.stop() == ["stopped"]
+
+
+# Another generation
+
+
+NEW = Config(workers=3, drain=7.0, max_message=99, hold_seconds=4.0, stop_seconds=3.0, head_seconds=2.0)
+
+
+class Reload:
+    """A fleet of two that serves, and three new workers that prepare themselves."""
+
+    def __init__(self, of: Fixture, config: Config = NEW) -> None:
+        self.of = of
+        self.old = of.start()
+        for process in self.old:
+            process.say(encode(Ready()))
+        self.result: list[str] = []
+        self.new = self.again(config)
+
+    def again(self, config: Config = NEW) -> list[FakeProcess]:
+        count = len(self.of.processes)
+        done = Deferred.fromCoroutine(self.of.fleet.replace(config, self.of.ports))
+        done.addCallbacks(lambda _: self.result.append("over"), self._failed)
+        return self.of.processes[count:]
+
+    def _failed(self, failure: Any) -> None:
+        failure.trap(NotReady)
+        self.result.append(failure.getErrorMessage())
+
+    def ready(self) -> None:
+        for process in self.new:
+            process.say(encode(Ready()))
+
+
+def test_new_workers_are_told_how_to_be_and_not_yet_to_listen(of: Fixture) -> None:
+    reload = Reload(of)
+    assert len(reload.new) == 3
+    assert [len(process.told) for process in reload.new] == [1, 1, 1]
+    assert read_assignment(reload.new[0].told[0]).config == NEW
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
+def test_once_all_are_ready_they_listen_and_the_old_ones_drain(of: Fixture) -> None:
+    reload = Reload(of)
+    for process in reload.new[:2]:
+        process.say(encode(Ready()))
+    assert (reload.result, orders(reload.old[0])) == ([], [])
+    reload.new[2].say(encode(Ready()))
+    assert [orders(process) for process in reload.new] == [[], [], []]
+    assert [orders(process) for process in reload.old] == [[DRAIN], [DRAIN]]
+    assert reload.result == ["over"]
+
+
+def test_sockets_of_theirs_listen_once_all_are_ready(of: Fixture) -> None:
+    before = of.ports
+    of.ports = Ports(["tcp:0:interface=127.0.0.1"], NEW.workers, 16)
+    of.ports.bind(before)
+    last = of.ports.bound[0].sockets[-1]
+    reload = Reload(of)
+    assert not last.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    reload.ready()
+    assert last.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    assert reload.result == ["over"]
+    of.ports.close()
+    before.close()
+
+
+def test_where_a_socket_of_theirs_cannot_listen_nothing_changes(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(ports: Ports) -> None:
+        raise OSError(98, "Address already in use")
+
+    reload = Reload(of)
+    monkeypatch.setattr(Ports, "listen", refuse)
+    reload.ready()
+    assert reload.result == ["cannot listen: Address already in use"]
+    assert [process.signals for process in reload.new] == [["KILL"]] * 3
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
+def test_where_one_of_them_ends_nothing_changes(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.new[0].say(encode(Ready()))
+    reload.new[1].end(exit_code=1)
+    assert reload.result == [f"worker 2 (pid {reload.new[1].pid}) is gone: exit status 1"]
+    assert [reload.new[at].signals for at in (0, 2)] == [["KILL"], ["KILL"]]
+    assert [orders(process) for process in reload.old] == [[], []]
+    for process in (reload.new[0], reload.new[2]):
+        process.end(signal=signal.SIGKILL)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 5
+
+
+def test_where_they_are_not_ready_in_time_nothing_changes(of: Fixture) -> None:
+    reload = Reload(of)
+    of.reactor.pump([1.0] * 29)
+    assert reload.result == []
+    of.reactor.advance(1.0)
+    assert reload.result == ["the new workers were not ready within 30 s"]
+    assert [process.signals for process in reload.new] == [["KILL"]] * 3
+    assert [orders(process) for process in reload.old] == [[], []]
+
+
+def test_where_none_can_be_started_nothing_changes(of: Fixture) -> None:
+    for process in of.start():
+        process.say(encode(Ready()))
+    of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    over: list[str] = []
+    done = Deferred.fromCoroutine(of.fleet.replace(NEW, of.ports))
+    done.addErrback(lambda failure: over.append(failure.getErrorMessage()))
+    assert over == ["worker 1 (pid 0) is gone: [Errno 11] Resource temporarily unavailable"]
+
+
+def test_a_worker_that_drains_is_not_replaced_and_a_new_one_is(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.ready()
+    reload.old[0].end()
+    reload.old[1].end(signal=signal.SIGKILL)
+    of.reactor.advance(60.0)
+    assert len(of.processes) == 5
+    reload.new[2].end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    assert read_assignment(of.processes[5].told[0]).config == NEW
+    assert orders(of.processes[5]) == []
+
+
+def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said) -> None:
+    reload = Reload(of, replace(NEW, drain=1.0))
+    reload.ready()
+    first, second = reload.old
+    second.end()
+    wait = CONFIG.drain + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds  # theirs, not of the new
+    wait += CONFIG.hold_seconds + CONFIG.stop_seconds
+    pulses(of, wait - 1)
+    assert first.signals == []
+    pulses(of, 1)
+    assert first.signals == ["KILL"]
+    assert f"warn: worker 1 (pid {first.pid}) did not stop in time and is killed" in said.lines
+
+
+def test_of_many_generations_that_drain_the_oldest_has_to_end(of: Fixture) -> None:
+    reload = Reload(of)
+    generations = [reload.old]
+    for _ in range(CONFIG.draining_most + 1):
+        reload.ready()
+        generations.append(reload.new)
+        reload.new = reload.again()
+    assert [orders(each[0]) for each in generations] == [[DRAIN, STOP], [DRAIN], [DRAIN], [DRAIN], []]
+
+
+def test_at_a_stop_all_generations_stop(of: Fixture) -> None:
+    reload = Reload(of)
+    reload.ready()
+    preparing = reload.again()
+    over = of.stop()
+    assert orders(reload.old[0]) == [DRAIN, HOLD]
+    assert orders(reload.new[0]) == [HOLD]
+    assert json.loads(preparing[0].told[1]) == HOLD
+    for process in of.processes:
+        process.say(encode(Held()))
+    assert {json.loads(process.told[-1]) for process in of.processes} == {STOP}
+    for process in of.processes:
+        process.end()
+    assert over == ["stopped"]
+    assert of.reactor.getDelayedCalls() == []
+
+
+# Whether they live
+
+
+def pulses(of: Fixture, seconds: float, *silent: FakeProcess) -> None:
+    """Let time pass, in which all but these say how they are."""
+    for _ in range(round(seconds)):
+        for process in of.processes:
+            if process not in silent and not process.gone:
+                process.say(encode(Pulse()))
+        of.reactor.advance(1.0)
+
+
+def test_a_worker_that_is_silent_for_too_long_is_killed_and_replaced(of: Fixture, said: Said) -> None:
+    first, second = of.start()
+    pulses(of, 3)
+    pulses(of, 9, first)
+    assert first.signals == []
+    pulses(of, 1, first)
+    assert (first.signals, second.signals) == (["KILL"], [])
+    assert said.lines[-1] == f"error: worker 1 (pid {first.pid}) has not been heard of for 10 s and is killed"
+    first.end(signal=signal.SIGKILL)
+    of.reactor.advance(0.1)
+    assert len(of.processes) == 3
+
+
+def test_one_that_starts_may_take_its_time(of: Fixture) -> None:
+    first, _ = of.start()
+    pulses(of, 60, first)
+    assert first.signals == []
+    pulses(of, 1, first)
+    assert first.signals == ["KILL"]
+
+
+def test_that_we_were_frozen_ourselves_is_not_held_against_them(of: Fixture) -> None:
+    first, second = of.start()
+    pulses(of, 3)
+    of.reactor.advance(3600.0)
+    assert (first.signals, second.signals) == ([], [])
+
+
+def test_they_answer_while_none_that_runs_is_silent(of: Fixture) -> None:
+    first, second = of.start()
+    pulses(of, 5)
+    assert of.fleet.answers
+    pulses(of, 4, second)
+    assert not of.fleet.answers
+    pulses(of, 1)
+    assert of.fleet.answers
+    second.end(signal=signal.SIGKILL)
+    assert of.fleet.answers
+    first.end(signal=signal.SIGKILL)
+    assert not of.fleet.answers
+
+
+# A real process
+
+WORKER = """
+import json, os, socket, sys
+listeners = json.loads(sys.stdin.readline())["listeners"]
+names = [socket.socket(fileno=each["descriptor"]).getsockname()[1] for each in listeners]
+print(json.dumps({"type": "log", "level": "info", "text": f"listens on {names}"}), flush=True)
+print("oh dear", file=sys.stderr, flush=True)
+print('{"type":"ready"}', flush=True)
+for order in sys.stdin:
+    if order == '"hold"\\n':
+        print('{"type":"held"}', flush=True)
+    if order == '"stop"\\n':
+        break
+"""
+"""As much of a worker as the parent sees."""
+
+
+class RealProcess(TestCase):
+    """The same with processes."""
+
+    def setUp(self) -> None:
+        self.patch(worker_pool, "COMMAND", (sys.executable, "-c", WORKER))
+        self.said = Said.during(self)
+        config = Config(workers=1, restart_first_seconds=0.01)
+        self.ports = Ports(["tcp:0:interface=127.0.0.1"], 1, 16)
+        self.ports.bind()
+        self.addCleanup(self.ports.close)
+        self.fleet = Fleet(real_reactor, config, self.ports, lambda: ((URL,), ""))
+
+    async def test_a_worker_comes_is_killed_is_replaced_and_stops(self) -> None:
+        crash = self.said.next("oh dear")
+        self.fleet.start()
+        await self.fleet.all_ready
+        await crash
+        port = self.ports.bound[0].sockets[0].getsockname()[1]
+        assert f"info: worker 1: listens on [{port}]" in self.said.lines
+        assert "error: worker 1: oh dear" in self.said.lines
+        again = self.said.next("is ready")
+        os.kill(self._pid(), signal.SIGKILL)
+        await again
+        assert any("is gone: killed by SIGKILL; its replacement comes in 0.01 s" in line for line in self.said.lines)
+        await self.fleet.stop()
+        assert self.said.lines[-1].endswith("is gone: it stopped")
+
+    def _pid(self) -> int:
+        ready: Any = next(line for line in self.said.lines if line.endswith("is ready"))
+        return int(ready.split("pid ")[1].split(")")[0])

@@ -1,0 +1,919 @@
+"""A connection's first bytes: bounded, checked, in time; then handed to Autobahn or twisted.web, none of them lost."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactor
+from twisted.protocols.policies import WrappingFactory
+
+from chatd.clients.factory import ConnectionFactory
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import REFUSED
+from chatd.rooms.hub import Hub
+from chatd.rooms.sharding import Shard, Shards
+from chatd.runtime.transports import check_proxy_headers
+from chatd.web.site import Site
+from chatd.worker.listener import DoorFactory
+from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
+from tests.frames import Heard, close_frame, frame, handshake, heard
+
+CONFIG = Config(full_house_margin=2, flush_interval=0)
+PEER = IPv4Address("TCP", "192.0.2.7", 40000)
+GET = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class House:
+    """The doors of a worker on a bus in memory and a clock."""
+
+    def __init__(self, config: Config = CONFIG, most: int = 10) -> None:
+        self.clock = Clock()
+        self.bus = FakeBus()
+        bus: Any = self.bus
+        self.chat_log = FakeChatLog()
+        self.hub = Hub(bus, self.chat_log.log, config, self.clock)
+        connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
+        meter: Any = FakeMeter()
+        self.doors: IProtocolFactory = DoorFactory(
+            self.clock,
+            connections,
+            Site(self.clock, Shards([Shard("broker", bus, self.hub)]), connections, meter),
+            config,
+            most,
+        )
+
+    def visitor(self, *data: bytes, peer: IAddress = PEER) -> "Visitor":
+        return Visitor(self, data, peer)
+
+    def said(self) -> list[str]:
+        """End this turn of the reactor; give all that was ever published."""
+        self.clock.advance(0)
+        return [each.text for _, messages in self.bus.published for each in messages]
+
+
+class Visitor:
+    """A client that comes to the door."""
+
+    def __init__(self, house: House, data: tuple[bytes, ...], peer: IAddress) -> None:
+        protocol: Any = house.doors.buildProtocol(peer)
+        self.clock = house.clock
+        self.transport = FakeTransport(house.clock, protocol, peer)
+        protocol.makeConnection(self.transport)
+        self.send(*data)
+
+    def send(self, *data: bytes) -> None:
+        for each in data:
+            self.transport.receive(each)
+
+    @property
+    def raw(self) -> bytes:
+        data: bytes = self.transport.value()
+        return data
+
+    @property
+    def heard(self) -> Heard:
+        return heard(self.transport.value())
+
+    @property
+    def status(self) -> int:
+        return self.heard.status
+
+    @property
+    def gone(self) -> str:
+        """Give why the socket is gone: the name of the error; empty while it is there."""
+        self.clock.advance(0)
+        return "" if self.transport.lost is None else type(self.transport.lost.value).__name__
+
+    def assert_refused(self, status: int, code: str) -> None:
+        answer = self.heard
+        assert answer.status == status
+        assert answer.headers["content-type"] == "application/json"
+        assert int(answer.headers["content-length"]) == len(answer.body)
+        assert json.loads(answer.body)["error"] == code
+        assert self.gone == "ConnectionDone"
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+# Whom it hands over to
+
+
+def test_a_websocket_in_one_piece_is_let_in(house: House) -> None:
+    assert house.visitor(handshake()).status == 101
+
+
+def test_a_websocket_byte_by_byte_is_let_in(house: House) -> None:
+    visitor = house.visitor(*[bytes([each]) for each in handshake() + frame(b"hello")])
+    assert visitor.status == 101
+    assert house.said() == ["hello"]
+
+
+@given(st.lists(st.integers(0, len(handshake() + frame(b"hello"))), max_size=5))
+@settings(max_examples=50)
+def test_however_the_bytes_are_cut_none_is_lost(cuts: list[int]) -> None:
+    house = House()
+    data = handshake() + frame(b"hello")
+    edges = [0, *sorted(cuts), len(data)]
+    visitor = house.visitor(*[data[start:end] for start, end in pairwise(edges) if start < end])
+    assert visitor.status == 101
+    assert house.said() == ["hello"]
+
+
+def test_what_follows_the_head_in_one_segment_is_not_lost(house: House) -> None:
+    visitor = house.visitor(handshake("/ops") + frame(b"a") + frame(b"b") + close_frame())
+    assert house.said() == ["a", "b"]
+    assert visitor.heard.close_code == 1000
+
+
+def test_frames_may_hold_bytes_that_a_head_may_not(house: House) -> None:
+    house.visitor(handshake() + frame(b"\x00\x85\x0b", mask=b"\x00\x00\x00\x00").replace(b"\x85\x0b", b"\x1c\x0b"))
+    assert house.said() == ["\x00\x1c\x0b"]
+
+
+def test_http_in_one_piece_is_answered(house: House) -> None:
+    assert house.visitor(GET).status == 200
+
+
+def test_http_byte_by_byte_is_answered(house: House) -> None:
+    assert house.visitor(*[bytes([each]) for each in GET]).status == 200
+
+
+def test_two_http_requests_in_one_segment_are_both_answered(house: House) -> None:
+    assert house.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize("request_head", [GET, handshake()], ids=["HTTP", "a WebSocket"])
+def test_an_empty_line_before_a_request_is_passed_over(house: House, request_head: bytes) -> None:
+    alone = house.visitor(request_head).status
+    assert house.visitor(b"\r\n" + request_head).status == alone < 300
+    assert house.visitor(*[bytes([each]) for each in b"\r\n" + request_head]).status == alone
+    again = house.visitor(GET + b"\r\n" + request_head)
+    assert again.raw.count(b"HTTP/1.1 ") == 2
+    assert b" 400 " not in again.raw
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["at first", "later"])
+def test_lines_without_end_before_a_request_are_refused(house: House, before: bytes) -> None:
+    visitor = house.visitor(before + b"\r\n" * 2 + GET)
+    assert visitor.raw.count(b"HTTP/1.1 400 ") == 1
+
+
+def test_a_websocket_where_http_was_spoken_before_is_let_in(house: House) -> None:
+    visitor = house.visitor(GET)
+    assert visitor.status == 200
+    visitor.transport.clear()
+    visitor.send(handshake("/ops"))
+    assert visitor.status == 101
+    visitor.send(frame(b"a"))
+    assert house.said() == ["a"]
+    visitor.transport.vanish()
+    assert (house.bus.rooms, house.clock.getDelayedCalls()) == ({}, [])
+
+
+def test_what_follows_such_a_head_in_one_segment_is_not_lost(house: House) -> None:
+    visitor = house.visitor(GET + handshake("/ops") + frame(b"a") + frame(b"b"))
+    assert visitor.transport.value().count(b"HTTP/1.1 101 ") == 1
+    assert house.said() == ["a", "b"]
+
+
+def test_such_a_websocket_is_refused_as_at_the_door(house: House) -> None:
+    visitor = house.visitor(GET)
+    for head, status in (
+        (handshake(Origin="https://evil.example"), 403),
+        (handshake("/a/b"), 404),
+        (handshake(Sec_WebSocket_Key=""), 400),
+        (handshake(Sec_WebSocket_Version="8"), 426),
+    ):
+        visitor.transport.clear()
+        visitor.send(head)
+        assert visitor.status == status
+    assert house.bus.rooms == {}
+
+
+def test_such_a_websocket_counts_once(house: House) -> None:
+    guests = [house.visitor(GET) for _ in range(9)]
+    for guest in guests:
+        guest.transport.clear()
+        guest.send(handshake())
+    assert [guest.status for guest in guests] == [101] * 9
+    assert house.visitor(handshake()).status == 101
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+
+
+def test_an_upgrade_to_something_else_is_http(house: House) -> None:
+    assert house.visitor(handshake(Upgrade="h2c")).status == 200
+
+
+def test_a_websocket_among_several_upgrades_is_one(house: House) -> None:
+    assert house.visitor(handshake(Upgrade="h2c, WebSocket")).status == 101
+
+
+@pytest.mark.parametrize("peer", [PEER, IPv4Address("TCP", "198.51.100.9", 1)])
+def test_a_client_is_known_by_where_it_comes_from(house: House, peer: IPv4Address) -> None:
+    house.visitor(handshake() + frame(b"a"), peer=peer)
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == [peer.host]
+
+
+def test_a_client_on_a_unix_socket_is_known_as_such(house: House) -> None:
+    house.visitor(handshake() + frame(b"a"), peer=UNIXAddress(None))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(house: House) -> None:
+    house.doors = WrappingFactory(house.doors)
+    visitor = house.visitor(handshake() + frame(b"a"))
+    visitor.send(frame(b"b"))
+    assert visitor.status == 101
+    assert house.said() == ["a", "b"]
+    visitor.transport.vanish()
+    assert house.bus.rooms == {}
+
+
+def test_http_in_a_wrapper_is_answered(house: House) -> None:
+    house.doors = WrappingFactory(house.doors)
+    assert house.visitor(GET).status == 200
+
+
+def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(house: House) -> None:
+    reactor = MemoryReactor()
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
+    house.doors = reactor.tcpServers[0][1]
+    house.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+@pytest.mark.parametrize("peer", [IPv4Address("TCP", "10.0.0.1", 40000), UNIXAddress(None)])
+def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(
+    peer: IAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeTransport, "may_be_proxy", True, raising=False)
+    house = House(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
+    house.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+def test_a_user_of_a_unix_socket_that_may_not_be_a_proxy_is_a_client() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("unix",)))
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=UNIXAddress(None))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def sealed(house: House) -> None:
+    """Have the visitors of a house come to a port that expects the PROXY protocol, as a worker sets it up."""
+    reactor = MemoryReactor()
+    doors: Any = house.doors
+    serverFromString(reactor, "haproxy:tcp:3000").listen(doors.port(exposed=True, told=True))
+    house.doors = check_proxy_headers(reactor.tcpServers[0][1])
+
+
+def announced(client: bytes, form: bytes = b"TCP4 ") -> bytes:
+    """Make a PROXY header, version 1, for a client at some address."""
+    return b"PROXY " + form + client + b" 192.0.2.1 5000 3000\r\n"
+
+
+@pytest.mark.parametrize(
+    "client",
+    [b"not-an-address", b"zz", b"unix", b"1.2.3.4\x1b[2J", "1.2.3.4\u202e".encode(), b"1.2.3", b"fe80::1%eth0", b""],
+)
+def test_a_client_that_is_announced_without_an_address_is_dropped(house: House, client: bytes) -> None:
+    sealed(house)
+    before = REFUSED["untrusted"].value
+    visitor = house.visitor(announced(client) + handshake() + frame(b"a"))
+    assert (visitor.transport.value(), visitor.gone) == (b"", "ConnectionAborted")
+    assert REFUSED["untrusted"].value == before + 1
+    assert house.said() == []
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 1.2.3.4 192.0.2.1 x 3000\r\n",
+        b"PROXY TCP4 \xff 192.0.2.1 5000 3000\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x13\0\x0c" + bytes(12),
+    ],
+)
+def test_a_header_that_cannot_be_read_ends_the_connection_and_is_no_error_of_ours(house: House, header: bytes) -> None:
+    sealed(house)
+    visitor = house.visitor(header + handshake())
+    assert visitor.transport.value() == b""
+    assert visitor.gone
+
+
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+"""A PROXY header, version 2, of a connection that the proxy makes for itself, such as a health check."""
+THROUGH_UNIX = b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8" + b"/run/x".ljust(108, b"\0") * 2
+"""One of a client that has come to the proxy through a unix socket."""
+
+
+@pytest.mark.parametrize("header", [LOCAL, b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN x y\r\n"])
+def test_a_proxy_that_names_nobody_is_the_client_itself(house: House, header: bytes) -> None:
+    sealed(house)
+    house.visitor(header + handshake() + frame(b"a"))
+    assert house.said() == ["a"]
+    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+
+
+def test_a_client_that_came_to_the_proxy_through_a_unix_socket_is_no_proxy() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("unix", PEER.host)))
+    sealed(house)
+    house.visitor(THROUGH_UNIX + handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["unix"]
+
+
+def test_clients_are_announced_by_trusted_proxies_alone_if_there_are_any(events: Events) -> None:
+    for trusted, taken in (((), True), ((PEER.host,), True), (("198.51.100.1",), False), (("unix",), False)):
+        house = House(replace(CONFIG, trusted_proxy=trusted))
+        sealed(house)
+        visitor = house.visitor(announced(b"203.0.113.5") + handshake() + frame(b"a"))
+        assert (visitor.gone == "", bool(house.said())) == (taken, taken), trusted
+    text = f"a connection to a haproxy: port from {PEER.host} is closed: --trusted-proxy does not name that address"
+    assert events.said == [("warn", text)] * 2
+
+
+def test_several_such_headers_are_one_list() -> None:
+    house = House(replace(CONFIG, trusted_proxy=("192.0.2.0/24",)))
+    forged = b"X-Forwarded-For: 198.51.100.1\r\nHost: "
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5").replace(b"Host: ", forged) + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+
+
+def test_a_header_of_anybody_else_is_not_believed(house: House) -> None:
+    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+
+
+def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
+    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    visitor = house.visitor()
+    for address in ("203.0.113.5", "203.0.113.6"):
+        forwarded = f"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: {address}"
+        visitor.send(f"POST /ops HTTP/1.1\r\nHost: x\r\n{forwarded}\r\nContent-Length: 1\r\n\r\na".encode())
+        house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "203.0.113.6"]
+
+
+def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -> None:
+    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    reactor = MemoryReactor()
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
+    house.doors = reactor.tcpServers[0][1]
+    for source in ("203.0.113.5", PEER.host):
+        line = f"PROXY TCP4 {source} 192.0.2.1 5000 3000\r\n".encode()
+        house.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
+    house.said()
+    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "198.51.100.1"]
+
+
+def test_our_own_page_is_let_in(house: House) -> None:
+    assert house.visitor(handshake(Host="chat.example", Origin="https://chat.example")).status == 101
+
+
+def test_a_page_of_an_allowed_origin_is_let_in() -> None:
+    house = House(replace(CONFIG, origin=("https://*.example.org",)))
+    assert house.visitor(handshake(Origin="https://app.example.org")).status == 101
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost", "null", "nonsense"])
+def test_any_other_page_is_403_before_the_upgrade(house: House, events: Events, origin: str) -> None:
+    house.visitor(handshake(Origin=origin) + frame(b"a")).assert_refused(403, "forbidden")
+    assert (house.said(), house.bus.rooms, house.clock.getDelayedCalls()) == ([], {}, [])
+    assert all("--origin" in text for _, text in events.said)
+
+
+def test_two_origins_are_none(house: House) -> None:
+    own = b"Origin: http://localhost:3000\r\n"
+    house.visitor(handshake().replace(b"Host: ", own + own + b"Host: ")).assert_refused(403, "forbidden")
+
+
+def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(house: House) -> None:
+    house.visitor(handshake("/a/b", Origin="https://evil.example")).assert_refused(403, "forbidden")
+
+
+def test_a_head_of_the_longest_size_is_taken(house: House) -> None:
+    size = CONFIG.head_bytes - len(handshake(X="."))
+    assert house.visitor(handshake(X="x" * (size + 1))).status == 101
+
+
+def test_a_head_one_byte_longer_is_431(house: House) -> None:
+    size = CONFIG.head_bytes - len(handshake(X="."))
+    house.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
+
+
+@pytest.mark.parametrize("piece", [102_400, 1000])
+def test_100_kb_of_header_are_431(house: House, piece: int) -> None:
+    data = handshake(X="x" * 102_400)
+    visitor = house.visitor(*[data[start : start + piece] for start in range(0, len(data), piece)])
+    visitor.assert_refused(431, "too_large")
+
+
+def test_a_header_without_end_is_431_at_the_limit(house: House) -> None:
+    visitor = house.visitor(b"x" * CONFIG.head_bytes)
+    assert visitor.status == 0
+    visitor.send(b"x")
+    visitor.assert_refused(431, "too_large")
+
+
+def test_frames_behind_the_head_do_not_count(house: House) -> None:
+    house.visitor(handshake() + frame(b"x" * 9000))
+    assert house.said() == ["x" * 9000]
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
+def test_a_slow_head_is_408(house: House, start: bytes) -> None:
+    visitor = house.visitor(start) if start else house.visitor()
+    house.clock.advance(CONFIG.head_seconds - 0.1)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    visitor.assert_refused(408, "bad_request")
+
+
+def test_a_head_that_drips_is_408(house: House) -> None:
+    visitor = house.visitor()
+    for each in GET[:10]:
+        visitor.send(bytes([each]))
+        house.clock.advance(0.5)
+    visitor.assert_refused(408, "bad_request")
+
+
+CONTROLS = [bytes([each]) for each in [*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]]
+
+
+@pytest.mark.parametrize("control", [*CONTROLS, b"\x85"])
+def test_a_control_byte_in_a_header_is_400(house: House, control: bytes) -> None:
+    head = handshake(X_Junk="a?X-Forwarded-User: admin").replace(b"?", control)
+    house.visitor(head).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_a_control_byte_is_400_before_the_head_ends(house: House, control: bytes) -> None:
+    house.visitor(b"GET /" + control).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("name", ["\u00c5", "\u0445"])
+def test_a_url_with_the_byte_0x85_is_read_in_pieces_too(house: House, name: str) -> None:
+    for head, status in (handshake(f"/{name}"), 101), (GET.replace(b"healthz", f"healthz?{name}".encode()), 200):
+        middle = head.index(b"\x85") + 1
+        assert house.visitor(head[:middle], head[middle:]).status == status
+    assert list(house.bus.rooms) == [name]
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n"])
+def test_half_a_line_end_is_400(house: House, end: bytes) -> None:
+    house.visitor(handshake(X_Junk="a?b: c").replace(b"?", end)).assert_refused(400, "bad_request")
+
+
+def test_tls_on_a_plain_port_is_400_at_once(house: House) -> None:
+    house.visitor(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize("line", ["HELO there", "GET /", "GET / HTTP/2.0", "GET  / HTTP/1.1"])
+def test_another_protocol_is_400(house: House, line: str) -> None:
+    house.visitor(line.encode() + b"\r\n\r\n").assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*("/-ops", "/a/b", "/a%2Fb", "/a%20b", "/%0A", "/%C2%85", "/%FF", "/" + "x" * 65), *("/-/x", "/-/healthz")],
+)
+def test_a_bad_room_is_404_before_the_upgrade(house: House, path: str) -> None:
+    visitor = house.visitor(handshake(path))
+    visitor.assert_refused(404, "not_found" if path.startswith("/-/") else "bad_room")
+    assert house.bus.rooms == {}
+
+
+def test_a_bad_parameter_is_400_before_the_upgrade(house: House) -> None:
+    house.visitor(handshake("/ops?echo=2")).assert_refused(400, "bad_request")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (handshake(Sec_WebSocket_Key=""), 400),
+        (handshake(Host=""), 400),
+        (handshake(Connection=""), 400),
+        (handshake(Sec_WebSocket_Version="8"), 426),
+        (handshake(Sec_WebSocket_Version=""), 426),
+        (handshake().replace(b"GET", b"POST", 1), 405),
+        (handshake().replace(b"HTTP/1.1", b"HTTP/1.0", 1), 505),
+    ],
+    ids=["key", "host", "connection", "version", "no version", "method", "http/1.0"],
+)
+def test_a_bad_handshake_is_refused_and_leaves_nothing(house: House, events: Events, head: bytes, status: int) -> None:
+    house.visitor(head).assert_refused(status, "bad_request")
+    assert (house.bus.rooms, house.clock.getDelayedCalls(), events.said) == ({}, [], [])
+
+
+def test_another_version_is_told_which_would_do(house: House) -> None:
+    answer = house.visitor(handshake(Sec_WebSocket_Version="8")).heard
+    assert (answer.headers["sec-websocket-version"], answer.headers["upgrade"]) == ("13", "websocket")
+
+
+def test_nothing_is_read_after_a_refusal(house: House) -> None:
+    visitor = house.visitor()
+    visitor.transport.client_reads = False
+    visitor.send(b"GET /\x00")
+    before = visitor.transport.value()
+    visitor.transport.protocol.dataReceived(handshake())
+    assert visitor.transport.value() == before
+
+
+def test_a_refused_client_that_does_not_read_is_aborted(house: House) -> None:
+    visitor = house.visitor()
+    visitor.transport.client_reads = False
+    visitor.send(b"\x00")
+    house.clock.advance(CONFIG.close_seconds - 0.1)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    assert visitor.gone == "ConnectionAborted"
+
+
+@given(st.lists(st.binary(max_size=60), max_size=6))
+@settings(max_examples=60)
+def test_any_bytes_end_in_an_answer_and_leave_nothing_behind(reads: list[bytes]) -> None:
+    house = House()
+    visitor = house.visitor(*reads)
+    house.clock.pump([1.0] * 60)
+    assert visitor.status >= 400
+    assert visitor.gone
+    assert house.clock.getDelayedCalls() == []
+
+
+# How many
+
+
+def test_one_connection_too_many_is_503(house: House) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    last = house.visitor(handshake())
+    last.assert_refused(503, "unavailable")
+    assert last.heard.headers["retry-after"] == "5"
+    assert all(guest.status == 101 for guest in guests)
+
+
+def test_one_that_leaves_makes_room(house: House) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    guests[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_those_still_at_the_door_are_counted(house: House) -> None:
+    waiting = [house.visitor() for _ in range(10)]
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+    waiting[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_connections_that_speak_http_are_counted(house: House) -> None:
+    asking = [house.visitor(GET) for _ in range(10)]
+    house.visitor(handshake()).assert_refused(503, "unavailable")
+    asking[0].transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_a_full_house_is_said_when_it_begins_and_when_it_ends(house: House, events: Events) -> None:
+    guests = [house.visitor(handshake()) for _ in range(10)]
+    for _ in range(5):
+        house.visitor(handshake())
+    full = ("warn", "10 connections are open, as many as may be: new ones are answered 503")
+    assert events.said == [full]
+    for guest in guests[:3]:
+        guest.transport.vanish()
+    house.clock.advance(0)
+    house.visitor(handshake())
+    assert events.said == [full, ("info", "there is room for connections again")]
+
+
+def test_a_full_house_lets_an_event_source_come_back(house: House) -> None:
+    for _ in range(10):
+        house.visitor()
+    late = house.visitor()
+    late.send(b"GET /ops HTTP/1.1\r\nHost: chat.example\r\nAccept: text/event-stream\r\n\r\n")
+    head, _, body = late.transport.value().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    assert b"\r\nAccess-Control-Allow-Origin: *" in head
+    assert body.startswith(b"retry: ")
+    assert b"\n\nevent: bye\ndata: " in body
+
+
+def test_a_full_house_still_tells_its_health(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    assert house.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+
+
+def get(target: str) -> bytes:
+    return GET.replace(b"/-/healthz", target.encode())
+
+
+def test_in_a_full_house_a_connection_that_began_with_a_probe_is_asked_nothing_else(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    for request in (get("/ops"), get("/-/rooms"), get("/-/"), get("/-/assets/x"), handshake()):
+        visitor = house.visitor(GET)
+        assert visitor.status == 200
+        visitor.transport.clear()
+        visitor.send(GET)
+        assert visitor.status == 200
+        visitor.transport.clear()
+        visitor.send(request)
+        visitor.assert_refused(503, "unavailable")
+
+
+def test_a_full_house_still_tells_what_it_counts_and_nothing_else_after_that(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    visitor = house.visitor(get("/-/metrics"))
+    assert visitor.status == 200
+    visitor.transport.clear()
+    visitor.send(get("/ops"))
+    visitor.assert_refused(503, "unavailable")
+    house.visitor(get("/-/rooms")).assert_refused(503, "unavailable")
+
+
+def test_who_is_in_is_asked_for_room_once(house: House) -> None:
+    visitor = house.visitor(get("/ops"))
+    for _ in range(9):
+        house.visitor(handshake())
+    late = house.visitor(GET)
+    visitor.transport.clear()
+    visitor.send(get("/ops"))
+    assert visitor.status == 200
+    late.transport.vanish()
+
+
+def test_that_the_house_was_full_is_counted_as_that(house: House) -> None:
+    for _ in range(10):
+        house.visitor(handshake())
+    before = REFUSED["full"].value
+    house.visitor(get("/ops"))
+    house.visitor(GET).send(get("/ops"))
+    assert REFUSED["full"].value == before + 2
+
+
+def test_far_too_many_are_dropped_at_once(house: House) -> None:
+    for _ in range(10 + CONFIG.full_house_margin):
+        house.visitor()
+    dropped = house.visitor(handshake())
+    assert dropped.gone == "ConnectionAborted"
+    assert dropped.transport.value() == b""
+
+
+def test_those_dropped_do_not_count(house: House) -> None:
+    waiting = [house.visitor() for _ in range(10 + CONFIG.full_house_margin)]
+    for _ in range(5):
+        assert house.visitor().gone
+    for each in waiting:
+        each.transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+# What it leaves behind
+
+
+def test_a_client_gone_at_the_door_leaves_no_timer(house: House) -> None:
+    house.visitor(b"GET").transport.vanish()
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_a_refused_client_leaves_no_timer(house: House) -> None:
+    assert house.visitor(b"\x00").gone
+    assert house.clock.getDelayedCalls() == []
+
+
+def test_one_let_in_is_not_late_any_more(house: House) -> None:
+    visitor = house.visitor(handshake())
+    house.clock.advance(CONFIG.head_seconds)
+    assert visitor.gone == ""
+
+
+def test_a_silent_http_connection_is_closed_in_its_time() -> None:
+    house = House(replace(CONFIG, http_idle_seconds=7))
+    visitor = house.visitor(GET)
+    house.clock.advance(6.9)
+    assert visitor.gone == ""
+    house.clock.advance(0.1)
+    assert visitor.gone
+
+
+# Those who say nothing, and those who are not wanted
+
+
+def test_of_too_many_that_have_said_nothing_the_oldest_gives_way() -> None:
+    house = House(replace(CONFIG, waiting_least=3), most=8)
+    waiting = [house.visitor() for _ in range(3)]
+    assert [each.gone for each in waiting] == [""] * 3
+    newest = house.visitor()
+    assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""]
+    newest.send(handshake())
+    assert newest.status == 101
+    another = house.visitor()
+    assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""], "who is in is not among them"
+    assert another.gone == ""
+
+
+def banned(folder: Path, *lines: str, **options: Any) -> House:
+    path = folder / "bans"
+    path.write_text("\n".join(lines))
+    house = House(replace(CONFIG, ban_list=str(path), **options))
+    doors: Any = house.doors
+    doors.connections.bans.read()
+    return house
+
+
+def test_who_is_banned_is_hung_up_on_at_once(tmp_path: Path) -> None:
+    house = banned(tmp_path, "192.0.2.0/24")
+    assert house.visitor().gone == "ConnectionAborted"
+    assert house.visitor(peer=IPv4Address("TCP", "198.51.100.1", 1)).gone == ""
+
+
+def test_who_comes_through_a_proxy_and_is_banned_is_told(tmp_path: Path) -> None:
+    house = banned(tmp_path, "198.51.100.7", trusted_proxy=("192.0.2.7",))
+    house.visitor(handshake(x_forwarded_for="198.51.100.7")).assert_refused(403, "banned")
+    get = GET.replace(b"/-/healthz", b"/ops")
+    house.visitor(get.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")).assert_refused(403, "banned")
+    assert house.visitor(handshake(x_forwarded_for="198.51.100.8")).status == 101
+
+
+def test_those_who_are_put_on_the_list_are_closed(tmp_path: Path) -> None:
+    house = banned(tmp_path)
+    visitor = house.visitor(handshake())
+    (tmp_path / "bans").write_text("192.0.2.7\n")
+    doors: Any = house.doors
+    doors.connections.bans.read()
+    doors.connections.close_banned()
+    assert visitor.heard.close_code == 1008
+
+
+def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> None:
+    house = House(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True)
+    inside = [house.visitor(handshake()) for _ in range(2)]
+    assert [each.status for each in inside] == [101, 101]
+    house.visitor(handshake()).assert_refused(429, "rate_limited")
+    waiting = [house.visitor() for _ in range(4)]
+    assert [each.gone for each in waiting] == ["", "", "ConnectionAborted", "ConnectionAborted"], (
+        "no more than twice so many"
+    )
+    assert house.visitor(handshake(), peer=IPv4Address("TCP", "198.51.100.1", 1)).status == 101
+    for each in (*inside, *waiting[:2]):
+        each.transport.vanish()
+    assert house.visitor(handshake()).status == 101
+
+
+def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is_known() -> None:
+    house = House(replace(CONFIG, limit_connections="2"))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True, told=True)
+    waiting = [house.visitor() for _ in range(6)]
+    assert [each.gone for each in waiting] == [""] * 6
+
+
+def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_it_may_speak() -> None:
+    house = House(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
+    doors: Any = house.doors
+    codes = []
+    for port in (doors.port(exposed=True), doors.port(exposed=False)):
+        house.doors = port
+        visitor = house.visitor(handshake("/lobby", sec_websocket_protocol="chatd.v1"))
+        for room in ("a", "b", "c"):
+            visitor.send(frame(json.dumps({"type": "join", "room": room, "ref": room}).encode()))
+        house.said()
+        codes.append([json.loads(each).get("code") for each in visitor.heard.texts if '"ref"' in each])
+    assert codes[0].count("rate_limited") >= 1
+    assert codes[1].count("rate_limited") == 0
+
+
+def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
+    rebound = b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n"
+    requests = {
+        "a page": rebound,
+        "a websocket": handshake(Host="evil.example"),
+        "a websocket behind a probe": GET + handshake(Host="evil.example"),
+        "a probe": rebound.replace(b" / ", b" /-/healthz "),
+        "our own name": handshake(),
+    }
+    house = House()
+    doors: Any = house.doors
+    ports = {
+        "loopback": doors.port(exposed=False),
+        "exposed": doors.port(exposed=True),
+        "unix": doors.port(exposed=False, unix=True),
+        "PROXY": doors.port(exposed=False, told=True),
+    }
+    refused = []
+    for name, port in ports.items():
+        house.doors = port
+        refused += [(name, request) for request, data in requests.items() if b" 403 " in house.visitor(data).raw]
+    assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]
+
+
+# What an address may ask for
+
+
+def exposed(**limits: Any) -> House:
+    house = House(replace(CONFIG, **limits))
+    doors: Any = house.doors
+    house.doors = doors.port(exposed=True)
+    return house
+
+
+def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -> None:
+    house = exposed(limit_connections="2", limit_arrivals="off")
+    visitors = [house.visitor(GET) for _ in range(3)]
+    for visitor in visitors:
+        visitor.transport.clear()
+        visitor.send(get("/ops"))
+    visitors[0].assert_refused(429, "rate_limited")
+    assert [visitor.status for visitor in visitors[1:]] == [200, 200]
+
+
+def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
+    house = exposed(limit_arrivals="2")
+    visitors = [house.visitor(GET) for _ in range(3)]
+    for visitor in visitors:
+        visitor.transport.clear()
+        visitor.send(get("/ops"))
+        assert visitor.status == (200 if visitor is not visitors[2] else 429)
+        visitor.transport.clear()
+        if visitor is not visitors[2]:
+            visitor.send(get("/ops"))
+            assert visitor.status == 200, "it is in by now"
+    visitors[2].transport.vanish()
+
+
+def test_a_handshake_that_reads_is_refused_where_the_address_has_asked_for_too_much() -> None:
+    house = exposed(limit_requests="1")
+    visitor = house.visitor(*[get("/ops")] * 11)
+    assert visitor.transport.value().count(b"HTTP/1.1 200 ") == 10
+    assert visitor.transport.value().count(b"HTTP/1.1 429 ") == 1
+    house.visitor(handshake("/ops?last=20")).assert_refused(429, "rate_limited")
+    assert house.visitor(handshake("/ops")).status == 101
+    assert house.visitor(handshake("/ops?last=20&resume=a-key-of-mine")).status == 101
+
+
+def statuses_of(house: House, requests: Iterable[bytes]) -> list[int | None]:
+    """Return how requests are answered, each on a connection of its own that then ends."""
+    found: list[int | None] = []
+    for request in requests:
+        visitor = house.visitor(request)
+        found.append(visitor.status)
+        visitor.transport.vanish()
+    return found
+
+
+def test_a_made_up_resume_key_reads_no_more_than_the_address_may_owe() -> None:
+    house = exposed(limit_requests="1", limit_arrivals="off", limit_rooms="off")
+    keys = (handshake(f"/ops?resume=a-made-up-key-{number}") for number in range(40))
+    assert statuses_of(house, keys) == [101] * 25 + [429] * 15
+
+
+def test_a_request_that_is_refused_by_its_head_is_one_of_its_address() -> None:
+    house = exposed(limit_requests="1", limit_arrivals="off")
+    image = b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n"
+    assert statuses_of(house, [b"GARBAGE\r\n\r\n", image] * 5) == [400, 415] * 5
+    assert house.visitor(get("/ops")).status == 429
+
+
+def test_a_handshake_that_is_refused_was_a_request_too() -> None:
+    house = exposed(limit_requests="1")
+    visitor = house.visitor(GET)
+    for number in range(10):
+        visitor.transport.clear()
+        visitor.send(handshake(Sec_WebSocket_Version="8") if number % 2 else handshake(Origin="https://evil.example"))
+        assert visitor.status in (403, 426)
+    assert house.visitor(get("/ops")).status == 429
+
+
+def test_behind_a_proxy_each_request_is_one_of_its_client() -> None:
+    house = exposed(limit_requests="1", trusted_proxy=(PEER.host,))
+    visitor = house.visitor()
+    statuses = []
+    for address in ["203.0.113.5"] * 11 + ["203.0.113.6"]:
+        visitor.transport.clear()
+        visitor.send(get("/ops").replace(b"\r\n\r\n", f"\r\nX-Forwarded-For: {address}\r\n\r\n".encode()))
+        statuses.append(visitor.status)
+    assert statuses == [200] * 10 + [429, 200]
