@@ -55,8 +55,8 @@ CROWD = Load(3000)
 IDLE = Load(5000)
 LISTENING = Load(201, senders=1, window=64)
 """A sender, and 200 who hear it."""
-AUDIENCE = Load(900, senders=50, size=256, rate=1000)
-STOPPED = replace(AUDIENCE, clients=1000, stopped=100)
+SUBSCRIBERS = Load(900, senders=50, size=256, rate=1000)
+STOPPED = replace(SUBSCRIBERS, clients=1000, stopped=100)
 BACKLOG = 65_536
 """What may wait for each client that stopped: so little that they have fallen behind when measuring begins."""
 LIMITED = ("--max-backlog", str(BACKLOG))
@@ -277,7 +277,7 @@ ROWS = (
         bound=1.25,
         aim=1.1,
         ours=Subject("chatd", STOPPED, options=LIMITED, label="chatd, 100 of 1,000 stopped"),
-        peers=(Subject("chatd", AUDIENCE, options=LIMITED, label="chatd, 900, none stopped"),),
+        peers=(Subject("chatd", SUBSCRIBERS, options=LIMITED, label="chatd, 900, none stopped"),),
         remark="256 bytes a message, 900 clients that read it in both cases. 64 KiB may wait for each that stopped; "
         "chatd's log must say that all of them fell behind.",
     ),

@@ -19,14 +19,14 @@ from chatd.access.tokens import mint
 from chatd.broker.credentials import check_credentials
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
-from chatd.chatlog.logs import Logs
+from chatd.chatlog.logs import LogFiles
 from chatd.chatlog.unreadable import Unreadable
 from chatd.config.loading import did_you_mean
 from chatd.config.settings import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
 from chatd.protocol.http_head import LOBBY, Refused, read_room
 from chatd.supervisor.data_dir import BROKER
 from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES
-from chatd.supervisor.running import Running, find_running
+from chatd.supervisor.running import RunningInstance, find_running
 
 VERIFY = """\
 Compare the chat logs with the history of every room in the broker: each message
@@ -180,7 +180,7 @@ def _add_token(commands: Any) -> None:
 def _verify(given: argparse.Namespace) -> int:
     files: dict[str, Any] = {name: _checked(name, getattr(given, name)) for name in CREDENTIALS if getattr(given, name)}
     config = replace(Config(), redis_prefix=_checked("redis_prefix", given.redis_prefix), **files)
-    ledger, logs = Ledger(), Logs([expanded(path) for path in given.logs], config)
+    ledger, logs = Ledger(), LogFiles([expanded(path) for path in given.logs], config)
     addresses = _addresses(given)
     check_credentials(addresses, config)
     for address in addresses:
@@ -268,7 +268,7 @@ def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
     return [BrokerAddress(path=_running().socket)]
 
 
-def _running() -> Running:
+def _running() -> RunningInstance:
     """Find the chatd that runs here as this user. Raise Unreadable, which says what there is."""
     found = find_running()
     ours = [each for each in found if each.uid == os.getuid()]
@@ -285,7 +285,7 @@ def _running() -> Running:
     )
 
 
-def _place(running: Running) -> str:
+def _place(running: RunningInstance) -> str:
     try:
         return running.place()
     except OSError as error:

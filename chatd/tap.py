@@ -16,23 +16,23 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 import chatd
-from chatd.access.bans import Bans
-from chatd.access.client_address import Proxies
+from chatd.access.bans import BanList
+from chatd.access.client_address import TrustedProxies
 from chatd.access.hosts import Hosts
 from chatd.access.origins import Origins
-from chatd.access.revoked_tokens import Revoked
-from chatd.access.tokens import Guard
+from chatd.access.revoked_tokens import RevokedTokens
+from chatd.access.tokens import TokenVerifier
 from chatd.broker.credentials import check_credentials
 from chatd.chatlog.file import check_log
 from chatd.config.listen import check_endpoint, is_local, suggestion
 from chatd.config.loading import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
 from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, broker_address, file_path, options
-from chatd.supervisor.data_dir import State
+from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.private_broker import find_server, memory_of
 from chatd.supervisor.server_log import ServerLog
-from chatd.supervisor.service import Daemon
-from chatd.supervisor.shutdown import Ending
-from chatd.supervisor.sockets import Ports, check_identity
+from chatd.supervisor.service import ChatService
+from chatd.supervisor.shutdown import Shutdown
+from chatd.supervisor.sockets import ListeningSockets, check_identity
 
 log = Logger()
 
@@ -279,17 +279,17 @@ def _config(options: Options) -> Config:
         raise BadValue("--auth-issuer, --auth-audience and --auth-require are for --auth-key only")
     if config.revoked and not config.auth_key:
         raise BadValue("--revoked is for --auth-key only: without it no tokens are asked for")
-    Guard(config.auth_key).read()
+    TokenVerifier(config.auth_key).read()
     if config.revoked:
-        Revoked(config.revoked).read()
+        RevokedTokens(config.revoked).read()
     if config.ban_list:
-        Bans(config.ban_list).read()
+        BanList(config.ban_list).read()
     for endpoint in config.listen:
         check_endpoint(endpoint)
         check_identity(endpoint)
     Hosts(config.host)
     Origins(config.origin)
-    Proxies(config.trusted_proxy)
+    TrustedProxies(config.trusted_proxy)
     return config
 
 
@@ -318,15 +318,15 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
     twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
-    ending = Ending(reactor)
+    ending = Shutdown(reactor)
     if twistd is not None:
         ending.hold_signals()
     try:
         config = _config(options)
         server_program = "" if config.redis else find_server()
         if config.state and server_program:
-            State(config.state, config.state_lock_seconds).check()
-        ports = Ports(config.listen, config.workers, config.accept_backlog)
+            DataDir(config.state, config.state_lock_seconds).check()
+        ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
         ports.bind()
         ports.close()
         if twistd is not None and _stays_this_user(twistd):
@@ -335,4 +335,4 @@ def makeService(options: Options) -> IService:
         sys.exit(f"twistd chatd: {error}")
     _warn(options)
     own_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
-    return Daemon(reactor, config, server_program, partial(_config, options), own_log=own_log, ending=ending)
+    return ChatService(reactor, config, server_program, partial(_config, options), own_log=own_log, ending=ending)

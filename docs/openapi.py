@@ -8,7 +8,15 @@ import msgspec
 
 from chatd import __version__
 from chatd.config.settings import Config
-from chatd.protocol.http_api import HEARTBEAT_LEAST, HEARTBEAT_MOST, LAST, Here, Published, Rooms, Said
+from chatd.protocol.http_api import (
+    HEARTBEAT_LEAST,
+    HEARTBEAT_MOST,
+    LAST,
+    PresenceAnswer,
+    PublishAnswer,
+    PublishBody,
+    RoomList,
+)
 from chatd.protocol.json_v1 import MessageEvent
 
 PAGE = Path(__file__).with_name("openapi.json")
@@ -183,10 +191,10 @@ def paths() -> dict[str, Any]:
 def description() -> dict[str, Any]:
     """Give the description."""
     _, schemas = msgspec.json.schema_components(
-        [MessageEvent, Here, Published, Rooms, Said], ref_template="#/components/schemas/{name}"
+        [MessageEvent, PresenceAnswer, PublishAnswer, RoomList, PublishBody], ref_template="#/components/schemas/{name}"
     )
-    schemas["Said"]["properties"]["text"] |= {"minLength": 1}
-    schemas["Said"]["properties"]["nick"] = {"anyOf": [NICK, {"type": "null"}], "default": None}
+    schemas["PublishBody"]["properties"]["text"] |= {"minLength": 1}
+    schemas["PublishBody"]["properties"]["nick"] = {"anyOf": [NICK, {"type": "null"}], "default": None}
     schemas["Error"] = {
         "title": "Error",
         "type": "object",

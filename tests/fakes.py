@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom, PresentMember
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.epollreactor import EPollReactor
@@ -17,14 +18,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.broker.bus import BusListener
-from chatd.broker.publish_queue import NotPublished, Published
-from chatd.broker.resume_positions import Place
-from chatd.broker.roster import Identity, Members, Occupied, Present
-from chatd.chatlog.line import Entry
-from chatd.monitoring.meter import NotKept
-from chatd.protocol.close_codes import Closing
-from chatd.protocol.message import Batch, Change, Gap, Message, Position, Span
-from chatd.protocol.text import BARE, Dress
+from chatd.broker.publish_queue import NotPublished, PublishResult
+from chatd.broker.resume_positions import ResumePosition
+from chatd.chatlog.line import LogEntry
+from chatd.monitoring.meter import NoMetrics
+from chatd.protocol.close_codes import CloseCode
+from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, PresenceEvent, StreamPosition
+from chatd.protocol.text import BARE, Format
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class FakeBus:
         """History: batches of each room and epoch."""
         self.read_bytes: list[int] = []
         """How many bytes each step of reading backwards brought."""
-        self.places: dict[tuple[str, str], Place] = {}
+        self.places: dict[tuple[str, str], ResumePosition] = {}
         """By room and key."""
         self.owners: dict[tuple[str, str], str] = {}
         """Which connection has which of them."""
@@ -113,10 +113,10 @@ class FakeBus:
         self.lingered: dict[str, bool] = {}
         """Whether those who left may linger."""
         self.watched: set[str] = set()
-        self.changes: list[tuple[str, Position, Change]] = []
+        self.changes: list[tuple[str, StreamPosition, PresenceEvent]] = []
         """Who came and went, until it is delivered."""
         self._queue: list[Batch] = []
-        self._tops: dict[str, Position] = {}
+        self._tops: dict[str, StreamPosition] = {}
         self._epochs = 0
         self._sequence = 0
         self._asked: list[tuple[Callable[[], Any], Deferred[Any]]] = []
@@ -141,25 +141,30 @@ class FakeBus:
             return fail(self.refuse)
         self.published.append((room, list(messages)))
         self._sequence += 1
-        return succeed(Published(self.say(room, messages, self._sequence, self.publisher)))
+        return succeed(PublishResult(self.say(room, messages, self._sequence, self.publisher)))
 
     def say(
-        self, room: str, messages: Sequence[Message], sequence: int, publisher: str, before: Position | None = None
-    ) -> Position:
+        self,
+        room: str,
+        messages: Sequence[Message],
+        sequence: int,
+        publisher: str,
+        before: StreamPosition | None = None,
+    ) -> StreamPosition:
         """Give messages their offsets, keep them and send them out, as the script does; give where the first stands."""
         top, size = self.top(room), 100 * len(messages)
         batch = Batch(room, top.epoch, top.offset + 1, publisher, sequence, tuple(messages), before, size)
-        self._tops[room] = Position(top.epoch, batch.last)
+        self._tops[room] = StreamPosition(top.epoch, batch.last)
         kept = self.kept.setdefault((room, top.epoch), [])
         kept.append(batch)
         while kept and kept[0].last <= batch.last - self.history:
             del kept[0]
         self._queue.append(batch)
-        return Position(top.epoch, batch.first)
+        return StreamPosition(top.epoch, batch.first)
 
-    def top(self, room: str) -> Position:
+    def top(self, room: str) -> StreamPosition:
         """Say where a room's order stands."""
-        return self._tops.setdefault(room, Position(f"e{self._epochs}", 0))
+        return self._tops.setdefault(room, StreamPosition(f"e{self._epochs}", 0))
 
     def restart(self) -> None:
         """Let the broker lose everything it had; what is on its way still comes."""
@@ -210,12 +215,14 @@ class FakeBus:
     def exit(self, room: str, author: str, *, linger: bool) -> None:
         if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
             self.lingered[author] = linger
-            self._tell(room, Change("leave", author, nick, ""))
+            self._tell(room, PresenceEvent("leave", author, nick, ""))
 
-    def members(self, room: str) -> "Deferred[Members]":
+    def members(self, room: str) -> "Deferred[MemberList]":
         there = self.present.get(room, {})
-        present = [Present(author, nick, 0) for author, nick in there.items()]
-        return self._answer(lambda: Members(1, len(present), present if len(present) <= self.presence_limit else None))
+        present = [PresentMember(author, nick, 0) for author, nick in there.items()]
+        return self._answer(
+            lambda: MemberList(1, len(present), present if len(present) <= self.presence_limit else None)
+        )
 
     def watch(self, room: str) -> None:
         self.watched.add(room)
@@ -230,16 +237,16 @@ class FakeBus:
         was = there.get(author)
         there[author] = nick
         if was != nick:
-            self._tell(room, Change(what, author, nick, was or ""))
+            self._tell(room, PresenceEvent(what, author, nick, was or ""))
         return nick
 
-    def _tell(self, room: str, change: Change) -> None:
+    def _tell(self, room: str, change: PresenceEvent) -> None:
         if room in self.watched:
             self.changes.append((room, self.top(room), change))
 
     # History and places
 
-    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+    def read(self, room: str, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
         return self._answer(lambda: self._span(room, after, most))
 
     def read_back(
@@ -247,25 +254,28 @@ class FakeBus:
     ) -> "Deferred[tuple[list[Batch], bool]]":
         return self._answer(lambda: self._span_back(room, epoch, last, after, most))
 
-    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
-        return self._answer(lambda: [self._tops.get(room, Position("", 0)) for room in rooms])
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
+        return self._answer(lambda: [self._tops.get(room, StreamPosition("", 0)) for room in rooms])
 
-    def list_rooms(self) -> "Deferred[tuple[list[Occupied], bool]]":
+    def list_rooms(self) -> "Deferred[tuple[list[OccupiedRoom], bool]]":
         return self._answer(
-            lambda: ([Occupied(room, len(self.present.get(room, ())), top) for room, top in self._tops.items()], False)
+            lambda: (
+                [OccupiedRoom(room, len(self.present.get(room, ())), top) for room, top in self._tops.items()],
+                False,
+            )
         )
 
-    def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
-        def claim() -> Place:
+    def claim(self, room: str, key: str, session: str) -> "Deferred[ResumePosition]":
+        def claim() -> ResumePosition:
             owner = self.owners.get((room, key))
             if owner is not None and owner != session and (place := self.listener.give_up(room, owner)) is not None:
                 self._keep((room, key), place)
             self.owners[room, key] = session
-            return self.places.setdefault((room, key), Place(None, session))
+            return self.places.setdefault((room, key), ResumePosition(None, session))
 
         return self._answer(claim)
 
-    def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
+    def save(self, room: str, key: str, session: str, place: ResumePosition, *, left: bool = False) -> None:
         if self.owners.get((room, key), session) == session:
             self._keep((room, key), place)
             self.owners[room, key] = session
@@ -292,14 +302,14 @@ class FakeBus:
         self._asked.append((work, done))
         return done
 
-    def _keep(self, name: tuple[str, str], place: Place) -> None:
+    def _keep(self, name: tuple[str, str], place: ResumePosition) -> None:
         if place.position is not None:
             self.places[name] = place
 
-    def _span(self, room: str, after: Position | None, most: int) -> Span:
+    def _span(self, room: str, after: StreamPosition | None, most: int) -> HistoryRange:
         top = self.top(room)
         if after is None or not self.history:
-            return Span((), top)
+            return HistoryRange((), top)
         rest = [each for each in self.kept.get((room, after.epoch), ()) if each.last > after.offset]
         old = bool(rest) and after.epoch != top.epoch
         if not rest and after.epoch != top.epoch:
@@ -307,9 +317,9 @@ class FakeBus:
         batches: list[Batch] = []
         for batch in rest:
             if sum(each.size for each in batches) >= most:
-                return Span(batches, top, more=True)
+                return HistoryRange(batches, top, more=True)
             batches.append(batch)
-        return Span(batches, top, more=old)
+        return HistoryRange(batches, top, more=old)
 
     def _span_back(self, room: str, epoch: str, last: int, after: int, most: int) -> tuple[list[Batch], bool]:
         kept = self.kept.get((room, epoch), []) if self.history else []
@@ -359,9 +369,9 @@ class FakeMember:
     id: str
     address: str = "192.0.2.1"
     echo: bool = False
-    dress: Dress = BARE
+    format: Format = BARE
     key: str = ""
-    since: Position | None = None
+    since: StreamPosition | None = None
     last: int = 0
     author: str = ""
     nick: str = ""
@@ -376,10 +386,10 @@ class FakeMember:
     count: int = 0
     """Messages that were delivered, by what was said of each blob."""
     events: list[Any] = field(default_factory=list)
-    got: Position | None = None
+    got: StreamPosition | None = None
     """Up to where it has got everything."""
     got_all: bool = False
-    early: list[Position] = field(default_factory=list)
+    early: list[StreamPosition] = field(default_factory=list)
     """Up to where it was given everything, as it learned soon after it was."""
 
     def __post_init__(self) -> None:
@@ -400,17 +410,17 @@ class FakeMember:
         self.count += count
         return True
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         self.events.append(gap)
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         self.events.append(("too slow", gap))
 
-    def given(self, position: Position) -> Position | None:
+    def given(self, position: StreamPosition) -> StreamPosition | None:
         self.got = position
         return position
 
-    def given_early(self, position: Position) -> None:
+    def given_early(self, position: StreamPosition) -> None:
         self.early.append(position)
 
     def carry_on(self) -> None:
@@ -419,13 +429,15 @@ class FakeMember:
     def bus_away(self) -> None:
         self.events.append("bus away")
 
-    def refused(self, closing: Closing) -> None:
-        self.events.append(closing)
+    def refused(self, close_code: CloseCode) -> None:
+        self.events.append(close_code)
 
-    def not_sent(self, closing: Closing) -> None:
-        self.events.append(closing)
+    def not_sent(self, close_code: CloseCode) -> None:
+        self.events.append(close_code)
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+    def began(
+        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
+    ) -> None:
         self.events.append(("began", top, list(gaps), list(batches)))
 
     def renamed(self, nick: str) -> None:
@@ -461,8 +473,8 @@ class FakeLine:
     def resume(self) -> None:
         self.events.append("resume")
 
-    def close(self, closing: Closing) -> None:
-        self.events.append(closing)
+    def close(self, close_code: CloseCode) -> None:
+        self.events.append(close_code)
 
 
 class FakeTransport(StringTransport):
@@ -562,7 +574,7 @@ class FakeChatLog:
     """The observer of a chat log in memory; a full one can't be written."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         self.full = False
         self.log = Logger(namespace="chatd.chat", observer=self)
 
@@ -579,4 +591,4 @@ class FakeMeter:
         self.text: bytes | None = b"chatd_rooms 1.0\n"
 
     def exposed(self) -> "Deferred[bytes]":
-        return succeed(self.text) if self.text is not None else fail(NotKept())
+        return succeed(self.text) if self.text is not None else fail(NoMetrics())

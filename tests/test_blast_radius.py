@@ -11,33 +11,33 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from chatd.access.token_bucket import Slowed
-from chatd.access.tokens import Grant
-from chatd.broker.presence import Presence
+from chatd.access.token_bucket import SlowedClients
+from chatd.access.tokens import Permissions
+from chatd.broker.presence import PresenceStore
+from chatd.broker.presence_list import Identity
 from chatd.broker.publish_queue import NotPublished
 from chatd.broker.queries import Queries
-from chatd.broker.resume_positions import Place as Stored
-from chatd.broker.roster import Identity
+from chatd.broker.resume_positions import ResumePosition as Stored
 from chatd.broker.script import PUBLISH
 from chatd.chatlog.sync import Sync
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
 from chatd.monitoring.meter import Meter
-from chatd.monitoring.prometheus import Folder
-from chatd.protocol.close_codes import BANNED, OUR_FAULT, STOPPING, Closing
-from chatd.protocol.message import Batch, Change, Gap, Message, Position
+from chatd.monitoring.prometheus import MetricsFolder
+from chatd.protocol.close_codes import BANNED, OUR_FAULT, STOPPING, CloseCode
+from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.ipc import HOLD, STOP, encode
 from chatd.runtime.timers import Periodic, TimerWheel
-from chatd.supervisor.reload import Fleet
-from chatd.supervisor.worker_process import Worker as Child
-from chatd.worker.worker import Lifeline, Worker
+from chatd.supervisor.reload import WorkerPools
+from chatd.supervisor.worker_process import WorkerProcess
+from chatd.worker.worker import SupervisorPipe, Worker
 from tests.broker import test_comparison, test_history, test_publish_queue, test_resume_positions
 from tests.broker.wire import Wire, outcome
 from tests.clients import test_websocket
 from tests.clients.house import House as Clients
 from tests.clients.test_json_session import Client, join
-from tests.clients.test_token_lifetime import lease_of
+from tests.clients.test_token_lifetime import token_lifetime_of
 from tests.fakes import FakeBus, FakeMember
 from tests.rooms.house import TURNS, House, frames, make_house
 from tests.web.asker import Asker
@@ -69,7 +69,7 @@ class Shown:
     def __init__(
         self,
         frames: Callable[[Sequence[Batch]], list[bytes]] = fail,
-        change: Callable[[str, Change], bytes] = fail,
+        change: Callable[[str, PresenceEvent], bytes] = fail,
     ) -> None:
         self.frames = frames
         self.change = change
@@ -137,9 +137,9 @@ def _() -> Seen:
 @row("the warning before a token ends")
 def _() -> Seen:
     clock, told = Clock(), list[str]()
-    lease = lease_of(clock, Grant("ann", expires=300))
-    lease._timers = TimerWheel(clock, 1)
-    lease.begin(fail, lambda: told.append("end"))
+    token_lifetime = token_lifetime_of(clock, Permissions("ann", expires=300))
+    token_lifetime._timers = TimerWheel(clock, 1)
+    token_lifetime.begin(fail, lambda: told.append("end"))
     for _ in range(500):
         clock.advance(1)
     return told, ["end"]
@@ -154,9 +154,9 @@ def _() -> Seen:
         if len(tried) == 1:
             fail()
 
-    lease = lease_of(clock, Grant("ann", expires=300))
-    lease._timers = TimerWheel(clock, 1)
-    lease.begin(lambda left: None, end)
+    token_lifetime = token_lifetime_of(clock, Permissions("ann", expires=300))
+    token_lifetime._timers = TimerWheel(clock, 1)
+    token_lifetime.begin(lambda left: None, end)
     for _ in range(500):
         clock.advance(1)
     return len(tried), 2
@@ -164,7 +164,7 @@ def _() -> Seen:
 
 @row("a gauge of the process")
 def _() -> Seen:
-    folder = Folder()
+    folder = MetricsFolder()
     try:
         clock: Any = Clock()
         path = folder.take()
@@ -194,8 +194,10 @@ def _() -> Seen:
     ticked: list[str] = []
     serving = SimpleNamespace(tick=fail, config=Config(), workers={})
     draining = SimpleNamespace(tick=lambda: ticked.append("another"))
-    fleet: Any = SimpleNamespace(_serving=serving, _draining=[draining], ticked=lambda: ticked.append("the reporter"))
-    Fleet._tick(fleet)
+    worker_pools: Any = SimpleNamespace(
+        _serving=serving, _draining=[draining], ticked=lambda: ticked.append("the reporter")
+    )
+    WorkerPools._tick(worker_pools)
     return ticked, ["another", "the reporter"]
 
 
@@ -209,9 +211,9 @@ def _() -> Seen:
             fail()
 
     worker: Any = SimpleNamespace(order=order)
-    lifeline = Lifeline(worker, 800)
+    supervisor_pipe = SupervisorPipe(worker, 800)
     for line in (encode(HOLD), b"no order\n", encode(STOP)):
-        lifeline.lineReceived(line.strip())
+        supervisor_pipe.lineReceived(line.strip())
     return heard, [HOLD, STOP]
 
 
@@ -219,14 +221,14 @@ def _() -> Seen:
 def _() -> Seen:
     heard: list[bool] = []
 
-    def changed(child: Child) -> None:
+    def changed(child: WorkerProcess) -> None:
         heard.append(child.ready)
         fail()
 
-    child = Child(1, 800, 0.0, changed, lambda *_: None)
-    child.childDataReceived(1, b'{"type":"ready"}\n{"type":"pulse","clients":7}\n')
-    assert child.pulse is not None
-    return (heard, child.pulse.clients), ([True], 7)
+    child = WorkerProcess(1, 800, 0.0, changed, lambda *_: None)
+    child.childDataReceived(1, b'{"type":"ready"}\n{"type":"heartbeat","clients":7}\n')
+    assert child.heartbeat is not None
+    return (heard, child.heartbeat.clients), ([True], 7)
 
 
 # Delivery
@@ -235,7 +237,7 @@ def _() -> Seen:
 @row("framing in one format")
 def _() -> Seen:
     house = room()
-    bad = member(house, "bad", dress=Shown())
+    bad = member(house, "bad", format=Shown())
     good = member(house, "good")
     house.hear("one", number=1)
     return (bad.events, good.blobs, good.events), ([OUR_FAULT], [frames("one")], [])
@@ -245,13 +247,13 @@ def _() -> Seen:
 def _() -> Seen:
     house, told = room(), list[str]()
 
-    def change(room: str, change: Change) -> bytes:
+    def change(room: str, change: PresenceEvent) -> bytes:
         told.append(change.nick)
         return b""
 
-    member(house, "bad", dress=Shown())
-    member(house, "good", dress=Shown(change=change))
-    house.hub.present("ops", house.bus.top("ops"), [Change("join", "s", "ann", "")])
+    member(house, "bad", format=Shown())
+    member(house, "good", format=Shown(change=change))
+    house.hub.present("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
     house.end_turn()
     return told, ["ann"]
 
@@ -277,9 +279,9 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     bad, good = member(house, "bad", lost=fail), member(house, "good")
-    house.hub._doors["ops"].room._in_order(Gap("e0", 3, 3), None)
+    house.hub._incomings["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
     house.end_turn()
-    return (bad.events, good.events), ([OUR_FAULT], [Gap("e0", 3, 3)])
+    return (bad.events, good.events), ([OUR_FAULT], [OffsetGap("e0", 3, 3)])
 
 
 @row("the delivery of one room")
@@ -289,7 +291,7 @@ def _() -> Seen:
     good = FakeMember("good")
     house.hub.join("dev", good)
     behind: Any = SimpleNamespace(step=fail)
-    house.hub._doors["ops"].room._behind = {"bad": behind}
+    house.hub._incomings["ops"].room._behind = {"bad": behind}
     house.bring("one", number=1)
     house.hear("two", number=1, room="dev")
     return good.blobs, [frames("two")]
@@ -299,7 +301,7 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     good = member(house, "good")
-    house.hub.intake.flush_due = fail  # type: ignore[method-assign]
+    house.hub.publisher.flush_due = fail  # type: ignore[method-assign]
     house.hear("one", number=1)
     return good.blobs, [frames("one")]
 
@@ -343,7 +345,7 @@ def _() -> Seen:
     house.hear("two", number=2)
     house.clock.advance(1.0)
     house.hub.stop()
-    return house.bus.places["ops", "key-good"].position, Position("e0", 2)
+    return house.bus.places["ops", "key-good"].position, StreamPosition("e0", 2)
 
 
 @row("saving one position")
@@ -414,13 +416,13 @@ class Receipt:
         self.told: list[str] = []
         self.fails = fails
 
-    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         self.told.append(f"{message.text} {position.offset}")
         if self.fails:
             fail()
 
-    def refused(self, message: Message, closing: Closing) -> None:
-        self.told.append(f"{message.text} {closing.reason}")
+    def refused(self, message: Message, close_code: CloseCode) -> None:
+        self.told.append(f"{message.text} {close_code.reason}")
         if self.fails:
             fail()
 
@@ -430,7 +432,7 @@ def receipts(house: House) -> list[list[str]]:
     made = [Receipt(fails=True), Receipt()]
     authors = [member(house, name) for name in ("ann", "bob")]
     for author, receipt in zip(authors, made, strict=True):
-        house.hub.intake.publish("ops", author, [author.id], receipt=receipt)
+        house.hub.publisher.publish("ops", author, [author.id], receipt=receipt)
     house.end_turn()
     return [receipt.told for receipt in made]
 
@@ -453,7 +455,7 @@ def _() -> Seen:
     house.bus.refuse = NotPublished("no")
     bad, good = member(house, "bad", not_sent=fail), member(house, "good")
     for author in (bad, good):
-        house.hub.intake.publish("ops", author, ["hi"])
+        house.hub.publisher.publish("ops", author, ["hi"])
     house.end_turn()
     return good.events, [OUR_FAULT]
 
@@ -464,7 +466,7 @@ def _() -> Seen:
     house.bus.full = True
     bad, good = member(house, "bad", carry_on=fail), member(house, "good")
     for author in (bad, good):
-        house.hub.intake.wait(author)
+        house.hub.publisher.wait(author)
     house.bus.full = False
     house.hub.bus_changed()
     return good.events, ["carry on"]
@@ -476,7 +478,7 @@ def _() -> Seen:
     house.bus.away = "gone"
     bad, good = member(house, "bad", bus_away=fail), member(house, "good")
     for author in (bad, good):
-        house.hub.intake.wait(author)
+        house.hub.publisher.wait(author)
     house.hub.bus_changed()
     return good.events, ["bus away"]
 
@@ -485,11 +487,11 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     ann, bob = member(house, "ann"), member(house, "bob")
-    log, house.hub.intake._chat = house.hub.intake._chat, SimpleNamespace(info=fail)  # type: ignore[assignment]
-    house.hub.intake.publish("ops", ann, ["bad"])
+    log, house.hub.publisher._chat = house.hub.publisher._chat, SimpleNamespace(info=fail)  # type: ignore[assignment]
+    house.hub.publisher.publish("ops", ann, ["bad"])
     house.end_turn()
-    house.hub.intake._chat = log
-    house.hub.intake.publish("ops", bob, ["good"])
+    house.hub.publisher._chat = log
+    house.hub.publisher.publish("ops", bob, ["good"])
     house.go_round()
     return (ann.events, ann.blobs, house.chat.batches), ([OUR_FAULT], [frames("good")], [["good"]])
 
@@ -503,12 +505,12 @@ def _() -> Seen:
         if "outcome" in event:
             fail()
 
-    log, house.hub.intake._chat = house.hub.intake._chat, SimpleNamespace(info=lambda _, **event: write(event))  # type: ignore[assignment]
+    log, house.hub.publisher._chat = house.hub.publisher._chat, SimpleNamespace(info=lambda _, **event: write(event))  # type: ignore[assignment]
     house.bus.refuse = NotPublished("no")
-    house.hub.intake.publish("ops", ann, ["bad"])
+    house.hub.publisher.publish("ops", ann, ["bad"])
     house.end_turn()
-    house.hub.intake._chat, house.bus.refuse = log, None
-    house.hub.intake.publish("ops", bob, ["good"])
+    house.hub.publisher._chat, house.bus.refuse = log, None
+    house.hub.publisher.publish("ops", bob, ["good"])
     house.go_round()
     return (ann.events, ann.blobs), ([OUR_FAULT], [frames("good")])
 
@@ -520,8 +522,8 @@ def _() -> Seen:
     house.hub.join("dev", good)
     publish = house.bus.publish
     house.bus.publish = lambda room, *rest: fail() if room == "ops" else publish(room, *rest)  # type: ignore[method-assign]
-    house.hub.intake.publish("ops", ann, ["bad"])
-    house.hub.intake.publish("dev", good, ["good"])
+    house.hub.publisher.publish("ops", ann, ["bad"])
+    house.hub.publisher.publish("dev", good, ["good"])
     house.end_turn()
     return (ann.events, good.events, house.published), ([OUR_FAULT], [], [["good"]])
 
@@ -557,13 +559,13 @@ def _() -> Seen:
     house = Clients()
     bad, _ = house.session("s1")
     good, _ = house.session("s2")
-    slowed = Slowed(1000)
+    slowed = SlowedClients(1000)
     for session in (bad, good):
         pace: Any = SimpleNamespace(slowed=slowed)
         slowed.add(session)
         session._held, session._pace = ["late"], pace
         session._slowed = house.clock.callLater(100, fail)
-    hub: Any = SimpleNamespace(intake=SimpleNamespace(open=True, publish=fail))
+    hub: Any = SimpleNamespace(publisher=SimpleNamespace(open=True, publish=fail))
     bad._hub = hub
     slowed.hurry()
     return house.turn(), [("lobby", "late")]
@@ -613,7 +615,7 @@ def _() -> Seen:
     table = test_comparison.Table("a", "b", "c")
     compared: list[str] = []
 
-    def compare(room: str, top: Position) -> None:
+    def compare(room: str, top: StreamPosition) -> None:
         compared.append(room)
         if room == "a":
             fail()
@@ -625,10 +627,10 @@ def _() -> Seen:
     return (compared, table.presences_compared), (["a", "b", "c"], [("a", "b"), ("c",)])
 
 
-def presence(**others: Any) -> Presence:
+def presence(**others: Any) -> PresenceStore:
     options: dict[str, Any] = {"channel": str.encode, "now": lambda: 0.0, "told": fail, "renamed": fail, **others}
     queries: Any = SimpleNamespace(ask=lambda *_: Deferred())
-    return Presence(Clock(), queries, Config(), "w", **options)
+    return PresenceStore(Clock(), queries, Config(), "w", **options)
 
 
 @row("writing who is in one room")
@@ -670,7 +672,7 @@ def _() -> Seen:
 def shards(part: Any) -> tuple[Shards, list[str]]:
     did: list[str] = []
     other: Any = SimpleNamespace(
-        fan_out=lambda: did.append("another"), stop=lambda: did.append("another"), rooms=(), intake=None
+        fan_out=lambda: did.append("another"), stop=lambda: did.append("another"), rooms=(), publisher=None
     )
     return Shards([Shard("bad", part, part), Shard("good", other, other)]), did
 

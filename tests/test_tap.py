@@ -16,8 +16,8 @@ from twisted.plugin import getPlugins
 
 import chatd
 from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, options
-from chatd.supervisor.data_dir import State
-from chatd.supervisor.service import Daemon
+from chatd.supervisor.data_dir import DataDir
+from chatd.supervisor.service import ChatService
 from chatd.tap import Options, makeService
 from tests.fakes import Events
 
@@ -482,7 +482,7 @@ def test_without_any_broker_one_line_says_what_to_do(monkeypatch: pytest.MonkeyP
 
 
 def test_a_state_folder_that_another_chatd_uses_is_refused_with_one_line(tmp_path: Path) -> None:
-    other = State(str(tmp_path), 0)
+    other = DataDir(str(tmp_path), 0)
     other.take()
     assert refusal("--listen", LOCAL, "--state", str(tmp_path)) == (
         f"twistd chatd: --state {tmp_path} is in use by another chatd"
@@ -499,7 +499,7 @@ def test_a_state_folder_that_cannot_be_made_is_refused_with_one_line(tmp_path: P
 def test_one_that_only_shows_to_be_no_good_once_it_is_made_ends_it_with_one_line() -> None:
     parsed = Options()
     parsed.parseOptions(["--state", "/proc/chatd", "--listen", LOCAL])  # root may write there, and can't
-    daemon = Daemon(MemoryReactorClock(), parsed.config(), "valkey-server", parsed.config)
+    daemon = ChatService(MemoryReactorClock(), parsed.config(), "valkey-server", parsed.config)
     with pytest.raises(BadValue, match=r"^--state /proc/chatd cannot be used: "):
         daemon.startService()
 
@@ -539,7 +539,7 @@ def test_nothing_is_made_in_the_state_folder_before_it_runs(tmp_path: Path) -> N
 
 
 def test_with_a_redis_server_the_state_folder_is_not_looked_at(tmp_path: Path) -> None:
-    other = State(str(tmp_path), 0)
+    other = DataDir(str(tmp_path), 0)
     other.take()
     parsed = Options()
     parsed.parseOptions(["--redis", "redis://broker", "--state", str(tmp_path), "--listen", LOCAL])

@@ -12,11 +12,11 @@ from itertools import islice
 from typing import NamedTuple
 
 from chatd.access.addresses import read_address
-from chatd.access.token_bucket import Bucket, Pace
+from chatd.access.token_bucket import ClientRate, TokenBucket
 from chatd.config.settings import Config
 
 
-class Share(NamedTuple):
+class UsageCounts(NamedTuple):
     """What an address has used, on one worker since it was last told, or on all of them ever."""
 
     address: str
@@ -31,7 +31,7 @@ class Share(NamedTuple):
     bytes: int = 0
 
 
-COUNTED = Share._fields[2:]
+COUNTED = UsageCounts._fields[2:]
 """What is counted of an address beside its connections; each has a bucket."""
 _NOTHING = (0,) * len(COUNTED)
 
@@ -45,7 +45,7 @@ def group(address: str) -> str:
     return str(found or "")
 
 
-class Usage:
+class AddressUsage:
     """What one address uses. A bucket that is None limits nothing."""
 
     __slots__ = (
@@ -65,18 +65,18 @@ class Usage:
         "rooms",
     )
 
-    def __init__(self, address: str, touched: "dict[str, Usage]") -> None:
+    def __init__(self, address: str, touched: "dict[str, AddressUsage]") -> None:
         """Set the address, and the table of usages that changed."""
         self.address = address
         self.connections = 0
-        self.arrivals: Bucket | None = None
-        self.rooms: Bucket | None = None
-        self.requests: Bucket | None = None
-        self.messages: Bucket | None = None
-        self.bytes: Bucket | None = None
-        self.probes: Bucket | None = None
+        self.arrivals: TokenBucket | None = None
+        self.rooms: TokenBucket | None = None
+        self.requests: TokenBucket | None = None
+        self.messages: TokenBucket | None = None
+        self.bytes: TokenBucket | None = None
+        self.probes: TokenBucket | None = None
         """Health checks; each worker counts them alone."""
-        self.posts: Pace | None = None
+        self.posts: ClientRate | None = None
         """Of all messages that the address posts over HTTP."""
         self.elsewhere = 0
         """Connections on other workers, as told at heard_at."""
@@ -91,7 +91,7 @@ class Usage:
         """Note that something changed."""
         self._touched[self.address] = self
 
-    def counted(self) -> tuple[Bucket | None, ...]:
+    def counted(self) -> tuple[TokenBucket | None, ...]:
         """Return the buckets in the order of COUNTED."""
         return (self.arrivals, self.rooms, self.requests, self.messages, self.bytes)
 
@@ -108,7 +108,7 @@ class Usage:
             return True
         return any(self.heard) and not self.settled(now)
 
-    def tell(self) -> Share:
+    def tell(self) -> UsageCounts:
         """Return what to tell of it, in whole numbers. What is told is not told again."""
         used = []
         for bucket in self.counted():
@@ -117,9 +117,9 @@ class Usage:
             if bucket is not None:
                 bucket.untold -= count
         self.reported = self.connections
-        return Share(self.address, self.connections, *used)
+        return UsageCounts(self.address, self.connections, *used)
 
-    def learn(self, own: Share, total: Share, now: float) -> None:
+    def learn(self, own: UsageCounts, total: UsageCounts, now: float) -> None:
         """Learn what all workers have counted, this one included; own is what it told them."""
         before, self.heard = self.heard, total[2:]
         self.elsewhere, self.heard_at = max(0, total.connections - own.connections), now
@@ -130,7 +130,7 @@ class Usage:
                 bucket.spend_elsewhere(max(0, count - was - mine), now)
 
 
-class UsageTable:
+class AddressUsageTable:
     """The usages of a worker."""
 
     def __init__(self, config: Config, seconds: Callable[[], float], fewest: int) -> None:
@@ -138,28 +138,30 @@ class UsageTable:
         self._config = config
         self._seconds = seconds
         self._fewest = fewest
-        self._connected: dict[str, Usage] = {}
-        self._loose: OrderedDict[str, Usage] = OrderedDict()  # without connections; the next to be forgotten first
-        self._touched: dict[str, Usage] = {}  # that changed and were not looked at yet
-        self._shared: OrderedDict[str, Usage] = OrderedDict()  # other workers are told of these, in turns
+        self._connected: dict[str, AddressUsage] = {}
+        self._loose: OrderedDict[str, AddressUsage] = (
+            OrderedDict()
+        )  # without connections; the next to be forgotten first
+        self._touched: dict[str, AddressUsage] = {}  # that changed and were not looked at yet
+        self._shared: OrderedDict[str, AddressUsage] = OrderedDict()  # other workers are told of these, in turns
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the addresses."""
         yield from self._connected
         yield from self._loose
 
-    def get(self, address: str) -> Usage | None:
+    def get(self, address: str) -> AddressUsage | None:
         """Return the usage of an address; None if it is not known."""
         return self._get(group(address))
 
-    def find(self, address: str) -> Usage | None:
+    def find(self, address: str) -> AddressUsage | None:
         """Return the usage of an address, a new one if it was not known; None for text that is no address."""
         name = group(address)
         if not name:
             return None
         usage = self._get(name)
         if usage is None:
-            usage = self._loose[name] = Usage(name, self._touched)
+            usage = self._loose[name] = AddressUsage(name, self._touched)
             if len(self._connected) + len(self._loose) > self._config.limit_addresses and len(self._loose) > 1:
                 self._drop(next(iter(self._loose)))
         elif not usage.connections:
@@ -183,7 +185,7 @@ class UsageTable:
                 self._loose[usage.address] = self._connected.pop(usage.address)
             usage.touch()
 
-    def report(self) -> Sequence[Share]:
+    def report(self) -> Sequence[UsageCounts]:
         """Return what to tell other workers now; forget addresses of which nothing is left.
 
         An address that uses next to nothing is not told of. If there are too many, each has its turn.
@@ -194,7 +196,7 @@ class UsageTable:
             if name not in self._shared and usage.matters(self._fewest, now):
                 usage.heard = _NOTHING
                 self._shared[name] = usage
-        told: list[Share] = []
+        told: list[UsageCounts] = []
         for name, usage in list(islice(self._shared.items(), self._config.limit_reported)):
             if usage.matters(self._fewest, now):
                 self._shared.move_to_end(name)
@@ -204,14 +206,14 @@ class UsageTable:
         self._forget(now)
         return told
 
-    def learn(self, told: Sequence[Share], totals: Sequence[Share]) -> None:
+    def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
         """Learn what all workers, this one included, have counted of what was told."""
         now = self._seconds()
         for own, total in zip(told, totals, strict=True):
             if (usage := self._get(own.address)) is not None:
                 usage.learn(own, total, now)
 
-    def _get(self, name: str) -> Usage | None:
+    def _get(self, name: str) -> AddressUsage | None:
         return self._connected.get(name) or self._loose.get(name)
 
     def _forget(self, now: float) -> None:

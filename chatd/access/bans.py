@@ -12,7 +12,7 @@ from chatd.config.settings import BadValue
 from chatd.protocol.http_head import Refused
 
 
-class Bans:
+class BanList:
     """The list, which may be read anew at any time."""
 
     def __init__(self, path: str) -> None:

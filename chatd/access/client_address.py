@@ -19,7 +19,7 @@ _HOP = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}|([
 """Without a scope (``fe80::1%eth0``): behind the ``%`` anything may stand, and this ends up in the chat log."""
 
 
-class Proxies:
+class TrustedProxies:
     """The proxies that are trusted."""
 
     def __init__(self, networks: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from chatd.config.settings import BadValue
-from chatd.protocol.http_head import Head, forbidden
+from chatd.protocol.http_head import RequestHead, forbidden
 
 ALL = "*"
 """As a value of ``--origin``: the pages of everybody."""
@@ -73,7 +73,7 @@ class Origins:
                     )
                 (self._exact if whole == each else self._below).add(page)
 
-    def check(self, head: Head) -> None:
+    def check(self, head: RequestHead) -> None:
         """Let a request in. Raises Refused: 403."""
         origin, host = head.headers.get("origin"), head.headers.get("host")
         if origin is None:
@@ -109,7 +109,7 @@ class Origins:
         return self._all or page in self._exact or any(_is_below(page, each) for each in self._below)
 
 
-def check_follower(head: Head, *, named: bool) -> None:
+def check_follower(head: RequestHead, *, named: bool) -> None:
     """Raise Refused (403) for a request to follow a room that a page of another site may have caused.
 
     Named: it brings a nick or a resume key. The browser says nothing of the page to a plain-http name.
@@ -125,12 +125,12 @@ def check_follower(head: Head, *, named: bool) -> None:
         )
 
 
-def _is_from_elsewhere(head: Head) -> bool:
+def _is_from_elsewhere(head: RequestHead) -> bool:
     """Whether the browser says that another site caused the request; ``none`` is the user, who typed the address."""
     return head.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
-def _opens_page(head: Head) -> bool:
+def _opens_page(head: RequestHead) -> bool:
     """Whether the user follows a link, which shows something and changes nothing."""
     return head.method == "GET" and head.headers.get("sec-fetch-mode") == "navigate"
 

@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from chatd.access.address_usage import Share, Usage, UsageTable
-from chatd.access.token_bucket import Bucket, Pace, Slowed
+from chatd.access.address_usage import AddressUsage, AddressUsageTable, UsageCounts
+from chatd.access.token_bucket import ClientRate, SlowedClients, TokenBucket
 from chatd.config.settings import Config, limit
 from chatd.protocol.http_head import Refused, unavailable
 
@@ -45,7 +45,7 @@ def _rates(config: Config, *, auto: bool) -> _Rates:
     return _Rates(*(limit(getattr(config, f"limit_{name}"), getattr(config, f"auto_{name}") * auto) for name in names))
 
 
-class Limits:
+class RateLimits:
     """The limits of a worker."""
 
     def __init__(self, config: Config, seconds: Callable[[], float]) -> None:
@@ -54,33 +54,33 @@ class Limits:
         self._seconds = seconds
         self._rates = (_rates(config, auto=False), _rates(config, auto=True))  # by whether a listener is exposed
         self._counts = any(rates.of_addresses for rates in self._rates)
-        self.usages = UsageTable(config, seconds, max(2, int((self._rates[True].connections or 64) / 32)))
+        self.usages = AddressUsageTable(config, seconds, max(2, int((self._rates[True].connections or 64) / 32)))
         """What addresses use."""
         self._made: OrderedDict[str, None] = OrderedDict()  # rooms
-        self._handshakes: Bucket | None = None
-        self.slowed = Slowed(config.overdue_bytes)
+        self._handshakes: TokenBucket | None = None
+        self.slowed = SlowedClients(config.overdue_bytes)
         """Clients that are slowed down."""
 
     # A client
 
-    def pace(self, address: str, *, exposed: bool) -> Pace | None:
+    def pace(self, address: str, *, exposed: bool) -> ClientRate | None:
         """Return how fast a client at an address may publish and read; None: without limits."""
         config, now, rates = self._config, self._seconds(), self._rates[exposed]
         shared = self._shared(address, rates, now)
         if not rates.messages and not rates.bytes and shared is None:
             return None
         rate, size = rates.messages, rates.bytes
-        return Pace(
+        return ClientRate(
             self._bucket(rate, config.limit_burst, now) if rate else None,
             self._bucket(size, max(2 * size, config.max_message), now) if size else None,
-            Bucket(rate, config.max_rooms, now) if rate else None,
+            TokenBucket(rate, config.max_rooms, now) if rate else None,
             self._seconds,
             self.slowed,
             shared=shared,
             read_bytes=config.limit_read_bytes,
         )
 
-    def _shared(self, address: str, rates: _Rates, now: float) -> Usage | None:
+    def _shared(self, address: str, rates: _Rates, now: float) -> AddressUsage | None:
         """Return the usage of an address with its buckets for all its clients; None if nothing limits them."""
         config, rate, size = self._config, rates.address_messages, rates.address_bytes
         if not (rate or size or rates.requests) or (usage := self.usages.find(address)) is None:
@@ -93,10 +93,10 @@ class Limits:
             usage.requests = usage.requests or self._requests(rates, now)
         return usage
 
-    def _bucket(self, rate: float, burst: float, now: float) -> Bucket:
-        return Bucket(rate, burst, now, self._config.limit_debt_seconds * rate)
+    def _bucket(self, rate: float, burst: float, now: float) -> TokenBucket:
+        return TokenBucket(rate, burst, now, self._config.limit_debt_seconds * rate)
 
-    def _requests(self, rates: _Rates, now: float) -> Bucket:
+    def _requests(self, rates: _Rates, now: float) -> TokenBucket:
         return self._bucket(rates.requests, max(1, self._config.limit_requests_seconds * rates.requests), now)
 
     # An address
@@ -106,7 +106,7 @@ class Limits:
     ) -> None:
         """Take a request of an address, or so many. Raise Refused: 429.
 
-        Probes have a bucket of their own. A request that recovers missed messages may owe (``Bucket.request``).
+        Probes have a bucket of their own. A request that recovers missed messages may owe (``TokenBucket.request``).
         """
         rates = self._rates[exposed]
         if not rates.requests or (usage := self.usages.find(address)) is None:
@@ -155,13 +155,13 @@ class Limits:
         self.stay(address, exposed=exposed, counted=counted)
         rate = rates.arrivals
         if rate and (usage := self.usages.find(address)) is not None:
-            usage.arrivals = usage.arrivals or Bucket(rate / _MINUTE, rate, now)
+            usage.arrivals = usage.arrivals or TokenBucket(rate / _MINUTE, rate, now)
             if not usage.arrivals.take(1, now):
                 wait = usage.arrivals.wait(1, now)
                 raise too_many(f"{rate:g} new connections a minute from one address at most", wait)
             usage.touch()
         if rates.handshakes:  # last: who is refused for itself takes nothing from the others
-            self._handshakes = self._handshakes or Bucket(rates.handshakes, rates.handshakes, now)
+            self._handshakes = self._handshakes or TokenBucket(rates.handshakes, rates.handshakes, now)
             if not self._handshakes.take(1, now):
                 raise unavailable("too many come at once; try again")
 
@@ -184,7 +184,7 @@ class Limits:
         if not rate or room in self._made or (usage := self.usages.find(address)) is None:
             return
         now = self._seconds()
-        usage.rooms = usage.rooms or Bucket(rate / _MINUTE, rate, now)
+        usage.rooms = usage.rooms or TokenBucket(rate / _MINUTE, rate, now)
         if not usage.rooms.take(1, now):
             raise too_many(f"{rate:g} new rooms a minute from one address at most", usage.rooms.wait(1, now))
         usage.touch()
@@ -205,11 +205,11 @@ class Limits:
 
     # What other workers count
 
-    def report(self) -> Sequence[Share]:
+    def report(self) -> Sequence[UsageCounts]:
         """Return what addresses have used here that others should know."""
         return self.usages.report()
 
-    def learn(self, told: Sequence[Share], totals: Sequence[Share]) -> None:
+    def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
         """Learn what all workers, this one too, have counted of what was reported."""
         self.usages.learn(told, totals)
 
@@ -219,10 +219,10 @@ def too_many(message: str, wait: float) -> Refused:
     return Refused(429, "rate_limited", message, (("Retry-After", str(max(1, round(wait + 0.5)))),))
 
 
-class Crowd(Generic[Member]):
+class ConnectionsByAddress(Generic[Member]):
     """Connections of one kind, counted by where they come from."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
         self._members: dict[Member, str] = {}
 

@@ -16,7 +16,7 @@ _COMMENT = re.compile(r"(?:^|\s)#.*")
 _json = JSONDecoder()
 
 
-class Revoked:
+class RevokedTokens:
     """The list, which may be read again at any time."""
 
     def __init__(self, path: str) -> None:

@@ -10,7 +10,7 @@ _TOLD_LEAST, _TOLD_PART = 2, 32
 """Other workers are told of what was taken from a bucket when it is at least so much, and such a part of its burst."""
 
 
-class Bucket:
+class TokenBucket:
     """One bucket. Times are in seconds, from anywhere, and never go back."""
 
     __slots__ = ("_at", "_burst", "_level", "debt", "rate", "untold")
@@ -77,27 +77,27 @@ class Bucket:
         self._at = now
 
 
-class Late(Protocol):
+class SlowedClient(Protocol):
     """Somebody who has something still to say, at its pace."""
 
     def hurry(self) -> None:
         """Say it now: there is no time any more."""
 
 
-class Slowed:
+class SlowedClients:
     """Clients that are slowed down. What those that are gone left behind is bounded."""
 
     def __init__(self, most: int) -> None:
         """Set how many bytes of UTF-8 the clients that are gone may have left behind, together."""
         self._most = most
-        self._left: dict[Late, int] = {}
+        self._left: dict[SlowedClient, int] = {}
         self._total = 0
 
-    def add(self, client: Late) -> None:
+    def add(self, client: SlowedClient) -> None:
         """Register a client."""
         self._left.setdefault(client, 0)
 
-    def leave(self, client: Late, size: int) -> bool:
+    def leave(self, client: SlowedClient, size: int) -> bool:
         """Note that a client is gone and left so many bytes behind. Return whether they may still be published.
 
         If they may not, the client is forgotten: it counts no more.
@@ -110,7 +110,7 @@ class Slowed:
         self._left[client] = size
         return True
 
-    def discard(self, client: Late) -> None:
+    def discard(self, client: SlowedClient) -> None:
         """Forget a client."""
         self._total -= self._left.pop(client, 0)
 
@@ -120,31 +120,31 @@ class Slowed:
             client.hurry()
 
 
-class Shared(Protocol):
+class SharedBuckets(Protocol):
     """What a pace needs of the usage of its address, which all clients of the address share."""
 
-    messages: Bucket | None
-    bytes: Bucket | None
-    requests: Bucket | None
+    messages: TokenBucket | None
+    bytes: TokenBucket | None
+    requests: TokenBucket | None
 
     def touch(self) -> None:
         """Note that something was taken from a bucket."""
 
 
-class Pace:
+class ClientRate:
     """How fast one client may publish and read: its own buckets, and those that it shares with its address."""
 
     __slots__ = ("_bytes", "_joins", "_messages", "_read_bytes", "_refused", "_seconds", "_shared", "slowed")
 
     def __init__(
         self,
-        messages: Bucket | None,
-        size: Bucket | None,
-        joins: Bucket | None,
+        messages: TokenBucket | None,
+        size: TokenBucket | None,
+        joins: TokenBucket | None,
         seconds: Callable[[], float],
-        slowed: Slowed,
+        slowed: SlowedClients,
         *,
-        shared: Shared | None = None,
+        shared: SharedBuckets | None = None,
         read_bytes: int = 1,
     ) -> None:
         """Take the client's buckets of messages, bytes and joins, the clock, and the clients that wait.
@@ -219,7 +219,7 @@ class Pace:
         return self._joins.wait(1, now)
 
     def ask(self, count: int = 1, *, recovers: bool = False) -> float:
-        """Take a request of the address, or so many, as ``Bucket.request`` does."""
+        """Take a request of the address, or so many, as ``TokenBucket.request`` does."""
         shared = self._shared
         if shared is None or shared.requests is None:
             return 0.0
@@ -239,5 +239,5 @@ class Pace:
             shared.touch()
 
 
-def _wait(bucket: Bucket | None, now: float) -> float:
+def _wait(bucket: TokenBucket | None, now: float) -> float:
     return bucket.wait(1, now) if bucket is not None else 0.0

@@ -21,13 +21,13 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from chatd.access.keys import Key, fingerprint, read_key_file
-from chatd.access.revoked_tokens import Revoked
+from chatd.access.revoked_tokens import RevokedTokens
 from chatd.config.settings import LEEWAY_SECONDS, SUBJECT_LENGTH, BadValue
-from chatd.protocol.close_codes import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, Closing
+from chatd.protocol.close_codes import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import (
-    Head,
-    Place,
     Refused,
+    RequestHead,
+    RoomTarget,
     bad_request,
     bearer_of_protocols,
     compose_room,
@@ -60,7 +60,7 @@ _RIGHTS = frozenset(("", "r", "w", "rw", "wr"))
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Permissions:
     """What somebody may do, as its token says; without arguments: everything."""
 
     subject: str = ""
@@ -100,7 +100,7 @@ class Grant:
         return rooms[max(fitting, key=len)] if fitting else ""
 
 
-EVERYTHING = Grant()
+EVERYTHING = Permissions()
 """Of those who come in where no tokens are asked for."""
 
 
@@ -115,30 +115,30 @@ def unauthorized(message: str, *, error: str = "") -> Refused:
     return Refused(401, "unauthorized", message, (("WWW-Authenticate", challenge),))
 
 
-def refused_by(closing: Closing) -> Refused:
+def refused_by(close_code: CloseCode) -> Refused:
     """Return the answer to a request that is closed before it was answered."""
-    if closing.code == TOKEN_REVOKED.code:
-        return unauthorized(closing.reason, error="invalid_token")
-    return (forbidden if closing.code == TAKEN_OVER.code else unavailable)(closing.reason)
+    if close_code.code == TOKEN_REVOKED.code:
+        return unauthorized(close_code.reason, error="invalid_token")
+    return (forbidden if close_code.code == TAKEN_OVER.code else unavailable)(close_code.reason)
 
 
-def check_readable(grant: Grant, room: str) -> None:
+def check_readable(permissions: Permissions, room: str) -> None:
     """Let who may read a room go on. Raises Refused: 403."""
-    if not grant.may_read(room):
+    if not permissions.may_read(room):
         raise _insufficient("the token does not let you into this room")
 
 
-def check_writable(grant: Grant, room: str) -> None:
+def check_writable(permissions: Permissions, room: str) -> None:
     """Let who may write there go on. Raises Refused: 403."""
-    if not grant.may_write(room):
+    if not permissions.may_write(room):
         raise _insufficient(READ_ONLY.reason)
 
 
-def own_place(grant: Grant, place: Place) -> Place:
+def own_place(permissions: Permissions, place: RoomTarget) -> RoomTarget:
     """Give a place whose resume key is of one subject: who comes with another's key has not come back as the other."""
-    if not (grant.who and place.resume):
+    if not (permissions.who and place.resume):
         return place
-    own = sha256(f"{grant.who} {place.resume}".encode()).hexdigest()  # no key has a space,
+    own = sha256(f"{permissions.who} {place.resume}".encode()).hexdigest()  # no key has a space,
     return replace(place, resume=f"={own}")  # nor an equals sign: who is nobody in particular can't bring this one
 
 
@@ -147,7 +147,7 @@ def _insufficient(message: str) -> Refused:
     return Refused(403, "forbidden", message, (("WWW-Authenticate", challenge),))
 
 
-class Guard:
+class TokenVerifier:
     """Knows good tokens, by keys that may be replaced at any time."""
 
     def __init__(
@@ -164,7 +164,7 @@ class Guard:
         Revoked is the file that lists tokens which are refused; empty: there is none. Require names the claims
         (``exp``, ``rooms``, ``sub``) without which a token is refused.
         """
-        self.revoked = Revoked(revoked)
+        self.revoked = RevokedTokens(revoked)
         """Tokens that are refused although their keys are good."""
         self._paths = paths
         self._keys: list[tuple[str, Key]] = []  # each with its fingerprint
@@ -177,7 +177,7 @@ class Guard:
         keys = [key for path in self._paths for key in read_key_file(path)]
         self._keys = [(fingerprint(key.material), key) for key in keys]
 
-    def let_in(self, head: Head, now: float) -> Grant:
+    def let_in(self, head: RequestHead, now: float) -> Permissions:
         """Give what the bearer of a request's token may do, at that time.
 
         Raises Refused: 401, 400 for several, or 503 where the keys or the list of revoked tokens could not be read yet.
@@ -194,7 +194,7 @@ class Guard:
         except BadToken as bad:
             raise unauthorized(str(bad), error="invalid_token") from None
 
-    def check(self, token: str, now: float) -> Grant:
+    def check(self, token: str, now: float) -> Permissions:
         """Give what the bearer of a token may do; now is in seconds since 1970. Raises BadToken."""
         payload, key = self._payload(token)
         claims = _read_claims(payload)
@@ -210,15 +210,15 @@ class Guard:
         audience = [claims.aud] if isinstance(claims.aud, str) else claims.aud or []
         if not (self._audience in audience if self._audience else claims.aud is UNSET):
             raise BadToken("the token is for another audience")  # RFC 7519, section 4.1.3
-        grant = _grant(claims, key)
-        if self.revoked.has(grant.subject, grant.id):
+        permissions = _permissions(claims, key)
+        if self.revoked.has(permissions.subject, permissions.id):
             raise BadToken(TOKEN_REVOKED.reason)
-        return grant
+        return permissions
 
-    def still_takes(self, grant: Grant) -> bool:
+    def still_takes(self, permissions: Permissions) -> bool:
         """Return whether the key of a token is still one of ours, and the token is not revoked."""
-        known = any(grant.key == key for key, _ in self._keys)
-        return known and not self.revoked.has(grant.subject, grant.id)
+        known = any(permissions.key == key for key, _ in self._keys)
+        return known and not self.revoked.has(permissions.subject, permissions.id)
 
     def _payload(self, token: str) -> tuple[bytes, str]:
         """Give what a token says, and the fingerprint of the key that has signed it. Raises BadToken."""
@@ -243,7 +243,7 @@ def _named_so(key: Key, named: object) -> bool:
     return named is None or not key.id or key.id == named
 
 
-def find_token(head: Head) -> str:
+def find_token(head: RequestHead) -> str:
     """Give the token that a request carries, empty where it has none. Raises Refused: 400, where it has several.
 
     From ``Authorization: Bearer``, the parameter ``token``, or the subprotocol ``bearer.…`` (RFC 6750, section 2).
@@ -273,11 +273,11 @@ def _complaint(error: Exception) -> str:
     return f"{found[3]}, in the token: expected {found[1]}{found[2] or ''}".replace("`", "")
 
 
-def _grant(claims: _Claims, key: str = "") -> Grant:
+def _permissions(claims: _Claims, key: str = "") -> Permissions:
     nick = _nick(claims)
     expires = None if claims.exp is UNSET else claims.exp
     token_id = "" if claims.jti is UNSET else str(claims.jti)
-    return Grant(claims.sub or "", nick, expires, _rooms(claims), anonymous=not nick, id=token_id, key=key)
+    return Permissions(claims.sub or "", nick, expires, _rooms(claims), anonymous=not nick, id=token_id, key=key)
 
 
 def _nick(claims: _Claims) -> str:
@@ -317,7 +317,7 @@ def mint(key: Key, claims: Mapping[str, object], algorithm: str = "") -> str:
         raise BadValue(f"must be {' or '.join(key.algorithms)} with this key, not {algorithm!r}")
     try:
         payload = msgspec.json.encode(claims)
-        _grant(_read_claims(payload))
+        _permissions(_read_claims(payload))
     except UnicodeEncodeError:
         raise BadValue("what a token says must be UTF-8") from None
     except BadToken as bad:

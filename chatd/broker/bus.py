@@ -25,24 +25,30 @@ from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.access.rate_limits import Limits
+from chatd.access.rate_limits import RateLimits
 from chatd.broker.comparison import Comparison
-from chatd.broker.connection import Broken, Link, LinkLost, Publisher, Subscriber
+from chatd.broker.connection import (
+    BrokerConnection,
+    ConnectionUnusable,
+    LinkLost,
+    PublishConnection,
+    SubscribeConnection,
+)
 from chatd.broker.endpoint import broker_endpoint
 from chatd.broker.eviction import Eviction
-from chatd.broker.history import History
-from chatd.broker.liveness import Probes
-from chatd.broker.presence import Presence
-from chatd.broker.publish_queue import NotPublished, Outboxes, Published, WritesRefused
+from chatd.broker.history import HistoryReader
+from chatd.broker.liveness import LivenessProbes
+from chatd.broker.presence import PresenceStore
+from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom
+from chatd.broker.publish_queue import NotPublished, PublishQueues, PublishResult, WritesRefused
 from chatd.broker.queries import Queries
-from chatd.broker.resume_positions import Place, Places
-from chatd.broker.roster import Identity, Members, Occupied
+from chatd.broker.resume_positions import ResumePosition, ResumePositions
 from chatd.broker.script import ALL, RUN
 from chatd.broker.sentinel import Sentinels
-from chatd.broker.shared_limits import Shares
+from chatd.broker.shared_limits import SharedLimits
 from chatd.config.settings import BrokerAddress, Config
 from chatd.monitoring.metrics import BUSES
-from chatd.protocol.message import Batch, Change, Message, Position, Span, decode, tells_changes
+from chatd.protocol.message import Batch, HistoryRange, Message, PresenceEvent, StreamPosition, decode, tells_changes
 from chatd.runtime.timers import Periodic
 
 log = Logger()
@@ -62,16 +68,16 @@ class BusListener(Protocol):
     def bus_changed(self) -> None:
         """Look at ``open`` and ``away`` again."""
 
-    def compare(self, room: str, top: Position) -> None:
+    def compare(self, room: str, top: StreamPosition) -> None:
         """Learn how far a room has come: whatever was published up to there was heard by now, or never will be."""
 
-    def present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+    def present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Learn who came to a watched room, went, or took another nick, and the newest message before that."""
 
     def renamed(self, room: str, author: str, nick: str) -> None:
         """Learn that a member has another nick: somebody took its own while the broker did not know it."""
 
-    def give_up(self, room: str, session: str) -> Place | None:
+    def give_up(self, room: str, session: str) -> ResumePosition | None:
         """Hang up on a connection, for its key has come with another one; give how far it has come."""
 
     def logged(self) -> "Deferred[None] | None":
@@ -110,7 +116,7 @@ class Bus:
         self._address = address
         self._config = config
         self._prefix = f"{config.redis_prefix}:room:"
-        self._outboxes = Outboxes(
+        self._publish_queues = PublishQueues(
             config,
             publisher,
             self._channel,
@@ -119,11 +125,11 @@ class Bus:
             refused=self._refused,
             window_changed=self._window_changed,
         )
-        self._probes = Probes(reactor, config, publisher)
+        self._probes = LivenessProbes(reactor, config, publisher)
         self._known_run = run.encode()
         self._queries = Queries(reactor, config)
-        self._history = History(self._queries, config, self._channel, lambda: secrets.token_hex(4), now)
-        self._presence = Presence(
+        self._history = HistoryReader(self._queries, config, self._channel, lambda: secrets.token_hex(4), now)
+        self._presence = PresenceStore(
             reactor,
             self._queries,
             config,
@@ -134,19 +140,21 @@ class Bus:
             renamed=self._renamed,
             said=self._said,
         )
-        self._shares = Shares(reactor, self._queries, config, publisher)
+        self._shares = SharedLimits(reactor, self._queries, config, publisher)
         self._eviction = Eviction(reactor, self._queries, config, publisher)
-        self._places = Places(reactor, self._queries, config, publisher, self._give_up)
+        self._places = ResumePositions(reactor, self._queries, config, publisher, self._give_up)
         self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
         endpoint = self._sentinels or broker_endpoint(reactor, address, config)
 
-        def link(kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None) -> Link:
-            return Link(
+        def link(
+            kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None
+        ) -> BrokerConnection:
+            return BrokerConnection(
                 kind, reactor, endpoint, address, config, prepare=prepare, changed=self._links_changed, heard=heard
             )
 
-        self._commands = link(Publisher, self._prepare_commands)
-        self._channels = link(Subscriber, self._prepare_channels, self._heard)
+        self._commands = link(PublishConnection, self._prepare_commands)
+        self._channels = link(SubscribeConnection, self._prepare_channels, self._heard)
         self._subscriber: Any = None  # from the moment it is prepared
         self._rooms: dict[str, _Subscription] = {}
         self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
@@ -182,7 +190,7 @@ class Bus:
         self._ticker.start(now=False)
         self._comparison.start()
 
-    def share(self, limits: Limits) -> None:
+    def share(self, limits: RateLimits) -> None:
         """Share with all workers what addresses do on this one."""
         self._shares.share(limits)
 
@@ -203,7 +211,7 @@ class Bus:
         for timer in (self._settling, self._retrying):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._outboxes.abandon("the server stopped")
+        self._publish_queues.abandon("the server stopped")
         self._probes.fail("the server stopped")
         self._commands.stop()
         self._channels.stop()
@@ -211,7 +219,7 @@ class Bus:
     @property
     def away(self) -> str:
         """Why nothing can be published now; empty while it can."""
-        if self._outboxes.live:
+        if self._publish_queues.live:
             return ""
         if self._refusing:
             return self._refusing
@@ -236,39 +244,39 @@ class Bus:
     @property
     def open(self) -> bool:
         """Whether ``publish`` may be called."""
-        return self._outboxes.live and not self._outboxes.full
+        return self._publish_queues.live and not self._publish_queues.full
 
     @property
     def space(self) -> int:
         """How much more may be in flight, in bytes; ``weight`` says what messages take."""
-        return self._outboxes.space
+        return self._publish_queues.space
 
     def weight(self, messages: Sequence[Message]) -> int:
         """Give what messages take of the window, in bytes."""
-        return self._outboxes.weight(messages)
+        return self._publish_queues.weight(messages)
 
     def publish(
         self, room: str, messages: Sequence[Message], ids: Mapping[int, str] = _NO_IDS, ticket: int = 0
-    ) -> "Deferred[Published]":
+    ) -> "Deferred[PublishResult]":
         """Publish messages of a room, after all that were handed over before; fails with NotPublished.
 
         The Deferred fires once they have their offsets; they may be delivered before that. Ids are those that authors
         gave to some of them, by their number (0, 1, …): what its author has published with the same id before, within
         ``republish_memory_seconds``, is not published again. A ticket is that of the sync to wait for (``sync``).
         """
-        return self._outboxes.publish(room, messages, ids, ticket)
+        return self._publish_queues.publish(room, messages, ids, ticket)
 
     def synced(self, ticket: int) -> None:
         """Publish what waited for a sync of the chat log up to that one."""
-        self._outboxes.synced(ticket)
+        self._publish_queues.synced(ticket)
 
     def not_synced(self, ticket: int, why: str) -> None:
         """Fail what waits for a sync up to that one, with NotPublished."""
-        self._outboxes.not_synced(ticket, why)
+        self._publish_queues.not_synced(ticket, why)
 
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""
-        return self._outboxes.flushed()
+        return self._publish_queues.flushed()
 
     def probe(self) -> "Deferred[None]":
         """Publish to ourselves, as messages are published.
@@ -281,7 +289,7 @@ class Bus:
 
     def _probe_back(self, _: None) -> None:
         """Take writes as possible again, unless there are messages: then it depends on them. Raise WritesRefused."""
-        if not self._outboxes.unanswered:
+        if not self._publish_queues.unanswered:
             self._answered()
         if self._refusing:
             raise WritesRefused(self._refusing)
@@ -309,11 +317,11 @@ class Bus:
         """Let a member go; where it may linger, it has a while to come back unnoticed."""
         self._presence.leave(room, author, linger=linger)
 
-    def members(self, room: str) -> "Deferred[Members]":
+    def members(self, room: str) -> "Deferred[MemberList]":
         """Ask who is in a room, on all workers."""
         return self._presence.members(room)
 
-    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+    def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
         """List the rooms that have members or messages, by name, and say whether there may be more."""
         return Deferred.fromCoroutine(self._presence.list_rooms())
 
@@ -325,20 +333,24 @@ class Bus:
         """Tell it no more."""
         self._presence.unwatch(room)
 
-    def _present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+    def _present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         self.listener.present(room, after, changes)
 
     def _said(self, room: str) -> "Deferred[None] | None":
         """Fire once all that was said in a room up to now is published, or never will be. Return None if it is."""
         logged = self.listener.logged()
-        return self._outboxes.said(room) if logged is None else logged.addCallback(lambda _: self._outboxes.said(room))
+        return (
+            self._publish_queues.said(room)
+            if logged is None
+            else logged.addCallback(lambda _: self._publish_queues.said(room))
+        )
 
     def _renamed(self, room: str, author: str, nick: str) -> None:
         self.listener.renamed(room, author, nick)
 
     # History and places: each answer waits for the broker
 
-    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+    def read(self, room: str, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
         """Read what follows a position, up to about so many bytes; without one only where the room's order stands."""
         return self._history.read(room, after, most)
 
@@ -351,25 +363,25 @@ class Bus:
         """
         return self._history.read_back(room, epoch, last, after, most)
 
-    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
         """Say where the order of each room stands; a room of which the broker knows nothing has no epoch."""
         return self._history.tops(rooms)
 
-    def claim(self, room: str, key: str, session: str) -> "Deferred[Place]":
+    def claim(self, room: str, key: str, session: str) -> "Deferred[ResumePosition]":
         """Take over the place that was kept under a key, for a connection; or begin one.
 
         Fails with TakenOver or Contested.
         """
         return Deferred.fromCoroutine(self._claim(room, key, session))
 
-    async def _claim(self, room: str, key: str, session: str) -> Place:
+    async def _claim(self, room: str, key: str, session: str) -> ResumePosition:
         if not self._settled:  # the worker that has yet to write the place is to be back before it is read
             settled: Deferred[None] = Deferred(self._unsettled.pop)
             self._unsettled[settled] = None
             await settled
         return await self._places.claim(room, key, session)
 
-    def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
+    def save(self, room: str, key: str, session: str, place: ResumePosition, *, left: bool = False) -> None:
         """Keep a place under a key, as long as the connection has it; it may have left."""
         self._places.save(room, key, session, place, left=left)
 
@@ -381,7 +393,7 @@ class Bus:
         """Fire once all places are kept, and it is said who has left."""
         return gatherResults([self._places.saved(), self._presence.flushed()])
 
-    def _give_up(self, room: str, session: str) -> Place | None:
+    def _give_up(self, room: str, session: str) -> ResumePosition | None:
         return self.listener.give_up(room, session)
 
     # Rooms
@@ -430,7 +442,7 @@ class Bus:
     def _heard_rooms(self) -> list[str]:
         return [room for room, subscription in self._rooms.items() if subscription.confirmed]
 
-    def _compare(self, room: str, top: Position) -> None:
+    def _compare(self, room: str, top: StreamPosition) -> None:
         if self.hears(room):
             self.listener.compare(room, top)
 
@@ -468,13 +480,13 @@ class Bus:
         fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
         version = fields[b"redis_version"].decode()
         if [int(each) for each in version.split(".")[:2]] < [int(each) for each in OLDEST_REDIS.split(".")]:
-            raise Broken(f"it is Redis {version}; {OLDEST_REDIS} or newer is needed")
+            raise ConnectionUnusable(f"it is Redis {version}; {OLDEST_REDIS} or newer is needed")
         for script in ALL:
             await script.load(protocol)
         run = self._known_run or fields[b"run_id"]
         if self._sentinels is not None:
             run = await RUN.run(protocol, [f"{self._config.redis_prefix}:run".encode()], [run, secrets.token_hex(4)])
-        self._outboxes.connected(protocol, run)
+        self._publish_queues.connected(protocol, run)
         self._queries.connected(protocol, run)
         self._places.connected(run)
 
@@ -505,12 +517,12 @@ class Bus:
         if not live and self._settling is not None:
             self._settling.cancel()
             self._settling = None
-        if live and not self._outboxes.live and self._settling is None:
+        if live and not self._publish_queues.live and self._settling is None:
             wait = self._config.bus_settle_seconds if self._was_live else 0
             self._settling = self._clock.callLater(wait, self._go_live)
             self._look_whether_it_writes()
-        elif not live and self._outboxes.live:
-            self._outboxes.lost()
+        elif not live and self._publish_queues.live:
+            self._publish_queues.lost()
             self._away_since = self._clock.seconds()
             self._say_away()
             self.listener.bus_changed()
@@ -531,7 +543,7 @@ class Bus:
                 trouble=f"bus {self._address}",
                 over=True,
             )
-        self._outboxes.go_live()
+        self._publish_queues.go_live()
         self.listener.bus_changed()
         while self._unsettled:  # one may cancel another
             self._unsettled.popitem(last=False)[0].callback(None)
@@ -551,8 +563,8 @@ class Bus:
 
     def _try_again(self) -> None:
         """Send again what was refused; where there is nothing, see whether something could be published."""
-        self._outboxes.send_all()
-        if not self._outboxes.unanswered:
+        self._publish_queues.send_all()
+        if not self._publish_queues.unanswered:
             self._look_whether_it_writes()
 
     def _look_whether_it_writes(self) -> None:
@@ -575,7 +587,7 @@ class Bus:
 
     def _tick(self) -> None:
         """Ask the links for a sign of life: a frozen broker breaks no connection."""
-        if not self._outboxes.live and not self._said_away:
+        if not self._publish_queues.live and not self._said_away:
             away = self._clock.seconds() - self._away_since
             if away >= 2 * self._config.bus_tick_seconds:  # a start takes a moment, and is no outage
                 self._say_away()

@@ -13,11 +13,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.broker.connection import for_now
-from chatd.broker.history import History
-from chatd.broker.presence import Presence
+from chatd.broker.history import HistoryReader
+from chatd.broker.presence import PresenceStore
 from chatd.broker.publish_queue import NotPublished
 from chatd.config.settings import Config
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from chatd.runtime.timers import Periodic
 
 log = Logger()
@@ -30,12 +30,12 @@ class Comparison:
         self,
         clock: Any,
         config: Config,
-        history: History,
-        presence: Presence,
+        history: HistoryReader,
+        presence: PresenceStore,
         *,
         rooms: Callable[[], Sequence[str]],
         probe: Callable[[], "Deferred[None]"],
-        compare: Callable[[str, Position], None],
+        compare: Callable[[str, StreamPosition], None],
     ) -> None:
         """Take the rooms that are heard now, what sends a probe, and whom to tell how far each room has come."""
         self._step = config.compare_rooms

@@ -46,7 +46,7 @@ def for_now(failure: Failure) -> bool:
     return _FOR_NOW.search(failure.getErrorMessage().strip()) is not None
 
 
-class Broken(Exception):
+class ConnectionUnusable(Exception):
     """A link that can't be used; its text says why."""
 
 
@@ -67,7 +67,7 @@ class _Alive:
         super().connectionLost(why)  # type: ignore[misc]
 
 
-class Publisher(_Alive, txredisapi.RedisProtocol):
+class PublishConnection(_Alive, txredisapi.RedisProtocol):
     """A connection that sends commands."""
 
     def _build_command(self, *args: Any, **options: object) -> bytes:
@@ -76,7 +76,7 @@ class Publisher(_Alive, txredisapi.RedisProtocol):
         return command
 
 
-class Subscriber(_Alive, txredisapi.SubscriberProtocol):
+class SubscribeConnection(_Alive, txredisapi.SubscriberProtocol):
     """A connection that hears channels."""
 
     def messageReceived(self, pattern: None, channel: bytes, message: bytes) -> None:
@@ -87,7 +87,7 @@ class Subscriber(_Alive, txredisapi.SubscriberProtocol):
             log.failure("a message from the bus could not be handled")
 
 
-class Link(Factory):
+class BrokerConnection(Factory):
     """Keeps one connection of a kind to the broker, from ``start`` to ``stop``."""
 
     noisy = False
@@ -177,7 +177,7 @@ class Link(Factory):
         try:
             await preparing
         except (CancelledError, txredisapi.ConnectionError):
-            raise Broken(self._refusal or protocol.lost or "connection lost while logging in") from None
+            raise ConnectionUnusable(self._refusal or protocol.lost or "connection lost while logging in") from None
 
     async def _get_ready(self, protocol: Any) -> None:
         await protocol.whenConnected()

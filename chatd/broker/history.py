@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from chatd.broker.queries import Queries
 from chatd.broker.script import READ, READ_BACK, TOPS
 from chatd.config.settings import Config
-from chatd.protocol.message import Batch, Position, Span, decode
+from chatd.protocol.message import Batch, HistoryRange, StreamPosition, decode
 
 log = Logger()
 
@@ -24,7 +24,7 @@ def history_key(prefix: str, room: str) -> tuple[bytes, bytes]:
     return f"{prefix}:history:".encode(), f":{room}".encode()
 
 
-class History:
+class HistoryReader:
     """The history of all rooms, as it stands in the broker."""
 
     def __init__(
@@ -43,7 +43,7 @@ class History:
         self._now = now
         self._unreadable: dict[int, None] = {}  # hashes of entries that were logged, the oldest first
 
-    def read(self, room: str, after: Position | None, most: int) -> "Deferred[Span]":
+    def read(self, room: str, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
         """Read what follows a position, up to about so many bytes; without one only where the order stands."""
         config = self._config
         epoch, offset = (after.epoch, after.offset) if after is not None and config.keeps_history else ("", 0)
@@ -81,7 +81,7 @@ class History:
 
         return answer.addCallback(self._batches_back, room, epoch, last, read_on)
 
-    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
         """Say where the order of each room stands; a room that is not known in this run has no epoch."""
 
         def arguments(run: bytes) -> list[Any]:
@@ -89,16 +89,16 @@ class History:
 
         answer: Deferred[Any] = self._queries.ask(TOPS, [self._channel(room) for room in rooms], arguments)
         return answer.addCallback(
-            lambda flat: [Position(flat[at].decode(), int(flat[at + 1])) for at in range(0, len(flat), 2)]
+            lambda flat: [StreamPosition(flat[at].decode(), int(flat[at + 1])) for at in range(0, len(flat), 2)]
         )
 
-    def _span(self, answer: list[Any], room: str, most: int) -> "Span | Deferred[Span]":
+    def _span(self, answer: list[Any], room: str, most: int) -> "HistoryRange | Deferred[HistoryRange]":
         epoch, top, more, end, *entries = answer
         its_epoch, _, offset = end.decode().partition(" ")
         batches = self._batches(room, its_epoch, entries)
-        span = self._without_old(Span(batches, Position(epoch.decode(), int(top)), bool(more)))
+        span = self._without_old(HistoryRange(batches, StreamPosition(epoch.decode(), int(top)), bool(more)))
         if span.more and not span.batches:  # who reads on behind the last batch would read the same again
-            return self.read(room, Position(its_epoch, int(offset)), most)
+            return self.read(room, StreamPosition(its_epoch, int(offset)), most)
         return span
 
     def _batches(self, room: str, epoch: str, entries: Sequence[bytes], last: int = sys.maxsize) -> list[Batch]:
@@ -145,10 +145,10 @@ class History:
             return read_on(min(int(unread), last - 1))  # never the same again
         return batches, bool(more)
 
-    def _without_old(self, span: Span) -> Span:
+    def _without_old(self, span: HistoryRange) -> HistoryRange:
         """Leave out what is too old: the broker keeps it until the room has been silent for so long."""
         kept = [part for batch in span.batches if (part := self._without_old_messages(batch)) is not None]
-        return Span(kept, span.top, span.more)
+        return HistoryRange(kept, span.top, span.more)
 
     def _without_old_messages(self, batch: Batch) -> Batch | None:
         """Return a batch without the messages that are too old; None if all of them are."""

@@ -17,7 +17,7 @@ from chatd.monitoring.metrics import BUS_ROUND_TRIP_SECONDS
 
 
 @dataclass(slots=True)
-class _Probe:
+class _LivenessProbe:
     done: "Deferred[None]"
     late: Any
     sent: float
@@ -25,7 +25,7 @@ class _Probe:
     """Whether the publishing link has heard that it was published."""
 
 
-class Probes:
+class LivenessProbes:
     """The probes on their way."""
 
     def __init__(self, clock: Any, config: Config, publisher: str) -> None:
@@ -33,7 +33,7 @@ class Probes:
         self._clock = clock
         self._config = config
         self._number = 0
-        self._probes: dict[int, _Probe] = {}
+        self._probes: dict[int, _LivenessProbe] = {}
         self._key = f"{config.redis_prefix}:probe".encode()
         self.channel = f"{config.redis_prefix}:probe:{publisher}".encode()
 
@@ -46,7 +46,7 @@ class Probes:
         number = self._number = self._number + 1
         done: Deferred[None] = Deferred()
         late = self._clock.callLater(self._config.probe_seconds, self._late, number)
-        self._probes[number] = _Probe(done, late, self._clock.seconds())
+        self._probes[number] = _LivenessProbe(done, late, self._clock.seconds())
         self._publish(commands, number)
         return done
 

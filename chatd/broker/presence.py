@@ -24,16 +24,16 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from chatd.broker.presence_list import FIRST, Identity, MemberList, OccupiedRoom, PresenceList, PresentMember
 from chatd.broker.presence_script import NickTaken, Step, read_entry, read_members
 from chatd.broker.queries import Queries
-from chatd.broker.roster import FIRST, Identity, Members, Occupied, Present, Roster
 from chatd.broker.script import ALIVE, MEMBERS, PRESENCE, ROOMS
 from chatd.config.settings import Config
-from chatd.protocol.message import Change, Changes, Position, decode_changes
+from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition, decode_changes
 
 log = Logger()
 
-Told = Callable[[str, Position, Sequence[Change]], None]
+Told = Callable[[str, StreamPosition, Sequence[PresenceEvent]], None]
 
 
 @dataclass(slots=True)
@@ -65,12 +65,12 @@ class _Here:
     """What will say that they have left."""
     waiting: list[Step] = field(default_factory=list)
     sending: bool = False
-    roster: Roster | None = None
+    presence_list: PresenceList | None = None
     watched: bool = False
     reading: bool = False
     coming: Any = None
     """What will read who is there."""
-    early: list[Changes] = field(default_factory=list)
+    early: list[PresenceUpdate] = field(default_factory=list)
     """What was told while that was read for the first time."""
     failures: int = 0
     """How often reading it has failed, since it last succeeded."""
@@ -88,7 +88,7 @@ class _Here:
             member.ghost = ghost
 
 
-class Presence:
+class PresenceStore:
     """Everybody on this worker, and who else is in their rooms."""
 
     def __init__(
@@ -182,7 +182,7 @@ class Presence:
         here = self._rooms.setdefault(room, _Here())
         return self._do(room, here, Step("free", "", identity=identity))
 
-    def members(self, room: str) -> "Deferred[Members]":
+    def members(self, room: str) -> "Deferred[MemberList]":
         """Ask who is in a room."""
         config = self._config
         answer: Deferred[Any] = self._queries.ask(
@@ -192,16 +192,16 @@ class Presence:
         )
         return answer.addCallback(read_members)
 
-    async def list_rooms(self) -> tuple[Sequence[Occupied], bool]:
+    async def list_rooms(self) -> tuple[Sequence[OccupiedRoom], bool]:
         """List the rooms that have members or messages, by name, and say whether there may be more."""
         config = self._config
-        found: dict[str, Occupied] = {}
+        found: dict[str, OccupiedRoom] = {}
         cursor = b"0"
         for _ in range(config.rooms_steps):
             cursor, *flat = await self._queries.ask(ROOMS, [], partial(self._about_rooms, cursor))
             for at in range(0, len(flat), 4):
                 name, epoch = flat[at].decode(), flat[at + 2].decode()
-                found[name] = Occupied(name, flat[at + 1], Position(epoch, int(flat[at + 3])))
+                found[name] = OccupiedRoom(name, flat[at + 1], StreamPosition(epoch, int(flat[at + 3])))
             if cursor == b"0" or len(found) > config.rooms_listed:
                 break
         listed = sorted(found.values(), key=lambda each: each.room)[: config.rooms_listed]
@@ -223,7 +223,7 @@ class Presence:
     def unwatch(self, room: str) -> None:
         """Tell it no more."""
         if (here := self._rooms.get(room)) is not None:
-            here.watched, here.roster, here.early, here.failures = False, None, [], 0
+            here.watched, here.presence_list, here.early, here.failures = False, None, [], 0
             if here.coming is not None:
                 here.coming.cancel()
                 here.coming = None
@@ -235,13 +235,13 @@ class Presence:
         if here is None or not here.watched:
             return
         told = decode_changes(data)
-        if here.roster is not None:
-            self._take(room, here, here.roster, told)
+        if here.presence_list is not None:
+            self._take(room, here, here.presence_list, told)
         elif len(here.early) < self._config.presence_held:
             here.early.append(told)
 
-    def _take(self, room: str, here: _Here, roster: Roster, told: Changes) -> None:
-        changes = roster.take(told)
+    def _take(self, room: str, here: _Here, presence_list: PresenceList, told: PresenceUpdate) -> None:
+        changes = presence_list.take(told)
         if changes is None:
             self._read_soon(room, here, told.version)
         elif changes:
@@ -252,9 +252,9 @@ class Presence:
 
     def _read_soon(self, room: str, here: _Here, version: int) -> None:
         """Learn who is there; where the broker has lost it, when all workers will have said it anew."""
-        if here.coming is None and here.roster is not None:
-            lost = not 0 <= version - here.roster.version < FIRST
-            wait = self._config.roster_seconds + (self._config.compare_seconds if lost else 0)
+        if here.coming is None and here.presence_list is not None:
+            lost = not 0 <= version - here.presence_list.version < FIRST
+            wait = self._config.presence_list_seconds + (self._config.compare_seconds if lost else 0)
             here.coming = self._clock.callLater(wait, self._read, room, here)
 
     def _read(self, room: str, here: _Here) -> None:
@@ -266,21 +266,21 @@ class Presence:
             return
         here.reading = True
 
-        def read(members: Members) -> None:
+        def read(members: MemberList) -> None:
             here.reading = False
             if not here.watched or self._rooms.get(room) is not here:
                 return
             late, here.failures = here.failures > 0, 0
-            if here.roster is None:
-                here.roster = Roster(members)
+            if here.presence_list is None:
+                here.presence_list = PresenceList(members)
                 early, here.early = here.early, []
                 for told in early:
                     if late and told.version <= members.version:  # those who watch have waited for it
                         self._told(room, told.after, told.changes or ())
                     else:
-                        self._take(room, here, here.roster, told)
-            elif changes := here.roster.replace(members):
-                self._told(room, Position("", 0), changes)
+                        self._take(room, here, here.presence_list, told)
+            elif changes := here.presence_list.replace(members):
+                self._told(room, StreamPosition("", 0), changes)
             for ghost in list(here.ghosts):
                 self._look_whether_gone(room, here, ghost)
 
@@ -288,10 +288,10 @@ class Presence:
             here.reading = False
             log.error("the members of a room cannot be read: {why}", why=failure.getErrorMessage())
             if here.watched and self._rooms.get(room) is here:
-                wait = self._config.roster_seconds * 2 ** min(here.failures, 50)
+                wait = self._config.presence_list_seconds * 2 ** min(here.failures, 50)
                 here.failures += 1
                 here.coming = self._clock.callLater(
-                    min(wait, self._config.roster_retry_most_seconds), self._read, room, here
+                    min(wait, self._config.presence_list_retry_most_seconds), self._read, room, here
                 )
 
         self.members(room).addCallbacks(read, failed).addErrback(
@@ -299,7 +299,7 @@ class Presence:
         )
 
     def _look_whether_gone(self, room: str, here: _Here, ghost: str) -> None:
-        if here.roster is not None and not here.roster.has(ghost):
+        if here.presence_list is not None and not here.presence_list.has(ghost):
             self._give_back(room, here, ghost)
 
     def _give_back(self, room: str, here: _Here, ghost: str) -> None:
@@ -368,7 +368,7 @@ class Presence:
     def _compare(self, rooms: Sequence[str], versions: Sequence[int]) -> None:
         for room, version in zip(rooms, versions, strict=True):
             here = self._rooms.get(room)
-            if here is not None and here.roster is not None and here.roster.version != version:
+            if here is not None and here.presence_list is not None and here.presence_list.version != version:
                 self._read_soon(room, here, version)
 
     # What is asked of the broker: for each room one thing after the other
@@ -443,7 +443,7 @@ class Presence:
                 case _:  # it has left, or its author is on another worker
                     self._end(here, step)
 
-    def _note(self, room: str, here: _Here, step: Step, present: Present, ghost: str) -> None:
+    def _note(self, room: str, here: _Here, step: Step, present: PresentMember, ghost: str) -> None:
         """Note which nick a member has, and whose it waits for."""
         if (member := here.members.get(step.author)) is not None:
             step.was, member.since, member.nick, member.entering = member.nick, present.since, present.nick, False

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 from twisted.internet.defer import Deferred
 
-from chatd.broker.roster import Identity, Members, Present
+from chatd.broker.presence_list import Identity, MemberList, PresentMember
 from chatd.protocol.nick import keys
 
 
@@ -86,17 +86,17 @@ def _keys(nick: str) -> str:
 _SUBJECT = quote("sub\0")
 
 
-def read_entry(author: str, entry: bytes) -> Present:
+def read_entry(author: str, entry: bytes) -> PresentMember:
     """Read the entry of a member."""
     since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
     subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
-    return Present(author, nick, int(since), subject)
+    return PresentMember(author, nick, int(since), subject)
 
 
-def read_members(answer: list[Any]) -> Members:
+def read_members(answer: list[Any]) -> MemberList:
     """Read an answer of ``scripts/members.lua``."""
     version, count, *flat = answer
     if not flat and count:
-        return Members(int(version), count, None)
+        return MemberList(int(version), count, None)
     present = [read_entry(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
-    return Members(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))
+    return MemberList(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))

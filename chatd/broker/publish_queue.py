@@ -21,7 +21,7 @@ from chatd.broker.history import history_key
 from chatd.broker.script import PUBLISH
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BATCH_MESSAGES, BUSES_LIVE
-from chatd.protocol.message import Message, Position, again, encode
+from chatd.protocol.message import Message, StreamPosition, again, encode
 from chatd.protocol.text import utf8_size
 
 log = Logger()
@@ -45,12 +45,12 @@ class NotSynced(NotPublished):
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishResult:
     """Where messages stand that were handed over together."""
 
-    first: Position
+    first: StreamPosition
     """Where the first one stands that is new; the others follow."""
-    duplicates: Mapping[int, Position] = field(default_factory=dict)
+    duplicates: Mapping[int, StreamPosition] = field(default_factory=dict)
     """Those that their authors had published before, by their number among all, and where they stand."""
 
 
@@ -61,10 +61,10 @@ class _Part:
     messages: Sequence[Message]
     ids: Mapping[int, str]
     weight: int
-    done: "Deferred[Published]"
+    done: "Deferred[PublishResult]"
     ticket: int = 0
     """Which sync of the chat log it waits for; 0: for none."""
-    duplicates: dict[int, Position] = field(default_factory=dict)
+    duplicates: dict[int, StreamPosition] = field(default_factory=dict)
 
     def new(self) -> list[tuple[int, Message]]:
         """Give those that are no duplicates, as far as is known, with their numbers."""
@@ -89,7 +89,7 @@ class _Batch:
 
 
 @dataclass(slots=True)
-class _Outbox:
+class _PublishQueue:
     """What one room has to publish."""
 
     room: str
@@ -98,7 +98,7 @@ class _Outbox:
     """Those without an answer, oldest first; only the first is on the wire."""
 
 
-class Outboxes:
+class PublishQueues:
     """Everything this worker has to publish, by room."""
 
     def __init__(
@@ -123,7 +123,7 @@ class Outboxes:
         self._protocol: Any = None
         self._run = b""
         self._sequence = 0
-        self._outboxes: dict[str, _Outbox] = {}
+        self._publish_queues: dict[str, _PublishQueue] = {}
         self._in_flight = 0
         self._waiters: list[Deferred[None]] = []
         self._answered: deque[tuple[float, str, _Batch]] = deque()
@@ -158,25 +158,27 @@ class Outboxes:
 
     def publish(
         self, room: str, messages: Sequence[Message], ids: Mapping[int, str], ticket: int = 0
-    ) -> "Deferred[Published]":
+    ) -> "Deferred[PublishResult]":
         """Publish after all that was handed over before, and that sync of the chat log; fails with NotPublished."""
         if self._abandoned:
             return fail(NotPublished("the server stopped"))
         part = _Part(messages, ids, self.weight(messages), Deferred(), ticket)
-        outbox = self._outboxes.get(room)
-        if outbox is None:
-            outbox = self._outboxes[room] = _Outbox(room)
-        outbox.waiting.append(part)
+        publish_queue = self._publish_queues.get(room)
+        if publish_queue is None:
+            publish_queue = self._publish_queues[room] = _PublishQueue(room)
+        publish_queue.waiting.append(part)
         self._in_flight += part.weight
         if self.live:
-            self._send(outbox)
+            self._send(publish_queue)
         self._weigh()
         return part.done
 
     def said(self, room: str) -> "Deferred[None] | None":
         """Fire once all that was handed over for a room up to now is published, or never will be; None: it is."""
-        outbox = self._outboxes.get(room)
-        parts = outbox and (outbox.waiting or [part for batch in outbox.batches for part in batch.parts])
+        publish_queue = self._publish_queues.get(room)
+        parts = publish_queue and (
+            publish_queue.waiting or [part for batch in publish_queue.batches for part in batch.parts]
+        )
         if not parts:
             return None
         said: Deferred[None] = Deferred()
@@ -191,7 +193,7 @@ class Outboxes:
     @property
     def unanswered(self) -> bool:
         """Whether a batch was sent that has no answer yet, or was refused for now."""
-        return any(outbox.batches for outbox in self._outboxes.values())
+        return any(publish_queue.batches for publish_queue in self._publish_queues.values())
 
     def flushed(self) -> "Deferred[None]":
         """Fire once nothing is in flight."""
@@ -208,25 +210,25 @@ class Outboxes:
 
     def not_synced(self, ticket: int, why: str) -> None:
         """Give up what waits for a sync up to that one."""
-        for outbox in list(self._outboxes.values()):
+        for publish_queue in list(self._publish_queues.values()):
             lost: list[_Part] = []
             kept: list[_Part] = []
-            for part in outbox.waiting:
+            for part in publish_queue.waiting:
                 (lost if self._synced < part.ticket <= ticket else kept).append(part)
             if lost:
-                outbox.waiting = kept
-                self._refuse(outbox, lost, NotSynced(why))
+                publish_queue.waiting = kept
+                self._refuse(publish_queue, lost, NotSynced(why))
         self._synced = ticket
 
     def abandon(self, why: str) -> None:
         """Give up: what waits fails, what was sent fails as unknown."""
         self._abandoned = True
         self._be_live(False)
-        outboxes, self._outboxes = self._outboxes, {}
-        for outbox in outboxes.values():
-            for part in [part for batch in outbox.batches for part in batch.parts]:
+        publish_queues, self._publish_queues = self._publish_queues, {}
+        for publish_queue in publish_queues.values():
+            for part in [part for batch in publish_queue.batches for part in batch.parts]:
                 part.done.errback(NotPublished(why, unknown=True))
-            for part in outbox.waiting:
+            for part in publish_queue.waiting:
                 part.done.errback(NotPublished(why))
         self._look_whether_flushed()
 
@@ -257,10 +259,10 @@ class Outboxes:
         """Put what another run of the broker answered last before what it did not answer."""
         while self._answered:
             _, room, batch = self._answered.pop()
-            self._outboxes.setdefault(room, _Outbox(room)).batches.appendleft(batch)
+            self._publish_queues.setdefault(room, _PublishQueue(room)).batches.appendleft(batch)
         self._answered_bytes = 0
 
-    def _remember(self, room: str, batch: _Batch, first: Position) -> None:
+    def _remember(self, room: str, batch: _Batch, first: StreamPosition) -> None:
         payload = again(batch.payload, first)
         self._answered.append((self._now(), room, _Batch(batch.sequence, batch.count, payload, [])))
         self._answered_bytes += len(payload)
@@ -274,30 +276,30 @@ class Outboxes:
 
     def send_all(self) -> None:
         """Send what waits, and again what has no answer and is not on the wire."""
-        for outbox in list(self._outboxes.values()):
-            with log.failuresHandled("messages for room {room} were not sent", room=outbox.room):
-                self._send(outbox)
+        for publish_queue in list(self._publish_queues.values()):
+            with log.failuresHandled("messages for room {room} were not sent", room=publish_queue.room):
+                self._send(publish_queue)
 
-    def _send(self, outbox: _Outbox) -> None:
-        if not outbox.batches:
-            if not (parts := self._next_parts(outbox)):
+    def _send(self, publish_queue: _PublishQueue) -> None:
+        if not publish_queue.batches:
+            if not (parts := self._next_parts(publish_queue)):
                 return
             self._sequence += 1
             batch = _Batch(self._sequence, 0, b"", parts)
             try:
-                self._fill(batch, outbox.room)
+                self._fill(batch, publish_queue.room)
             except Exception:  # noqa: BLE001 - the next batch of the room may do
-                log.failure("messages for room {room} could not be encoded", room=outbox.room)
-                self._refuse(outbox, parts, NotPublished("an error on our side"))
+                log.failure("messages for room {room} could not be encoded", room=publish_queue.room)
+                self._refuse(publish_queue, parts, NotPublished("an error on our side"))
                 return
-            outbox.batches.append(batch)
-        batch = outbox.batches[0]
+            publish_queue.batches.append(batch)
+        batch = publish_queue.batches[0]
         if batch.on_wire or not self._protocol.connected:
             return
         batch.on_wire = True
         config = self._config
         arguments: list[Any] = [
-            *history_key(config.redis_prefix, outbox.room),
+            *history_key(config.redis_prefix, publish_queue.room),
             self._publisher,
             batch.sequence,
             batch.count,
@@ -313,9 +315,9 @@ class Outboxes:
         ]
         for each in batch.ids:
             arguments += each
-        sent = f"{config.redis_prefix}:sent:{self._publisher}:{outbox.room}".encode()
-        maybeDeferred(PUBLISH.run, self._protocol, [self._channel(outbox.room), sent], arguments).addCallbacks(
-            self._published, self._failed, callbackArgs=(outbox, batch), errbackArgs=(outbox, batch)
+        sent = f"{config.redis_prefix}:sent:{self._publisher}:{publish_queue.room}".encode()
+        maybeDeferred(PUBLISH.run, self._protocol, [self._channel(publish_queue.room), sent], arguments).addCallbacks(
+            self._published, self._failed, callbackArgs=(publish_queue, batch), errbackArgs=(publish_queue, batch)
         ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
 
     def _fill(self, batch: _Batch, room: str) -> None:
@@ -344,73 +346,73 @@ class Outboxes:
         batch.new, batch.repeats, batch.ids = new, repeats, [(at, key) for key, at in ids.items()]
         return messages
 
-    def _next_parts(self, outbox: _Outbox) -> list[_Part]:
+    def _next_parts(self, publish_queue: _PublishQueue) -> list[_Part]:
         """Take what waits, up to the size of a batch; what was handed over at once stays together."""
         count, weight = 0, 0
-        for part in outbox.waiting:
+        for part in publish_queue.waiting:
             weight += part.weight
             if part.ticket > self._synced or (count and weight > self._config.batch_bytes):
                 break
             count += 1
-        parts, outbox.waiting = outbox.waiting[:count], outbox.waiting[count:]
+        parts, publish_queue.waiting = publish_queue.waiting[:count], publish_queue.waiting[count:]
         return parts
 
-    def _published(self, reply: list[Any], outbox: _Outbox, batch: _Batch) -> None:
+    def _published(self, reply: list[Any], publish_queue: _PublishQueue, batch: _Batch) -> None:
         if self._abandoned:
             return
         if reply[0] is None:
             batch.on_wire = False
-            self._leave_out(batch, outbox, reply[1:])
+            self._leave_out(batch, publish_queue, reply[1:])
             return
         epoch, first = reply[0].decode(), int(reply[1])
         BATCH_MESSAGES.observe(batch.count)
-        self._remember(outbox.room, batch, Position(epoch, first))
-        self._done(outbox, batch, epoch, first)
+        self._remember(publish_queue.room, batch, StreamPosition(epoch, first))
+        self._done(publish_queue, batch, epoch, first)
 
-    def _leave_out(self, batch: _Batch, outbox: _Outbox, duplicates: list[Any]) -> None:
+    def _leave_out(self, batch: _Batch, publish_queue: _PublishQueue, duplicates: list[Any]) -> None:
         """Leave out what its authors have published before, and publish the rest."""
         for at, before in duplicates:
             part, number = batch.new[int(at) - 1]
             epoch, _, offset = before.decode().partition(" ")
-            part.duplicates[number] = Position(epoch, int(offset))
-        self._fill(batch, outbox.room)
+            part.duplicates[number] = StreamPosition(epoch, int(offset))
+        self._fill(batch, publish_queue.room)
         if batch.count:
-            self._send(outbox)
+            self._send(publish_queue)
         else:
-            self._done(outbox, batch, "", 0)
+            self._done(publish_queue, batch, "", 0)
 
-    def _done(self, outbox: _Outbox, batch: _Batch, epoch: str, first: int) -> None:
-        outbox.batches.remove(batch)
-        self._struck_off(outbox, batch.parts)
+    def _done(self, publish_queue: _PublishQueue, batch: _Batch, epoch: str, first: int) -> None:
+        publish_queue.batches.remove(batch)
+        self._struck_off(publish_queue, batch.parts)
         for part, number, at in batch.repeats:
-            part.duplicates[number] = Position(epoch, first + at - 1)
+            part.duplicates[number] = StreamPosition(epoch, first + at - 1)
         for part in batch.parts:
-            part.done.callback(Published(Position(epoch, first), part.duplicates))
+            part.done.callback(PublishResult(StreamPosition(epoch, first), part.duplicates))
             first += len(part.messages) - len(part.duplicates)
         self._answered_something()
         self._weigh()
         self._look_whether_flushed()
 
-    def _failed(self, failure: Failure, outbox: _Outbox, batch: _Batch) -> None:
+    def _failed(self, failure: Failure, publish_queue: _PublishQueue, batch: _Batch) -> None:
         batch.on_wire = False
         if self._abandoned or failure.check(LinkLost):
             return  # sent again when the link is back
         why = failure.getErrorMessage().strip()
         if why.startswith("NOSCRIPT"):
-            PUBLISH.load(self._protocol).addCallbacks(lambda _: self._send(outbox), self._not_loaded)
+            PUBLISH.load(self._protocol).addCallbacks(lambda _: self._send(publish_queue), self._not_loaded)
         elif for_now(failure):
             self._refused(why)
         else:
             if not failure.check(ReplyError):
                 log.failure("a publish failed", failure)
-            log.error("the broker refused messages for room {room}: {why}", room=outbox.room, why=why)
-            outbox.batches.remove(batch)
-            self._refuse(outbox, batch.parts, NotPublished(why))
+            log.error("the broker refused messages for room {room}: {why}", room=publish_queue.room, why=why)
+            publish_queue.batches.remove(batch)
+            self._refuse(publish_queue, batch.parts, NotPublished(why))
             self._answered_something()
 
-    def _refuse(self, outbox: _Outbox, parts: Sequence[_Part], why: NotPublished) -> None:
+    def _refuse(self, publish_queue: _PublishQueue, parts: Sequence[_Part], why: NotPublished) -> None:
         """Fail what is in the outbox no more."""
-        self._struck_off(outbox, parts)
+        self._struck_off(publish_queue, parts)
         for part in parts:
             part.done.errback(why)
         self._weigh()
@@ -420,16 +422,16 @@ class Outboxes:
         if not failure.check(LinkLost):
             self._refused(failure.getErrorMessage())
 
-    def _struck_off(self, outbox: _Outbox, parts: Sequence[_Part]) -> None:
+    def _struck_off(self, publish_queue: _PublishQueue, parts: Sequence[_Part]) -> None:
         """Count what is in the outbox no more, send the room's next."""
         self._in_flight -= sum(part.weight for part in parts)
-        if not outbox.waiting and not outbox.batches:
-            self._outboxes.pop(outbox.room, None)
+        if not publish_queue.waiting and not publish_queue.batches:
+            self._publish_queues.pop(publish_queue.room, None)
         elif self.live:
-            self._send(outbox)
+            self._send(publish_queue)
 
     def _look_whether_flushed(self) -> None:
-        if not self._outboxes:
+        if not self._publish_queues:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 waiter.callback(None)

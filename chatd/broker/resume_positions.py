@@ -19,16 +19,16 @@ from chatd.broker.connection import for_now
 from chatd.broker.queries import Queries
 from chatd.broker.script import CLAIM, FOUGHT, SAVE
 from chatd.config.settings import Config
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 
 log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResumePosition:
     """Who has come how far."""
 
-    position: Position | None
+    position: StreamPosition | None
     """None where it has only just begun."""
     author: str
     """Whose messages are its own: the connection that was the first with this key."""
@@ -38,7 +38,7 @@ class TakenOver(Exception):
     """Yet another connection has come with the key before this one had its place."""
 
 
-class Contested(Exception):
+class KeyContested(Exception):
     """Clients have taken the place from each other too often: it stays where it is."""
 
     def __init__(self, seconds: int) -> None:
@@ -54,12 +54,12 @@ class _Save:
     room: str
     session: str
     """Which connection must have it for that."""
-    place: Place
+    place: ResumePosition
     outcome: str = ""
     """``left``: it has it no more. ``given``: it was told to give it up, for who has come."""
 
 
-class Places:
+class ResumePositions:
     """The places that this worker asks for and writes."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Places:
         queries: Queries,
         config: Config,
         worker: str,
-        give_up: Callable[[str, str], Place | None],
+        give_up: Callable[[str, str], ResumePosition | None],
     ) -> None:
         """Take this worker's unique name, and what hangs up on a connection (room, session) to give its place."""
         self._clock = clock
@@ -82,7 +82,9 @@ class Places:
         self._writing: dict[tuple[bytes, str], _Save] = {}  # on its way to the broker
         self._coming: Any = None
         self._waiters: list[Deferred[None]] = []
-        self._gone: OrderedDict[str, Place] = OrderedDict()  # of connections that are gone: who asks may be faster
+        self._gone: OrderedDict[str, ResumePosition] = (
+            OrderedDict()
+        )  # of connections that are gone: who asks may be faster
         self._run = b""
         self.channel = self._channel(worker)
 
@@ -96,13 +98,13 @@ class Places:
         """Write all places, moved or not: one may have been taken unheard."""
         self._written.clear()
 
-    async def claim(self, room: str, key: str, session: str) -> Place:
+    async def claim(self, room: str, key: str, session: str) -> ResumePosition:
         """Take over a place for a connection, or begin one. Raises TakenOver and Contested."""
         given = self._asking[session] = Deferred()
         try:
             answer = await self._claim(room, key, session)
             if isinstance(answer, int):
-                raise Contested(answer)
+                raise KeyContested(answer)
             if answer[3]:
                 await given.addTimeout(self._config.takeover_seconds, self._clock, lambda *_: None)
                 answer = await self._claim(room, key, session, waited=True)
@@ -111,9 +113,9 @@ class Places:
         if answer is None:
             raise TakenOver
         epoch, offset, author, _ = answer
-        return Place(Position(epoch.decode(), int(offset)) if epoch else None, author.decode())
+        return ResumePosition(StreamPosition(epoch.decode(), int(offset)) if epoch else None, author.decode())
 
-    def save(self, room: str, key: str, session: str, place: Place, *, left: bool = False) -> None:
+    def save(self, room: str, key: str, session: str, place: ResumePosition, *, left: bool = False) -> None:
         """Write a place down at the end of the turn, where that says anything new."""
         if left:
             self._remember(session, place)
@@ -148,7 +150,7 @@ class Places:
         name = self._name(room, key)
         waiting = self._dirty.get((name, session)) or self._writing.get((name, session))
         place = self._give_up(room, session) or self._gone.pop(session, None) or (waiting and waiting.place)
-        self._write(name, _Save(room, session, place or Place(None, ""), "given"))
+        self._write(name, _Save(room, session, place or ResumePosition(None, ""), "given"))
 
     # What is asked of the broker
 
@@ -158,7 +160,7 @@ class Places:
         limits = [config.takeovers, config.takeover_rest_seconds]
         return self._queries.ask(CLAIM, [self._name(room, key)], lambda _: [*whose, *limits])
 
-    def _remember(self, session: str, place: Place) -> None:
+    def _remember(self, session: str, place: ResumePosition) -> None:
         self._gone[session] = place
         if len(self._gone) > self._config.places:
             self._gone.popitem(last=False)
@@ -186,7 +188,7 @@ class Places:
         def arguments(_: bytes) -> list[Any]:
             flat: list[Any] = [self._config.history_seconds, self._channel("")]
             for each in saves:
-                position = each.place.position or Position("", 0)
+                position = each.place.position or StreamPosition("", 0)
                 flat += [each.session, self._worker, position.epoch, position.offset, each.place.author, each.outcome]
             return flat
 

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from chatd.broker.connection import Broken, Publisher
+from chatd.broker.connection import ConnectionUnusable, PublishConnection
 from chatd.broker.credentials import sentinel_password
 from chatd.broker.endpoint import host_endpoint
 from chatd.config.settings import BrokerAddress, Config
@@ -58,7 +58,7 @@ class Sentinels:
         role = await protocol.execute_command("ROLE")
         if role[0] != b"master":
             self._turn()  # its word is old
-            raise Broken(f"the Sentinels name a server that is a {role[0].decode()}")
+            raise ConnectionUnusable(f"the Sentinels name a server that is a {role[0].decode()}")
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
         master = await self._find()
@@ -94,7 +94,7 @@ class Sentinels:
             else:
                 self._sentinels.sort(key=lambda each: each != sentinel)
                 return master
-        raise Broken(f"no Sentinel knows a master ({'; '.join(troubles)})")
+        raise ConnectionUnusable(f"no Sentinel knows a master ({'; '.join(troubles)})")
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for something as long as a Sentinel may take. Raises what it raises, or Broken; or CancelledError."""
@@ -103,7 +103,7 @@ class Sentinels:
         try:
             return await doing
         except (CancelledError, ConnectingCancelledError):
-            raise CancelledError if late.active() else Broken("no answer") from None
+            raise CancelledError if late.active() else ConnectionUnusable("no answer") from None
         finally:
             if late.active():
                 late.cancel()
@@ -117,7 +117,7 @@ class Sentinels:
 
     async def _dial(self, where: Where) -> Any:
         """Connect to a Sentinel, and log in."""
-        protocol = Publisher(charset=None, convertNumbers=False)
+        protocol = PublishConnection(charset=None, convertNumbers=False)
         sentinel = await connectProtocol(self._endpoint(where), protocol)
         try:
             if (password := sentinel_password(self._config)) is not None:

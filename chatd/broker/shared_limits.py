@@ -7,17 +7,17 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from chatd.access.address_usage import Share
-from chatd.access.rate_limits import Limits
+from chatd.access.address_usage import UsageCounts
+from chatd.access.rate_limits import RateLimits
 from chatd.broker.queries import Queries
 from chatd.broker.script import SHARES
 from chatd.config.settings import Config
 from chatd.runtime.timers import Periodic
 
-_NUMBERS = len(Share._fields) - 1
+_NUMBERS = len(UsageCounts._fields) - 1
 
 
-class Shares:
+class SharedLimits:
     """This worker's part of it."""
 
     def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
@@ -25,10 +25,10 @@ class Shares:
         self._queries = queries
         self._config = config
         self._worker = worker
-        self._limits: Limits | None = None
+        self._limits: RateLimits | None = None
         self._telling = Periodic(clock, config.limit_seconds, self._tell, "sharing what addresses do")
 
-    def share(self, limits: Limits) -> None:
+    def share(self, limits: RateLimits) -> None:
         """Share what a worker's limits count, from now on."""
         self._limits = limits
         self._telling.start(now=False)
@@ -49,7 +49,7 @@ class Shares:
 
         def learn(answer: list[int]) -> None:
             totals = zip(*[iter(answer)] * _NUMBERS, strict=True)
-            limits.learn(told, [Share(share.address, *total) for share, total in zip(told, totals, strict=True)])
+            limits.learn(told, [UsageCounts(share.address, *total) for share, total in zip(told, totals, strict=True)])
 
         asked: Deferred[Any] = self._queries.ask(SHARES, keys, lambda _: given)
         return asked.addCallback(learn)

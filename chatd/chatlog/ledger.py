@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from chatd.chatlog.line import Line, escape
+from chatd.chatlog.line import LogLine, escape
 from chatd.protocol.message import Batch
 
 
@@ -83,7 +83,7 @@ class Ledger:
         """Take what is in a history and is no batch."""
         self._at_once.append(Fault("unreadable", room, epoch, entry, why=why))
 
-    def add_line(self, line: Line) -> None:
+    def add_line(self, line: LogLine) -> None:
         """Take a line of a log."""
         held = self._rooms.get(line.room, {}).get(line.id)
         if held is None:  # older than history, or not published

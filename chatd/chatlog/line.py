@@ -59,7 +59,7 @@ def unescape(line: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """What one author said in a room at a time, and what the log says of it beside."""
 
     room: str
@@ -68,7 +68,7 @@ class Entry:
     messages: Sequence[Message]
 
 
-def message_lines(entry: Entry) -> str:
+def message_lines(entry: LogEntry) -> str:
     """Give the lines of an entry's messages, each with its newline."""
     room, address = escape(entry.room), escape(entry.address)
     return "".join(
@@ -88,13 +88,13 @@ def _who(message: Message) -> str:
     return f"{who}:{escape(message.subject).replace(' ', _SPACE)}" if message.subject else who
 
 
-def outcome_lines(entry: Entry, outcome: str, now: int) -> str:
+def outcome_lines(entry: LogEntry, outcome: str, now: int) -> str:
     """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
     head = f"{timestamp(now)} {escape(entry.room)} !"
     return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
 
 
-class _Said(msgspec.Struct, frozen=True, omit_defaults=True):
+class _LogText(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message, as JSON."""
 
     time: str
@@ -119,14 +119,14 @@ class _Outcome(msgspec.Struct, frozen=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def message_objects(entry: Entry) -> str:
+def message_objects(entry: LogEntry) -> str:
     """Give an entry's messages as JSON, a line each."""
     room, address = entry.room, entry.address
     plain = room.isprintable() and address.isprintable()
     return "".join(
         [
             _object(
-                _Said(
+                _LogText(
                     timestamp(each.time),
                     room,
                     each.nick or None,
@@ -143,13 +143,13 @@ def message_objects(entry: Entry) -> str:
     )
 
 
-def outcome_objects(entry: Entry, outcome: str, now: int) -> str:
+def outcome_objects(entry: LogEntry, outcome: str, now: int) -> str:
     """Give what became of an entry's messages as JSON, a line each."""
     time, plain = timestamp(now), entry.room.isprintable()
     return "".join([_object(_Outcome(time, entry.room, each.id, outcome), plain) for each in entry.messages])
 
 
-def _object(value: _Said | _Outcome, plain: bool) -> str:
+def _object(value: _LogText | _Outcome, plain: bool) -> str:
     """Write an object in a line that no terminal trips over: JSON itself lets controls (C1) and overrides through."""
     if plain:
         return f"{_encode(value).decode()}\n"
@@ -157,7 +157,7 @@ def _object(value: _Said | _Outcome, plain: bool) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """A line of a chat log, its escapes read back."""
 
     time: str
@@ -173,7 +173,7 @@ class Line:
         return self.who == "!"
 
 
-def read_line(line: bytes) -> Line | None:
+def read_line(line: bytes) -> LogLine | None:
     """Read a line of either kind, without its newline; None where it is no line of a chat log."""
     try:
         if line.startswith(b"{"):
@@ -184,10 +184,10 @@ def read_line(line: bytes) -> Line | None:
     if found is None:
         return None
     time, room, who, id, text = found.groups()
-    return Line(time, unescape(room), unescape(who), id, unescape(text))
+    return LogLine(time, unescape(room), unescape(who), id, unescape(text))
 
 
-def _read_object(fields: dict[str, Any]) -> Line | None:
+def _read_object(fields: dict[str, Any]) -> LogLine | None:
     if "outcome" in fields:
         who, text = "!", fields["outcome"]
     else:
@@ -198,7 +198,7 @@ def _read_object(fields: dict[str, Any]) -> Line | None:
         who, text = f"{who}@{fields.get('address')}", fields.get("text")
     values = [fields.get("time"), fields.get("room"), who, fields.get("id"), text]
     strings = [each for each in values if isinstance(each, str)]
-    return Line(*strings) if len(strings) == len(values) else None
+    return LogLine(*strings) if len(strings) == len(values) else None
 
 
 @lru_cache(maxsize=4)  # the messages of a batch share it

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from chatd.chatlog.line import Line, read_line
+from chatd.chatlog.line import LogLine, read_line
 from chatd.chatlog.unreadable import Unreadable
 from chatd.config.settings import Config
 
@@ -24,7 +24,7 @@ _UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".xz": lzma.open, 
 _NOT_UNPACKED = {".zst": "zstdcat", ".lz4": "lz4cat", ".Z": "zcat"}
 
 
-class Logs:
+class LogFiles:
     """The logs to read: files, and folders in which every ``chat.log*`` is one."""
 
     def __init__(self, paths: Sequence[str], config: Config) -> None:
@@ -35,7 +35,7 @@ class Logs:
         self.strange = 0
         """Lines that are no lines of a chat log."""
 
-    def read(self) -> Iterator[Line]:
+    def read(self) -> Iterator[LogLine]:
         """Give all lines and count them; half a line at the end, a writer at work, is none. Raises Unreadable."""
         with ExitStack() as stack:
             for path, file in self._open(stack):
@@ -80,7 +80,7 @@ class Logs:
             else:
                 raise Unreadable(f"there is no {path}")
 
-    def _read(self, file: IO[bytes]) -> Iterator[Line]:
+    def _read(self, file: IO[bytes]) -> Iterator[LogLine]:
         most = self._config.log_line_bytes
         whole = True
         while piece := file.readline(most):

@@ -19,7 +19,7 @@ from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
 from chatd.chatlog.file import is_regular, open_log
-from chatd.chatlog.line import Entry, message_lines, message_objects, outcome_lines, outcome_objects
+from chatd.chatlog.line import LogEntry, message_lines, message_objects, outcome_lines, outcome_objects
 from chatd.chatlog.lock import LogLock
 from chatd.monitoring.metrics import LOG_WRITE_SECONDS
 
@@ -143,7 +143,7 @@ class ChatLog:
         return unsynced + taken
 
     def _format(self, event: dict[str, Any]) -> bytes:
-        entries: Iterable[Entry] = event["entries"]
+        entries: Iterable[LogEntry] = event["entries"]
         if outcome := event.get("outcome"):
             lines = [self._outcome_lines(entry, outcome, event["now"]) for entry in entries]
         else:
@@ -282,11 +282,11 @@ class ChatLog:
             self._log.info("the chat log {path} can be written again", path=self._path, trouble="chat log", over=True)
 
 
-def log_entries(log: Logger, entries: Sequence[Entry]) -> None:
+def log_entries(log: Logger, entries: Sequence[LogEntry]) -> None:
     """Append entries through a Logger whose observer is the ChatLog. Raise LogBusy or another OSError."""
     log.info("{entries}", entries=entries)
 
 
-def log_outcome(log: Logger, entries: Sequence[Entry], outcome: str, now: int) -> None:
+def log_outcome(log: Logger, entries: Sequence[LogEntry], outcome: str, now: int) -> None:
     """Append what became of entries that were logged before: refused, unknown, duplicate. Raise LogBusy or OSError."""
     log.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)

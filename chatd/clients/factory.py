@@ -15,26 +15,26 @@ from autobahn.websocket.protocol import TrafficStats
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chatd.access.bans import Bans
-from chatd.access.client_address import Proxies
+from chatd.access.bans import BanList
+from chatd.access.client_address import TrustedProxies
 from chatd.access.hosts import Hosts
 from chatd.access.origins import Origins
-from chatd.access.rate_limits import Crowd, Limits
-from chatd.access.tokens import Guard, check_readable, own_place
+from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
+from chatd.access.tokens import TokenVerifier, check_readable, own_place
 from chatd.clients.deflate import longest_deflated
-from chatd.clients.json_session import Program
+from chatd.clients.json_session import JsonSession
 from chatd.clients.lean import Timers
 from chatd.clients.pipe_session import Session
-from chatd.clients.stream_session import Follower
-from chatd.clients.text_session import Person
-from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.clients.stream_session import StreamSession
+from chatd.clients.text_session import TextSession
+from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.clients.turns import Turns
 from chatd.clients.websocket import LINE_END, Connection
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import CLIENTS, SLOW_READERS
 from chatd.monitoring.tally import Tally
-from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, Closing
-from chatd.protocol.http_head import PROTOCOL, Head, Place, Upgrade, read_place, read_upgrade, unavailable
+from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, CloseCode
+from chatd.protocol.http_head import PROTOCOL, RequestHead, RoomTarget, Upgrade, read_place, read_upgrade, unavailable
 from chatd.protocol.json_v1 import longest_json
 from chatd.rooms.hub import Hub
 from chatd.runtime.timers import TimerWheel
@@ -47,10 +47,10 @@ class Closable(Protocol):
     """What all connections have in common."""
 
     @property
-    def session(self) -> Session | Program:
+    def session(self) -> Session | JsonSession:
         """What the client may do."""
 
-    def close(self, closing: Closing) -> None:
+    def close(self, close_code: CloseCode) -> None:
         """Hang up, and say why."""
 
 
@@ -66,7 +66,7 @@ class ConnectionFactory(WebSocketServerFactory):
         config: Config,
         worker: str,
         *,
-        guard: Guard | None = None,
+        token_verifier: TokenVerifier | None = None,
         now: Callable[[], float] = time.time,
         most: int | None = None,
     ) -> None:
@@ -84,22 +84,22 @@ class ConnectionFactory(WebSocketServerFactory):
         """Whose pages may talk to this worker."""
         self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
         """What this worker is called."""
-        self.proxies = Proxies(config.trusted_proxy)
+        self.proxies = TrustedProxies(config.trusted_proxy)
         """Whose word is taken on where a client comes from."""
-        self.limits = Limits(config, reactor.seconds)
+        self.limits = RateLimits(config, reactor.seconds)
         """How much clients and addresses may do."""
-        self.bans = Bans(config.ban_list)
+        self.bans = BanList(config.ban_list)
         """Who may not come in at all."""
         self.traffic = TrafficStats()
-        self.connections: Crowd[Closable] = Crowd(self.limits)
+        self.connections: ConnectionsByAddress[Closable] = ConnectionsByAddress(self.limits)
         """Also those of HTTP clients that follow a room."""
-        self.closing: Closing | None = None
+        self.close_code: CloseCode | None = None
         """Why everybody is being closed, once they are."""
         self._hub_of = hub_of
         self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
         self._enter_local = partial(self.enter, exposed=False)
         self._followers_most = int((most or config.max_connections_worker) * config.followers_share)
-        self._guard = guard
+        self._token_verifier = token_verifier
         self._now = now
         self._worker = worker
         self._sessions = 0
@@ -120,7 +120,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 
-    def let_in(self, request: Head, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
+    def let_in(self, request: RequestHead, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
         """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
 
         Peer is the address of the other end, exposed whether others than this host could connect where it did,
@@ -136,12 +136,14 @@ class ConnectionFactory(WebSocketServerFactory):
         place = read_place(request)
         if place.last or place.resume:  # it is charged already; a client that comes back may owe
             self.limits.request(address, exposed=exposed, count=0, recovers=bool(place.resume))
-        lease = self.lease(request)
-        check_readable(lease.grant, place.room)
+        token_lifetime = self.token_lifetime(request)
+        check_readable(token_lifetime.permissions, place.room)
         self.enter(address, place.room, exposed=exposed)
-        return self.make(upgrade, own_place(lease.grant, place), address, lease, exposed=exposed)
+        return self.make(
+            upgrade, own_place(token_lifetime.permissions, place), address, token_lifetime, exposed=exposed
+        )
 
-    def admit(self, request: Head, peer: str, *, exposed: bool) -> str:
+    def admit(self, request: RequestHead, peer: str, *, exposed: bool) -> str:
         """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
         address = self.proxies.client(peer, request.headers.get("x-forwarded-for"))
         self._admit(address, peer, exposed=exposed)
@@ -161,7 +163,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
         Raise Refused: 429 for the address, 503 while too many clients of the worker follow rooms.
         """
-        if CLIENTS[Follower.talks].value >= self._followers_most:
+        if CLIENTS[StreamSession.protocol].value >= self._followers_most:
             raise unavailable("too many clients follow rooms over HTTP; try again later")
         self.limits.stay(address, exposed=exposed, counted=not self.proxies.believes(peer))
 
@@ -171,29 +173,39 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def close_revoked(self) -> None:
         """Close the connections whose token was revoked, or whose key is not one of ours any more."""
-        if guard := self._guard:
-            self._close_some(TOKEN_REVOKED, lambda session: not guard.still_takes(session.lease.grant))
+        if token_verifier := self._token_verifier:
+            self._close_some(
+                TOKEN_REVOKED, lambda session: not token_verifier.still_takes(session.token_lifetime.permissions)
+            )
 
-    def _close_some(self, closing: Closing, applies: Callable[[Session | Program], bool]) -> None:
+    def _close_some(self, close_code: CloseCode, applies: Callable[[Session | JsonSession], bool]) -> None:
         for connection in list(self.connections):
             with log.failuresHandled("{session} could not be closed", session=connection.session.id):
                 if applies(connection.session):
-                    connection.close(closing)
+                    connection.close(close_code)
 
-    def lease(self, request: Head) -> Lease:
+    def token_lifetime(self, request: RequestHead) -> TokenLifetime:
         """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
-        if self._guard is None:
+        if self._token_verifier is None:
             return UNLIMITED
-        return Lease(self._guard.let_in(request, self._now()), self._guard, self.timers, self.config, self._now)
+        return TokenLifetime(
+            self._token_verifier.let_in(request, self._now()), self._token_verifier, self.timers, self.config, self._now
+        )
 
     def make(
-        self, upgrade: Upgrade, place: Place, address: str, lease: Lease = UNLIMITED, *, exposed: bool = False
+        self,
+        upgrade: Upgrade,
+        place: RoomTarget,
+        address: str,
+        token_lifetime: TokenLifetime = UNLIMITED,
+        *,
+        exposed: bool = False,
     ) -> Connection:
         """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
         who: dict[str, Any] = {
             "id": self.new_id(),
             "address": address,
-            "lease": lease,
+            "token_lifetime": token_lifetime,
             "pace": self.limits.pace(address, exposed=exposed),
         }
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
@@ -207,41 +219,41 @@ class ConnectionFactory(WebSocketServerFactory):
         return f"{self._worker}.{self._sessions}"
 
     def new_session(
-        self, connection: Connection, place: Place, protocol: str, *, exposed: bool = False, **who: Any
-    ) -> Session | Program:
+        self, connection: Connection, place: RoomTarget, protocol: str, *, exposed: bool = False, **who: Any
+    ) -> Session | JsonSession:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
 
         Who has what a Session is to know of its client: id, address, lease and pace.
         """
         if protocol == PROTOCOL:
             enter = self._enter_exposed if exposed else self._enter_local
-            return Program(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
-        kind: type[Session] = Person if place.nick else Session
+            return JsonSession(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
+        kind: type[Session] = TextSession if place.nick else Session
         return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
 
     def came(self, connection: Closable) -> None:
         """Know one more; ``left`` is to be called when it is gone."""
         self.connections.add(connection, connection.session.address)
-        CLIENTS[connection.session.talks].value += 1
+        CLIENTS[connection.session.protocol].value += 1
 
     def left(self, connection: Closable) -> None:
         """Know it no more."""
         if connection in self.connections:
             self.connections.discard(connection)
-            CLIENTS[connection.session.talks].value -= 1
+            CLIENTS[connection.session.protocol].value -= 1
 
-    def close_all(self, closing: Closing) -> "Deferred[None]":
+    def close_all(self, close_code: CloseCode) -> "Deferred[None]":
         """Close every connection; fires when the last one is gone."""
-        self.closing = closing
+        self.close_code = close_code
         emptied = self._emptied = Deferred()
-        self._close_some(closing, lambda session: True)
+        self._close_some(close_code, lambda session: True)
         self.connection_gone()
         return emptied
 
-    def close_gradually(self, closing: Closing, seconds: float) -> None:
+    def close_gradually(self, close_code: CloseCode, seconds: float) -> None:
         """Close every connection that there is now, each at a moment of its own within that time."""
         for connection in self.connections:
-            self.timers.callLater(uniform(0, seconds), connection.close, closing)
+            self.timers.callLater(uniform(0, seconds), connection.close, close_code)
 
     def connection_gone(self) -> None:
         """Look whether it was the last one."""

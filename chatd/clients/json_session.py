@@ -12,22 +12,22 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import chatd
-from chatd.access.token_bucket import Pace
+from chatd.access.token_bucket import ClientRate
 from chatd.access.tokens import BadToken
-from chatd.broker.roster import Members
-from chatd.clients.pipe_session import Line
-from chatd.clients.subscription import Membership, Ref, listed
-from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.broker.presence_list import MemberList
+from chatd.clients.pipe_session import ClientConnection
+from chatd.clients.subscription import Ref, Subscription, listed
+from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.protocol import json_v1
-from chatd.protocol.close_codes import FLOODING, READ_ONLY, TOKEN_OUT, Closing, come_back_after
-from chatd.protocol.http_head import Place, Refused, read_room
+from chatd.protocol.close_codes import FLOODING, READ_ONLY, TOKEN_OUT, CloseCode, come_back_after
+from chatd.protocol.http_head import Refused, RoomTarget, read_room
 from chatd.protocol.json_line import encode
 from chatd.protocol.json_v1 import JSON, BadRequest, Request, read_request
-from chatd.protocol.message import Message, Position, Stretch
+from chatd.protocol.message import HistoryPage, Message, StreamPosition
 from chatd.protocol.nick import BadNick, read_nick
-from chatd.protocol.text import Dress, read_line, utf8_size
+from chatd.protocol.text import Format, read_line, utf8_size
 from chatd.protocol.websocket_frames import text_frame
 from chatd.rooms.hub import Hub
 
@@ -46,23 +46,23 @@ class _Published:
 
     __slots__ = ("_program", "_ref", "_room")
 
-    def __init__(self, program: "Program", room: str, ref: Ref) -> None:
+    def __init__(self, program: "JsonSession", room: str, ref: Ref) -> None:
         self._program = program
         self._room = room
         self._ref = ref
 
-    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         id, time = message.given or message.id, json_v1.utc(message.time)
         self._program.say(json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref))
 
-    def refused(self, message: Message, closing: Closing) -> None:
-        self._program.refuse(self._ref, "unavailable", closing.reason.removeprefix("not sent: "), again=True)
+    def refused(self, message: Message, close_code: CloseCode) -> None:
+        self._program.refuse(self._ref, "unavailable", close_code.reason.removeprefix("not sent: "), again=True)
 
 
-class Program:
+class JsonSession:
     """One connection that speaks ``chatd.v1``."""
 
-    talks = "json"
+    protocol = "json"
     takes_binary = False
 
     __slots__ = (
@@ -83,11 +83,11 @@ class Program:
         "author",
         "config",
         "delivering",
-        "dress",
+        "format",
         "id",
-        "lease",
         "line",
         "nick",
+        "token_lifetime",
         "wanted",
     )
 
@@ -96,13 +96,13 @@ class Program:
         hub_of: Callable[[str], Hub],
         config: Config,
         timers: Any,
-        line: Line,
+        line: ClientConnection,
         *,
         id: str,
-        place: Place,
+        place: RoomTarget,
         address: str,
-        lease: Lease = UNLIMITED,
-        pace: Pace | None = None,
+        token_lifetime: TokenLifetime = UNLIMITED,
+        pace: ClientRate | None = None,
         enter: Callable[[str, str], None] = lambda address, room: None,
     ) -> None:
         """Take what a Session takes, but what gives the hub of a room.
@@ -112,12 +112,12 @@ class Program:
         self._hub_of = hub_of
         self._place = place
         self._timers = timers
-        self._rooms: dict[str, Membership] = {}
+        self._rooms: dict[str, Subscription] = {}
         self._early: list[json_v1.Event] | None = []  # what is to be said once the handshake is answered
         self._outgoing: list[bytes] = []
         self._flushing: Any = None
         self._held: list[Request | BadRequest] = []
-        self._waiting: Membership | None = None  # in whose name it waits for the bus
+        self._waiting: Subscription | None = None  # in whose name it waits for the bus
         self._gone = False
         self._questions = 0
         self._pace = pace
@@ -127,12 +127,12 @@ class Program:
         self.id = id
         self.author = id
         self.address = address
-        self.lease = lease
-        self.nick = lease.grant.nick or place.nick
+        self.token_lifetime = token_lifetime
+        self.nick = token_lifetime.permissions.nick or place.nick
         self.wanted = self.nick
         """The nick that it asked for, or that of its token."""
-        self.dress: Dress = JSON
-        self.delivering: Membership | None = None
+        self.format: Format = JSON
+        self.delivering: Subscription | None = None
         """In which room the client is just given something."""
 
     @property
@@ -149,17 +149,17 @@ class Program:
 
     def compress(self) -> None:
         """Let what is sent be compressed."""
-        self.dress = self.dress.deflated
+        self.format = self.format.deflated
         for each in self._rooms.values():
-            each.dress = self.dress
+            each.format = self.format
 
     def join(self) -> "Deferred[None]":
         """Enter the room of the URL."""
-        member = self._rooms[self._place.room] = Membership(self, self._place.room, self._place.resume)
+        member = self._rooms[self._place.room] = Subscription(self, self._place.room, self._place.resume)
         member.last = self._place.last
         return self._hub_of(member.room).join(member.room, member)
 
-    def why_not_joined(self) -> Closing:
+    def why_not_joined(self) -> CloseCode:
         """Return the reason why it did not enter that room in time."""
         return self._hub_of(self._place.room).why_not_joined()
 
@@ -176,13 +176,13 @@ class Program:
             f"chatd {chatd.__version__}",
             limits,
             self.config.ping_seconds,
-            self.lease.grant.subject or UNSET,
+            self.token_lifetime.permissions.subject or UNSET,
         )
         early, self._early = self._early or [], None
         for event in (welcome, *early):
             self.say(event)
         self.flush()
-        self.lease.begin(self._token_ends, lambda: self.line.close(TOKEN_OUT))
+        self.token_lifetime.begin(self._token_ends, lambda: self.line.close(TOKEN_OUT))
 
     def _token_ends(self, seconds: float) -> None:
         self.say(json_v1.token_ends(seconds))
@@ -203,10 +203,12 @@ class Program:
     def received_binary(self, payload: bytes) -> None:
         """Never: the connection closes at the first frame of a binary message."""
 
-    def farewell(self, closing: Closing) -> bytes:
+    def farewell(self, close_code: CloseCode) -> bytes:
         """Say why the connection closes, and when to come back: each client at another time."""
         self.flush()
-        return text_frame(encode(json_v1.bye(closing, come_back_after(closing, self.config.retry_seconds, uniform))))
+        return text_frame(
+            encode(json_v1.bye(close_code, come_back_after(close_code, self.config.retry_seconds, uniform)))
+        )
 
     def fell_behind(self) -> None:
         """Let history give it what it can't take now."""
@@ -241,7 +243,7 @@ class Program:
     def gone(self) -> None:
         """Leave all rooms. What was not acknowledged is not published."""
         self._gone = True
-        self.lease.stop()
+        self.token_lifetime.stop()
         self._stop_waiting()
         self._held = []
         if self._flushing is not None:
@@ -276,7 +278,7 @@ class Program:
             case json_v1.Ping():
                 self.say(json_v1.Pong(ref=request.ref))
 
-    def _member(self, room: str, ref: Ref) -> Membership | None:
+    def _member(self, room: str, ref: Ref) -> Subscription | None:
         """Give its membership of a room; where it has none, say so."""
         member = self._rooms.get(room)
         if member is None or not member.joined:
@@ -286,10 +288,10 @@ class Program:
 
     def _publish(self, request: json_v1.Publish) -> None:
         member, text = self._rooms.get(request.room), read_line(request.text)
-        intake = self._hub_of(request.room).intake
+        publisher = self._hub_of(request.room).publisher
         if member is None or not member.joined:
             self.refuse(request.ref, "not_joined", "join the room first")
-        elif not self.lease.grant.may_write(request.room):
+        elif not self.token_lifetime.permissions.may_write(request.room):
             REFUSED_MESSAGES["forbidden"].value += 1
             self.refuse(request.ref, "forbidden", READ_ONLY.reason)
         elif not text:
@@ -297,14 +299,14 @@ class Program:
         elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
             REFUSED_MESSAGES["too_large"].value += 1
             self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
-        elif intake.open:
+        elif publisher.open:
             if self._is_too_fast(request.ref, utf8_size(text)):
                 return
             given = "" if request.id is UNSET else request.id
-            intake.publish(
+            publisher.publish(
                 request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
             )
-        elif intake.away:
+        elif publisher.away:
             REFUSED_MESSAGES["bus_away"].value += 1
             self.refuse(request.ref, "unavailable", self._hub_of(request.room).why_not_published(), again=True)
         else:
@@ -329,19 +331,19 @@ class Program:
         self._warn(self._pace, ref, max(wait, READ_AGAIN))
         return False
 
-    def _warn(self, pace: Pace, ref: Ref, wait: float) -> None:
+    def _warn(self, pace: ClientRate, ref: Ref, wait: float) -> None:
         """Tell the client that it was too fast; close the connection after too many warnings."""
         if pace.refused > self.config.flood_warnings:
             self.line.close(FLOODING)
         else:
             self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
 
-    def _hold(self, request: Request, member: Membership) -> None:
+    def _hold(self, request: Request, member: Subscription) -> None:
         """Read no more until there is room again."""
         self._held.append(request)
         self._waiting = member
         self.line.pause()
-        self._hub_of(member.room).intake.wait(member)
+        self._hub_of(member.room).publisher.wait(member)
 
     def carry_on(self) -> None:
         """Go on with what waited."""
@@ -357,7 +359,7 @@ class Program:
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
-            self._hub_of(self._waiting.room).intake.stop_waiting(self._waiting)
+            self._hub_of(self._waiting.room).publisher.stop_waiting(self._waiting)
             self._waiting = None
 
     def _join(self, request: json_v1.Join) -> None:
@@ -367,7 +369,7 @@ class Program:
             self.refuse(request.ref, "bad_room", refused.message)
             return
         member = self._rooms.get(room)
-        if not self.lease.grant.may_read(room):
+        if not self.token_lifetime.permissions.may_read(room):
             self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
         elif member is not None and member.joining:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
@@ -375,7 +377,7 @@ class Program:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
         elif self._may_go(request, again=member is not None) and (member or self._may_enter(room, request.ref)):
             again = member is not None
-            member = member or Membership(self, room)
+            member = member or Subscription(self, room)
             member.joining = member.pays = True
             member.ref, member.since, member.last = request.ref, request.position, request.last
             if again:
@@ -403,7 +405,7 @@ class Program:
             return False
         return True
 
-    def _enter(self, room: str, member: Membership) -> None:
+    def _enter(self, room: str, member: Subscription) -> None:
         self._rooms[room] = member
 
         def failed(failure: Failure) -> None:
@@ -433,17 +435,17 @@ class Program:
 
     def _renew(self, request: json_v1.Auth) -> None:
         """Go on with another token; leave the rooms that it does not let the client read."""
-        if self.lease is UNLIMITED:
+        if self.token_lifetime is UNLIMITED:
             self.refuse(request.ref, "bad_request", "this server takes no tokens")
             return
         try:
-            self.lease.renew(request.token)
+            self.token_lifetime.renew(request.token)
         except BadToken as bad:
             self.refuse(request.ref, "forbidden", str(bad))
             return
-        self.say(msgspec.structs.replace(json_v1.token_ends(self.lease.left), ref=request.ref))
+        self.say(msgspec.structs.replace(json_v1.token_ends(self.token_lifetime.left), ref=request.ref))
         for room, member in list(self._rooms.items()):
-            if not self.lease.grant.may_read(room):
+            if not self.token_lifetime.permissions.may_read(room):
                 del self._rooms[room]
                 self._hub_of(room).leave(room, member)
                 self.refuse(UNSET, "forbidden", f"{room}: {NOT_FOR_YOU}")
@@ -455,7 +457,7 @@ class Program:
         except BadNick as bad:
             self.refuse(request.ref, "bad_request", f"nick: {bad}")
             return
-        if self.lease.grant.nick:
+        if self.token_lifetime.permissions.nick:
             self.refuse(request.ref, "forbidden", "nick: it is that of your token")
             return
         if self._is_too_fast(request.ref, 0, max(1, len(self._rooms))):  # each room is told
@@ -470,7 +472,7 @@ class Program:
 
     async def _rename_everywhere(self, nick: str) -> str:
         """Take a nick in all rooms, the same wherever that is free; give that of the first."""
-        identity = self.lease.identify(nick, self.address)
+        identity = self.token_lifetime.identify(nick, self.address)
         has = ""
         for room, member in list(self._rooms.items()):
             if member.joined and self._rooms.get(room) is member:
@@ -488,7 +490,7 @@ class Program:
     def tell_members(self, room: str, ref: Ref) -> None:
         """Say who is in a room."""
 
-        def tell(members: Members) -> None:
+        def tell(members: MemberList) -> None:
             self.say(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
 
         self._ask(ref, lambda: self._hub_of(room).members(room), tell)
@@ -499,7 +501,7 @@ class Program:
         before = None if request.before is UNSET else request.before
         epoch = self._hub_of(request.room).top(request.room).epoch
 
-        def tell(stretch: Stretch) -> None:
+        def tell(stretch: HistoryPage) -> None:
             self.was_read(stretch.size)
             said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
             self.say(json_v1.HistoryAnswer(request.room, epoch, said, stretch.more or UNSET, ref=request.ref))

@@ -12,11 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.access.rate_limits import too_many
-from chatd.access.token_bucket import Pace
-from chatd.broker.resume_positions import Contested
-from chatd.broker.roster import Identity
+from chatd.access.token_bucket import ClientRate
+from chatd.broker.presence_list import Identity
+from chatd.broker.resume_positions import KeyContested
 from chatd.clients.receipts import Receipts, Written
-from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED_MESSAGES, SLOWED
 from chatd.protocol.close_codes import (
@@ -25,30 +25,30 @@ from chatd.protocol.close_codes import (
     READ_ONLY,
     TOKEN_OUT,
     TOO_LARGE,
-    Closing,
+    CloseCode,
     too_slow,
     try_later,
 )
-from chatd.protocol.http_head import Place, Refused, internal, unavailable
-from chatd.protocol.message import Batch, Gap, Position
-from chatd.protocol.text import BARE, Dress, read_line, utf8_size
+from chatd.protocol.http_head import Refused, RoomTarget, internal, unavailable
+from chatd.protocol.message import Batch, OffsetGap, StreamPosition
+from chatd.protocol.text import BARE, Format, read_line, utf8_size
 from chatd.rooms.hub import Hub
 
 log = Logger()
 
 
-def answer_to(failure: Failure, id: str, late: Closing) -> Refused:
+def answer_to(failure: Failure, id: str, late: CloseCode) -> Refused:
     """Return the answer to a client that could not join: why it was too late, or what failed."""
     error = failure.value
     if isinstance(error, TimeoutError):
         return unavailable(late.reason)
-    if isinstance(error, Contested):
+    if isinstance(error, KeyContested):
         return too_many("another client uses this resume key too; each needs a key of its own", error.seconds)
     log.failure("{session} could not join", failure, session=id)
     return internal(OUR_FAULT.reason)
 
 
-class Line(Written, Protocol):
+class ClientConnection(Written, Protocol):
     """What a session asks of the connection that carries it."""
 
     choked: bool
@@ -69,22 +69,22 @@ class Line(Written, Protocol):
     def resume(self) -> None:
         """Read again."""
 
-    def close(self, closing: Closing) -> None:
+    def close(self, close_code: CloseCode) -> None:
         """Hang up, and say why."""
 
 
 class Session:
     """One bare client in one room."""
 
-    talks = "bare"
-    """How the client talks, as it is counted."""
+    protocol = "pipe"
+    """The label of the client in ``chatd_clients``."""
     takes_binary = False
     """Whether binary messages may come; where not, the connection closes at the first frame of one."""
     listens = False
     """Whether it is told who comes and goes, and has a nick of its own."""
     begins = False
     """Whether it is told in one piece what it gets from history at first."""
-    usual_dress: Dress = BARE
+    usual_format: Format = BARE
     """How it sees messages, where they are not compressed."""
 
     __slots__ = (
@@ -103,10 +103,10 @@ class Session:
         "address",
         "author",
         "deliver",
-        "dress",
+        "format",
         "id",
-        "lease",
         "nick",
+        "token_lifetime",
         "wanted",
     )
 
@@ -115,13 +115,13 @@ class Session:
         hub: Hub,
         config: Config,
         clock: Any,
-        line: Line,
+        line: ClientConnection,
         *,
         id: str,
-        place: Place,
+        place: RoomTarget,
         address: str,
-        lease: Lease = UNLIMITED,
-        pace: Pace | None = None,
+        token_lifetime: TokenLifetime = UNLIMITED,
+        pace: ClientRate | None = None,
     ) -> None:
         """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
 
@@ -142,11 +142,11 @@ class Session:
         self.id = id
         self.author = id
         self.address = address
-        self.lease = lease
-        self.nick = lease.grant.nick or place.nick
+        self.token_lifetime = token_lifetime
+        self.nick = token_lifetime.permissions.nick or place.nick
         self.wanted = self.nick
         """The nick that it asked for, or that of its token."""
-        self.dress = self.usual_dress
+        self.format = self.usual_format
         self.deliver = line.deliver  # the hub's loop calls it for each client and batch
 
     @property
@@ -157,12 +157,12 @@ class Session:
     @property
     def subject(self) -> str:
         """Who its token says it is; empty where it has none."""
-        return self.lease.grant.subject
+        return self.token_lifetime.permissions.subject
 
     @property
     def identity(self) -> Identity:
         """What it wants to be called, and with which right."""
-        return self.lease.identify(self.wanted, self.address)
+        return self.token_lifetime.identify(self.wanted, self.address)
 
     @property
     def key(self) -> str:
@@ -180,7 +180,7 @@ class Session:
         return self._place.last
 
     @property
-    def since(self) -> Position | None:
+    def since(self) -> StreamPosition | None:
         """Nothing: a bare client knows no positions."""
         return None
 
@@ -195,7 +195,7 @@ class Session:
         """Enter the room; fires once the session hears it, in time or never."""
         return self._hub.join(self._place.room, self)
 
-    def why_not_joined(self) -> Closing:
+    def why_not_joined(self) -> CloseCode:
         """Return the reason why it did not hear the room in time."""
         return self._hub.why_not_joined()
 
@@ -218,16 +218,16 @@ class Session:
     def _take(self, lines: Sequence[str]) -> None:
         if not lines:
             return
-        if not self.lease.grant.may_write(self._place.room):
+        if not self.token_lifetime.permissions.may_write(self._place.room):
             self._not_allowed(lines)
-        elif self._held or not self._hub.intake.open:
+        elif self._held or not self._hub.publisher.open:
             self._hold(lines)
         elif self._pace is None:
             self._publish(lines)
         else:
             self._publish_in_time(lines, self._pace)
 
-    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+    def _publish_in_time(self, lines: Sequence[str], pace: ClientRate) -> None:
         """Publish what may be said by now; hold the rest, and read no more, until it may be."""
         fit, wait = pace.take_some([utf8_size(line) for line in lines])
         if fit:
@@ -247,7 +247,7 @@ class Session:
             self._pace.slowed.discard(self)
         self._go_on()
 
-    def _leave_behind(self, pace: Pace) -> None:
+    def _leave_behind(self, pace: ClientRate) -> None:
         """Let what is held be said though the client is gone, unless too much is left behind already."""
         if not pace.slowed.leave(self, sum(map(utf8_size, self._held))):
             self._give_up_held()
@@ -275,7 +275,7 @@ class Session:
                 self._not_slowed()  # the others that are slowed hurry too
 
     def _publish(self, lines: Sequence[str]) -> None:
-        self._hub.intake.publish(self._place.room, self, lines)
+        self._hub.publisher.publish(self._place.room, self, lines)
 
     def _not_allowed(self, lines: Sequence[str]) -> None:
         """Hang up: there is no other way to tell a bare client that it may only listen."""
@@ -284,16 +284,16 @@ class Session:
 
     def compress(self) -> None:
         """Let what is sent be compressed."""
-        self.dress = self.dress.deflated
+        self.format = self.format.deflated
 
     def opened(self) -> None:
         """Learn that the handshake was answered."""
-        self.lease.begin(self.token_ends, lambda: self._line.close(TOKEN_OUT))
+        self.token_lifetime.begin(self.token_ends, lambda: self._line.close(TOKEN_OUT))
 
     def token_ends(self, seconds: float) -> None:
         """Say nothing: a bare client gets messages and nothing else."""
 
-    def farewell(self, closing: Closing) -> bytes:
+    def farewell(self, close_code: CloseCode) -> bytes:
         """Give the frames that go out before the connection closes for this reason."""
         return b""
 
@@ -320,7 +320,7 @@ class Session:
     def gone(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
         self._gone = True
-        self.lease.stop()
+        self.token_lifetime.stop()
         self._hub.leave(self._place.room, self)
         if self._slowed is not None and self._pace is not None:
             self._leave_behind(self._pace)
@@ -333,7 +333,7 @@ class Session:
         """Publish what was held back, read on."""
         self._stop_patience()
         if self._gone:
-            self._hub.intake.left.discard(self)
+            self._hub.publisher.left.discard(self)
         self._go_on()
 
     def bus_away(self) -> None:
@@ -341,24 +341,26 @@ class Session:
         if self._patience is None:
             self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
 
-    def refused(self, closing: Closing) -> None:
+    def refused(self, close_code: CloseCode) -> None:
         """Hang up."""
-        self._line.close(closing)
+        self._line.close(close_code)
 
-    def not_sent(self, closing: Closing) -> None:
+    def not_sent(self, close_code: CloseCode) -> None:
         """Hang up: there is no other way to tell a bare client that its message was not taken."""
-        self._line.close(closing)
+        self._line.close(close_code)
 
     def renamed(self, nick: str) -> None:
         """Learn that it has another nick; one without has none to lose."""
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+    def began(
+        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
+    ) -> None:
         """Never: what history has for it comes as any message does."""
 
     def missed_changes(self) -> None:
         """Learn that it was not told of all who came and went."""
 
-    def given(self, position: Position) -> Position | None:
+    def given(self, position: StreamPosition) -> StreamPosition | None:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
@@ -367,7 +369,7 @@ class Session:
         """Whether it had got all that was written to it, its end included, when its connection ended."""
         return self._receipts is not None and self._receipts.got_all
 
-    def given_early(self, position: Position) -> None:
+    def given_early(self, position: StreamPosition) -> None:
         """Note it between two of those."""
         if self._receipts is not None:
             self._receipts.given_early(position)
@@ -378,10 +380,10 @@ class Session:
             self._pace.read(len(blob))
         return self._line.replay(blob, count)
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         """Say nothing: a bare client gets messages and nothing else."""
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         """Hang up: without history there is no other way to tell a bare client that it missed something."""
         self._line.close(too_slow(gap.count))
 
@@ -393,23 +395,23 @@ class Session:
             return
         self._held = list(lines)
         self._line.pause()
-        self._hub.intake.wait(self)
-        if self._hub.intake.away:
+        self._hub.publisher.wait(self)
+        if self._hub.publisher.away:
             self.bus_away()
         if self._gone:
             self._leave_waiting()
 
     def _leave_waiting(self) -> None:
         """Let what is held wait for the bus though the client is gone, unless too much of that waits already."""
-        intake, overhead = self._hub.intake, self._config.message_overhead_bytes
+        publisher, overhead = self._hub.publisher, self._config.message_overhead_bytes
         size = sum(utf8_size(line) + overhead for line in self._held)
-        if not intake.left.leave(self, size) or intake.waiting > self._config.max_connections_worker:
+        if not publisher.left.leave(self, size) or publisher.waiting > self._config.max_connections_worker:
             self._out_of_patience()
 
     def _out_of_patience(self) -> None:
         self._stop_patience()
-        self._hub.intake.stop_waiting(self)
-        self._hub.intake.left.discard(self)
+        self._hub.publisher.stop_waiting(self)
+        self._hub.publisher.left.discard(self)
         held, self._held = self._held, ()
         REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._gone:

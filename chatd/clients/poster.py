@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, TimeoutError
 
-from chatd.clients.token_lifetime import Lease, origin
+from chatd.clients.token_lifetime import TokenLifetime, origin
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED_MESSAGES
-from chatd.protocol.close_codes import Closing, try_later
-from chatd.protocol.message import Message, Position
+from chatd.protocol.close_codes import CloseCode, try_later
+from chatd.protocol.message import Message, StreamPosition
 from chatd.rooms.hub import Hub
 
 IN_DOUBT = "the message bus does not answer; it may be said yet: try again with the same id"
@@ -19,7 +19,7 @@ class Posted(NamedTuple):
     """What became of it."""
 
     message: Message
-    position: Position
+    position: StreamPosition
     duplicate: bool
     """Whether it was said before, under the same id."""
 
@@ -36,7 +36,7 @@ class Poster:
     """An author of one message. It is in no room: nobody is told that it comes and goes."""
 
     def __init__(
-        self, hub: Hub, config: Config, timers: Any, lease: Lease, *, id: str, nick: str, address: str
+        self, hub: Hub, config: Config, timers: Any, token_lifetime: TokenLifetime, *, id: str, nick: str, address: str
     ) -> None:
         """Take what its token says, which id it has (unique for ever), what it wants to be called, where it is from.
 
@@ -48,14 +48,14 @@ class Poster:
         self._config = config
         self._timers = timers
         self._waiting: Deferred[None]
-        grant = lease.grant
-        self._identity = lease.identify(nick, address)
-        self._among = "" if grant.who else origin(address)
-        who = f"token {grant.who}" if grant.who else nick  # no nick has a space
+        permissions = token_lifetime.permissions
+        self._identity = token_lifetime.identify(nick, address)
+        self._among = "" if permissions.who else origin(address)
+        who = f"token {permissions.who}" if permissions.who else nick  # no nick has a space
         self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.id = id
         self.nick = nick
-        self.subject = grant.subject
+        self.subject = permissions.subject
         self.address = address
 
     async def publish(self, room: str, text: str, given: str) -> Posted:
@@ -65,20 +65,20 @@ class Poster:
             self.nick = await self._find_nick(room)
             await self._wait_until_open()
         posted: Deferred[Posted] = Deferred()
-        self._hub.intake.publish(room, self, [text], given=given, among=self._among, receipt=_Receipt(posted))
+        self._hub.publisher.publish(room, self, [text], given=given, among=self._among, receipt=_Receipt(posted))
         try:
             return await posted.addTimeout(self._config.bus_patience, self._timers)
         except TimeoutError:
             raise NotPosted(IN_DOUBT) from None
 
     async def _wait_until_open(self) -> None:
-        intake, patience = self._hub.intake, self._config.bus_patience
-        while not intake.open:
-            if intake.away:
+        publisher, patience = self._hub.publisher, self._config.bus_patience
+        while not publisher.open:
+            if publisher.away:
                 REFUSED_MESSAGES["bus_away"].value += 1
                 raise NotPosted(self._why_not())
-            self._waiting = Deferred(lambda _: intake.stop_waiting(self))
-            intake.wait(self)
+            self._waiting = Deferred(lambda _: publisher.stop_waiting(self))
+            publisher.wait(self)
             try:
                 await self._waiting.addTimeout(patience, self._timers)
             except TimeoutError:
@@ -108,10 +108,10 @@ class Poster:
 
     def bus_away(self) -> None:
         """Look again, as above."""
-        self._hub.intake.stop_waiting(self)
+        self._hub.publisher.stop_waiting(self)
         self.carry_on()
 
-    def not_sent(self, closing: Closing) -> None:
+    def not_sent(self, close_code: CloseCode) -> None:
         """Nothing: its message has a receipt."""
 
 
@@ -121,10 +121,10 @@ class _Receipt:
     def __init__(self, posted: "Deferred[Posted]") -> None:
         self._posted = posted
 
-    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         if not self._posted.called:
             self._posted.callback(Posted(message, position, duplicate))
 
-    def refused(self, message: Message, closing: Closing) -> None:
+    def refused(self, message: Message, close_code: CloseCode) -> None:
         if not self._posted.called:
-            self._posted.errback(NotPosted(closing.reason.removeprefix("not sent: ")))
+            self._posted.errback(NotPosted(close_code.reason.removeprefix("not sent: ")))

@@ -7,7 +7,7 @@ from collections import deque
 from itertools import islice
 from typing import Protocol
 
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 
 
 class Written(Protocol):
@@ -27,20 +27,20 @@ class Receipts:
         """Take the connection, and how many positions to remember; of more every second one is forgotten."""
         self._line = line
         self._most = most
-        self._marks: deque[tuple[int, Position]] = deque()
-        self._got: Position | None = None
+        self._marks: deque[tuple[int, StreamPosition]] = deque()
+        self._got: StreamPosition | None = None
         self._closed = False
         self._sealed = False
         self.got_all = False
         """Whether all that was written had arrived when the connection ended: the client was there to the end."""
 
-    def given(self, position: Position) -> Position | None:
+    def given(self, position: StreamPosition) -> StreamPosition | None:
         """Note that all up to a position has been written; give up to which one it has got everything, if any."""
         if not self._closed:
             self._note(position, *self._line.progress)
         return self._got
 
-    def given_early(self, position: Position) -> None:
+    def given_early(self, position: StreamPosition) -> None:
         """Note the same between two of those, where it has got all that was noted before: what follows may be lost."""
         if self._newest != position and not self._closed:
             written, arrived = self._line.progress
@@ -48,7 +48,7 @@ class Receipts:
             if not self._marks:
                 self._note(position, written, arrived)
 
-    def _note(self, position: Position, written: int, arrived: int) -> None:
+    def _note(self, position: StreamPosition, written: int, arrived: int) -> None:
         if not self._sealed:
             while self._marks and self._marks[-1][0] >= written:
                 self._marks.pop()  # it was said to be more than it was
@@ -59,7 +59,7 @@ class Receipts:
         self._collect(arrived)
 
     @property
-    def _newest(self) -> Position | None:
+    def _newest(self) -> StreamPosition | None:
         return self._marks[-1][1] if self._marks else self._got
 
     def seal(self) -> None:

@@ -85,7 +85,7 @@ class Weighed:
 
 
 @implementer(IPushProducer)
-class Outflow(Weighed):
+class SendBuffer(Weighed):
     """The outgoing half of a connection, open from ``open_out`` to ``shut_out``.
 
     To its transport it is a push producer, which hears at ``pauseProducing`` that more than 64 KiB wait.

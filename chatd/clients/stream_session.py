@@ -4,24 +4,24 @@ from typing import Any
 
 from chatd.clients.pipe_session import Session
 from chatd.protocol.http_stream import Stream
-from chatd.protocol.message import Gap, Position
+from chatd.protocol.message import OffsetGap, StreamPosition
 
 
-class Follower(Session):
+class StreamSession(Session):
     """One client that follows one room; with a nick it is seen there, and sees who comes and goes."""
 
-    talks = "http"
+    protocol = "http"
 
     __slots__ = ("_since", "_stream")
 
-    def __init__(self, *args: Any, stream: Stream, since: Position | None, **options: Any) -> None:
+    def __init__(self, *args: Any, stream: Stream, since: StreamPosition | None, **options: Any) -> None:
         """Take what a Session takes, how the client hears the room, and from where on it wants to."""
         super().__init__(*args, **options)
         if not self._place.nick:  # nobody sees it, whatever its token says
             self.nick = self.wanted = ""
         self._stream = stream
         self._since = since
-        self.dress = stream.dress
+        self.format = stream.format
 
     @property
     def listens(self) -> bool:  # type: ignore[override]
@@ -29,7 +29,7 @@ class Follower(Session):
         return bool(self._place.nick)
 
     @property
-    def since(self) -> Position | None:
+    def since(self) -> StreamPosition | None:
         """From where on it wants to hear the room."""
         return self._since
 
@@ -44,10 +44,10 @@ class Follower(Session):
         if told := self._stream.token_ends(seconds):
             self._line.tell(told)
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         """Say what is gone for good."""
         self._line.tell(self._stream.lost(self._place.room, gap))
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         """Say what it missed, and go on."""
         self.lost(gap)

@@ -5,15 +5,15 @@ from typing import Protocol
 
 from msgspec import UNSET, UnsetType
 
-from chatd.broker.roster import Identity, Members
-from chatd.clients.pipe_session import Line
+from chatd.broker.presence_list import Identity, MemberList
+from chatd.clients.pipe_session import ClientConnection
 from chatd.clients.receipts import Receipts
-from chatd.clients.token_lifetime import Lease
+from chatd.clients.token_lifetime import TokenLifetime
 from chatd.config.settings import Config
 from chatd.protocol import json_v1
-from chatd.protocol.close_codes import Closing
-from chatd.protocol.message import Batch, Gap, Position
-from chatd.protocol.text import Dress
+from chatd.protocol.close_codes import CloseCode
+from chatd.protocol.message import Batch, OffsetGap, StreamPosition
+from chatd.protocol.text import Format
 
 Ref = int | str | UnsetType
 """What a client calls a request of its own; it comes back with the answer."""
@@ -27,11 +27,11 @@ class Owner(Protocol):
     author: str
     nick: str
     wanted: str
-    lease: Lease
-    dress: Dress
+    token_lifetime: TokenLifetime
+    format: Format
     config: Config
-    line: Line
-    delivering: "Membership | None"
+    line: ClientConnection
+    delivering: "Subscription | None"
 
     @property
     def echo(self) -> bool:
@@ -63,7 +63,7 @@ class Owner(Protocol):
         """Refuse what waited for it."""
 
 
-class Membership:
+class Subscription:
     """A program in one of its rooms: what the hub knows as a member."""
 
     begins = True
@@ -74,7 +74,7 @@ class Membership:
         "_receipts",
         "address",
         "author",
-        "dress",
+        "format",
         "id",
         "joined",
         "joining",
@@ -97,10 +97,10 @@ class Membership:
         self.key = key
         self.author = program.author
         self.nick = program.nick
-        self.dress = program.dress
+        self.format = program.format
         self.ref: Ref = UNSET
         """Of the request to join that is still to be answered."""
-        self.since: Position | None = None
+        self.since: StreamPosition | None = None
         self.last = 0
         self.joined = False
         """Whether it may speak."""
@@ -117,13 +117,13 @@ class Membership:
     @property
     def subject(self) -> str:
         """Who its token says it is; empty where it has none."""
-        return self._program.lease.grant.subject
+        return self._program.token_lifetime.permissions.subject
 
     @property
     def identity(self) -> Identity:
         """What it wants to be called, in all its rooms the same where no token says it, and with which right."""
         program = self._program
-        identity = program.lease.identify(program.wanted, program.address)
+        identity = program.token_lifetime.identify(program.wanted, program.address)
         return identity if identity.owner else identity.keeping(program.nick)
 
     @property
@@ -150,7 +150,9 @@ class Membership:
         self._program.flush()
         return self._program.line.replay(blob, count)
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+    def began(
+        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
+    ) -> None:
         """Begin with what was asked for, what of it is lost, and whether more of it follows."""
         lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
         said = [event for batch in batches for event in json_v1.message_events(batch)]
@@ -161,15 +163,15 @@ class Membership:
         self.ref, self.joined, self.joining = UNSET, True, False
         self._program.say(answer)
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         """Say what is gone for good."""
         self._program.say(json_v1.gap_event(self.room, gap))
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         """Say what it missed."""
         self.lost(gap)
 
-    def given(self, position: Position) -> Position | None:
+    def given(self, position: StreamPosition) -> StreamPosition | None:
         """Note that it was given all up to a position; give up to where it has surely got it."""
         return self._receipts.given(position) if self._receipts is not None else None
 
@@ -178,7 +180,7 @@ class Membership:
         """Whether it had got all that was written to it, its end included, when its connection ended."""
         return self._receipts is not None and self._receipts.got_all
 
-    def given_early(self, position: Position) -> None:
+    def given_early(self, position: StreamPosition) -> None:
         """Note it between two of those."""
         if self._receipts is not None:
             self._receipts.given_early(position)
@@ -201,11 +203,11 @@ class Membership:
         """Say who is there: it does not know who came and went while it was behind."""
         self._program.tell_members(self.room, UNSET)
 
-    def refused(self, closing: Closing) -> None:
+    def refused(self, close_code: CloseCode) -> None:
         """Hang up."""
-        self._program.line.close(closing)
+        self._program.line.close(close_code)
 
-    def not_sent(self, closing: Closing) -> None:
+    def not_sent(self, close_code: CloseCode) -> None:
         """Nothing: each of its messages has a receipt."""
 
     def carry_on(self) -> None:
@@ -217,7 +219,7 @@ class Membership:
         self._program.bus_away()
 
 
-def listed(members: Members) -> Sequence[json_v1.Member] | None:
+def listed(members: MemberList) -> Sequence[json_v1.Member] | None:
     """List who is in a room as programs are told; None where they are too many."""
     if members.present is None:
         return None

@@ -8,14 +8,14 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.access.token_bucket import Pace
+from chatd.access.token_bucket import ClientRate
+from chatd.broker.presence_list import MemberList
 from chatd.broker.publish_queue import NotPublished
-from chatd.broker.roster import Members
 from chatd.clients.pipe_session import Session
 from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.protocol import text
-from chatd.protocol.close_codes import FLOODING, LEAVING, READ_ONLY, Closing
-from chatd.protocol.message import Gap, Stretch
+from chatd.protocol.close_codes import FLOODING, LEAVING, READ_ONLY, CloseCode
+from chatd.protocol.message import HistoryPage, OffsetGap
 from chatd.protocol.text import NAMED, Answer, Ask, Command, Last, Rename, Say, read_command, utf8_size
 from chatd.protocol.websocket_frames import text_frame
 
@@ -27,12 +27,12 @@ FULL = "too many at once"
 NICK_FIXED = "your nick is that of your token"
 
 
-class Person(Session):
+class TextSession(Session):
     """One named client in one room."""
 
-    talks = "named"
+    protocol = "text"
     listens = True
-    usual_dress = NAMED
+    usual_format = NAMED
 
     __slots__ = ("_questions",)
 
@@ -46,20 +46,20 @@ class Person(Session):
     def opened(self) -> None:
         """Say which nick it got, where that is not the one it wanted."""
         if self.nick != self._place.nick:
-            self._tell_nick(self.lease.grant.nick or self._place.nick, self.nick)
+            self._tell_nick(self.token_lifetime.permissions.nick or self._place.nick, self.nick)
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
         """Say so."""
         self._say(text.token_ends(seconds))
 
-    def farewell(self, closing: Closing) -> bytes:
+    def farewell(self, close_code: CloseCode) -> bytes:
         """Say why the connection closes: websocat does not show the reason."""
-        return text_frame(text.closing(closing.reason).encode())
+        return text_frame(text.closing_notice(close_code.reason).encode())
 
     # What it types
 
-    def _publish_in_time(self, lines: Sequence[str], pace: Pace) -> None:
+    def _publish_in_time(self, lines: Sequence[str], pace: ClientRate) -> None:
         """Publish what may be said by now, and say of the rest that it was not."""
         fit: list[str] = []
         for line in lines:
@@ -73,7 +73,7 @@ class Person(Session):
                 return
         self._publish(fit)
 
-    def _warn(self, pace: Pace, wait: float) -> bool:
+    def _warn(self, pace: ClientRate, wait: float) -> bool:
         """Tell the client that it was too fast; close the connection and return False after too many warnings."""
         if pace.refused > self._config.flood_warnings:
             self._line.close(FLOODING)
@@ -100,10 +100,10 @@ class Person(Session):
 
     def _say_to_all(self, texts: Sequence[str], *, action: bool = False) -> None:
         if texts:
-            self._hub.intake.publish(self._place.room, self, texts, action=action)
+            self._hub.publisher.publish(self._place.room, self, texts, action=action)
 
     def _hold(self, lines: Sequence[str]) -> None:
-        if not self._hub.intake.away:
+        if not self._hub.publisher.away:
             super()._hold(lines)
             return
         self._turn_down(lines, "bus_away", text.not_sent(self._hub.why_not_published(), self._config.retry_seconds))
@@ -137,7 +137,7 @@ class Person(Session):
                     lambda: self._hub.last(self._place.room, count).addCallback(self._was_read),
                     partial(self._tell_last, count),
                 )
-            case Rename() if self.lease.grant.nick:
+            case Rename() if self.token_lifetime.permissions.nick:
                 self._say(text.notice(NICK_FIXED))
             case Rename(nick):
                 self._rename(nick)
@@ -148,7 +148,7 @@ class Person(Session):
             REFUSED_MESSAGES["rate_limited"].value += 1
             self._warn(self._pace, wait)
             return
-        identity = self.lease.identify(nick, self.address)
+        identity = self.token_lifetime.identify(nick, self.address)
         self._ask(lambda: self._hub.rename(self._place.room, self, identity), lambda has: self._tell_nick(nick, has))
 
     def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
@@ -184,23 +184,23 @@ class Person(Session):
 
         question().addCallbacks(answered, not_answered).addErrback(failed)
 
-    def _tell_who(self, members: Members) -> None:
+    def _tell_who(self, members: MemberList) -> None:
         if members.present is None:
             self._say(text.counted(members.count))
         else:
             nicks = [each.nick for each in members.present if each.nick]
             self._say(text.who(nicks, len(members.present) - len(nicks)))
 
-    def _was_read(self, stretch: Stretch) -> Stretch:
+    def _was_read(self, stretch: HistoryPage) -> HistoryPage:
         """Charge the address for what was read, whether or not the client is still there."""
         if self._pace is not None:
             self._pace.read(stretch.size)
         return stretch
 
-    def _tell_last(self, count: int, stretch: Stretch) -> None:
+    def _tell_last(self, count: int, stretch: HistoryPage) -> None:
         if stretch.more and stretch.count < count:
             self._say(text.cut(stretch.count))
-        self._line.tell(b"".join(self.dress.frames(stretch.batches)))
+        self._line.tell(b"".join(self.format.frames(stretch.batches)))
 
     def _tell_nick(self, wanted: str, has: str) -> None:
         self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))
@@ -212,20 +212,20 @@ class Person(Session):
         if self._gone:
             super().bus_away()
             return
-        self._hub.intake.stop_waiting(self)
+        self._hub.publisher.stop_waiting(self)
         held, self._held = self._held, ()
         self._hold(held)
         self._line.resume()
 
-    def not_sent(self, closing: Closing) -> None:
+    def not_sent(self, close_code: CloseCode) -> None:
         """Say so, and stay."""
-        self._say(text.not_sent(closing.reason.removeprefix("not sent: ")))
+        self._say(text.not_sent(close_code.reason.removeprefix("not sent: ")))
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         """Say how much is gone for good."""
         self._say(text.lost(gap.count))
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         """Say how much it missed, and stay."""
         self._say(text.lost(None) if gap.count is None else text.missed(gap.count))
 

@@ -6,8 +6,8 @@ from hashlib import sha256
 from typing import Any
 
 from chatd.access.address_usage import group
-from chatd.access.tokens import EVERYTHING, BadToken, Grant, Guard
-from chatd.broker.roster import Identity
+from chatd.access.tokens import EVERYTHING, BadToken, Permissions, TokenVerifier
+from chatd.broker.presence_list import Identity
 from chatd.config.settings import Config
 
 _ORIGIN_LENGTH = 16
@@ -28,15 +28,22 @@ def origin(address: str) -> str:
     return sha256(place.encode()).hexdigest()[:_ORIGIN_LENGTH] if place else ""
 
 
-class Lease:
+class TokenLifetime:
     """What one client may do."""
 
-    __slots__ = ("_end", "_guard", "_now", "_timer", "_timers", "_warn", "_warned", "_warning", "grant")
+    __slots__ = ("_end", "_now", "_timer", "_timers", "_token_verifier", "_warn", "_warned", "_warning", "permissions")
 
-    def __init__(self, grant: Grant, guard: Guard, timers: Any, config: Config, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        permissions: Permissions,
+        token_verifier: TokenVerifier,
+        timers: Any,
+        config: Config,
+        now: Callable[[], float],
+    ) -> None:
         """Take what its token says, who knows tokens, timers, and the time of day in seconds since 1970."""
-        self.grant = grant
-        self._guard = guard
+        self.permissions = permissions
+        self._token_verifier = token_verifier
         self._timers = timers
         self._now = now
         self._timer: Any = None
@@ -48,11 +55,11 @@ class Lease:
     @property
     def left(self) -> float | None:
         """For how many more seconds it is good; None: without end."""
-        return None if self.grant.expires is None else max(0.0, self.grant.expires - self._now())
+        return None if self.permissions.expires is None else max(0.0, self.permissions.expires - self._now())
 
     def identify(self, nick: str, address: str) -> Identity:
         """Return who a client at an address is in a room where it wants a nick."""
-        return Identity(nick, self.grant.who, self.grant.anonymous)
+        return Identity(nick, self.permissions.who, self.permissions.anonymous)
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
         """Call warn, with the seconds that are left, a while before the token runs out, and end when it has."""
@@ -67,12 +74,12 @@ class Lease:
 
     def renew(self, token: str) -> None:
         """Go on with a new token of the same subject. Raises BadToken, and then nothing has changed."""
-        grant = self._guard.check(token, self._now())
-        if grant.who != self.grant.who:
+        permissions = self._token_verifier.check(token, self._now())
+        if permissions.who != self.permissions.who:
             raise BadToken("the token is somebody else's")
-        if grant.nick != self.grant.nick:
+        if permissions.nick != self.permissions.nick:
             raise BadToken("the token has another nick than this connection; connect anew with it")
-        self.grant = grant
+        self.permissions = permissions
         self.stop()
         left = self.left
         self._warned = left is not None and left <= self._warning  # the answer says it
@@ -95,13 +102,13 @@ class Lease:
             self._warn(left)
 
 
-class _Unlimited(Lease):
+class _Unlimited(TokenLifetime):
     """What everybody may do where no tokens are asked for: one for all, without timers."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
-        self.grant = EVERYTHING
+        self.permissions = EVERYTHING
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
         """Go on for ever."""
@@ -118,4 +125,4 @@ class _Unlimited(Lease):
         raise BadToken("this server takes no tokens")
 
 
-UNLIMITED: Lease = _Unlimited()
+UNLIMITED: TokenLifetime = _Unlimited()

@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 
 from chatd.access.tokens import refused_by
 from chatd.clients.deflate import Inflater, take_up
-from chatd.clients.json_session import Program
+from chatd.clients.json_session import JsonSession
 from chatd.clients.lean import LASTING, Quiet
 from chatd.clients.pipe_session import Session, answer_to
-from chatd.clients.send_buffer import Outflow
+from chatd.clients.send_buffer import SendBuffer
 from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
 from chatd.protocol.close_codes import (
     FLOODING,
@@ -27,7 +27,7 @@ from chatd.protocol.close_codes import (
     OUR_FAULT,
     RESTARTING,
     TOO_LARGE,
-    Closing,
+    CloseCode,
     fault_in_close,
     frame_says,
     too_slow,
@@ -41,7 +41,7 @@ log = Logger()
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
 
 
-class Connection(Outflow, WebSocketServerProtocol):
+class Connection(SendBuffer, WebSocketServerProtocol):
     """One client's connection. Its options stand on a subclass that the factory makes once."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Connection(Outflow, WebSocketServerProtocol):
 
     def __init__(self, upgrade: Upgrade) -> None:
         """Take the handshake that is to be answered."""
-        self.session: Session | Program
+        self.session: Session | JsonSession
         self._upgrade: Upgrade | None = upgrade
         self._paused = False  # not reading, for the session
         self._flooding_since = self._queued_at = 0.0
@@ -118,8 +118,8 @@ class Connection(Outflow, WebSocketServerProtocol):
         self.inside_message, self.current_frame = False, None
         self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
         self.state = self.STATE_OPEN
-        if self.factory.closing is not None:  # everybody is being closed
-            self.close(self.factory.closing)
+        if self.factory.close_code is not None:  # everybody is being closed
+            self.close(self.factory.close_code)
         else:
             self.open_out()
             self._heard()
@@ -442,9 +442,9 @@ class Connection(Outflow, WebSocketServerProtocol):
             if not self._queued:
                 self.transport.resumeProducing()
 
-    def close(self, closing: Closing) -> None:
+    def close(self, close_code: CloseCode) -> None:
         """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
         if self.state == self.STATE_OPEN:
-            self.sendCloseFrame(code=closing.code, reasonUtf8=closing.reason.encode(), isReply=False)
-        elif self.state == self.STATE_CONNECTING and closing != RESTARTING:  # else it is told once it is in
-            self._refuse(refused_by(closing))
+            self.sendCloseFrame(code=close_code.code, reasonUtf8=close_code.reason.encode(), isReply=False)
+        elif self.state == self.STATE_CONNECTING and close_code != RESTARTING:  # else it is told once it is in
+            self._refuse(refused_by(close_code))

@@ -670,7 +670,7 @@ class Config:
     """From connecting to the end of the headers."""
     full_house_margin: int = 64
     """Connections beyond the most that still get to read a 503; what comes after is dropped at once."""
-    headcount_seconds: float = 0.1
+    connection_count_seconds: float = 0.1
     """How often a worker says how many connections it has, where there is a limit for all together."""
     listen_seconds: float = 3.0
     """How long connections wait in the queues of a worker that starts: until it is ready, but no longer than this."""
@@ -868,9 +868,9 @@ class Config:
     """Members that come and go in one room in one go,"""
     presence_names: int = 1000
     """and names that are tried for them."""
-    roster_seconds: float = 1.0
+    presence_list_seconds: float = 1.0
     """How long a worker that missed who came and went waits to read it: it may have missed more."""
-    roster_retry_most_seconds: float = 60.0
+    presence_list_retry_most_seconds: float = 60.0
     """The longest wait before the members of a room are read again, when that failed; it doubles from the one above."""
     presence_held: int = 1000
     """Of who comes and goes, how much waits for messages that are missing before it."""
@@ -949,9 +949,9 @@ class Config:
     """A child that lived this long starts again with the first wait."""
     start_tries: int = 5
     """How often a worker, or the private broker, may end before all workers were ready once: then the start ends."""
-    pulse_seconds: float = 1.0
+    worker_heartbeat_seconds: float = 1.0
     """How often a worker says how it is."""
-    pulse_missed: int = 3
+    worker_heartbeats_missed: int = 3
     """How often it may fail to, and still count as one that answers."""
     frozen_seconds: float = 10.0
     """A worker that was not heard of for so long is killed, and replaced."""

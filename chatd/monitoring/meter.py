@@ -8,14 +8,14 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from chatd.config.settings import Config
-from chatd.monitoring.prometheus import Share, expose
+from chatd.monitoring.prometheus import MetricsFile, expose
 from chatd.runtime.single_flight import SingleFlight
 from chatd.runtime.timers import Periodic
 
 log = Logger()
 
 
-class NotKept(Exception):
+class NoMetrics(Exception):
     """There are no metrics; the log has said why."""
 
 
@@ -31,7 +31,7 @@ class Meter:
         self._path = path
         self._config = config
         self._look = look
-        self._share: Share | None = None
+        self._share: MetricsFile | None = None
         self._ticking = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
         self._due = 0.0
         self._sum = SingleFlight(reactor, self._add_up, config.metrics_kept_seconds)
@@ -41,7 +41,7 @@ class Meter:
         if not self._path:
             return
         try:
-            self._share = Share(self._path)
+            self._share = MetricsFile(self._path)
         except OSError as error:
             log.warn("there are no metrics: {why}", why=str(error))
             return
@@ -58,15 +58,15 @@ class Meter:
             share.close()
 
     def exposed(self) -> "Deferred[bytes]":
-        """Give what all processes have counted, in Prometheus' text format; fails with NotKept.
+        """Give what all processes have counted, in Prometheus' text format; fails with NoMetrics.
 
         It is worked out in a thread, once for all who ask meanwhile, and is good for a fraction of a second.
         """
-        return fail(NotKept()) if self._share is None else self._sum.get()
+        return fail(NoMetrics()) if self._share is None else self._sum.get()
 
     def _add_up(self) -> "Deferred[bytes]":
         if self._share is None:
-            return fail(NotKept())
+            return fail(NoMetrics())
         self._share.write()
         pool = self._reactor.getThreadPool()
         return deferToThreadPool(self._reactor, pool, expose, self._share.folder)

@@ -63,15 +63,15 @@ def _one(kind: Kind, name: str, text: str, **labels: str) -> Number:
     return number
 
 
-class Labelled(dict[str, Number]):
+class LabelledNumbers(dict[str, Number]):
     """The numbers of one metric, by the one label that it has; what has no number of its own is ``other``."""
 
     def __missing__(self, word: str) -> Number:
         return self["other"]
 
 
-def _each(kind: Kind, name: str, text: str, label: str, words: Sequence[str]) -> Labelled:
-    return Labelled((word, _one(kind, name, text, **{label: word})) for word in words)
+def _each(kind: Kind, name: str, text: str, label: str, words: Sequence[str]) -> LabelledNumbers:
+    return LabelledNumbers((word, _one(kind, name, text, **{label: word})) for word in words)
 
 
 def _histogram(name: str, text: str, bounds: Sequence[float]) -> Histogram:
@@ -102,9 +102,9 @@ _MESSAGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 CLIENTS = _each(
     "gauge",
     "chatd_clients",
-    "Clients that are connected, by how they talk.",
-    "dress",
-    ("bare", "named", "json", "http"),
+    "Connected clients, by protocol.",
+    "protocol",
+    ("pipe", "text", "json", "http"),
 )
 ROOMS = _one("gauge", "chatd_rooms", "Rooms in which somebody is, counted once for each worker with somebody in it.")
 JOINS = _one("counter", "chatd_joins_total", "Members that came into a room.")

@@ -24,7 +24,7 @@ _FILE_BYTES = 65_536  # what prometheus-client makes it
 _STALE_SECONDS = 60.0  # after which whoever made a folder has surely locked it
 
 
-class Folder:
+class MetricsFolder:
     """The folder, which the parent makes and removes; it is locked as long as it is in use. Raises OSError."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Folder:
         os.close(self._lock)
 
 
-class Share:
+class MetricsFile:
     """One process's part: its numbers, written where others find them. Raises OSError."""
 
     def __init__(self, path: str) -> None:

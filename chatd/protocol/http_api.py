@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from chatd.protocol.http_head import Head, Refused, bad_request, parameter, room_name, split_target
+from chatd.protocol.http_head import Refused, RequestHead, bad_request, parameter, room_name, split_target
 from chatd.protocol.json_v1 import EPOCH_LENGTH, ID_LENGTH, Member
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from chatd.protocol.nick import BadNick, read_nick
 from chatd.protocol.text import read_line, utf8_size
 
@@ -63,7 +63,7 @@ def _weighted(listed: str | None) -> list[tuple[str, float]]:
     return weighted
 
 
-def asks_for_events(head: Head) -> bool:
+def asks_for_events(head: RequestHead) -> bool:
     """Return whether a request is for a stream of events, as an EventSource sends it."""
     if head.method != "GET" or choose_form(head.headers.get("accept")) != EVENTS:
         return False
@@ -74,24 +74,24 @@ def asks_for_events(head: Head) -> bool:
     return True
 
 
-def read_event_id(text: str) -> Position:
+def read_event_id(text: str) -> StreamPosition:
     """Read where a stream of events broke off, ``EPOCH-OFFSET``. Raises Refused: 400."""
     if found := _EVENT_ID.fullmatch(text):
-        return Position(found[1], int(found[2]))
+        return StreamPosition(found[1], int(found[2]))
     raise bad_request("Last-Event-ID must be that of an event: EPOCH-OFFSET")
 
 
-def read_before(target: bytes) -> Position | None:
+def read_before(target: bytes) -> StreamPosition | None:
     """Return before which message those that are wanted stand, if a target says so. Raise Refused: 400."""
     value = parameter(target, b"before")
     if value is None:
         return None
     if (found := _EVENT_ID.fullmatch(value.decode("latin-1"))) and int(found[2]):
-        return Position(found[1], int(found[2]))
+        return StreamPosition(found[1], int(found[2]))
     raise bad_request("before must name a message: EPOCH-OFFSET")
 
 
-def link_to_older(start: Position, last: int) -> str:
+def link_to_older(start: StreamPosition, last: int) -> str:
     """Write the header that says where messages before a position are to be had (RFC 8288).
 
     It is relative, so that it holds behind a proxy that changes the path.
@@ -110,7 +110,7 @@ def read_heartbeat(target: bytes) -> int | None:
     return seconds
 
 
-class Said(Struct, frozen=True, gc=False):
+class PublishBody(Struct, frozen=True, gc=False):
     """What somebody says with one request, as its JSON has it."""
 
     text: str
@@ -119,7 +119,7 @@ class Said(Struct, frozen=True, gc=False):
     """With the same id, under the same nick, it is said once."""
 
 
-_decoder = msgspec.json.Decoder(Said)
+_decoder = msgspec.json.Decoder(PublishBody)
 
 
 def media_type(content_type: str | None) -> str:
@@ -146,13 +146,13 @@ def check_coding(content_encoding: str | None) -> None:
         raise Refused(415, "bad_request", message, (("Accept-Encoding", "identity"),))
 
 
-def read_said(content_type: str | None, body: bytes, most: int) -> Said:
+def read_said(content_type: str | None, body: bytes, most: int) -> PublishBody:
     """Read the body of a request to publish, whose text may have so many bytes. Raises Refused: 400, 413 or 415."""
     if media_type(content_type) == JSON:
         said = _read_json(body)
     else:
         try:
-            said = Said(body.decode())
+            said = PublishBody(body.decode())
         except UnicodeDecodeError:
             raise bad_request("the body must be UTF-8") from None
     text = read_line(said.text)
@@ -160,10 +160,10 @@ def read_said(content_type: str | None, body: bytes, most: int) -> Said:
         raise bad_request("there is no text")
     if utf8_size(text) > most:
         raise Refused(413, "too_large", f"the text is longer than {most} bytes of UTF-8")
-    return Said(text, _nick(said.nick), said.id)
+    return PublishBody(text, _nick(said.nick), said.id)
 
 
-def _read_json(body: bytes) -> Said:
+def _read_json(body: bytes) -> PublishBody:
     try:
         return _decoder.decode(body)
     except RecursionError:
@@ -184,7 +184,7 @@ def _nick(nick: str | None) -> str | None:
 # What is answered, as JSON
 
 
-class Published(Struct, frozen=True, gc=False, omit_defaults=True):
+class PublishAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
     """Where what was said stands; a duplicate was said before, at this offset."""
 
     room: str
@@ -195,7 +195,7 @@ class Published(Struct, frozen=True, gc=False, omit_defaults=True):
     duplicate: bool = False
 
 
-class Here(Struct, frozen=True, gc=False):
+class PresenceAnswer(Struct, frozen=True, gc=False):
     """Who is in a room; members is null where they are too many to be listed."""
 
     room: str
@@ -203,7 +203,7 @@ class Here(Struct, frozen=True, gc=False):
     count: int
 
 
-class Room(Struct, frozen=True, gc=False):
+class ListedRoom(Struct, frozen=True, gc=False):
     """A room: how many are in it, and where its newest message stands."""
 
     room: str
@@ -212,8 +212,8 @@ class Room(Struct, frozen=True, gc=False):
     offset: int
 
 
-class Rooms(Struct, frozen=True, gc=False):
+class RoomList(Struct, frozen=True, gc=False):
     """The rooms that there are, by name; there may be more than are listed."""
 
-    rooms: Sequence[Room]
+    rooms: Sequence[ListedRoom]
     more: bool

@@ -128,7 +128,7 @@ def internal(message: str) -> Refused:
     return Refused(500, "internal", message)
 
 
-class Head(Struct, frozen=True):
+class RequestHead(Struct, frozen=True):
     """A request line and its headers, the names in lower case; a repeated one's values are joined by commas."""
 
     method: str
@@ -146,7 +146,7 @@ class Head(Struct, frozen=True):
         return [each.strip() for each in self.headers.get(name, "").lower().split(",")]
 
 
-def read_head(data: bytes) -> Head:
+def read_head(data: bytes) -> RequestHead:
     """Read a head, its closing empty line included. Raises Refused."""
     first, *rest = data.removesuffix(HEAD_END).split(b"\r\n")
     request = match_line(first, first=True)
@@ -155,7 +155,7 @@ def read_head(data: bytes) -> Head:
         header = match_line(line, first=False)
         name, value = header[1].decode("ascii").lower(), header[2].strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
-    return Head(request[1].decode("ascii"), request[2], headers, request[3].decode("ascii"))
+    return RequestHead(request[1].decode("ascii"), request[2], headers, request[3].decode("ascii"))
 
 
 def match_line(line: bytes, *, first: bool) -> re.Match[bytes]:
@@ -173,7 +173,7 @@ def quote_target(line: bytes) -> bytes:
     return _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], line)
 
 
-def check_framing(head: Head) -> None:
+def check_framing(head: RequestHead) -> None:
     """See that a request says in one way alone where its body ends (RFC 9112, section 6.3). Raises Refused: 400."""
     coding = head.headers.get("transfer-encoding")
     if coding is None:
@@ -194,7 +194,7 @@ class Upgrade(Struct, frozen=True):
     """The subprotocol that is spoken; empty: none was offered."""
 
 
-def read_upgrade(head: Head) -> Upgrade:
+def read_upgrade(head: RequestHead) -> Upgrade:
     """Check the opening handshake of a client (RFC 6455, section 4.2.1). Raises Refused: 400, 405, 426 or 505."""
     headers = head.headers
     if head.method != "GET":
@@ -256,7 +256,7 @@ def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
     return "\r\n".join(lines).encode("ascii") + HEAD_END
 
 
-class Place(Struct, frozen=True):
+class RoomTarget(Struct, frozen=True):
     """Where a client's URL puts it, and how it wants to be there."""
 
     room: str
@@ -279,7 +279,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
     return path or b"/", query
 
 
-def read_target(target: bytes, last: int = 0) -> Place:
+def read_target(target: bytes, last: int = 0) -> RoomTarget:
     """Read the room and the parameters from a request target (``/ops?echo=1``). Raises Refused: 404 or 400.
 
     Last is how many messages are wanted where the target does not say so.
@@ -295,10 +295,10 @@ def read_target(target: bytes, last: int = 0) -> Place:
         raise bad_request("last must be a number of messages")
     resume = _resume_key(parameters[b"resume"]) if b"resume" in parameters else ""
     nick = _nick(parameters[b"nick"]) if b"nick" in parameters else ""
-    return Place(room, echo == b"1", int(number), resume, nick)
+    return RoomTarget(room, echo == b"1", int(number), resume, nick)
 
 
-def read_place(head: Head) -> Place:
+def read_place(head: RequestHead) -> RoomTarget:
     """Read the URL of a WebSocket's handshake, and the resume key that may be among its subprotocols.
 
     Raises Refused: 404 or 400.

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatd.protocol import json_v1, text
-from chatd.protocol.close_codes import BUS_AWAY, FLOODING, Closing
+from chatd.protocol.close_codes import BUS_AWAY, FLOODING, CloseCode
 from chatd.protocol.http_api import EVENTS, JSON, JSON_LINES, LINES, TEXT, asks_for_events
-from chatd.protocol.http_head import Head, Refused
+from chatd.protocol.http_head import Refused, RequestHead
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import Change, Gap, Message
-from chatd.protocol.text import Dress
+from chatd.protocol.message import Message, OffsetGap, PresenceEvent
+from chatd.protocol.text import Format
 
 Frame = Callable[[bytes], bytes]
 
@@ -35,15 +35,15 @@ class Stream:
     """One form, in chunks or not."""
 
     content_type: str
-    dress: Dress
+    format: Format
     """How it shows messages, and who comes and goes."""
-    lost: Callable[[str, Gap], bytes]
+    lost: Callable[[str, OffsetGap], bytes]
     """Tells, of a room, what is gone for good."""
     another_nick: Callable[[str, str], bytes]
     """Tells who follows under another nick than it wanted which it is."""
     token_ends: Callable[[float], bytes]
     """Tells in how many seconds a token runs out."""
-    closing: Callable[[Closing, float | None], bytes]
+    close_code: Callable[[CloseCode, float | None], bytes]
     """Tells why the stream ends, and in how many seconds to come back."""
     beginning: Callable[[float], bytes]
     """Goes before all else; takes in how many seconds to come back should the stream break off."""
@@ -69,11 +69,11 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 
     return Stream(
         LINES,
-        text.TextDress(text.named, text.change if told else None, frame_line),
+        text.TextFormat(text.named, text.change if told else None, frame_line),
         lost=lambda room, gap: line(text.lost(gap.count)),
         another_nick=lambda wanted, has: line(text.taken(wanted, has)),
         token_ends=lambda seconds: line(text.token_ends(seconds)) if told else b"",
-        closing=lambda closing, again: line(text.closing(closing.reason)),
+        close_code=lambda close_code, again: line(text.closing_notice(close_code.reason)),
         beginning=_nothing,
         heartbeat=frame_line(b""),
         beats=False,  # people see an empty line, scripts may count it
@@ -89,11 +89,11 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 
     return Stream(
         JSON_LINES,
-        json_v1.JsonDress(frame_line, told=told),
+        json_v1.JsonFormat(frame_line, told=told),
         lost=lambda room, gap: frame_line(encode(json_v1.gap_event(room, gap))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame_line(encode(json_v1.token_ends(seconds))),
-        closing=lambda closing, again: frame_line(encode(json_v1.bye(closing, again))),
+        close_code=lambda close_code, again: frame_line(encode(json_v1.bye(close_code, again))),
         beginning=_nothing,
         heartbeat=frame_line(b""),
         beats=True,
@@ -105,11 +105,11 @@ def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
     """Show what a program hears, as an EventSource takes it (WHATWG HTML, section 9.2.6); JSON has no line ends."""
     return Stream(
         EVENTS,
-        json_v1.JsonDress(frame, told=told, show=_message, tell=_change),
+        json_v1.JsonFormat(frame, told=told, show=_message, tell=_change),
         lost=lambda room, gap: frame(_event(b"gap", encode(json_v1.gap_event(room, gap)), _id(gap.epoch, gap.last))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame(_event(b"auth", encode(json_v1.token_ends(seconds)))),
-        closing=lambda closing, again: frame(_event(b"bye", encode(json_v1.bye(closing, again)))),
+        close_code=lambda close_code, again: frame(_event(b"bye", encode(json_v1.bye(close_code, again)))),
         beginning=lambda again: frame(b"retry: %d\n\n" % (again * 1000)),
         heartbeat=frame(b":\n\n"),
         beats=True,
@@ -121,7 +121,7 @@ def _message(message: Message, room: str, epoch: str, offset: int) -> bytes:
     return _event(b"message", json_v1.message_json(message, room, epoch, offset), _id(epoch, offset))
 
 
-def _change(room: str, change: Change) -> bytes:
+def _change(room: str, change: PresenceEvent) -> bytes:
     return _event(b"presence", json_v1.change_json(room, change))
 
 
@@ -156,7 +156,7 @@ class Postponed(Refused):
         )
 
 
-def refused_to(head: Head, refused: Refused, spread: Callable[[], float]) -> Refused:
+def refused_to(head: RequestHead, refused: Refused, spread: Callable[[], float]) -> Refused:
     """Return how the sender of a request is refused; spread gives how many seconds later than others it comes back."""
     if refused.retry_after is None or not asks_for_events(head):
         return refused

@@ -20,10 +20,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from chatd.config.settings import HISTORY_PAGE
-from chatd.protocol.close_codes import Closing
+from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import Batch, Change, Message, Position
-from chatd.protocol.message import Gap as Lost
+from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 
 LARGEST = 2**53 - 1
@@ -41,22 +40,22 @@ _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time", "pattern": _TIME})]
 
 
-class _Asked(Struct, frozen=True, gc=False, tag_field="type", kw_only=True):
+class _Request(Struct, frozen=True, gc=False, tag_field="type", kw_only=True):
     ref: Ref | UnsetType = UNSET
 
 
-class _Said(Struct, frozen=True, gc=False, tag_field="type"):
+class _Event(Struct, frozen=True, gc=False, tag_field="type"):
     pass
 
 
-class _Answered(_Said, frozen=True, gc=False, kw_only=True):
+class _Answer(_Event, frozen=True, gc=False, kw_only=True):
     ref: Ref | UnsetType = UNSET
 
 
 # What a client sends
 
 
-class Publish(_Asked, frozen=True, gc=False, tag="publish"):
+class Publish(_Request, frozen=True, gc=False, tag="publish"):
     """Say something in a room; with the same id it is said once. Answered by `ack`."""
 
     room: str
@@ -87,19 +86,19 @@ _ONE_OF_TWO = {
 }
 
 
-class Join(_Asked, frozen=True, gc=False, tag="join"):
+class Join(_Request, frozen=True, gc=False, tag="join"):
     """Come into a room. Answered by `joined`."""
 
     room: str
     since: Annotated[Since, Meta(extra_json_schema=_ONE_OF_TWO)] | UnsetType = UNSET
 
     @property
-    def position(self) -> Position | None:
+    def position(self) -> StreamPosition | None:
         """After which it wants all messages; None where it named none."""
         since = self.since
         if since is UNSET or since.epoch is UNSET or since.offset is UNSET:
             return None
-        return Position(since.epoch, since.offset)
+        return StreamPosition(since.epoch, since.offset)
 
     @property
     def last(self) -> int:
@@ -107,19 +106,19 @@ class Join(_Asked, frozen=True, gc=False, tag="join"):
         return 0 if self.since is UNSET or self.since.last is UNSET else self.since.last
 
 
-class Leave(_Asked, frozen=True, gc=False, tag="leave"):
+class Leave(_Request, frozen=True, gc=False, tag="leave"):
     """Leave a room. Answered by `left`."""
 
     room: str
 
 
-class Members(_Asked, frozen=True, gc=False, tag="members"):
+class Members(_Request, frozen=True, gc=False, tag="members"):
     """Ask who is in a room. Answered by `members`."""
 
     room: str
 
 
-class History(_Asked, frozen=True, gc=False, tag="history"):
+class History(_Request, frozen=True, gc=False, tag="history"):
     """Ask what was said in a room, before an offset or up to now. Answered by `history`."""
 
     room: str
@@ -127,19 +126,19 @@ class History(_Asked, frozen=True, gc=False, tag="history"):
     limit: Annotated[int, Meta(ge=1, le=HISTORY_PAGE)] = 50
 
 
-class Nick(_Asked, frozen=True, gc=False, tag="nick"):
+class Nick(_Request, frozen=True, gc=False, tag="nick"):
     """Take another nick, in all rooms. Answered by `nick`."""
 
     nick: str
 
 
-class Auth(_Asked, frozen=True, gc=False, tag="auth"):
+class Auth(_Request, frozen=True, gc=False, tag="auth"):
     """Bring a new token before the old one runs out. Answered by `auth`."""
 
     token: str
 
 
-class Ping(_Asked, frozen=True, gc=False, tag="ping"):
+class Ping(_Request, frozen=True, gc=False, tag="ping"):
     """Ask for a sign of life. Answered by `pong`."""
 
 
@@ -219,7 +218,7 @@ class Limits(Struct, frozen=True, gc=False):
     rooms: int
 
 
-class Welcome(_Said, frozen=True, gc=False, tag="welcome"):
+class Welcome(_Event, frozen=True, gc=False, tag="welcome"):
     """Always the first frame."""
 
     session: str
@@ -230,7 +229,7 @@ class Welcome(_Said, frozen=True, gc=False, tag="welcome"):
     subject: str | UnsetType = UNSET
 
 
-class MessageEvent(_Said, frozen=True, gc=False, tag="message", omit_defaults=True):
+class MessageEvent(_Event, frozen=True, gc=False, tag="message", omit_defaults=True):
     """A message of a room; its nick is null where its author has none, its action true where it was said with `/me`."""
 
     room: str
@@ -246,7 +245,7 @@ class MessageEvent(_Said, frozen=True, gc=False, tag="message", omit_defaults=Tr
     """Who its author's token says it is; there only where it has one."""
 
 
-class Joined(_Answered, frozen=True, gc=False, tag="joined"):
+class Joined(_Answer, frozen=True, gc=False, tag="joined"):
     """The client is in the room, and has what was said before; offset is that of the room's newest message."""
 
     room: str
@@ -262,13 +261,13 @@ class Joined(_Answered, frozen=True, gc=False, tag="joined"):
     """True where that is not all of it: the rest follows, each message by itself."""
 
 
-class Left(_Answered, frozen=True, gc=False, tag="left"):
+class Left(_Answer, frozen=True, gc=False, tag="left"):
     """The client is not in the room any more."""
 
     room: str
 
 
-class Ack(_Answered, frozen=True, gc=False, tag="ack", omit_defaults=True):
+class Ack(_Answer, frozen=True, gc=False, tag="ack", omit_defaults=True):
     """The message is in the chat log and in the room's order; a duplicate was there before, at this offset."""
 
     room: str
@@ -279,7 +278,7 @@ class Ack(_Answered, frozen=True, gc=False, tag="ack", omit_defaults=True):
     duplicate: bool = False
 
 
-class Presence(_Said, frozen=True, gc=False, tag="presence"):
+class Presence(_Event, frozen=True, gc=False, tag="presence"):
     """Somebody joined or left the room, or has another nick than it was."""
 
     room: str
@@ -299,7 +298,7 @@ class Member(Struct, frozen=True, gc=False):
     subject: str | UnsetType = UNSET
 
 
-class MembersAnswer(_Answered, frozen=True, gc=False, tag="members"):
+class MembersAnswer(_Answer, frozen=True, gc=False, tag="members"):
     """Who is in the room, and how many they are; members is null where they are too many to be listed."""
 
     room: str
@@ -307,7 +306,7 @@ class MembersAnswer(_Answered, frozen=True, gc=False, tag="members"):
     count: int
 
 
-class HistoryAnswer(_Answered, frozen=True, gc=False, tag="history"):
+class HistoryAnswer(_Answer, frozen=True, gc=False, tag="history"):
     """What was said in the room, oldest first."""
 
     room: str
@@ -317,24 +316,24 @@ class HistoryAnswer(_Answered, frozen=True, gc=False, tag="history"):
     """True where history has older messages: they are to be had before the offset of the first one here."""
 
 
-class NickAnswer(_Answered, frozen=True, gc=False, tag="nick"):
+class NickAnswer(_Answer, frozen=True, gc=False, tag="nick"):
     """The nick that the client has now, which need not be the one that it asked for, and the one that it was."""
 
     nick: str
     was: str | None
 
 
-class AuthAnswer(_Answered, frozen=True, gc=False, tag="auth"):
+class AuthAnswer(_Answer, frozen=True, gc=False, tag="auth"):
     """The token is good for so many seconds; null: without end. Unasked it says that the token runs out."""
 
     expires_in: float | None
 
 
-class Pong(_Answered, frozen=True, gc=False, tag="pong"):
+class Pong(_Answer, frozen=True, gc=False, tag="pong"):
     """The sign of life."""
 
 
-class Gap(_Said, frozen=True, gc=False, tag="gap"):
+class Gap(_Event, frozen=True, gc=False, tag="gap"):
     """The messages from one offset to another are lost for this client for good; null where nobody knows which."""
 
     room: str
@@ -346,7 +345,7 @@ class Gap(_Said, frozen=True, gc=False, tag="gap"):
 Code = Literal["bad_request", "bad_room", "not_joined", "forbidden", "rate_limited", "too_large", "unavailable"]
 
 
-class Error(_Answered, frozen=True, gc=False, tag="error"):
+class Error(_Answer, frozen=True, gc=False, tag="error"):
     """What the client asked for is not done; where it helps to ask again, after so many seconds."""
 
     code: Code
@@ -354,7 +353,7 @@ class Error(_Answered, frozen=True, gc=False, tag="error"):
     retry_after: float | UnsetType = UNSET
 
 
-class Bye(_Said, frozen=True, gc=False, tag="bye"):
+class Bye(_Event, frozen=True, gc=False, tag="bye"):
     """The last frame before the server closes with this code; where it helps to come back, after so many seconds."""
 
     code: int
@@ -397,13 +396,13 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
     )
 
 
-def gap_event(room: str, gap: Lost) -> Gap:
+def gap_event(room: str, gap: OffsetGap) -> Gap:
     """Say what is gone for good."""
     first = None if gap.count is None else gap.last - gap.count + 1
     return Gap(room, gap.epoch, first, None if first is None else gap.last)
 
 
-def presence_event(room: str, change: Change) -> Presence:
+def presence_event(room: str, change: PresenceEvent) -> Presence:
     """Say who came, went, or took another nick."""
     was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
     return Presence(room, change.what, change.session, change.nick or None, was, change.subject or UNSET)
@@ -414,9 +413,9 @@ def token_ends(seconds: float | None) -> AuthAnswer:
     return AuthAnswer(None if seconds is None else round(seconds, 1))
 
 
-def bye(closing: Closing, again: float | None) -> Bye:
+def bye(close_code: CloseCode, again: float | None) -> Bye:
     """Say why the connection closes, and in how many seconds the client may come back, where it may."""
-    return Bye(closing.code, closing.reason, UNSET if again is None else again)
+    return Bye(close_code.code, close_code.reason, UNSET if again is None else again)
 
 
 def message_events(batch: Batch) -> list[MessageEvent]:
@@ -432,7 +431,7 @@ def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
     return encode(message_event(message, room, epoch, offset))
 
 
-def change_json(room: str, change: Change) -> bytes:
+def change_json(room: str, change: PresenceEvent) -> bytes:
     """Give the text of the frame in which a change is told."""
     return encode(presence_event(room, change))
 
@@ -473,7 +472,7 @@ def longest_json(text: int) -> int:
     return 6 * text + _AROUND  # each byte may come as \\u0000
 
 
-class JsonDress:
+class JsonFormat:
     """How a program sees what happens in a room."""
 
     def __init__(
@@ -482,8 +481,8 @@ class JsonDress:
         *,
         told: bool = True,
         show: Callable[[Message, str, str, int], bytes] = message_json,
-        tell: Callable[[str, Change], bytes] = change_json,
-        deflated: "JsonDress | None" = None,
+        tell: Callable[[str, PresenceEvent], bytes] = change_json,
+        deflated: "JsonFormat | None" = None,
     ) -> None:
         """Take how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
 
@@ -504,10 +503,10 @@ class JsonDress:
             for offset, message in enumerate(batch.messages, batch.first)
         ]
 
-    def change(self, room: str, change: Change) -> bytes:
+    def change(self, room: str, change: PresenceEvent) -> bytes:
         """Give the frame that tells who came, went, or took another nick; empty where that is not told."""
         return self._frame(self._tell(room, change)) if self._told else b""
 
 
-JSON = JsonDress(deflated=JsonDress(deflated_text_frame))
+JSON = JsonFormat(deflated=JsonFormat(deflated_text_frame))
 """Of ``chatd.v1``."""

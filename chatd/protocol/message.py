@@ -36,7 +36,7 @@ UNBEGUN = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class StreamPosition:
     """A position in a room's order: that of the message with this offset, 1, 2, 3 … within an epoch; 0: before all."""
 
     epoch: str
@@ -48,7 +48,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class OffsetGap:
     """Messages that are lost for good; what comes next stands behind ``last``."""
 
     epoch: str
@@ -69,7 +69,7 @@ class Batch:
     sequence: int
     """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
     messages: tuple[Message, ...]
-    before: Position | None = None
+    before: StreamPosition | None = None
     """Where the first message stood in another run of the broker, which had answered that it was published."""
     size: int = 0
     """How many bytes it had on the bus."""
@@ -85,7 +85,7 @@ class Batch:
 
     def without_first(self, count: int) -> "Batch":
         """Give the rest of it, behind so many messages."""
-        before = self.before and Position(self.before.epoch, self.before.offset + count)
+        before = self.before and StreamPosition(self.before.epoch, self.before.offset + count)
         return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
 
     def without(self, session: str) -> "Iterator[Batch]":
@@ -103,19 +103,19 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class HistoryRange:
     """A stretch of a room's history."""
 
     batches: Sequence[Batch]
     """In order, and all of one epoch; the first may begin with messages that were not asked for."""
-    top: Position
+    top: StreamPosition
     """Where the room's order stood when it was read."""
     more: bool = False
     """Whether history has more between these and the top."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class HistoryPage:
     """The last messages before some offset."""
 
     batches: Sequence[Batch]
@@ -124,9 +124,9 @@ class Stretch:
     """Whether history has older ones: more than that were not asked for, or did not fit."""
 
     @property
-    def start(self) -> Position | None:
+    def start(self) -> StreamPosition | None:
         """The position of the oldest message; None where there is none."""
-        return Position(self.batches[0].epoch, self.batches[0].first) if self.batches else None
+        return StreamPosition(self.batches[0].epoch, self.batches[0].first) if self.batches else None
 
     @property
     def count(self) -> int:
@@ -146,7 +146,7 @@ _decoder = msgspec.msgpack.Decoder(tuple[Message, ...])
 _AGAIN = b"!"  # no array begins so in msgpack
 
 
-def again(payload: bytes, first: Position) -> bytes:
+def again(payload: bytes, first: StreamPosition) -> bytes:
     """Mark what ``encode`` gave as published once more, and where its first message stood."""
     return payload if payload.startswith(_AGAIN) else b"%b%b\n%b" % (_AGAIN, str(first).encode("ascii"), payload)
 
@@ -164,11 +164,11 @@ def decode(room: str, data: bytes) -> Batch:
     if payload.startswith(_AGAIN):
         mark, _, payload = payload.partition(b"\n")
         its_epoch, its_first = mark.removeprefix(_AGAIN).decode("ascii").split(" ")
-        before = Position(its_epoch, int(its_first))
+        before = StreamPosition(its_epoch, int(its_first))
     return Batch(room, epoch, int(first), publisher, int(sequence), _decoder.decode(payload), before, len(data))
 
 
-class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PresenceEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Somebody came, went, or took another nick."""
 
     what: Literal["join", "leave", "nick"]
@@ -183,21 +183,21 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class PresenceUpdate:
     """What the bus tells of who is in a room, in the order of its messages."""
 
     version: int
     """Follows on that of the changes before."""
-    after: Position
+    after: StreamPosition
     """The newest message before them."""
     count: int
     """How many members there are now."""
-    changes: Sequence[Change] | None
+    changes: Sequence[PresenceEvent] | None
     """None where they are too many for each of them to be told."""
 
 
 _CHANGES = b"*"  # no batch begins so
-_changes_decoder = msgspec.msgpack.Decoder(tuple[Change, ...])
+_changes_decoder = msgspec.msgpack.Decoder(tuple[PresenceEvent, ...])
 
 
 def tells_changes(data: bytes) -> bool:
@@ -205,9 +205,9 @@ def tells_changes(data: bytes) -> bool:
     return data.startswith(_CHANGES)
 
 
-def decode_changes(data: bytes) -> Changes:
+def decode_changes(data: bytes) -> PresenceUpdate:
     """Read it. Raises ValueError for what is none."""
     head, _, payload = data.partition(b"\n")
     version, epoch, top, count = head.removeprefix(_CHANGES).decode("ascii").split(" ")
     changes = _changes_decoder.decode(payload) if payload else None
-    return Changes(int(version), Position(epoch, int(top)), int(count), changes)
+    return PresenceUpdate(int(version), StreamPosition(epoch, int(top)), int(count), changes)

@@ -18,7 +18,7 @@ from itertools import dropwhile, islice
 from math import ceil
 from typing import NamedTuple, Protocol
 
-from chatd.protocol.message import Batch, Change, Message
+from chatd.protocol.message import Batch, Message, PresenceEvent
 from chatd.protocol.nick import NICK_LENGTH, BadNick, folded, looks, read_nick
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 
@@ -62,29 +62,29 @@ def safe(text: str) -> str:
     return text.translate(_ESCAPES) if text.isascii() or _ANY_UNSAFE.search(text) else text
 
 
-class Dress(Protocol):
+class Format(Protocol):
     """How things look to a kind of client: the hub frames a batch once for each dress that members wear."""
 
     @property
-    def deflated(self) -> "Dress":
+    def deflated(self) -> "Format":
         """The same for clients that have agreed to compression."""
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
         """Give the frame of each message, in their order."""
 
-    def change(self, room: str, change: Change) -> bytes:
+    def change(self, room: str, change: PresenceEvent) -> bytes:
         """Give the frame that tells who came or went; empty where such clients are not told."""
 
 
-class TextDress:
+class TextFormat:
     """A dress in which a message is a line."""
 
     def __init__(
         self,
         show: Callable[[Message], str],
-        tell: Callable[[Change], str] | None = None,
+        tell: Callable[[PresenceEvent], str] | None = None,
         frame: Callable[[bytes], bytes] = text_frame,
-        deflated: Dress | None = None,
+        deflated: Format | None = None,
     ) -> None:
         """Take how a message reads, how it reads that somebody came or went, and how UTF-8 is framed.
 
@@ -100,7 +100,7 @@ class TextDress:
         show, frame = self._show, self._frame
         return [frame(show(each).encode()) for batch in batches for each in batch.messages]
 
-    def change(self, room: str, change: Change) -> bytes:
+    def change(self, room: str, change: PresenceEvent) -> bytes:
         """Give the frame that tells it, of somebody who has a name."""
         return b"" if self._tell is None or not change.nick else self._frame(self._tell(change).encode())
 
@@ -184,7 +184,7 @@ def not_sent(reason: str, retry_after: float | None = None) -> str:
     return notice(f"not sent: {reason}{again}")
 
 
-def closing(reason: str) -> str:
+def closing_notice(reason: str) -> str:
     """Say why the server is about to close: websocat shows no close reason."""
     return notice(f"closing: {reason}")
 
@@ -215,17 +215,17 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def change(told: Change) -> str:
+def change(told: PresenceEvent) -> str:
     """Say who came, went, or took another nick."""
     if told.what == "nick":
         return renamed(told.was, told.nick) if told.was else joined(told.nick)
     return joined(told.nick) if told.what == "join" else left(told.nick)
 
 
-BARE = TextDress(bare, deflated=TextDress(bare, frame=deflated_text_frame))
+BARE = TextFormat(bare, deflated=TextFormat(bare, frame=deflated_text_frame))
 """One message one frame, the text unchanged."""
 
-NAMED = TextDress(named, change, deflated=TextDress(named, change, deflated_text_frame))
+NAMED = TextFormat(named, change, deflated=TextFormat(named, change, deflated_text_frame))
 """The same, safe for a terminal, and who comes and goes."""
 
 

@@ -22,18 +22,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.broker.bus import Bus
-from chatd.broker.resume_positions import Contested, Place, TakenOver
-from chatd.broker.roster import Identity, Members, Occupied
+from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom
+from chatd.broker.resume_positions import KeyContested, ResumePosition, TakenOver
 from chatd.chatlog.sync import Sync
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
 from chatd.monitoring.tally import Tally
-from chatd.protocol.close_codes import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVER, WRITES_REFUSED, Closing
-from chatd.protocol.message import Batch, Change, Gap, Position, Stretch
+from chatd.protocol.close_codes import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVER, WRITES_REFUSED, CloseCode
+from chatd.protocol.message import Batch, HistoryPage, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item
 from chatd.rooms.pacer import Pacer
-from chatd.rooms.publisher import Intake
-from chatd.rooms.room import Member, Room
+from chatd.rooms.publisher import Publisher
+from chatd.rooms.room import Room, Subscriber
 from chatd.runtime.single_flight import SingleFlight
 from chatd.runtime.timers import Periodic
 
@@ -44,7 +44,7 @@ CONTESTED_SAYS = "clients that were refused because others use their resume keys
 MAYBE_LOST_SAYS = "clients that may have lost messages, for the broker did: {clients}"
 
 
-class _Door:
+class _RoomEntry:
     """A room, and who is about to come in."""
 
     __slots__ = ("begun", "entering", "listening", "room", "waiting")
@@ -54,7 +54,7 @@ class _Door:
         self.begun: Deferred[None]
         self.waiting: OrderedDict[Deferred[None], None] | None = OrderedDict()
         """Those that wait for the room to be heard, in turn; None once it is."""
-        self.entering: dict[str, tuple[Member, Deferred[Any]]] = {}
+        self.entering: dict[str, tuple[Subscriber, Deferred[Any]]] = {}
         """Those who are about to be members, by id, and what brings them in."""
         self.listening: set[str] = set()
         """Ids of the members who want to know who comes and goes."""
@@ -79,14 +79,14 @@ class Hub:
         With a sync nothing is published before it is on the disk. Numbers make the ids of messages, where hubs share
         them.
         """
-        self.intake = Intake(bus, chat, config, clock, now, sync=sync, numbers=numbers)
+        self.publisher = Publisher(bus, chat, config, clock, now, sync=sync, numbers=numbers)
         """What members say."""
         self._bus = bus
         self._config = config
         self._clock = clock
-        self._doors: dict[str, _Door] = {}
+        self._incomings: dict[str, _RoomEntry] = {}
         self._listing = SingleFlight(clock, bus.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
-        self._keyed: dict[str, tuple[Room, Member]] = {}
+        self._keyed: dict[str, tuple[Room, Subscriber]] = {}
         self._turned_out: set[str] = set()  # by whom has their key too, until their connections have ended
         self._heard: list[Room] = []
         self._heard_bytes = 0
@@ -115,26 +115,26 @@ class Hub:
 
     # Members
 
-    def join(self, name: str, member: Member) -> "Deferred[None]":
+    def join(self, name: str, member: Subscriber) -> "Deferred[None]":
         """Make a member of the room; fires, in the turn in which it begins to hear it, once the room is subscribed."""
-        door = self._doors.get(name) or self._open(name)
-        if door.waiting is None and self._bus.hears(name) and not (member.key or member.listens or member.nick):
-            self._admit(door.room, member, None)
+        incoming = self._incomings.get(name) or self._open(name)
+        if incoming.waiting is None and self._bus.hears(name) and not (member.key or member.listens or member.nick):
+            self._admit(incoming.room, member, None)
             return succeed(None)
         joined: Deferred[None] = Deferred()
-        entering = Deferred.fromCoroutine(self._enter(door, member))
-        door.entering[member.id] = (member, entering)
+        entering = Deferred.fromCoroutine(self._enter(incoming, member))
+        incoming.entering[member.id] = (member, entering)
 
-        def admit(place: Place | None) -> None:
-            if door.entering.pop(member.id, None) is not None:
-                self._admit(door.room, member, place)
+        def admit(place: ResumePosition | None) -> None:
+            if incoming.entering.pop(member.id, None) is not None:
+                self._admit(incoming.room, member, place)
                 joined.callback(None)
 
         def fail(failure: Failure) -> None:
-            if door.entering.pop(member.id, None) is not None:
+            if incoming.entering.pop(member.id, None) is not None:
                 self._bus.exit(name, member.author, linger=False)
-                self._forget_if_empty(door)
-                if failure.check(Contested):
+                self._forget_if_empty(incoming)
+                if failure.check(KeyContested):
                     self._contested.add(clients=1)
                 if failure.check(TakenOver):
                     member.refused(TAKEN_OVER)
@@ -146,42 +146,42 @@ class Hub:
         )
         return joined
 
-    def leave(self, name: str, member: Member) -> None:
+    def leave(self, name: str, member: Subscriber) -> None:
         """Let a member go, or one that is still joining; its Deferred then never fires."""
         if member.key and member.id in self._turned_out:
             self._turned_out.discard(member.id)
             if member.got_all:
                 self._bus.fought(name, member.key)
-        door = self._doors.get(name)
-        if door is None:
+        incoming = self._incomings.get(name)
+        if incoming is None:
             return
-        if (entering := door.entering.pop(member.id, None)) is not None:
+        if (entering := incoming.entering.pop(member.id, None)) is not None:
             entering[1].cancel()
             self._bus.exit(name, member.author, linger=False)
-        elif door.room.member(member.author) is member:
+        elif incoming.room.member(member.author) is member:
             if member.key:
-                self._save_place(door.room, member, left=True)
-            self._remove(door.room, member)
-            self.intake.flush()  # what it said before goes first
+                self._save_place(incoming.room, member, left=True)
+            self._remove(incoming.room, member)
+            self.publisher.flush()  # what it said before goes first
             self._bus.exit(name, member.author, linger=member.lingers)
-        self._forget_if_empty(door)
+        self._forget_if_empty(incoming)
 
-    def fall_behind(self, name: str, member: Member) -> None:
+    def fall_behind(self, name: str, member: Subscriber) -> None:
         """Take a member that can't take what it was just given out of the way; it gets that from history."""
-        if (door := self._doors.get(name)) is not None:
-            door.room.fall_behind(member)
+        if (incoming := self._incomings.get(name)) is not None:
+            incoming.room.fall_behind(member)
 
-    def drained(self, name: str, member: Member) -> None:
+    def drained(self, name: str, member: Subscriber) -> None:
         """Go on with a member that has read all it was given, where it is behind."""
         if (room := self._room_of(name, member)) is not None:
             room.drained(member)
 
-    def note(self, name: str, member: Member) -> None:
+    def note(self, name: str, member: Subscriber) -> None:
         """Tell a member up to where it was given everything, while its connection knows what arrived."""
         if (room := self._room_of(name, member)) is not None:
             member.given(room.position(member))
 
-    def join_again(self, name: str, member: Member) -> None:
+    def join_again(self, name: str, member: Subscriber) -> None:
         """Let a member of the room go back to where it wants to hear it from."""
         if (room := self._room_of(name, member)) is not None:
             room.remove(member)
@@ -190,7 +190,7 @@ class Hub:
     @property
     def rooms(self) -> Collection[str]:
         """The rooms that have members on this worker, or are about to."""
-        return self._doors.keys()
+        return self._incomings.keys()
 
     # What members ask
 
@@ -199,7 +199,7 @@ class Hub:
         """Why nothing can be read now; empty where it can, or may be by waiting for a moment."""
         return self._bus.unreachable
 
-    def why_not_joined(self) -> Closing:
+    def why_not_joined(self) -> CloseCode:
         """Return the reason why a member did not join in time."""
         return WRITES_REFUSED if self._bus.refusing else BUS_AWAY
 
@@ -207,15 +207,15 @@ class Hub:
         """Return why nothing can be published now."""
         return REFUSES_WRITES if self._bus.refusing else AWAY
 
-    def top(self, name: str) -> Position:
+    def top(self, name: str) -> StreamPosition:
         """Say where a room's order stands."""
-        return self._doors[name].room.timeline.position
+        return self._incomings[name].room.ordering.position
 
     def soon(self, call: Callable[[], None]) -> Any:
         """Call at the end of the turn; gives what may be cancelled."""
         return self._clock.callLater(0, call)
 
-    def members(self, name: str) -> "Deferred[Members]":
+    def members(self, name: str) -> "Deferred[MemberList]":
         """Ask who is in a room, on all workers."""
         return self._bus.members(name)
 
@@ -223,9 +223,9 @@ class Hub:
         """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use."""
         return self._bus.find_nick(name, identity)
 
-    def rename(self, name: str, member: Member, identity: Identity) -> "Deferred[str]":
+    def rename(self, name: str, member: Subscriber, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
-        self.intake.flush()  # what it said before goes first
+        self.publisher.flush()  # what it said before goes first
 
         def renamed(has: str) -> str:
             member.nick = has
@@ -238,31 +238,31 @@ class Hub:
         sent = self._clock.seconds()
         return self._bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
 
-    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[Stretch]":
+    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[HistoryPage]":
         """Ask for the last messages of a room, or of those before an offset."""
-        top = self._doors[name].room.timeline.position
+        top = self._incomings[name].room.ordering.position
         return Deferred.fromCoroutine(self._stretch(name, top, count, before))
 
-    def recent(self, name: str, count: int, before: Position | None = None) -> "Deferred[Stretch]":
+    def recent(self, name: str, count: int, before: StreamPosition | None = None) -> "Deferred[HistoryPage]":
         """Ask for the last messages of a room that need have no member here, or of those before a position."""
 
-        async def recent() -> Stretch:
+        async def recent() -> HistoryPage:
             (top,) = await self._bus.tops([name])
             if before is None:
-                return await self._stretch(name, top, count, None) if top.epoch else Stretch(())
+                return await self._stretch(name, top, count, None) if top.epoch else HistoryPage(())
             end = top if top.epoch == before.epoch else before  # of an epoch that is over nobody knows the end
             return await self._stretch(name, end, count, before.offset)
 
         return Deferred.fromCoroutine(recent())
 
-    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+    def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
         """List the rooms that there are, on all workers, and say whether there may be more.
 
         The broker is asked once in a while: it looks at many keys.
         """
         return self._listing.get()
 
-    async def _stretch(self, name: str, top: Position, count: int, before: int | None) -> Stretch:
+    async def _stretch(self, name: str, top: StreamPosition, count: int, before: int | None) -> HistoryPage:
         """Read messages backwards, until there are so many of them or ``max_backlog`` bytes; return them in order.
 
         One more is asked for than is given: whether there is one shows whether history has older ones.
@@ -284,40 +284,40 @@ class Hub:
                     continue  # it only shows that there are older ones
                 size += batch.size
                 if size > config.max_backlog and batches:
-                    return Stretch(batches[::-1], more=True)
+                    return HistoryPage(batches[::-1], more=True)
                 batches.append(wanted.without_first(max(0, start - end)))
-        return Stretch(batches[::-1], older or (unread and after < end))
+        return HistoryPage(batches[::-1], older or (unread and after < end))
 
-    def _room_of(self, name: str, member: Member) -> Room | None:
+    def _room_of(self, name: str, member: Subscriber) -> Room | None:
         """Give a room, where the member is in it."""
-        door = self._doors.get(name)
-        return door.room if door is not None and door.room.member(member.author) is member else None
+        incoming = self._incomings.get(name)
+        return incoming.room if incoming is not None and incoming.room.member(member.author) is member else None
 
     # How a room begins and ends, who comes in and goes
 
-    def _open(self, name: str) -> _Door:
+    def _open(self, name: str) -> _RoomEntry:
         room = Room(name, self._config, read=self._bus.read, pending=self._pending, losses=self._count_losses)
-        door = self._doors[name] = _Door(room)
+        incoming = self._incomings[name] = _RoomEntry(room)
         ROOMS.value += 1
-        door.begun = Deferred.fromCoroutine(self._begin(door))
-        return door
+        incoming.begun = Deferred.fromCoroutine(self._begin(incoming))
+        return incoming
 
-    async def _begin(self, door: _Door) -> None:
+    async def _begin(self, incoming: _RoomEntry) -> None:
         """Hear the room and learn where its order stands; then let in who waits."""
-        name, failure = door.room.name, None
+        name, failure = incoming.room.name, None
         try:
             await self._bus.subscribe(name)
-            await door.room.timeline.start()
-            door.room.begin()
+            await incoming.room.ordering.start()
+            incoming.room.begin()
         except CancelledError:
             return
         except Exception:  # noqa: BLE001 - who waits is told
             failure = Failure()
-            door.room.timeline.stop()
-            del self._doors[name]
+            incoming.room.ordering.stop()
+            del self._incomings[name]
             ROOMS.value -= 1
             self._bus.unsubscribe(name)
-        waiting, door.waiting = door.waiting or OrderedDict(), None
+        waiting, incoming.waiting = incoming.waiting or OrderedDict(), None
         while waiting:  # one may cancel another
             begun, _ = waiting.popitem(last=False)
             if failure is None:
@@ -325,25 +325,25 @@ class Hub:
             else:
                 begun.errback(failure)
 
-    async def _enter(self, door: _Door, member: Member) -> Place | None:
+    async def _enter(self, incoming: _RoomEntry, member: Subscriber) -> ResumePosition | None:
         """Wait for all that a member needs before it is in the room."""
-        if door.waiting is not None:
-            begun: Deferred[None] = Deferred(door.waiting.pop)
-            door.waiting[begun] = None
+        if incoming.waiting is not None:
+            begun: Deferred[None] = Deferred(incoming.waiting.pop)
+            incoming.waiting[begun] = None
             await begun
-        await self._bus.subscribe(door.room.name)  # anew, where the link has broken since
-        place = await self._bus.claim(door.room.name, member.key, member.id) if member.key else None
+        await self._bus.subscribe(incoming.room.name)  # anew, where the link has broken since
+        place = await self._bus.claim(incoming.room.name, member.key, member.id) if member.key else None
         if place is not None:
             member.author = place.author
         if member.listens or member.nick:
-            entered = self._bus.enter(door.room.name, member.author, member.identity)
+            entered = self._bus.enter(incoming.room.name, member.author, member.identity)
             if member.nick or not self._bus.refusing:
                 member.nick = await entered
             else:  # it needs no answer; the others hear of it when the broker takes writes again
                 entered.addErrback(lambda _: None)
         return place
 
-    def _admit(self, room: Room, member: Member, place: Place | None) -> None:
+    def _admit(self, room: Room, member: Subscriber, place: ResumePosition | None) -> None:
         """Let a member in, live or behind."""
         JOINS.value += 1
         if place is not None:
@@ -362,45 +362,45 @@ class Hub:
         if step is not None:
             self._clock.callLater(0, step)  # when the member has been told that it is in
 
-    def _remove(self, room: Room, member: Member) -> None:
+    def _remove(self, room: Room, member: Subscriber) -> None:
         self._keyed.pop(member.id, None)
         room.remove(member)
-        door = self._doors[room.name]
-        if member.id in door.listening:
-            door.listening.remove(member.id)
-            if not door.listening:
+        incoming = self._incomings[room.name]
+        if member.id in incoming.listening:
+            incoming.listening.remove(member.id)
+            if not incoming.listening:
                 self._bus.unwatch(room.name)
 
-    def _listen(self, room: Room, member: Member) -> None:
-        door = self._doors[room.name]
-        if not door.listening:
+    def _listen(self, room: Room, member: Subscriber) -> None:
+        incoming = self._incomings[room.name]
+        if not incoming.listening:
             self._bus.watch(room.name)
-        door.listening.add(member.id)
+        incoming.listening.add(member.id)
 
-    def _forget_if_empty(self, door: _Door) -> None:
-        if door.room or door.entering or self._doors.get(door.room.name) is not door:
+    def _forget_if_empty(self, incoming: _RoomEntry) -> None:
+        if incoming.room or incoming.entering or self._incomings.get(incoming.room.name) is not incoming:
             return
-        del self._doors[door.room.name]
+        del self._incomings[incoming.room.name]
         ROOMS.value -= 1
-        door.begun.cancel()
-        door.room.timeline.stop()
-        self._bus.unsubscribe(door.room.name)
+        incoming.begun.cancel()
+        incoming.room.ordering.stop()
+        self._bus.unsubscribe(incoming.room.name)
 
     # Places
 
-    def _place(self, room: Room, member: Member) -> Place:
+    def _place(self, room: Room, member: Subscriber) -> ResumePosition:
         """Say how far a member has surely come; where it can't tell, what it told before stays."""
         with log.failuresHandled("the position of {member} is not known", member=member.id):
-            return Place(member.given(room.position(member)), member.author)
-        return Place(None, member.author)
+            return ResumePosition(member.given(room.position(member)), member.author)
+        return ResumePosition(None, member.author)
 
-    def _save_place(self, room: Room, member: Member, *, left: bool = False) -> None:
+    def _save_place(self, room: Room, member: Subscriber, *, left: bool = False) -> None:
         self._bus.save(room.name, member.key, member.id, self._place(room, member), left=left)
 
     def _save_places(self) -> None:
         self._save_some(list(self._keyed.values()))
 
-    def _save_some(self, members: list[tuple[Room, Member]]) -> None:
+    def _save_some(self, members: list[tuple[Room, Subscriber]]) -> None:
         """Write down the places of the first of them, and of the others when everybody else had a turn."""
         for room, member in members[: self._config.places]:
             if member.id in self._keyed:
@@ -420,7 +420,7 @@ class Hub:
             with log.failuresHandled("the position of {member} is not known", member=member.id):
                 member.given_early(room.position(member))
 
-    def _take_over(self, room: Room, member: Member) -> Place:
+    def _take_over(self, room: Room, member: Subscriber) -> ResumePosition:
         place = self._place(room, member)
         self._remove(room, member)
         self._turned_out.add(member.id)
@@ -432,47 +432,47 @@ class Hub:
 
     def bus_changed(self) -> None:
         """Let those who wait carry on, or tell them that the bus is away."""
-        self.intake.bus_changed()
+        self.publisher.bus_changed()
 
     def deliver(self, batch: Batch) -> None:
         """Take a batch for the members of its room; they get it with the next fan-out, once nothing is missing."""
-        if (door := self._doors.get(batch.room)) is not None:
-            door.room.timeline.hear(batch)
+        if (incoming := self._incomings.get(batch.room)) is not None:
+            incoming.room.ordering.hear(batch)
 
-    def compare(self, name: str, top: Position) -> None:
+    def compare(self, name: str, top: StreamPosition) -> None:
         """Take where a room's order stood, when all that was published up to there should have come."""
-        if (door := self._doors.get(name)) is not None:
-            door.room.timeline.compare(top)
+        if (incoming := self._incomings.get(name)) is not None:
+            incoming.room.ordering.compare(top)
 
-    def give_up(self, name: str, id: str) -> Place | None:
+    def give_up(self, name: str, id: str) -> ResumePosition | None:
         """Hang up on a member, for it has come back on another connection; give how far it has come, if it is here."""
-        door = self._doors.get(name)
-        if door is None:
+        incoming = self._incomings.get(name)
+        if incoming is None:
             return None
         place = None
-        if (entering := door.entering.pop(id, None)) is not None:
+        if (entering := incoming.entering.pop(id, None)) is not None:
             entering[1].cancel()
             entering[0].refused(TAKEN_OVER)
         elif id in self._keyed:
             room, member = self._keyed[id]
             place = self._take_over(room, member)
             self._bus.exit(name, member.author, linger=True)  # it goes on elsewhere
-        self._forget_if_empty(door)
+        self._forget_if_empty(incoming)
         return place
 
     def logged(self) -> "Deferred[None] | None":
         """Fire once all that members have said up to now was handed over, or refused. Return None if it was."""
-        return self.intake.logged()
+        return self.publisher.logged()
 
-    def present(self, name: str, after: Position, changes: Sequence[Change]) -> None:
+    def present(self, name: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Take who came to a room and went, for those who listen, behind the message that was the newest then."""
-        if (door := self._doors.get(name)) is not None:
-            door.room.timeline.present(after, changes)
+        if (incoming := self._incomings.get(name)) is not None:
+            incoming.room.ordering.present(after, changes)
 
     def renamed(self, name: str, author: str, nick: str) -> None:
         """Let a member know that it has another nick."""
-        door = self._doors.get(name)
-        if door is not None and (member := door.room.member(author)) is not None:
+        incoming = self._incomings.get(name)
+        if incoming is not None and (member := incoming.room.member(author)) is not None:
             member.nick = nick
             member.renamed(nick)
 
@@ -488,7 +488,7 @@ class Hub:
         if isinstance(item, Batch):
             self._heard_bytes += item.size
             first = item.messages[0].id if item.messages else ""  # there is none where all of them came again
-            if (taken_at := self.intake.taken_at(first)) is not None:
+            if (taken_at := self.publisher.taken_at(first)) is not None:
                 self._taken_at.append(taken_at)
         if self._heard_bytes < self._config.batch_bytes:
             self._fan_outs.ask()
@@ -497,7 +497,7 @@ class Hub:
 
     def _fan_out(self) -> None:
         with log.failuresHandled("messages of members were not published before others were delivered"):
-            self.intake.flush_due()  # first, because the broker then has something to do meanwhile
+            self.publisher.flush_due()  # first, because the broker then has something to do meanwhile
         heard, self._heard, self._heard_bytes = self._heard, [], 0
         for room in heard:  # one that was forgotten meanwhile has no members, one that comes again nothing pending
             with log.failuresHandled("those behind in room {room} may have to wait", room=room.name):
@@ -508,7 +508,7 @@ class Hub:
             for each in taken_at:
                 DELIVERY_SECONDS.observe(now - each)
 
-    def _count_losses(self, gap: Gap, members: int) -> None:
+    def _count_losses(self, gap: OffsetGap, members: int) -> None:
         if not members:
             return
         if gap.count is None:

@@ -12,21 +12,21 @@ from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import HELD_BYTES, HOLES_FILLED
-from chatd.protocol.message import Batch, Change, Gap, Position, Span
+from chatd.protocol.message import Batch, HistoryRange, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.cursor import Cursor
 from chatd.rooms.repeats import Repeats
 
 log = Logger()
 
-Read = Callable[[Position | None, int], "Deferred[Span]"]
+Read = Callable[[StreamPosition | None, int], "Deferred[HistoryRange]"]
 """Reads the room's history behind a position, or where its order stands; about so many bytes."""
 
 
-Item = Batch | Gap | Change
+Item = Batch | OffsetGap | PresenceEvent
 """What comes next in a room."""
 
 
-class Timeline:
+class Ordering:
     """The order of one room."""
 
     __slots__ = (
@@ -48,30 +48,30 @@ class Timeline:
         self._config = config
         self._read = read
         self._out = out
-        self._cursor = Cursor(Position("", 0))  # no epoch: not started
-        self._reading: Deferred[Span] | None = None
+        self._cursor = Cursor(StreamPosition("", 0))  # no epoch: not started
+        self._reading: Deferred[HistoryRange] | None = None
         self._held: list[Batch] = []
         self._held_bytes = 0
         self._sure = 0  # of those held, how many were heard before what is being read was asked for
         self._overflowed = False  # and more than may be held was heard since then
-        self._changes: list[tuple[Position, Change]] = []  # that wait for messages before them
+        self._changes: list[tuple[StreamPosition, PresenceEvent]] = []  # that wait for messages before them
         self.repeats = Repeats(config.publishers_known)
         """What came again, for those too who read history on their own."""
 
     @property
-    def position(self) -> Position:
+    def position(self) -> StreamPosition:
         """Up to where everything was given out; to be asked once ``start`` has fired."""
         return self._cursor.position
 
     @property
-    def before(self) -> tuple[Position, ...]:
+    def before(self) -> tuple[StreamPosition, ...]:
         """Up to where it was when the last epochs ended that it has seen."""
         return self._cursor.before
 
     def start(self) -> "Deferred[None]":
         """Begin where the room's order stands now; to be called once the room is subscribed."""
 
-        def begin(span: Span) -> None:
+        def begin(span: HistoryRange) -> None:
             self._cursor = Cursor(span.top)
             self._read_up_to(span)
 
@@ -97,12 +97,12 @@ class Timeline:
         self._hold(batch)
         self._fill()
 
-    def present(self, after: Position, changes: Sequence[Change]) -> None:
+    def present(self, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Take who came and went; it is given out behind the message that it came after, where that is on its way."""
         self._changes += [(after, each) for each in changes]
         self._give_changes()
 
-    def compare(self, top: Position) -> None:
+    def compare(self, top: StreamPosition) -> None:
         """Take where the order stood a moment ago: all that was published up to there should have come."""
         cursor = self._cursor
         if not cursor.epoch or (top.epoch == cursor.epoch and top.offset <= cursor.offset):
@@ -113,7 +113,7 @@ class Timeline:
             self._skip_to(cursor, top)
             self._give_changes()
 
-    def knows(self, before: tuple[Position, ...]) -> bool:
+    def knows(self, before: tuple[StreamPosition, ...]) -> bool:
         """Whether it came as far as somebody else in the epochs before: what comes again of them may go to both."""
         ends = {end.epoch: end.offset for end in self._cursor.before}
         was_there = False
@@ -136,7 +136,7 @@ class Timeline:
 
     # What is missing
 
-    def _ask(self, after: Position | None) -> "Deferred[Span]":
+    def _ask(self, after: StreamPosition | None) -> "Deferred[HistoryRange]":
         self._sure = len(self._held)
         self._overflowed = False
         self._reading = reading = self._read(after, self._config.history_bytes)
@@ -151,7 +151,7 @@ class Timeline:
         if self._reading is None and self._cursor.epoch:
             self._ask(self._cursor.position).addCallbacks(self._arrived, self._not_read)
 
-    def _arrived(self, span: Span) -> None:
+    def _arrived(self, span: HistoryRange) -> None:
         before = self._cursor.position
         for batch in span.batches:
             self._take(batch)
@@ -172,7 +172,7 @@ class Timeline:
                 self._take(batch)
             self._give_changes()
 
-    def _read_up_to(self, span: Span) -> None:
+    def _read_up_to(self, span: HistoryRange) -> None:
         """Go on behind a span that reached the top: with what was held, where history can have nothing before it."""
         cursor, top = self._cursor, span.top
         for place, batch in enumerate(self._held):
@@ -190,7 +190,7 @@ class Timeline:
         if self._config.keeps_history:
             self._skip_to(cursor, top)
         elif cursor.epoch != top.epoch:
-            self._skip_to(cursor, Position(top.epoch, 0))  # the rest may be on its way
+            self._skip_to(cursor, StreamPosition(top.epoch, 0))  # the rest may be on its way
         if self._overflowed:
             self._fill()
 
@@ -216,11 +216,11 @@ class Timeline:
     def _take(self, batch: Batch) -> None:
         batch = self.repeats.mark(batch)
         for each in self._cursor.take(batch):
-            if isinstance(each, Gap):
+            if isinstance(each, OffsetGap):
                 self._out(each, None)
             else:
                 self._out(each, batch)
 
-    def _skip_to(self, cursor: Cursor, top: Position) -> None:
+    def _skip_to(self, cursor: Cursor, top: StreamPosition) -> None:
         for gap in cursor.skip_to(top):
             self._out(gap, None)

@@ -20,16 +20,16 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.access.token_bucket import Slowed
+from chatd.access.token_bucket import SlowedClients
 from chatd.broker.bus import Bus
-from chatd.broker.publish_queue import NotPublished, NotSynced, Published
-from chatd.chatlog.line import Entry
+from chatd.broker.publish_queue import NotPublished, NotSynced, PublishResult
+from chatd.chatlog.line import LogEntry
 from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import LogBusy, log_entries, log_outcome
 from chatd.config.settings import TIMED_PARTS, Config
 from chatd.monitoring.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
-from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, Closing
-from chatd.protocol.message import Message, Position
+from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, CloseCode
+from chatd.protocol.message import Message, StreamPosition
 from chatd.rooms.pacer import Pacer
 
 log = Logger()
@@ -56,17 +56,17 @@ class Author(Protocol):
     def bus_away(self) -> None:
         """Learn, while holding messages back, that the bus is away."""
 
-    def not_sent(self, closing: Closing) -> None:
+    def not_sent(self, close_code: CloseCode) -> None:
         """Learn that something it said was not published, and why; a client that can't be told is hung up on."""
 
 
 class Receipt(Protocol):
     """Who wants to know what becomes of each message."""
 
-    def published(self, message: Message, position: Position, *, duplicate: bool) -> None:
+    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         """Learn where it stands; a duplicate was published before, by its author under the same id."""
 
-    def refused(self, message: Message, closing: Closing) -> None:
+    def refused(self, message: Message, close_code: CloseCode) -> None:
         """Learn that it was not published, and why."""
 
 
@@ -74,7 +74,7 @@ class _Taken(NamedTuple):
     """What one author said at once."""
 
     author: Author
-    entry: Entry
+    entry: LogEntry
     weight: int
     receipt: Receipt | None
     id: str
@@ -107,7 +107,7 @@ def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
     yield taken[start:]
 
 
-class Intake:
+class Publisher:
     """Everything that was said on this worker and is not with the bus yet."""
 
     def __init__(
@@ -140,10 +140,12 @@ class Intake:
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._retry_seconds = config.log_retry_seconds
         self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
-        self._outcomes: deque[tuple[Sequence[Entry], str, int]] = deque()  # kept meanwhile; of what was in the window
+        self._outcomes: deque[tuple[Sequence[LogEntry], str, int]] = (
+            deque()
+        )  # kept meanwhile; of what was in the window
         self._logged: list[Deferred[None]] = []
         self._waiting: dict[str, Author] = {}
-        self.left = Slowed(config.left_bytes)
+        self.left = SlowedClients(config.left_bytes)
         """Those of them who are gone, and what they left behind."""
         self._change: Any = None  # the call that lets them carry on
         self._holding = False
@@ -189,7 +191,7 @@ class Intake:
         if not self._taken:
             self._taken_at = self._clock.seconds()
         known = f"{among} {given}" if among and given else given
-        self._taken.append(_Taken(author, Entry(room, author.address, messages), weight, receipt, known))
+        self._taken.append(_Taken(author, LogEntry(room, author.address, messages), weight, receipt, known))
         self._taken_weight += weight
         self._flushes.ask()
 
@@ -275,7 +277,7 @@ class Intake:
     def _log_taken(self) -> None:
         """Log what was taken, and publish it or refuse it. Raise LogBusy if all of it is kept."""
         taken = self._taken
-        refused: Closing | None = None
+        refused: CloseCode | None = None
         if taken:
             try:
                 log_entries(self._chat, [each.entry for each in taken])
@@ -326,7 +328,7 @@ class Intake:
             del self._on_their_way[next(iter(self._on_their_way))]
         self._on_their_way[id] = self._taken_at
 
-    def _published(self, published: Published, taken: Sequence[_Taken]) -> None:
+    def _published(self, published: PublishResult, taken: Sequence[_Taken]) -> None:
         """Tell those who want to know."""
         if not any(each.receipt for each in taken):  # nearly always
             return
@@ -334,7 +336,7 @@ class Intake:
         for each in taken:
             for message in each.entry.messages:
                 before = published.duplicates.get(number)
-                position = before or Position(published.first.epoch, offset)
+                position = before or StreamPosition(published.first.epoch, offset)
                 number, offset = number + 1, offset + (before is None)
                 if before is not None:
                     self._log_outcome([replace(each.entry, messages=[message])], "duplicate")
@@ -352,7 +354,7 @@ class Intake:
         self._log_outcome([each.entry for each in taken], outcome)
         self._tell_refused(taken, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
 
-    def _log_outcome(self, entries: Sequence[Entry], outcome: str) -> None:
+    def _log_outcome(self, entries: Sequence[LogEntry], outcome: str) -> None:
         self._outcomes.append((entries, outcome, int(self._now() * 1000)))
         self._try(self._log_outcomes)
 
@@ -371,12 +373,12 @@ class Intake:
                 log.failure("the chat log does not say that messages in it were not published")
             self._outcomes.popleft()
 
-    def _tell_refused(self, taken: Sequence[_Taken], closing: Closing) -> None:
+    def _tell_refused(self, taken: Sequence[_Taken], close_code: CloseCode) -> None:
         for each in taken:
             if each.receipt is not None:
                 for message in each.entry.messages:
                     with log.failuresHandled("{author} was not told what was refused", author=each.author.id):
-                        each.receipt.refused(message, closing)
+                        each.receipt.refused(message, close_code)
         for author in {each.author.id: each.author for each in taken if each.receipt is None}.values():
             with log.failuresHandled("{author} was not told what was refused", author=author.id):
-                author.not_sent(closing)
+                author.not_sent(close_code)

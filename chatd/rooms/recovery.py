@@ -15,11 +15,11 @@ from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BACKLOG_BYTES, SENT_BYTES, SENT_MESSAGES
-from chatd.protocol.close_codes import OUR_FAULT, Closing
-from chatd.protocol.message import Batch, Gap, Position, Span
-from chatd.protocol.text import Dress, utf8_size
+from chatd.protocol.close_codes import OUR_FAULT, CloseCode
+from chatd.protocol.message import Batch, HistoryRange, OffsetGap, StreamPosition
+from chatd.protocol.text import Format, utf8_size
 from chatd.rooms.cursor import Cursor
-from chatd.rooms.ordering import Read, Timeline
+from chatd.rooms.ordering import Ordering, Read
 from chatd.rooms.repeats import Repeats
 
 log = Logger()
@@ -30,7 +30,7 @@ class Reader(Protocol):
 
     author: str
     """Whose messages are its own."""
-    dress: Dress
+    format: Format
     """How it sees messages."""
 
     @property
@@ -45,19 +45,21 @@ class Reader(Protocol):
     def begins(self) -> bool:
         """Whether it is told in one piece, by ``began``, what history gives at first."""
 
-    def began(self, top: Position, gaps: Sequence[Gap], batches: Sequence[Batch], *, more: bool = False) -> None:
+    def began(
+        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
+    ) -> None:
         """Take what history gave at first, what of it is lost, where the order stood, and whether more follows."""
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages, however much waits; return whether they could be sent."""
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         """Learn that these messages can't be had any more."""
 
-    def refused(self, closing: Closing) -> None:
+    def refused(self, close_code: CloseCode) -> None:
         """Learn that it can't go on."""
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         """Learn that these messages can't be had, for there is no history and it read too slowly."""
 
 
@@ -89,7 +91,7 @@ class Tail:
         return []
 
 
-class CatchUp:
+class Recovery:
     """A member on its way to being live."""
 
     __slots__ = (
@@ -102,31 +104,31 @@ class CatchUp:
         "_looked",
         "_losses",
         "_opening",
+        "_ordering",
         "_over",
         "_read",
         "_reading",
         "_repeats",
         "_slow",
         "_tail",
-        "_timeline",
         "member",
     )
 
     def __init__(
         self,
         member: Reader,
-        position: Position,
+        position: StreamPosition,
         config: Config,
         *,
         read: Read,
         tail: Tail,
-        timeline: Timeline,
+        ordering: Ordering,
         live: Callable[[], None],
-        losses: Callable[[Gap, int], None],
+        losses: Callable[[OffsetGap, int], None],
         slow: bool = False,
         lenient: int = 0,
-        floor: Position | None = None,
-        before: tuple[Position, ...] = (),
+        floor: StreamPosition | None = None,
+        before: tuple[StreamPosition, ...] = (),
     ) -> None:
         """Take who is behind and where it stands, its room's history, tail and timeline, what makes it live, and what
         counts what how many members have lost.
@@ -140,20 +142,20 @@ class CatchUp:
         self._around = config.message_overhead_bytes if member.begins else 0
         self._read = read
         self._tail = tail
-        self._timeline = timeline
+        self._ordering = ordering
         self._repeats = Repeats(config.publishers_known)  # of what it reads, which may be long ago
         self._live = live
         self._losses = losses
         self._slow = slow
         self._lenient = lenient
         self._floor = floor
-        self._opening: tuple[list[Gap], list[Batch]] | None = ([], []) if member.begins and not slow else None
+        self._opening: tuple[list[OffsetGap], list[Batch]] | None = ([], []) if member.begins and not slow else None
         self._over = False
-        self._looked: Position | None = None  # where the room stood when all that history had was asked for
-        self._reading: Deferred[Span] | None = None
+        self._looked: StreamPosition | None = None  # where the room stood when all that history had was asked for
+        self._reading: Deferred[HistoryRange] | None = None
 
     @property
-    def position(self) -> Position:
+    def position(self) -> StreamPosition:
         """Up to where it was given everything."""
         return self._cursor.position
 
@@ -185,12 +187,12 @@ class CatchUp:
         self._floor = None
         cursor = self._cursor
         while not (self._over or self._reading is not None or self.member.choked):
-            top = self._timeline.position
+            top = self._ordering.position
             behind = cursor.epoch == top.epoch and cursor.offset < top.offset
             ahead = cursor.epoch == top.epoch and cursor.offset > top.offset
             if cursor.position == top:
                 self._open(top)
-                if not self._timeline.knows(cursor.before):
+                if not self._ordering.knows(cursor.before):
                     return  # the tail has to do: it would get twice what comes again for the others
                 self._over = True
                 self._live()
@@ -203,13 +205,13 @@ class CatchUp:
             else:
                 self._ask(top)
 
-    def _ask(self, top: Position) -> None:
+    def _ask(self, top: StreamPosition) -> None:
         self._reading = self._read(self.position, self._most)
         self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(top,), errbackArgs=(top,)).addErrback(
             self._failed
         )
 
-    def _arrived(self, span: Span, top: Position) -> None:
+    def _arrived(self, span: HistoryRange, top: StreamPosition) -> None:
         self._reading = None
         if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
             self._tell([self._cursor.reset(span.top)])  # there is no such position
@@ -221,19 +223,19 @@ class CatchUp:
         self._open(span.top)
         self.step()
 
-    def _open(self, top: Position) -> None:
+    def _open(self, top: StreamPosition) -> None:
         """Tell what was gathered for it, where it is told that in one piece."""
         if self._opening is not None:
             gaps, batches = self._opening
             self._opening = None
             self.member.began(top, gaps, batches, more=self._cursor.position != top)
 
-    def _not_read(self, failure: Failure, top: Position) -> None:
+    def _not_read(self, failure: Failure, top: StreamPosition) -> None:
         self._reading = None
         self._looked = top
         if not failure.check(CancelledError):
             log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
-            self._tell(self._cursor.skip_to(self._timeline.position))
+            self._tell(self._cursor.skip_to(self._ordering.position))
             self._open(top)
             self.step()
 
@@ -248,8 +250,8 @@ class CatchUp:
         """Send batches, and say between them what is lost."""
         share: list[Batch] = []
         for batch in batches:
-            for each in self._cursor.take(self._repeats.mark(self._timeline.repeats.look(batch))):
-                if isinstance(each, Gap):
+            for each in self._cursor.take(self._repeats.mark(self._ordering.repeats.look(batch))):
+                if isinstance(each, OffsetGap):
                     self._send(share)
                     share = []
                     self._tell([each])
@@ -265,7 +267,7 @@ class CatchUp:
             self._opening[1].extend(part for batch in batches for part in batch.without(own))
             return
         messages = [message for batch in batches for message in batch.messages]
-        frames = member.dress.frames(batches)
+        frames = member.format.frames(batches)
         if not member.echo:
             frames = [frame for frame, each in zip(frames, messages, strict=True) if each.session != member.author]
         if frames:
@@ -276,7 +278,7 @@ class CatchUp:
         if messages:
             self._lenient = 0
 
-    def _tell(self, gaps: Iterable[Gap]) -> None:
+    def _tell(self, gaps: Iterable[OffsetGap]) -> None:
         for each in gaps:
             lenient, self._lenient = self._lenient, 0
             gap = each

@@ -6,7 +6,7 @@ A publisher has no more than one batch of a room on its way, so that it is alway
 from collections import OrderedDict
 from dataclasses import replace
 
-from chatd.protocol.message import Batch, Position
+from chatd.protocol.message import Batch, StreamPosition
 
 
 class Repeats:
@@ -15,14 +15,16 @@ class Repeats:
     def __init__(self, most: int) -> None:
         """Take how many of each to know."""
         self._most = most
-        self._newest: OrderedDict[str, tuple[int, Position]] = OrderedDict()  # by publisher: number, where it began
-        self._again: OrderedDict[tuple[str, int], Position] = OrderedDict()  # where it began before
+        self._newest: OrderedDict[str, tuple[int, StreamPosition]] = (
+            OrderedDict()
+        )  # by publisher: number, where it began
+        self._again: OrderedDict[tuple[str, int], StreamPosition] = OrderedDict()  # where it began before
 
     def mark(self, batch: Batch) -> Batch:
         """Take note of a batch; give it with where it stood before, if that was seen."""
         sequence, first = self._newest.get(batch.publisher, (0, None))
         if batch.sequence >= sequence:
-            self._newest[batch.publisher] = batch.sequence, Position(batch.epoch, batch.first)
+            self._newest[batch.publisher] = batch.sequence, StreamPosition(batch.epoch, batch.first)
             self._newest.move_to_end(batch.publisher)
             if len(self._newest) > self._most:
                 self._newest.popitem(last=False)

@@ -16,10 +16,10 @@ from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherRes
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.access.rate_limits import Limits
+from chatd.access.rate_limits import RateLimits
 from chatd.broker.bus import Bus
+from chatd.broker.presence_list import OccupiedRoom
 from chatd.broker.publish_queue import NotPublished
-from chatd.broker.roster import Occupied
 from chatd.rooms.hub import Hub
 
 log = Logger()
@@ -66,7 +66,7 @@ class Shards:
             shard.bus.start()
             shard.hub.start()
 
-    def share(self, limits: Limits) -> None:
+    def share(self, limits: RateLimits) -> None:
         """Share with all workers what addresses do on this one: through the same broker on all hosts."""
         min(self._shards, key=lambda shard: shard.identity).bus.share(limits)
 
@@ -78,8 +78,8 @@ class Shards:
     def hold(self) -> "Deferred[Any]":
         """Take no more messages; fires when all that were taken are published."""
         for shard in self._shards:
-            shard.hub.intake.hold()
-        return gatherResults([shard.hub.intake.flushed() for shard in self._shards], consumeErrors=True)
+            shard.hub.publisher.hold()
+        return gatherResults([shard.hub.publisher.flushed() for shard in self._shards], consumeErrors=True)
 
     def fan_out(self) -> None:
         """Deliver at once what has come."""
@@ -93,7 +93,7 @@ class Shards:
 
     def logged(self) -> "Deferred[Any]":
         """Fire once the chat log has all that is known to be said, or its lock was held for too long."""
-        return gatherResults([shard.hub.intake.logged() or succeed(None) for shard in self._shards])
+        return gatherResults([shard.hub.publisher.logged() or succeed(None) for shard in self._shards])
 
     def stop(self) -> None:
         """Hang up."""
@@ -130,7 +130,7 @@ class Shards:
     @property
     def taken(self) -> int:
         """How many messages were taken, ever."""
-        return sum(shard.hub.intake.taken for shard in self._shards)
+        return sum(shard.hub.publisher.taken for shard in self._shards)
 
     @property
     def unreachable(self) -> str:
@@ -138,14 +138,14 @@ class Shards:
         troubles = [shard.bus.unreachable for shard in self._shards]
         return "" if not all(troubles) else troubles[0]
 
-    def list_rooms(self) -> "Deferred[tuple[Sequence[Occupied], bool]]":
+    def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
         """List the rooms that have members or messages, by name, and say whether there may be more.
 
         Those of a broker that can't be reached are left out, unless none can.
         """
         well = [shard for shard in self._shards if not shard.bus.unreachable] or self._shards
 
-        def together(lists: list[tuple[Sequence[Occupied], bool]]) -> tuple[Sequence[Occupied], bool]:
+        def together(lists: list[tuple[Sequence[OccupiedRoom], bool]]) -> tuple[Sequence[OccupiedRoom], bool]:
             rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)
             return rooms, len(well) < len(self._shards) or any(more for _, more in lists)
 

@@ -14,7 +14,7 @@ SLOTS = 2048
 _FORM: Final = "q"
 
 
-class Headcount:
+class ConnectionCount:
     """The numbers of all workers."""
 
     def __init__(self, descriptor: int) -> None:
@@ -25,7 +25,7 @@ class Headcount:
         self._free = list(range(SLOTS - 1, 0, -1))
 
     @classmethod
-    def create(cls) -> "Headcount":
+    def create(cls) -> "ConnectionCount":
         """Make the memory, all of it 0."""
         descriptor = os.memfd_create("chatd connections", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, SLOTS * calcsize(_FORM))

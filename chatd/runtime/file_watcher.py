@@ -15,7 +15,7 @@ log = Logger()
 _Seen = tuple[tuple[int, ...] | None, ...]
 
 
-class Watched:
+class WatchedFile:
     """Some files that are read together."""
 
     def __init__(self, paths: Sequence[str], read: Callable[[], object], most_looks: int) -> None:

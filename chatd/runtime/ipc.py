@@ -21,7 +21,7 @@ STOP: Final = "stop"
 """Order: deliver what has been published, close the clients and end."""
 
 
-class Listener(msgspec.Struct, frozen=True):
+class ListeningSocket(msgspec.Struct, frozen=True):
     """A listening socket that a worker inherits."""
 
     endpoint: str
@@ -36,8 +36,8 @@ class Assignment(msgspec.Struct, frozen=True):
     config: Config
     brokers: tuple[str, ...]
     """The URLs of the brokers; the private one's too."""
-    listeners: tuple[Listener, ...]
-    headcount: int = -1
+    listeners: tuple[ListeningSocket, ...]
+    connection_count: int = -1
     """The descriptor of the memory in which connections are counted (``connection_limit``); -1: they are not."""
     slot: int = 0
     """Its slot there."""
@@ -51,7 +51,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """A probe came back through the bus: the worker can serve, once it is to listen."""
 
 
-class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
+class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
     """How a worker is, each ``pulse_seconds``: where none comes, it is frozen."""
 
     clients: int = 0
@@ -63,11 +63,11 @@ class Pulse(msgspec.Struct, frozen=True, tag="pulse"):
     """Why nothing can be published now; empty while it can."""
 
 
-class Held(msgspec.Struct, frozen=True, tag="held"):
+class PublishingStopped(msgspec.Struct, frozen=True, tag="held"):
     """The worker takes no more messages, and all it took have been published or refused."""
 
 
-class Log(msgspec.Struct, frozen=True, tag="log"):
+class LogRecord(msgspec.Struct, frozen=True, tag="log"):
     """An event for the server's own log."""
 
     level: str
@@ -85,7 +85,7 @@ class Log(msgspec.Struct, frozen=True, tag="log"):
     """Numbers and reasons in it."""
 
 
-Report = Ready | Pulse | Held | Log
+Report = Ready | Heartbeat | PublishingStopped | LogRecord
 
 _encoder = msgspec.json.Encoder()
 _assignments = msgspec.json.Decoder(Assignment)

@@ -33,7 +33,7 @@ _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 
 
-class State:
+class DataDir:
     """A state folder, from ``take`` to ``release``."""
 
     def __init__(self, path: str, lock_seconds: float) -> None:

@@ -25,7 +25,7 @@ class _Kind:
 
 
 @implementer(ILogObserver)
-class Repetition:
+class LogRepetition:
     """Passes events on. ``look`` is to be called every second or so."""
 
     def __init__(

@@ -29,7 +29,7 @@ from chatd.config.settings import BadValue, Config, size
 from chatd.monitoring.metrics import BROKER_RESTARTS
 from chatd.supervisor import pdeathsig
 from chatd.supervisor.child_process import Backoff, spawn, why_ended
-from chatd.supervisor.data_dir import State
+from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.memory import available_memory
 from chatd.supervisor.sockets import remove_stale
 
@@ -70,7 +70,7 @@ def find_server() -> str:
     raise BadValue("no valkey-server or redis-server found: install one, or name a server with --redis")
 
 
-class Valkey:
+class PrivateBroker:
     """The private broker's process, from ``start`` to ``stop``."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Valkey:
         self._config = config
         self._tell = ended
         self._backoff = Backoff(config)
-        self._state = State(config.state, config.state_lock_seconds) if config.state else None
+        self._state = DataDir(config.state, config.state_lock_seconds) if config.state else None
         self._folder = ""
         self._folder_lock = -1
         self._process: Any = None
@@ -218,8 +218,8 @@ def _fits(folder: str) -> bool:
 class _Output(ProcessProtocol):
     """What the broker says: its last line, for the reason when it ends."""
 
-    def __init__(self, valkey: Valkey) -> None:
-        self._valkey = valkey
+    def __init__(self, private_broker: PrivateBroker) -> None:
+        self._private_broker = private_broker
         self._said = b""
 
     def outReceived(self, data: bytes) -> None:
@@ -230,7 +230,7 @@ class _Output(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         last = self._said.strip().rpartition(b"\n")[2]
-        self._valkey.ended(reason, last.decode("utf-8", "replace"))
+        self._private_broker.ended(reason, last.decode("utf-8", "replace"))
 
 
 def _sweep() -> None:

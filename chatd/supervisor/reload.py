@@ -14,27 +14,27 @@ from twisted.logger import Logger, LogLevel
 
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKERS, WORKERS_READY
-from chatd.monitoring.prometheus import Folder
-from chatd.runtime.connection_limit import Headcount
-from chatd.runtime.ipc import HOLD, STOP, Log
+from chatd.monitoring.prometheus import MetricsFolder
+from chatd.runtime.connection_limit import ConnectionCount
+from chatd.runtime.ipc import HOLD, STOP, LogRecord
 from chatd.runtime.timers import Periodic
-from chatd.supervisor.sockets import Ports
-from chatd.supervisor.worker_pool import Generation, all_workers
-from chatd.supervisor.worker_process import Worker
+from chatd.supervisor.sockets import ListeningSockets
+from chatd.supervisor.worker_pool import WorkerPool, all_workers
+from chatd.supervisor.worker_process import WorkerProcess
 
 log = Logger()
 
 
-class Fleet:
+class WorkerPools:
     """All workers, from ``start`` to ``stop``."""
 
     def __init__(
         self,
         reactor: Any,
         config: Config,
-        ports: Ports,
+        ports: ListeningSockets,
         brokers: Callable[[], tuple[tuple[str, ...], str]],
-        metrics: Folder | None = None,
+        metrics: MetricsFolder | None = None,
     ) -> None:
         """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage.
 
@@ -42,15 +42,15 @@ class Fleet:
         """
         self._reactor = reactor
         self._brokers = brokers
-        self._headcount = Headcount.create()
+        self._connection_count = ConnectionCount.create()
         self._metrics = metrics
-        self._troubled: dict[str, set[Worker]] = {}
+        self._troubled: dict[str, set[WorkerProcess]] = {}
         self._ends: dict[str, Callable[[], None]] = {}  # of troubles that some are over and others are not
-        self._serving = self._generation(config, ports)
-        self._preparing: Generation | None = None
-        self._draining: list[Generation] = []
+        self._serving = self._worker_pool(config, ports)
+        self._preparing: WorkerPool | None = None
+        self._draining: list[WorkerPool] = []
         self._stopping = False
-        self._ticking = Periodic(reactor, config.pulse_seconds, self._tick, "looking for frozen workers")
+        self._ticking = Periodic(reactor, config.worker_heartbeat_seconds, self._tick, "looking for frozen workers")
         self.ticked: Callable[[], None] = lambda: None
         """Called each time it was looked whether the workers answer."""
 
@@ -60,7 +60,7 @@ class Fleet:
         return self._serving.ready
 
     @property
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[WorkerProcess]:
         """List the workers that run, those that drain too."""
         return all_workers([self._serving, *self._draining])
 
@@ -74,9 +74,9 @@ class Fleet:
         self._serving.serve()
         self._ticking.start(now=False)
 
-    async def replace(self, config: Config, ports: Ports) -> None:
+    async def replace(self, config: Config, ports: ListeningSockets) -> None:
         """Let a new generation of workers take over. Raises NotReady; then nothing has changed."""
-        new = self._preparing = self._generation(config, ports)
+        new = self._preparing = self._worker_pool(config, ports)
         try:
             await new.prepare()
         finally:
@@ -93,19 +93,19 @@ class Fleet:
         """Hold all, then stop all, each in its time; then kill what is left."""
         self._stopping = True
         self._ticking.stop()
-        generations = [self._serving, *self._draining, *([self._preparing] if self._preparing else [])]
-        for generation in generations:
-            generation.leave()
-        config, workers = self._serving.config, all_workers(generations)
+        pools = [self._serving, *self._draining, *([self._preparing] if self._preparing else [])]
+        for worker_pool in pools:
+            worker_pool.leave()
+        config, workers = self._serving.config, all_workers(pools)
         for worker in workers:
             worker.tell(HOLD)
         await self._all([worker.held for worker in workers], config.hold_seconds)
         for worker in workers:
             worker.tell(STOP)
         await self._all([worker.ended for worker in workers], config.stop_seconds)
-        left = all_workers(generations)
-        for generation in generations:
-            generation.kill()
+        left = all_workers(pools)
+        for worker_pool in pools:
+            worker_pool.kill()
         await self._all([worker.ended for worker in left], config.kill_seconds)
 
     async def _all(self, deferreds: "list[Deferred[None]]", seconds: float) -> None:
@@ -116,33 +116,33 @@ class Fleet:
         if timer.active():
             timer.cancel()
 
-    def _generation(self, config: Config, ports: Ports) -> Generation:
-        return Generation(
+    def _worker_pool(self, config: Config, ports: ListeningSockets) -> WorkerPool:
+        return WorkerPool(
             self._reactor,
             config,
             ports,
             self._brokers,
-            self._headcount,
+            self._connection_count,
             metrics=self._metrics,
             said=self._said,
             gone=self._gone,
         )
 
     def _tick(self) -> None:
-        for generation in (self._serving, *self._draining):
+        for worker_pool in (self._serving, *self._draining):
             with log.failuresHandled("frozen workers of one generation may not be noticed"):
-                generation.tick()
+                worker_pool.tick()
         WORKERS.value = self._serving.config.workers
         WORKERS_READY.value = sum(worker.ready for worker in self._serving.workers.values())
         self.ticked()
 
-    def _gone(self, worker: Worker) -> None:
+    def _gone(self, worker: WorkerProcess) -> None:
         for trouble, troubled in self._troubled.items():
             troubled.discard(worker)
             if not troubled and (say_end := self._ends.pop(trouble, None)):
                 say_end()
 
-    def _said(self, worker: Worker, report: Log) -> None:
+    def _said(self, worker: WorkerProcess, report: LogRecord) -> None:
         """Log what a worker says; a trouble of all of them when the first has it and when the last one is over it."""
         level = LogLevel.levelWithName(report.level)
         about: dict[str, Any] = {

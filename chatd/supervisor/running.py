@@ -23,7 +23,7 @@ _TEMPORARY = re.compile(r"chatd-[0-9]+-.*")
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningInstance:
     """A chatd that runs here."""
 
     socket: str
@@ -64,11 +64,11 @@ class Running:
             return int(pid)
 
 
-def find_running() -> list[Running]:
+def find_running() -> list[RunningInstance]:
     """List the chatds that have a private broker, those of this user first."""
     with contextlib.suppress(OSError):  # another system than Linux
         paths = {os.fsdecode(found[1]) for found in map(_LISTENING.fullmatch, _lines(UNIX_SOCKETS)) if found}
-        found = [Running(path, _owner(path)) for path in sorted(filter(_is_broker, paths))]
+        found = [RunningInstance(path, _owner(path)) for path in sorted(filter(_is_broker, paths))]
         return sorted(found, key=lambda each: each.uid != os.getuid())
     return []
 

@@ -31,7 +31,7 @@ from zope.interface import implementer
 
 from chatd.config.settings import Config
 from chatd.monitoring.log_events import fields_of
-from chatd.supervisor.log_repetition import Repetition
+from chatd.supervisor.log_repetition import LogRepetition
 
 DAEMON_UMASK = 0o77
 """The umask that twistd gives a daemon, unless it is told another."""
@@ -86,7 +86,7 @@ class ServerLog:
         self._json = config.log_format == "json"
         self._with_time = True
         self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until it is open
-        self._repetition = Repetition(self._out, config.log_repeat, config.log_kinds, reactor.seconds)
+        self._repetition = LogRepetition(self._out, config.log_repeat, config.log_kinds, reactor.seconds)
 
     def configure(self, config: Config) -> None:
         """Go on as another configuration wants it."""

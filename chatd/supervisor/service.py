@@ -21,16 +21,16 @@ from chatd.chatlog.rotation import Rotation
 from chatd.config.settings import BadValue, Config, broker_address
 from chatd.monitoring.meter import Meter
 from chatd.monitoring.metrics import START_TIME
-from chatd.monitoring.prometheus import Folder
+from chatd.monitoring.prometheus import MetricsFolder
 from chatd.runtime.rlimits import most_connections, raise_limit
 from chatd.runtime.timers import Periodic
-from chatd.supervisor.private_broker import Valkey
-from chatd.supervisor.reload import Fleet
+from chatd.supervisor.private_broker import PrivateBroker
+from chatd.supervisor.reload import WorkerPools
 from chatd.supervisor.server_log import ServerLog
-from chatd.supervisor.service_status import Reporter
-from chatd.supervisor.shutdown import Ending, end_quietly
-from chatd.supervisor.sockets import Ports
-from chatd.supervisor.systemd import Notifier
+from chatd.supervisor.service_status import StatusReporter
+from chatd.supervisor.shutdown import Shutdown, end_quietly
+from chatd.supervisor.sockets import ListeningSockets
+from chatd.supervisor.systemd import SystemdNotifier
 from chatd.supervisor.worker_pool import NotReady
 
 log = Logger()
@@ -39,7 +39,7 @@ LASTING = ("redis", "redis_prefix", "state", "broker_memory")
 """Options that a reload can't change: the private broker runs on, and old and new workers have to hear each other."""
 
 
-class Daemon(Service):
+class ChatService(Service):
     """What ``twistd chatd`` runs."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Daemon(Service):
         reread: Callable[[], Config],
         *,
         own_log: ServerLog | None = None,
-        ending: Ending | None = None,
+        ending: Shutdown | None = None,
     ) -> None:
         """Take the configuration, workers counted, and the private broker's program, empty where there is none.
 
@@ -62,23 +62,23 @@ class Daemon(Service):
         self._server_program = server_program
         self._reread = reread
         self._own_log = own_log
-        self._ending = ending or Ending(reactor)
+        self._ending = ending or Shutdown(reactor)
         self._log_looks: Periodic | None = None
         if own_log is not None:
             self._log_looks = Periodic(reactor, config.log_look_seconds, own_log.look, "logging repeated trouble")
-        self._ports = Ports(config.listen, config.workers, config.accept_backlog)
-        self._coming: Ports | None = None  # of a reload that is under way
+        self._ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
+        self._coming: ListeningSockets | None = None  # of a reload that is under way
         self._files = 0
         self._terminal = False
         self._open: list[int] = []  # ports of which everybody was warned
-        self._valkey: Valkey | None = None
-        self._fleet: Fleet | None = None
+        self._private_broker: PrivateBroker | None = None
+        self._worker_pools: WorkerPools | None = None
         self._reloading = False
         self._reload_again = False
         self._stopping = False
-        self._reporter = Reporter(reactor, Notifier.from_environment(reactor))
+        self._reporter = StatusReporter(reactor, SystemdNotifier.from_environment(reactor))
         self._rotation = Rotation(reactor, config, self._in_thread)
-        self._metrics: Folder | None = None
+        self._metrics: MetricsFolder | None = None
         self._meter: Meter | None = None
 
     def setServiceParent(self, parent: Any) -> None:
@@ -110,15 +110,17 @@ class Daemon(Service):
         with self._refusing():  # what only shows once it is done, by the user that does it
             check_log(self._config.chat_log)
             if self._server_program:
-                self._valkey = Valkey(self._reactor, self._server_program, self._config, self._broker_ended)
-                self._valkey.start()
+                self._private_broker = PrivateBroker(
+                    self._reactor, self._server_program, self._config, self._broker_ended
+                )
+                self._private_broker.start()
         self._make_metrics()
-        self._fleet = Fleet(self._reactor, self._config, self._ports, self._brokers, self._metrics)
-        self._fleet.all_ready.addCallbacks(lambda _: self._say_ready(), self._not_started)
-        self._reporter.start(self._fleet)
+        self._worker_pools = WorkerPools(self._reactor, self._config, self._ports, self._brokers, self._metrics)
+        self._worker_pools.all_ready.addCallbacks(lambda _: self._say_ready(), self._not_started)
+        self._reporter.start(self._worker_pools)
         self._rotation.configure(self._config)
         self._rotation.start()
-        self._fleet.start()
+        self._worker_pools.start()
         if self._meter is not None:
             self._meter.start()
 
@@ -134,7 +136,7 @@ class Daemon(Service):
             raise
 
     def _broker_ended(self, times: int, why: str) -> None:
-        started = self._fleet is not None and self._fleet.all_ready.called
+        started = self._worker_pools is not None and self._worker_pools.all_ready.called
         if not started and times >= self._config.start_tries:
             self._give_up(f"the private broker ended {times} times before the workers were ready: {why}")
 
@@ -159,11 +161,11 @@ class Daemon(Service):
             self._coming.close(self._ports)
         self._ports.close()
         try:
-            if self._fleet is not None:
-                await self._fleet.stop()
+            if self._worker_pools is not None:
+                await self._worker_pools.stop()
         finally:
-            if self._valkey is not None:
-                await self._valkey.stop()
+            if self._private_broker is not None:
+                await self._private_broker.stop()
             if self._meter is not None and self._metrics is not None:
                 self._meter.stop()
                 self._metrics.remove()
@@ -181,9 +183,9 @@ class Daemon(Service):
             self._ending.stop()
         elif self._reloading:
             self._reload_again = True
-        elif self._fleet is not None and not self._stopping:
+        elif self._worker_pools is not None and not self._stopping:
             self._reloading = True
-            Deferred.fromCoroutine(self._reload(self._fleet)).addErrback(self._reload_failed).addBoth(
+            Deferred.fromCoroutine(self._reload(self._worker_pools)).addErrback(self._reload_failed).addBoth(
                 lambda _: self._reloaded()
             )
 
@@ -193,12 +195,12 @@ class Daemon(Service):
             self._reload_again = False
             self._hung_up()
 
-    async def _reload(self, fleet: Fleet) -> None:
+    async def _reload(self, worker_pools: WorkerPools) -> None:
         self._reporter.reloading()
         try:
             config = self._changed(self._reread())
             check_log(config.chat_log)
-            ports = self._coming = Ports(config.listen, config.workers, config.accept_backlog)
+            ports = self._coming = ListeningSockets(config.listen, config.workers, config.accept_backlog)
             ports.bind(self._ports)
         except BadValue as error:
             self._not_reloaded(str(error))
@@ -206,7 +208,7 @@ class Daemon(Service):
         try:
             start = "new worker starts" if config.workers == 1 else "new workers start"
             log.info(f"reloading: {{workers}} {start}", workers=config.workers)
-            await fleet.replace(config, ports)
+            await worker_pools.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
             self._not_reloaded(str(error))
@@ -248,7 +250,7 @@ class Daemon(Service):
     def _make_metrics(self) -> None:
         """Make the folder for what all processes count, ours too. Without one there are no metrics."""
         try:
-            self._metrics = Folder()
+            self._metrics = MetricsFolder()
         except OSError as error:
             log.warn("there are no metrics: {why}", why=str(error))
             return
@@ -258,7 +260,11 @@ class Daemon(Service):
     # What is said
 
     def _brokers(self) -> tuple[tuple[str, ...], str]:
-        return ((self._valkey.url,), self._valkey.run) if self._valkey is not None else (self._config.redis, "")
+        return (
+            ((self._private_broker.url,), self._private_broker.run)
+            if self._private_broker is not None
+            else (self._config.redis, "")
+        )
 
     def _warn_of_everybody(self) -> None:
         """Warn of ports on which other hosts need no token, once for the same ports."""

@@ -3,34 +3,34 @@
 from collections.abc import Sequence
 from typing import Any
 
-from chatd.runtime.ipc import Pulse
-from chatd.supervisor.reload import Fleet
-from chatd.supervisor.systemd import Notifier
-from chatd.supervisor.worker_process import Worker
+from chatd.runtime.ipc import Heartbeat
+from chatd.supervisor.reload import WorkerPools
+from chatd.supervisor.systemd import SystemdNotifier
+from chatd.supervisor.worker_process import WorkerProcess
 
 START_SECONDS = 30.0
 """How long a start that goes on may at least go on."""
 
 
-class Reporter:
+class StatusReporter:
     """Tells a notifier of a fleet, from ``start`` on."""
 
-    def __init__(self, clock: Any, notifier: Notifier) -> None:
+    def __init__(self, clock: Any, notifier: SystemdNotifier) -> None:
         """Take the reactor, and who is told."""
         self._clock = clock
         self._notifier = notifier
-        self._fleet: Fleet | None = None
+        self._worker_pools: WorkerPools | None = None
         self._ready = False
         self._note = ""
         self._shown = ""
         self._rate = 0.0
         self._counted_at = 0.0
-        self._messages: dict[Worker, int] = {}
+        self._messages: dict[WorkerProcess, int] = {}
 
-    def start(self, fleet: Fleet) -> None:
+    def start(self, worker_pools: WorkerPools) -> None:
         """Look at the fleet whenever it has looked at its workers."""
-        self._fleet, self._counted_at = fleet, self._clock.seconds()
-        fleet.ticked = self._ticked
+        self._worker_pools, self._counted_at = worker_pools, self._clock.seconds()
+        worker_pools.ticked = self._ticked
         self._show("starting")
 
     def ready(self, note: str = "") -> None:
@@ -59,7 +59,7 @@ class Reporter:
         self._notifier.finish()
 
     def _ticked(self) -> None:
-        if self._fleet is not None and self._fleet.answers:
+        if self._worker_pools is not None and self._worker_pools.answers:
             self._notifier.alive()
             if not self._ready:  # it waits for the broker: to be killed would not bring that back
                 self._notifier.wait(START_SECONDS)
@@ -72,22 +72,22 @@ class Reporter:
             self._notifier.status(line)
 
     def _starting(self) -> str:
-        away = next((each.away for each in self._pulses() if each.away), "")
+        away = next((each.away for each in self._heartbeats() if each.away), "")
         workers = self._workers()
         ready = sum(worker.ready for worker in workers)
         return f"starting: {ready} of {len(workers)} workers are ready{f'; message bus: {away}' if away else ''}"
 
-    def _workers(self) -> Sequence[Worker]:
-        return self._fleet.workers if self._fleet is not None else []
+    def _workers(self) -> Sequence[WorkerProcess]:
+        return self._worker_pools.workers if self._worker_pools is not None else []
 
-    def _pulses(self) -> Sequence[Pulse]:
-        return [worker.pulse for worker in self._workers() if worker.pulse is not None]
+    def _heartbeats(self) -> Sequence[Heartbeat]:
+        return [worker.heartbeat for worker in self._workers() if worker.heartbeat is not None]
 
     def _line(self) -> str:
-        pulses = self._pulses()
-        clients = sum(each.clients for each in pulses)
-        rooms = max((pulse.rooms for pulse in pulses), default=0)
-        away = next((each.away for each in pulses if each.away), "")
+        heartbeats = self._heartbeats()
+        clients = sum(each.clients for each in heartbeats)
+        rooms = max((heartbeat.rooms for heartbeat in heartbeats), default=0)
+        away = next((each.away for each in heartbeats if each.away), "")
         bus = f"away: {away}" if away else "ok"
         note = f" ({self._note})" if self._note else ""
         return f"clients: {clients}, rooms: {rooms}, messages/s: {self._rate:.0f}, bus: {bus}{note}"
@@ -95,7 +95,7 @@ class Reporter:
     def _count(self) -> None:
         """Take the rate of messages since the last time."""
         before, now = self._messages, self._clock.seconds()
-        self._messages = {each: each.pulse.messages for each in self._workers() if each.pulse is not None}
+        self._messages = {each: each.heartbeat.messages for each in self._workers() if each.heartbeat is not None}
         taken = sum(count - before.get(worker, 0) for worker, count in self._messages.items())
         passed, self._counted_at = now - self._counted_at, now
         self._rate = taken / passed if passed > 0 else 0.0

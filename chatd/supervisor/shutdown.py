@@ -9,7 +9,7 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-class Ending:
+class Shutdown:
     """Stops the reactor, once."""
 
     def __init__(self, reactor: Any) -> None:

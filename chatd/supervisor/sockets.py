@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from chatd.config.listen import split_endpoint
 from chatd.config.settings import LOOPBACK_LISTEN, BadValue
-from chatd.runtime.ipc import Listener
+from chatd.runtime.ipc import ListeningSocket
 from chatd.runtime.tls import read_identity
 from chatd.supervisor.systemd_sockets import find, unused
 
@@ -39,7 +39,7 @@ UNIX_MODE = 0o660
 
 
 @dataclass(slots=True)
-class Bound:
+class BoundEndpoint:
     """What one endpoint string was bound to."""
 
     endpoint: str
@@ -83,8 +83,8 @@ class _Binder:
     endpoint: str
     copies: int
     backlog: int
-    held: "Held | None"
-    bound: Bound | None = field(default=None, init=False)
+    held: "HeldSockets | None"
+    bound: BoundEndpoint | None = field(default=None, init=False)
 
     def listenTCP(self, port: int, factory: object, backlog: int = 50, interface: str = "") -> "_Binder":
         return self._bind(port, interface, secure=isinstance(factory, TLSMemoryBIOFactory))
@@ -107,7 +107,7 @@ class _Binder:
     def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
         place = ("tcp", interface, port)
         family = socket.AF_INET6 if ":" in interface else socket.AF_INET
-        self.bound = self._take(place) or Bound("", [])
+        self.bound = self._take(place) or BoundEndpoint("", [])
         sockets = self.bound.sockets
         address = sockets[0].getsockname()[:2] if sockets else (interface, port)
         if not sockets and not (self.held and self.held.has_port(family, port)):
@@ -122,7 +122,7 @@ class _Binder:
         self.bound.secure, self.bound.place = secure, place
         return self
 
-    def _take(self, place: Place) -> "Bound | None":
+    def _take(self, place: Place) -> "BoundEndpoint | None":
         return self.held.take(place) if self.held is not None else None
 
 
@@ -134,19 +134,21 @@ class _Passed(_Binder):
 
     def _bind(self, port: int, interface: str, *, secure: bool) -> "_Binder":
         place = (DESCRIPTOR, self.descriptor)
-        self.bound = self._take(place) or Bound("", [socket.socket(fileno=os.dup(self.descriptor))], place=place)
+        self.bound = self._take(place) or BoundEndpoint(
+            "", [socket.socket(fileno=os.dup(self.descriptor))], place=place
+        )
         return self
 
 
-class Held:
+class HeldSockets:
     """What is bound already, each to be taken once."""
 
-    def __init__(self, bound: Sequence[Bound]) -> None:
+    def __init__(self, bound: Sequence[BoundEndpoint]) -> None:
         """Take what is bound."""
         self._bound = list(bound)
         self._ports = {(each.family, each.sockets[0].getsockname()[1]) for each in bound if each.place[0] == "tcp"}
 
-    def take(self, place: Place) -> Bound | None:
+    def take(self, place: Place) -> BoundEndpoint | None:
         """Give what is bound to a place, as a value of its own with the same sockets."""
         for index, each in enumerate(self._bound):
             if each.place == place:
@@ -165,7 +167,7 @@ def _has_mode(endpoint: str) -> bool:
     return "mode" in named or len(positional) > 1
 
 
-def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
+def _listening_unix(address: str, mode: int, backlog: int) -> BoundEndpoint:
     remove_stale(address)
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -175,7 +177,7 @@ def _listening_unix(address: str, mode: int, backlog: int) -> Bound:
     except BaseException:
         one.close()
         raise
-    return Bound("", [one], path=os.path.abspath(address))
+    return BoundEndpoint("", [one], path=os.path.abspath(address))
 
 
 def _bound(family: int, address: tuple[str, int], *, exclusive: bool = False) -> socket.socket:
@@ -206,7 +208,7 @@ def remove_stale(path: str) -> None:
                 os.unlink(path)
 
 
-def bind(endpoint: str, copies: int, backlog: int, held: Held | None = None) -> list[Bound]:
+def bind(endpoint: str, copies: int, backlog: int, held: HeldSockets | None = None) -> list[BoundEndpoint]:
     """Bind what one endpoint string names, for that many workers, unless it is held already. Raises BadValue.
 
     It listens; but TCP sockets that are new beside what is held do not yet. Of the sockets that systemd passed, several
@@ -234,7 +236,7 @@ def check_identity(endpoint: str) -> None:
         raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
 
 
-def _bind(endpoint: str, binder: _Binder) -> Bound:
+def _bind(endpoint: str, binder: _Binder) -> BoundEndpoint:
     failures: list[Failure] = []
     try:
         read_identity(endpoint)  # first: Twisted would ask the terminal for the password of a key
@@ -258,7 +260,7 @@ def _one_line(error: object) -> str:
     return " ".join(str(said).split())
 
 
-class Ports:
+class ListeningSockets:
     """All that chatd listens on."""
 
     def __init__(self, endpoints: Sequence[str], copies: int, backlog: int) -> None:
@@ -267,15 +269,15 @@ class Ports:
         self._optional = () if endpoints else LOOPBACK_LISTEN[1:]
         self._copies = copies
         self._backlog = backlog
-        self.bound: list[Bound] = []
+        self.bound: list[BoundEndpoint] = []
 
-    def bind(self, before: "Ports | None" = None) -> None:
+    def bind(self, before: "ListeningSockets | None" = None) -> None:
         """Bind everything, or nothing; what was bound before is used again, and stays open. Raises BadValue.
 
         Beside what was bound before, new TCP sockets wait for ``listen``: the kernel would give them connections that
         nobody takes before the new workers are ready, and that are reset where these never are.
         """
-        held = Held(before.bound) if before is not None else None
+        held = HeldSockets(before.bound) if before is not None else None
         try:
             for endpoint in self._endpoints:
                 try:
@@ -293,7 +295,7 @@ class Ports:
             if not one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 one.listen(self._backlog)
 
-    def close(self, but: "Ports | None" = None) -> None:
+    def close(self, but: "ListeningSockets | None" = None) -> None:
         """Close everything but what others need."""
         needed = {one for each in but.bound for one in each.sockets} if but is not None else set()
         bound, self.bound = self.bound, []
@@ -331,9 +333,9 @@ def _has_ipv6() -> bool:
 
 
 def inheritance(
-    bound: Sequence[Bound], worker: int, workers: int, first: int
-) -> tuple[tuple[Listener, ...], dict[int, int]]:
+    bound: Sequence[BoundEndpoint], worker: int, workers: int, first: int
+) -> tuple[tuple[ListeningSocket, ...], dict[int, int]]:
     """Give what a worker (0, 1, …, of so many) listens on, and as childFDs takes it, in descriptors from first on."""
     sockets = [(each, one) for each in bound for one in each.sockets_for(worker, workers)]
-    listeners = [Listener(each.endpoint, descriptor) for descriptor, (each, _) in enumerate(sockets, first)]
+    listeners = [ListeningSocket(each.endpoint, descriptor) for descriptor, (each, _) in enumerate(sockets, first)]
     return tuple(listeners), {descriptor: one.fileno() for descriptor, (_, one) in enumerate(sockets, first)}

@@ -18,7 +18,7 @@ from chatd.config.settings import NOTIFY_END_SECONDS, NOTIFY_KEPT, NOTIFY_RETRY_
 log = Logger()
 
 
-class Notifier:
+class SystemdNotifier:
     """Tells whoever started us; nobody, where nobody wants to know."""
 
     def __init__(self, clock: Any, address: str, watchdog: float = 0.0) -> None:
@@ -32,7 +32,7 @@ class Notifier:
         self._said_broken = False
 
     @classmethod
-    def from_environment(cls, clock: Any) -> "Notifier":
+    def from_environment(cls, clock: Any) -> "SystemdNotifier":
         """Make one of what the environment says, and take that out of it: our children have nothing to say there."""
         address = os.environ.pop("NOTIFY_SOCKET", "")
         microseconds, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")

@@ -19,12 +19,12 @@ from twisted.python.failure import Failure
 import chatd
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKER_RESTARTS
-from chatd.monitoring.prometheus import Folder
-from chatd.runtime.connection_limit import Headcount
-from chatd.runtime.ipc import DRAIN, LISTEN, Assignment, Log
+from chatd.monitoring.prometheus import MetricsFolder
+from chatd.runtime.connection_limit import ConnectionCount
+from chatd.runtime.ipc import DRAIN, LISTEN, Assignment, LogRecord
 from chatd.supervisor.child_process import Backoff, spawn
-from chatd.supervisor.sockets import Ports, inheritance
-from chatd.supervisor.worker_process import Worker
+from chatd.supervisor.sockets import ListeningSockets, inheritance
+from chatd.supervisor.worker_process import WorkerProcess
 
 log = Logger()
 
@@ -36,20 +36,20 @@ class NotReady(Exception):
     """A generation can't take over; its text says why."""
 
 
-class Generation:
+class WorkerPool:
     """The workers of one configuration, from ``serve`` or ``prepare`` to the end of the last one."""
 
     def __init__(
         self,
         reactor: Any,
         config: Config,
-        ports: Ports,
+        ports: ListeningSockets,
         brokers: Callable[[], tuple[tuple[str, ...], str]],
-        headcount: Headcount,
+        connection_count: ConnectionCount,
         *,
-        metrics: Folder | None,
-        said: Callable[[Worker, Log], None],
-        gone: Callable[[Worker], None],
+        metrics: MetricsFolder | None,
+        said: Callable[[WorkerProcess, LogRecord], None],
+        gone: Callable[[WorkerProcess], None],
     ) -> None:
         """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage;
         where connections are counted.
@@ -58,7 +58,7 @@ class Generation:
         has ended.
         """
         self.config = config
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, WorkerProcess] = {}
         """Those that run, by number."""
         self.ready: Deferred[None] = Deferred()
         """Fires when all have been ready for the first time.
@@ -68,7 +68,7 @@ class Generation:
         self._reactor = reactor
         self._ports = ports
         self._brokers = brokers
-        self._headcount = headcount
+        self._connection_count = connection_count
         self._metrics = metrics
         self._said = said
         self._gone = gone
@@ -135,7 +135,7 @@ class Generation:
     @property
     def answers(self) -> bool:
         """Whether there are workers, and all that run have been heard of lately."""
-        most = self.config.pulse_missed
+        most = self.config.worker_heartbeats_missed
         return bool(self.workers) and all(each.silent_ticks <= most for each in self.workers.values())
 
     def tick(self) -> None:
@@ -143,22 +143,24 @@ class Generation:
         config = self.config
         for worker in list(self.workers.values()):
             worker.silent_ticks += 1
-            limit = config.frozen_seconds if worker.pulse is not None else config.start_seconds
-            if worker.silent_ticks * config.pulse_seconds > limit and not worker.ended.called:
+            limit = config.frozen_seconds if worker.heartbeat is not None else config.start_seconds
+            if worker.silent_ticks * config.worker_heartbeat_seconds > limit and not worker.ended.called:
                 log.error("{name} has not been heard of for {limit:g} s and is killed", name=worker.name, limit=limit)
                 worker.silent_ticks = 0
                 worker.kill()
 
     def _spawn(self, number: int) -> None:
         self._restarts.pop(number, None)
-        worker = Worker(number, self.config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said)
+        worker = WorkerProcess(
+            number, self.config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said
+        )
         listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
         self.workers[number] = worker
-        worker.slot = self._headcount.take()
+        worker.slot = self._connection_count.take()
         counted = -1
         if self.config.max_connections:
             counted = FIRST_DESCRIPTOR + len(descriptors)
-            descriptors[counted] = self._headcount.descriptor
+            descriptors[counted] = self._connection_count.descriptor
         if self._metrics is not None:
             worker.metrics = self._metrics.take()
         try:
@@ -171,7 +173,7 @@ class Generation:
         if self._serving:
             worker.tell(LISTEN)
 
-    def _changed(self, worker: Worker) -> None:
+    def _changed(self, worker: WorkerProcess) -> None:
         """Note that a worker is ready, or gone."""
         if worker.ready:
             log.info("{name} is ready", name=worker.name)
@@ -179,7 +181,7 @@ class Generation:
                 self._all_ready()
             return
         del self.workers[worker.number]
-        self._headcount.free(worker.slot)
+        self._connection_count.free(worker.slot)
         if self._metrics is not None:
             self._metrics.give_back(worker.metrics)
         self._gone(worker)
@@ -209,11 +211,11 @@ class Generation:
             worker.kill()
         self.ready.errback(NotReady(why))
 
-    def _replace(self, worker: Worker) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         """Start another one after a while; but give up a start in which one ends again and again."""
         WORKER_RESTARTS.value += 1
         backoff = self._backoffs[worker.number]
-        wait = backoff.wait(self._reactor.seconds() - worker.started if worker.pulse is not None else 0.0)
+        wait = backoff.wait(self._reactor.seconds() - worker.started if worker.heartbeat is not None else 0.0)
         if not self.ready.called and backoff.failures >= self.config.start_tries:
             why = f"worker {worker.number} ended {backoff.failures} times before all were ready: {worker.reason}"
             self._fail(why)
@@ -227,9 +229,9 @@ class Generation:
         self._restarts[worker.number] = self._reactor.callLater(wait, self._spawn, worker.number)
 
 
-def all_workers(generations: Iterable[Generation]) -> list[Worker]:
+def all_workers(pools: Iterable[WorkerPool]) -> list[WorkerProcess]:
     """List the workers of several generations that run."""
-    return [worker for generation in generations for worker in generation.workers.values()]
+    return [worker for worker_pool in pools for worker in worker_pool.workers.values()]
 
 
 def _environment() -> dict[str, str]:

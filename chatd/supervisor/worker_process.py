@@ -11,13 +11,13 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import InvalidLogLevelError, Logger
 from twisted.python.failure import Failure
 
-from chatd.runtime.ipc import Assignment, Held, Log, Pulse, Ready, Report, encode, read_report
+from chatd.runtime.ipc import Assignment, Heartbeat, LogRecord, PublishingStopped, Ready, Report, encode, read_report
 from chatd.supervisor.child_process import why_ended
 
 log = Logger()
 
 
-class Worker(ProcessProtocol):
+class WorkerProcess(ProcessProtocol):
     """A worker: what it has said of itself, and how to tell it something."""
 
     transport: Any
@@ -27,8 +27,8 @@ class Worker(ProcessProtocol):
         number: int,
         line_bytes: int,
         started: float,
-        changed: Callable[["Worker"], None],
-        said: Callable[["Worker", Log], None],
+        changed: Callable[["WorkerProcess"], None],
+        said: Callable[["WorkerProcess", LogRecord], None],
     ) -> None:
         """Take its number (1, 2, …), the longest line it may say, the time, whom to tell of changes and words."""
         self.number = number
@@ -39,7 +39,7 @@ class Worker(ProcessProtocol):
         self.ready = False
         self.slot = 0
         """Where its connections are counted."""
-        self.pulse: Pulse | None = None
+        self.heartbeat: Heartbeat | None = None
         """What it said last of how it is."""
         self.silent_ticks = 0
         """Ticks since then."""
@@ -113,11 +113,11 @@ class Worker(ProcessProtocol):
             case Ready():
                 self.ready = True
                 self._changed(self)
-            case Held() if not self.held.called:
+            case PublishingStopped() if not self.held.called:
                 self.held.callback(None)
-            case Pulse():
-                self.pulse, self.silent_ticks = report, 0
-            case Log():
+            case Heartbeat():
+                self.heartbeat, self.silent_ticks = report, 0
+            case LogRecord():
                 if report.level in ("error", "critical"):
                     self._last_error = report.text.strip().rpartition("\n")[2]
                 self._said_something(self, report)

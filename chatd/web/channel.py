@@ -13,8 +13,8 @@ from chatd.clients.send_buffer import CHOKED, Weighed
 from chatd.monitoring.metrics import REFUSED
 from chatd.protocol.http_api import check_coding, media_type
 from chatd.protocol.http_head import (
-    Head,
     Refused,
+    RequestHead,
     bad_request,
     check_framing,
     full_house,
@@ -358,7 +358,7 @@ class Channel(Weighed, HTTPChannel):
         transport.unregisterProducer()
         transport.resumeProducing()
 
-    def admit(self, head: Head, peer: str = "") -> None:
+    def admit(self, head: RequestHead, peer: str = "") -> None:
         """Let the connection in with its first request that is no probe. Raise Refused: 403, 429, 503.
 
         A full worker still answers probes, and metrics, which are a request but no reason to stay.
@@ -372,7 +372,7 @@ class Channel(Weighed, HTTPChannel):
             self.site.connections.admit(head, peer or address_of(self.transport), exposed=self.exposed)
             self.admitted = not passes
 
-    def upgrade(self, head: Head) -> None:
+    def upgrade(self, head: RequestHead) -> None:
         """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
         where = {"exposed": self.exposed, "loopback": self.loopback}
         connection = self.site.connections.let_in(head, address_of(self.transport), **where)
@@ -390,7 +390,7 @@ class Channel(Weighed, HTTPChannel):
         address = asker_address(request) if request is not None else peer
         self.site.connections.limits.charge(address, 1, exposed=self.exposed)
 
-    def refuse(self, refused: Refused, head: Head | None = None) -> None:
+    def refuse(self, refused: Refused, head: RequestHead | None = None) -> None:
         """Say why a request is not taken, and take nothing more. The head is that of one that could be read."""
         if self not in self.site.channels:  # one that is refused already may turn out to be worse
             return

@@ -8,29 +8,29 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.access.rate_limits import Crowd
-from chatd.clients.send_buffer import Outflow
+from chatd.access.rate_limits import ConnectionsByAddress
+from chatd.clients.send_buffer import SendBuffer
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED
-from chatd.protocol.http_head import Head, Refused
+from chatd.protocol.http_head import Refused, RequestHead
 from chatd.protocol.http_stream import refused_to
 from chatd.runtime.timers import Timer, TimerWheel
 
 uniform = SystemRandom().uniform
 
 
-def for_now(head: Head, refused: Refused, config: Config) -> Refused:
+def for_now(head: RequestHead, refused: Refused, config: Config) -> Refused:
     """Return how the sender of a request is refused; who comes back by itself does so at a time of its own."""
     return refused_to(head, refused, lambda: uniform(0, config.retry_seconds))
 
 
 @implementer(IHalfCloseableProtocol)
-class Refusal(Outflow, Protocol):
+class Refusal(SendBuffer, Protocol):
     """Answers, closes our half, and waits a moment for the client to close its own."""
 
     transport: Any
 
-    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: Crowd[Any]) -> None:
+    def __init__(self, refused: Refused, timers: TimerWheel, seconds: float, among: ConnectionsByAddress[Any]) -> None:
         """Take what to say, how long to wait, and the connections among which it counts until it is over.
 
         In a full house it closes as soon as all is said, whatever the client has still to say.

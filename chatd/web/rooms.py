@@ -10,27 +10,27 @@ from chatd.access.tokens import check_readable, check_writable, own_place
 from chatd.broker.publish_queue import NotPublished
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.poster import NickInUse, NotPosted, Poster
-from chatd.clients.stream_session import Follower
+from chatd.clients.stream_session import StreamSession
 from chatd.clients.subscription import listed
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.protocol import http_api, json_v1
 from chatd.protocol.close_codes import BUS_AWAY
-from chatd.protocol.http_head import Place, Refused, bad_request, follows, read_target, unavailable
+from chatd.protocol.http_head import Refused, RoomTarget, bad_request, follows, read_target, unavailable
 from chatd.protocol.http_stream import stream
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from chatd.protocol.text import named
 from chatd.rooms.sharding import Shards
 from chatd.runtime.transports import address_of
-from chatd.web.asker import asker_address, asker_lease, head_of, header, is_exposed
+from chatd.web.asker import asker_address, asker_token_lifetime, head_of, header, is_exposed
 from chatd.web.page import Page
 from chatd.web.responses import answer, answer_json, later
-from chatd.web.streaming import Following, describe
+from chatd.web.streaming import StreamingResponse, describe
 
 T = TypeVar("T")
 
 
-class Rooms:
+class RoomPages:
     """Answers what is asked of rooms. What is asked for and can't be raises Refused."""
 
     def __init__(self, shards: Shards, connections: ConnectionFactory, page: Page) -> None:
@@ -54,10 +54,10 @@ class Rooms:
         if form == http_api.HTML:
             return self._page.render(request)
         place, before = read_target(request.uri, http_api.LAST), http_api.read_before(request.uri)
-        check_readable(asker_lease(request).grant, place.room)
+        check_readable(asker_token_lifetime(request).permissions, place.room)
         return later(request, self._last(request, place, before, form))
 
-    async def _last(self, request: Request, place: Place, before: Position | None, form: str) -> bytes:
+    async def _last(self, request: Request, place: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
         hub = self._shards.hub(place.room)
         self._check_backlog()
         stretch = await self._asked(hub.recent(place.room, place.last, before), hub.unreachable)
@@ -81,8 +81,8 @@ class Rooms:
         position = self._broke_off(request) if form == http_api.EVENTS else None
         place = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
         check_follower(head_of(request), named=bool(place.nick or place.resume))
-        lease = asker_lease(request)
-        check_readable(lease.grant, place.room)
+        token_lifetime = asker_token_lifetime(request)
+        check_readable(token_lifetime.permissions, place.room)
         form = http_api.TEXT if form == http_api.HTML else form
         shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
         if request.method == b"HEAD":
@@ -92,17 +92,17 @@ class Rooms:
             heartbeat = self._config.heartbeat_seconds if shown.beats else 0
         address = self._enter(request, place.room)
         self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
-        following = Following(request, self._connections, shown, heartbeat)
+        following = StreamingResponse(request, self._connections, shown, heartbeat)
         following.begin(
-            Follower(
+            StreamSession(
                 self._shards.hub(place.room),
                 self._config,
                 self._connections.timers,
                 following,
                 id=self._connections.new_id(),
-                place=own_place(lease.grant, place),
+                place=own_place(token_lifetime.permissions, place),
                 address=address,
-                lease=lease,
+                token_lifetime=token_lifetime,
                 pace=self._connections.limits.pace(address, exposed=is_exposed(request)),
                 stream=shown,
                 since=position,
@@ -110,15 +110,15 @@ class Rooms:
         )
         return NOT_DONE_YET
 
-    def _broke_off(self, request: Request) -> Position | None:
+    def _broke_off(self, request: Request) -> StreamPosition | None:
         last = header(request, "last-event-id")
         return http_api.read_event_id(last) if last else None
 
     def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
         place = read_target(request.uri)
-        lease = asker_lease(request)
-        check_writable(lease.grant, place.room)
+        token_lifetime = asker_token_lifetime(request)
+        check_writable(token_lifetime.permissions, place.room)
         body = request.content.read() if request.content is not None else b""
         said = http_api.read_said(header(request, "content-type"), body, self._config.max_message)
         address = self._enter(request, place.room)
@@ -128,9 +128,9 @@ class Rooms:
             self._shards.hub(place.room),
             self._config,
             self._connections.timers,
-            lease,
+            token_lifetime,
             id=self._connections.new_id(),
-            nick=lease.grant.nick or (place.nick if said.nick is None else said.nick),
+            nick=token_lifetime.permissions.nick or (place.nick if said.nick is None else said.nick),
             address=address,
         )
         return later(request, self._publish(request, place.room, poster, said))
@@ -145,7 +145,7 @@ class Rooms:
         """Charge the asker's address for so many bytes that were read."""
         self._connections.limits.read(asker_address(request), size, exposed=is_exposed(request))
 
-    async def _publish(self, request: Request, room: str, poster: Poster, said: http_api.Said) -> bytes:
+    async def _publish(self, request: Request, room: str, poster: Poster, said: http_api.PublishBody) -> bytes:
         try:
             message, position, duplicate = await poster.publish(room, said.text, said.id or "")
         except NotPosted as error:
@@ -153,7 +153,7 @@ class Rooms:
         except NickInUse as error:
             raise Refused(409, "nick_in_use", str(error)) from None
         request.setResponseCode(201, b"Created")
-        published = http_api.Published(
+        published = http_api.PublishAnswer(
             room,
             position.epoch,
             position.offset,
@@ -165,21 +165,21 @@ class Rooms:
 
     async def members(self, request: Request, room: str) -> bytes:
         """Say who is in a room."""
-        check_readable(asker_lease(request).grant, room)
+        check_readable(asker_token_lifetime(request).permissions, room)
         hub = self._shards.hub(room)
         members = await self._asked(hub.members(room), hub.unreachable)
-        return answer_json(request, http_api.Here(room, listed(members), members.count))
+        return answer_json(request, http_api.PresenceAnswer(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms that the asker may read."""
-        grant = asker_lease(request).grant
+        permissions = asker_token_lifetime(request).permissions
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
-            http_api.Room(each.room, each.count, each.top.epoch, each.top.offset)
+            http_api.ListedRoom(each.room, each.count, each.top.epoch, each.top.offset)
             for each in occupied
-            if grant.may_read(each.room)
+            if permissions.may_read(each.room)
         ]
-        body = answer_json(request, http_api.Rooms(rooms, more))
+        body = answer_json(request, http_api.RoomList(rooms, more))
         self._read(request, len(body))
         return body
 

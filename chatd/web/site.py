@@ -10,7 +10,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
-from chatd.access.rate_limits import Crowd
+from chatd.access.rate_limits import ConnectionsByAddress
 from chatd.clients.factory import ConnectionFactory
 from chatd.monitoring.meter import Meter
 from chatd.protocol.close_codes import OUR_FAULT
@@ -28,7 +28,7 @@ from chatd.web.channel import METRICS, PROBES, Channel, Request, is_probe, is_ro
 from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
 from chatd.web.responses import answer, done, later, refuse
-from chatd.web.rooms import Rooms
+from chatd.web.rooms import RoomPages
 from chatd.web.status import healthz, metrics, readyz
 
 log = Logger()
@@ -61,7 +61,9 @@ class Answers(Resource):
 
     isLeaf = True
 
-    def __init__(self, shards: Shards, probe: SingleFlight[list[str]], rooms: Rooms, page: Page, meter: Meter) -> None:
+    def __init__(
+        self, shards: Shards, probe: SingleFlight[list[str]], rooms: RoomPages, page: Page, meter: Meter
+    ) -> None:
         super().__init__()
         self._page = page
         self._rooms = rooms
@@ -187,7 +189,7 @@ class Site(WebSite):
         self.config = connections.config
         page = Page()
         probe = SingleFlight(reactor, shards.probe, self.config.ready_kept_seconds)
-        answers = Answers(shards, probe, Rooms(shards, connections, page), page, meter)
+        answers = Answers(shards, probe, RoomPages(shards, connections, page), page, meter)
         super().__init__(
             answers,
             requestFactory=Request,
@@ -195,7 +197,7 @@ class Site(WebSite):
             reactor=reactor,
             parsePOSTFormSubmission=False,  # nobody wants it, and multipart takes 1 ms for each 1.5 KB of it
         )
-        self.channels: Crowd[Any] = Crowd(connections.limits)
+        self.channels: ConnectionsByAddress[Any] = ConnectionsByAddress(connections.limits)
         self.draining = False
         self.full: Callable[[], bool] = lambda: False
         """Tells whether there are too many connections, the one that asks included."""

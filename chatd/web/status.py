@@ -2,7 +2,7 @@
 
 from twisted.web.server import Request
 
-from chatd.monitoring.meter import Meter, NotKept
+from chatd.monitoring.meter import Meter, NoMetrics
 from chatd.protocol.http_head import Refused
 from chatd.rooms.sharding import Shards
 from chatd.runtime.single_flight import SingleFlight
@@ -34,5 +34,5 @@ async def metrics(request: Request, meter: Meter) -> bytes:
     """Answer with what all workers have counted, for Prometheus. Raises Refused: 503, where nothing is."""
     try:
         return answer(request, await meter.exposed(), EXPOSITION)
-    except NotKept:
+    except NoMetrics:
         raise Refused(503, "unavailable", "there are no metrics; the log says why") from None

@@ -17,10 +17,10 @@ from twisted.web.server import Request
 from chatd.access.tokens import refused_by
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.pipe_session import answer_to
-from chatd.clients.send_buffer import Outflow
-from chatd.clients.stream_session import Follower
+from chatd.clients.send_buffer import SendBuffer
+from chatd.clients.stream_session import StreamSession
 from chatd.config.settings import Config
-from chatd.protocol.close_codes import OUR_FAULT, RESTARTING, Closing, come_back_after, too_slow
+from chatd.protocol.close_codes import OUR_FAULT, RESTARTING, CloseCode, come_back_after, too_slow
 from chatd.protocol.http_head import Refused
 from chatd.protocol.http_stream import Stream
 from chatd.runtime.timers import Timer
@@ -31,11 +31,11 @@ log = Logger()
 uniform = SystemRandom().uniform
 
 
-class Following(Outflow, Protocol):
+class StreamingResponse(SendBuffer, Protocol):
     """One client's answer, from its request to the end of its socket."""
 
     transport: Any
-    session: Follower
+    session: StreamSession
 
     def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream, heartbeat: float) -> None:
         """Take the request, which nobody has answered, and how to answer it.
@@ -59,7 +59,7 @@ class Following(Outflow, Protocol):
 
     # From the request to the answer
 
-    def begin(self, session: Follower) -> None:
+    def begin(self, session: StreamSession) -> None:
         """Enter the room; the answer begins when it is heard, for the client misses nothing from then on."""
         self.session = session
         self._connections.came(self)
@@ -73,8 +73,8 @@ class Following(Outflow, Protocol):
     def _open(self, _: object) -> None:
         if self._request is None:
             return
-        if self._connections.closing not in (None, RESTARTING):  # everybody is being closed
-            self.close(self._connections.closing)
+        if self._connections.close_code not in (None, RESTARTING):  # everybody is being closed
+            self.close(self._connections.close_code)
             return
         channel = self._request.channel
         channel.leave()
@@ -91,8 +91,8 @@ class Following(Outflow, Protocol):
             self._beat_later()
         self._look_later()
         self.session.opened()
-        if self._connections.closing is not None:
-            self.close(self._connections.closing)
+        if self._connections.close_code is not None:
+            self.close(self._connections.close_code)
 
     def _left(self, _: Failure) -> None:
         """Learn that the client is gone before it was answered."""
@@ -159,13 +159,13 @@ class Following(Outflow, Protocol):
 
     # The end
 
-    def close(self, closing: Closing) -> None:
+    def close(self, close_code: CloseCode) -> None:
         """End the answer, and say why."""
-        if self._request is not None and closing != RESTARTING:  # else it is told once it is in
-            self._refuse(refused_by(closing))
+        if self._request is not None and close_code != RESTARTING:  # else it is told once it is in
+            self._refuse(refused_by(close_code))
         elif self.opened:
-            again = come_back_after(closing, self._config.retry_seconds, uniform)
-            self.write(self._stream.closing(closing, again) + self._stream.end)
+            again = come_back_after(close_code, self._config.retry_seconds, uniform)
+            self.write(self._stream.close_code(close_code, again) + self._stream.end)
             self._shut()
             self._drop = self.hang_up(self._connections.timers, self._config.close_seconds)
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.access.rate_limits import Crowd
+from chatd.access.rate_limits import ConnectionsByAddress
 from chatd.clients.factory import ConnectionFactory
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED
@@ -35,10 +35,10 @@ from chatd.web.site import Site
 log = Logger()
 
 
-class Door(Protocol):
+class IncomingConnection(Protocol):
     """One connection, until it is known what it wants."""
 
-    factory: "DoorFactory"
+    factory: "ListenerFactory"
     transport: Any
 
     def __init__(self) -> None:
@@ -145,11 +145,11 @@ class Door(Protocol):
             self._late.cancel()
 
 
-class DoorFactory(Factory):
+class ListenerFactory(Factory):
     """The doors of all this worker's ports, and how many connections are behind them."""
 
     noisy = False
-    protocol: type[Door] = Door  # type: ignore[assignment]
+    protocol: type[IncomingConnection] = IncomingConnection  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class DoorFactory(Factory):
         self.connections = connections
         self.site = site
         self.config = config
-        self.waiting: Crowd[Door | Refusal] = Crowd(connections.limits)
+        self.waiting: ConnectionsByAddress[IncomingConnection | Refusal] = ConnectionsByAddress(connections.limits)
         self._most = most
         self._others_full = others_full
         self._full_at = 0  # how many there were when it was said
@@ -214,17 +214,17 @@ class DoorFactory(Factory):
             log.warn(text, peer=peer, trouble="untrusted proxy")
         return may
 
-    def crowded(self, door: Door, peer: str) -> bool:
+    def crowded(self, incoming: IncomingConnection, peer: str) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
         if self.count >= self._most + self.config.full_house_margin:
             return True
         counted = self.connections.proxies.counted(peer)
-        if door.exposed and counted and self.connections.limits.crowded(counted):
+        if incoming.exposed and counted and self.connections.limits.crowded(counted):
             return True
-        self.waiting.add(door, counted)
+        self.waiting.add(incoming, counted)
         if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
             oldest = next(iter(self.waiting))
-            if isinstance(oldest, Door):
+            if isinstance(oldest, IncomingConnection):
                 oldest.give_way()
         return False
 
@@ -240,18 +240,18 @@ class _Port(Factory):
 
     noisy = False
 
-    def __init__(self, doors: DoorFactory, *, exposed: bool, told: bool, loopback: bool) -> None:
-        self._doors = doors
+    def __init__(self, incomings: ListenerFactory, *, exposed: bool, told: bool, loopback: bool) -> None:
+        self._incomings = incomings
         self._exposed = exposed
         self._told = told
         self._loopback = loopback
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make one."""
-        door = Door()
-        door.factory, door.exposed, door.told = self._doors, self._exposed, self._told
-        door.loopback = self._loopback
-        return door
+        incoming = IncomingConnection()
+        incoming.factory, incoming.exposed, incoming.told = self._incomings, self._exposed, self._told
+        incoming.loopback = self._loopback
+        return incoming
 
     def acceptableProtocols(self) -> list[bytes]:
         """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""

@@ -28,8 +28,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from chatd.access.revoked_tokens import Revoked
-from chatd.access.tokens import Guard
+from chatd.access.revoked_tokens import RevokedTokens
+from chatd.access.tokens import TokenVerifier
 from chatd.broker.bus import Bus
 from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import ChatLog
@@ -42,18 +42,18 @@ from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.protocol.close_codes import RESTARTING, STOPPING
 from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards
-from chatd.runtime.connection_limit import Headcount
-from chatd.runtime.file_watcher import Watched
+from chatd.runtime.connection_limit import ConnectionCount
+from chatd.runtime.file_watcher import WatchedFile
 from chatd.runtime.ipc import (
     DRAIN,
     HOLD,
     LISTEN,
     STOP,
     Assignment,
-    Held,
-    Listener,
-    Log,
-    Pulse,
+    Heartbeat,
+    ListeningSocket,
+    LogRecord,
+    PublishingStopped,
     Ready,
     Report,
     encode,
@@ -65,13 +65,13 @@ from chatd.runtime.timers import Periodic
 from chatd.runtime.tls import server_options
 from chatd.runtime.transports import adopt, check_proxy_headers, family_of, is_local
 from chatd.web.site import Site
-from chatd.worker.listener import DoorFactory
+from chatd.worker.listener import ListenerFactory
 
 log = Logger()
 
 
 @implementer(ILogObserver, IPushProducer)
-class Lifeline(LineOnlyReceiver):
+class SupervisorPipe(LineOnlyReceiver):
     """The pipe to the parent. What it does not read is dropped beyond a bound, and counted."""
 
     delimiter = b"\n"
@@ -99,7 +99,7 @@ class Lifeline(LineOnlyReceiver):
 
     def say(self, report: Report) -> None:
         """Tell the parent, if it listens."""
-        if self.transport is None or (self._choked and isinstance(report, Log)):
+        if self.transport is None or (self._choked and isinstance(report, LogRecord)):
             self._dropped += 1
             return
         self.transport.write(encode(report))
@@ -113,7 +113,7 @@ class Lifeline(LineOnlyReceiver):
             text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
             trouble, over = event.get("trouble", ""), event.get("over", False)
             namespace, kind, fields = event.get("log_namespace", ""), kind_of(event), fields_of(event)
-            self.say(Log(level.name, text, trouble, over, namespace, kind, fields))
+            self.say(LogRecord(level.name, text, trouble, over, namespace, kind, fields))
 
     def pauseProducing(self) -> None:
         """Note that the parent does not read."""
@@ -124,16 +124,16 @@ class Lifeline(LineOnlyReceiver):
         self._choked = False
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self.say(Log("warn", f"{dropped} lines for the log were dropped: nobody read them"))
+            self.say(LogRecord("warn", f"{dropped} lines for the log were dropped: nobody read them"))
 
     def stopProducing(self) -> None:
         """Note that the pipe is gone; connectionLost says so too."""
 
 
-class Inherited:
+class InheritedSockets:
     """Listens, to those who parse endpoint strings, like a reactor; uses the sockets that the parent bound."""
 
-    def __init__(self, reactor: Any, listener: Listener) -> None:
+    def __init__(self, reactor: Any, listener: ListeningSocket) -> None:
         """Take the real reactor and the socket to use."""
         self._reactor = reactor
         self._listener = listener
@@ -175,7 +175,7 @@ class Worker:
         self._assignment = assignment
         self._config = config
         name = secrets.token_hex(5)
-        self._lifeline = Lifeline(self, config.relayed_line_bytes)
+        self._supervisor_pipe = SupervisorPipe(self, config.relayed_line_bytes)
         synced = config.chat_log_sync == "batch"
         self._chat_log = ChatLog(
             config.chat_log,
@@ -198,26 +198,32 @@ class Worker:
             return Shard(address.identity, bus, hub)
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
-        self._watched: list[Watched] = []
+        self._watched: list[WatchedFile] = []
         most = most_connections(config, raise_limit())
-        self._connections = ConnectionFactory(reactor, self._shards.hub, config, name, guard=self._guard(), most=most)
+        self._connections = ConnectionFactory(
+            reactor, self._shards.hub, config, name, token_verifier=self._token_verifier(), most=most
+        )
         if config.ban_list:
-            self._watched.append(Watched([config.ban_list], self._read_bans, config.watch_looks))
+            self._watched.append(WatchedFile([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
-        self._headcount = Headcount(assignment.headcount) if assignment.headcount >= 0 else None
+        self._connection_count = (
+            ConnectionCount(assignment.connection_count) if assignment.connection_count >= 0 else None
+        )
         if most < config.max_connections_worker:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
-        self._door = DoorFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
-        self._counting = Periodic(reactor, config.headcount_seconds, self._count, "counting connections")
+        self._incoming = ListenerFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
+        self._counting = Periodic(reactor, config.connection_count_seconds, self._count, "counting connections")
         self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
-        self._pulse = Periodic(reactor, config.pulse_seconds, self._say_pulse, "telling the parent how the worker is")
+        self._heartbeat = Periodic(
+            reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "telling the parent how the worker is"
+        )
         self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
         self._ports: list[IListeningPort] = []
         self._ready = False
         self._waiting: Any = None  # to be told to listen, but for being ready
         self._held: Deferred[None] | None = None
-        self._closing = STOPPING
+        self._close_code = STOPPING
         self._draining: Periodic | None = None
         self._saved: Deferred[None] | None = None  # since all clients have gone
         self._said_unsaved = False
@@ -225,31 +231,33 @@ class Worker:
         self._began = reactor.seconds()
         self.exit_status = 0
 
-    def _guard(self) -> Guard | None:
+    def _token_verifier(self) -> TokenVerifier | None:
         """Make what reads tokens, if there are keys for them, and watch the files that it is made from."""
         config = self._config
         if not config.auth_key:
             return None
-        guard = Guard(
+        token_verifier = TokenVerifier(
             config.auth_key, config.auth_issuer, config.auth_audience, config.revoked, require=config.auth_require
         )
-        self._watched.append(Watched(config.auth_key, partial(self._read_tokens, guard), config.watch_looks))
+        self._watched.append(
+            WatchedFile(config.auth_key, partial(self._read_tokens, token_verifier), config.watch_looks)
+        )
         if config.revoked:
-            read = partial(self._read_tokens, guard.revoked)
-            self._watched.append(Watched([config.revoked], read, config.watch_looks))
-        return guard
+            read = partial(self._read_tokens, token_verifier.revoked)
+            self._watched.append(WatchedFile([config.revoked], read, config.watch_looks))
+        return token_verifier
 
     def start(self) -> None:
         """Begin to talk to the parent and the broker."""
-        StandardIO(self._lifeline, reactor=self._reactor)
-        globalLogBeginner.beginLoggingTo([self._lifeline], redirectStandardIO=False)
+        StandardIO(self._supervisor_pipe, reactor=self._reactor)
+        globalLogBeginner.beginLoggingTo([self._supervisor_pipe], redirectStandardIO=False)
         self._meter.start()
         self._log_check.start()
         for each in self._watched:
             each.read()
         self._watching.start(now=False)
-        self._pulse.start()
-        if self._headcount is not None:
+        self._heartbeat.start()
+        if self._connection_count is not None:
             self._counting.start()
         self._shards.start()
         self._shards.share(self._connections.limits)
@@ -267,7 +275,7 @@ class Worker:
         elif order == DRAIN:
             self.drain()
         elif order == HOLD:
-            self.hold().addCallback(lambda _: self._lifeline.say(Held()))
+            self.hold().addCallback(lambda _: self._supervisor_pipe.say(PublishingStopped()))
         elif order == STOP:
             self.stop()
 
@@ -279,18 +287,20 @@ class Worker:
         """
         self._stop_waiting()
         for listener in self._assignment.listeners:
-            inherited = Inherited(self._reactor, listener)
+            inherited = InheritedSockets(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
             exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
-            port = self._door.port(exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX)
+            port = self._incoming.port(
+                exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX
+            )
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:
         """Take no more connections, and close those that there are, spread over the drain time; then stop."""
         if self._draining is None and not self._stopping:
-            self._closing = RESTARTING
+            self._close_code = RESTARTING
             self._stop_listening()
-            self._door.drain()
+            self._incoming.drain()
             self._connections.close_gradually(RESTARTING, self._config.drain)
             late = self._reactor.seconds() + self._config.drain + self._config.close_seconds
             look = partial(self._look_whether_drained, late)
@@ -304,7 +314,7 @@ class Worker:
         back on other workers, and get in there once it is back.
         """
         now, config = self._reactor.seconds(), self._config
-        if self._door.empty or (now >= late and not self._door.waiting) or now >= late + config.head_seconds:
+        if self._incoming.empty or (now >= late and not self._incoming.waiting) or now >= late + config.head_seconds:
             if self._saved is None:
                 self._saved = self._shards.saved()
             if self._saved.called or now >= late + config.head_seconds + config.unsaved_seconds:
@@ -354,14 +364,14 @@ class Worker:
         # Whatever other workers published before they said Held is delivered when our own probe is back.
         await wait(self._shards.probe(), config.stop_probe_part)
         self._shards.fan_out()
-        await wait(self._connections.close_all(self._closing), config.stop_close_part)
+        await wait(self._connections.close_all(self._close_code), config.stop_close_part)
         await wait(self._shards.saved(), config.stop_save_part)
         self._chat_log.hurry(config.stop_seconds * config.stop_lock_part)
         self._shards.stop()
         await self._shards.logged()  # what became of the last messages: they were not published
         self._meter.stop()
         self._log_check.stop()
-        self._pulse.stop()
+        self._heartbeat.stop()
         self._watching.stop()
         self._counting.stop()
         self._chat_log.close()
@@ -390,7 +400,7 @@ class Worker:
         self._connections.bans.read()
         self._connections.close_banned()
 
-    def _read_tokens(self, changed: Guard | Revoked) -> None:
+    def _read_tokens(self, changed: TokenVerifier | RevokedTokens) -> None:
         changed.read()
         self._connections.close_revoked()
 
@@ -400,19 +410,19 @@ class Worker:
                 watched.check()
 
     def _count(self) -> None:
-        if self._headcount is not None:
-            self._headcount.write(self._assignment.slot, self._door.count)
+        if self._connection_count is not None:
+            self._connection_count.write(self._assignment.slot, self._incoming.count)
 
     def _is_full(self) -> bool:
         """Whether all workers together have too many connections, one that comes in now included."""
-        if self._headcount is None:
+        if self._connection_count is None:
             return False
         self._count()
-        return self._headcount.total() > self._config.max_connections
+        return self._connection_count.total() > self._config.max_connections
 
-    def _say_pulse(self) -> None:
+    def _say_heartbeat(self) -> None:
         clients = len(self._connections.connections)
-        self._lifeline.say(Pulse(clients, self._shards.room_count, self._shards.taken, self._shards.away))
+        self._supervisor_pipe.say(Heartbeat(clients, self._shards.room_count, self._shards.taken, self._shards.away))
 
     def _try_ready(self) -> None:
         """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while.
@@ -437,7 +447,7 @@ class Worker:
         self._ready = True
         if self._waiting is not None and self._waiting.active():
             self.listen()
-        self._lifeline.say(Ready())
+        self._supervisor_pipe.say(Ready())
 
 
 def main() -> int:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chatd.access.address_usage import Share, Usage, UsageTable
-from chatd.access.token_bucket import Bucket
+from chatd.access.address_usage import AddressUsage, AddressUsageTable, UsageCounts
+from chatd.access.token_bucket import TokenBucket
 from chatd.config.settings import Config
 
 
@@ -15,7 +15,7 @@ class World:
 
     def __init__(self, **bounds: Any) -> None:
         self.now = 1000.0
-        self.table = UsageTable(Config(**bounds), lambda: self.now, 8)
+        self.table = AddressUsageTable(Config(**bounds), lambda: self.now, 8)
 
     def come(self, address: str, count: int = 1) -> None:
         for _ in range(count):
@@ -25,7 +25,7 @@ class World:
         """Let an address make requests."""
         usage = self.table.find(address)
         assert usage is not None
-        usage.requests = usage.requests or Bucket(20, 200, self.now, 600)
+        usage.requests = usage.requests or TokenBucket(20, 200, self.now, 600)
         usage.requests.spend(count, self.now)
         usage.touch()
 
@@ -36,13 +36,13 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     seen: list[str] = []
 
     def watched(name: str) -> None:
-        look = getattr(Usage, name)
+        look = getattr(AddressUsage, name)
 
-        def noted(usage: Usage, *arguments: Any) -> Any:
+        def noted(usage: AddressUsage, *arguments: Any) -> Any:
             seen.append(usage.address)
             return look(usage, *arguments)
 
-        monkeypatch.setattr(Usage, name, noted)
+        monkeypatch.setattr(AddressUsage, name, noted)
 
     watched("matters")
     watched("settled")
@@ -73,7 +73,7 @@ def test_addresses_that_change_nothing_are_not_looked_at(looked: list[str]) -> N
     assert world.table.report() == []
     assert looked == []
     world.use("10.0.0.7", 50)
-    assert world.table.report() == [Share("10.0.0.7", 1, requests=50)]
+    assert world.table.report() == [UsageCounts("10.0.0.7", 1, requests=50)]
     assert set(looked) == {"10.0.0.7"}
 
 
@@ -96,7 +96,7 @@ def test_to_make_room_for_a_new_address_no_other_is_looked_at() -> None:
     for address in addresses(100):
         world.come(address)
 
-    class Unread(dict[str, Usage]):
+    class Unread(dict[str, AddressUsage]):
         def __iter__(self) -> Iterator[str]:
             raise AssertionError("the connected addresses were gone through")
 
@@ -125,10 +125,10 @@ def test_an_address_that_was_forgotten_is_not_told_of() -> None:
 def test_what_is_told_is_told_once_in_whole_numbers() -> None:
     world = World()
     world.use("192.0.2.1", 10.5)
-    assert world.table.report() == [Share("192.0.2.1", 0, requests=10)]
+    assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
     world.use("192.0.2.1", 9.75)
-    world.table.learn([Share("192.0.2.1", 0)], [Share("192.0.2.1", 0, requests=10)])
-    assert world.table.report() == [Share("192.0.2.1", 0, requests=10)]
+    world.table.learn([UsageCounts("192.0.2.1", 0)], [UsageCounts("192.0.2.1", 0, requests=10)])
+    assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
 
 
 def test_a_connected_address_of_which_nothing_is_left_is_told_of_no_more() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.access.bans import Bans
+from chatd.access.bans import BanList
 from chatd.config.settings import BadValue
 from chatd.protocol.http_head import Refused
 
@@ -29,8 +29,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bans(path: Path) -> Bans:
-    bans = Bans(str(path))
+def bans(path: Path) -> BanList:
+    bans = BanList(str(path))
     bans.read()
     return bans
 
@@ -52,7 +52,7 @@ def bans(path: Path) -> Bans:
         "2001:db8:2::1",
     ],
 )
-def test_who_is_on_the_list_does_not_come_in(bans: Bans, address: str) -> None:
+def test_who_is_on_the_list_does_not_come_in(bans: BanList, address: str) -> None:
     assert bans.has(address)
     with pytest.raises(Refused) as caught:
         bans.check(address)
@@ -63,12 +63,12 @@ def test_who_is_on_the_list_does_not_come_in(bans: Bans, address: str) -> None:
     "address",
     ["192.0.2.8", "198.51.101.0", "203.0.113.63", "203.0.113.128", "2001:db8:2::2", "2001:db8:3::1", "unix", "", "x"],
 )
-def test_who_is_not_comes_in(bans: Bans, address: str) -> None:
+def test_who_is_not_comes_in(bans: BanList, address: str) -> None:
     bans.check(address)
 
 
 def test_without_a_list_everybody_comes_in() -> None:
-    Bans("").check("192.0.2.7")
+    BanList("").check("192.0.2.7")
 
 
 NONE = "is no address, and no network that begins where it says (198.51.100.0/24)"
@@ -82,7 +82,7 @@ NONE = "is no address, and no network that begins where it says (198.51.100.0/24
         ("a b", f"line 1: 'a b' {NONE}"),
     ],
 )
-def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: Bans, text: str, why: str) -> None:
+def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: BanList, text: str, why: str) -> None:
     path.write_text(text)
     with pytest.raises(BadValue) as caught:
         bans.read()
@@ -92,13 +92,13 @@ def test_a_bad_line_is_told_and_changes_nothing(path: Path, bans: Bans, text: st
 
 def test_of_a_list_with_a_bad_line_the_others_count_where_there_was_none_before(path: Path) -> None:
     path.write_text("\ufeff192.0.2.8\nnonsense\nmore of it\n192.0.2.9\n")
-    bans = Bans(str(path))
+    bans = BanList(str(path))
     with pytest.raises(BadValue, match="line 2: 'nonsense'"):
         bans.read()
     assert [bans.has(f"192.0.2.{last}") for last in (7, 8, 9)] == [False, True, True]
 
 
-def test_a_list_that_is_gone_changes_nothing(path: Path, bans: Bans) -> None:
+def test_a_list_that_is_gone_changes_nothing(path: Path, bans: BanList) -> None:
     path.unlink()
     with pytest.raises(BadValue, match="No such file"):
         bans.read()
@@ -108,7 +108,7 @@ def test_a_list_that_is_gone_changes_nothing(path: Path, bans: Bans) -> None:
     assert bans.has("192.0.2.7")
 
 
-def test_a_new_list_takes_the_place_of_the_old_one(path: Path, bans: Bans) -> None:
+def test_a_new_list_takes_the_place_of_the_old_one(path: Path, bans: BanList) -> None:
     path.write_text("192.0.2.8\n")
     bans.read()
     assert not bans.has("192.0.2.7")

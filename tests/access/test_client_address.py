@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.client_address import Proxies
+from chatd.access.client_address import TrustedProxies
 from chatd.config.settings import FORWARDED_MOST, BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
 PROXY = "10.0.0.1"
 NETWORKS = ("10.0.0.0/8", "2001:db8:1::/48", "unix")
-PROXIES = Proxies(NETWORKS)
+PROXIES = TrustedProxies(NETWORKS)
 
 OUTSIDE = st.ip_addresses(v=4).filter(lambda each: not str(each).startswith("10.")).map(str)
 INSIDE = st.ip_addresses(network="10.0.0.0/8").map(str)
@@ -27,7 +27,7 @@ def test_who_is_not_trusted_is_where_it_comes_from_whatever_it_says(peer: str) -
 
 @pytest.mark.parametrize("peer", [PROXY, "unix"])
 def test_by_default_nobody_is_trusted(peer: str) -> None:
-    assert Proxies(()).client(peer, "203.0.113.9") == peer
+    assert TrustedProxies(()).client(peer, "203.0.113.9") == peer
 
 
 @pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
@@ -36,7 +36,7 @@ def test_a_trusted_proxy_is_believed(peer: str) -> None:
 
 
 def test_a_single_address_is_a_network_of_its_own() -> None:
-    one = Proxies(("192.0.2.1", "::1"))
+    one = TrustedProxies(("192.0.2.1", "::1"))
     assert one.client("192.0.2.1", "203.0.113.9") == one.client("::1", "203.0.113.9") == "203.0.113.9"
     assert one.client("192.0.2.2", "203.0.113.9") == "192.0.2.2"
 
@@ -101,7 +101,7 @@ def test_ipv4_in_ipv6_is_the_same_peer() -> None:
 
 @pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:a00:1", "::ffff:0:0/96"])
 def test_ipv4_in_ipv6_is_the_same_network(network: str) -> None:
-    assert Proxies((network,)).client(PROXY, "203.0.113.9") == "203.0.113.9"
+    assert TrustedProxies((network,)).client(PROXY, "203.0.113.9") == "203.0.113.9"
 
 
 @given(st.lists(OUTSIDE), OUTSIDE, st.lists(INSIDE, max_size=5))
@@ -131,7 +131,7 @@ def test_no_more_of_a_list_is_read_than_its_bound() -> None:
 )
 def test_what_is_no_network_cannot_be_trusted(network: str) -> None:
     with pytest.raises(BadValue, match=r"^--trusted-proxy must be [^\n]*$"):
-        Proxies(("10.0.0.0/8", network))
+        TrustedProxies(("10.0.0.0/8", network))
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_whose_word_is_believed(peer: str, believed: bool) -> None:
 
 
 def test_without_a_list_anybody_may_announce_clients() -> None:
-    assert Proxies(()).may_announce("192.0.2.7")
+    assert TrustedProxies(()).may_announce("192.0.2.7")
 
 
 def test_the_other_end_of_a_unix_socket_has_one_address_whether_or_not_it_may_be_a_proxy() -> None:
-    nobody = Proxies(())
+    nobody = TrustedProxies(())
     assert nobody.client(UNIX_PROXY, "203.0.113.9") == nobody.client(UNIX, "203.0.113.9") == UNIX
     assert nobody.counted(UNIX_PROXY) == nobody.counted(UNIX) == UNIX
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from chatd.access.origins import ALL, HOST_LENGTH, Origins, check_follower
 from chatd.config.settings import BadValue
-from chatd.protocol.http_head import Head, Refused
+from chatd.protocol.http_head import Refused, RequestHead
 
 OWN = Origins(())
 HOST = "chat.example.org"
@@ -22,10 +22,10 @@ PORT = st.integers(1, 65535)
 CHROME = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/144.0.0.0 Safari/537.36"
 
 
-def head(method: str = "GET", /, **headers: str | None) -> Head:
+def head(method: str = "GET", /, **headers: str | None) -> RequestHead:
     """Make the head of a request with these headers, their names written with underscores."""
     given = {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
-    return Head(method, b"/ops", given)
+    return RequestHead(method, b"/ops", given)
 
 
 def lets(check: Callable[[], None]) -> bool:

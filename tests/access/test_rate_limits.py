@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from chatd.access.address_usage import Share, group
-from chatd.access.rate_limits import Crowd, Limits
+from chatd.access.address_usage import UsageCounts, group
+from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
 from chatd.config.settings import BadValue, Config, limit, options
 from chatd.protocol.http_head import Refused
 
@@ -19,7 +19,7 @@ class World:
 
     def __init__(self, config: Config = CONFIG) -> None:
         self.now = 1000.0
-        self.limits = Limits(config, lambda: self.now)
+        self.limits = RateLimits(config, lambda: self.now)
 
     def admits(self, address: str = A, *, exposed: bool = True, counted: bool = False) -> str:
         """Give why a connection is refused; empty where it is not."""
@@ -210,7 +210,7 @@ def test_no_more_addresses_are_kept_than_may_be_and_none_with_connections_is_for
 
 
 def test_a_crowd_counts_who_is_in_it(world: World) -> None:
-    crowd: Crowd[str] = Crowd(world.limits)
+    crowd: ConnectionsByAddress[str] = ConnectionsByAddress(world.limits)
     for member in ("x", "y", "z"):
         crowd.add(member, A)
     assert (len(crowd), sorted(crowd), "x" in crowd) == (3, ["x", "y", "z"], True)
@@ -342,10 +342,10 @@ def test_what_an_address_has_on_other_workers_counts(world: World) -> None:
     for _ in range(2):
         world.limits.came(A)
     [told] = world.limits.report()
-    assert told == Share(A, 2, 0, 0)
-    world.limits.learn([told], [Share(A, 3, 0, 0)])
+    assert told == UsageCounts(A, 2, 0, 0)
+    world.limits.learn([told], [UsageCounts(A, 3, 0, 0)])
     assert world.admits() != ""
-    world.limits.learn(world.limits.report(), [Share(A, 2, 0, 0)])
+    world.limits.learn(world.limits.report(), [UsageCounts(A, 2, 0, 0)])
     assert world.admits() == ""
 
 
@@ -353,7 +353,7 @@ def test_what_an_address_had_elsewhere_does_not_count_when_that_is_long_ago(worl
     for _ in range(2):
         world.limits.came(A)
     told = world.limits.report()
-    world.limits.learn(told, [Share(A, 40, 0, 0)])
+    world.limits.learn(told, [UsageCounts(A, 40, 0, 0)])
     world.now += 15
     assert world.admits() != ""
     world.now += 1
@@ -365,12 +365,12 @@ def test_what_it_begins_on_other_workers_counts_from_when_it_is_known(world: Wor
         world.admits()
         world.enters("a")
     told = world.limits.report()
-    assert told == [Share(A, 0, 2, 1)]
-    world.limits.learn(told, [Share(A, 0, 2, 1)])
+    assert told == [UsageCounts(A, 0, 2, 1)]
+    world.limits.learn(told, [UsageCounts(A, 0, 2, 1)])
     world.admits()
     world.admits()
     told = world.limits.report()
-    world.limits.learn(told, [Share(A, 0, 6, 2)])  # two here, two elsewhere
+    world.limits.learn(told, [UsageCounts(A, 0, 6, 2)])  # two here, two elsewhere
     assert world.admits() == "6 new connections a minute from one address at most"
     assert not world.enters("b")
 
@@ -378,17 +378,17 @@ def test_what_it_begins_on_other_workers_counts_from_when_it_is_known(world: Wor
 def test_what_others_did_before_is_not_held_against_it(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [Share(A, 0, 5000, 900)])
+    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 5000, 900)])
     assert world.admits() == ""
 
 
 def test_a_broker_that_lost_what_it_knew_costs_nobody_anything(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [Share(A, 0, 50, 0)])
+    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 50, 0)])
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [Share(A, 0, 2, 0)])
+    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
     assert world.admits() == ""
 
 
@@ -407,15 +407,15 @@ def test_that_an_address_has_no_connection_any_more_is_told_once(world: World) -
     world.limits.report()
     for _ in range(2):
         world.limits.left(A)
-    assert world.limits.report() == [Share(A, 0, 0, 0)]
+    assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
     assert world.limits.report() == []
 
 
 def test_of_who_was_busy_it_is_asked_what_it_does_elsewhere_until_that_does_not_matter(world: World) -> None:
     for _ in range(2):
         world.admits()
-    world.limits.learn(world.limits.report(), [Share(A, 0, 2, 0)])
-    assert world.limits.report() == [Share(A, 0, 0, 0)]
+    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
+    assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
     world.now += 60
     assert world.limits.report() == []
     assert len(list(world.limits.usages)) == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.access.revoked_tokens import Revoked
+from chatd.access.revoked_tokens import RevokedTokens
 from chatd.config.settings import BadValue
 
 LIST = """\
@@ -30,20 +30,20 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def revoked(path: Path) -> Revoked:
-    revoked = Revoked(str(path))
+def revoked(path: Path) -> RevokedTokens:
+    revoked = RevokedTokens(str(path))
     revoked.read()
     return revoked
 
 
 @pytest.mark.parametrize("subject", ["ann", "auth0|a#1", "ben baker", "quoted # name ", "\u2028", "sub"])
-def test_all_tokens_of_a_subject_on_the_list_are_revoked(revoked: Revoked, subject: str) -> None:
+def test_all_tokens_of_a_subject_on_the_list_are_revoked(revoked: RevokedTokens, subject: str) -> None:
     assert revoked.has(subject, "")
     assert revoked.has(subject, "another")
 
 
 @pytest.mark.parametrize("token_id", ["7f3c-9", "42"])
-def test_a_token_on_the_list_is_revoked_whoever_has_it(revoked: Revoked, token_id: str) -> None:
+def test_a_token_on_the_list_is_revoked_whoever_has_it(revoked: RevokedTokens, token_id: str) -> None:
     assert revoked.has("", token_id)
     assert revoked.has("zoe", token_id)
 
@@ -55,20 +55,20 @@ def test_a_token_on_the_list_is_revoked_whoever_has_it(revoked: Revoked, token_i
         *(("7f3c-9", ""), ("zoe", "ann"), ("zoe", "7f3c"), ("zoe", "")),
     ],
 )
-def test_other_tokens_are_not(revoked: Revoked, subject: str, token_id: str) -> None:
+def test_other_tokens_are_not(revoked: RevokedTokens, subject: str, token_id: str) -> None:
     assert not revoked.has(subject, token_id)
 
 
 def test_without_a_file_nothing_is_revoked_and_the_list_is_good() -> None:
-    assert Revoked("").good
-    assert not Revoked("").has("", "")
+    assert RevokedTokens("").good
+    assert not RevokedTokens("").has("", "")
 
 
 @pytest.mark.parametrize(
     "line",
     ["ann", "sub", "sub ", "jti # nothing", "SUB ann", "sub: ann", 'sub "ann', 'sub "ann" baker', 'sub ""', "subann"],
 )
-def test_a_bad_line_is_named_and_what_was_read_before_stays(path: Path, revoked: Revoked, line: str) -> None:
+def test_a_bad_line_is_named_and_what_was_read_before_stays(path: Path, revoked: RevokedTokens, line: str) -> None:
     path.write_text(f"sub carl\n{line}\n")
     with pytest.raises(BadValue) as caught:
         revoked.read()
@@ -78,7 +78,7 @@ def test_a_bad_line_is_named_and_what_was_read_before_stays(path: Path, revoked:
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_list_is_not_good(tmp_path: Path) -> None:
-    revoked = Revoked(str(tmp_path / "gone"))
+    revoked = RevokedTokens(str(tmp_path / "gone"))
     with pytest.raises(BadValue, match=r"^--revoked .*/gone: No such file or directory$"):
         revoked.read()
     assert not revoked.good
@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_list_is_not_good(tmp_path: 
     assert not revoked.good
 
 
-def test_what_is_taken_off_the_list_is_good_again(path: Path, revoked: Revoked) -> None:
+def test_what_is_taken_off_the_list_is_good_again(path: Path, revoked: RevokedTokens) -> None:
     path.write_text("sub ben\n")
     revoked.read()
     assert not revoked.has("ann", "")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.address_usage import Usage
-from chatd.access.token_bucket import Bucket, Pace, Slowed
+from chatd.access.address_usage import AddressUsage
+from chatd.access.token_bucket import ClientRate, SlowedClients, TokenBucket
 
 STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
 
@@ -14,7 +14,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
 def test_never_more_is_taken_than_the_burst_and_what_time_brings(
     rate: float, burst: int, steps: list[tuple[float, int]]
 ) -> None:
-    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    bucket, now = TokenBucket(rate, burst, 0.0), 0.0
     taken: list[tuple[float, int]] = []
     for step, count in steps:
         now += step
@@ -29,7 +29,7 @@ def test_never_more_is_taken_than_the_burst_and_what_time_brings(
 
 @given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
 def test_what_was_waited_for_is_there(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
-    bucket, now = Bucket(rate, burst, 0.0), 0.0
+    bucket, now = TokenBucket(rate, burst, 0.0), 0.0
     for step, count in steps:
         now += step
         wanted = min(count, burst)
@@ -39,7 +39,7 @@ def test_what_was_waited_for_is_there(rate: float, burst: int, steps: list[tuple
 
 
 def test_a_debt_is_bounded_and_paid_by_time() -> None:
-    bucket = Bucket(2, 10, 0.0)
+    bucket = TokenBucket(2, 10, 0.0)
     bucket.spend(1000, 0.0)
     assert bucket.wait(1, 0.0) == 5.5
     assert not bucket.full(9.9)
@@ -47,7 +47,7 @@ def test_a_debt_is_bounded_and_paid_by_time() -> None:
 
 
 def test_a_bucket_may_owe_more_than_it_holds() -> None:
-    bucket = Bucket(5, 10, 0.0, 150)
+    bucket = TokenBucket(5, 10, 0.0, 150)
     bucket.spend(110, 0.0)
     assert bucket.wait(1, 0.0) == pytest.approx(20.2)
     bucket.spend(1000, 0.0)
@@ -56,7 +56,7 @@ def test_a_bucket_may_owe_more_than_it_holds() -> None:
 
 
 def test_what_was_used_elsewhere_is_not_told_again() -> None:
-    bucket = Bucket(5, 10, 0.0)
+    bucket = TokenBucket(5, 10, 0.0)
     bucket.spend(3, 0.0)
     bucket.take(2, 0.0)
     bucket.take(9, 0.0)
@@ -72,19 +72,19 @@ class Clock:
         return self.now
 
 
-def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: Usage | None = None) -> Pace:
-    return Pace(
-        Bucket(messages, 10, 0.0, 30 * messages) if messages else None,
-        Bucket(size, 2 * size, 0.0) if size else None,
-        Bucket(messages, 3, 0.0) if messages else None,
+def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: AddressUsage | None = None) -> ClientRate:
+    return ClientRate(
+        TokenBucket(messages, 10, 0.0, 30 * messages) if messages else None,
+        TokenBucket(size, 2 * size, 0.0) if size else None,
+        TokenBucket(messages, 3, 0.0) if messages else None,
         clock.seconds,
-        Slowed(100),
+        SlowedClients(100),
         shared=shared,
         read_bytes=1000,
     )
 
 
-def after(pace: Pace, sizes: list[int]) -> tuple[int, float]:
+def after(pace: ClientRate, sizes: list[int]) -> tuple[int, float]:
     count, wait = pace.take_some(sizes)
     return count, round(wait, 6)
 
@@ -147,15 +147,15 @@ def test_a_message_that_costs_many_is_taken_at_once_and_owed() -> None:
     assert pace.take(0) == 0
 
 
-def usage_of(**buckets: Bucket) -> Usage:
-    usage = Usage("192.0.2.1", {})
+def usage_of(**buckets: TokenBucket) -> AddressUsage:
+    usage = AddressUsage("192.0.2.1", {})
     for name, bucket in buckets.items():
         setattr(usage, name, bucket)
     return usage
 
 
 def test_the_clients_of_an_address_share_its_buckets() -> None:
-    clock, usage = Clock(), usage_of(messages=Bucket(10, 15, 0.0))
+    clock, usage = Clock(), usage_of(messages=TokenBucket(10, 15, 0.0))
     one, other = pace_of(clock, shared=usage), pace_of(clock, shared=usage)
     assert after(one, [1] * 30)[0] == 10
     assert after(other, [1] * 30) == (5, 0.1)
@@ -164,7 +164,7 @@ def test_the_clients_of_an_address_share_its_buckets() -> None:
 
 
 def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
-    clock, usage = Clock(), usage_of(bytes=Bucket(100, 200, 0.0))
+    clock, usage = Clock(), usage_of(bytes=TokenBucket(100, 200, 0.0))
     small, large = pace_of(clock, messages=0, shared=usage), pace_of(clock, messages=0, shared=usage)
     while not small.take(1):
         pass
@@ -174,14 +174,14 @@ def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
 
 
 def test_the_slowest_limit_is_the_one_that_a_client_is_told() -> None:
-    usage = usage_of(messages=Bucket(2, 4, 0.0))
+    usage = usage_of(messages=TokenBucket(2, 4, 0.0))
     assert pace_of(Clock(), shared=usage).messages_per_second == 2
     assert pace_of(Clock(), messages=1, shared=usage).messages_per_second == 1
     assert pace_of(Clock(), messages=0, shared=usage).messages_per_second == 2
 
 
 def test_what_was_read_is_paid_for_by_the_next_request() -> None:
-    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    clock, usage = Clock(), usage_of(requests=TokenBucket(2, 4, 0.0, 60))
     pace = pace_of(clock, shared=usage)
     assert pace.ask() == 0
     pace.read(13_000)
@@ -195,7 +195,7 @@ def test_what_was_read_is_paid_for_by_the_next_request() -> None:
 
 
 def test_who_may_read_is_warned_of_its_messages_all_the_same() -> None:
-    clock, usage = Clock(), usage_of(requests=Bucket(2, 4, 0.0, 60))
+    clock, usage = Clock(), usage_of(requests=TokenBucket(2, 4, 0.0, 60))
     pace = pace_of(clock, shared=usage)
     pace.take_some([1] * 10)
     for _ in range(3):
@@ -218,7 +218,7 @@ def test_without_a_limit_of_requests_reads_are_free() -> None:
 
 
 class Talker:
-    def __init__(self, slowed: Slowed) -> None:
+    def __init__(self, slowed: SlowedClients) -> None:
         self.slowed = slowed
         self.hurried = 0
 
@@ -228,7 +228,7 @@ class Talker:
 
 
 def test_those_who_wait_are_hurried_once() -> None:
-    slowed = Slowed(100)
+    slowed = SlowedClients(100)
     one, other = Talker(slowed), Talker(slowed)
     slowed.add(one)
     slowed.add(other)
@@ -239,7 +239,7 @@ def test_those_who_wait_are_hurried_once() -> None:
 
 
 def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
-    slowed = Slowed(100)
+    slowed = SlowedClients(100)
     talkers = [Talker(slowed) for _ in range(3)]
     assert [slowed.leave(each, 50) for each in talkers] == [True, True, False]
     slowed.discard(talkers[0])
@@ -255,14 +255,14 @@ def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() ->
             added += 1
             return int(self) + other
 
-    slowed = Slowed(10**6)
+    slowed = SlowedClients(10**6)
     talkers = [Talker(slowed) for _ in range(100)]
     assert all(slowed.leave(talker, Size(1)) for talker in talkers)
     assert added <= len(talkers)
 
 
 def test_what_a_client_left_behind_counts_once() -> None:
-    slowed = Slowed(100)
+    slowed = SlowedClients(100)
     one, other = Talker(slowed), Talker(slowed)
     for size in (80, 60, 40):
         assert slowed.leave(one, size)
@@ -272,7 +272,7 @@ def test_what_a_client_left_behind_counts_once() -> None:
 
 
 def test_what_was_refused_does_not_count() -> None:
-    slowed = Slowed(100)
+    slowed = SlowedClients(100)
     one, refused, last = (Talker(slowed) for _ in range(3))
     assert slowed.leave(one, 90)
     assert not slowed.leave(refused, 50)

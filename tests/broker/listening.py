@@ -13,10 +13,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from chatd.broker.bus import Bus
-from chatd.broker.resume_positions import Place
+from chatd.broker.resume_positions import ResumePosition
 from chatd.config.settings import BrokerAddress, Config, broker_address
-from chatd.protocol.message import Batch, Change, Gap, Message, Position
-from chatd.rooms.ordering import Item, Timeline
+from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
+from chatd.rooms.ordering import Item, Ordering
 from tests.fakes import Events
 
 _numbers = itertools.count(1)
@@ -34,13 +34,13 @@ class Ears:
         self.batches: list[Batch] = []
         self.again: list[Batch] = []
         self.changes = 0
-        self.tops: dict[str, Position] = {}
+        self.tops: dict[str, StreamPosition] = {}
         """How far each room had come when it was compared last."""
-        self.places: dict[tuple[str, str], Place] = {}
+        self.places: dict[tuple[str, str], ResumePosition] = {}
         """How far connections, by room and session, have come."""
         self.given_up: list[str] = []
         """Those of them that were hung up on."""
-        self.comings: list[Change] = []
+        self.comings: list[PresenceEvent] = []
         """Who came and went in rooms that are watched."""
         self.nicks: dict[str, str] = {}
         """Nicks that members lost, by author, and what they are called now."""
@@ -60,11 +60,11 @@ class Ears:
         self.changes += 1
         self.look()
 
-    def compare(self, room: str, top: Position) -> None:
+    def compare(self, room: str, top: StreamPosition) -> None:
         self.tops[room] = top
         self.look()
 
-    def give_up(self, room: str, session: str) -> Place | None:
+    def give_up(self, room: str, session: str) -> ResumePosition | None:
         place = self.places.pop((room, session), None)
         if place is not None:
             self.given_up.append(session)
@@ -74,7 +74,7 @@ class Ears:
     def logged(self) -> "Deferred[None] | None":
         return None
 
-    def present(self, room: str, after: Position, changes: Sequence[Change]) -> None:
+    def present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         self.comings += changes
         self.look()
 
@@ -110,40 +110,40 @@ class Follower(Ears):
 
     def __init__(self, bus: Bus, config: Config) -> None:
         super().__init__()
-        self.gaps: list[Gap] = []
+        self.gaps: list[OffsetGap] = []
         self.deaf = False
         """Whether what comes is lost on the way."""
         self.missed: list[Batch] = []
         """What was."""
         self._bus = bus
         self._config = config
-        self._timelines: dict[str, Timeline] = {}
+        self._orderings: dict[str, Ordering] = {}
 
     async def follow(self, room: str) -> None:
         """Hear a room from now on."""
-        self._timelines[room] = Timeline(self._config, lambda after, most: self._bus.read(room, after, most), self._out)
+        self._orderings[room] = Ordering(self._config, lambda after, most: self._bus.read(room, after, most), self._out)
         await self._bus.subscribe(room)
-        await self._timelines[room].start()
+        await self._orderings[room].start()
 
-    def timeline(self, room: str) -> Timeline:
+    def ordering(self, room: str) -> Ordering:
         """Give the order of a room, as far as it was heard."""
-        return self._timelines[room]
+        return self._orderings[room]
 
     def deliver(self, batch: Batch) -> None:
         if self.deaf:
             self.missed.append(batch)
             self.look()
         else:
-            self._timelines[batch.room].hear(batch)
+            self._orderings[batch.room].hear(batch)
 
-    def compare(self, room: str, top: Position) -> None:
-        self._timelines[room].compare(top)
+    def compare(self, room: str, top: StreamPosition) -> None:
+        self._orderings[room].compare(top)
         super().compare(room, top)
 
     def _out(self, each: Item, _: Batch | None) -> None:
-        if isinstance(each, Change):
+        if isinstance(each, PresenceEvent):
             self.comings.append(each)
-        elif isinstance(each, Gap):
+        elif isinstance(each, OffsetGap):
             self.gaps.append(each)
         elif each.messages:
             self.batches.append(each)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from chatd.broker.presence_list import Identity
 from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -15,13 +16,12 @@ from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
 from chatd.broker.bus import Bus
-from chatd.broker.publish_queue import NotPublished, Published
-from chatd.broker.resume_positions import Place
-from chatd.broker.roster import Identity
+from chatd.broker.publish_queue import NotPublished, PublishResult
+from chatd.broker.resume_positions import ResumePosition
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
 from chatd.config.settings import BrokerAddress, Config, broker_address
-from chatd.protocol.message import Gap, Position, encode
+from chatd.protocol.message import OffsetGap, StreamPosition, encode
 from chatd.rooms.hub import Hub
 from tests.blocks import block
 from tests.broker.listening import BusTestCase, Ears, messages
@@ -52,7 +52,7 @@ class Contract:
         await ears.until(lambda: ears.batches)
         (batch,) = ears.batches
         assert list(batch.messages) == taken
-        assert (batch.room, Position(batch.epoch, batch.first)) == ("ops", published.first)
+        assert (batch.room, StreamPosition(batch.epoch, batch.first)) == ("ops", published.first)
 
     async def test_offsets_follow_one_another_from_1_in_each_room(self) -> None:
         bus, ears = await self.make_bus()
@@ -146,7 +146,7 @@ class Contract:
             await bus.subscribe(room)
         published = (await bus.publish("ops", messages("one", "two"))).first
         self.compare(bus)
-        top = Position(published.epoch, 2)
+        top = StreamPosition(published.epoch, 2)
         await ears.until(lambda: ears.tops.get("ops") == top and "dev" in ears.tops)
         assert ears.texts() == ["one", "two"]
         assert ears.tops["dev"].offset == 0
@@ -166,7 +166,7 @@ class Contract:
         bus, _ = await self.make_bus()
         span = await bus.read("ops", None, 1000)
         assert (list(span.batches), span.top.offset, span.more) == ([], 0, False)
-        assert (await bus.publish("ops", messages("x"))).first == Position(span.top.epoch, 1)
+        assert (await bus.publish("ops", messages("x"))).first == StreamPosition(span.top.epoch, 1)
 
     async def test_what_follows_a_position_is_read_as_it_was_heard(self) -> None:
         bus, ears = await self.make_bus()
@@ -177,19 +177,19 @@ class Contract:
         await ears.until(lambda: len(ears.batches) == 3)
         epoch = published.first.epoch
         for offset, batches in ((0, ears.batches), (2, ears.batches[1:]), (5, [])):
-            span = await bus.read("ops", Position(epoch, offset), 100_000)
-            assert (list(span.batches), span.top, span.more) == (batches, Position(epoch, 5), False)
+            span = await bus.read("ops", StreamPosition(epoch, offset), 100_000)
+            assert (list(span.batches), span.top, span.more) == (batches, StreamPosition(epoch, 5), False)
 
     async def test_history_is_read_in_steps_that_together_have_all_of_it_once(self) -> None:
         bus, _ = await self.make_bus()
         texts = [str(number) for number in range(40)]
         for text in texts:
             published = await bus.publish("ops", messages(text))
-        after, read, steps, more = Position(published.first.epoch, 0), [], 0, True
+        after, read, steps, more = StreamPosition(published.first.epoch, 0), [], 0, True
         while more:
             span = await bus.read("ops", after, 500)
             read += [message.text for batch in span.batches for message in batch.messages]
-            after, more, steps = Position(after.epoch, span.batches[-1].last), span.more, steps + 1
+            after, more, steps = StreamPosition(after.epoch, span.batches[-1].last), span.more, steps + 1
         assert (read, steps > 3) == (texts, True)
 
     async def test_history_is_read_backwards_from_within_a_batch_to_within_a_batch(self) -> None:
@@ -233,33 +233,33 @@ class Contract:
     async def test_a_position_of_an_epoch_that_is_gone_gets_all_of_the_one_of_now(self) -> None:
         bus, _ = await self.make_bus()
         published = await bus.publish("ops", messages("one", "two"))
-        span = await bus.read("ops", Position("none", 70), 1000)
+        span = await bus.read("ops", StreamPosition("none", 70), 1000)
         assert [(batch.epoch, batch.first) for batch in span.batches] == [(published.first.epoch, 1)]
-        assert span.top == Position(published.first.epoch, 2)
+        assert span.top == StreamPosition(published.first.epoch, 2)
 
     async def test_history_has_the_newest_messages(self) -> None:
         bus, _ = await self.make_bus(history=3)
         for number in range(5):
             published = await bus.publish("ops", messages(str(number)))
-        span = await bus.read("ops", Position(published.first.epoch, 0), 100_000)
+        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
         assert [message.text for batch in span.batches for message in batch.messages][-3:] == ["2", "3", "4"]
 
     async def test_without_history_only_the_top_is_read(self) -> None:
         bus, _ = await self.make_bus(history=0)
         published = await bus.publish("ops", messages("one", "two"))
-        span = await bus.read("ops", Position(published.first.epoch, 0), 100_000)
-        assert (list(span.batches), span.top, span.more) == ([], Position(published.first.epoch, 2), False)
+        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
+        assert (list(span.batches), span.top, span.more) == ([], StreamPosition(published.first.epoch, 2), False)
 
     # Places
 
     async def test_a_place_begins_with_who_claims_it_first(self) -> None:
         bus, _ = await self.make_bus()
-        assert await bus.claim("ops", "k", "s1") == Place(None, "s1")
+        assert await bus.claim("ops", "k", "s1") == ResumePosition(None, "s1")
 
     async def test_a_place_that_was_left_is_claimed_as_it_was_saved_and_nobody_is_hung_up_on(self) -> None:
         bus, ears = await self.make_bus()
         await bus.claim("ops", "k", "s1")
-        kept = Place(Position("e", 7), "s1")
+        kept = ResumePosition(StreamPosition("e", 7), "s1")
         bus.save("ops", "k", "s1", kept, left=True)
         await bus.saved()
         assert await bus.claim("ops", "k", "s2") == kept
@@ -268,36 +268,36 @@ class Contract:
     async def test_who_still_has_a_place_is_hung_up_on_and_its_newest_position_counts(self) -> None:
         bus, ears = await self.make_bus()
         await bus.claim("ops", "k", "s1")
-        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"))
+        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
         await bus.saved()
-        ears.places["ops", "s1"] = Place(Position("e", 9), "s1")
-        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 9), "s1")
+        ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
+        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
         assert ears.given_up == ["s1"]
 
     async def test_who_has_not_come_anywhere_leaves_the_place_as_it_was(self) -> None:
         bus, ears = await self.make_bus()
-        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"))
+        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
         await bus.saved()
-        ears.places["ops", "s1"] = Place(None, "s1")
-        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 7), "s1")
+        ears.places["ops", "s1"] = ResumePosition(None, "s1")
+        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
 
     async def test_who_has_a_place_no_more_cannot_save_it(self) -> None:
         bus, _ = await self.make_bus()
-        kept = Place(Position("e", 7), "s1")
+        kept = ResumePosition(StreamPosition("e", 7), "s1")
         bus.save("ops", "k", "s1", kept)
         await bus.saved()
         await bus.claim("ops", "k", "s2")
         for left in (False, True):
-            bus.save("ops", "k", "s1", Place(Position("e", 99), "s1"), left=left)
+            bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 99), "s1"), left=left)
             await bus.saved()
         assert await bus.claim("ops", "k", "s3") == kept
 
     async def test_a_place_is_of_one_room_and_one_key(self) -> None:
         bus, _ = await self.make_bus()
-        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"), left=True)
+        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
         await bus.saved()
         for room, key in (("dev", "k"), ("ops", "k2")):
-            assert await bus.claim(room, key, "s2") == Place(None, "s2")
+            assert await bus.claim(room, key, "s2") == ResumePosition(None, "s2")
 
     async def test_with_nothing_to_save_all_is_saved(self) -> None:
         bus, _ = await self.make_bus()
@@ -333,8 +333,8 @@ class TestBus(Contract, BusTestCase):
         two, _ = await self.ready(self.valkey_url)
         first = (await one.publish("ops", messages("a", "b"), {1: "x"})).first
         again = await two.publish("ops", messages("b", "c", "d", "d"), {0: "x", 2: "y", 3: "y"})
-        assert again.first == Position(first.epoch, 3)
-        assert again.duplicates == {0: Position(first.epoch, 2), 3: Position(first.epoch, 4)}
+        assert again.first == StreamPosition(first.epoch, 3)
+        assert again.duplicates == {0: StreamPosition(first.epoch, 2), 3: StreamPosition(first.epoch, 4)}
         await ears.until(lambda: len(ears.texts()) == 4)
         assert (ears.texts(), ears.offsets()) == (["a", "b", "c", "d"], [1, 2, 3, 4])
 
@@ -362,7 +362,7 @@ class TestBus(Contract, BusTestCase):
         for _ in range(40):
             published = await bus.publish("ops", [replace(each, time=0) for each in messages("old")])
         await bus.publish("ops", messages("new"))
-        span = await bus.read("ops", Position(published.first.epoch, 0), 100)
+        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100)
         assert [message.text for batch in span.batches for message in batch.messages] == ["new"]
 
     async def test_reading_backwards_ends_at_what_is_too_old(self) -> None:
@@ -614,7 +614,7 @@ class TestBus(Contract, BusTestCase):
         await ears.until(lambda: ears.gaps)
         await bus.publish("ops", messages("four"))
         await ears.until(lambda: len(ears.texts()) == 2)
-        assert (ears.texts(), ears.gaps) == (["one", "four"], [Gap(first.epoch, 3, 2)])
+        assert (ears.texts(), ears.gaps) == (["one", "four"], [OffsetGap(first.epoch, 3, 2)])
         await ears.until(lambda: ears.texts("dev") == ["elsewhere"])
 
     async def test_entries_that_cannot_be_read_are_passed_over_when_history_is_read_backwards(self) -> None:
@@ -658,12 +658,12 @@ class TestBus(Contract, BusTestCase):
         await ears.until(lambda: ears.missed)
         ears.deaf = False
         await ears.until(lambda: ears.gaps)
-        assert (ears.texts(), ears.gaps) == ([], [Gap(first.epoch, 2, 2)])
+        assert (ears.texts(), ears.gaps) == ([], [OffsetGap(first.epoch, 2, 2)])
 
     async def test_without_history_the_wait_loses_nothing_when_links_are_cut_under_load(self) -> None:
         one, heard_by_one = await self.ready(self.valkey_url, "ops", history=0)
         two, heard_by_two = await self.ready(self.valkey_url, "ops", history=0, bus_settle_seconds=0.3)
-        published: list[Published] = []
+        published: list[PublishResult] = []
         for number in range(300):
             one.publish("ops", messages(str(number))).addCallback(published.append)
             if number % 100 == 50:
@@ -807,14 +807,14 @@ class TestLeastRights(BusTestCase):
         bus._comparison.run()
         await ears.until(lambda: "ops" in ears.tops)
         span = await bus.read("ops", None, 1)
-        span = await bus.read("ops", Position(span.top.epoch, 0), 1_000_000)
+        span = await bus.read("ops", StreamPosition(span.top.epoch, 0), 1_000_000)
         assert [message.text for batch in span.batches for message in batch.messages] == ["a", "b"]
         batches, _ = await bus.read_back("ops", span.top.epoch, 2, 0, 1_000_000)
         assert [message.text for batch in batches for message in batch.messages] == ["b", "a"]
-        ears.places["ops", "s1"] = Place(span.top, "s1")
+        ears.places["ops", "s1"] = ResumePosition(span.top, "s1")
         for session in ("s1", "s2"):
             place = await bus.claim("ops", "a-key-of-mine", session)
-        assert place == Place(span.top, "s1")
+        assert place == ResumePosition(span.top, "s1")
         bus.save("ops", "a-key-of-mine", "s2", place, left=True)
         await bus.saved()
         await self.use_presence(bus)

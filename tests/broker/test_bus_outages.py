@@ -16,12 +16,12 @@ from twisted.internet.task import deferLater
 
 from chatd.broker.bus import Bus
 from chatd.broker.publish_queue import NotPublished, WritesRefused
-from chatd.broker.resume_positions import Place
+from chatd.broker.resume_positions import ResumePosition
 from chatd.broker.script import PUBLISH
 from chatd.config.settings import BrokerAddress, Config
 from chatd.monitoring.metrics import BUSES_LIVE
-from chatd.protocol.message import UNBEGUN, Gap, Position, encode
-from chatd.rooms.recovery import CatchUp, Tail
+from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
+from chatd.rooms.recovery import Recovery, Tail
 from tests.broker.listening import FAST, BusTestCase, Ears, Follower, messages
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
@@ -87,7 +87,7 @@ class TestOutages(BusTestCase):
         await self.away(bus, ears)
         waiting = bus.publish("ops", messages("two"))
         self.server.start("--appendonly", "yes", "--appendfsync", "always")
-        assert (await waiting).first == Position(first.epoch, 2)
+        assert (await waiting).first == StreamPosition(first.epoch, 2)
         await ears.until(lambda: ears.texts() == ["one", "two"])
         assert ears.gaps == []
 
@@ -111,7 +111,7 @@ class TestOutages(BusTestCase):
         old, ears = await self.ready(self.url, bus_retry_first_seconds=0.3, bus_retry_most_seconds=0.3)
         new, others = await self.ready(self.url, bus_settle_seconds=0.6)
         await old.claim("ops", "a-key", "s1")
-        place = Place(Position("e", 7), "s1")
+        place = ResumePosition(StreamPosition("e", 7), "s1")
         with self.server.unreachable():
             await self.away(old, ears)
             await self.away(new, others)
@@ -273,11 +273,11 @@ class TestOutages(BusTestCase):
         ):
             self.server.ask(*refuse)
             await self.away(bus, ears)
-            assert await bus.tops(["ops", "new"]) == [position, Position("", 0)]
-            assert (await bus.read("ops", Position(position.epoch, 0), 1000)).top == position
+            assert await bus.tops(["ops", "new"]) == [position, StreamPosition("", 0)]
+            assert (await bus.read("ops", StreamPosition(position.epoch, 0), 1000)).top == position
             batches, _ = await bus.read_back("ops", position.epoch, 1, 0, 1000)
             assert [batch.messages[0].text for batch in batches] == ["hello"]
-            assert (await bus.read("new", None, 0)).top == Position(UNBEGUN, 0)
+            assert (await bus.read("new", None, 0)).top == StreamPosition(UNBEGUN, 0)
             await bus.members("ops")
             rooms, _ = await bus.list_rooms()
             assert [each.room for each in rooms] == ["ops"]
@@ -387,16 +387,16 @@ class TestOutages(BusTestCase):
 
     # A broker that is back with less than it had
 
-    async def resume(self, bus: Bus, ears: Follower, position: Position) -> FakeMember:
+    async def resume(self, bus: Bus, ears: Follower, position: StreamPosition) -> FakeMember:
         """Give a member that came back to where it was, once it has what it missed."""
         member, live = FakeMember("m"), Deferred[None]()
-        catching_up = CatchUp(
+        catching_up = Recovery(
             member,
             position,
             Config(),
             read=lambda after, most: bus.read("ops", after, most),
             tail=Tail(1_000_000),
-            timeline=ears.timeline("ops"),
+            ordering=ears.ordering("ops"),
             live=lambda: live.callback(None),
             losses=lambda gap, count: None,
         )
@@ -417,7 +417,7 @@ class TestOutages(BusTestCase):
         waiting = bus.publish("ops", messages("six"))
         self.server.start()
         after = (await waiting).first
-        await ears.until(lambda: ears.texts()[-1] == "six" and ears.timeline("ops").position.epoch == after.epoch)
+        await ears.until(lambda: ears.texts()[-1] == "six" and ears.ordering("ops").position.epoch == after.epoch)
         return first.epoch, after.epoch
 
     async def test_an_older_snapshot_is_another_epoch_and_who_was_there_hears_nothing_twice(self) -> None:
@@ -426,23 +426,23 @@ class TestOutages(BusTestCase):
         old, new = await self.restart_from_snapshot(bus, ears)
         assert old != new
         assert ears.texts() == ["one", "two", "three", "four", "five", "six"]
-        assert ears.gaps == [Gap(new, 0, None)]
+        assert ears.gaps == [OffsetGap(new, 0, None)]
 
     async def test_who_comes_back_to_an_older_snapshot_gets_what_it_has_and_is_told_a_gap(self) -> None:
         self.server.start()
         bus, ears = await self.follow(self.url, "ops", answered_seconds=0)
         old, new = await self.restart_from_snapshot(bus, ears)
         for offset, missed in ((1, ["two", "three"]), (3, []), (5, [])):
-            member = await self.resume(bus, ears, Position(old, offset))
-            assert (member.blobs, member.events) == (blobs(missed, ["six"]), [Gap(new, 0, None)])
+            member = await self.resume(bus, ears, StreamPosition(old, offset))
+            assert (member.blobs, member.events) == (blobs(missed, ["six"]), [OffsetGap(new, 0, None)])
 
     async def test_what_was_said_to_the_broker_last_is_in_the_new_epoch_and_not_given_twice(self) -> None:
         self.server.start()
         bus, ears = await self.follow(self.url, "ops", answered_seconds=60)
         old, new = await self.restart_from_snapshot(bus, ears)
         for offset, missed in ((5, []), (4, ["five"]), (3, ["four", "five"])):
-            member = await self.resume(bus, ears, Position(old, offset))
-            assert (member.blobs, member.events) == (blobs([], [*missed, "six"]), [Gap(new, 0, None)])
+            member = await self.resume(bus, ears, StreamPosition(old, offset))
+            assert (member.blobs, member.events) == (blobs([], [*missed, "six"]), [OffsetGap(new, 0, None)])
 
     # Places, where the worker that has one is not well
 
@@ -450,7 +450,7 @@ class TestOutages(BusTestCase):
         self.server.start()
         one, _ = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=60)
-        kept = Place(Position("e", 7), "s1")
+        kept = ResumePosition(StreamPosition("e", 7), "s1")
         one.save("ops", "k", "s1", kept)
         await one.saved()
         self.stop(one)
@@ -463,15 +463,15 @@ class TestOutages(BusTestCase):
         one, ears = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=60)
         await one.claim("ops", "k", "s1")
-        ears.places["ops", "s1"] = Place(Position("e", 9), "s1")
-        assert await two.claim("ops", "k", "s2") == Place(Position("e", 9), "s1")
+        ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
+        assert await two.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
         assert ears.given_up == ["s1"]
 
     async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
         self.server.start()
         one, _ = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=0.2)
-        kept = Place(Position("e", 7), "s1")
+        kept = ResumePosition(StreamPosition("e", 7), "s1")
         one.save("ops", "k", "s1", kept)
         await one.saved()
         with Client(self.server.path) as frozen:
@@ -487,13 +487,13 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url)
         self.server.freeze()
         await self.away(bus, ears)
-        bus.save("ops", "k", "s1", Place(Position("e", 7), "s1"), left=True)
+        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
         saved = bus.saved()
         claimed = bus.claim("dev", "k", "s1")
         self.server.thaw()
         await saved
-        assert await claimed == Place(None, "s1")
-        assert await bus.claim("ops", "k", "s2") == Place(Position("e", 7), "s1")
+        assert await claimed == ResumePosition(None, "s1")
+        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
 
 
 def blobs(*parts: list[str]) -> list[bytes]:

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from chatd.broker.comparison import Comparison
 from chatd.broker.publish_queue import NotPublished
 from chatd.config.settings import Config
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from tests.fakes import Events
 
 
@@ -21,9 +21,9 @@ class Table:
         self.clock = Clock()
         self.asked: list[tuple[str, ...]] = []
         self.checked: list[tuple[str, ...]] = []
-        self.compared: list[tuple[str, Position]] = []
+        self.compared: list[tuple[str, StreamPosition]] = []
         self.presences_compared: list[tuple[str, ...]] = []
-        self.waiting: list[Deferred[list[Position]]] = []
+        self.waiting: list[Deferred[list[StreamPosition]]] = []
         self.probes: list[Deferred[None]] = []
         config = Config(compare_seconds=10, compare_rooms=2)
         self.comparison = Comparison(
@@ -36,7 +36,7 @@ class Table:
             compare=lambda room, top: self.compared.append((room, top)),
         )
 
-    def tops(self, rooms: Sequence[str]) -> "Deferred[list[Position]]":
+    def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
         self.asked.append(tuple(rooms))
         self.waiting.append(Deferred())
         return self.waiting[-1]
@@ -51,7 +51,7 @@ class Table:
 
     def answer(self, *offsets: int) -> None:
         """Say where the rooms that were asked for last stand."""
-        self.waiting[-1].callback([Position("e", offset) for offset in offsets])
+        self.waiting[-1].callback([StreamPosition("e", offset) for offset in offsets])
 
     def round(self, *offsets: int) -> None:
         """Answer, and let the probe come back."""
@@ -77,7 +77,7 @@ def test_a_top_counts_once_the_probe_that_was_sent_behind_it_is_back() -> None:
     table.answer(1, 2)
     assert table.compared == []
     table.probes[0].callback(None)
-    assert table.compared == [("a", Position("e", 1)), ("b", Position("e", 2))]
+    assert table.compared == [("a", StreamPosition("e", 1)), ("b", StreamPosition("e", 2))]
 
 
 def test_many_rooms_are_compared_in_steps() -> None:
@@ -116,7 +116,7 @@ def test_a_probe_that_is_lost_is_no_trouble_and_the_next_time_is_as_ever(events:
     assert (table.compared, events.said) == ([], [])
     table.comparison.run()
     table.round(2)
-    assert table.compared == [("a", Position("e", 2))]
+    assert table.compared == [("a", StreamPosition("e", 2))]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), RuntimeError("no")])
@@ -127,7 +127,7 @@ def test_what_goes_wrong_is_said_and_the_next_time_is_as_ever(events: Events, er
     assert events.said == [("critical", "a worker does not know whether it has heard everything")]
     table.comparison.run()
     table.round(2)
-    assert table.compared == [("a", Position("e", 2))]
+    assert table.compared == [("a", StreamPosition("e", 2))]
 
 
 def test_once_stopped_it_asks_and_compares_nothing_more(events: Events) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from chatd.broker.connection import Link, LinkLost, Publisher, ReplyError, Subscriber
+from chatd.broker.connection import BrokerConnection, LinkLost, PublishConnection, ReplyError, SubscribeConnection
 from chatd.config.settings import BrokerAddress, Config
 from tests.fakes import Events, FakeTransport
 
@@ -55,14 +55,14 @@ class Far:
 class Nearby:
     """A link with its clock and what it told."""
 
-    def __init__(self, kind: type[Any] = Publisher, address: BrokerAddress = BrokerAddress(path="/x")) -> None:  # noqa: B008
+    def __init__(self, kind: type[Any] = PublishConnection, address: BrokerAddress = BrokerAddress(path="/x")) -> None:  # noqa: B008
         self.clock = Clock()
         self.far = Far(self.clock)
         self.told: list[str] = []
         self.on_change: Callable[[], None] | None = None
         self.heard: list[tuple[bytes, bytes]] = []
         self.preparing: list[Deferred[None]] = []
-        self.link = Link(
+        self.link = BrokerConnection(
             kind,
             self.clock,
             self.far,  # type: ignore[arg-type]
@@ -255,14 +255,14 @@ def message(channel: bytes, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("data", [b"007", b"1_000", b"1.50", bytes(range(256)), "👋".encode(), b"", b"QUEUED"])
 def test_a_message_comes_as_it_is(data: bytes) -> None:
-    near = Nearby(Subscriber)
+    near = Nearby(SubscribeConnection)
     near.up()
     near.far.say(message(b"123", data))
     assert near.heard == [(b"123", data)]
 
 
 def test_a_message_that_cannot_be_handled_is_logged_and_takes_no_other_with_it(events: Events) -> None:
-    near = Nearby(Subscriber)
+    near = Nearby(SubscribeConnection)
     near.up()
     heard: list[bytes] = []
 
@@ -396,8 +396,8 @@ def test_a_fault_of_whom_it_tells_does_not_end_it(near: Nearby, events: Events) 
 
 def test_stop_before_start_does_nothing() -> None:
     near = Nearby()
-    link = Link(
-        Publisher,
+    link = BrokerConnection(
+        PublishConnection,
         near.clock,
         near.far,  # type: ignore[arg-type]
         BrokerAddress(path="/x"),

@@ -7,10 +7,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from chatd.broker.history import History, history_key
+from chatd.broker.history import HistoryReader, history_key
 from chatd.broker.queries import Queries
 from chatd.config.settings import Config
-from chatd.protocol.message import Message, Position, Span, encode
+from chatd.protocol.message import HistoryRange, Message, StreamPosition, encode
 from tests.broker.wire import Wire
 from tests.fakes import Events
 
@@ -26,13 +26,13 @@ class Archive:
         queries = Queries(Clock(), config)
         self.wire = Wire()
         queries.connected(self.wire, b"r1")
-        self.history = History(queries, config, str.encode, lambda: "new", lambda: NOW)
+        self.history = HistoryReader(queries, config, str.encode, lambda: "new", lambda: NOW)
 
-    def read(self, answer: list[Any], after: Position | None = None) -> Span:
+    def read(self, answer: list[Any], after: StreamPosition | None = None) -> HistoryRange:
         """Give what is made of an answer."""
         reading = self.history.read("ops", after, 500)
         self.wire.answer(answer)
-        span: Span = result(reading)
+        span: HistoryRange = result(reading)
         return span
 
 
@@ -48,7 +48,7 @@ def entry(epoch: str, first: int, ages: Sequence[float] = (0,)) -> bytes:
     return f"{epoch} {first} w 1\n".encode() + encode(messages)
 
 
-def shape(span: Span) -> list[tuple[str, list[int]]]:
+def shape(span: HistoryRange) -> list[tuple[str, list[int]]]:
     """Give epoch and offsets of each batch, and that the messages are those of these offsets."""
     for batch in span.batches:
         assert [message.id for message in batch.messages] == [f"s.{at}" for at in range(batch.first, batch.last + 1)]
@@ -61,7 +61,7 @@ def test_the_key_of_a_history_has_the_epoch_in_its_middle() -> None:
 
 def test_a_stretch_is_asked_for_with_all_the_script_needs() -> None:
     archive = Archive()
-    archive.history.read("ops", Position("e", 7), 500)
+    archive.history.read("ops", StreamPosition("e", 7), 500)
     (call,) = archive.wire.calls
     assert call[2:] == (1, b"ops", b"p:history:", b":ops", b"r1", "new", 90, "e", 7, 500)
 
@@ -75,13 +75,13 @@ def test_where_the_order_stands_is_asked_for_without_a_position() -> None:
 @pytest.mark.parametrize("off", [{"history": 0}, {"history_ttl": 0}])
 def test_without_history_none_is_asked_for(off: dict[str, Any]) -> None:
     archive = Archive(**off)
-    archive.history.read("ops", Position("e", 7), 500)
+    archive.history.read("ops", StreamPosition("e", 7), 500)
     assert archive.wire.calls[0][9:11] == ("", 0)
 
 
 def test_an_answer_is_read_to_batches_and_where_the_order_stands() -> None:
     span = Archive().read([b"e", b"9", 1, b"e 7", entry("e", 5, [0, 0]), entry("e", 7)])
-    assert (span.top, span.more) == (Position("e", 9), True)
+    assert (span.top, span.more) == (StreamPosition("e", 9), True)
     assert shape(span) == [("e", [5, 6]), ("e", [7])]
     assert {batch.room for batch in span.batches} == {"ops"}
 
@@ -99,7 +99,7 @@ def test_a_batch_of_which_all_is_too_old_is_left_out_whole() -> None:
 
 def test_a_step_of_which_all_is_too_old_is_followed_by_the_next_at_once() -> None:
     archive = Archive()
-    reading = archive.history.read("ops", Position("e", 4), 500)
+    reading = archive.history.read("ops", StreamPosition("e", 4), 500)
     archive.wire.answer([b"e", b"9", 1, b"e 7", entry("e", 5, [62, 61]), entry("e", 7, [61])])
     assert archive.wire.calls[1][9:] == ("e", 7, 500)
     archive.wire.answer([b"e", b"9", 0, b"e 9", entry("e", 8, [61, 0])])
@@ -128,7 +128,7 @@ def test_an_entry_that_cannot_be_read_costs_only_itself_and_is_logged(data: byte
 
 def test_a_step_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -> None:
     archive = Archive()
-    reading = archive.history.read("ops", Position("e", 4), 500)
+    reading = archive.history.read("ops", StreamPosition("e", 4), 500)
     archive.wire.answer([b"f", b"9", 1, b"e 6", b"garbage", b"garbage"])
     assert archive.wire.calls[1][9:] == ("e", 6, 500)
     archive.wire.answer([b"f", b"9", 0, b"f 8", entry("f", 8)])
@@ -175,4 +175,4 @@ def test_tops_are_asked_for_all_at_once_and_given_in_their_order() -> None:
     (call,) = archive.wire.calls
     assert call[2:] == (3, b"a", b"b", b"c", b"r1", 90)
     archive.wire.answer([b"e", b"5", b"", b"0", b"f", b"12"])
-    assert result(tops) == [Position("e", 5), Position("", 0), Position("f", 12)]
+    assert result(tops) == [StreamPosition("e", 5), StreamPosition("", 0), StreamPosition("f", 12)]

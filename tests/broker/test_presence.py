@@ -9,17 +9,22 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock, deferLater
 
 from chatd.broker.bus import Bus
-from chatd.broker.presence import Presence
+from chatd.broker.presence import PresenceStore
+from chatd.broker.presence_list import Identity, MemberList
 from chatd.broker.presence_script import NickTaken
 from chatd.broker.queries import Queries
-from chatd.broker.roster import Identity, Members
 from chatd.broker.script import PRESENCE
 from chatd.config.settings import BrokerAddress, Config
-from chatd.protocol.message import Change
+from chatd.protocol.message import PresenceEvent
 from tests.broker.listening import BusTestCase, Ears, messages
 from tests.broker.server import Client, Server
 
-QUICK: dict[str, Any] = {"roster_seconds": 0.05, "compare_seconds": 0.1, "alive_seconds": 1, "linger_seconds": 0.3}
+QUICK: dict[str, Any] = {
+    "presence_list_seconds": 0.05,
+    "compare_seconds": 0.1,
+    "alive_seconds": 1,
+    "linger_seconds": 0.3,
+}
 """What makes presence forget, and see, in no time."""
 
 HOME, AWAY = Identity("ann", origin="home"), Identity("ann", origin="away")
@@ -52,9 +57,9 @@ class Taken(Queries):
         return succeed([b"1"] + [b"taken"] * len(names)) if len(self.scripts) < 1000 else Deferred()
 
 
-def presence_of(queries: Queries, config: Config) -> tuple[Presence, Clock]:
+def presence_of(queries: Queries, config: Config) -> tuple[PresenceStore, Clock]:
     clock = Clock()
-    made = Presence(
+    made = PresenceStore(
         clock,
         queries,
         config,
@@ -100,7 +105,7 @@ def test_a_member_that_is_not_in_the_room_yet_is_not_said_anew() -> None:
 
 
 def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_when_nobody_watches() -> None:
-    clock, config, asked = Clock(), Config(roster_seconds=1, roster_retry_most_seconds=4), []
+    clock, config, asked = Clock(), Config(presence_list_seconds=1, presence_list_retry_most_seconds=4), []
     queries = Refusing(clock, config)
     presence, clock = presence_of(queries, config)
     presence.watch("ops")
@@ -118,7 +123,7 @@ class Watching(BusTestCase):
     async def worker(self, address: str, **knobs: Any) -> tuple[Bus, Ears]:
         bus, ears = await self.ready(address, "ops", **{**QUICK, **knobs})
         bus.watch("ops")
-        await self.until(lambda: bus._presence._rooms["ops"].roster is not None)
+        await self.until(lambda: bus._presence._rooms["ops"].presence_list is not None)
         return bus, ears
 
     async def until(self, condition: Callable[[], Any]) -> None:
@@ -128,8 +133,8 @@ class Watching(BusTestCase):
 
     def version(self, bus: Bus) -> int:
         """Say which version of ops a worker knows."""
-        roster = bus._presence._rooms["ops"].roster
-        return roster.version if roster is not None else -1
+        presence_list = bus._presence._rooms["ops"].presence_list
+        return presence_list.version if presence_list is not None else -1
 
     async def nicks(self, bus: Bus) -> dict[str, str]:
         """Give the nick of each member of ops."""
@@ -156,7 +161,7 @@ class TestPresence(Watching):
         one, _, two, _ = await self.two()
         await one.enter("ops", "s1", Identity("ann"))
         await two.enter("ops", "s2", Identity())
-        members: Members = await one.members("ops")
+        members: MemberList = await one.members("ops")
         assert members.count == 2
         assert [(each.session, each.nick) for each in members.present or ()] == [("s1", "ann"), ("s2", "")]
         assert all(each.since > 1_700_000_000_000 for each in members.present or ())
@@ -166,7 +171,11 @@ class TestPresence(Watching):
         await one.enter("ops", "s1", Identity("ann"))
         await one.rename("ops", "s1", Identity("anna"))
         one.exit("ops", "s1", linger=False)
-        told = [Change("join", "s1", "ann", ""), Change("nick", "s1", "anna", "ann"), Change("leave", "s1", "anna", "")]
+        told = [
+            PresenceEvent("join", "s1", "ann", ""),
+            PresenceEvent("nick", "s1", "anna", "ann"),
+            PresenceEvent("leave", "s1", "anna", ""),
+        ]
         for ears in (heard_by_one, heard_by_two):
             await ears.until(lambda ears=ears: len(ears.comings) == 3)  # type: ignore[misc]
             assert ears.comings == told
@@ -248,7 +257,7 @@ class TestPresence(Watching):
         assert await one.rename("ops", "s1", Identity("bob")) == "bob"
         assert await self.nicks(one) == {"s1": "bob", "s2": "eve"}
         await ears.until(lambda: len(ears.comings) == 3)
-        assert ears.comings[1:] == [Change("join", "s1", "ann", ""), Change("nick", "s1", "bob", "ann")]
+        assert ears.comings[1:] == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("nick", "s1", "bob", "ann")]
 
     async def test_who_changes_its_nick_after_its_author_came_back_elsewhere_changes_nothing(
         self,
@@ -377,7 +386,7 @@ class TestPresence(Watching):
         await one.enter("ops", "s1", boss)
         await two.enter("ops", "s2", boss)
         self.stop(one)
-        await ears.until(lambda: Change("leave", "s1", "boss", "", "boss") in ears.comings)
+        await ears.until(lambda: PresenceEvent("leave", "s1", "boss", "", "boss") in ears.comings)
         assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
         assert await two.enter("ops", "s4", boss) == "boss"
 
@@ -486,7 +495,10 @@ class TestPresence(Watching):
         assert (heard_by_two.nicks, heard_by_one.nicks) == ({"s2": "ann"}, {})
         assert await self.nicks(one) == {"s2": "ann"}
         await heard_by_one.until(lambda: len(heard_by_one.comings) == 4)
-        assert heard_by_one.comings[2:] == [Change("leave", "s1", "ann", ""), Change("nick", "s2", "ann", "ann*2")]
+        assert heard_by_one.comings[2:] == [
+            PresenceEvent("leave", "s1", "ann", ""),
+            PresenceEvent("nick", "s2", "ann", "ann*2"),
+        ]
 
     async def test_a_client_from_elsewhere_does_not_get_it(self) -> None:
         one, _, two, ears = await self.two()
@@ -499,7 +511,7 @@ class TestPresence(Watching):
         await two.saved()
         assert ears.nicks == {"s4": "ann"}
         two.exit("ops", "s4", linger=False)
-        await ears.until(lambda: Change("leave", "s4", "ann", "") in ears.comings)
+        await ears.until(lambda: PresenceEvent("leave", "s4", "ann", "") in ears.comings)
         await two.saved()
         assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann*3"}
 
@@ -569,7 +581,7 @@ class TestPresence(Watching):
         answered = two._presence._answered
 
         async def answer_late(*answer: Any) -> None:
-            await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+            await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
             await deferLater(reactor, 0)  # it is heard whole
             answered(*answer)
 
@@ -590,7 +602,7 @@ class TestPresence(Watching):
         assert await two.enter("ops", "s2", HOME) == "ann*2"
         assert await two.rename("ops", "s2", Identity("bob", origin="home")) == "bob"
         one.exit("ops", "s1", linger=False)
-        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
         await two.saved()
         assert await self.nicks(one) == {"s2": "bob"}
 
@@ -633,14 +645,14 @@ class TestPresence(Watching):
         assert await two.enter("ops", "s1", Identity("ann")) == "ann"
         await one.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
+        assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
 
     async def test_who_does_not_come_back_has_left(self) -> None:
         one, ears, _, _ = await self.two(linger_seconds=0.05)
         await one.enter("ops", "s1", Identity("ann"))
         one.exit("ops", "s1", linger=True)
         await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings[1] == Change("leave", "s1", "ann", "")
+        assert ears.comings[1] == PresenceEvent("leave", "s1", "ann", "")
 
     async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
         one, ears, two, _ = await self.two(linger_seconds=0.05)
@@ -677,7 +689,7 @@ class TestPresence(Watching):
         await one.enter("ops", "s1", Identity("ann"))
         await two.enter("ops", "s2", Identity("bob"))
         self.stop(one)
-        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
         assert await self.nicks(two) == {"s2": "bob"}
         assert await two.enter("ops", "s3", Identity("ann")) == "ann"
 
@@ -687,10 +699,10 @@ class TestPresence(Watching):
         await two.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:alive:{one._presence._worker}")
         two._comparison.run()
-        await ears.until(lambda: Change("leave", "s1", "ann", "") in ears.comings)
+        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
         assert await two.enter("ops", "s3", Identity("ann")) == "ann"
         one._comparison.run()
-        await ears.until(lambda: Change("join", "s1", "ann*2", "") in ears.comings)
+        await ears.until(lambda: PresenceEvent("join", "s1", "ann*2", "") in ears.comings)
         await heard.until(lambda: heard.nicks)
         assert heard.nicks == {"s1": "ann*2"}
 
@@ -710,7 +722,7 @@ class TestPresence(Watching):
         one._presence.heard = lambda room, data: None  # type: ignore[method-assign]
         await two.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: ears.comings)
-        assert ears.comings == [Change("join", "s2", "bob", "")]
+        assert ears.comings == [PresenceEvent("join", "s2", "bob", "")]
 
     async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
         one, ears, two, _ = await self.two(presence_limit=2, compare_seconds=60)
@@ -721,7 +733,7 @@ class TestPresence(Watching):
         two.exit("ops", "s3", linger=False)
         two.exit("ops", "s2", linger=False)
         await two.saved()
-        await self.until(lambda: len(one._presence._rooms["ops"].roster._known or ()) == 2)  # type: ignore[union-attr]
+        await self.until(lambda: len(one._presence._rooms["ops"].presence_list._known or ()) == 2)  # type: ignore[union-attr]
         two.exit("ops", "s1", linger=False)
         await ears.until(lambda: len(ears.comings) == 3)
         assert [(each.what, each.nick) for each in ears.comings] == [("join", "n0"), ("join", "n1"), ("leave", "n1")]
@@ -786,7 +798,7 @@ class TestPresence(Watching):
         await one.publish("ops", messages("a", "b"))
         await one.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: heard)
-        assert heard == [(2, Change("join", "s1", "ann", ""))]
+        assert heard == [(2, PresenceEvent("join", "s1", "ann", ""))]
 
     async def test_many_that_come_in_one_turn_are_told_in_one(self) -> None:
         one, ears, _, _ = await self.two()
@@ -828,7 +840,7 @@ class TestOutages(Watching):
         await ears.until(lambda: ears.comings)
         await one.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings == [Change("join", "s1", "ann", ""), Change("join", "s2", "bob", "")]
+        assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
 
     async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
         one, _ = await self.worker(self.server.url)

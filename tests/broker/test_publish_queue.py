@@ -7,10 +7,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.broker.connection import LinkLost, ReplyError
-from chatd.broker.publish_queue import NotPublished, NotSynced, Outboxes, Published
+from chatd.broker.publish_queue import NotPublished, NotSynced, PublishQueues, PublishResult
 from chatd.broker.script import PUBLISH
 from chatd.config.settings import Config
-from chatd.protocol.message import Batch, Message, Position, decode, encode
+from chatd.protocol.message import Batch, Message, StreamPosition, decode, encode
 from tests.broker.wire import Wire, outcome
 from tests.fakes import Events
 
@@ -47,7 +47,7 @@ class Office:
         self.told: list[str] = []
         self.now = 0.0
         self.wire = Publishing()
-        self.boxes = Outboxes(
+        self.boxes = PublishQueues(
             config,
             "w1",
             str.encode,
@@ -68,7 +68,7 @@ class Office:
         self.boxes.lost()
         self.wire.lose()
 
-    def publish(self, *texts: str, room: str = "ops", ids: Mapping[int, str] = NO_IDS) -> "Deferred[Published]":
+    def publish(self, *texts: str, room: str = "ops", ids: Mapping[int, str] = NO_IDS) -> "Deferred[PublishResult]":
         return self.boxes.publish(room, [message(text) for text in texts], ids)
 
 
@@ -76,9 +76,9 @@ def message(text: str) -> Message:
     return Message("s.1", 0, "s", text)
 
 
-def at(epoch: str, offset: int) -> Published:
+def at(epoch: str, offset: int) -> PublishResult:
     """Say that all of a publish is new and where it stands."""
-    return Published(Position(epoch, offset))
+    return PublishResult(StreamPosition(epoch, offset))
 
 
 @pytest.fixture
@@ -350,7 +350,7 @@ def test_what_is_sent_again_says_where_it_stood_before(office: Office) -> None:
     office.lose()
     office.connect("r2")
     office.wire.answer([b"f", 1])
-    assert [each.before for each in office.wire.sent] == [Position("e", 7), None]
+    assert [each.before for each in office.wire.sent] == [StreamPosition("e", 7), None]
 
 
 def test_what_is_sent_again_to_one_more_run_says_where_it_stood_first(office: Office) -> None:
@@ -361,7 +361,7 @@ def test_what_is_sent_again_to_one_more_run_says_where_it_stood_first(office: Of
     office.wire.answer([b"f", 1])
     office.lose()
     office.connect("r3")
-    assert [(each.sequence, each.before) for each in office.wire.sent] == [(1, Position("e", 7))]
+    assert [(each.sequence, each.before) for each in office.wire.sent] == [(1, StreamPosition("e", 7))]
 
 
 def test_what_is_sent_again_is_not_in_the_window(office: Office) -> None:
@@ -457,7 +457,9 @@ def test_what_an_author_has_published_before_is_left_out_and_the_rest_published(
     assert office.wire.ids[1] == (1, b"chatd:id:ops s y")
     assert outcome(published) is None
     office.wire.answer([b"e", 8])
-    assert outcome(published) == Published(Position("e", 8), {0: Position("e", 5), 2: Position("d", 9)})
+    assert outcome(published) == PublishResult(
+        StreamPosition("e", 8), {0: StreamPosition("e", 5), 2: StreamPosition("d", 9)}
+    )
 
 
 def test_each_part_learns_of_its_own_duplicates_and_where_the_rest_stands(office: Office) -> None:
@@ -467,8 +469,8 @@ def test_each_part_learns_of_its_own_duplicates_and_where_the_rest_stands(office
     assert office.wire.batches[-1] == ("ops", 2, ["a", "d", "e"])
     office.wire.answer([b"e", 10])
     assert [outcome(each) for each in parts] == [
-        Published(Position("e", 10), {1: Position("e", 1)}),
-        Published(Position("e", 11), {0: Position("e", 2)}),
+        PublishResult(StreamPosition("e", 10), {1: StreamPosition("e", 1)}),
+        PublishResult(StreamPosition("e", 11), {0: StreamPosition("e", 2)}),
         at("e", 12),
     ]
 
@@ -476,7 +478,9 @@ def test_each_part_learns_of_its_own_duplicates_and_where_the_rest_stands(office
 def test_the_rest_may_turn_out_to_have_duplicates_too(office: Office) -> None:
     published = office.publish("a", "b", "c", ids={0: "x", 1: "y"})
     office.wire.answer([None, [1, b"e 5"]], [None, [1, b"e 6"]], [b"e", 7])
-    assert outcome(published) == Published(Position("e", 7), {0: Position("e", 5), 1: Position("e", 6)})
+    assert outcome(published) == PublishResult(
+        StreamPosition("e", 7), {0: StreamPosition("e", 5), 1: StreamPosition("e", 6)}
+    )
 
 
 def test_an_id_twice_in_one_batch_is_sent_once_and_the_second_stands_where_the_first_does(office: Office) -> None:
@@ -488,7 +492,9 @@ def test_an_id_twice_in_one_batch_is_sent_once_and_the_second_stands_where_the_f
     assert office.wire.ids[-1] == (2, b"chatd:id:ops s x", 4, b"chatd:id:ops s y")
     office.wire.answer([b"e", 10])
     assert outcome(one) == at("e", 10)
-    assert outcome(two) == Published(Position("e", 12), {0: Position("e", 11), 2: Position("e", 11)})
+    assert outcome(two) == PublishResult(
+        StreamPosition("e", 12), {0: StreamPosition("e", 11), 2: StreamPosition("e", 11)}
+    )
 
 
 def test_an_id_twice_in_one_batch_that_was_published_before_is_left_out_twice(office: Office) -> None:
@@ -498,7 +504,9 @@ def test_an_id_twice_in_one_batch_that_was_published_before_is_left_out_twice(of
     office.wire.answer([None, [2, b"d 5"]])
     assert office.wire.batches[-1] == ("ops", 1, ["b"])
     office.wire.answer([b"e", 1])
-    assert outcome(published) == Published(Position("e", 1), {0: Position("d", 5), 2: Position("d", 5)})
+    assert outcome(published) == PublishResult(
+        StreamPosition("e", 1), {0: StreamPosition("d", 5), 2: StreamPosition("d", 5)}
+    )
 
 
 def test_where_all_are_duplicates_nothing_is_published_and_the_next_batch_goes_out(office: Office) -> None:
@@ -506,8 +514,8 @@ def test_where_all_are_duplicates_nothing_is_published_and_the_next_batch_goes_o
     office.publish("three")
     office.wire.answer([None, [1, b"e 5"], [2, b"e 6"]])
     done = outcome(published)
-    assert isinstance(done, Published)
-    assert done.duplicates == {0: Position("e", 5), 1: Position("e", 6)}
+    assert isinstance(done, PublishResult)
+    assert done.duplicates == {0: StreamPosition("e", 5), 1: StreamPosition("e", 6)}
     assert office.wire.batches == [("ops", 1, ["one", "two"]), ("ops", 2, ["three"])]
     office.wire.answer([b"e", 7])
     assert (office.boxes.space, office.boxes.flushed().called) == (Config().window_bytes, True)
@@ -528,7 +536,7 @@ def test_what_was_left_out_stays_so_where_the_answer_to_the_rest_was_lost(office
     office.connect()
     assert office.wire.batches == [("ops", 1, ["two"])]
     office.wire.answer([b"e", 6])
-    assert outcome(published) == Published(Position("e", 6), {0: Position("e", 5)})
+    assert outcome(published) == PublishResult(StreamPosition("e", 6), {0: StreamPosition("e", 5)})
 
 
 # The end

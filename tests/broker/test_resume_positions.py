@@ -8,9 +8,9 @@ from twisted.internet.task import Clock
 
 from chatd.broker.connection import ReplyError
 from chatd.broker.queries import Queries
-from chatd.broker.resume_positions import Contested, Place, Places, TakenOver
+from chatd.broker.resume_positions import KeyContested, ResumePosition, ResumePositions, TakenOver
 from chatd.config.settings import Config
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from tests.broker.wire import Wire, outcome
 from tests.fakes import Events
 
@@ -31,11 +31,13 @@ class Office:
         self.wire = Wire()
         self.queries = Queries(self.clock, config)
         self.queries.connected(self.wire, b"r1")
-        self.here: dict[tuple[str, str], Place] = {}
-        self.places = Places(self.clock, self.queries, config, "w1", lambda room, id: self.here.pop((room, id), None))
+        self.here: dict[tuple[str, str], ResumePosition] = {}
+        self.places = ResumePositions(
+            self.clock, self.queries, config, "w1", lambda room, id: self.here.pop((room, id), None)
+        )
         self.places.connected(b"r1")
 
-    def claim(self, session: str = "s2") -> "Deferred[Place]":
+    def claim(self, session: str = "s2") -> "Deferred[ResumePosition]":
         return Deferred.fromCoroutine(self.places.claim("ops", "k", session))
 
     def save(self, session: str = "s1", offset: int = 7, *, key: str = "k", left: bool = False) -> None:
@@ -55,8 +57,8 @@ class Office:
         return saves
 
 
-def place(offset: int, author: str = "s1") -> Place:
-    return Place(Position("e", offset), author)
+def place(offset: int, author: str = "s1") -> ResumePosition:
+    return ResumePosition(StreamPosition("e", offset), author)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_a_place_that_nobody_has_is_given_as_it_is_kept(office: Office) -> None:
 def test_one_that_only_begins_has_no_position(office: Office) -> None:
     claimed = office.claim()
     office.wire.answer([b"", b"0", b"s2", 0])
-    assert outcome(claimed) == Place(None, "s2")
+    assert outcome(claimed) == ResumePosition(None, "s2")
 
 
 def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(office: Office) -> None:
@@ -134,7 +136,7 @@ def test_a_claim_of_what_clients_fight_for_says_when_to_try_again(office: Office
     claimed = office.claim()
     office.wire.answer(10)
     contested = outcome(claimed)
-    assert isinstance(contested, Contested)
+    assert isinstance(contested, KeyContested)
     assert contested.seconds == 10
 
 

@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
-from chatd.access.rate_limits import Limits
+from chatd.access.rate_limits import RateLimits
 from chatd.broker.script import Script
-from chatd.broker.shared_limits import Shares
+from chatd.broker.shared_limits import SharedLimits
 from chatd.config.settings import Config
 from chatd.protocol.http_head import Refused
 from tests.broker.server import Client
@@ -43,10 +43,10 @@ class Worker:
     """One of several workers."""
 
     def __init__(self, clock: Clock, broker: Client, config: Config, name: str) -> None:
-        self.limits = Limits(config, clock.seconds)
+        self.limits = RateLimits(config, clock.seconds)
         self.asking = Asking(broker)
         asking: Any = self.asking
-        self.shares = Shares(clock, asking, config, name)
+        self.shares = SharedLimits(clock, asking, config, name)
         self.shares.share(self.limits)
 
     def asks(self, count: int) -> int:

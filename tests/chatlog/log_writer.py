@@ -9,7 +9,7 @@ import sys
 
 from twisted.logger import Logger
 
-from chatd.chatlog.line import Entry
+from chatd.chatlog.line import LogEntry
 from chatd.chatlog.writer import ChatLog, LogBusy, log_entries
 from chatd.protocol.message import Message
 from tests.fakes import Events
@@ -26,7 +26,7 @@ def main(path: str, name: str, batches: int, size: int) -> None:
     batch = 0
     while batch < batches if batches else not told:
         texts = [f"{name} {batch} {number} {'x' * size}" for number in range(MESSAGES)]
-        entries = [Entry("ops", "192.0.2.1", [Message(name, 0, name, text)]) for text in texts]
+        entries = [LogEntry("ops", "192.0.2.1", [Message(name, 0, name, text)]) for text in texts]
         while True:
             try:
                 log_entries(chat, entries)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from chatd.chatlog.line import Entry, message_lines, outcome_lines
+from chatd.chatlog.line import LogEntry, message_lines, outcome_lines
 from chatd.protocol.message import Batch, Message, encode
 from tests.broker.server import Client
 
@@ -25,9 +25,9 @@ def keep(client: Client, prefix: str, batch: Batch) -> None:
 
 def lines(messages: Sequence[Message], room: str = "ops") -> str:
     """Give the lines that a log has of messages."""
-    return message_lines(Entry(room, "192.0.2.1", messages))
+    return message_lines(LogEntry(room, "192.0.2.1", messages))
 
 
 def outcome(id: str, what: str, room: str = "ops") -> str:
     """Give the second line of a message."""
-    return outcome_lines(Entry(room, "192.0.2.1", [message(id)]), what, TIME)
+    return outcome_lines(LogEntry(room, "192.0.2.1", [message(id)]), what, TIME)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.chatlog.line import (
-    Entry,
-    Line,
+    LogEntry,
+    LogLine,
     escape,
     message_lines,
     message_objects,
@@ -32,8 +32,8 @@ FORBIDDEN = (
 TIME = 1_795_379_625_123  # 2026-11-22T20:33:45.123Z
 
 
-def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> Entry:
-    return Entry(room, "192.0.2.1", [Message(id, TIME, "s", text)])
+def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> LogEntry:
+    return LogEntry(room, "192.0.2.1", [Message(id, TIME, "s", text)])
 
 
 def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
@@ -100,7 +100,7 @@ def test_a_message_is_time_room_who_id_and_text() -> None:
 
 def test_what_one_author_said_at_a_time_is_a_line_each() -> None:
     said = [Message("s.1", TIME, "s", "one"), Message("s.2", TIME + 1000, "s", "two\nlines")]
-    both = Entry("ops", "192.0.2.1", said)
+    both = LogEntry("ops", "192.0.2.1", said)
     second = line(r"two\nlines", "s.2").replace("45.123Z", "46.123Z")
     assert message_lines(both) == line("one") + second
     assert outcome_lines(both, "unknown", TIME).splitlines() == [
@@ -109,7 +109,7 @@ def test_what_one_author_said_at_a_time_is_a_line_each() -> None:
 
 
 def test_an_entry_without_messages_has_no_line() -> None:
-    assert message_lines(Entry("ops", "192.0.2.1", [])) == ""
+    assert message_lines(LogEntry("ops", "192.0.2.1", [])) == ""
 
 
 def test_a_room_is_escaped_like_text() -> None:
@@ -151,7 +151,7 @@ def test_the_subject_of_the_authors_token_stands_behind_the_nick_without_a_space
     nick: str, action: bool, subject: str, who: str
 ) -> None:
     said = Message("s.1", TIME, "s", "hello", nick, action, subject=subject)
-    written = message_lines(Entry("ops", "::1", [said]))
+    written = message_lines(LogEntry("ops", "::1", [said]))
     assert written == f"2026-11-22T20:33:45.123Z ops {who} s.1 hello\n"
     read = read_line(written.encode()[:-1])
     assert read is not None
@@ -164,7 +164,7 @@ def test_the_subject_of_the_authors_token_stands_behind_the_nick_without_a_space
 
 def test_a_message_is_an_object() -> None:
     said = Message("s.1", TIME, "s", "hello", "ann", action=True)
-    assert message_objects(Entry("ops", "192.0.2.1", [said])) == (
+    assert message_objects(LogEntry("ops", "192.0.2.1", [said])) == (
         '{"time":"2026-11-22T20:33:45.123Z","room":"ops","nick":"ann","address":"192.0.2.1","id":"s.1","text":"hello",'
         '"action":true}\n'
     )
@@ -180,7 +180,7 @@ def test_a_message_is_an_object() -> None:
 
 def test_an_object_has_the_subject_of_the_authors_token_where_that_has_one() -> None:
     said = Message("s.1", TIME, "s", "hello", "ann", subject="auth0|17")
-    assert json.loads(message_objects(Entry("ops", "192.0.2.1", [said])))["subject"] == "auth0|17"
+    assert json.loads(message_objects(LogEntry("ops", "192.0.2.1", [said])))["subject"] == "auth0|17"
 
 
 def test_an_outcome_is_an_object_with_the_same_id() -> None:
@@ -194,7 +194,7 @@ def test_an_outcome_is_an_object_with_the_same_id() -> None:
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
 def test_an_object_is_one_line_that_moves_no_terminal_whatever_is_said(text: str, room: str, subject: str) -> None:
-    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, "ann", subject=subject)])
+    said = LogEntry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, "ann", subject=subject)])
     (written,) = message_objects(said).encode().decode().splitlines()
     assert not FORBIDDEN & set(written)
     assert (json.loads(written)["text"], json.loads(written).get("subject", "")) == (text, subject)
@@ -204,7 +204,7 @@ def test_an_object_is_one_line_that_moves_no_terminal_whatever_is_said(text: str
 def test_both_kinds_of_line_read_back_as_the_same(text: str, room: str, nick: str, action: bool, subject: str) -> None:
     if room == "" or " " in room or "\n" in text + room:
         return
-    said = Entry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, nick, action and bool(nick), subject=subject)])
+    said = LogEntry(room, "192.0.2.1", [Message("s.1", TIME, "s", text, nick, action and bool(nick), subject=subject)])
     plain, packed = (read_line(each(said).encode()[:-1]) for each in (message_lines, message_objects))
     assert packed is not None
     if nick != "-":  # which a line of text has to write otherwise
@@ -234,13 +234,13 @@ def test_what_is_no_object_of_a_chat_log_is_none(line: bytes) -> None:
 @given(st.text(st.characters(), min_size=1).filter(lambda room: " " not in room), ANY_TEXT)
 def test_a_line_reads_back_as_what_was_written(room: str, text: str) -> None:
     [line] = message_lines(entry(text, room=room)).encode().split(b"\n")[:-1]
-    assert read_line(line) == Line("2026-11-22T20:33:45.123Z", room, "-@192.0.2.1", "s.1", text)
+    assert read_line(line) == LogLine("2026-11-22T20:33:45.123Z", room, "-@192.0.2.1", "s.1", text)
 
 
 @pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
 def test_a_second_line_reads_back_as_an_outcome(outcome: str) -> None:
     line = read_line(outcome_lines(entry(), outcome, TIME).encode()[:-1])
-    assert line == Line("2026-11-22T20:33:45.123Z", "ops", "!", "s.1", outcome)
+    assert line == LogLine("2026-11-22T20:33:45.123Z", "ops", "!", "s.1", outcome)
     assert line.is_outcome
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.chatlog.logs import Logs
+from chatd.chatlog.logs import LogFiles
 from chatd.chatlog.unreadable import Unreadable
 from chatd.config.settings import Config
 from tests.chatlog.streams import lines, message
@@ -19,8 +19,8 @@ def log(*ids: str) -> bytes:
     return lines([message(id) for id in ids]).encode()
 
 
-def read(*paths: Path, config: Config = Config()) -> tuple[Logs, list[str]]:  # noqa: B008 - it is frozen
-    logs = Logs([str(path) for path in paths], config)
+def read(*paths: Path, config: Config = Config()) -> tuple[LogFiles, list[str]]:  # noqa: B008 - it is frozen
+    logs = LogFiles([str(path) for path in paths], config)
     return logs, [line.id for line in logs.read()]
 
 
@@ -132,7 +132,7 @@ def test_a_pipe_can_be_read(tmp_path: Path) -> None:
 def test_a_rotation_after_the_files_were_opened_loses_and_doubles_nothing(tmp_path: Path) -> None:
     for name, id in (("chat.log", "b"), ("chat.log.1", "a")):
         (tmp_path / name).write_bytes(log(id))
-    reading = Logs([str(tmp_path)], Config()).read()
+    reading = LogFiles([str(tmp_path)], Config()).read()
     ids = [next(reading).id]
     (tmp_path / "chat.log.1").rename(tmp_path / "chat.log.2")
     (tmp_path / "chat.log").rename(tmp_path / "chat.log.1")

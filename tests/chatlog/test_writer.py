@@ -17,7 +17,7 @@ import pytest
 from hypothesis import strategies as st
 from twisted.logger import Logger
 
-from chatd.chatlog.line import Entry
+from chatd.chatlog.line import LogEntry
 from chatd.chatlog.lock import LogLock
 from chatd.chatlog.writer import ChatLog, LogBusy, log_entries, log_outcome
 from chatd.protocol.message import Message
@@ -37,8 +37,8 @@ FORBIDDEN = (
 TIME = 1_795_379_625_123  # 2026-11-22T20:33:45.123Z
 
 
-def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> Entry:
-    return Entry(room, "192.0.2.1", [Message(id, TIME, "s", text)])
+def entry(text: str = "hello", id: str = "s.1", room: str = "ops") -> LogEntry:
+    return LogEntry(room, "192.0.2.1", [Message(id, TIME, "s", text)])
 
 
 def line(text: str = "hello", id: str = "s.1", room: str = "ops") -> str:
@@ -172,7 +172,7 @@ def test_a_batch_is_one_write(file: File, sizes: list[int]) -> None:
 
 def test_entries_of_many_messages_are_one_write_too(file: File, sizes: list[int]) -> None:
     said = [Message(f"s.{number}", TIME, "s", f"{number}") for number in range(100)]
-    log_entries(file.chat, [Entry("ops", "192.0.2.1", said[:60]), Entry("ops", "192.0.2.1", said[60:])])
+    log_entries(file.chat, [LogEntry("ops", "192.0.2.1", said[:60]), LogEntry("ops", "192.0.2.1", said[60:])])
     assert file.text == "".join(line(f"{number}", f"s.{number}") for number in range(100))
     assert sizes == [len(file.text)]
 
@@ -488,10 +488,10 @@ def test_a_lock_that_was_busy_and_came_free_is_waited_for_as_long_as_before(
 
 
 def test_a_batch_that_waits_for_the_lock_is_not_formatted_again(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    formatted: list[Entry] = []
+    formatted: list[LogEntry] = []
     lines = file.log._message_lines
 
-    def format_noted(entry: Entry) -> str:
+    def format_noted(entry: LogEntry) -> str:
         formatted.append(entry)
         return lines(entry)
 
@@ -598,7 +598,7 @@ def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 def test_the_address_cannot_move_a_terminal(file: File) -> None:
-    log_entries(file.chat, [Entry("ops", "1\x1b[2J", entry().messages)])
+    log_entries(file.chat, [LogEntry("ops", "1\x1b[2J", entry().messages)])
     assert " -@1\\x1b[2J s.1 hello\n" in file.text
 
 

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from chatd.broker.publish_queue import Published
-from chatd.clients.json_session import Program
+from chatd.broker.publish_queue import PublishResult
+from chatd.clients.json_session import JsonSession
 from chatd.clients.pipe_session import Session
-from chatd.clients.text_session import Person
-from chatd.clients.token_lifetime import UNLIMITED, Lease
+from chatd.clients.text_session import TextSession
+from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.config.settings import Config
-from chatd.protocol.http_head import Place
-from chatd.protocol.message import Message, Position
+from chatd.protocol.http_head import RoomTarget
+from chatd.protocol.message import Message, StreamPosition
 from chatd.rooms.hub import Hub
 from tests.fakes import FakeBus, FakeChatLog, FakeLine
 from tests.frames import frames
@@ -23,7 +23,7 @@ CONFIG = Config(
     max_message=16, bus_patience=10, flush_interval=0, max_rooms=3, questions=2, retry_seconds=5, join_seconds=5
 )
 
-Kind = TypeVar("Kind", Session, Person, Program)
+Kind = TypeVar("Kind", Session, TextSession, JsonSession)
 
 
 class Bus(FakeBus):
@@ -32,8 +32,8 @@ class Bus(FakeBus):
     def __init__(self) -> None:
         super().__init__()
         self.publish_at_once = True
-        self._answers: list[tuple[Deferred[Published], Published]] = []
-        self._known: dict[tuple[str, str, str], Position] = {}
+        self._answers: list[tuple[Deferred[PublishResult], PublishResult]] = []
+        self._known: dict[tuple[str, str, str], StreamPosition] = {}
 
     def publish(
         self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
@@ -42,14 +42,14 @@ class Bus(FakeBus):
         again = {number: position for number, position in known.items() if position is not None}
         new = [each for number, each in enumerate(messages) if number not in again]
         if self.refuse is None and not new:
-            return self._answer_with(Published(self.top(room), again))
+            return self._answer_with(PublishResult(self.top(room), again))
         answer = super().publish(room, new)
         if self.refuse is not None:
             return answer
         first = answer.result.first
         for place, each in enumerate(new):
-            self._known[room, each.session, each.given] = Position(first.epoch, first.offset + place)
-        return self._answer_with(Published(first, again))
+            self._known[room, each.session, each.given] = StreamPosition(first.epoch, first.offset + place)
+        return self._answer_with(PublishResult(first, again))
 
     def publishes(self) -> None:
         """Answer what was published."""
@@ -57,10 +57,10 @@ class Bus(FakeBus):
         for done, published in answers:
             done.callback(published)
 
-    def _answer_with(self, published: Published) -> "Deferred[Published]":
+    def _answer_with(self, published: PublishResult) -> "Deferred[PublishResult]":
         if self.publish_at_once:
             return succeed(published)
-        done: Deferred[Published] = Deferred()
+        done: Deferred[PublishResult] = Deferred()
         self._answers.append((done, published))
         return done
 
@@ -78,32 +78,32 @@ class House:
 
     def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
         """Let a bare client come in."""
-        return self.come(Session, name, Place(room, echo))
+        return self.come(Session, name, RoomTarget(room, echo))
 
-    def person(self, nick: str = "ann", room: str = "lobby", **place: Any) -> tuple[Person, FakeLine]:
+    def person(self, nick: str = "ann", room: str = "lobby", **place: Any) -> tuple[TextSession, FakeLine]:
         """Let somebody with a nick come in; its id is the nick with a number."""
-        return self.come(Person, f"{nick}.1", Place(room, nick=nick, **place))
+        return self.come(TextSession, f"{nick}.1", RoomTarget(room, nick=nick, **place))
 
-    def program(self, name: str = "p1", room: str = "lobby", **place: Any) -> tuple[Program, FakeLine]:
+    def program(self, name: str = "p1", room: str = "lobby", **place: Any) -> tuple[JsonSession, FakeLine]:
         """Let a client come in that speaks chatd.v1."""
-        return self.come(Program, name, Place(room, **place))
+        return self.come(JsonSession, name, RoomTarget(room, **place))
 
     def come(
-        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+        self, kind: type[Kind], name: str, place: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
         """Let a client come in."""
-        session, line = self.make(kind, name, place, lease, **options)
+        session, line = self.make(kind, name, place, token_lifetime, **options)
         session.join()
         session.opened()
         return session, line
 
     def make(
-        self, kind: type[Kind], name: str, place: Place, lease: Lease = UNLIMITED, **options: Any
+        self, kind: type[Kind], name: str, place: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
         """Make a client that has not joined yet."""
         line = FakeLine()
-        hub: Any = (lambda room: self.hub) if kind is Program else self.hub
-        who = {"id": name, "place": place, "address": "192.0.2.1", "lease": lease, **options}
+        hub: Any = (lambda room: self.hub) if kind is JsonSession else self.hub
+        who = {"id": name, "place": place, "address": "192.0.2.1", "token_lifetime": token_lifetime, **options}
         return kind(hub, self.config, self.clock, line, **who), line
 
     def turn(self) -> list[tuple[str, str]]:

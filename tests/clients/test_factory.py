@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.access.tokens import Guard
+from chatd.access.tokens import TokenVerifier
 from chatd.clients.factory import ConnectionFactory
 from chatd.config.settings import Config
 from chatd.protocol.http_head import read_head
@@ -28,15 +28,17 @@ class House:
         self.keys.write_bytes(public_pem())
         self.other_keys.write_bytes(public_pem("P-256"))
         self.revoked.write_text("")
-        self.guard = Guard([str(self.keys), str(self.other_keys)], revoked=str(self.revoked))
-        self.guard.read()
-        self.guard.revoked.read()
+        self.token_verifier = TokenVerifier([str(self.keys), str(self.other_keys)], revoked=str(self.revoked))
+        self.token_verifier.read()
+        self.token_verifier.revoked.read()
         self.clock = Clock()
         self.bus = FakeBus()
         bus: Any = self.bus
         config = Config(flush_interval=0)
         hub = Hub(bus, FakeChatLog().log, config, self.clock)
-        self.factory = ConnectionFactory(self.clock, lambda room: hub, config, "w", guard=self.guard, now=lambda: NOW)
+        self.factory = ConnectionFactory(
+            self.clock, lambda room: hub, config, "w", token_verifier=self.token_verifier, now=lambda: NOW
+        )
 
     def client(self, text: str, query: str = "", **headers: str) -> FakeTransport:
         """Let a client in with a token; return its transport."""
@@ -50,7 +52,7 @@ class House:
     def revoke(self, text: str) -> None:
         """Read another list."""
         self.revoked.write_text(text)
-        self.guard.revoked.read()
+        self.token_verifier.revoked.read()
         self.factory.close_revoked()
 
 
@@ -74,7 +76,7 @@ def test_when_a_key_is_gone_its_connections_are_closed_and_others_stay(house: Ho
     house.factory.close_revoked()
     assert [told(each).close_code for each in (*gone, stay)] == [0, 0, 0, 0]
     house.keys.write_bytes(public_pem("RSA"))
-    house.guard.read()
+    house.token_verifier.read()
     house.factory.close_revoked()
     assert [told(each).frames[-1] for each in gone] == [(CLOSE, REVOKED)] * 3
     assert json.loads(told(gone[2]).texts[-1]) == {"type": "bye", "code": 4001, "reason": "the token was revoked"}
@@ -114,8 +116,8 @@ def test_a_client_that_is_still_joining_is_answered_401(house: House) -> None:
 def test_one_that_cannot_be_closed_keeps_no_other_open(house: House, events: Events) -> None:
     first, second = house.client(token(sub="ann")), house.client(token(sub="ann"))
 
-    def fails(closing: object) -> None:
-        raise RuntimeError(closing)
+    def fails(close_code: object) -> None:
+        raise RuntimeError(close_code)
 
     broken: Any = next(iter(house.factory.connections))
     broken.close = fails
@@ -125,7 +127,7 @@ def test_one_that_cannot_be_closed_keeps_no_other_open(house: House, events: Eve
 
 
 def test_where_no_tokens_are_asked_for_nobody_is_closed(house: House) -> None:
-    house.factory._guard = None
+    house.factory._token_verifier = None
     client = house.client("")
     house.factory.close_revoked()
     assert told(client).close_code == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from chatd.config.settings import Config
-from chatd.protocol.http_head import Place, Upgrade
+from chatd.protocol.http_head import RoomTarget, Upgrade
 from tests.conformance.testee import EchoFactory
 from tests.fakes import FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame, header
@@ -27,7 +27,7 @@ class Client:
         factory = EchoFactory(Clock(), config)
         if not fast:
             factory.protocol = type("Slow", (factory.protocol,), {"consumeData": WebSocketServerProtocol.consumeData})
-        self.connection: Any = factory.make(Upgrade(KEY), Place("lobby"), "192.0.2.7")
+        self.connection: Any = factory.make(Upgrade(KEY), RoomTarget("lobby"), "192.0.2.7")
         self.transport = FakeTransport(Clock(), self.connection)
         self.connection.makeConnection(self.transport)
         self.transport.clear()

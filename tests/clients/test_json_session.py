@@ -10,12 +10,12 @@ from twisted.logger import LogLevel, capturedLogs
 
 import chatd
 from chatd.broker.publish_queue import NotPublished
-from chatd.clients.json_session import Program
+from chatd.clients.json_session import JsonSession
 from chatd.protocol import close_codes
-from chatd.protocol.close_codes import BUS_AWAY, LOG_AWAY, OUR_FAULT, STOPPING, TAKEN_OVER, TOO_LARGE, Closing
-from chatd.protocol.http_head import Place
+from chatd.protocol.close_codes import BUS_AWAY, LOG_AWAY, OUR_FAULT, STOPPING, TAKEN_OVER, TOO_LARGE, CloseCode
+from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.json_v1 import JSON
-from chatd.protocol.message import Change
+from chatd.protocol.message import PresenceEvent
 from tests.clients.house import CONFIG, House, events
 from tests.fakes import FakeLine
 
@@ -96,7 +96,7 @@ def test_it_hears_first_who_it_is_and_then_that_it_is_in_the_room(client: Client
 
 
 def test_nothing_is_said_before_the_handshake_is_answered(house: House) -> None:
-    session, line = house.make(Program, "p1", Place("lobby"))
+    session, line = house.make(JsonSession, "p1", RoomTarget("lobby"))
     session.join()
     house.turn()
     assert line.blobs == []
@@ -125,7 +125,7 @@ def test_with_last_it_begins_with_what_was_said_before(house: House, client: Cli
 
 def test_it_may_speak_before_it_has_what_was_said_before(house: House, client: Client) -> None:
     client.asks(publish("a"))
-    session, line = house.make(Program, "p2", Place("lobby", last=1))
+    session, line = house.make(JsonSession, "p2", RoomTarget("lobby", last=1))
     session.join()
     house.bus.answer_at_once = False
     session.opened()
@@ -600,7 +600,7 @@ def test_it_is_told_who_comes_and_who_goes(house: House, client: Client) -> None
 
 
 def test_of_itself_it_is_not_told(house: House, client: Client) -> None:
-    house.hub.present("lobby", house.bus.top("lobby"), [Change("join", "p1", "", "")])
+    house.hub.present("lobby", house.bus.top("lobby"), [PresenceEvent("join", "p1", "", "")])
     assert client.hears() == []
 
 
@@ -682,7 +682,7 @@ def test_where_the_window_fills_again_the_rest_is_held_again(house: House, clien
     client.sends(*[publish("12345678", ref=ref) for ref in range(4)])
     house.bus.space = 16
     house.bus_comes_back()
-    assert len(house.hub.intake._taken) == 2  # the others have to wait for room
+    assert len(house.hub.publisher._taken) == 2  # the others have to wait for room
     assert client.line.events[-1] == "pause"
     assert brief(client.hears()) == ["ack 0", "ack 1", "ack 2", "ack 3"]
     assert client.line.events[-1] == "resume"
@@ -747,7 +747,7 @@ def test_what_was_answered_is_sent_before_what_is_replayed(house: House, client:
 class SlowLine(FakeLine):
     """A line that takes nothing for a while."""
 
-    session: Program
+    session: JsonSession
 
     def deliver(self, blob: bytes, count: int) -> bool:
         if self.choked:
@@ -810,17 +810,17 @@ def test_one_that_missed_who_came_while_it_was_behind_is_told_who_is_there(house
         (OUR_FAULT, True),
         (close_codes.BUS_AWAY, True),
         (close_codes.too_slow(None), True),
-        (Closing(1012, "restart"), True),
+        (CloseCode(1012, "restart"), True),
         (TAKEN_OVER, False),
         (TOO_LARGE, False),
         (close_codes.NOT_TEXT, False),
-        (Closing(1002, "no such frame"), False),
-        (Closing(1007, "not UTF-8"), False),
+        (CloseCode(1002, "no such frame"), False),
+        (CloseCode(1007, "not UTF-8"), False),
     ],
     ids=lambda each: str(getattr(each, "code", each)),
 )
 def test_before_it_closes_the_server_says_why_and_where_it_helps_when_to_come_back(
-    client: Client, why: Closing, comes_back: bool
+    client: Client, why: CloseCode, comes_back: bool
 ) -> None:
     client.line.blobs.append(client.session.farewell(why))
     [bye] = events(client.line)
@@ -891,10 +891,10 @@ def test_binary_is_not_taken(client: Client) -> None:
 
 
 def test_once_it_is_compressed_all_its_rooms_are(house: House) -> None:
-    session, _ = house.make(Program, "p1", Place("lobby"))
+    session, _ = house.make(JsonSession, "p1", RoomTarget("lobby"))
     session.join()
     session.compress()
     session.opened()
     session.received([json.dumps(join("ops"))])
     house.turn()
-    assert [each.dress for each in session._rooms.values()] == [JSON.deflated, JSON.deflated]
+    assert [each.format for each in session._rooms.values()] == [JSON.deflated, JSON.deflated]

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from twisted.logger import capturedLogs
 
-from chatd.access.rate_limits import Limits, too_many
-from chatd.clients.json_session import Program
+from chatd.access.rate_limits import RateLimits, too_many
+from chatd.clients.json_session import JsonSession
 from chatd.clients.pipe_session import Session
-from chatd.clients.text_session import Person
+from chatd.clients.text_session import TextSession
 from chatd.clients.token_lifetime import UNLIMITED
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import FLOODING
-from chatd.protocol.http_head import Place
+from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.message import Message
 from tests.clients.house import House, events, lines
 from tests.fakes import FakeLine
@@ -36,13 +36,13 @@ class Town(House):
 
     def __init__(self) -> None:
         super().__init__(CONFIG)
-        self.limits = Limits(CONFIG, self.clock.seconds)
+        self.limits = RateLimits(CONFIG, self.clock.seconds)
 
     def paced(
-        self, kind: type[Any], name: str = "s1", place: Place | None = None, **options: Any
+        self, kind: type[Any], name: str = "s1", place: RoomTarget | None = None, **options: Any
     ) -> tuple[Any, FakeLine]:
         pace = self.limits.pace("192.0.2.1", exposed=True)
-        place = place or Place("lobby", nick="ann" * (kind is Person))
+        place = place or RoomTarget("lobby", nick="ann" * (kind is TextSession))
         session, line = self.come(kind, name, place, pace=pace, **options)
         self.turn()
         lines(line)
@@ -153,7 +153,7 @@ def test_what_is_still_to_be_said_when_all_ends_is_said_at_once(town: Town) -> N
 
 
 def test_who_types_too_fast_is_told_and_that_is_not_said(town: Town) -> None:
-    ann, line = town.paced(Person)
+    ann, line = town.paced(TextSession)
     ann.received([*TEXTS[:11], "/help", "/me waves"])
     assert town.said() == TEXTS[:10]
     told = lines(line)
@@ -166,7 +166,7 @@ def test_who_types_too_fast_is_told_and_that_is_not_said(town: Town) -> None:
 
 
 def test_who_goes_on_in_spite_of_warnings_is_closed(town: Town) -> None:
-    ann, line = town.paced(Person)
+    ann, line = town.paced(TextSession)
     ann.received(TEXTS)
     assert town.said() == TEXTS[:10]
     assert len(lines(line)) == 3
@@ -174,7 +174,7 @@ def test_who_goes_on_in_spite_of_warnings_is_closed(town: Town) -> None:
 
 
 def test_a_new_nick_counts_like_a_message(town: Town) -> None:
-    ann, line = town.paced(Person)
+    ann, line = town.paced(TextSession)
     ann.received([f"/nick n{number}" for number in range(11)])
     town.turn()
     assert [each for each in lines(line) if "not sent" in each] == ["* not sent: too fast, try again in 1 s"]
@@ -189,7 +189,7 @@ def publish(text: str, **more: Any) -> str:
 
 def test_a_program_knows_how_fast_it_may_speak_and_is_told_when_to_try_again(town: Town) -> None:
     pace = town.limits.pace("192.0.2.1", exposed=True)
-    session, line = town.come(Program, "p1", Place("lobby"), pace=pace)
+    session, line = town.come(JsonSession, "p1", RoomTarget("lobby"), pace=pace)
     town.turn()
     assert events(line)[0]["limits"] == {"message_bytes": 100, "messages_per_s": 5.0, "rooms": 3}
     session.received([publish(text, ref=text) for text in TEXTS[:12]])
@@ -207,14 +207,14 @@ def test_a_program_knows_how_fast_it_may_speak_and_is_told_when_to_try_again(tow
 
 
 def test_a_program_that_goes_on_in_spite_of_warnings_is_closed(town: Town) -> None:
-    session, line = town.paced(Program)
+    session, line = town.paced(JsonSession)
     session.received([publish(text) for text in TEXTS])
     town.turn()
     assert line.events[0] == FLOODING
 
 
 def test_a_program_joins_as_many_rooms_as_it_may_have_and_then_no_faster(town: Town) -> None:
-    session, line = town.paced(Program)
+    session, line = town.paced(JsonSession)
     for number in range(4):
         session.received([json.dumps({"type": "join", "room": f"r{number % 2}"})])
         town.turn()
@@ -229,7 +229,7 @@ def request(what: str, **more: Any) -> str:
 
 
 def test_a_new_nick_costs_as_many_messages_as_rooms_are_told(town: Town) -> None:
-    session, line = town.paced(Program)
+    session, line = town.paced(JsonSession)
     session.received([request("join", room=f"r{number}") for number in range(2)])
     town.turn()
     events(line)
@@ -242,8 +242,8 @@ def test_a_new_nick_costs_as_many_messages_as_rooms_are_told(town: Town) -> None
 
 def test_a_client_in_a_hundred_rooms_may_change_its_nick_each_20_seconds(town: Town) -> None:
     town.config = replace(CONFIG, max_rooms=100)
-    town.limits = Limits(town.config, town.clock.seconds)
-    session, line = town.paced(Program)
+    town.limits = RateLimits(town.config, town.clock.seconds)
+    session, line = town.paced(JsonSession)
     session.received([request("join", room=f"r{number}") for number in range(99)])
     town.turn()
     events(line)
@@ -254,13 +254,13 @@ def test_a_client_in_a_hundred_rooms_may_change_its_nick_each_20_seconds(town: T
 
 
 def test_who_may_only_read_changes_its_nick_no_faster(town: Town) -> None:
-    lease: Any = SimpleNamespace(
-        grant=SimpleNamespace(nick="", may_write=lambda room: False, may_read=lambda room: True),
+    token_lifetime: Any = SimpleNamespace(
+        permissions=SimpleNamespace(nick="", may_write=lambda room: False, may_read=lambda room: True),
         identify=UNLIMITED.identify,
         begin=lambda *_: None,
         stop=lambda: None,
     )
-    ann, line = town.paced(Person, lease=lease)
+    ann, line = town.paced(TextSession, token_lifetime=token_lifetime)
     ann.received([f"/nick n{number}" for number in range(11)])
     town.turn()
     assert [each for each in lines(line) if "not sent" in each] == ["* not sent: too fast, try again in 1 s"]
@@ -274,7 +274,7 @@ class Library(Town):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = Limits(
+        self.limits = RateLimits(
             replace(CONFIG, limit_requests="2", limit_requests_seconds=2.5, limit_read_bytes=1000, flood_warnings=9),
             self.clock.seconds,
         )
@@ -299,8 +299,8 @@ def codes(line: FakeLine) -> dict[Any, str]:
 
 
 def test_who_reads_at_a_terminal_shares_the_requests_of_its_address(library: Library) -> None:
-    ann, line = library.paced(Person)
-    bob, _ = library.paced(Person, "s2")
+    ann, line = library.paced(TextSession)
+    bob, _ = library.paced(TextSession, "s2")
     ann.received(["/who", "/last 1"])
     library.turn()
     bob.received(["/ping"])
@@ -316,7 +316,7 @@ def test_who_reads_at_a_terminal_shares_the_requests_of_its_address(library: Lib
 
 
 def test_a_program_that_reads_too_much_is_told_when_to_try_again(library: Library) -> None:
-    session, line = library.paced(Program)
+    session, line = library.paced(JsonSession)
     asks = [request("members", room="lobby", ref=1), request("history", room="lobby", limit=1, ref=2)]
     asks += [request("join", room="lobby", since={"last": 1}, ref=3), request("join", room="other", ref=4)]
     session.received([*asks, request("members", room="lobby", ref=5), request("history", room="lobby", ref=6)])
@@ -329,19 +329,19 @@ def test_a_program_that_reads_too_much_is_told_when_to_try_again(library: Librar
 
 
 def test_what_is_read_is_charged_by_its_size(library: Library) -> None:
-    session, line = library.paced(Program)
+    session, line = library.paced(JsonSession)
     session.received([request("history", room="lobby", limit=15, ref=1)])
     library.turn()
     assert codes(line) == {1: "history"}
     assert library.owes() == 1 + 1.5
-    ann, _ = library.paced(Person, "s2")
+    ann, _ = library.paced(TextSession, "s2")
     ann.received(["/last 15"])
     library.turn()
     assert library.owes() == 2 + 3.0
 
 
 def test_what_is_read_for_a_client_that_has_left_is_charged_too(library: Library) -> None:
-    ann, _ = library.paced(Person)
+    ann, _ = library.paced(TextSession)
     library.bus.answer_at_once = False
     ann.received(["/last 15"])
     library.turn()
@@ -350,19 +350,19 @@ def test_what_is_read_for_a_client_that_has_left_is_charged_too(library: Library
     assert library.owes() == 1 + 1.5
 
 
-@pytest.mark.parametrize("kind", [Session, Person, Program])
+@pytest.mark.parametrize("kind", [Session, TextSession, JsonSession])
 def test_what_is_given_on_entering_is_charged_and_never_refused(library: Library, kind: type[Any]) -> None:
     library.limits.read("192.0.2.1", 10**9, exposed=True)
     before = library.owes()
     pace = library.limits.pace("192.0.2.1", exposed=True)
-    place = Place("lobby", last=20, resume="a-key-of-mine", nick="ann" * (kind is Person))
+    place = RoomTarget("lobby", last=20, resume="a-key-of-mine", nick="ann" * (kind is TextSession))
     _, line = library.come(kind, "s1", place, pace=pace)
     library.turn()
     assert b"".join(line.blobs).count(b"hello") == 20
     assert library.owes() > before
 
 
-@pytest.mark.parametrize("kind", [Session, Person, Program])
+@pytest.mark.parametrize("kind", [Session, TextSession, JsonSession])
 def test_who_reads_slowly_is_not_charged_for_what_history_gives_it(library: Library, kind: type[Any]) -> None:
     session, line = library.paced(kind)
     library.bus.say("lobby", [Message("n0", 0, "other", "first")], 20, "elsewhere")
@@ -378,7 +378,7 @@ def test_who_reads_slowly_is_not_charged_for_what_history_gives_it(library: Libr
 
 
 def test_a_program_that_comes_back_recovers_what_it_missed_though_it_owes(library: Library) -> None:
-    session, line = library.paced(Program, place=Place("other"))
+    session, line = library.paced(JsonSession, place=RoomTarget("other"))
     library.limits.read("192.0.2.1", 20_000, exposed=True)
     top = library.bus.top("lobby")
     session.received(
@@ -396,7 +396,7 @@ def test_a_program_that_comes_back_recovers_what_it_missed_though_it_owes(librar
 
 
 def test_who_reads_on_in_spite_of_warnings_is_closed(library: Library) -> None:
-    session, line = library.paced(Program)
+    session, line = library.paced(JsonSession)
     session.received([request("members", room="lobby")] * 15)
     library.turn()
     assert line.events[0] == FLOODING
@@ -407,7 +407,7 @@ def test_a_program_whose_address_makes_too_many_rooms_is_told(town: Town) -> Non
         assert address == "192.0.2.1"
         raise too_many("2 new rooms a minute", 30)
 
-    session, line = town.paced(Program, enter=enter)
+    session, line = town.paced(JsonSession, enter=enter)
     session.received([json.dumps({"type": "join", "room": "new", "ref": 1})])
     town.turn()
     [told] = events(line)

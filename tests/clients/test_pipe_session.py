@@ -21,8 +21,8 @@ from chatd.protocol.close_codes import (
     too_slow,
     try_later,
 )
-from chatd.protocol.http_head import Place
-from chatd.protocol.message import Gap, Position
+from chatd.protocol.http_head import RoomTarget
+from chatd.protocol.message import OffsetGap, StreamPosition
 from chatd.protocol.websocket_frames import text_frame
 from tests.clients.house import CONFIG, House
 from tests.fakes import FakeLine
@@ -152,7 +152,7 @@ def test_it_hears_nothing_of_another_room(house: House) -> None:
 
 def test_it_has_joined_once_the_room_is_subscribed(house: House) -> None:
     house.bus.confirm_at_once = False
-    session = Session(house.hub, CONFIG, house.clock, FakeLine(), id="s1", place=Place("ops"), address="192.0.2.1")
+    session = Session(house.hub, CONFIG, house.clock, FakeLine(), id="s1", place=RoomTarget("ops"), address="192.0.2.1")
     joined = session.join()
     assert not joined.called
     house.bus.confirm("ops")
@@ -383,7 +383,7 @@ def test_a_session_leaves_no_timer_behind(house: House) -> None:
 
 def keyed(house: House, name: str, *, last: int = 0, echo: bool = False) -> tuple[Session, FakeLine]:
     line = FakeLine()
-    place = Place("lobby", echo, last=last, resume="abcdefgh")
+    place = RoomTarget("lobby", echo, last=last, resume="abcdefgh")
     session = Session(house.hub, CONFIG, house.clock, line, id=name, place=place, address="192.0.2.1")
     session.join()
     return session, line
@@ -394,7 +394,7 @@ def test_it_hears_the_last_messages_it_asked_for(house: House) -> None:
     other.received(["a", "b", "c"])
     house.turn()
     line = FakeLine()
-    place = Place("lobby", last=2)
+    place = RoomTarget("lobby", last=2)
     Session(house.hub, CONFIG, house.clock, line, id="s2", place=place, address="192.0.2.1").join()
     house.turn()
     assert b"".join(line.blobs) == text_frame(b"b") + text_frame(b"c")
@@ -404,7 +404,7 @@ def test_without_a_key_it_knows_of_no_place(house: House) -> None:
     session, line = house.session()
     line.progress = (0, 0)
     assert (session.key, session.last, session.since) == ("", 0, None)
-    assert session.given(Position("e0", 5)) is None
+    assert session.given(StreamPosition("e0", 5)) is None
     session.given_all()
     session.going()
 
@@ -430,7 +430,7 @@ def test_what_arrived_is_its_place_when_it_is_gone(house: House) -> None:
     session.given_all()
     session.going()
     session.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
 
 
 def test_what_had_not_arrived_is_behind_its_place(house: House) -> None:
@@ -442,7 +442,7 @@ def test_what_had_not_arrived_is_behind_its_place(house: House) -> None:
         line.progress = (line.progress[0] + 10, 10)
         house.hub.note("lobby", session)
     session.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
 
 
 def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its_way(house: House) -> None:
@@ -456,7 +456,7 @@ def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its
     session.given_all()
     session.going()
     session.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
 
 
 def test_what_is_said_once_no_more_is_written_is_behind_its_place(house: House) -> None:
@@ -467,19 +467,19 @@ def test_what_is_said_once_no_more_is_written_is_behind_its_place(house: House) 
     house.turn()
     house.hub.note("lobby", session)
     session.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 0)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)
 
 
 def test_of_what_is_lost_it_is_told_nothing(house: House) -> None:
     session, line = house.session()
-    session.lost(Gap("e0", 5, 5))
+    session.lost(OffsetGap("e0", 5, 5))
     assert (line.events, line.blobs) == ([], [])
 
 
 @pytest.mark.parametrize("count", [7, None])
 def test_without_history_one_that_was_too_slow_is_closed(house: House, count: int | None) -> None:
     session, line = house.session()
-    session.too_slow(Gap("e0", 7, count))
+    session.too_slow(OffsetGap("e0", 7, count))
     assert line.events == [too_slow(count)]
 
 
@@ -499,4 +499,4 @@ def test_when_its_socket_is_gone_what_had_arrived_before_counts(house: House) ->
     session.going()
     line.progress = (0, sys.maxsize)  # nobody knows any more
     session.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 0)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)

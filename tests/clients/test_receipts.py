@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.clients.receipts import Receipts
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from tests.fakes import FakeLine
 
 
-def at(offset: int) -> Position:
-    return Position("e", offset)
+def at(offset: int) -> StreamPosition:
+    return StreamPosition("e", offset)
 
 
 class Given:
@@ -21,7 +21,7 @@ class Given:
         self.line = FakeLine()
         self.receipts = Receipts(self.line, most)
 
-    def given(self, offset: int, *, written: int, arrived: int) -> Position | None:
+    def given(self, offset: int, *, written: int, arrived: int) -> StreamPosition | None:
         self.line.progress = (written, arrived)
         return self.receipts.given(at(offset))
 
@@ -101,9 +101,9 @@ def test_another_epoch_is_another_position() -> None:
     client = Given()
     client.given(5, written=10, arrived=10)
     client.line.progress = (20, 15)
-    assert client.receipts.given(Position("f", 1)) == at(5)
+    assert client.receipts.given(StreamPosition("f", 1)) == at(5)
     client.line.progress = (20, 20)
-    assert client.receipts.given(Position("f", 1)) == Position("f", 1)
+    assert client.receipts.given(StreamPosition("f", 1)) == StreamPosition("f", 1)
 
 
 def test_more_positions_than_are_remembered_make_less_known_and_nothing_wrong() -> None:

@@ -23,7 +23,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.clients import send_buffer
-from chatd.clients.send_buffer import Outflow, weigh_backlog
+from chatd.clients.send_buffer import SendBuffer, weigh_backlog
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.runtime.transports import UnixSocket
 from tests.fakes import reactor_by_hand
@@ -52,7 +52,7 @@ class Counted(Server):
         FileDescriptor.write(self, data)
 
 
-class Client(Outflow, Protocol):
+class Client(SendBuffer, Protocol):
     """The outflow to a client, with what it tells."""
 
     max_backlog = BOUND
@@ -490,7 +490,9 @@ def test_one_that_asks_for_more_while_too_much_waits_for_all_is_told_so_sooner(c
 
 
 def test_a_connection_that_ends_leaves_nothing_counted(crowd: list[Line]) -> None:
-    for line, end in zip(crowd, (Outflow.shut_out, Outflow.stopProducing, Outflow.resumeProducing), strict=True):
+    for line, end in zip(
+        crowd, (SendBuffer.shut_out, SendBuffer.stopProducing, SendBuffer.resumeProducing), strict=True
+    ):
         line.client.deliver(b"x" * 150_000, 1)
         assert BACKLOG_BYTES.value > 0
         end(line.client)

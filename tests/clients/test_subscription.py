@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from chatd.clients.json_session import Program
-from chatd.clients.subscription import Membership
+from chatd.clients.json_session import JsonSession
+from chatd.clients.subscription import Subscription
 from chatd.protocol.close_codes import OUR_FAULT
-from chatd.protocol.message import Batch, Gap, Message, Position
+from chatd.protocol.message import Batch, Message, OffsetGap, StreamPosition
 from tests.clients.house import House, events
 from tests.fakes import FakeLine
 
-TOP = Position("e0", 9)
+TOP = StreamPosition("e0", 9)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def house() -> House:
     return House()
 
 
-def member(house: House, **place: Any) -> tuple[Membership, Program, FakeLine]:
+def member(house: House, **place: Any) -> tuple[Subscription, JsonSession, FakeLine]:
     program, line = house.program("p1", **place)
     house.turn()
     line.blobs.clear()
@@ -41,13 +41,13 @@ def batch(first: int, *texts: str) -> Batch:
     ("gaps", "recovered", "lost"),
     [
         ((), True, 0),
-        ((Gap("e0", 3, 3),), False, 3),
-        ((Gap("e0", 3, 3), Gap("e0", 7, 2)), False, 5),
-        ((Gap("e0", 3, 3), Gap("e1", 0, None)), False, None),
+        ((OffsetGap("e0", 3, 3),), False, 3),
+        ((OffsetGap("e0", 3, 3), OffsetGap("e0", 7, 2)), False, 5),
+        ((OffsetGap("e0", 3, 3), OffsetGap("e1", 0, None)), False, None),
     ],
 )
 def test_it_is_told_in_one_piece_what_it_missed_and_what_of_it_is_lost(
-    house: House, gaps: Sequence[Gap], recovered: bool, lost: int | None
+    house: House, gaps: Sequence[OffsetGap], recovered: bool, lost: int | None
 ) -> None:
     membership, _, line = member(house)
     membership.ref = "r"
@@ -72,10 +72,12 @@ def test_a_reference_is_answered_once(house: House) -> None:
     assert [each.get("ref") for each in told(house, line)] == ["r", None]
 
 
-@pytest.mark.parametrize(("gap", "first", "last"), [(Gap("e0", 7, 3), 5, 7), (Gap("e0", 7, None), None, None)])
-@pytest.mark.parametrize("tell", [Membership.lost, Membership.too_slow])
+@pytest.mark.parametrize(
+    ("gap", "first", "last"), [(OffsetGap("e0", 7, 3), 5, 7), (OffsetGap("e0", 7, None), None, None)]
+)
+@pytest.mark.parametrize("tell", [Subscription.lost, Subscription.too_slow])
 def test_what_is_lost_for_good_is_told_from_where_to_where(
-    house: House, tell: Any, gap: Gap, first: int | None, last: int | None
+    house: House, tell: Any, gap: OffsetGap, first: int | None, last: int | None
 ) -> None:
     membership, _, line = member(house)
     tell(membership, gap)
@@ -86,7 +88,7 @@ def test_what_is_lost_for_good_is_told_from_where_to_where(
 def test_a_gap_comes_after_what_was_delivered_before_it_and_before_what_follows(house: House) -> None:
     membership, _, line = member(house)
     membership.deliver(b'\x81\x0c{"type":"x"}', 1)
-    membership.lost(Gap("e0", 7, 3))
+    membership.lost(OffsetGap("e0", 7, 3))
     membership.deliver(b'\x81\x0c{"type":"y"}', 1)
     assert [each["type"] for each in told(house, line)] == ["x", "gap", "y"]
 
@@ -107,13 +109,13 @@ def test_without_a_key_it_knows_of_no_place(house: House) -> None:
 def test_with_a_key_it_knows_what_has_arrived(house: House) -> None:
     membership, _, line = member(house, resume="abcdefgh")
     line.progress = (10, 5)
-    assert membership.given(TOP) == Position("e0", 0)  # where it was when it came
+    assert membership.given(TOP) == StreamPosition("e0", 0)  # where it was when it came
     line.progress = (10, 10)
     assert membership.given(TOP) == TOP
     membership.seal()
     membership.close()
     line.progress = (0, 0)  # nobody knows any more
-    assert membership.given(Position("e0", 10)) == TOP
+    assert membership.given(StreamPosition("e0", 10)) == TOP
 
 
 def test_its_place_is_kept_when_it_goes(house: House) -> None:
@@ -125,7 +127,7 @@ def test_its_place_is_kept_when_it_goes(house: House) -> None:
     program.given_all()
     program.going()
     program.gone()
-    assert house.bus.places["lobby", "abcdefgh"].position == Position("e0", 1)
+    assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
 
 
 def test_one_with_a_key_comes_back_to_what_it_missed(house: House) -> None:

@@ -10,11 +10,11 @@ from twisted.internet.defer import fail, succeed
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.broker.publish_queue import NotPublished
-from chatd.clients.text_session import Person
+from chatd.clients.text_session import TextSession
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import LEAVING, LOG_AWAY, OUR_FAULT, STOPPING, TOO_LARGE
-from chatd.protocol.http_head import Place
-from chatd.protocol.message import Gap
+from chatd.protocol.http_head import RoomTarget
+from chatd.protocol.message import OffsetGap
 from chatd.protocol.text import HELP
 from tests.clients.house import CONFIG, House, lines
 from tests.fakes import FakeLine
@@ -28,7 +28,7 @@ def house() -> House:
 
 
 @pytest.fixture
-def ann(house: House) -> tuple[Person, FakeLine]:
+def ann(house: House) -> tuple[TextSession, FakeLine]:
     return house.person("ann")
 
 
@@ -53,7 +53,7 @@ def test_what_it_does_is_told_of_it(house: House) -> None:
     assert lines(bob) == lines(bare) == ["* ann bows  twice"]
 
 
-def test_two_slashes_send_a_line_that_starts_with_one(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_two_slashes_send_a_line_that_starts_with_one(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["//help"])
     assert house.turn() == [("lobby", "/help")]
 
@@ -65,18 +65,18 @@ def test_with_echo_it_sees_its_own_lines_as_others_do(house: House) -> None:
     assert lines(line) == ["ann: hello", "* ann waves"]
 
 
-def test_lines_and_what_it_does_keep_their_order(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_lines_and_what_it_does_keep_their_order(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["a", "b", "/me c", "/help", "d"])
     assert house.turn() == [("lobby", text) for text in "abcd"]
 
 
-def test_lines_of_one_read_are_one_batch(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_lines_of_one_read_are_one_batch(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["a", "/me b", "c"])
     house.turn()
     assert len(house.bus.published) == len(house.chat_log.entries) - 2 == 1
 
 
-def test_what_is_empty_is_ignored(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_what_is_empty_is_ignored(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["", "\n", "\r\n"])
     assert (house.turn(), lines(ann[1])) == ([], [])
 
@@ -133,10 +133,10 @@ def test_of_bare_clients_nothing_is_told(house: House) -> None:
     assert lines(bob) == []
 
 
-def test_one_whose_nick_is_taken_learns_which_it_has(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_one_whose_nick_is_taken_learns_which_it_has(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     line = FakeLine()
-    place = Place("lobby", nick="ann")
-    other = Person(house.hub, CONFIG, house.clock, line, id="other", place=place, address="192.0.2.1")
+    place = RoomTarget("lobby", nick="ann")
+    other = TextSession(house.hub, CONFIG, house.clock, line, id="other", place=place, address="192.0.2.1")
     other.join()
     assert line.blobs == []  # the handshake is not answered yet
     other.opened()
@@ -147,11 +147,11 @@ def test_one_whose_nick_is_taken_learns_which_it_has(house: House, ann: tuple[Pe
     assert lines(ann[1]) == ["* ann*2 joined", "ann*2: hi"]
 
 
-def test_one_that_got_its_nick_is_told_nothing(ann: tuple[Person, FakeLine]) -> None:
+def test_one_that_got_its_nick_is_told_nothing(ann: tuple[TextSession, FakeLine]) -> None:
     assert lines(ann[1]) == []
 
 
-def test_one_that_lost_its_nick_is_told_which_it_has_now(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_one_that_lost_its_nick_is_told_which_it_has_now(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.hub.renamed("lobby", "ann.1", "ann*2")
     assert lines(ann[1]) == ["* you are ann*2"]
     ann[0].received(["hi"])
@@ -162,7 +162,7 @@ def test_one_that_lost_its_nick_is_told_which_it_has_now(house: House, ann: tupl
 # Commands
 
 
-def test_help_tells_the_asker_alone_every_command(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_help_tells_the_asker_alone_every_command(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     _, bob = house.person("bob")
     ann[0].received(["/help\n"])
     assert house.turn() == []
@@ -214,14 +214,14 @@ def test_who_names_everybody_and_counts_those_without_a_name(house: House) -> No
     assert (lines(own), lines(line)) == (["* here: ann, bob and 2 without a nick"], [])
 
 
-def test_who_counts_where_they_are_too_many(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_who_counts_where_they_are_too_many(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus.presence_limit = 1
     house.session()
     ann[0].received(["/who"])
     assert lines(ann[1]) == ["* 2 members are here"]
 
 
-def test_nick_takes_another_and_others_are_told(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_nick_takes_another_and_others_are_told(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     _, bob = house.person("bob")
     house.turn()
     lines(ann[1])
@@ -231,7 +231,7 @@ def test_nick_takes_another_and_others_are_told(house: House, ann: tuple[Person,
     assert lines(bob) == ["anna: hi", "* ann is now anna"]
 
 
-def test_a_nick_that_is_taken_gives_one_like_it(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_a_nick_that_is_taken_gives_one_like_it(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.person("bob")
     house.turn()
     lines(ann[1])
@@ -239,14 +239,14 @@ def test_a_nick_that_is_taken_gives_one_like_it(house: House, ann: tuple[Person,
     assert lines(ann[1]) == ["* bob is taken, you are bob*2"]
 
 
-def test_last_shows_what_was_said_as_it_was_shown_then(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_last_shows_what_was_said_as_it_was_shown_then(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["a", "/me b", "c\x07"])
     house.turn()
     ann[0].received(["/last 2"])
     assert lines(ann[1]) == ["* ann b", r"ann: c\x07"]
 
 
-def test_last_shows_twenty_unless_told_how_many(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_last_shows_twenty_unless_told_how_many(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received([f"{number}" for number in range(30)])
     house.turn()
     ann[0].received(["/last"])
@@ -267,29 +267,29 @@ def test_last_says_where_it_has_fewer_than_were_asked_for_because_more_do_not_fi
     assert lines(line) == ["ann: 2", "ann: 3", "ann: 4"]
 
 
-def test_last_where_nothing_was_said_shows_nothing(ann: tuple[Person, FakeLine]) -> None:
+def test_last_where_nothing_was_said_shows_nothing(ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["/last"])
     assert lines(ann[1]) == []
 
 
-def test_ping_tells_how_long_it_took_through_the_bus(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_ping_tells_how_long_it_took_through_the_bus(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["/ping"])
     assert lines(ann[1]) == ["* pong after 0.0 ms"]
 
 
-def test_a_ping_that_did_not_come_back_says_so(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_a_ping_that_did_not_come_back_says_so(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_goes()
     ann[0].received(["/ping"])
     assert lines(ann[1]) == ["* no answer: the message bus is away"]
 
 
-def test_quit_closes_and_what_follows_is_not_said(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_quit_closes_and_what_follows_is_not_said(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     ann[0].received(["bye", "/quit", "too late", "/help"])
     assert house.turn() == [("lobby", "bye")]
     assert (ann[1].events, lines(ann[1])) == ([LEAVING], [])
 
 
-def test_an_error_of_ours_is_told_and_logged(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_an_error_of_ours_is_told_and_logged(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     hub: Any = house.hub
     hub.members = lambda _: fail(ZeroDivisionError())
     with capturedLogs() as events:
@@ -298,7 +298,7 @@ def test_an_error_of_ours_is_told_and_logged(house: House, ann: tuple[Person, Fa
     assert [each["log_level"] for each in events] == [LogLevel.critical]
 
 
-def test_an_answer_that_cannot_be_told_is_said_to_be_our_error(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_an_answer_that_cannot_be_told_is_said_to_be_our_error(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     hub: Any = house.hub
     hub.members = lambda _: succeed(None)
     with capturedLogs() as events:
@@ -310,7 +310,7 @@ def test_an_answer_that_cannot_be_told_is_said_to_be_our_error(house: House, ann
 # How much may be asked
 
 
-def test_questions_without_an_answer_are_bounded(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_questions_without_an_answer_are_bounded(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus.answer_at_once = False
     ann[0].received(["/who"] * 3)
     assert lines(ann[1]) == ["* not sent: too many at once"]
@@ -321,14 +321,14 @@ def test_questions_without_an_answer_are_bounded(house: House, ann: tuple[Person
     assert lines(ann[1]) == ["* here: ann"]
 
 
-def test_a_question_that_failed_counts_no_more(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_a_question_that_failed_counts_no_more(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_goes()
     for _ in range(5):
         ann[0].received(["/ping"])
     assert lines(ann[1]) == ["* no answer: the message bus is away"] * 5
 
 
-def test_an_answer_for_one_that_is_gone_is_told_to_nobody(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_an_answer_for_one_that_is_gone_is_told_to_nobody(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus.answer_at_once = False
     ann[0].received(["/who", "/last"])
     ann[0].gone()
@@ -339,7 +339,7 @@ def test_an_answer_for_one_that_is_gone_is_told_to_nobody(house: House, ann: tup
 # What can't be sent for now
 
 
-def test_while_the_bus_is_away_each_line_is_given_back_at_once(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_while_the_bus_is_away_each_line_is_given_back_at_once(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_goes()
     ann[0].received(["a", "/me b", "/help"])
     assert lines(ann[1]) == [NOT_SENT, NOT_SENT, *HELP]
@@ -353,13 +353,13 @@ def test_while_the_bus_is_away_each_line_is_given_back_at_once(house: House, ann
     assert house.turn() == [("lobby", "c")]
 
 
-def test_while_the_bus_is_away_one_may_quit(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_while_the_bus_is_away_one_may_quit(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_goes()
     ann[0].received(["/quit", "too late"])
     assert (ann[1].events, lines(ann[1])) == ([LEAVING], [])
 
 
-def test_a_full_window_holds_lines_and_commands_in_their_order(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_a_full_window_holds_lines_and_commands_in_their_order(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_fills()
     ann[0].received(["a", "/help"])
     ann[0].received(["/me b"])
@@ -369,7 +369,7 @@ def test_a_full_window_holds_lines_and_commands_in_their_order(house: House, ann
     assert (lines(ann[1]), ann[1].events) == (list(HELP), ["pause", "resume"])
 
 
-def test_what_was_held_is_given_back_where_the_bus_goes(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_what_was_held_is_given_back_where_the_bus_goes(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_fills()
     ann[0].received(["a", "b"])
     house.bus_goes()
@@ -379,7 +379,9 @@ def test_what_was_held_is_given_back_where_the_bus_goes(house: House, ann: tuple
     assert (house.turn(), ann[1].events) == ([], ["pause", "resume"])
 
 
-def test_what_one_that_left_said_is_published_but_not_its_commands(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_what_one_that_left_said_is_published_but_not_its_commands(
+    house: House, ann: tuple[TextSession, FakeLine]
+) -> None:
     house.bus_fills()
     ann[0].received(["a", "/last", "/nick anna", "b"])
     ann[0].gone()
@@ -389,7 +391,7 @@ def test_what_one_that_left_said_is_published_but_not_its_commands(house: House,
     assert (lines(ann[1]), ann[1].events, events) == ([], ["pause"], [])
 
 
-def test_what_one_that_left_said_waits_for_a_bus_that_is_away(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_what_one_that_left_said_waits_for_a_bus_that_is_away(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus_fills()
     ann[0].received(["a"])
     ann[0].gone()
@@ -399,7 +401,9 @@ def test_what_one_that_left_said_waits_for_a_bus_that_is_away(house: House, ann:
     assert house.turn() == [("lobby", "a")]
 
 
-def test_what_one_that_left_could_not_say_is_counted_in_the_log(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_what_one_that_left_could_not_say_is_counted_in_the_log(
+    house: House, ann: tuple[TextSession, FakeLine]
+) -> None:
     house.bus_fills()
     ann[0].received(["a", "b"])
     ann[0].gone()
@@ -409,7 +413,9 @@ def test_what_one_that_left_could_not_say_is_counted_in_the_log(house: House, an
     assert [(each["log_level"], each["count"]) for each in events] == [(LogLevel.warn, 2)]
 
 
-def test_where_the_chat_log_cannot_be_written_it_is_told_and_stays(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_where_the_chat_log_cannot_be_written_it_is_told_and_stays(
+    house: House, ann: tuple[TextSession, FakeLine]
+) -> None:
     house.chat_log.full = True
     ann[0].received(["a"])
     assert house.turn() == []
@@ -417,7 +423,7 @@ def test_where_the_chat_log_cannot_be_written_it_is_told_and_stays(house: House,
     assert ann[1].events == []
 
 
-def test_a_line_that_the_bus_refused_is_told_and_it_stays(house: House, ann: tuple[Person, FakeLine]) -> None:
+def test_a_line_that_the_bus_refused_is_told_and_it_stays(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     house.bus.refuse = NotPublished("ERR no")
     ann[0].received(["a"])
     house.turn()
@@ -431,19 +437,19 @@ def test_a_line_that_the_bus_refused_is_told_and_it_stays(house: House, ann: tup
 @pytest.mark.parametrize(
     ("count", "told"), [(1, "* 1 line lost"), (3, "* 3 lines lost"), (None, "* some lines may be lost")]
 )
-def test_what_is_lost_for_good_is_told(ann: tuple[Person, FakeLine], count: int | None, told: str) -> None:
-    ann[0].lost(Gap("e0", 7, count))
+def test_what_is_lost_for_good_is_told(ann: tuple[TextSession, FakeLine], count: int | None, told: str) -> None:
+    ann[0].lost(OffsetGap("e0", 7, count))
     assert lines(ann[1]) == [told]
 
 
 @pytest.mark.parametrize(("count", "told"), [(12, "* 12 lines missed"), (None, "* some lines may be lost")])
 def test_without_history_one_that_was_too_slow_is_told_and_stays(
-    ann: tuple[Person, FakeLine], count: int | None, told: str
+    ann: tuple[TextSession, FakeLine], count: int | None, told: str
 ) -> None:
-    ann[0].too_slow(Gap("e0", 12, count))
+    ann[0].too_slow(OffsetGap("e0", 12, count))
     assert (lines(ann[1]), ann[1].events) == ([told], [])
 
 
-def test_before_it_closes_the_server_says_why(ann: tuple[Person, FakeLine]) -> None:
+def test_before_it_closes_the_server_says_why(ann: tuple[TextSession, FakeLine]) -> None:
     ann[1].blobs.append(ann[0].farewell(STOPPING))
     assert lines(ann[1]) == ["* closing: the server stops"]

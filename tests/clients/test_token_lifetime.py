@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.access.tokens import BadToken, Grant
-from chatd.clients.json_session import Program
+from chatd.access.tokens import BadToken, Permissions
+from chatd.clients.json_session import JsonSession
 from chatd.clients.pipe_session import Session
-from chatd.clients.stream_session import Follower
-from chatd.clients.text_session import Person
-from chatd.clients.token_lifetime import LOOK_SECONDS, UNLIMITED, Lease
+from chatd.clients.stream_session import StreamSession
+from chatd.clients.text_session import TextSession
+from chatd.clients.token_lifetime import LOOK_SECONDS, UNLIMITED, TokenLifetime
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import READ_ONLY, TOKEN_OUT
 from chatd.protocol.http_api import EVENTS, JSON, TEXT
-from chatd.protocol.http_head import Place
+from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.http_stream import stream
 from tests.clients.house import House, events, lines
 from tests.fakes import FakeLine
@@ -24,18 +24,18 @@ from tests.fakes import FakeLine
 class Tokens:
     """Knows some tokens by heart."""
 
-    def __init__(self, **grants: Grant) -> None:
+    def __init__(self, **grants: Permissions) -> None:
         self.grants = grants
 
-    def check(self, token: str, now: float) -> Grant:
+    def check(self, token: str, now: float) -> Permissions:
         if token not in self.grants:
             raise BadToken("no such token")
         return self.grants[token]
 
 
-def lease_of(clock: Clock, grant: Grant, **others: Grant) -> Lease:
-    guard: Any = Tokens(**others)
-    return Lease(grant, guard, clock, Config(), clock.seconds)
+def token_lifetime_of(clock: Clock, permissions: Permissions, **others: Permissions) -> TokenLifetime:
+    token_verifier: Any = Tokens(**others)
+    return TokenLifetime(permissions, token_verifier, clock, Config(), clock.seconds)
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ class Watcher:
     def __init__(self, clock: Clock, expires: float | None) -> None:
         self.clock = clock
         self.told: list[tuple[str, float]] = []
-        self.lease = lease_of(
-            clock, Grant("ann", expires=expires), later=Grant("ann", expires=1000), never=Grant("ann")
+        self.token_lifetime = token_lifetime_of(
+            clock, Permissions("ann", expires=expires), later=Permissions("ann", expires=1000), never=Permissions("ann")
         )
-        self.lease.begin(
+        self.token_lifetime.begin(
             lambda left: self.told.append(("warn", left)), lambda: self.told.append(("end", clock.seconds()))
         )
 
@@ -83,14 +83,14 @@ def test_without_an_end_it_never_ends() -> None:
     clock = Clock()
     watcher = Watcher(clock, None)
     assert not clock.getDelayedCalls()
-    assert watcher.lease.left is None
+    assert watcher.token_lifetime.left is None
 
 
 def test_who_is_gone_is_not_called() -> None:
     clock = Clock()
     watcher = Watcher(clock, 100)
-    watcher.lease.stop()
-    watcher.lease.stop()
+    watcher.token_lifetime.stop()
+    watcher.token_lifetime.stop()
     assert not clock.getDelayedCalls()
     assert watcher.told == []
 
@@ -100,13 +100,13 @@ def test_another_token_begins_anew() -> None:
     watcher = Watcher(clock, 100)
     clock.advance(50)
     assert len(watcher.told) == 1
-    watcher.lease.renew("later")
+    watcher.token_lifetime.renew("later")
     assert len(clock.getDelayedCalls()) == 1
     clock.advance(889.9)
     assert len(watcher.told) == 1
     clock.advance(0.1)
     assert watcher.told[1:] == [("warn", 60)]
-    watcher.lease.renew("never")
+    watcher.token_lifetime.renew("never")
     assert not clock.getDelayedCalls()
 
 
@@ -115,7 +115,7 @@ def test_the_answer_to_another_token_that_is_good_for_a_moment_is_warning_enough
     watcher = Watcher(clock, 100)
     clock.advance(970)
     del watcher.told[:]
-    watcher.lease.renew("later")
+    watcher.token_lifetime.renew("later")
     assert watcher.told == []
     clock.advance(30)
     assert watcher.told == [("end", 1000)]
@@ -123,10 +123,10 @@ def test_the_answer_to_another_token_that_is_good_for_a_moment_is_warning_enough
 
 def test_a_clock_that_was_set_is_noticed_within_the_hour() -> None:
     clock, wall = Clock(), [0.0]
-    guard: Any = Tokens()
+    token_verifier: Any = Tokens()
     told: list[str] = []
-    lease = Lease(Grant(expires=1_000_000), guard, clock, Config(), lambda: wall[0])
-    lease.begin(lambda left: told.append("warn"), lambda: told.append("end"))
+    token_lifetime = TokenLifetime(Permissions(expires=1_000_000), token_verifier, clock, Config(), lambda: wall[0])
+    token_lifetime.begin(lambda left: told.append("warn"), lambda: told.append("end"))
     wall[0] = 1_000_001
     clock.advance(LOOK_SECONDS)
     assert told == ["end"]
@@ -134,41 +134,43 @@ def test_a_clock_that_was_set_is_noticed_within_the_hour() -> None:
 
 def test_a_bad_token_and_somebody_elses_change_nothing() -> None:
     clock = Clock()
-    lease = lease_of(clock, Grant("ann", expires=100), bob=Grant("bob", expires=1000))
-    lease.begin(lambda left: None, lambda: None)
+    token_lifetime = token_lifetime_of(clock, Permissions("ann", expires=100), bob=Permissions("bob", expires=1000))
+    token_lifetime.begin(lambda left: None, lambda: None)
     for token, why in (("bad", "no such token"), ("bob", "the token is somebody else's")):
         with pytest.raises(BadToken, match=why):
-            lease.renew(token)
-    assert lease.grant == Grant("ann", expires=100)
-    lease = lease_of(clock, Grant(nick="ann"), bob=Grant(nick="bob"))
+            token_lifetime.renew(token)
+    assert token_lifetime.permissions == Permissions("ann", expires=100)
+    token_lifetime = token_lifetime_of(clock, Permissions(nick="ann"), bob=Permissions(nick="bob"))
     with pytest.raises(BadToken, match="the token is somebody else's"):
-        lease.renew("bob")
+        token_lifetime.renew("bob")
     with pytest.raises(BadToken, match="the token is somebody else's"):
-        lease_of(clock, Grant("ann", "ann"), nick=Grant(nick="ann")).renew("nick")
+        token_lifetime_of(clock, Permissions("ann", "ann"), nick=Permissions(nick="ann")).renew("nick")
     with pytest.raises(BadToken, match="this server takes no tokens"):
         UNLIMITED.renew("any")
 
 
 def test_a_token_with_another_nick_does_not_renew_and_changes_nothing() -> None:
     clock = Clock()
-    lease = lease_of(clock, Grant("u-17", "ann", 100), other=Grant("u-17", "anna", 1000), same=Grant("u-17", "ann"))
-    lease.begin(lambda left: None, lambda: None)
+    token_lifetime = token_lifetime_of(
+        clock, Permissions("u-17", "ann", 100), other=Permissions("u-17", "anna", 1000), same=Permissions("u-17", "ann")
+    )
+    token_lifetime.begin(lambda left: None, lambda: None)
     with pytest.raises(BadToken, match="the token has another nick than this connection; connect anew with it"):
-        lease.renew("other")
-    assert lease.grant == Grant("u-17", "ann", 100)
-    lease.renew("same")
-    assert lease.left is None
+        token_lifetime.renew("other")
+    assert token_lifetime.permissions == Permissions("u-17", "ann", 100)
+    token_lifetime.renew("same")
+    assert token_lifetime.left is None
 
 
 # A bare client
 
 
-def bare(house: House, grant: Grant) -> tuple[Session, FakeLine]:
-    return house.come(Session, "s1", Place("lobby"), lease_of(house.clock, grant))
+def bare(house: House, permissions: Permissions) -> tuple[Session, FakeLine]:
+    return house.come(Session, "s1", RoomTarget("lobby"), token_lifetime_of(house.clock, permissions))
 
 
 def test_a_bare_clients_lines_are_those_of_its_token(house: House) -> None:
-    (ann, own), (_, other) = bare(house, Grant("ann", "ann")), house.session("s2")
+    (ann, own), (_, other) = bare(house, Permissions("ann", "ann")), house.session("s2")
     house.turn()
     ann.received(["hello"])
     house.turn()
@@ -176,7 +178,7 @@ def test_a_bare_clients_lines_are_those_of_its_token(house: House) -> None:
 
 
 def test_a_bare_client_that_may_only_listen_is_closed_when_it_speaks(house: House) -> None:
-    session, line = bare(house, Grant(rooms={"lobby": "r"}))
+    session, line = bare(house, Permissions(rooms={"lobby": "r"}))
     session.received(["\n"])
     assert line.events == []
     session.received(["hello"])
@@ -185,15 +187,17 @@ def test_a_bare_client_that_may_only_listen_is_closed_when_it_speaks(house: Hous
 
 
 def test_a_bare_client_hears_nothing_before_its_token_runs_out_and_is_closed_then(house: House) -> None:
-    _, line = bare(house, Grant(expires=50))
+    _, line = bare(house, Permissions(expires=50))
     assert (lines(line), line.events) == ([], [])
     house.clock.advance(50)
     assert (lines(line), line.events) == ([], [TOKEN_OUT])
 
 
-@pytest.mark.parametrize("kind", [Session, Person, Program])
+@pytest.mark.parametrize("kind", [Session, TextSession, JsonSession])
 def test_who_is_gone_has_no_timer_left(house: House, kind: type[Any]) -> None:
-    session, _ = house.come(kind, "s1", Place("lobby", nick="ann"), lease_of(house.clock, Grant(expires=500)))
+    session, _ = house.come(
+        kind, "s1", RoomTarget("lobby", nick="ann"), token_lifetime_of(house.clock, Permissions(expires=500))
+    )
     house.turn()
     session.gone()
     house.turn()
@@ -203,28 +207,30 @@ def test_who_is_gone_has_no_timer_left(house: House, kind: type[Any]) -> None:
 # Somebody at a terminal
 
 
-def person(house: House, grant: Grant, nick: str = "ann") -> tuple[Person, FakeLine]:
-    session, line = house.come(Person, "ann.1", Place("lobby", nick=nick), lease_of(house.clock, grant))
+def person(house: House, permissions: Permissions, nick: str = "ann") -> tuple[TextSession, FakeLine]:
+    session, line = house.come(
+        TextSession, "ann.1", RoomTarget("lobby", nick=nick), token_lifetime_of(house.clock, permissions)
+    )
     house.turn()
     return session, line
 
 
 def test_its_nick_is_that_of_its_token_and_it_is_told(house: House) -> None:
-    ann, line = person(house, Grant("ann", "ann"), nick="bob")
+    ann, line = person(house, Permissions("ann", "ann"), nick="bob")
     assert (ann.nick, lines(line)) == ("ann", ["* you are ann"])
-    _, line = person(house, Grant("ann", "ann"))
+    _, line = person(house, Permissions("ann", "ann"))
     assert lines(line) == []
 
 
 def test_it_keeps_it(house: House) -> None:
-    ann, line = person(house, Grant("ann", "ann"))
+    ann, line = person(house, Permissions("ann", "ann"))
     ann.received(["/nick bob"])
     house.turn()
     assert (ann.nick, lines(line)) == ("ann", ["* your nick is that of your token"])
 
 
 def test_it_may_only_listen_and_is_told_so(house: House) -> None:
-    ann, line = person(house, Grant("ann", "ann", rooms={"*": "r"}))
+    ann, line = person(house, Permissions("ann", "ann", rooms={"*": "r"}))
     ann.received(["hello", "/ping", "/me waves"])
     told = "* not sent: the token does not let you speak in this room"
     assert house.turn() == []
@@ -235,7 +241,7 @@ def test_it_may_only_listen_and_is_told_so(house: House) -> None:
 
 
 def test_it_is_told_that_its_token_runs_out(house: House) -> None:
-    _, line = person(house, Grant("ann", "ann", expires=100))
+    _, line = person(house, Permissions("ann", "ann", expires=100))
     house.clock.advance(40)
     assert lines(line) == ["* your token runs out in 60 seconds"]
     house.clock.advance(60)
@@ -245,14 +251,16 @@ def test_it_is_told_that_its_token_runs_out(house: House) -> None:
 # A program
 
 
-def program(house: House, grant: Grant, **others: Grant) -> tuple[Program, FakeLine]:
-    session, line = house.come(Program, "p1", Place("lobby"), lease_of(house.clock, grant, **others))
+def program(house: House, permissions: Permissions, **others: Permissions) -> tuple[JsonSession, FakeLine]:
+    session, line = house.come(
+        JsonSession, "p1", RoomTarget("lobby"), token_lifetime_of(house.clock, permissions, **others)
+    )
     house.turn()
     lines(line)
     return session, line
 
 
-def asks(house: House, session: Program, line: FakeLine, **request: Any) -> list[dict[str, Any]]:
+def asks(house: House, session: JsonSession, line: FakeLine, **request: Any) -> list[dict[str, Any]]:
     session.received([json.dumps(request)])
     house.turn()
     return events(line)
@@ -263,7 +271,7 @@ def refused(message: str, **more: Any) -> dict[str, Any]:
 
 
 def test_a_program_may_do_in_each_room_what_its_token_says(house: House) -> None:
-    session, line = program(house, Grant("ann", rooms={"lobby": "r", "ops": "rw", "drop": "w"}))
+    session, line = program(house, Permissions("ann", rooms={"lobby": "r", "ops": "rw", "drop": "w"}))
     assert asks(house, session, line, type="publish", room="lobby", text="hi", ref=1) == [
         refused("the token does not let you speak in this room", ref=1)
     ]
@@ -276,7 +284,9 @@ def test_a_program_may_do_in_each_room_what_its_token_says(house: House) -> None
 
 
 def test_a_programs_nick_is_that_of_its_token(house: House) -> None:
-    session, line = house.come(Program, "p1", Place("lobby", nick="bob"), lease_of(house.clock, Grant("ann", "ann")))
+    session, line = house.come(
+        JsonSession, "p1", RoomTarget("lobby", nick="bob"), token_lifetime_of(house.clock, Permissions("ann", "ann"))
+    )
     house.turn()
     assert events(line)[0]["nick"] == "ann"
     assert asks(house, session, line, type="nick", nick="bob", ref=1) == [
@@ -285,7 +295,7 @@ def test_a_programs_nick_is_that_of_its_token(house: House) -> None:
 
 
 def test_a_program_is_warned_renews_its_token_and_stays(house: House) -> None:
-    session, line = program(house, Grant("ann", expires=100), new=Grant("ann", expires=200))
+    session, line = program(house, Permissions("ann", expires=100), new=Permissions("ann", expires=200))
     house.clock.advance(40)
     house.turn()
     assert events(line) == [{"type": "auth", "expires_in": 60.0}]
@@ -299,7 +309,7 @@ def test_a_program_is_warned_renews_its_token_and_stays(house: House) -> None:
 
 
 def test_a_program_that_renews_with_a_bad_one_is_told_and_stays_until_the_old_one_runs_out(house: House) -> None:
-    session, line = program(house, Grant("ann", expires=100))
+    session, line = program(house, Permissions("ann", expires=100))
     assert asks(house, session, line, type="auth", token="x", ref=1) == [refused("no such token", ref=1)]
     assert line.events == []
     house.clock.advance(100)
@@ -307,7 +317,7 @@ def test_a_program_that_renews_with_a_bad_one_is_told_and_stays_until_the_old_on
 
 
 def test_a_program_leaves_the_rooms_that_a_new_token_does_not_let_it_read(house: House) -> None:
-    session, line = program(house, Grant("ann"), new=Grant("ann", rooms={"lobby": "rw"}))
+    session, line = program(house, Permissions("ann"), new=Permissions("ann", rooms={"lobby": "rw"}))
     asks(house, session, line, type="join", room="ops")
     (_, other) = house.session("s2", "ops")
     told = asks(house, session, line, type="auth", token="new")
@@ -344,15 +354,15 @@ def test_where_no_tokens_are_taken_a_program_is_told(house: House) -> None:
 )
 def test_who_follows_is_told_as_it_hears_the_room(house: House, form: str, nick: str, told: bytes) -> None:
     line = FakeLine()
-    session = Follower(
+    session = StreamSession(
         house.hub,
         house.config,
         house.clock,
         line,
         id="f1",
-        place=Place("lobby", nick=nick),
+        place=RoomTarget("lobby", nick=nick),
         address="192.0.2.1",
-        lease=lease_of(house.clock, Grant(expires=50)),
+        token_lifetime=token_lifetime_of(house.clock, Permissions(expires=50)),
         stream=stream(form, chunked=False, told=bool(nick)),
         since=None,
     )

@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
-from chatd.protocol.http_head import Place, Upgrade
+from chatd.protocol.http_head import RoomTarget, Upgrade
 from tests.conformance.testee import EchoFactory
 from tests.fakes import FakeTransport
 from tests.frames import CLOSE, CONTINUATION, KEY, PING, PONG, close_frame, frame, heard
@@ -81,7 +81,7 @@ class Client:
     def __init__(self) -> None:
         self.clock = Clock()
         self.factory = EchoFactory(self.clock, CONFIG)
-        self.connection: Any = self.factory.make(Upgrade(KEY), Place("lobby"), "192.0.2.7")
+        self.connection: Any = self.factory.make(Upgrade(KEY), RoomTarget("lobby"), "192.0.2.7")
         self.transport = FakeTransport(self.clock, self.connection)
         self.connection.makeConnection(self.transport)
 

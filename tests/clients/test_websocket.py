@@ -15,7 +15,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from chatd.clients.factory import ConnectionFactory
-from chatd.clients.send_buffer import Outflow
+from chatd.clients.send_buffer import SendBuffer
 from chatd.clients.websocket import Connection
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import OUR_FAULT, STOPPING, TAKEN_OVER, too_slow
@@ -356,18 +356,18 @@ class MessageTests(TestCase):
         assert self.house.said() == ["a", "a", "a"]
 
     def test_an_error_of_ours_is_1011_and_logged(self) -> None:
-        self.house.hub.intake.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        self.house.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         assert self.client.closed_with == 1011
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_an_error_with_one_message_leaves_other_clients_alone(self) -> None:
         other = self.house.client()
-        publish = self.house.hub.intake.publish
-        self.house.hub.intake.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        publish = self.house.hub.publisher.publish
+        self.house.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         self.flushLoggedErrors(ZeroDivisionError)
-        self.house.hub.intake.publish = publish  # type: ignore[method-assign]
+        self.house.hub.publisher.publish = publish  # type: ignore[method-assign]
         other.send(frame(b"still here"))
         assert self.house.said() == ["still here"]
 
@@ -636,8 +636,8 @@ class PingTests(TestCase):
     def reads(self, acknowledged: Iterable[int], waiting: Iterable[int]) -> None:
         """Let its kernel have taken so much, and so much wait for it, each time that it is looked at."""
         taken, waits = iter(acknowledged), iter(waiting)
-        self.patch(Outflow, "acknowledged", property(lambda _: next(taken)))
-        self.patch(Outflow, "unacknowledged", property(lambda _: next(waits)))
+        self.patch(SendBuffer, "acknowledged", property(lambda _: next(taken)))
+        self.patch(SendBuffer, "unacknowledged", property(lambda _: next(waits)))
 
     def test_one_that_reads_on_is_not_dropped_however_much_is_written_behind_it(self) -> None:
         self.reads(count(), count(500_000, 100_000))
@@ -661,7 +661,7 @@ class PingTests(TestCase):
 
     def test_one_for_which_something_waits_has_longer_to_take_it_if_its_kernel_answers(self) -> None:
         self.reads(repeat(5), repeat(1))
-        self.patch(Outflow, "window", 0)
+        self.patch(SendBuffer, "window", 0)
         looks = int(CONFIG.stalled_seconds / CONFIG.pong_seconds) - 1
         self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * looks)
         assert self.client.gone == ""
@@ -670,15 +670,15 @@ class PingTests(TestCase):
 
     def test_one_for_which_something_waits_and_whose_kernel_is_silent_has_no_longer(self) -> None:
         self.reads(repeat(5), repeat(1))
-        self.patch(Outflow, "window", 0)
-        self.patch(Outflow, "is_unheard", lambda *_: True)
+        self.patch(SendBuffer, "window", 0)
+        self.patch(SendBuffer, "is_unheard", lambda *_: True)
         self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_nothing_waits_and_whose_window_opens_is_pinged_again_and_lives(self) -> None:
         self.reads(repeat(5), repeat(0))
         windows = chain(range(1000, 5000, 1000), repeat(4000))
-        self.patch(Outflow, "window", property(lambda _: next(windows)))
+        self.patch(SendBuffer, "window", property(lambda _: next(windows)))
         self.advance(CONFIG.ping_seconds)
         for pings in range(1, 3):
             assert len(self.pings()) == pings

@@ -25,11 +25,11 @@ from chatd.clients.token_lifetime import UNLIMITED
 from chatd.clients.websocket import Connection
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import TOO_LARGE, too_slow
-from chatd.protocol.http_head import Place
+from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.text import BARE
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 from chatd.web.site import Site
-from chatd.worker.listener import DoorFactory
+from chatd.worker.listener import ListenerFactory
 
 LIMIT = 16 * 1024 * 1024
 CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT, slice_rest=0.01, flood_seconds=3600)  # its suite floods
@@ -59,9 +59,9 @@ class Echo(Session):
         self._line = connection
         self._most = most
         self._receipts = None
-        self.lease = UNLIMITED
+        self.token_lifetime = UNLIMITED
         self.address = ""
-        self.dress = BARE
+        self.format = BARE
 
     def join(self) -> "Deferred[None]":
         return succeed(None)
@@ -84,7 +84,7 @@ class Echo(Session):
 
     @property
     def _compresses(self) -> bool:
-        return self.dress is BARE.deflated
+        return self.format is BARE.deflated
 
     def _send(self, frame: Callable[[bytes], bytes], payloads: Sequence[bytes]) -> None:
         """Send messages back, up to the first that is too large."""
@@ -102,7 +102,7 @@ class EchoFactory(ConnectionFactory):
         nowhere: Any = None
         super().__init__(reactor, nowhere, config, "testee")
 
-    def new_session(self, connection: Connection, place: Place, protocol: str, **who: Any) -> Session:
+    def new_session(self, connection: Connection, place: RoomTarget, protocol: str, **who: Any) -> Session:
         return Echo(connection, who["id"], self.config.max_message)
 
 
@@ -111,8 +111,8 @@ def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListening
     factory = EchoFactory(reactor, config)
     nothing: Any = Mock()  # an echo asks no broker for its health
     site: Any = Site(reactor, nothing, factory, nothing)
-    door = DoorFactory(reactor, factory, site, config, config.max_connections_worker)
-    listening: IListeningPort = reactor.listenTCP(port, door, backlog=config.accept_backlog, interface="127.0.0.1")
+    incoming = ListenerFactory(reactor, factory, site, config, config.max_connections_worker)
+    listening: IListeningPort = reactor.listenTCP(port, incoming, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory
 
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from chatd.access.tokens import BadToken, Guard
+from chatd.access.tokens import BadToken, TokenVerifier
 from chatd.clients.factory import ConnectionFactory
 from chatd.config.settings import Config
 from chatd.protocol import http_api, json_v1, text
@@ -22,7 +22,7 @@ from chatd.protocol.websocket_frames import LONGEST, take_texts
 from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards
 from chatd.web.site import Site
-from chatd.worker.listener import DoorFactory
+from chatd.worker.listener import ListenerFactory
 from tests.access.issuer import private_key, public_pem, token
 from tests.fakes import FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, handshake, header
@@ -136,13 +136,13 @@ def bearer(data: bytes) -> None:
     """Check a token, and claims that somebody has signed: it is refused, or says what it says."""
     for text_ in (data.decode("latin-1"), _signed(data)):
         try:
-            grant = _guard().check(text_, 1_790_000_000)
+            permissions = _token_verifier().check(text_, 1_790_000_000)
         except BadToken as bad:
             assert "\n" not in str(bad)
             continue
-        assert not grant.nick or read_nick(grant.nick) == grant.nick
-        grant.may_read("ops")
-        grant.may_write("ops")
+        assert not permissions.nick or read_nick(permissions.nick) == permissions.nick
+        permissions.may_read("ops")
+        permissions.may_write("ops")
 
 
 def _signed(claims: bytes) -> str:
@@ -151,17 +151,17 @@ def _signed(claims: bytes) -> str:
     return jwt.PyJWS().encode(claims, private_key("Ed25519"), "EdDSA")
 
 
-_GUARD: list[Guard] = []
+_GUARD: list[TokenVerifier] = []
 
 
-def _guard() -> Guard:
+def _token_verifier() -> TokenVerifier:
     if not _GUARD:
         import tempfile
 
         with tempfile.NamedTemporaryFile() as file:
             file.write(public_pem())
             file.flush()
-            _GUARD.append(Guard([file.name]))
+            _GUARD.append(TokenVerifier([file.name]))
             _GUARD[0].read()
     return _GUARD[0]
 
@@ -196,7 +196,7 @@ class World:
         hub = Hub(bus, FakeChatLog().log, LIMITED, self.clock, lambda: 0)
         connections = ConnectionFactory(self.clock, lambda room: hub, LIMITED, "w", now=lambda: 0)
         site = Site(self.clock, Shards([Shard("broker", bus, hub)]), connections, meter)
-        self.doors = DoorFactory(self.clock, connections, site, LIMITED, 10).port(exposed=True)
+        self.incomings = ListenerFactory(self.clock, connections, site, LIMITED, 10).port(exposed=True)
         self.site, self.connections = site, connections
         self.visits = 0
 
@@ -204,7 +204,7 @@ class World:
         """Let a client come that sends this, in pieces, and go."""
         self.visits += 1
         before = len(self.bus.published)
-        protocol: Any = self.doors.buildProtocol(PEER)
+        protocol: Any = self.incomings.buildProtocol(PEER)
         transport = FakeTransport(self.clock, protocol, PEER)
         protocol.makeConnection(transport)
         for piece in pieces(data):

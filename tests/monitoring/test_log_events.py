@@ -4,7 +4,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.monitoring.log_events import LONGEST, fields_of, kind_of
-from chatd.runtime.ipc import Log, encode, read_report
+from chatd.runtime.ipc import LogRecord, encode, read_report
 from tests.fakes import Events
 
 
@@ -23,7 +23,7 @@ def test_no_number_is_what_json_has_no_word_for() -> None:
 
 def test_a_worker_may_send_all_that_may_stand_there() -> None:
     fields = fields_of({"over": True, "count": 3, "wait": 0.5, "why": "it is full"})
-    report = Log("warn", "text", fields=fields)
+    report = LogRecord("warn", "text", fields=fields)
     assert read_report(encode(report)) == report
 
 

@@ -9,9 +9,9 @@ from twisted.internet.task import Clock
 
 from chatd.config.settings import Config
 from chatd.monitoring import meter, prometheus
-from chatd.monitoring.meter import Meter, NotKept
+from chatd.monitoring.meter import Meter, NoMetrics
 from chatd.monitoring.metrics import JOINS
-from chatd.monitoring.prometheus import Folder
+from chatd.monitoring.prometheus import MetricsFolder
 from tests.fakes import Events
 
 CONFIG = Config(metrics_seconds=1.0, metrics_kept_seconds=0.5)
@@ -62,16 +62,16 @@ class House:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsFolder]:
     monkeypatch.setattr(prometheus, "PLACES", (str(tmp_path),))
     monkeypatch.setattr(JOINS, "value", 0)
-    made = Folder()
+    made = MetricsFolder()
     yield made
     made.remove()
 
 
 @pytest.fixture
-def house(folder: Folder) -> Iterator[House]:
+def house(folder: MetricsFolder) -> Iterator[House]:
     made = House(folder.take())
     made.meter.start()
     yield made
@@ -86,14 +86,14 @@ def test_the_process_is_looked_at_each_second_and_told_how_late(house: House) ->
     assert house.late == [0, 0, 0.25, 0]
 
 
-def test_what_was_counted_is_written_each_second(house: House, folder: Folder) -> None:
+def test_what_was_counted_is_written_each_second(house: House, folder: MetricsFolder) -> None:
     JOINS.value = 7
     assert b"chatd_joins_total 0.0\n" in prometheus.expose(folder.path)
     house.reactor.advance(1)
     assert b"chatd_joins_total 7.0\n" in prometheus.expose(folder.path)
 
 
-def test_what_was_counted_last_is_not_lost(folder: Folder) -> None:
+def test_what_was_counted_last_is_not_lost(folder: MetricsFolder) -> None:
     house = House(folder.take())
     house.meter.start()
     JOINS.value = 8
@@ -140,7 +140,7 @@ def test_who_leaves_does_not_take_the_answer_of_others_along(house: House) -> No
 def test_a_process_without_a_share_has_no_metrics() -> None:
     house = House("")
     house.meter.start()
-    assert house.ask()[0].check(NotKept)
+    assert house.ask()[0].check(NoMetrics)
     house.meter.stop()
 
 
@@ -153,4 +153,4 @@ def test_where_nothing_can_be_written_it_is_said_and_the_process_goes_on(
     house.meter.start()
     assert events.said[0][0] == "warn"
     assert events.said[0][1].startswith("there are no metrics: ")
-    assert house.ask()[0].check(NotKept)
+    assert house.ask()[0].check(NoMetrics)

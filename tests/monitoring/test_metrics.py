@@ -5,7 +5,7 @@ import re
 import pytest
 
 from chatd.monitoring import metrics
-from chatd.monitoring.metrics import REFUSED, SAMPLES, Histogram, Labelled, Number, names
+from chatd.monitoring.metrics import REFUSED, SAMPLES, Histogram, LabelledNumbers, Number, names
 
 
 def test_each_sample_is_there_once() -> None:
@@ -22,7 +22,7 @@ def test_names_follow_the_conventions_of_prometheus(sample: metrics.Sample) -> N
 
 
 def test_no_label_can_grow() -> None:
-    assert {name for each in SAMPLES for name in each.labels} == {"dress", "from", "le", "reason"}
+    assert {name for each in SAMPLES for name in each.labels} == {"protocol", "from", "le", "reason"}
 
 
 def test_all_is_told_within_what_is_set_aside_for_it() -> None:
@@ -39,7 +39,7 @@ def test_a_histogram_counts_by_upper_bounds() -> None:
 
 def test_a_reason_of_which_nothing_is_known_is_another() -> None:
     other = Number()
-    assert Labelled(other=other)["teapot"] is other
+    assert LabelledNumbers(other=other)["teapot"] is other
     assert REFUSED["teapot"] is REFUSED["other"]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from chatd.monitoring import prometheus
 from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, ROOMS
-from chatd.monitoring.prometheus import Folder, Share, expose
+from chatd.monitoring.prometheus import MetricsFile, MetricsFolder, expose
 
 
 @pytest.fixture(autouse=True)
@@ -25,19 +25,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def folder(place: Path) -> Iterator[Folder]:
-    made = Folder()
+def folder(place: Path) -> Iterator[MetricsFolder]:
+    made = MetricsFolder()
     yield made
     made.remove()
 
 
-def value(folder: Folder, name: str) -> float | None:
+def value(folder: MetricsFolder, name: str) -> float | None:
     found = re.search(rf"^{re.escape(name)} (\S+)$", expose(folder.path).decode(), re.MULTILINE)
     return float(found[1]) if found else None
 
 
-def test_shares_add_up(folder: Folder) -> None:
-    one, two = Share(folder.take()), Share(folder.take())
+def test_shares_add_up(folder: MetricsFolder) -> None:
+    one, two = MetricsFile(folder.take()), MetricsFile(folder.take())
     JOINS.value, ROOMS.value = 3, 2
     one.write()
     JOINS.value, ROOMS.value = 5, 1
@@ -46,15 +46,15 @@ def test_shares_add_up(folder: Folder) -> None:
     assert value(folder, "chatd_rooms") == 3
 
 
-def test_all_is_there_from_the_beginning(folder: Folder) -> None:
-    Share(folder.take())
+def test_all_is_there_from_the_beginning(folder: MetricsFolder) -> None:
+    MetricsFile(folder.take())
     assert value(folder, 'chatd_refused_total{reason="late"}') == 0
     assert value(folder, 'chatd_delivery_seconds_bucket{le="0.0005"}') == 0
     assert value(folder, "chatd_delivery_seconds_count") == 0
 
 
-def test_buckets_are_told_as_prometheus_adds_them_up(folder: Folder) -> None:
-    share = Share(folder.take())
+def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsFolder) -> None:
+    share = MetricsFile(folder.take())
     for seconds in (0.0004, 0.0015, 0.0015, 99):
         DELIVERY_SECONDS.observe(seconds)
     share.write()
@@ -66,9 +66,9 @@ def test_buckets_are_told_as_prometheus_adds_them_up(folder: Folder) -> None:
     assert value(folder, "chatd_delivery_seconds_sum") == pytest.approx(99.0034)
 
 
-def test_the_next_process_counts_on_from_a_dead_one(folder: Folder) -> None:
+def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsFolder) -> None:
     path = folder.take()
-    share = Share(path)
+    share = MetricsFile(path)
     JOINS.value, ROOMS.value = 10, 4
     share.write()
     share.close()
@@ -77,27 +77,27 @@ def test_the_next_process_counts_on_from_a_dead_one(folder: Folder) -> None:
     assert value(folder, "chatd_rooms") is None  # what it gauged is no more
     JOINS.value, ROOMS.value = 0, 0
     assert folder.take() == path
-    share = Share(path)
+    share = MetricsFile(path)
     JOINS.value, ROOMS.value = 2, 1
     share.write()
     assert value(folder, "chatd_joins_total") == 12
     assert value(folder, "chatd_rooms") == 1
 
 
-def test_a_thousand_deaths_leave_no_more_files(folder: Folder) -> None:
+def test_a_thousand_deaths_leave_no_more_files(folder: MetricsFolder) -> None:
     for _ in range(1000):
         for path in [folder.take(), folder.take()]:
             folder.give_back(path)
     first, second = folder.take(), folder.take()
     assert first != second
     for path in (first, second):
-        Share(path)
+        MetricsFile(path)
     assert len(os.listdir(folder.path)) == 6
 
 
-def test_what_did_not_change_is_not_written(folder: Folder) -> None:
+def test_what_did_not_change_is_not_written(folder: MetricsFolder) -> None:
     path = folder.take()
-    share = Share(path)
+    share = MetricsFile(path)
     share.write()
     name = f"{folder.path}/counter_1.db"
     Path(name).chmod(0o600)
@@ -107,28 +107,30 @@ def test_what_did_not_change_is_not_written(folder: Folder) -> None:
 
 
 def test_a_folder_is_for_its_user_alone_and_goes(place: Path) -> None:
-    made = Folder()
+    made = MetricsFolder()
     assert os.stat(made.path).st_mode & 0o777 == 0o700
     made.remove()
     assert not os.path.exists(made.path)
 
 
 def test_a_folder_that_was_left_behind_is_swept_away_and_one_in_use_is_not(place: Path) -> None:
-    used, left, young = Folder(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
+    used, left, young = MetricsFolder(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
     for folder in (left, young):
         folder.mkdir()
         (folder / "counter_1.db").touch()
     for path in (used.path, left):
         os.utime(path, (0, 0))
-    Folder().remove()
+    MetricsFolder().remove()
     assert (os.path.exists(used.path), left.exists(), young.exists()) == (True, False, True)
     used.remove()
 
 
-def test_a_disk_without_room_is_told_before_anything_is_mapped(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_told_before_anything_is_mapped(
+    folder: MetricsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        Share(folder.take())
+        MetricsFile(folder.take())

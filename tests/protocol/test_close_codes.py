@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from chatd.protocol import close_codes
-from chatd.protocol.close_codes import Closing
+from chatd.protocol.close_codes import CloseCode
 
-EVERY = [each for each in vars(close_codes).values() if isinstance(each, Closing)]
+EVERY = [each for each in vars(close_codes).values() if isinstance(each, CloseCode)]
 EVERY += [close_codes.too_slow(1), close_codes.too_slow(2**63)]
 
 SENDABLE = {1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)}
@@ -18,17 +18,17 @@ def test_there_are_reasons_to_hang_up() -> None:
 
 
 @pytest.mark.parametrize("each", EVERY, ids=str)
-def test_a_close_code_may_be_sent(each: Closing) -> None:
+def test_a_close_code_may_be_sent(each: CloseCode) -> None:
     assert each.code in SENDABLE
 
 
 @pytest.mark.parametrize("each", EVERY, ids=str)
-def test_a_reason_fits_in_a_close_frame(each: Closing) -> None:
+def test_a_reason_fits_in_a_close_frame(each: CloseCode) -> None:
     assert 1 <= len(each.reason.encode()) <= 123
 
 
 @pytest.mark.parametrize("each", EVERY, ids=str)
-def test_a_reason_is_one_line_for_a_person(each: Closing) -> None:
+def test_a_reason_is_one_line_for_a_person(each: CloseCode) -> None:
     assert each.reason.isprintable()
 
 
@@ -52,13 +52,13 @@ def test_no_reason_stands_twice() -> None:
     ],
     ids=str,
 )
-def test_a_reason_has_the_code_that_clients_are_promised(each: Closing, code: int) -> None:
+def test_a_reason_has_the_code_that_clients_are_promised(each: CloseCode, code: int) -> None:
     assert each.code == code
 
 
 def test_what_a_close_frame_says_is_a_closing() -> None:
     assert close_codes.frame_says(1001, close_codes.STOPPING.reason.encode()) == close_codes.STOPPING
-    assert close_codes.frame_says(1002, None) == Closing(1002, "")
+    assert close_codes.frame_says(1002, None) == CloseCode(1002, "")
 
 
 def test_a_slow_reader_is_told_how_many_messages_it_missed() -> None:
@@ -87,5 +87,5 @@ def test_a_closing_is_frozen() -> None:
 
 def test_no_other_module_makes_a_closing() -> None:
     package = Path(close_codes.__file__).parents[1]
-    makers = [path.name for path in package.rglob("*.py") if re.search(r"\bClosing\(", path.read_text())]
+    makers = [path.name for path in package.rglob("*.py") if re.search(r"\bCloseCode\(", path.read_text())]
     assert makers == ["close_codes.py"]

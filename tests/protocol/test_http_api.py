@@ -12,14 +12,14 @@ from chatd.protocol.http_api import (
     JSON,
     JSON_LINES,
     TEXT,
-    Said,
+    PublishBody,
     choose_form,
     read_event_id,
     read_said,
     takes_gzip,
 )
 from chatd.protocol.http_head import Refused
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 
 
 def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
@@ -102,7 +102,7 @@ def test_what_is_compressed_goes_to_who_takes_it(accept: str | None, takes: bool
 
 
 def test_the_id_of_an_event_is_a_position() -> None:
-    assert read_event_id("k3f9-1042") == Position("k3f9", 1042)
+    assert read_event_id("k3f9-1042") == StreamPosition("k3f9", 1042)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_another_id_is_refused(text: str) -> None:
     ],
 )
 def test_a_body_is_the_text(kind: str | None) -> None:
-    assert read_said(kind, "a=b&c größe\n".encode(), 100) == Said("a=b&c größe")
+    assert read_said(kind, "a=b&c größe\n".encode(), 100) == PublishBody("a=b&c größe")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_one_line_end_is_dropped(body: bytes, text: str) -> None:
 
 def test_json_has_text_nick_and_id() -> None:
     body = b'{"text": "hi", "nick": "ann", "id": "c-1", "type": "message"}'
-    assert read_said("application/json; charset=utf-8", body, 100) == Said("hi", "ann", "c-1")
+    assert read_said("application/json; charset=utf-8", body, 100) == PublishBody("hi", "ann", "c-1")
 
 
 def test_what_json_leaves_out_or_sets_to_null_is_not_there() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from chatd.protocol.http_head import (
     CONTROL,
     HEAD_END,
-    Head,
-    Place,
     Refused,
+    RequestHead,
+    RoomTarget,
     Upgrade,
     accept,
     bad_request,
@@ -70,11 +70,11 @@ def room_at(target: str) -> str:
 
 def test_a_head_is_read_into_method_target_and_headers() -> None:
     data = b"POST /ops?echo=1 HTTP/1.0\r\nHost: example.org:3000\r\nX-Empty:\r\n\r\n"
-    assert read_head(data) == Head("POST", b"/ops?echo=1", {"host": "example.org:3000", "x-empty": ""}, "1.0")
+    assert read_head(data) == RequestHead("POST", b"/ops?echo=1", {"host": "example.org:3000", "x-empty": ""}, "1.0")
 
 
 def test_a_head_may_hold_no_headers() -> None:
-    assert read_head(head()) == Head("GET", b"/", {})
+    assert read_head(head()) == RequestHead("GET", b"/", {})
 
 
 @pytest.mark.parametrize("byte", FORBIDDEN)
@@ -91,7 +91,7 @@ def test_a_forbidden_byte_in_the_target_is_refused(byte: int) -> None:
 
 @pytest.mark.parametrize("room", ["\u00c5", "\u0145", "\u0445"])
 def test_a_character_with_the_byte_0x85_may_stand_in_the_target_and_in_no_header(room: str) -> None:
-    assert read_place(read_head(handshake(f"/{room}?nick={room}"))) == Place(room, nick=room)
+    assert read_place(read_head(handshake(f"/{room}?nick={room}"))) == RoomTarget(room, nick=room)
     assert refused_head(head(f"X: {room}".encode())).status == 400
 
 
@@ -409,7 +409,7 @@ def test_any_handshake_is_read_or_refused(headers: dict[str, str]) -> None:
 
 
 def test_a_path_is_a_room() -> None:
-    assert read_target(b"/ops") == Place("ops", echo=False)
+    assert read_target(b"/ops") == RoomTarget("ops", echo=False)
 
 
 @pytest.mark.parametrize(
@@ -543,7 +543,7 @@ def test_a_room_of_a_path_without_its_slash_is_read_alike() -> None:
 
 @pytest.mark.parametrize(("target", "echo"), [(b"/ops?echo=1", True), (b"/ops?echo=0", False), (b"/ops?", False)])
 def test_echo_is_asked_for_with_1(target: bytes, echo: bool) -> None:
-    assert read_target(target) == Place("ops", echo)
+    assert read_target(target) == RoomTarget("ops", echo)
 
 
 @pytest.mark.parametrize("query", ["echo=%31", "%65cho=1", "&&echo=1&", "a=b&echo=1&c", "echo=0&echo=1"])
@@ -564,7 +564,7 @@ def test_a_bad_value_of_echo_is_refused_with_a_line_that_names_it(query: str) ->
     "query", ["nickname=:", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "since=x;echo=2", "Last=x", "resumed=1"]
 )
 def test_an_unknown_parameter_is_ignored(query: str) -> None:
-    assert read_target(b"/ops?" + query.encode()) == Place("ops")
+    assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops")
 
 
 @pytest.mark.parametrize(
@@ -580,7 +580,7 @@ def test_an_unknown_parameter_is_ignored(query: str) -> None:
     ],
 )
 def test_the_last_messages_are_asked_for_by_their_number(query: str, last: int) -> None:
-    assert read_target(b"/ops?" + query.encode()) == Place("ops", last=last)
+    assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops", last=last)
 
 
 @pytest.mark.parametrize(
@@ -619,7 +619,7 @@ def test_a_bad_number_of_last_messages_is_refused_with_a_line_that_names_it(quer
     ],
 )
 def test_a_resume_key_is_taken_as_it_is(query: str, key: str) -> None:
-    assert read_target(b"/ops?" + query.encode()) == Place("ops", resume=key)
+    assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops", resume=key)
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,7 @@ def test_a_resume_key_without_a_value_is_refused() -> None:
     ],
 )
 def test_a_nick_is_percent_decoded_and_normalised(query: str, nick: str) -> None:
-    assert read_target(f"/ops?{query}".encode()) == Place("ops", nick=nick)
+    assert read_target(f"/ops?{query}".encode()) == RoomTarget("ops", nick=nick)
 
 
 @pytest.mark.parametrize(
@@ -691,7 +691,7 @@ def test_a_bad_nick_is_refused_with_a_line_that_names_it(query: str) -> None:
 
 def test_all_parameters_go_together() -> None:
     target = b"/ops?resume=abcdefgh&last=5&echo=1&nick=ann"
-    assert read_target(target) == Place("ops", echo=True, last=5, resume="abcdefgh", nick="ann")
+    assert read_target(target) == RoomTarget("ops", echo=True, last=5, resume="abcdefgh", nick="ann")
 
 
 @pytest.mark.parametrize("query", ["echo=2", "last=x", "resume=x", "nick=:"])
@@ -703,7 +703,7 @@ def test_a_bad_room_counts_before_a_bad_parameter(query: str) -> None:
     "target", ["http://example.org/ops?echo=1", "HTTPS://example.org:3000/ops?echo=1", "http://[::1]:3000/ops?echo=1"]
 )
 def test_the_absolute_form_names_the_same_place(target: str) -> None:
-    assert read_target(target.encode()) == Place("ops", echo=True)
+    assert read_target(target.encode()) == RoomTarget("ops", echo=True)
 
 
 @pytest.mark.parametrize(

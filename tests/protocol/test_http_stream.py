@@ -8,7 +8,7 @@ import pytest
 from chatd.protocol.close_codes import STOPPING, TAKEN_OVER
 from chatd.protocol.http_api import EVENTS, JSON, TEXT
 from chatd.protocol.http_stream import LAST_CHUNK, stream
-from chatd.protocol.message import Batch, Change, Gap, Message
+from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent
 
 TEXTS = (
     "hello",
@@ -32,7 +32,7 @@ BATCH = Batch(
     1,
     tuple(Message(f"i{n}", 1_790_000_000_000, "s", each, "ann") for n, each in enumerate(TEXTS)),
 )
-JOIN, NAMELESS = Change("join", "s2", "ben", ""), Change("join", "s3", "", "")
+JOIN, NAMELESS = PresenceEvent("join", "s2", "ben", ""), PresenceEvent("join", "s3", "", "")
 
 
 def unchunked(data: bytes) -> bytes:
@@ -73,12 +73,12 @@ def sent(form: str, *, told: bool = True) -> bytes:
     begin = shown.beginning(2.5)
     parts = [
         begin,
-        *shown.dress.frames([BATCH]),
-        shown.lost("ops", Gap("k3f9", 20, 3)),
-        shown.dress.change("ops", JOIN),
+        *shown.format.frames([BATCH]),
+        shown.lost("ops", OffsetGap("k3f9", 20, 3)),
+        shown.format.change("ops", JOIN),
     ]
     heartbeat = shown.heartbeat if form == EVENTS else b""
-    return b"".join([*parts, heartbeat, shown.closing(STOPPING, 1.5), shown.end])
+    return b"".join([*parts, heartbeat, shown.close_code(STOPPING, 1.5), shown.end])
 
 
 def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
@@ -105,9 +105,9 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
 def test_a_reader_that_ends_lines_at_other_characters_too_reads_the_same_lines(form: str) -> None:
     hostile = "".join(map(chr, LINE_ENDS)).join(["hi", "boss: transfer approved", "id: zzz-1", "retry: 99999999"])
     shown = stream(form, chunked=False, told=True)
-    message, change = Message("i", 0, "s", hostile, "ann"), Change("join", "s2", "ben", "")
+    message, change = Message("i", 0, "s", hostile, "ann"), PresenceEvent("join", "s2", "ben", "")
     batch = Batch("ops", "k3f9", 1, "w", 1, (message,))
-    text = b"".join([*shown.dress.frames([batch]), shown.dress.change("ops", change)]).decode()
+    text = b"".join([*shown.format.frames([batch]), shown.format.change("ops", change)]).decode()
     assert text.splitlines() == text.split("\n")[:-1]
 
 
@@ -132,7 +132,7 @@ def test_events_hold_any_text_and_say_where_it_stands() -> None:
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_each_message_is_a_frame_of_its_own(form: str) -> None:
     for chunked in (False, True):
-        frames = stream(form, chunked=chunked, told=True).dress.frames([BATCH, BATCH])
+        frames = stream(form, chunked=chunked, told=True).format.frames([BATCH, BATCH])
         assert len(frames) == 2 * len(TEXTS)
         assert all(frames)
 
@@ -141,22 +141,22 @@ def test_each_message_is_a_frame_of_its_own(form: str) -> None:
 def test_without_chunks_it_is_the_same(form: str) -> None:
     whole, chunked = stream(form, chunked=False, told=True), stream(form, chunked=True, told=True)
     assert (whole.end, chunked.end) == (b"", LAST_CHUNK)
-    assert whole.dress.frames([BATCH]) == [unchunked(each) for each in chunked.dress.frames([BATCH])]
-    assert whole.closing(TAKEN_OVER, None) == unchunked(chunked.closing(TAKEN_OVER, None))
+    assert whole.format.frames([BATCH]) == [unchunked(each) for each in chunked.format.frames([BATCH])]
+    assert whole.close_code(TAKEN_OVER, None) == unchunked(chunked.close_code(TAKEN_OVER, None))
     assert whole.heartbeat == unchunked(chunked.heartbeat)
 
 
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_who_is_not_to_be_told_hears_nothing_of_who_comes_and_goes(form: str) -> None:
-    assert stream(form, chunked=True, told=False).dress.change("ops", JOIN) == b""
+    assert stream(form, chunked=True, told=False).format.change("ops", JOIN) == b""
 
 
 def test_lines_do_not_tell_of_somebody_without_a_name() -> None:
-    assert stream(TEXT, chunked=True, told=True).dress.change("ops", NAMELESS) == b""
+    assert stream(TEXT, chunked=True, told=True).format.change("ops", NAMELESS) == b""
 
 
 def test_a_gap_of_unknown_size_is_told() -> None:
-    gap = Gap("k4", 3, None)
+    gap = OffsetGap("k4", 3, None)
     assert stream(TEXT, chunked=False, told=False).lost("ops", gap) == b"* some lines may be lost\n"
     [event] = events_in(stream(EVENTS, chunked=False, told=False).lost("ops", gap))
     data: dict[str, Any] = json.loads(event["data"])
@@ -164,7 +164,7 @@ def test_a_gap_of_unknown_size_is_told() -> None:
 
 
 def test_who_may_not_come_back_is_not_told_when() -> None:
-    [event] = events_in(stream(EVENTS, chunked=False, told=False).closing(TAKEN_OVER, None))
+    [event] = events_in(stream(EVENTS, chunked=False, told=False).close_code(TAKEN_OVER, None))
     assert "reconnect_after" not in json.loads(event["data"])
 
 
@@ -180,4 +180,4 @@ def test_text_has_a_heartbeat_only_if_it_is_asked_for() -> None:
 
 def test_all_who_hear_it_in_one_form_share_it() -> None:
     assert stream(EVENTS, chunked=True, told=False) is stream(EVENTS, chunked=True, told=False)
-    assert stream(EVENTS, chunked=True, told=False).dress.deflated is stream(EVENTS, chunked=True, told=False).dress
+    assert stream(EVENTS, chunked=True, told=False).format.deflated is stream(EVENTS, chunked=True, told=False).format

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chatd.protocol.http_head import Refused
 from chatd.protocol.json_line import encode
 from chatd.protocol.json_v1 import change_json, message_json
-from chatd.protocol.message import Change, Message
+from chatd.protocol.message import Message, PresenceEvent
 
 LINE_ENDS = "".join(each for each in map(chr, range(0x110000)) if len(f"{each}x".splitlines()) > 1)
 """The characters at which Python's ``str.splitlines`` ends a line."""
@@ -40,7 +40,7 @@ def test_messages_changes_and_errors_are_written_so(character: str) -> None:
     text = f"a{character}b"
     for written in (
         message_json(Message("i", 0, "s", text, text), text, "k3f9", 1),
-        change_json(text, Change("nick", "s", text, text)),
+        change_json(text, PresenceEvent("nick", "s", text, text)),
         Refused(400, "bad_request", text).body(),
     ):
         assert len(written.decode().splitlines()) == 1

@@ -25,7 +25,7 @@ from chatd.protocol.json_v1 import (
     read_request,
     utc,
 )
-from chatd.protocol.message import Message, Position
+from chatd.protocol.message import Message, StreamPosition
 from tests.protocol.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -189,11 +189,11 @@ def test_what_is_nearly_a_request_is_one_or_refused(fields: dict[str, object], p
     [
         (UNSET, None, 0),
         (Since(last=20), None, 20),
-        (Since(epoch="k3f9", offset=0), Position("k3f9", 0), 0),
+        (Since(epoch="k3f9", offset=0), StreamPosition("k3f9", 0), 0),
     ],
 )
 def test_who_joins_wants_what_came_after_a_position_or_the_last_so_many(
-    since: Since, position: Position | None, last: int
+    since: Since, position: StreamPosition | None, last: int
 ) -> None:
     join = Join("ops", since)
     assert (join.position, join.last) == (position, last)

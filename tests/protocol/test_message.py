@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.protocol.message import Batch, Message, Position, again, decode, encode
+from chatd.protocol.message import Batch, Message, StreamPosition, again, decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
@@ -22,7 +22,7 @@ MESSAGE = st.builds(
 MESSAGES = st.lists(MESSAGE, min_size=1)
 NUMBER = st.integers(1, 2**53)
 BATCHES = st.builds(Batch, TEXT, WORD, NUMBER, WORD, NUMBER, MESSAGES.map(tuple))
-POSITIONS = st.builds(Position, WORD, NUMBER)
+POSITIONS = st.builds(StreamPosition, WORD, NUMBER)
 
 HELLO = Message(id="s-1", time=1_700_000_000_000, session="s", text="hello")
 
@@ -98,7 +98,7 @@ def test_any_bytes_are_a_batch_or_a_value_error(data: bytes) -> None:
 
 @given(BATCHES, POSITIONS, POSITIONS)
 def test_what_is_published_again_says_where_it_stood_first_however_often(
-    batch: Batch, before: Position, later: Position
+    batch: Batch, before: StreamPosition, later: StreamPosition
 ) -> None:
     head = f"{batch.epoch} {batch.first} {batch.publisher} {batch.sequence}\n"
     payload = again(encode(batch.messages), before)
@@ -115,8 +115,8 @@ def test_a_mark_that_names_no_position_is_a_value_error(mark: bytes) -> None:
 
 def test_the_first_ones_and_the_rest_are_the_batch() -> None:
     messages = tuple(msgspec.structs.replace(HELLO, id=f"s-{number}") for number in range(5))
-    batch = Batch("ops", "e", 11, "w", 1, messages, Position("d", 7))
+    batch = Batch("ops", "e", 11, "w", 1, messages, StreamPosition("d", 7))
     first, rest = batch.first_ones(2), batch.without_first(2)
-    assert (first.first, first.last, first.messages, first.before) == (11, 12, messages[:2], Position("d", 7))
-    assert (rest.first, rest.last, rest.messages, rest.before) == (13, 15, messages[2:], Position("d", 9))
+    assert (first.first, first.last, first.messages, first.before) == (11, 12, messages[:2], StreamPosition("d", 7))
+    assert (rest.first, rest.last, rest.messages, rest.before) == (13, 15, messages[2:], StreamPosition("d", 9))
     assert replace(batch, before=None).without_first(2).before is None

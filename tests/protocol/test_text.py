@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.protocol.message import Batch, Change, Message
+from chatd.protocol.message import Batch, Message, PresenceEvent
 from chatd.protocol.text import (
     BARE,
     HELP,
@@ -13,9 +13,9 @@ from chatd.protocol.text import (
     Last,
     Rename,
     Say,
-    TextDress,
+    TextFormat,
     bare,
-    closing,
+    closing_notice,
     counted,
     joined,
     left,
@@ -221,8 +221,8 @@ def test_a_text_without_anything_unsafe_is_unchanged(text: str) -> None:
     assert safe(kept) == kept
 
 
-def test_a_dress_gives_each_message_a_frame_in_their_order() -> None:
-    loud = TextDress(lambda each: each.text.upper(), frame=lambda payload: b"<" + payload + b">")
+def test_a_format_gives_each_message_a_frame_in_their_order() -> None:
+    loud = TextFormat(lambda each: each.text.upper(), frame=lambda payload: b"<" + payload + b">")
     shown = loud.frames([batch(message("one"), message("å")), batch(message("two"))])
     assert shown == [b"<ONE>", "<Å>".encode(), b"<TWO>"]
     assert loud.frames([]) == []
@@ -231,23 +231,23 @@ def test_a_dress_gives_each_message_a_frame_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (Change("join", "s", "ann", ""), b"* ann joined"),
-        (Change("leave", "s", "ann", ""), b"* ann left"),
-        (Change("nick", "s", "anna", "ann"), b"* ann is now anna"),
-        (Change("nick", "s", "ann", ""), b"* ann joined"),
+        (PresenceEvent("join", "s", "ann", ""), b"* ann joined"),
+        (PresenceEvent("leave", "s", "ann", ""), b"* ann left"),
+        (PresenceEvent("nick", "s", "anna", "ann"), b"* ann is now anna"),
+        (PresenceEvent("nick", "s", "ann", ""), b"* ann joined"),
     ],
 )
-def test_a_named_client_is_told_who_comes_and_goes_and_a_bare_one_is_not(change: Change, line: bytes) -> None:
+def test_a_named_client_is_told_who_comes_and_goes_and_a_bare_one_is_not(change: PresenceEvent, line: bytes) -> None:
     assert NAMED.change("ops", change) == text_frame(line)
     assert BARE.change("ops", change) == b""
 
 
 def test_nobody_is_told_of_one_without_a_nick() -> None:
-    assert NAMED.change("ops", Change("join", "s", "", "")) == b""
+    assert NAMED.change("ops", PresenceEvent("join", "s", "", "")) == b""
 
 
-def test_the_deflated_dress_shows_the_same() -> None:
-    assert NAMED.deflated.change("ops", Change("join", "s", "ann", "")) == text_frame(b"* ann joined")
+def test_the_deflated_format_shows_the_same() -> None:
+    assert NAMED.deflated.change("ops", PresenceEvent("join", "s", "ann", "")) == text_frame(b"* ann joined")
     assert NAMED.deflated.deflated is NAMED.deflated
 
 
@@ -271,7 +271,7 @@ def test_the_deflated_dress_shows_the_same() -> None:
         (not_sent("too fast", 1.2), "* not sent: too fast, try again in 2 s"),
         (not_sent("too fast", 0), "* not sent: too fast, try again in 1 s"),
         (not_sent("too long"), "* not sent: too long"),
-        (closing("the server stops"), "* closing: the server stops"),
+        (closing_notice("the server stops"), "* closing: the server stops"),
         (pong(0.00321), "* pong after 3.2 ms"),
         (counted(812), "* 812 members are here"),
         (counted(1), "* 1 member is here"),
@@ -304,7 +304,7 @@ def test_who_orders_names_whatever_their_case() -> None:
 @given(WILD, WILD)
 def test_no_notice_holds_anything_unsafe_that_was_typed(one: str, other: str) -> None:
     shown = [joined(one), left(one), renamed(one, other), taken(one, other), you_are(one)]
-    shown += [notice(one), not_sent(one, 2), closing(one), who([one, other], 1)]
+    shown += [notice(one), not_sent(one, 2), closing_notice(one), who([one, other], 1)]
     assert all(each.startswith("* ") and is_safe(each) for each in shown)
 
 

@@ -7,11 +7,11 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-from chatd.broker.resume_positions import Contested
+from chatd.broker.resume_positions import KeyContested
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import HELD_BYTES
 from chatd.protocol.close_codes import BUS_AWAY, WRITES_REFUSED
-from chatd.protocol.message import Batch, Message, Position, Span, Stretch
+from chatd.protocol.message import Batch, HistoryPage, HistoryRange, Message, StreamPosition
 from tests.fakes import Comparing, Events, FakeBus, FakeMember
 from tests.rooms.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
@@ -30,21 +30,21 @@ def paced() -> House:
 
 def test_a_message_reaches_all_others_in_the_room(house: House) -> None:
     ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve")
-    house.hub.intake.publish("ops", ann, ["hello"])
+    house.hub.publisher.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs, eve.blobs) == ([], [frames("hello")], [frames("hello")])
 
 
 def test_nothing_is_delivered_around_the_bus(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.intake.publish("ops", ann, ["hello"])
+    house.hub.publisher.publish("ops", ann, ["hello"])
     house.end_turn()
     assert bob.blobs == []
 
 
 def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
     ann, bob = house.member("ann", echo=True), house.member("bob")
-    house.hub.intake.publish("ops", ann, ["hello"])
+    house.hub.publisher.publish("ops", ann, ["hello"])
     house.go_round()
     assert (ann.blobs, bob.blobs) == ([frames("hello")], [frames("hello")])
 
@@ -52,7 +52,7 @@ def test_a_member_with_echo_hears_its_own_messages(house: House) -> None:
 @pytest.mark.parametrize("text", ["007", "1_000", "1.50", "👋 Å", "a\nb", "\x1b[2J\0", " "])
 def test_text_goes_out_as_it_came_in(house: House, text: str) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.hub.intake.publish("ops", ann, [text])
+    house.hub.publisher.publish("ops", ann, [text])
     house.go_round()
     assert bob.blobs == [frames(text)]
 
@@ -67,8 +67,8 @@ def test_a_batch_is_one_blob(house: House) -> None:
 def test_two_rooms_do_not_mix(house: House) -> None:
     ann, bob = house.member("ann", "ops"), house.member("bob", "ops")
     eve, dan = house.member("eve", "dev"), house.member("dan", "dev")
-    house.hub.intake.publish("ops", ann, ["for ops"])
-    house.hub.intake.publish("dev", eve, ["for dev"])
+    house.hub.publisher.publish("ops", ann, ["for ops"])
+    house.hub.publisher.publish("dev", eve, ["for dev"])
     house.go_round()
     assert [each.blobs for each in (ann, bob, eve, dan)] == [[], [frames("for ops")], [], [frames("for dev")]]
 
@@ -232,7 +232,7 @@ def test_what_came_from_the_bus_can_be_had_at_once(paced: House) -> None:
 
 def test_saying_and_hearing_do_not_wait_for_each_other(paced: House) -> None:
     ann, bob = paced.member("ann"), paced.member("bob")
-    paced.hub.intake.publish("ops", ann, ["one"])
+    paced.hub.publisher.publish("ops", ann, ["one"])
     paced.end_turn()
     paced.bus.pump()
     paced.end_turn()
@@ -264,7 +264,7 @@ def test_what_is_due_is_published_before_what_came_is_delivered(paced: House) ->
     watching, ann = Watching("bob", paced), paced.member("ann")
     paced.hub.join("ops", watching)
     paced.bring("one", number=1)
-    paced.hub.intake.publish("ops", ann, ["two"])
+    paced.hub.publisher.publish("ops", ann, ["two"])
     paced.end_turn()
     assert watching.published == [1]
     assert paced.published == [["two"]]
@@ -272,9 +272,9 @@ def test_what_is_due_is_published_before_what_came_is_delivered(paced: House) ->
 
 def test_delivering_publishes_nothing_before_its_time(paced: House) -> None:
     ann = paced.member("ann")
-    paced.hub.intake.publish("ops", ann, ["one"])
+    paced.hub.publisher.publish("ops", ann, ["one"])
     paced.end_turn()
-    paced.hub.intake.publish("ops", ann, ["two"])
+    paced.hub.publisher.publish("ops", ann, ["two"])
     paced.bring("three", number=1)
     paced.end_turn()
     assert ann.blobs == [frames("three")]
@@ -320,17 +320,17 @@ def test_a_few_with_a_key_learn_soon_how_far_they_have_come(members: int, times:
     house.hear("a", number=1)
     house.hear("b", number=2)
     house.clock.advance(TURNS.mark_seconds)
-    assert [member.early for member in keyed] == [[Position("e0", 2)] * times] * members
+    assert [member.early for member in keyed] == [[StreamPosition("e0", 2)] * times] * members
     house.clock.advance(1)
     assert [len(member.early) for member in keyed] == [times] * members
 
 
 def test_who_is_refused_for_others_have_its_key_too_is_counted_in_the_log(house: House, events: Events) -> None:
-    house.bus.claim = lambda *_: fail(Contested(7))  # type: ignore[method-assign]
+    house.bus.claim = lambda *_: fail(KeyContested(7))  # type: ignore[method-assign]
     for number in range(3):
         joined = house.hub.join("ops", FakeMember(str(number), key="a-key"))
         assert isinstance(joined.result, Failure)
-        joined.addErrback(lambda failure: failure.trap(Contested))
+        joined.addErrback(lambda failure: failure.trap(KeyContested))
     assert house.hub.rooms == set()
     house.clock.advance(TURNS.report_seconds)
     assert events.said == [("warn", "clients that were refused because others use their resume keys too: 3")]
@@ -360,7 +360,7 @@ def test_a_join_that_is_given_up_while_others_come_in_takes_none_of_them_along(h
 
 
 def test_a_room_that_could_not_begin_holds_nothing_back(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading: Deferred[Span] = Deferred()
+    reading: Deferred[HistoryRange] = Deferred()
     monkeypatch.setattr(house.bus, "read", lambda *_: reading)
     monkeypatch.setattr(HELD_BYTES, "value", 0)
     failed: list[object] = []
@@ -378,9 +378,9 @@ def texts(batches: Sequence[Batch]) -> list[str]:
     return [message.text for batch in batches for message in batch.messages]
 
 
-def stretch(house: House, count: int, before: int | None = None) -> Stretch:
+def stretch(house: House, count: int, before: int | None = None) -> HistoryPage:
     """Return the last messages of a room with somebody in it."""
-    found: list[Stretch] = []
+    found: list[HistoryPage] = []
     house.hub.last("ops", count, before).addCallback(found.append)
     return found[0]
 
@@ -449,8 +449,8 @@ def test_no_more_is_read_than_is_given_and_one_batch(filled: House) -> None:
 def test_a_batch_larger_than_the_backlog_is_given_alone(filled: House) -> None:
     large = Batch("ops", "e0", 91, "w", 31, (Message("w.31.1", 0, "elsewhere", "x"),), size=9_000)
     filled.bus.kept["ops", "e0"].append(large)
-    filled.bus._tops["ops"] = Position("e0", 91)
-    found: list[Stretch] = []
+    filled.bus._tops["ops"] = StreamPosition("e0", 91)
+    found: list[HistoryPage] = []
     filled.hub.recent("ops", 50).addCallback(found.append)
     assert (texts(found[0].batches), found[0].more) == (["x"], True)
 

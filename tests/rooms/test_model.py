@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
-from chatd.broker.resume_positions import Place
+from chatd.broker.resume_positions import ResumePosition
 from chatd.config.settings import Config
-from chatd.protocol.close_codes import TAKEN_OVER, Closing
-from chatd.protocol.message import Batch, Gap, Message, Position
-from chatd.protocol.text import TextDress
+from chatd.protocol.close_codes import TAKEN_OVER, CloseCode
+from chatd.protocol.message import Batch, Message, OffsetGap, StreamPosition
+from chatd.protocol.text import TextFormat
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import House, make_house
 
@@ -35,7 +35,7 @@ MARK = 2 * LINE
 """With more than that unread a client is choked."""
 OTHERS = ("w1", "w2")
 """Other workers."""
-LINES = TextDress(lambda message: f"{message.id:{LINE - 1}}", frame=lambda payload: payload + b"\n")
+LINES = TextFormat(lambda message: f"{message.id:{LINE - 1}}", frame=lambda payload: payload + b"\n")
 
 
 # The broker
@@ -57,8 +57,8 @@ class Outbox:
 
     sequence: int = 0
     live: bool = True
-    waiting: deque[tuple[int, Sequence[Message], Position | None]] = field(default_factory=deque)
-    said: list[tuple[int, Sequence[Message], Position | None, Position]] = field(default_factory=list)
+    waiting: deque[tuple[int, Sequence[Message], StreamPosition | None]] = field(default_factory=deque)
+    said: list[tuple[int, Sequence[Message], StreamPosition | None, StreamPosition]] = field(default_factory=list)
 
 
 class Broker(FakeBus):
@@ -77,12 +77,12 @@ class Broker(FakeBus):
         """What was published again once more: who missed an epoch between does not know that."""
         self.dropped: set[str] = set()
         """What did not come to us."""
-        self.claimed: dict[str, Place] = {}
+        self.claimed: dict[str, ResumePosition] = {}
         """What was told of places, by connection."""
         self.questions = 0
         self.lost_places = False
-        self.outboxes = {name: Outbox() for name in (self.publisher, *OTHERS)}
-        self.channel: deque[Batch | Position] = deque()
+        self.publish_queues = {name: Outbox() for name in (self.publisher, *OTHERS)}
+        self.channel: deque[Batch | StreamPosition] = deque()
         self.asked: list[Asked] = []
 
     # What is published
@@ -92,21 +92,26 @@ class Broker(FakeBus):
         return Deferred()
 
     def hand_over(self, publisher: str, messages: Sequence[Message]) -> None:
-        box = self.outboxes[publisher]
+        box = self.publish_queues[publisher]
         box.sequence += 1
         box.waiting.append((box.sequence, messages, None))
         self.send(publisher)
 
     def send(self, publisher: str) -> None:
-        box = self.outboxes[publisher]
+        box = self.publish_queues[publisher]
         while box.live and box.waiting:
             sequence, messages, before = box.waiting.popleft()
             first = self.say(ROOM, messages, sequence, publisher, before)
             box.said.append((sequence, messages, before, first))
 
     def say(
-        self, room: str, messages: Sequence[Message], sequence: int, publisher: str, before: Position | None = None
-    ) -> Position:
+        self,
+        room: str,
+        messages: Sequence[Message],
+        sequence: int,
+        publisher: str,
+        before: StreamPosition | None = None,
+    ) -> StreamPosition:
         first = super().say(room, messages, sequence, publisher, before)
         self.truth.setdefault(first.epoch, []).extend(messages)
         [batch] = self._queue
@@ -126,7 +131,7 @@ class Broker(FakeBus):
         else:
             self._drop([batch])
 
-    def _drop(self, items: Sequence[Batch | Position]) -> None:
+    def _drop(self, items: Sequence[Batch | StreamPosition]) -> None:
         for item in items:
             if isinstance(item, Batch):
                 self.dropped |= {each.id for each in item.messages}
@@ -155,7 +160,7 @@ class Broker(FakeBus):
     def cut(self) -> None:
         """Break our links: what was on its way is lost; what was asked is asked again."""
         self.away = "cut"
-        self.outboxes[self.publisher].live = False
+        self.publish_queues[self.publisher].live = False
         self._drop(self.channel)
         self.channel.clear()
         for each in self.asked:
@@ -182,7 +187,7 @@ class Broker(FakeBus):
 
     def revive(self, publisher: str) -> None:
         if publisher != self.publisher or not self.away:
-            self.outboxes[publisher].live = True
+            self.publish_queues[publisher].live = True
             self.send(publisher)
 
     def die(self, keep: bool, sure: int, unsure: int) -> None:
@@ -194,7 +199,7 @@ class Broker(FakeBus):
             self.kept, self.places, self.owners = kept, places, owners
         else:
             self.lost_places = True
-        for box in self.outboxes.values():
+        for box in self.publish_queues.values():
             box.live = False
             unanswered = box.said[len(box.said) - unsure :] if unsure else []
             rest = box.said[: len(box.said) - len(unanswered)]
@@ -217,7 +222,7 @@ class Broker(FakeBus):
     # Answers
 
     def claim(self, room: str, key: str, session: str) -> Any:
-        def note(place: Place) -> Place:
+        def note(place: ResumePosition) -> ResumePosition:
             self.claimed[session] = place
             return place
 
@@ -253,7 +258,7 @@ class Broker(FakeBus):
 
 # Clients
 
-NOWHERE = Position("", 0)
+NOWHERE = StreamPosition("", 0)
 """Where one is who has not come in."""
 
 
@@ -262,10 +267,10 @@ class Client(FakeMember):
     """A client that reads as it is told, and remembers what it heard, in order."""
 
     world: "World" = field(default=None, repr=False)  # type: ignore[assignment]
-    heard: list[tuple[str | Gap, dict[str, int]]] = field(default_factory=list)
+    heard: list[tuple[str | OffsetGap, dict[str, int]]] = field(default_factory=list)
     """Ids of messages, and what was told as lost; with what history had by then."""
-    start: Position = NOWHERE
-    top: Position = NOWHERE
+    start: StreamPosition = NOWHERE
+    top: StreamPosition = NOWHERE
     """Where those who were live stood when it came in."""
     floor: int = 0
     """Up to here history has more than who comes may read: it may say that it is lost."""
@@ -298,17 +303,17 @@ class Client(FakeMember):
             self.choked = self.backlog > MARK
         return True
 
-    def lost(self, gap: Gap) -> None:
+    def lost(self, gap: OffsetGap) -> None:
         self._hear(gap)
 
-    def too_slow(self, gap: Gap) -> None:
+    def too_slow(self, gap: OffsetGap) -> None:
         self._hear(gap)
 
-    def refused(self, closing: Closing) -> None:
-        assert closing is TAKEN_OVER
+    def refused(self, close_code: CloseCode) -> None:
+        assert close_code is TAKEN_OVER
         self.gone, self.here = True, False
 
-    def _hear(self, item: str | Gap) -> None:
+    def _hear(self, item: str | OffsetGap) -> None:
         assert self.here
         self.heard.append((item, self.world.bus.oldest))
 
@@ -340,12 +345,12 @@ class Walk:
 
     def go(self) -> None:
         for item, oldest in self.client.heard:
-            if isinstance(item, Gap):
+            if isinstance(item, OffsetGap):
                 self._lose(item, oldest)
             else:
                 self._get(item, oldest)
 
-    def go_silently(self, position: Position) -> None:
+    def go_silently(self, position: StreamPosition) -> None:
         """Move on to a position up to which there must be nothing more to hear."""
         assert self.position.epoch == position.epoch, f"{self.position} is not {position}"
         for offset in range(self.position.offset + 1, position.offset + 1):
@@ -374,26 +379,26 @@ class Walk:
         assert id in ids[self.position.offset :], f"{id} is not behind {self.position}: {ids}"
         offset = ids.index(id, self.position.offset) + 1
         self._be_lenient(oldest, offset - 1)
-        self.go_silently(Position(self.position.epoch, offset - 1))
+        self.go_silently(StreamPosition(self.position.epoch, offset - 1))
         message = self._message(offset)
         assert self.client.echo or message.session != self.client.author, f"{id} is its own"
         self.got.add(id)
-        self.position = Position(self.position.epoch, offset)
+        self.position = StreamPosition(self.position.epoch, offset)
 
     def _be_lenient(self, oldest: dict[str, int], last: int) -> None:
         """Skip what history did not have for one who has heard nothing yet, and who asked for it in vain."""
         lost = min(last, self.lenient, self._oldest(oldest) - 1)
         if self.position == self.client.start and lost > self.position.offset:
-            self.position = Position(self.position.epoch, lost)
+            self.position = StreamPosition(self.position.epoch, lost)
 
     def _oldest(self, oldest: dict[str, int]) -> int:
         return oldest.get(self.position.epoch, 1_000_000)
 
-    def _lose(self, gap: Gap, oldest: dict[str, int]) -> None:
+    def _lose(self, gap: OffsetGap, oldest: dict[str, int]) -> None:
         if gap.count is not None:
             self._be_lenient(oldest, gap.last - gap.count)
             assert (gap.epoch, gap.count > 0) == (self.position.epoch, True), gap
-            self.go_silently(Position(gap.epoch, max(self.position.offset, gap.last - gap.count)))
+            self.go_silently(StreamPosition(gap.epoch, max(self.position.offset, gap.last - gap.count)))
             assert gap.last == self.position.offset + gap.count, f"{gap} after {self.position}"
             begin = self.position.offset + 1
         elif gap.epoch == self.position.epoch:
@@ -409,7 +414,7 @@ class Walk:
                 self.old = self._said_before(gap.epoch)
             begin = 1
         lost = range(begin, gap.last + 1)
-        self.position = Position(gap.epoch, gap.last)
+        self.position = StreamPosition(gap.epoch, gap.last)
         if self.config.keeps_history:
             had = [each for each in lost if each >= self._oldest(oldest) and each > self.client.floor]
             assert not had, f"{gap}, but history has {had}"
@@ -449,11 +454,11 @@ class World:
         self.bus.hand_over(OTHERS[worker], messages)
 
     def post(self, who: int, count: int) -> None:
-        if self.here and self.hub.intake.open:
-            self.hub.intake.publish(ROOM, self.here[who % len(self.here)], ["x" * LINE] * count)
+        if self.here and self.hub.publisher.open:
+            self.hub.publisher.publish(ROOM, self.here[who % len(self.here)], ["x" * LINE] * count)
 
     def join(self, kind: str, which: int, offset: int, echo: bool, slow: bool) -> None:
-        client = Client(f"c{len(self.clients)}", echo=echo, slow=slow, was_slow=slow, world=self, dress=LINES)
+        client = Client(f"c{len(self.clients)}", echo=echo, slow=slow, was_slow=slow, world=self, format=LINES)
         if kind == "last":
             client.last = offset
         elif kind == "since":
@@ -461,7 +466,7 @@ class World:
             epoch = epochs[which % len(epochs)]
             if epoch in self.bus.truth and epoch != self.bus.top(ROOM).epoch:
                 offset = min(offset, len(self.bus.truth[epoch]))
-            client.since = Position(epoch, offset)
+            client.since = StreamPosition(epoch, offset)
         elif kind == "key":
             client.key = f"key{which % 2}"
         self.clients.append(client)
@@ -469,13 +474,13 @@ class World:
 
     def _joined(self, client: Client) -> None:
         client.here = True
-        top = self.hub._doors[ROOM].room.timeline.position
+        top = self.hub._incomings[ROOM].room.ordering.position
         place = self.bus.claimed.get(client.id)
         client.start = (place and place.position) or client.since or top
         client.top = top
         client.floor = top.offset - self.config.history
         if client.last:
-            client.start = Position(top.epoch, max(0, top.offset - min(client.last, self.config.history)))
+            client.start = StreamPosition(top.epoch, max(0, top.offset - min(client.last, self.config.history)))
             client.lenient = top.offset
 
     def leave(self, who: int) -> None:
@@ -501,7 +506,7 @@ class World:
         for _ in range(100):
             self.bus.mend(False)
             self.bus.confirm_all()
-            for name in self.bus.outboxes:
+            for name in self.bus.publish_queues:
                 self.bus.revive(name)
             self.turn(0)
             self.bus.answer()

@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred, succeed
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.protocol.close_codes import OUR_FAULT
-from chatd.protocol.message import Batch, Gap, Message, Position, Span
+from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, StreamPosition
 from chatd.rooms.cursor import Cursor
-from chatd.rooms.ordering import Timeline
-from chatd.rooms.recovery import CatchUp, Tail, first_bytes
+from chatd.rooms.ordering import Ordering
+from chatd.rooms.recovery import Recovery, Tail, first_bytes
 from tests.fakes import Events, FakeMember
 from tests.rooms.house import frames
 
@@ -40,21 +40,21 @@ class Walk:
     def __init__(self, offset: int = 4, epoch: str = "e", config: Config | None = None, **options: Any) -> None:
         self.config = config or Config()
         self.member = Reading("ann")
-        self.asked: list[tuple[Position | None, int, Deferred[Span]]] = []
+        self.asked: list[tuple[StreamPosition | None, int, Deferred[HistoryRange]]] = []
         self.live = 0
-        self.losses: list[tuple[Gap, int]] = []
+        self.losses: list[tuple[OffsetGap, int]] = []
         self.tail = Tail(5)
-        self.top = Position("e", 10)
+        self.top = StreamPosition("e", 10)
         """What the room learns when it asks."""
-        self.timeline = Timeline(self.config, lambda *_: succeed(Span((), self.top)), lambda *_: None)
-        self.timeline.start()
-        self.catch_up = CatchUp(
+        self.ordering = Ordering(self.config, lambda *_: succeed(HistoryRange((), self.top)), lambda *_: None)
+        self.ordering.start()
+        self.catch_up = Recovery(
             self.member,
-            Position(epoch, offset),
+            StreamPosition(epoch, offset),
             self.config,
             read=self.read,
             tail=self.tail,
-            timeline=self.timeline,
+            ordering=self.ordering,
             live=self.go_live,
             losses=lambda gap, members: self.losses.append((gap, members)),
             **options,
@@ -63,28 +63,28 @@ class Walk:
     def go_live(self) -> None:
         self.live += 1
 
-    def read(self, after: Position | None, most: int) -> "Deferred[Span]":
-        done: Deferred[Span] = Deferred()
+    def read(self, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
+        done: Deferred[HistoryRange] = Deferred()
         self.asked.append((after, most, done))
         return done
 
     def step(self) -> None:
         self.catch_up.step()
 
-    def answer(self, *batches: Batch, top: int = 10, epoch: str = "e", more: bool = False) -> Position | None:
+    def answer(self, *batches: Batch, top: int = 10, epoch: str = "e", more: bool = False) -> StreamPosition | None:
         after, _, done = self.asked.pop(0)
-        done.callback(Span(batches, Position(epoch, top), more))
+        done.callback(HistoryRange(batches, StreamPosition(epoch, top), more))
         return after
 
     def hear(self, each: Batch) -> None:
         """Let the room move on."""
         self.tail.add(each)
-        self.timeline.hear(each)
+        self.ordering.hear(each)
 
     def end_epoch(self) -> None:
         """Let the room learn that another epoch has begun."""
-        self.top = Position("f", 0)
-        self.timeline.compare(self.top)
+        self.top = StreamPosition("f", 0)
+        self.ordering.compare(self.top)
 
     def drain(self) -> None:
         """Let the member read all it was given, and have room for as much."""
@@ -99,7 +99,7 @@ class Walk:
 def test_it_reads_history_from_its_position_and_is_live_at_the_top() -> None:
     walk = Walk()
     walk.step()
-    assert walk.answer(batch(5, 2), batch(7, 4)) == Position("e", 4)
+    assert walk.answer(batch(5, 2), batch(7, 4)) == StreamPosition("e", 4)
     assert walk.member.blobs == [frames("e5", "e6", "e7", "e8", "e9", "e10")]
     assert (walk.live, walk.asked) == (1, [])
 
@@ -128,8 +128,8 @@ def test_it_asks_once_at_a_time() -> None:
 def test_a_long_way_goes_in_steps_from_where_the_last_one_ended() -> None:
     walk = Walk()
     walk.step()
-    assert walk.answer(batch(5, 2), more=True) == Position("e", 4)
-    assert walk.answer(batch(7, 4)) == Position("e", 6)
+    assert walk.answer(batch(5, 2), more=True) == StreamPosition("e", 4)
+    assert walk.answer(batch(7, 4)) == StreamPosition("e", 6)
     assert walk.live == 1
 
 
@@ -162,7 +162,7 @@ def test_what_an_answer_has_beyond_a_step_is_asked_for_again() -> None:
     walk.step()
     walk.answer(batch(5, 6))
     assert walk.member.events == ["e5", "e6"]
-    assert walk.answer(batch(5, 6)) == Position("e", 6)
+    assert walk.answer(batch(5, 6)) == StreamPosition("e", 6)
     assert walk.member.events == ["e5", "e6", "e7", "e8"]
 
 
@@ -174,7 +174,7 @@ def test_it_waits_while_its_member_has_enough_to_read() -> None:
     walk.step()
     assert walk.asked == []
     walk.drain()
-    assert walk.answer(batch(7, 4)) == Position("e", 6)
+    assert walk.answer(batch(7, 4)) == StreamPosition("e", 6)
 
 
 def test_its_own_are_left_out() -> None:
@@ -220,7 +220,7 @@ def test_a_tail_that_does_not_reach_back_so_far_is_no_use() -> None:
     walk.hear(batch(11, 3))
     walk.hear(batch(14, 4))
     walk.answer(batch(5, 6))
-    assert walk.answer(batch(11, 3), batch(14, 4), top=17) == Position("e", 10)
+    assert walk.answer(batch(11, 3), batch(14, 4), top=17) == StreamPosition("e", 10)
     assert walk.live == 1
 
 
@@ -241,14 +241,14 @@ def test_the_tail_is_bounded_but_has_the_newest_batch() -> None:
     tail = Tail(5)
     for each in (batch(1, 2), batch(3, 3), batch(6), batch(7, 9)):
         tail.add(each)
-    cursors = [Cursor(Position("e", offset)) for offset in (2, 5, 6, 8, 15)]
+    cursors = [Cursor(StreamPosition("e", offset)) for offset in (2, 5, 6, 8, 15)]
     assert [[each.first for each in tail.after(cursor)] for cursor in cursors] == [[], [], [7], [7], []]
 
 
 def test_the_tail_is_of_use_within_its_epoch_only() -> None:
     tail = Tail(100)
     tail.add(batch(1, 2, "f"))
-    assert tail.after(Cursor(Position("e", 0))) == []
+    assert tail.after(Cursor(StreamPosition("e", 0))) == []
 
 
 # What is lost
@@ -258,28 +258,28 @@ def test_what_history_no_longer_has_is_told_where_it_was_and_counted() -> None:
     walk = Walk()
     walk.step()
     walk.answer(batch(6), batch(9, 2))
-    assert walk.member.events == [Gap("e", 5, 1), "e6", Gap("e", 8, 2), "e9", "e10"]
-    assert walk.losses == [(Gap("e", 5, 1), 1), (Gap("e", 8, 2), 1)]
+    assert walk.member.events == [OffsetGap("e", 5, 1), "e6", OffsetGap("e", 8, 2), "e9", "e10"]
+    assert walk.losses == [(OffsetGap("e", 5, 1), 1), (OffsetGap("e", 8, 2), 1)]
 
 
 def test_where_history_ends_before_the_top_the_rest_is_told() -> None:
     walk = Walk()
     walk.step()
     walk.answer(batch(5))
-    assert walk.member.events == ["e5", Gap("e", 10, 5)]
+    assert walk.member.events == ["e5", OffsetGap("e", 10, 5)]
     assert walk.live == 1
 
 
 def test_it_does_not_get_what_lies_before_its_floor() -> None:
-    walk = Walk(floor=Position("e", 7))
+    walk = Walk(floor=StreamPosition("e", 7))
     walk.step()
-    assert walk.member.events == [Gap("e", 7, 3)]
-    assert walk.answer(batch(5, 6)) == Position("e", 7)
+    assert walk.member.events == [OffsetGap("e", 7, 3)]
+    assert walk.answer(batch(5, 6)) == StreamPosition("e", 7)
     assert walk.member.events[1:] == ["e8", "e9", "e10"]
 
 
 def test_one_that_left_is_told_nothing_more() -> None:
-    walk = Walk(floor=Position("e", 7))
+    walk = Walk(floor=StreamPosition("e", 7))
     walk.catch_up.stop()
     walk.step()
     assert (walk.member.events, walk.asked, walk.live) == ([], [], 0)
@@ -297,7 +297,7 @@ def test_another_epoch_is_told_as_a_gap_of_unknown_size() -> None:
     walk = Walk(4, "d")
     walk.step()
     walk.answer(batch(1, 10))
-    assert walk.member.events[0] == Gap("e", 0, None)
+    assert walk.member.events[0] == OffsetGap("e", 0, None)
     assert (walk.member.count, walk.live) == (10, 1)
 
 
@@ -305,15 +305,15 @@ def test_what_history_has_of_the_epoch_that_is_over_comes_first() -> None:
     walk = Walk(4, "d")
     walk.step()
     walk.answer(batch(5, 1, "d"), more=True)
-    assert walk.answer(batch(1, 10)) == Position("d", 5)
-    assert walk.member.events[:2] == ["d5", Gap("e", 0, None)]
+    assert walk.answer(batch(1, 10)) == StreamPosition("d", 5)
+    assert walk.member.events[:2] == ["d5", OffsetGap("e", 0, None)]
 
 
 def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(events: Events) -> None:
     walk = Walk()
     walk.step()
     walk.asked.pop()[2].errback(ValueError("WRONGTYPE"))
-    assert walk.member.events == [Gap("e", 10, 6)]
+    assert walk.member.events == [OffsetGap("e", 10, 6)]
     assert walk.live == 1
     assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
 
@@ -369,7 +369,7 @@ def test_what_is_lost_behind_its_first_message_is_told() -> None:
     walk = Walk(4, lenient=10)
     walk.step()
     walk.answer(batch(7), batch(9, 2))
-    assert walk.member.events == ["e7", Gap("e", 8, 1), "e9", "e10"]
+    assert walk.member.events == ["e7", OffsetGap("e", 8, 1), "e9", "e10"]
 
 
 def test_what_is_lost_since_it_came_is_told() -> None:
@@ -378,14 +378,14 @@ def test_what_is_lost_since_it_came_is_told() -> None:
     walk.hear(batch(11, 3))
     walk.hear(batch(14, 4))
     walk.answer(batch(14, 4), top=17)
-    assert walk.member.events == [Gap("e", 13, 3), "e14", "e15", "e16", "e17"]
+    assert walk.member.events == [OffsetGap("e", 13, 3), "e14", "e15", "e16", "e17"]
 
 
 def test_that_it_came_from_another_epoch_is_told() -> None:
     walk = Walk(4, "d", lenient=10)
     walk.step()
     walk.answer(batch(1, 10))
-    assert walk.member.events[0] == Gap("e", 0, None)
+    assert walk.member.events[0] == OffsetGap("e", 0, None)
 
 
 # Who is ahead
@@ -395,7 +395,7 @@ def test_a_position_that_nobody_can_have_had_is_told_as_a_gap_and_begins_at_the_
     walk = Walk(99)
     walk.step()
     walk.answer()
-    assert (walk.member.events, walk.live) == ([Gap("e", 10, None)], 1)
+    assert (walk.member.events, walk.live) == ([OffsetGap("e", 10, None)], 1)
 
 
 @pytest.mark.parametrize("config", [Config(), Config(history=0)])
@@ -425,9 +425,9 @@ def test_one_in_an_epoch_that_the_bus_has_yet_to_bring_waits_for_it_and_asks_onc
 
 
 def test_of_what_comes_again_only_what_it_had_not_before_is_given() -> None:
-    walk = Walk(0, "f", before=(Position("e", 9),))
+    walk = Walk(0, "f", before=(StreamPosition("e", 9),))
     walk.step()
-    walk.answer(batch(1, 3, "f", before=Position("e", 9)), batch(4, 1, "f"), top=4, epoch="f")
+    walk.answer(batch(1, 3, "f", before=StreamPosition("e", 9)), batch(4, 1, "f"), top=4, epoch="f")
     assert walk.member.events == ["f2", "f3", "f4"]
 
 
@@ -436,16 +436,16 @@ def test_what_was_read_before_is_known_when_it_comes_again_without_saying_so() -
     walk.step()
     walk.answer(batch(5, 2, "d", publisher="w", sequence=9), more=True)
     walk.answer(batch(1, 1), batch(2, 2, publisher="w", sequence=9), batch(4, 7))
-    assert walk.member.events[:5] == ["d5", "d6", Gap("e", 0, None), "e1", "e4"]
+    assert walk.member.events[:5] == ["d5", "d6", OffsetGap("e", 0, None), "e1", "e4"]
 
 
 def test_what_the_room_has_seen_before_is_known_when_it_comes_again_without_saying_so() -> None:
     walk = Walk(11)
-    walk.timeline.hear(batch(11, 1, publisher="w", sequence=9))
+    walk.ordering.hear(batch(11, 1, publisher="w", sequence=9))
     walk.end_epoch()
     walk.step()
     walk.answer(batch(1, 1, "f", publisher="w", sequence=9), batch(2, 1, "f"), top=2, epoch="f")
-    assert walk.member.events == [Gap("f", 0, None), "f2"]
+    assert walk.member.events == [OffsetGap("f", 0, None), "f2"]
 
 
 def test_one_that_had_more_of_the_last_epoch_than_the_room_is_not_live_but_goes_on_with_the_tail() -> None:
@@ -454,9 +454,9 @@ def test_one_that_had_more_of_the_last_epoch_than_the_room_is_not_live_but_goes_
     walk.step()
     walk.answer(top=0, epoch="f")
     assert walk.live == 0
-    walk.hear(batch(1, 3, "f", before=Position("e", 11)))
+    walk.hear(batch(1, 3, "f", before=StreamPosition("e", 11)))
     walk.step()
-    assert (walk.member.events, walk.asked, walk.live) == ([Gap("f", 0, None), "f3"], [], 0)
+    assert (walk.member.events, walk.asked, walk.live) == ([OffsetGap("f", 0, None), "f3"], [], 0)
 
 
 # Without history
@@ -470,14 +470,14 @@ def bare() -> Config:
 def test_without_history_what_was_missed_is_told_without_asking(bare: Config) -> None:
     walk = Walk(config=bare)
     walk.step()
-    assert (walk.member.events, walk.asked, walk.live) == ([Gap("e", 10, 6)], [], 1)
+    assert (walk.member.events, walk.asked, walk.live) == ([OffsetGap("e", 10, 6)], [], 1)
 
 
 def test_without_history_one_that_was_too_slow_is_told_so(bare: Config) -> None:
     walk = Walk(config=bare, slow=True)
     walk.step()
-    assert walk.member.events == [("too slow", Gap("e", 10, 6))]
-    assert walk.losses == [(Gap("e", 10, 6), 1)]
+    assert walk.member.events == [("too slow", OffsetGap("e", 10, 6))]
+    assert walk.losses == [(OffsetGap("e", 10, 6), 1)]
 
 
 def test_without_history_the_tail_is_given_where_it_reaches_back(bare: Config) -> None:
@@ -495,15 +495,15 @@ def test_without_history_the_tail_is_given_where_it_reaches_back(bare: Config) -
     [(1, [(5, 1)]), (4, [(5, 2)]), (5, [(5, 3)]), (6, [(5, 3)]), (7, [(5, 3), (8, 1)]), (12, [(5, 3), (8, 3)])],
 )
 def test_so_many_bytes_are_whole_messages_and_at_least_one(most: int, firsts: list[tuple[int, int]]) -> None:
-    some = first_bytes([batch(5, 3), batch(8, 3)], Cursor(Position("e", 4)), most)
+    some = first_bytes([batch(5, 3), batch(8, 3)], Cursor(StreamPosition("e", 4)), most)
     assert [(each.first, len(each.messages)) for each in some] == firsts
 
 
 def test_what_lies_behind_does_not_count() -> None:
-    some = first_bytes([batch(5, 3), batch(8, 3)], Cursor(Position("e", 6)), 4)
+    some = first_bytes([batch(5, 3), batch(8, 3)], Cursor(StreamPosition("e", 6)), 4)
     assert [(each.first, len(each.messages)) for each in some] == [(5, 3), (8, 1)]
 
 
 def test_bytes_are_those_of_utf8() -> None:
     long = replace(batch(5), messages=(Message("w.1", 0, "w", "Å" * 5), Message("w.2", 0, "w", "b")))
-    assert [len(each.messages) for each in first_bytes([long], Cursor(Position("e", 4)), 10)] == [1]
+    assert [len(each.messages) for each in first_bytes([long], Cursor(StreamPosition("e", 4)), 10)] == [1]

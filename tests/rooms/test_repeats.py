@@ -1,10 +1,10 @@
 """Batches that came again, though their publisher does not know it."""
 
-from chatd.protocol.message import Batch, Message, Position
+from chatd.protocol.message import Batch, Message, StreamPosition
 from chatd.rooms.repeats import Repeats
 
 
-def batch(epoch: str, first: int, sequence: int, publisher: str = "w", before: Position | None = None) -> Batch:
+def batch(epoch: str, first: int, sequence: int, publisher: str = "w", before: StreamPosition | None = None) -> Batch:
     return Batch("ops", epoch, first, publisher, sequence, (Message("w.1", 0, "w", "hello"),), before)
 
 
@@ -18,15 +18,15 @@ def test_the_newest_batch_that_comes_again_says_where_it_stood() -> None:
     repeats = Repeats(4)
     repeats.mark(batch("e", 1, 1))
     repeats.mark(batch("e", 7, 2))
-    assert repeats.mark(batch("f", 1, 2)).before == Position("e", 7)
+    assert repeats.mark(batch("f", 1, 2)).before == StreamPosition("e", 7)
 
 
 def test_it_says_so_however_often_it_is_asked_and_when_others_came_since() -> None:
     repeats = Repeats(4)
     for each in (batch("e", 7, 2), batch("f", 1, 2), batch("f", 2, 3)):
         repeats.mark(each)
-    assert repeats.look(batch("f", 1, 2)).before == Position("e", 7)
-    assert repeats.mark(batch("f", 1, 2)).before == Position("e", 7)
+    assert repeats.look(batch("f", 1, 2)).before == StreamPosition("e", 7)
+    assert repeats.mark(batch("f", 1, 2)).before == StreamPosition("e", 7)
 
 
 def test_one_that_comes_twice_in_an_epoch_is_none() -> None:
@@ -50,8 +50,8 @@ def test_who_only_looks_leaves_no_trace() -> None:
 
 def test_what_was_seen_counts_more_than_what_the_publisher_says() -> None:
     repeats = Repeats(4)
-    repeats.mark(batch("f", 3, 2, before=Position("e", 7)))
-    assert repeats.mark(batch("g", 1, 2, before=Position("e", 7))).before == Position("f", 3)
+    repeats.mark(batch("f", 3, 2, before=StreamPosition("e", 7)))
+    assert repeats.mark(batch("g", 1, 2, before=StreamPosition("e", 7))).before == StreamPosition("f", 3)
 
 
 def test_publishers_count_apart() -> None:
@@ -64,15 +64,15 @@ def test_each_of_several_that_came_again_is_known() -> None:
     repeats = Repeats(4)
     for each in (batch("e", 7, 2), batch("f", 1, 2), batch("f", 2, 3), batch("g", 1, 3)):
         repeats.mark(each)
-    assert repeats.look(batch("f", 1, 2)).before == Position("e", 7)
-    assert repeats.look(batch("g", 1, 3)).before == Position("f", 2)
+    assert repeats.look(batch("f", 1, 2)).before == StreamPosition("e", 7)
+    assert repeats.look(batch("g", 1, 3)).before == StreamPosition("f", 2)
 
 
 def test_of_too_many_that_came_again_the_oldest_is_forgotten() -> None:
     repeats = Repeats(1)
     for each in (batch("e", 7, 2), batch("f", 1, 2), batch("f", 2, 3), batch("g", 1, 3), batch("g", 2, 4)):
         repeats.mark(each)
-    assert [repeats.look(batch("h", 1, sequence)).before for sequence in (2, 3)] == [None, Position("f", 2)]
+    assert [repeats.look(batch("h", 1, sequence)).before for sequence in (2, 3)] == [None, StreamPosition("f", 2)]
 
 
 def test_of_too_many_publishers_the_one_longest_silent_is_forgotten() -> None:
@@ -80,4 +80,4 @@ def test_of_too_many_publishers_the_one_longest_silent_is_forgotten() -> None:
     for each in (batch("e", 1, 1, "u"), batch("e", 2, 1, "v"), batch("e", 3, 2, "u"), batch("e", 4, 1, "w")):
         repeats.mark(each)
     found = [repeats.look(batch("f", 1, sequence, name)).before for name, sequence in (("u", 2), ("v", 1), ("w", 1))]
-    assert found == [Position("e", 3), None, Position("e", 4)]
+    assert found == [StreamPosition("e", 3), None, StreamPosition("e", 4)]

@@ -8,7 +8,7 @@ from twisted.internet.defer import fail
 from chatd.broker.resume_positions import TakenOver
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import TAKEN_OVER
-from chatd.protocol.message import Gap, Position
+from chatd.protocol.message import OffsetGap, StreamPosition
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import TURNS, House, frames, make_house
 
@@ -61,7 +61,7 @@ def test_of_the_last_messages_those_there_are_come_and_nothing_is_said_of_the_re
 
 
 @pytest.mark.parametrize(("kept", "events"), [(3, []), (5, [])])
-def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[Gap]) -> None:
+def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[OffsetGap]) -> None:
     house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
     told(house, 5)
     ann = joined(house, FakeMember("ann", last=100))
@@ -72,19 +72,19 @@ def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[Gap])
 def test_one_that_was_away_for_longer_is_told_so(kept: int) -> None:
     house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
     told(house, 5)
-    ann = joined(house, FakeMember("ann", since=Position("e0", 1)))
-    assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], [Gap("e0", 2, 1)])
+    ann = joined(house, FakeMember("ann", since=StreamPosition("e0", 1)))
+    assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], [OffsetGap("e0", 2, 1)])
 
 
 def test_one_that_says_where_it_was_gets_what_it_missed(house: House) -> None:
     told(house, 5)
-    ann = joined(house, FakeMember("ann", since=Position("e0", 3)))
+    ann = joined(house, FakeMember("ann", since=StreamPosition("e0", 3)))
     assert (ann.blobs, ann.events) == ([frames("e4", "e5")], [])
 
 
 def test_one_that_missed_nothing_is_live_at_once(house: House) -> None:
     told(house, 5)
-    ann = joined(house, FakeMember("ann", since=Position("e0", 5)))
+    ann = joined(house, FakeMember("ann", since=StreamPosition("e0", 5)))
     told(house, 1, 6)
     assert ann.blobs == [frames("e6")]
 
@@ -211,7 +211,7 @@ def test_what_it_took_before_a_gap_is_not_given_again(house: House) -> None:
     house.bus.pump(lambda _: True)
     lost = slow.lost
 
-    def choke(gap: Gap) -> None:
+    def choke(gap: OffsetGap) -> None:
         lost(gap)
         slow.choked = True
 
@@ -219,7 +219,7 @@ def test_what_it_took_before_a_gap_is_not_given_again(house: House) -> None:
     house.bring("e3", number=3)
     house.end_turn()
     slow.drain()
-    assert (b"".join(slow.blobs), slow.events) == (frames("e1", "e3"), [Gap("e0", 2, 1)])
+    assert (b"".join(slow.blobs), slow.events) == (frames("e1", "e3"), [OffsetGap("e0", 2, 1)])
 
 
 def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) -> None:
@@ -228,7 +228,7 @@ def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) ->
     joined(house, slow)
     told(house, 10)
     slow.drain()
-    assert (b"".join(slow.blobs), slow.events) == (frames("e9", "e10"), [Gap("e0", 8, 8)])
+    assert (b"".join(slow.blobs), slow.events) == (frames("e9", "e10"), [OffsetGap("e0", 8, 8)])
     house.clock.advance(house.clock.seconds() + 100)
     said = "messages lost for good: 8, by clients: 1"
     assert events.said == [("warn", said)]
@@ -240,7 +240,7 @@ def test_without_history_it_is_told_that_it_was_too_slow() -> None:
     joined(house, slow)
     told(house, 3)
     slow.drain()
-    assert slow.events == [("too slow", Gap("e0", 3, 3))]
+    assert slow.events == [("too slow", OffsetGap("e0", 3, 3))]
 
 
 def test_one_that_is_behind_may_leave(house: House) -> None:
@@ -269,8 +269,8 @@ def test_the_tail_is_kept_only_while_somebody_is_behind(house: House) -> None:
     told(house, 1)
     slow.drain()
     told(house, 3, 2)
-    late = joined(house, FakeMember("bob", since=Position("e0", 1)))
-    assert (late.events, late.blobs) == ([Gap("e0", 3, 2)], [frames("e4")])
+    late = joined(house, FakeMember("bob", since=StreamPosition("e0", 1)))
+    assert (late.events, late.blobs) == ([OffsetGap("e0", 3, 2)], [frames("e4")])
 
 
 # Holes
@@ -291,7 +291,7 @@ def test_a_gap_is_told_to_all_where_it_was_and_counted(house: House, events: Eve
         house.say(f"e{number}", number=number)
     house.bus.pump(lambda _: True)
     house.hear("e3", number=3)
-    assert ann.events == bob.events == [Gap("e0", 2, 2)]
+    assert ann.events == bob.events == [OffsetGap("e0", 2, 2)]
     assert ann.blobs == [frames("e3")]
     house.clock.advance(TURNS.report_seconds)
     said = "messages lost for good: 4, by clients: 2"
@@ -300,7 +300,7 @@ def test_a_gap_is_told_to_all_where_it_was_and_counted(house: House, events: Eve
 
 def test_one_that_fails_at_a_gap_is_hung_up_on_and_the_others_hear_it(house: House, events: Events) -> None:
     class Deaf(FakeMember):
-        def lost(self, gap: Gap) -> None:
+        def lost(self, gap: OffsetGap) -> None:
             raise RuntimeError("no")
 
     deaf = joined(house, Deaf("deaf"))
@@ -308,7 +308,7 @@ def test_one_that_fails_at_a_gap_is_hung_up_on_and_the_others_hear_it(house: Hou
     house.bus.restart()
     house.bus.compare()
     house.end_turn()
-    assert bob.events == [Gap("e1", 0, None)]
+    assert bob.events == [OffsetGap("e1", 0, None)]
     assert len(deaf.events) == 1
     assert events.said[0] == ("critical", "something was not delivered to deaf")
 
@@ -323,7 +323,7 @@ def test_a_lost_last_message_is_found_by_the_comparison(house: House) -> None:
 
 
 def test_rooms_that_nobody_is_in_are_not_compared(house: House) -> None:
-    house.hub.compare("dev", Position("e0", 9))
+    house.hub.compare("dev", StreamPosition("e0", 9))
     assert house.bus.rooms == {}
 
 
@@ -348,7 +348,7 @@ def test_its_own_lines_are_those_of_its_last_connection_too(house: House) -> Non
     house.say("mine", number=1, author="one")
     house.hear("yours", number=2)
     second = joined(house, FakeMember("two", key="key"))
-    house.hub.intake.publish("ops", second, ["mine too"])
+    house.hub.publisher.publish("ops", second, ["mine too"])
     house.go_round()
     assert b"".join(second.blobs) == frames("yours")
     assert b"".join(bob.blobs) == frames("mine", "yours", "mine too")
@@ -414,7 +414,7 @@ def test_a_room_whose_only_member_is_taken_over_elsewhere_is_forgotten(house: Ho
     told(house, 2)
     place = house.hub.give_up("ops", "one")
     assert place is not None
-    assert (place.position, place.author, first.events) == (Position("e0", 2), "one", [TAKEN_OVER])
+    assert (place.position, place.author, first.events) == (StreamPosition("e0", 2), "one", [TAKEN_OVER])
     assert house.bus.rooms == {}
 
 
@@ -448,9 +448,9 @@ def test_places_are_written_down_now_and_then(house: House) -> None:
     house.hub.start()
     joined(house, FakeMember("one", key="key"))
     told(house, 2)
-    assert house.bus.places["ops", "key"].position == Position("e0", 0)
+    assert house.bus.places["ops", "key"].position == StreamPosition("e0", 0)
     house.clock.advance(TURNS.place_seconds)
-    assert house.bus.places["ops", "key"].position == Position("e0", 2)
+    assert house.bus.places["ops", "key"].position == StreamPosition("e0", 2)
     house.hub.stop()
     assert house.clock.getDelayedCalls() == []
 
@@ -461,10 +461,10 @@ def test_a_place_does_not_count_what_is_not_delivered_yet(house: House) -> None:
     told(house, 2)
     house.bring("e3", number=3)
     house.hub.note("ops", ann)
-    assert ann.got == Position("e0", 2)
+    assert ann.got == StreamPosition("e0", 2)
     house.end_turn()
     house.hub.note("ops", ann)
-    assert ann.got == Position("e0", 3)
+    assert ann.got == StreamPosition("e0", 3)
 
 
 def test_who_is_not_here_is_told_nothing_of_where_it_is(house: House) -> None:
@@ -484,4 +484,4 @@ def test_a_place_in_history_that_is_gone_is_told(house: House) -> None:
     house.bus.places["ops", "key"] = place
     house.hear("e1", number=1)
     second = joined(house, FakeMember("two", key="key"))
-    assert (second.events, second.blobs) == ([Gap("e1", 0, None)], [frames("e1")])
+    assert (second.events, second.blobs) == ([OffsetGap("e1", 0, None)], [frames("e1")])

@@ -2,14 +2,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from chatd.broker.presence_list import OccupiedRoom
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from chatd.broker.publish_queue import NotPublished
-from chatd.broker.roster import Occupied
 from chatd.config.settings import broker_address
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from chatd.rooms.sharding import Shard, Shards
 
 ROOMS = [f"room-{number}" for number in range(2000)]
@@ -21,7 +21,7 @@ class Part:
 
     def __init__(self, away: str = "") -> None:
         self.away = self.unreachable = away
-        self.intake = self
+        self.publisher = self
         self.taken = 3
         self.rooms = {"ops"}
         self.did: list[str] = []
@@ -155,8 +155,8 @@ def test_counting_rooms_looks_at_none_of_them(brokers: int) -> None:
 
 
 def test_rooms_are_listed_by_name_and_there_may_be_more_where_one_has_more() -> None:
-    def room(name: str) -> Occupied:
-        return Occupied(name, 1, Position("e", 1))
+    def room(name: str) -> OccupiedRoom:
+        return OccupiedRoom(name, 1, StreamPosition("e", 1))
 
     one, other = Part(), Part()
     one.listed, other.listed = ([room("b"), room("d")], False), ([room("a"), room("c")], True)
@@ -169,7 +169,7 @@ def test_rooms_are_listed_by_name_and_there_may_be_more_where_one_has_more() -> 
 
 def test_rooms_of_a_broker_that_is_away_are_not_listed_and_there_may_be_more() -> None:
     one, other = Part(), Part("refused")
-    one.listed = ([Occupied("a", 1, Position("e", 1))], False)
+    one.listed = ([OccupiedRoom("a", 1, StreamPosition("e", 1))], False)
     told: list[Any] = []
     made = shards(one, other)
     made.list_rooms().addCallback(told.append)

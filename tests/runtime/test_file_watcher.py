@@ -7,7 +7,7 @@ import pytest
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.config.settings import BadValue
-from chatd.runtime.file_watcher import Watched
+from chatd.runtime.file_watcher import WatchedFile
 
 
 class Reader:
@@ -18,7 +18,7 @@ class Reader:
         self.one.write_text("1")
         self.other.write_text("2")
         self.found: list[str] = []
-        self.watched = Watched([str(self.one), str(self.other)], self.read, 3)
+        self.watched = WatchedFile([str(self.one), str(self.other)], self.read, 3)
 
     def read(self) -> None:
         try:

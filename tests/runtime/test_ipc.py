@@ -9,9 +9,9 @@ from chatd.runtime.ipc import (
     HOLD,
     STOP,
     Assignment,
-    Held,
-    Listener,
-    Log,
+    ListeningSocket,
+    LogRecord,
+    PublishingStopped,
     Ready,
     Report,
     encode,
@@ -30,7 +30,7 @@ ASSIGNMENT = Assignment(
         bus_patience=0.5,
     ),
     ("unix:///tmp/broker.sock", "redis://broker"),
-    (Listener("tcp:3000", 3), Listener(r"tcp:3000:interface=\:\:1", 4)),
+    (ListeningSocket("tcp:3000", 3), ListeningSocket(r"tcp:3000:interface=\:\:1", 4)),
     5,
     2,
     "0a1b2c3d",
@@ -62,19 +62,19 @@ def test_the_orders_differ() -> None:
     assert len({HOLD, STOP}) == 2
 
 
-@pytest.mark.parametrize("report", [Ready(), Held(), Log("warn", "a worker\nsays 007")])
+@pytest.mark.parametrize("report", [Ready(), PublishingStopped(), LogRecord("warn", "a worker\nsays 007")])
 def test_a_report_arrives_as_what_it_was(report: Report) -> None:
     assert read_report(encode(report)) == report
 
 
 @given(TEXT, TEXT)
 def test_whatever_a_log_line_holds_it_arrives_on_one_line(level: str, text: str) -> None:
-    line = encode(Log(level, text))
+    line = encode(LogRecord(level, text))
     assert line.endswith(b"\n") and line.count(b"\n") == 1
-    assert read_report(line) == Log(level, text)
+    assert read_report(line) == LogRecord(level, text)
 
 
-@pytest.mark.parametrize("value", [ASSIGNMENT, HOLD, Ready(), Log("info", "a\r\nb\n")])
+@pytest.mark.parametrize("value", [ASSIGNMENT, HOLD, Ready(), LogRecord("info", "a\r\nb\n")])
 def test_a_value_is_one_line(value: Assignment | Report | str) -> None:
     assert len(encode(value).splitlines()) == 1
 

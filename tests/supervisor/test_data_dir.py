@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from chatd.config.settings import BadValue
-from chatd.supervisor.data_dir import State
+from chatd.supervisor.data_dir import DataDir
 from tests.supervisor.children import Said
 
 
-def taken(folder: Path, *, lock_seconds: float = 0) -> State:
-    state = State(str(folder), lock_seconds)
+def taken(folder: Path, *, lock_seconds: float = 0) -> DataDir:
+    state = DataDir(str(folder), lock_seconds)
     state.take()
     return state
 
@@ -58,7 +58,7 @@ def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path: Path) -> No
 
 def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
     first = taken(tmp_path)
-    for attempt in (State(str(tmp_path), 0).take, State(str(tmp_path), 0).check):
+    for attempt in (DataDir(str(tmp_path), 0).take, DataDir(str(tmp_path), 0).check):
         with pytest.raises(BadValue, match=rf"^--state {tmp_path} is in use by another chatd$"):
             attempt()
     first.release()
@@ -66,7 +66,7 @@ def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_one_that_was_released_may_be_taken(tmp_path: Path) -> None:
     taken(tmp_path).release()
-    State(str(tmp_path), 0).check()
+    DataDir(str(tmp_path), 0).check()
     taken(tmp_path).release()
 
 
@@ -76,7 +76,7 @@ def test_it_is_in_use_while_a_child_lives_that_inherited_the_lock_and_who_comes_
         first.release()
         with pytest.raises(BadValue, match="is in use"):
             taken(tmp_path)
-        following = State(str(tmp_path), 20)
+        following = DataDir(str(tmp_path), 20)
         waiting = threading.Thread(target=following.take)
         waiting.start()
         child.kill()
@@ -86,7 +86,7 @@ def test_it_is_in_use_while_a_child_lives_that_inherited_the_lock_and_who_comes_
 
 
 def test_a_look_makes_nothing(tmp_path: Path) -> None:
-    State(str(tmp_path / "not" / "there"), 0).check()
+    DataDir(str(tmp_path / "not" / "there"), 0).check()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,13 +94,13 @@ def test_a_look_makes_nothing(tmp_path: Path) -> None:
 def test_one_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadValue, match=rf"^--state {tmp_path}/{place} cannot be used: {tmp_path}/file cannot be"):
-        State(str(tmp_path / place), 0).check()
+        DataDir(str(tmp_path / place), 0).check()
     with pytest.raises(BadValue, match=rf"^--state {tmp_path}/{place} cannot be used: "):
         taken(tmp_path / place)
 
 
 def test_one_that_was_never_taken_can_be_released(tmp_path: Path) -> None:
-    State(str(tmp_path), 0).release()
+    DataDir(str(tmp_path), 0).release()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.supervisor.log_repetition import Repetition
+from chatd.supervisor.log_repetition import LogRepetition
 from tests.fakes import Events
 
 
@@ -17,7 +17,7 @@ class House:
     def __init__(self, seconds: float = 60.0, most: int = 10) -> None:
         self.clock = Clock()
         self.events = Events()
-        self.repetition = Repetition(self.events, seconds, most, self.clock.seconds)
+        self.repetition = LogRepetition(self.events, seconds, most, self.clock.seconds)
         observer: Any = self.repetition
         self.log = Logger(namespace="chatd.test", observer=observer)
 

@@ -16,8 +16,8 @@ from twisted.trial.unittest import TestCase
 
 from chatd.config.settings import BadValue, Config, broker_address
 from chatd.supervisor import pdeathsig
-from chatd.supervisor.data_dir import State
-from chatd.supervisor.private_broker import Valkey, find_server, memory_of
+from chatd.supervisor.data_dir import DataDir
+from chatd.supervisor.private_broker import PrivateBroker, find_server, memory_of
 from tests.broker.server import Client
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 from tests.waiting import until
@@ -55,8 +55,8 @@ def test_without_the_wheel_it_is_the_server_on_path(without_wheel: Path, name: s
 
 def test_without_the_wheel_valkey_comes_before_redis(without_wheel: Path) -> None:
     program(without_wheel, "redis-server")
-    valkey = program(without_wheel, "valkey-server")
-    assert find_server() == str(valkey)
+    private_broker = program(without_wheel, "valkey-server")
+    assert find_server() == str(private_broker)
 
 
 def test_a_wheel_without_a_server_for_this_machine_is_passed_over(
@@ -87,20 +87,20 @@ class Fixture:
     def __init__(self, folder: Path, state: str = "") -> None:
         self.folder = folder
         self.reactor = FakeReactor()
-        self.valkey = Valkey(self.reactor, "/opt/valkey-server", replace(CONFIG, state=state))
+        self.private_broker = PrivateBroker(self.reactor, "/opt/valkey-server", replace(CONFIG, state=state))
 
     @property
     def processes(self) -> list[FakeProcess]:
         return self.reactor.processes
 
     def start(self) -> FakeProcess:
-        self.valkey.start()
+        self.private_broker.start()
         return self.processes[-1]
 
     def stop(self) -> list[str]:
         """Begin to stop; give a list that says ``stopped`` once that is over."""
         over: list[str] = []
-        self.valkey.stop().addCallback(lambda _: over.append("stopped"))
+        self.private_broker.stop().addCallback(lambda _: over.append("stopped"))
         return over
 
 
@@ -135,7 +135,7 @@ def test_it_is_run_tied_to_this_process_in_its_folder(of: Fixture) -> None:
     tied = [sys.executable, "-I", "-S", pdeathsig.__file__, str(os.getpid()), "/opt/valkey-server"]
     assert process.command[:6] == tied
     assert process.folder == str(of.folder / folders(of)[0])
-    assert of.valkey.url == f"unix://{process.folder}/broker.sock"
+    assert of.private_broker.url == f"unix://{process.folder}/broker.sock"
     assert process.descriptors == {0: "w", 1: "r", 2: "r"}
 
 
@@ -292,7 +292,7 @@ def option(process: FakeProcess, name: str) -> str:
 def test_its_memory_is_bounded_as_asked_and_nothing_is_evicted_unseen(
     of: Fixture, size: str, memory: int, waiting: int
 ) -> None:
-    of.valkey._config = replace(CONFIG, broker_memory=size)
+    of.private_broker._config = replace(CONFIG, broker_memory=size)
     process = of.start()
     assert option(process, "maxmemory") == str(memory * 1_048_576)
     assert option(process, "maxmemory-policy") == "noeviction"
@@ -311,7 +311,7 @@ def test_where_nobody_says_how_much_it_may_use_a_quarter_of_what_there_is(monkey
 def test_with_a_state_folder_it_is_run_there_and_holds_its_lock(kept: Fixture, tmp_path: Path) -> None:
     process = kept.start()
     folder = str(tmp_path / "state" / "broker")
-    assert (process.folder, kept.valkey.url) == (folder, f"unix://{folder}/broker.sock")
+    assert (process.folder, kept.private_broker.url) == (folder, f"unix://{folder}/broker.sock")
     assert process.command[process.command.index("--dir") + 1] == folder
     assert os.path.samestat(os.fstat(process.descriptors[3]), os.stat(tmp_path / "state" / "lock"))
     assert folders(kept) == []
@@ -320,14 +320,14 @@ def test_with_a_state_folder_it_is_run_there_and_holds_its_lock(kept: Fixture, t
 def test_without_one_it_keeps_nothing_and_has_no_lineage(of: Fixture) -> None:
     process = of.start()
     assert process.command[process.command.index("--appendonly") + 1] == "no"
-    assert of.valkey.run == ""
+    assert of.private_broker.run == ""
 
 
 def test_its_lineage_stays_while_it_is_started_again(kept: Fixture) -> None:
     kept.start().end(signal=signal.SIGKILL)
-    before = kept.valkey.run
+    before = kept.private_broker.run
     kept.reactor.advance(0.1)
-    assert kept.valkey.run == before != ""
+    assert kept.private_broker.run == before != ""
     assert kept.processes[1].descriptors == kept.processes[0].descriptors
 
 
@@ -335,16 +335,18 @@ def test_a_stop_keeps_the_state_folder_and_lets_the_next_one_have_it(kept: Fixtu
     process = kept.start()
     kept.stop()
     with pytest.raises(BadValue, match="is in use by another chatd"):
-        State(str(tmp_path / "state"), 0).check()
+        DataDir(str(tmp_path / "state"), 0).check()
     process.end()
-    State(str(tmp_path / "state"), 0).check()
+    DataDir(str(tmp_path / "state"), 0).check()
     assert (tmp_path / "state" / "broker" / "lineage").exists()
 
 
 def test_one_whose_state_folder_is_in_use_is_not_started(kept: Fixture, tmp_path: Path) -> None:
-    other = State(str(tmp_path / "state"), 0)
+    other = DataDir(str(tmp_path / "state"), 0)
     other.take()
-    late = Valkey(kept.reactor, "/opt/valkey-server", Config(state=str(tmp_path / "state"), state_lock_seconds=0.01))
+    late = PrivateBroker(
+        kept.reactor, "/opt/valkey-server", Config(state=str(tmp_path / "state"), state_lock_seconds=0.01)
+    )
     with pytest.raises(BadValue, match="is in use by another chatd"):
         late.start()
     assert kept.processes == []
@@ -365,7 +367,7 @@ def test_a_state_folder_that_is_too_deep_for_a_socket_has_it_elsewhere(of: Fixtu
 def test_a_state_folder_with_a_name_that_means_something_in_a_url_is_told_as_it_is(of: Fixture, tmp_path: Path) -> None:
     odd = Fixture(of.folder, str(tmp_path / "a %20?#"))
     odd.start()
-    assert broker_address(odd.valkey.url).path == f"{tmp_path}/a %20?#/broker/broker.sock"
+    assert broker_address(odd.private_broker.url).path == f"{tmp_path}/a %20?#/broker/broker.sock"
     odd.stop()
 
 
@@ -475,10 +477,10 @@ class RealServer(TestCase):
         self.said = Said.during(self)
         self.patch(os, "fork", no_fork)
         config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0)
-        self.valkey = Valkey(real_reactor, find_server(), config)
-        self.valkey.start()
-        self.addCleanup(self.valkey.stop)
-        self.path = Path(broker_address(self.valkey.url).path)
+        self.private_broker = PrivateBroker(real_reactor, find_server(), config)
+        self.private_broker.start()
+        self.addCleanup(self.private_broker.stop)
+        self.path = Path(broker_address(self.private_broker.url).path)
 
     def ask(self, *words: str) -> bytes:
         """Send a command as soon as the server is there; give the first of its answer."""
@@ -548,12 +550,12 @@ class RealServer(TestCase):
 
     async def test_a_stop_leaves_neither_process_nor_folder(self) -> None:
         self.ask("PING")
-        await self.valkey.stop()
+        await self.private_broker.stop()
         assert not self.running()
         assert self.path.parent.name not in os.listdir(self.path.parent.parent)
 
     async def test_a_frozen_one_is_killed_at_a_stop(self) -> None:
-        frozen = Valkey(real_reactor, find_server(), Config(broker_stop_seconds=0.05))
+        frozen = PrivateBroker(real_reactor, find_server(), Config(broker_stop_seconds=0.05))
         frozen.start()
         os.kill(self.pid(), signal.SIGSTOP)
         await frozen.stop()
@@ -561,7 +563,7 @@ class RealServer(TestCase):
 
     async def test_what_the_server_says_of_its_own_failure_is_in_the_log(self) -> None:
         ended = self.said.next("the private broker is gone")
-        broken = Valkey(real_reactor, "/no/such/valkey-server", Config(restart_first_seconds=60.0))
+        broken = PrivateBroker(real_reactor, "/no/such/valkey-server", Config(restart_first_seconds=60.0))
         broken.start()
         why: str = (await ended)["why"]
         await broken.stop()
@@ -578,18 +580,18 @@ class KeptServer(TestCase):
         self.state = Path(folder.name)
         self.config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0, state=str(self.state))
 
-    def start(self) -> Valkey:
-        valkey = Valkey(real_reactor, find_server(), self.config)
-        self.addCleanup(valkey.stop)
-        valkey.start()
-        return valkey
+    def start(self) -> PrivateBroker:
+        private_broker = PrivateBroker(real_reactor, find_server(), self.config)
+        self.addCleanup(private_broker.stop)
+        private_broker.start()
+        return private_broker
 
-    def ask(self, valkey: Valkey, *words: str) -> object:
+    def ask(self, private_broker: PrivateBroker, *words: str) -> object:
         """Send a command as soon as the server has read its file."""
 
         def answer() -> object:
             try:
-                with Client(broker_address(valkey.url).path) as client:
+                with Client(broker_address(private_broker.url).path) as client:
                     return client.ask(*words)
             except (OSError, ReplyError):
                 return None
@@ -597,19 +599,19 @@ class KeptServer(TestCase):
         return until(answer, "the broker")
 
     async def test_what_it_answered_is_there_after_a_kill_and_after_a_stop(self) -> None:
-        valkey = self.start()
-        assert self.ask(valkey, "SET", "key", "value") == b"OK"
+        private_broker = self.start()
+        assert self.ask(private_broker, "SET", "key", "value") == b"OK"
         started = self.said.next("started")
         os.kill(self.said.events[-1]["pid"], signal.SIGKILL)
         await started
-        assert self.ask(valkey, "GET", "key") == b"value"
-        await valkey.stop()
+        assert self.ask(private_broker, "GET", "key") == b"value"
+        await private_broker.stop()
         assert self.ask(self.start(), "GET", "key") == b"value"
 
     async def test_where_its_file_is_spoiled_the_log_says_which_and_it_is_left_alone(self) -> None:
-        valkey = self.start()
-        assert self.ask(valkey, "SET", "key", "value") == b"OK"
-        await valkey.stop()
+        private_broker = self.start()
+        assert self.ask(private_broker, "SET", "key", "value") == b"OK"
+        await private_broker.stop()
         [file] = self.state.glob("broker/appendonlydir/*.incr.aof")
         file.write_bytes(spoiled := b"spoiled" + file.read_bytes())
         ended = self.said.next("the private broker is gone")
@@ -620,9 +622,9 @@ class KeptServer(TestCase):
         assert file.read_bytes() == spoiled
 
     async def test_a_torn_end_is_cut_off(self) -> None:
-        valkey = self.start()
-        assert self.ask(valkey, "SET", "key", "value") == b"OK"
-        await valkey.stop()
+        private_broker = self.start()
+        assert self.ask(private_broker, "SET", "key", "value") == b"OK"
+        await private_broker.stop()
         [file] = self.state.glob("broker/appendonlydir/*.incr.aof")
         with file.open("ab") as torn:
             torn.write(b"*3\r\n$3\r\nSET\r\n$3\r\nke")

@@ -17,12 +17,24 @@ from twisted.trial.unittest import TestCase
 
 import chatd
 from chatd.config.settings import Config
-from chatd.runtime.ipc import DRAIN, HOLD, LISTEN, STOP, Held, Listener, Log, Pulse, Ready, encode, read_assignment
+from chatd.runtime.ipc import (
+    DRAIN,
+    HOLD,
+    LISTEN,
+    STOP,
+    Heartbeat,
+    ListeningSocket,
+    LogRecord,
+    PublishingStopped,
+    Ready,
+    encode,
+    read_assignment,
+)
 from chatd.supervisor import worker_pool
-from chatd.supervisor.reload import Fleet
-from chatd.supervisor.sockets import Ports
+from chatd.supervisor.reload import WorkerPools
+from chatd.supervisor.sockets import ListeningSockets
 from chatd.supervisor.worker_pool import NotReady
-from chatd.supervisor.worker_process import Worker
+from chatd.supervisor.worker_process import WorkerProcess
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 
 CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
@@ -34,23 +46,25 @@ class Fixture:
 
     def __init__(self, folder: Path) -> None:
         self.reactor = FakeReactor()
-        self.ports = Ports(["tcp:0:interface=127.0.0.1", f"unix:{folder}/chat.sock"], CONFIG.workers, 16)
+        self.ports = ListeningSockets(["tcp:0:interface=127.0.0.1", f"unix:{folder}/chat.sock"], CONFIG.workers, 16)
         self.ports.bind()
         self.brokers = iter(range(1, 100))
-        self.fleet = Fleet(self.reactor, CONFIG, self.ports, lambda: ((f"{URL}.{next(self.brokers)}",), "line"))
+        self.worker_pools = WorkerPools(
+            self.reactor, CONFIG, self.ports, lambda: ((f"{URL}.{next(self.brokers)}",), "line")
+        )
 
     @property
     def processes(self) -> list[FakeProcess]:
         return self.reactor.processes
 
     def start(self) -> list[FakeProcess]:
-        self.fleet.start()
+        self.worker_pools.start()
         return list(self.processes)
 
     def stop(self) -> list[str]:
         """Begin to stop; give a list that says ``stopped`` once that is over."""
         over: list[str] = []
-        Deferred.fromCoroutine(self.fleet.stop()).addCallback(lambda _: over.append("stopped"))
+        Deferred.fromCoroutine(self.worker_pools.stop()).addCallback(lambda _: over.append("stopped"))
         return over
 
 
@@ -83,8 +97,8 @@ def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
     assert (assignment.brokers, assignment.run) == ((f"{URL}.1",), "line")
     tcp, unix = of.ports.bound
     assert assignment.listeners == (
-        Listener(tcp.endpoint, 3),
-        Listener(unix.endpoint, 4),
+        ListeningSocket(tcp.endpoint, 3),
+        ListeningSocket(unix.endpoint, 4),
     )
 
 
@@ -113,19 +127,19 @@ def test_a_worker_finds_this_chatd_without_a_python_path(of: Fixture, monkeypatc
 # Readiness
 
 
-def test_the_fleet_is_ready_once_every_worker_has_said_so(of: Fixture, said: Said) -> None:
+def test_the_worker_pools_is_ready_once_every_worker_has_said_so(of: Fixture, said: Said) -> None:
     first, second = of.start()
     first.say(encode(Ready()))
-    assert not of.fleet.all_ready.called
+    assert not of.worker_pools.all_ready.called
     second.say(encode(Ready()))
-    assert of.fleet.all_ready.called
+    assert of.worker_pools.all_ready.called
     assert said.lines == [f"info: worker {n} (pid {p.pid}) is ready" for n, p in enumerate((first, second), 1)]
 
 
-def test_the_fleet_is_ready_only_once(of: Fixture) -> None:
+def test_the_worker_pools_is_ready_only_once(of: Fixture) -> None:
     first, second = of.start()
     times: list[str] = []
-    of.fleet.all_ready.addCallback(lambda _: times.append("ready"))
+    of.worker_pools.all_ready.addCallback(lambda _: times.append("ready"))
     first.say(encode(Ready()))
     second.say(encode(Ready()))
     first.end(signal=signal.SIGKILL)
@@ -134,14 +148,14 @@ def test_the_fleet_is_ready_only_once(of: Fixture) -> None:
     assert times == ["ready"]
 
 
-def test_the_fleet_is_not_ready_while_a_worker_is_missing(of: Fixture) -> None:
+def test_the_worker_pools_is_not_ready_while_a_worker_is_missing(of: Fixture) -> None:
     first, second = of.start()
     second.end(exit_code=1)
     first.say(encode(Ready()))
-    assert not of.fleet.all_ready.called
+    assert not of.worker_pools.all_ready.called
     of.reactor.advance(0.1)
     of.processes[2].say(encode(Ready()))
-    assert of.fleet.all_ready.called
+    assert of.worker_pools.all_ready.called
 
 
 def test_a_worker_that_was_ready_and_ended_does_not_count(of: Fixture) -> None:
@@ -149,26 +163,26 @@ def test_a_worker_that_was_ready_and_ended_does_not_count(of: Fixture) -> None:
     first.say(encode(Ready()))
     first.end(exit_code=1)
     second.say(encode(Ready()))
-    assert not of.fleet.all_ready.called
+    assert not of.worker_pools.all_ready.called
 
 
-def test_a_fleet_that_stops_does_not_become_ready(of: Fixture) -> None:
+def test_a_worker_pools_that_stops_does_not_become_ready(of: Fixture) -> None:
     first, second = of.start()
     first.say(encode(Ready()))
     of.stop()
     second.say(encode(Ready()))
-    assert not of.fleet.all_ready.called
+    assert not of.worker_pools.all_ready.called
 
 
 def test_connections_are_counted_together_only_where_there_is_a_limit(of: Fixture) -> None:
     first, second = of.start()
-    assert [read_assignment(process.told[0]).headcount for process in (first, second)] == [-1, -1]
+    assert [read_assignment(process.told[0]).connection_count for process in (first, second)] == [-1, -1]
     for process in (first, second):
         process.say(encode(Ready()))
-    reload = Deferred.fromCoroutine(of.fleet.replace(replace(CONFIG, max_connections=10), of.ports))
+    reload = Deferred.fromCoroutine(of.worker_pools.replace(replace(CONFIG, max_connections=10), of.ports))
     assert not reload.called
     told = [read_assignment(process.told[0]) for process in of.processes[2:]]
-    assert [each.headcount for each in told] == [5, 5], "behind the listening sockets"
+    assert [each.connection_count for each in told] == [5, 5], "behind the listening sockets"
     assert len({each.slot for each in told}) == 2
     assert of.processes[2].descriptors[5] == of.processes[3].descriptors[5]
 
@@ -215,7 +229,7 @@ def test_a_minute_of_health_makes_the_wait_short_again(of: Fixture) -> None:
     of.reactor.advance(0.1)
     of.processes[-1].end(exit_code=1)
     of.reactor.advance(0.2)
-    of.processes[-1].say(encode(Pulse()))
+    of.processes[-1].say(encode(Heartbeat()))
     of.reactor.advance(60.0)
     of.processes[-1].end(exit_code=1)
     of.reactor.advance(0.1)
@@ -248,7 +262,7 @@ def test_the_log_says_why_a_worker_is_gone(of: Fixture, said: Said, end: dict[st
 
 def last_words(process: FakeProcess, descriptor: int) -> None:
     if descriptor == 1:
-        process.say(encode(Log("error", "it failed\nTraceback\nValueError: no")))
+        process.say(encode(LogRecord("error", "it failed\nTraceback\nValueError: no")))
     else:
         process.say(b"Traceback\nValueError: no\n", 2)
 
@@ -271,7 +285,7 @@ def test_a_worker_that_ends_says_its_own_error_unless_it_was_killed(of: Fixture,
 def test_a_worker_that_ends_again_and_again_before_all_are_ready_ends_the_start(of: Fixture, silent: bool) -> None:
     over: list[str] = []
     of.start()
-    of.fleet.all_ready.addErrback(lambda failure: over.append(failure.getErrorMessage()))
+    of.worker_pools.all_ready.addErrback(lambda failure: over.append(failure.getErrorMessage()))
     for _ in range(CONFIG.start_tries):
         assert over == []
         worker = of.processes[-1]
@@ -302,7 +316,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said)
     assert len(of.processes) == 3
 
 
-def test_a_fleet_of_which_one_cannot_be_started_stops_in_order(of: Fixture) -> None:
+def test_a_worker_pools_of_which_one_cannot_be_started_stops_in_order(of: Fixture) -> None:
     first, second = of.start()
     first.end(exit_code=1)
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
@@ -318,13 +332,13 @@ def test_a_fleet_of_which_one_cannot_be_started_stops_in_order(of: Fixture) -> N
 def test_what_a_worker_logs_is_passed_on_with_its_level(of: Fixture, said: Said) -> None:
     _, second = of.start()
     for level in ("info", "warn", "error", "critical"):
-        second.say(encode(Log(level, "the disk is {full}")))
+        second.say(encode(LogRecord(level, "the disk is {full}")))
     assert said.lines == [f"{level}: worker 2: the disk is {{full}}" for level in ("info", "warn", "error", "critical")]
 
 
 def test_lines_arrive_whole_however_they_are_cut(of: Fixture, said: Said) -> None:
     first, _ = of.start()
-    for byte in encode(Log("info", "smörgås")) + encode(Log("warn", "two")):
+    for byte in encode(LogRecord("info", "smörgås")) + encode(LogRecord("warn", "two")):
         first.say(bytes([byte]))
     assert said.lines == ["info: worker 1: smörgås", "warn: worker 1: two"]
 
@@ -338,46 +352,46 @@ def test_a_worker_that_says_nonsense_is_noted_and_lives_on(of: Fixture, said: Sa
     first.say(line + b"\n" + encode(Ready()))
     second.say(encode(Ready()))
     assert said.lines[0] == f"error: worker 1 says {line!r}"
-    assert of.fleet.all_ready.called
+    assert of.worker_pools.all_ready.called
 
 
 def test_a_level_that_is_none_is_nonsense_too(of: Fixture, said: Said) -> None:
     first, _ = of.start()
-    line = encode(Log("shout", "hello"))
-    first.say(line + encode(Log("info", "calm")))
+    line = encode(LogRecord("shout", "hello"))
+    first.say(line + encode(LogRecord("info", "calm")))
     assert said.lines == [f"error: worker 1 says {line.rstrip()!r}", "info: worker 1: calm"]
 
 
 def test_a_trouble_of_all_is_said_when_the_first_has_it_and_when_the_last_is_over_it(of: Fixture, said: Said) -> None:
     first, second = of.start()
     for worker in (second, first, second):
-        worker.say(encode(Log("warn", "away", "bus")))
+        worker.say(encode(LogRecord("warn", "away", "bus")))
     for worker in (second, second, first):
-        worker.say(encode(Log("info", "back", "bus", over=True)))
+        worker.say(encode(LogRecord("info", "back", "bus", over=True)))
     assert said.lines == ["warn: away", "info: back"]
 
 
 def test_two_troubles_are_two(of: Fixture, said: Said) -> None:
     first, second = of.start()
-    first.say(encode(Log("warn", "away", "bus")))
-    second.say(encode(Log("error", "full", "chat log")))
+    first.say(encode(LogRecord("warn", "away", "bus")))
+    second.say(encode(LogRecord("error", "full", "chat log")))
     assert said.lines == ["warn: away", "error: full"]
 
 
 def test_a_worker_that_is_gone_is_in_no_trouble(of: Fixture, said: Said) -> None:
     first, second = of.start()
-    first.say(encode(Log("warn", "away", "bus")))
+    first.say(encode(LogRecord("warn", "away", "bus")))
     first.end(exit_code=1)
-    second.say(encode(Log("warn", "away again", "bus")))
-    second.say(encode(Log("info", "back", "bus", over=True)))
+    second.say(encode(LogRecord("warn", "away again", "bus")))
+    second.say(encode(LogRecord("info", "back", "bus", over=True)))
     assert [said.lines[0], *said.lines[2:]] == ["warn: away", "warn: away again", "info: back"]
 
 
 def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: Said) -> None:
     first, second = of.start()
     for worker in (first, second):
-        worker.say(encode(Log("error", "full", "chat log")))
-    second.say(encode(Log("info", "room again", "chat log", over=True)))
+        worker.say(encode(LogRecord("error", "full", "chat log")))
+    second.say(encode(LogRecord("info", "room again", "chat log", over=True)))
     assert said.lines == ["error: full"]
     first.end(exit_code=1)
     assert [line for line in said.lines if "room" in line] == ["info: room again"]
@@ -387,7 +401,7 @@ def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: S
 
 @given(st.lists(st.binary(), max_size=20))
 def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
-    worker = Worker(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
+    worker = WorkerProcess(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
     for chunk in chunks:
         worker.childDataReceived(1, chunk)
         worker.childDataReceived(2, chunk)
@@ -419,9 +433,9 @@ def test_at_a_stop_all_are_told_to_hold_and_none_yet_to_stop(of: Fixture) -> Non
 def test_only_when_all_have_held_are_they_told_to_stop(of: Fixture) -> None:
     first, second = of.start()
     of.stop()
-    first.say(encode(Held()))
+    first.say(encode(PublishingStopped()))
     assert orders(first) == orders(second) == [HOLD]
-    second.say(encode(Held()))
+    second.say(encode(PublishingStopped()))
     assert orders(first) == orders(second) == [HOLD, STOP]
 
 
@@ -429,7 +443,7 @@ def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
     first, second = of.start()
     over = of.stop()
     for process in (first, second):
-        process.say(encode(Held()))
+        process.say(encode(PublishingStopped()))
     first.end()
     assert over == []
     second.end()
@@ -441,7 +455,7 @@ def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
 def test_one_that_does_not_hold_in_time_does_not_keep_the_others(of: Fixture) -> None:
     first, second = of.start()
     of.stop()
-    first.say(encode(Held()))
+    first.say(encode(PublishingStopped()))
     of.reactor.advance(3.9)
     assert orders(first) == [HOLD]
     of.reactor.advance(0.1)
@@ -451,9 +465,9 @@ def test_one_that_does_not_hold_in_time_does_not_keep_the_others(of: Fixture) ->
 def test_one_that_says_held_twice_or_late_is_no_trouble(of: Fixture) -> None:
     first, second = of.start()
     over = of.stop()
-    first.say(encode(Held()) * 2)
+    first.say(encode(PublishingStopped()) * 2)
     of.reactor.advance(4.0)
-    second.say(encode(Held()))
+    second.say(encode(PublishingStopped()))
     first.end()
     second.end()
     assert over == ["stopped"]
@@ -463,7 +477,7 @@ def test_one_that_ends_while_others_hold_counts_as_held(of: Fixture) -> None:
     first, second = of.start()
     of.stop()
     first.end(signal=signal.SIGKILL)
-    second.say(encode(Held()))
+    second.say(encode(PublishingStopped()))
     assert orders(second) == [HOLD, STOP]
 
 
@@ -471,7 +485,7 @@ def test_one_that_does_not_stop_in_time_is_killed(of: Fixture, said: Said) -> No
     first, second = of.start()
     over = of.stop()
     for process in (first, second):
-        process.say(encode(Held()))
+        process.say(encode(PublishingStopped()))
     first.end()
     of.reactor.advance(2.9)
     assert second.signals == []
@@ -520,7 +534,7 @@ def test_a_replacement_that_is_due_does_not_come_after_a_stop(of: Fixture) -> No
     assert of.reactor.getDelayedCalls() == []
 
 
-def test_a_fleet_of_which_all_are_gone_stops_at_once(of: Fixture) -> None:
+def test_a_worker_pools_of_which_all_are_gone_stops_at_once(of: Fixture) -> None:
     for process in of.start():
         process.end(exit_code=1)
     assert of.stop() == ["stopped"]
@@ -545,7 +559,7 @@ class Reload:
 
     def again(self, config: Config = NEW) -> list[FakeProcess]:
         count = len(self.of.processes)
-        done = Deferred.fromCoroutine(self.of.fleet.replace(config, self.of.ports))
+        done = Deferred.fromCoroutine(self.of.worker_pools.replace(config, self.of.ports))
         done.addCallbacks(lambda _: self.result.append("over"), self._failed)
         return self.of.processes[count:]
 
@@ -579,7 +593,7 @@ def test_once_all_are_ready_they_listen_and_the_old_ones_drain(of: Fixture) -> N
 
 def test_sockets_of_theirs_listen_once_all_are_ready(of: Fixture) -> None:
     before = of.ports
-    of.ports = Ports(["tcp:0:interface=127.0.0.1"], NEW.workers, 16)
+    of.ports = ListeningSockets(["tcp:0:interface=127.0.0.1"], NEW.workers, 16)
     of.ports.bind(before)
     last = of.ports.bound[0].sockets[-1]
     reload = Reload(of)
@@ -592,11 +606,11 @@ def test_sockets_of_theirs_listen_once_all_are_ready(of: Fixture) -> None:
 
 
 def test_where_a_socket_of_theirs_cannot_listen_nothing_changes(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(ports: Ports) -> None:
+    def refuse(ports: ListeningSockets) -> None:
         raise OSError(98, "Address already in use")
 
     reload = Reload(of)
-    monkeypatch.setattr(Ports, "listen", refuse)
+    monkeypatch.setattr(ListeningSockets, "listen", refuse)
     reload.ready()
     assert reload.result == ["cannot listen: Address already in use"]
     assert [process.signals for process in reload.new] == [["KILL"]] * 3
@@ -631,7 +645,7 @@ def test_where_none_can_be_started_nothing_changes(of: Fixture) -> None:
         process.say(encode(Ready()))
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
     over: list[str] = []
-    done = Deferred.fromCoroutine(of.fleet.replace(NEW, of.ports))
+    done = Deferred.fromCoroutine(of.worker_pools.replace(NEW, of.ports))
     done.addErrback(lambda failure: over.append(failure.getErrorMessage()))
     assert over == ["worker 1 (pid 0) is gone: [Errno 11] Resource temporarily unavailable"]
 
@@ -656,21 +670,21 @@ def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said)
     second.end()
     wait = CONFIG.drain + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds  # theirs, not of the new
     wait += CONFIG.hold_seconds + CONFIG.stop_seconds
-    pulses(of, wait - 1)
+    heartbeats(of, wait - 1)
     assert first.signals == []
-    pulses(of, 1)
+    heartbeats(of, 1)
     assert first.signals == ["KILL"]
     assert f"warn: worker 1 (pid {first.pid}) did not stop in time and is killed" in said.lines
 
 
 def test_of_many_generations_that_drain_the_oldest_has_to_end(of: Fixture) -> None:
     reload = Reload(of)
-    generations = [reload.old]
+    pools = [reload.old]
     for _ in range(CONFIG.draining_most + 1):
         reload.ready()
-        generations.append(reload.new)
+        pools.append(reload.new)
         reload.new = reload.again()
-    assert [orders(each[0]) for each in generations] == [[DRAIN, STOP], [DRAIN], [DRAIN], [DRAIN], []]
+    assert [orders(each[0]) for each in pools] == [[DRAIN, STOP], [DRAIN], [DRAIN], [DRAIN], []]
 
 
 def test_at_a_stop_all_generations_stop(of: Fixture) -> None:
@@ -682,7 +696,7 @@ def test_at_a_stop_all_generations_stop(of: Fixture) -> None:
     assert orders(reload.new[0]) == [HOLD]
     assert json.loads(preparing[0].told[1]) == HOLD
     for process in of.processes:
-        process.say(encode(Held()))
+        process.say(encode(PublishingStopped()))
     assert {json.loads(process.told[-1]) for process in of.processes} == {STOP}
     for process in of.processes:
         process.end()
@@ -693,21 +707,21 @@ def test_at_a_stop_all_generations_stop(of: Fixture) -> None:
 # Whether they live
 
 
-def pulses(of: Fixture, seconds: float, *silent: FakeProcess) -> None:
+def heartbeats(of: Fixture, seconds: float, *silent: FakeProcess) -> None:
     """Let time pass, in which all but these say how they are."""
     for _ in range(round(seconds)):
         for process in of.processes:
             if process not in silent and not process.gone:
-                process.say(encode(Pulse()))
+                process.say(encode(Heartbeat()))
         of.reactor.advance(1.0)
 
 
 def test_a_worker_that_is_silent_for_too_long_is_killed_and_replaced(of: Fixture, said: Said) -> None:
     first, second = of.start()
-    pulses(of, 3)
-    pulses(of, 9, first)
+    heartbeats(of, 3)
+    heartbeats(of, 9, first)
     assert first.signals == []
-    pulses(of, 1, first)
+    heartbeats(of, 1, first)
     assert (first.signals, second.signals) == (["KILL"], [])
     assert said.lines[-1] == f"error: worker 1 (pid {first.pid}) has not been heard of for 10 s and is killed"
     first.end(signal=signal.SIGKILL)
@@ -717,31 +731,31 @@ def test_a_worker_that_is_silent_for_too_long_is_killed_and_replaced(of: Fixture
 
 def test_one_that_starts_may_take_its_time(of: Fixture) -> None:
     first, _ = of.start()
-    pulses(of, 60, first)
+    heartbeats(of, 60, first)
     assert first.signals == []
-    pulses(of, 1, first)
+    heartbeats(of, 1, first)
     assert first.signals == ["KILL"]
 
 
 def test_that_we_were_frozen_ourselves_is_not_held_against_them(of: Fixture) -> None:
     first, second = of.start()
-    pulses(of, 3)
+    heartbeats(of, 3)
     of.reactor.advance(3600.0)
     assert (first.signals, second.signals) == ([], [])
 
 
 def test_they_answer_while_none_that_runs_is_silent(of: Fixture) -> None:
     first, second = of.start()
-    pulses(of, 5)
-    assert of.fleet.answers
-    pulses(of, 4, second)
-    assert not of.fleet.answers
-    pulses(of, 1)
-    assert of.fleet.answers
+    heartbeats(of, 5)
+    assert of.worker_pools.answers
+    heartbeats(of, 4, second)
+    assert not of.worker_pools.answers
+    heartbeats(of, 1)
+    assert of.worker_pools.answers
     second.end(signal=signal.SIGKILL)
-    assert of.fleet.answers
+    assert of.worker_pools.answers
     first.end(signal=signal.SIGKILL)
-    assert not of.fleet.answers
+    assert not of.worker_pools.answers
 
 
 # A real process
@@ -769,15 +783,15 @@ class RealProcess(TestCase):
         self.patch(worker_pool, "COMMAND", (sys.executable, "-c", WORKER))
         self.said = Said.during(self)
         config = Config(workers=1, restart_first_seconds=0.01)
-        self.ports = Ports(["tcp:0:interface=127.0.0.1"], 1, 16)
+        self.ports = ListeningSockets(["tcp:0:interface=127.0.0.1"], 1, 16)
         self.ports.bind()
         self.addCleanup(self.ports.close)
-        self.fleet = Fleet(real_reactor, config, self.ports, lambda: ((URL,), ""))
+        self.worker_pools = WorkerPools(real_reactor, config, self.ports, lambda: ((URL,), ""))
 
     async def test_a_worker_comes_is_killed_is_replaced_and_stops(self) -> None:
         crash = self.said.next("oh dear")
-        self.fleet.start()
-        await self.fleet.all_ready
+        self.worker_pools.start()
+        await self.worker_pools.all_ready
         await crash
         port = self.ports.bound[0].sockets[0].getsockname()[1]
         assert f"info: worker 1: listens on [{port}]" in self.said.lines
@@ -786,7 +800,7 @@ class RealProcess(TestCase):
         os.kill(self._pid(), signal.SIGKILL)
         await again
         assert any("is gone: killed by SIGKILL; its replacement comes in 0.01 s" in line for line in self.said.lines)
-        await self.fleet.stop()
+        await self.worker_pools.stop()
         assert self.said.lines[-1].endswith("is gone: it stopped")
 
     def _pid(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chatd.supervisor import running
-from chatd.supervisor.data_dir import State
+from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.running import find_running
 
 
@@ -42,7 +42,7 @@ def test_the_brokers_in_temporary_folders_are_found(
 
 
 def test_a_broker_in_a_state_folder_is_found_by_its_folder(tmp_path: Path, listening: socket.socket) -> None:
-    state = State(str(tmp_path / "kept here"), 0)
+    state = DataDir(str(tmp_path / "kept here"), 0)
     state.take()
     path = str(tmp_path / "kept here" / "broker" / "broker.sock")
     listening.bind(path)

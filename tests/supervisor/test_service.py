@@ -15,10 +15,10 @@ from twisted.trial.unittest import TestCase
 
 from chatd import __version__
 from chatd.config.settings import BadValue, Config
-from chatd.runtime.ipc import HOLD, STOP, Held, Ready, encode, read_assignment
+from chatd.runtime.ipc import HOLD, STOP, PublishingStopped, Ready, encode, read_assignment
 from chatd.supervisor import worker_pool
 from chatd.supervisor.private_broker import find_server
-from chatd.supervisor.service import Daemon
+from chatd.supervisor.service import ChatService
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 from tests.supervisor.test_reload import WORKER
 
@@ -32,7 +32,7 @@ class Fixture:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.over: list[str] = []
-        self.daemon: Daemon
+        self.daemon: ChatService
 
     def make(
         self,
@@ -42,10 +42,10 @@ class Fixture:
         chat_log: str = "chat.log",
         state: str = "",
         **more: Any,
-    ) -> Daemon:
+    ) -> ChatService:
         config = Config(listen=listen, workers=2, redis=(redis,) if redis else (), chat_log=chat_log, state=state)
         config = replace(config, **more)
-        self.daemon = Daemon(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
+        self.daemon = ChatService(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
         return self.daemon
 
     def start(self, *, redis: str = "", listen: tuple[str, ...] = CONFIG.listen, **more: Any) -> list[FakeProcess]:
@@ -256,7 +256,7 @@ def test_workers_hold_then_stop_then_the_broker_ends(of: Fixture, said: Said) ->
     of.stop()
     assert orders(first) == orders(second) == [HOLD]
     for worker in (first, second):
-        worker.say(encode(Held()))
+        worker.say(encode(PublishingStopped()))
     assert orders(first) == orders(second) == [HOLD, STOP]
     first.end()
     assert broker.signals == []
@@ -320,7 +320,7 @@ class RealChildren(TestCase):
         self.patch(worker_pool, "COMMAND", (sys.executable, "-c", WORKER))
         said = Said.during(self)
         ready = said.next("is ready: 2 workers")
-        daemon = Daemon(real_reactor, CONFIG, find_server(), lambda: CONFIG)
+        daemon = ChatService(real_reactor, CONFIG, find_server(), lambda: CONFIG)
         daemon.privilegedStartService()
         daemon.startService()
         await ready

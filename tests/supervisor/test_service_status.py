@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.runtime.ipc import Pulse
-from chatd.supervisor.service_status import Reporter
+from chatd.runtime.ipc import Heartbeat
+from chatd.supervisor.service_status import StatusReporter
 
 
 class Told:
@@ -26,10 +26,10 @@ class FakeWorker:
 
     def __init__(self) -> None:
         self.ready = True
-        self.pulse: Pulse | None = None
+        self.heartbeat: Heartbeat | None = None
 
     def say(self, clients: int, rooms: int, messages: int, away: str = "") -> None:
-        self.pulse = Pulse(clients, rooms, messages, away)
+        self.heartbeat = Heartbeat(clients, rooms, messages, away)
 
 
 class FakeFleet:
@@ -45,15 +45,15 @@ class Fixture:
     def __init__(self) -> None:
         self.clock = Clock()
         self.told = Told()
-        self.fleet = FakeFleet()
-        fleet: Any = self.fleet
+        self.worker_pools = FakeFleet()
+        worker_pools: Any = self.worker_pools
         told: Any = self.told
-        self.reporter = Reporter(self.clock, told)
-        self.reporter.start(fleet)
+        self.reporter = StatusReporter(self.clock, told)
+        self.reporter.start(worker_pools)
 
     def tick(self) -> list[str]:
         self.clock.advance(1.0)
-        self.fleet.ticked()
+        self.worker_pools.ticked()
         return self.told.since()
 
 
@@ -65,17 +65,17 @@ def of() -> Fixture:
 
 
 def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
-    of.fleet.workers[1].ready = False
+    of.worker_pools.workers[1].ready = False
     assert of.tick() == ["alive", "wait: 30.0", "status: starting: 1 of 2 workers are ready"]
-    of.fleet.workers[1].say(0, 0, 0, "Connection refused")
+    of.worker_pools.workers[1].say(0, 0, 0, "Connection refused")
     line = "status: starting: 1 of 2 workers are ready; message bus: Connection refused"
     assert of.tick() == ["alive", "wait: 30.0", line]
-    of.fleet.answers = False
+    of.worker_pools.answers = False
     assert of.tick() == []
 
 
 def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:
-    one, other = of.fleet.workers
+    one, other = of.worker_pools.workers
     one.say(3, 2, 10)
     other.say(2, 1, 5)
     of.tick()
@@ -87,7 +87,7 @@ def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:
 
 
 def test_the_line_has_the_rooms_of_the_worker_that_has_most(of: Fixture) -> None:
-    for worker, rooms in zip(of.fleet.workers, (3, 5), strict=True):
+    for worker, rooms in zip(of.worker_pools.workers, (3, 5), strict=True):
         worker.say(1, rooms, 0)
     of.reporter.ready()
     assert "rooms: 5," in of.told.since()[0]
@@ -95,11 +95,11 @@ def test_the_line_has_the_rooms_of_the_worker_that_has_most(of: Fixture) -> None
 
 def test_a_worker_that_ended_takes_nothing_off_the_rate(of: Fixture) -> None:
     of.reporter.ready()
-    for worker in of.fleet.workers:
+    for worker in of.worker_pools.workers:
         worker.say(1, 1, 1000)
     of.tick()
-    del of.fleet.workers[0]
-    of.fleet.workers[0].say(1, 1, 1007)
+    del of.worker_pools.workers[0]
+    of.worker_pools.workers[0].say(1, 1, 1007)
     assert of.tick()[-1] == "status: clients: 1, rooms: 1, messages/s: 7, bus: ok"
 
 
@@ -112,7 +112,7 @@ def test_a_line_that_is_the_same_is_not_told_again(of: Fixture) -> None:
 def test_workers_that_do_not_answer_do_not_feed_the_watchdog(of: Fixture) -> None:
     of.reporter.ready()
     of.tick()
-    of.fleet.answers = False
+    of.worker_pools.answers = False
     assert of.tick() == []
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chatd.config.settings import BadValue
 from chatd.supervisor import sockets
-from chatd.supervisor.sockets import Bound, Ports, bind, inheritance
+from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, inheritance
 from tests.authority import Authority
 from tests.waiting import PATIENCE
 
@@ -26,11 +26,11 @@ LOOPBACK6 = r"tcp:0:interface=\:\:1"
 
 
 @pytest.fixture
-def bound() -> Iterator[Callable[..., Bound]]:
+def bound() -> Iterator[Callable[..., BoundEndpoint]]:
     """Bind endpoint strings that are closed again when the test ends."""
-    opened: list[Bound] = []
+    opened: list[BoundEndpoint] = []
 
-    def bind_one(endpoint: str, copies: int = 2, backlog: int = 16) -> Bound:
+    def bind_one(endpoint: str, copies: int = 2, backlog: int = 16) -> BoundEndpoint:
         opened.extend(bind(endpoint, copies, backlog))
         return opened[-1]
 
@@ -79,7 +79,7 @@ def certificate(path: Path) -> None:
 # TCP
 
 
-def test_each_worker_has_a_socket_of_its_own_on_the_one_port(bound: Callable[..., Bound]) -> None:
+def test_each_worker_has_a_socket_of_its_own_on_the_one_port(bound: Callable[..., BoundEndpoint]) -> None:
     made = bound(LOOPBACK, copies=3)
     assert len({one.fileno() for one in made.sockets}) == 3
     assert len({one.getsockname() for one in made.sockets}) == 1
@@ -87,18 +87,18 @@ def test_each_worker_has_a_socket_of_its_own_on_the_one_port(bound: Callable[...
     assert [made.sockets_for(worker, 3) for worker in range(3)] == [[one] for one in made.sockets]
 
 
-def test_port_0_gives_a_real_port(bound: Callable[..., Bound]) -> None:
+def test_port_0_gives_a_real_port(bound: Callable[..., BoundEndpoint]) -> None:
     assert port_of(bound(LOOPBACK).sockets[1]) > 0
 
 
-def test_clients_may_connect_before_a_worker_runs(bound: Callable[..., Bound]) -> None:
+def test_clients_may_connect_before_a_worker_runs(bound: Callable[..., BoundEndpoint]) -> None:
     made = bound(LOOPBACK, copies=1)
     with socket.create_connection(made.sockets[0].getsockname(), timeout=PATIENCE):
         client, _ = made.sockets[0].accept()
         client.close()
 
 
-def test_the_queue_is_as_long_as_the_backlog(bound: Callable[..., Bound]) -> None:
+def test_the_queue_is_as_long_as_the_backlog(bound: Callable[..., BoundEndpoint]) -> None:
     made = bound(f"{LOOPBACK}:backlog=1", copies=1, backlog=20)
     clients = [socket.create_connection(made.sockets[0].getsockname(), timeout=PATIENCE) for _ in range(20)]
     made.sockets[0].setblocking(False)
@@ -119,12 +119,12 @@ def test_a_port_whose_occupier_shares_it_is_occupied_too() -> None:
         assert refusal(endpoint) == f"cannot listen on {endpoint}: Address already in use"
 
 
-def test_a_second_chatd_on_the_port_is_refused(bound: Callable[..., Bound]) -> None:
+def test_a_second_chatd_on_the_port_is_refused(bound: Callable[..., BoundEndpoint]) -> None:
     endpoint = f"tcp:{port_of(bound(LOOPBACK).sockets[0])}:interface=127.0.0.1"
     assert refusal(endpoint).endswith("Address already in use")
 
 
-def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[..., Bound]) -> None:
+def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[..., BoundEndpoint]) -> None:
     [made] = bind(LOOPBACK, 1, 16)
     address = made.sockets[0].getsockname()
     with socket.create_connection(address, timeout=PATIENCE):
@@ -134,7 +134,7 @@ def test_a_port_is_taken_again_while_old_connections_linger(bound: Callable[...,
     assert bound(f"tcp:{address[1]}:interface=127.0.0.1").sockets[0].getsockname() == address
 
 
-def test_ipv6_is_bound_alone_so_that_ipv4_may_have_the_same_port(bound: Callable[..., Bound]) -> None:
+def test_ipv6_is_bound_alone_so_that_ipv4_may_have_the_same_port(bound: Callable[..., BoundEndpoint]) -> None:
     six = bound(LOOPBACK6)
     assert six.family == socket.AF_INET6
     assert six.hint() == f"connect with: websocat ws://[::1]:{port_of(six.sockets[0])}"
@@ -149,26 +149,26 @@ def test_an_occupied_ipv6_port_is_one_clear_line() -> None:
         assert refusal(endpoint) == f"cannot listen on {endpoint}: Address already in use"
 
 
-def test_a_url_says_how_to_connect(bound: Callable[..., Bound]) -> None:
+def test_a_url_says_how_to_connect(bound: Callable[..., BoundEndpoint]) -> None:
     made = bound(LOOPBACK)
     assert made.hint() == f"connect with: websocat ws://127.0.0.1:{port_of(made.sockets[0])}"
 
 
 @pytest.mark.parametrize("endpoint", ["tcp:0", r"tcp:0:interface=\:\:"])
-def test_a_url_for_every_address_works_on_this_host(bound: Callable[..., Bound], endpoint: str) -> None:
+def test_a_url_for_every_address_works_on_this_host(bound: Callable[..., BoundEndpoint], endpoint: str) -> None:
     made = bound(endpoint)
     host = "[::1]" if made.family == socket.AF_INET6 else "localhost"
     assert made.hint() == f"connect with: websocat ws://{host}:{port_of(made.sockets[0])}"
 
 
-def test_sockets_are_not_inherited_by_accident(bound: Callable[..., Bound]) -> None:
+def test_sockets_are_not_inherited_by_accident(bound: Callable[..., BoundEndpoint]) -> None:
     assert not any(one.get_inheritable() for one in bound(LOOPBACK).sockets)
 
 
 # TLS and wrappers
 
 
-def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     pem = tmp_path / "both.pem"
     certificate(pem)
     made = bound(f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
@@ -177,7 +177,7 @@ def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., Bound], tmp
 
 
 @pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")  # Twisted reads certificates the old way
-def test_tls_is_shown_as_wss_too(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_tls_is_shown_as_wss_too(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     certificate(tmp_path / "localhost.pem")
     made = bound(rf"tls:{tmp_path}:port=0:interface=\:\:1")
     assert made.hint() == f"connect with: websocat wss://[::1]:{port_of(made.sockets[0])}"
@@ -213,7 +213,7 @@ def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None
             assert refusal(endpoint) == f"cannot listen on {endpoint}: {why}"
 
 
-def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., Bound]) -> None:
+def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., BoundEndpoint]) -> None:
     endpoint = f"haproxy:{LOOPBACK}"
     made = bound(endpoint)
     assert (made.endpoint, made.family, len(made.sockets)) == (endpoint, socket.AF_INET, 2)
@@ -222,7 +222,7 @@ def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., Bou
 # Unix sockets
 
 
-def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     made = bound(f"unix:{path}", copies=3)
     assert [made.sockets_for(worker, 3) for worker in range(3)] == [made.sockets] * 3
@@ -234,7 +234,7 @@ def test_a_unix_socket_is_shared_by_all_workers(bound: Callable[..., Bound], tmp
         client.connect(str(path))
 
 
-def test_a_unix_socket_has_the_mode_that_is_asked_for(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_a_unix_socket_has_the_mode_that_is_asked_for(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     bound(f"unix:{tmp_path}/chat.sock:mode=620")
     assert (tmp_path / "chat.sock").stat().st_mode & 0o777 == 0o620
 
@@ -253,7 +253,7 @@ def test_a_unix_socket_has_the_mode_that_is_asked_for(bound: Callable[..., Bound
     ],
 )
 def test_a_unix_socket_is_for_its_owner_and_group_unless_a_mode_is_given(
-    bound: Callable[..., Bound], tmp_path: Path, endpoint: str, mode: int
+    bound: Callable[..., BoundEndpoint], tmp_path: Path, endpoint: str, mode: int
 ) -> None:
     bound(endpoint.format(tmp_path / "chat.sock"))
     assert (tmp_path / "chat.sock").stat().st_mode & 0o777 == mode
@@ -268,7 +268,7 @@ def test_a_live_unix_socket_whose_queue_is_full_is_not_waited_for(tmp_path: Path
         assert refusal(f"unix:{path}") == f"cannot listen on unix:{path}: Address already in use"
 
 
-def test_a_stale_unix_socket_is_taken_over(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_a_stale_unix_socket_is_taken_over(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     path = tmp_path / "chat.sock"
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(path))
@@ -299,7 +299,7 @@ def test_a_unix_socket_is_removed_at_close_wherever_we_are_by_then(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    these = Ports(["unix:chat.sock"], 2, 16)
+    these = ListeningSockets(["unix:chat.sock"], 2, 16)
     these.bind()
     monkeypatch.chdir("/")
     these.close()
@@ -309,7 +309,7 @@ def test_a_unix_socket_is_removed_at_close_wherever_we_are_by_then(
 def test_a_unix_socket_that_may_not_be_removed_is_no_trouble_at_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    these = Ports([f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these = ListeningSockets([f"unix:{tmp_path}/chat.sock"], 2, 16)
     these.bind()
 
     def refuse(path: str) -> None:
@@ -321,7 +321,7 @@ def test_a_unix_socket_that_may_not_be_removed_is_no_trouble_at_close(
 
 
 def test_a_unix_socket_that_somebody_removed_is_no_trouble_at_close(tmp_path: Path) -> None:
-    these = Ports([f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these = ListeningSockets([f"unix:{tmp_path}/chat.sock"], 2, 16)
     these.bind()
     (tmp_path / "chat.sock").unlink()
     these.close()
@@ -345,12 +345,12 @@ os.execv(sys.executable, [sys.executable, "-c", program, *endpoints])
 
 BINDS = """
 import json, os, socket, sys
-from chatd.supervisor.sockets import Ports, inheritance
+from chatd.supervisor.sockets import ListeningSockets, inheritance
 
 def same(one, place):
     return os.path.sameopenfile(one, int(place[1]))
 
-ports = Ports(sys.argv[1:], 2, 16)
+ports = ListeningSockets(sys.argv[1:], 2, 16)
 seen = []
 for _ in range(2):
     ports.bind()
@@ -415,10 +415,10 @@ def test_passed_sockets_that_nothing_listens_on_are_known() -> None:
 REFUSES = """
 import sys
 from chatd.config.settings import BadValue
-from chatd.supervisor.sockets import Ports
+from chatd.supervisor.sockets import ListeningSockets
 for endpoint in sys.argv[1:]:
     try:
-        Ports([endpoint], 2, 16).bind()
+        ListeningSockets([endpoint], 2, 16).bind()
     except BadValue as error:
         print(error)
 """
@@ -490,7 +490,7 @@ class Silent:
 
 def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
     endpoints = [LOOPBACK, f"unix:{tmp_path}/chat.sock", f"haproxy:{LOOPBACK}"]
-    these = Ports(endpoints, 2, 16)
+    these = ListeningSockets(endpoints, 2, 16)
     these.bind()
     assert [each.endpoint for each in these.bound] == endpoints
     assert these.hints() == [each.hint() for each in these.bound]
@@ -498,12 +498,12 @@ def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
 
 
 def test_ways_that_are_the_same_to_whoever_connects_are_said_once() -> None:
-    four = Ports(["tcp:0"], 2, 16)
+    four = ListeningSockets(["tcp:0"], 2, 16)
     four.bind()
     port = port_of(four.bound[0].sockets[0])
-    six = Ports([rf"tcp:{port}:interface=\:\:"], 2, 16)
+    six = ListeningSockets([rf"tcp:{port}:interface=\:\:"], 2, 16)
     six.bind()
-    both = Ports([], 2, 16)
+    both = ListeningSockets([], 2, 16)
     both._optional = ()
     both.bound = [*four.bound, *six.bound]
     assert six.hints() == [f"connect with: websocat ws://[::1]:{port}"]
@@ -513,7 +513,7 @@ def test_ways_that_are_the_same_to_whoever_connects_are_said_once() -> None:
 
 
 def test_a_server_with_names_is_to_be_called_by_one(tmp_path: Path) -> None:
-    these = Ports([LOOPBACK, f"unix:{tmp_path}/chat.sock"], 2, 16)
+    these = ListeningSockets([LOOPBACK, f"unix:{tmp_path}/chat.sock"], 2, 16)
     these.bind()
     port = port_of(these.bound[0].sockets[0])
     name = "chat.example.org"
@@ -529,7 +529,7 @@ def test_a_server_with_names_is_to_be_called_by_one(tmp_path: Path) -> None:
 def test_one_bad_endpoint_leaves_nothing_bound(tmp_path: Path) -> None:
     with occupied() as other:
         free = port_of(other)
-    these = Ports([f"tcp:{free}:interface=127.0.0.1", f"unix:{tmp_path}/chat.sock", "nonsense"], 2, 16)
+    these = ListeningSockets([f"tcp:{free}:interface=127.0.0.1", f"unix:{tmp_path}/chat.sock", "nonsense"], 2, 16)
     with pytest.raises(BadValue, match=r"^'nonsense' is no server endpoint"):
         these.bind()
     assert these.bound == []
@@ -555,19 +555,19 @@ def refused(endpoint: str) -> BadValue:
 
 
 def test_ports_can_be_bound_again_once_they_are_closed() -> None:
-    these = Ports([LOOPBACK], 2, 16)
+    these = ListeningSockets([LOOPBACK], 2, 16)
     these.bind()
     address = these.bound[0].sockets[0].getsockname()
     these.close()
     assert these.bound == []
-    again = Ports([f"tcp:{address[1]}:interface=127.0.0.1"], 2, 16)
+    again = ListeningSockets([f"tcp:{address[1]}:interface=127.0.0.1"], 2, 16)
     again.bind()
     again.close()
 
 
 def test_without_endpoints_it_is_both_loopback_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "LOOPBACK_LISTEN", (LOOPBACK, LOOPBACK6))
-    these = Ports((), 2, 16)
+    these = ListeningSockets((), 2, 16)
     these.bind()
     assert [each.family for each in these.bound] == [socket.AF_INET, socket.AF_INET6]
     assert these.hints() == [f"connect with: websocat ws://localhost:{port_of(these.bound[0].sockets[0])}"]
@@ -586,7 +586,7 @@ class Ipv4Only(socket.socket):
 def test_without_ipv6_the_default_is_ipv4_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "LOOPBACK_LISTEN", (LOOPBACK, LOOPBACK6))
     monkeypatch.setattr(socket, "socket", Ipv4Only)
-    these = Ports((), 2, 16)
+    these = ListeningSockets((), 2, 16)
     these.bind()
     assert [each.family for each in these.bound] == [socket.AF_INET]
     these.close()
@@ -595,7 +595,7 @@ def test_without_ipv6_the_default_is_ipv4_alone(monkeypatch: pytest.MonkeyPatch)
 def test_without_ipv6_asking_for_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", Ipv4Only)
     with pytest.raises(BadValue, match="Address family not supported by protocol"):
-        Ports([LOOPBACK, LOOPBACK6], 2, 16).bind()
+        ListeningSockets([LOOPBACK, LOOPBACK6], 2, 16).bind()
 
 
 def test_an_occupied_default_port_is_refused_on_ipv6_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,13 +603,13 @@ def test_an_occupied_default_port_is_refused_on_ipv6_too(monkeypatch: pytest.Mon
         six = rf"tcp:{port_of(other)}:interface=\:\:1"
         monkeypatch.setattr(sockets, "LOOPBACK_LISTEN", (LOOPBACK, six))
         with pytest.raises(BadValue, match="Address already in use"):
-            Ports((), 2, 16).bind()
+            ListeningSockets((), 2, 16).bind()
 
 
 # What a worker inherits
 
 
-def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., Bound], tmp_path: Path) -> None:
+def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
     one, shared, other = bound(LOOPBACK), bound(f"unix:{tmp_path}/chat.sock"), bound(LOOPBACK)
     listeners, descriptors = inheritance([one, shared, other], 0, 2, 3)
     assert descriptors == {
@@ -632,15 +632,15 @@ def test_a_worker_inherits_its_own_sockets_in_their_order(bound: Callable[..., B
 # From one generation of workers to the next
 
 
-def bound_again(before: Ports, endpoints: list[str], copies: int) -> Ports:
-    after = Ports(endpoints, copies, 16)
+def bound_again(before: ListeningSockets, endpoints: list[str], copies: int) -> ListeningSockets:
+    after = ListeningSockets(endpoints, copies, 16)
     after.bind(before)
     return after
 
 
 def test_what_is_named_again_keeps_its_sockets(tmp_path: Path) -> None:
     endpoints = [LOOPBACK, f"haproxy:{LOOPBACK}", f"unix:{tmp_path}/chat.sock"]
-    before = Ports(endpoints, 2, 16)
+    before = ListeningSockets(endpoints, 2, 16)
     before.bind()
     after = bound_again(before, endpoints, 2)
     assert [each.sockets for each in after.bound] == [each.sockets for each in before.bound]
@@ -654,7 +654,7 @@ def test_what_is_named_again_keeps_its_sockets(tmp_path: Path) -> None:
 
 
 def test_more_workers_get_sockets_of_their_own_beside_those_that_there_are() -> None:
-    before = Ports([LOOPBACK], 2, 16)
+    before = ListeningSockets([LOOPBACK], 2, 16)
     before.bind()
     after = bound_again(before, [LOOPBACK], 3)
     first, second, third = after.bound[0].sockets
@@ -671,7 +671,7 @@ def listens(one: socket.socket) -> bool:
 
 
 def test_what_is_new_takes_no_connections_before_it_is_told_to() -> None:
-    before = Ports([LOOPBACK], 1, 16)
+    before = ListeningSockets([LOOPBACK], 1, 16)
     before.bind()
     first = before.bound[0].sockets[0]
     after = bound_again(before, [LOOPBACK, LOOPBACK6], 4)
@@ -689,7 +689,7 @@ def test_what_is_new_takes_no_connections_before_it_is_told_to() -> None:
 def test_a_port_of_ours_may_be_had_on_another_address(old: str, new: str) -> None:
     with occupied() as free:
         port = port_of(free)
-    before = Ports([f"tcp:{port}:interface={old}"], 2, 16)
+    before = ListeningSockets([f"tcp:{port}:interface={old}"], 2, 16)
     before.bind()
     after = bound_again(before, [f"tcp:{port}:interface={new}"], 2)
     after.listen()
@@ -700,7 +700,7 @@ def test_a_port_of_ours_may_be_had_on_another_address(old: str, new: str) -> Non
 
 
 def test_fewer_workers_share_the_sockets_that_are_left_over() -> None:
-    before = Ports([LOOPBACK], 3, 16)
+    before = ListeningSockets([LOOPBACK], 3, 16)
     before.bind()
     after = bound_again(before, [LOOPBACK], 2)
     first, second, third = after.bound[0].sockets
@@ -712,7 +712,7 @@ def test_fewer_workers_share_the_sockets_that_are_left_over() -> None:
 
 
 def test_what_is_not_named_any_more_is_closed_and_what_is_new_is_bound(tmp_path: Path) -> None:
-    before = Ports([LOOPBACK, f"unix:{tmp_path}/old.sock"], 2, 16)
+    before = ListeningSockets([LOOPBACK, f"unix:{tmp_path}/old.sock"], 2, 16)
     before.bind()
     after = bound_again(before, [LOOPBACK, f"unix:{tmp_path}/new.sock"], 2)
     old = before.bound[1].sockets[0]
@@ -724,7 +724,7 @@ def test_what_is_not_named_any_more_is_closed_and_what_is_new_is_bound(tmp_path:
 
 
 def test_what_cannot_be_bound_beside_it_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    before = Ports([LOOPBACK], 2, 16)
+    before = ListeningSockets([LOOPBACK], 2, 16)
     before.bind()
     with pytest.raises(BadValue):
         bound_again(before, [LOOPBACK, f"unix:{tmp_path}/new.sock", "nonsense"], 3)
@@ -738,7 +738,7 @@ def test_another_certificate_for_the_same_port_keeps_its_sockets(tmp_path: Path)
     for each in names:
         certificate(each)
     one, other = (f"ssl:0:interface=127.0.0.1:privateKey={each}:certKey={each}" for each in names)
-    before = Ports([one], 2, 16)
+    before = ListeningSockets([one], 2, 16)
     before.bind()
     after = bound_again(before, [other], 2)
     assert after.bound[0].sockets == before.bound[0].sockets

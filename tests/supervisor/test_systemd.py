@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from chatd.config.settings import NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
-from chatd.supervisor.systemd import Notifier
+from chatd.supervisor.systemd import SystemdNotifier
 from tests.supervisor.children import Said
 
 
@@ -38,7 +38,7 @@ def systemd(tmp_path: Path) -> Iterator[tuple[Systemd, str]]:
 
 def test_each_state_is_told_with_a_line_for_people(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    notifier = Notifier(Clock(), address)
+    notifier = SystemdNotifier(Clock(), address)
     notifier.ready("2 clients")
     notifier.status("3 clients")
     notifier.stopping("bye")
@@ -47,7 +47,7 @@ def test_each_state_is_told_with_a_line_for_people(systemd: tuple[Systemd, str])
 
 def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    Notifier(Clock(), address).reloading("again")
+    SystemdNotifier(Clock(), address).reloading("again")
     first, time, status = listening.heard()
     assert (first, status) == ("RELOADING=1", "STATUS=again")
     assert int(time.removeprefix("MONOTONIC_USEC=")) > 0
@@ -55,15 +55,15 @@ def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
 
 def test_a_start_may_take_longer(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    Notifier(Clock(), address).wait(2.5)
+    SystemdNotifier(Clock(), address).wait(2.5)
     assert listening.heard() == ["EXTEND_TIMEOUT_USEC=2500000"]
 
 
 def test_the_watchdog_is_fed_only_where_there_is_one(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    Notifier(Clock(), address).alive()
+    SystemdNotifier(Clock(), address).alive()
     assert listening.heard() == []
-    Notifier(Clock(), address, watchdog=30.0).alive()
+    SystemdNotifier(Clock(), address, watchdog=30.0).alive()
     assert listening.heard() == ["WATCHDOG=1"]
 
 
@@ -71,7 +71,7 @@ def test_an_abstract_socket_is_one() -> None:
     name = f"chatd-test-{os.getpid()}"
     one = Systemd(f"\0{name}")
     with one.socket:
-        Notifier(Clock(), f"@{name}").status("hello")
+        SystemdNotifier(Clock(), f"@{name}").status("hello")
         assert one.heard() == ["STATUS=hello"]
 
 
@@ -82,7 +82,7 @@ def test_the_environment_says_whom_to_tell_and_children_do_not_see_it(
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    notifier = Notifier.from_environment(Clock())
+    notifier = SystemdNotifier.from_environment(Clock())
     assert notifier.watchdog == 30.0
     notifier.status("hello")
     assert listening.heard() == ["STATUS=hello"]
@@ -95,23 +95,23 @@ def test_the_environment_says_whom_to_tell_and_children_do_not_see_it(
 def test_a_watchdog_of_somebody_else_is_none(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ({"NOTIFY_SOCKET": "/nowhere"} | said).items():
         monkeypatch.setenv(name, value)
-    assert Notifier.from_environment(Clock()).watchdog == 0.0
+    assert SystemdNotifier.from_environment(Clock()).watchdog == 0.0
 
 
 def test_where_nobody_wants_to_know_nobody_is_told(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    Notifier.from_environment(Clock()).ready("hello")
+    SystemdNotifier.from_environment(Clock()).ready("hello")
     assert said.lines == []
 
 
 def test_one_that_cannot_be_told_is_said_once(tmp_path: Path, said: Said) -> None:
-    notifier = Notifier(Clock(), str(tmp_path / "none"))
+    notifier = SystemdNotifier(Clock(), str(tmp_path / "none"))
     notifier.status("one")
     notifier.status("two")
     assert said.lines == ["warn: systemd cannot be told how the service is: No such file or directory"]
 
 
-def fill(notifier: Notifier, said: Said) -> None:
+def fill(notifier: SystemdNotifier, said: Said) -> None:
     """Fill the queue: what comes again is not kept, and said to be lost."""
     while not said.lines:
         notifier.status("busy")
@@ -122,7 +122,7 @@ def test_what_is_said_but_once_is_kept_in_its_order_while_the_queue_is_full(
 ) -> None:
     listening, address = systemd
     clock = Clock()
-    notifier = Notifier(clock, address)
+    notifier = SystemdNotifier(clock, address)
     fill(notifier, said)
     notifier.reloading("again")
     notifier.status("would overtake")
@@ -142,7 +142,7 @@ def test_nothing_waits_in_the_event_loop_for_a_full_queue(
 ) -> None:
     _, address = systemd
     clock = Clock()
-    notifier = Notifier(clock, address, watchdog=30)
+    notifier = SystemdNotifier(clock, address, watchdog=30)
     fill(notifier, said)
     waits: list[float | None] = []
 
@@ -163,7 +163,7 @@ def test_nothing_waits_in_the_event_loop_for_a_full_queue(
 def test_what_cannot_be_said_for_a_while_is_given_up(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
-    notifier = Notifier(clock, address)
+    notifier = SystemdNotifier(clock, address)
     fill(notifier, said)
     notifier.ready("2 clients")
     clock.pump([NOTIFY_RETRY_SECONDS] * int(NOTIFY_SECONDS / NOTIFY_RETRY_SECONDS + 1))
@@ -174,7 +174,7 @@ def test_what_cannot_be_said_for_a_while_is_given_up(systemd: tuple[Systemd, str
 def test_no_more_is_kept_than_may_be(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
-    notifier = Notifier(clock, address)
+    notifier = SystemdNotifier(clock, address)
     fill(notifier, said)
     for number in range(NOTIFY_KEPT + 3):
         notifier.ready(f"{number}")
@@ -189,7 +189,7 @@ def test_no_more_is_kept_than_may_be(systemd: tuple[Systemd, str], said: Said) -
 def test_at_the_end_what_is_kept_is_said(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
-    notifier = Notifier(clock, address)
+    notifier = SystemdNotifier(clock, address)
     fill(notifier, said)
     notifier.stopping("bye")
     listening.heard()
@@ -200,5 +200,5 @@ def test_at_the_end_what_is_kept_is_said(systemd: tuple[Systemd, str], said: Sai
 
 def test_a_status_that_is_no_text_is_told_all_the_same(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    Notifier(Clock(), address).status("\udcff")
+    SystemdNotifier(Clock(), address).status("\udcff")
     assert listening.heard() == ["STATUS=\\udcff"]

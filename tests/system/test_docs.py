@@ -22,7 +22,7 @@ import yaml
 from playwright.sync_api import Browser, expect
 from websockets.sync.client import ClientConnection, unix_connect
 
-from chatd.access.revoked_tokens import Revoked
+from chatd.access.revoked_tokens import RevokedTokens
 from chatd.config.loading import combine, read_file
 from chatd.supervisor.private_broker import find_server
 from tests.blocks import Block, block, blocks, named_in_tests, read
@@ -458,7 +458,7 @@ def test_prometheus_takes_what_is_added_to_debians_file(tmp_path: Path) -> None:
 def test_the_list_of_revoked_tokens_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "revoked"
     file.write_text(block("revoked").text)
-    Revoked(str(file)).read()
+    RevokedTokens(str(file)).read()
 
 
 def test_valkey_takes_its_settings(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def test_what_two_workers_do_is_added_up(daemon: Daemon) -> None:
     given = value(daemon, "chatd_sent_messages_total", **{"from": "live"})
     first, second = daemon.worker_pids()
     with daemon.connect_to(first, "sum") as one, daemon.connect_to(second, "sum?nick=ann") as other:
-        until(lambda: value(daemon, "chatd_clients", dress="bare") == 1, "one bare client")
-        until(lambda: value(daemon, "chatd_clients", dress="named") == 1, "one with a name")
+        until(lambda: value(daemon, "chatd_clients", protocol="pipe") == 1, "one bare client")
+        until(lambda: value(daemon, "chatd_clients", protocol="text") == 1, "one with a name")
         for number in range(100):
             one.send(str(number))
             other.send(str(number))
@@ -69,7 +69,7 @@ def test_what_two_workers_do_is_added_up(daemon: Daemon) -> None:
         grows(daemon, "chatd_sent_messages_total", 200, given, **{"from": "live"})
         until(lambda: value(daemon, "chatd_workers_ready") == 2, "the parent to write what it has counted")
         assert value(daemon, "chatd_buses_live") == value(daemon, "chatd_buses") == 2
-    until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "nobody to be left")
+    until(lambda: value(daemon, "chatd_clients", protocol="pipe") == 0, "nobody to be left")
 
 
 def test_a_killed_worker_takes_its_clients_along_and_none_of_its_counts(daemon: Daemon) -> None:
@@ -82,7 +82,7 @@ def test_a_killed_worker_takes_its_clients_along_and_none_of_its_counts(daemon: 
         grows(daemon, "chatd_received_messages_total", 50, before)
         os.kill(first, signal.SIGKILL)
         grows(daemon, "chatd_worker_restarts_total", 1, restarts)
-        until(lambda: value(daemon, "chatd_clients", dress="bare") == 0, "the dead one's client to be gone")
+        until(lambda: value(daemon, "chatd_clients", protocol="pipe") == 0, "the dead one's client to be gone")
         assert value(daemon, "chatd_received_messages_total") >= before + 50
     until(lambda: value(daemon, "chatd_workers_ready") == 2, "its replacement")
 

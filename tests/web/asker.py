@@ -32,7 +32,7 @@ class House:
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)
-        self.guard: Any = options.get("guard")
+        self.token_verifier: Any = options.get("token_verifier")
         self.connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w", **options)
         self.meter = FakeMeter()
         meter: Any = self.meter

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatd.access.tokens import Guard
+from chatd.access.tokens import TokenVerifier
 from chatd.config.settings import Config
 from tests.access.issuer import NOW, public_pem, token
 from tests.frames import Heard
@@ -17,9 +17,9 @@ from tests.web.asker import CONFIG, Asker, House, error
 def guarded(tmp_path: Path) -> House:
     path = tmp_path / "key"
     path.write_bytes(public_pem())
-    guard = Guard([str(path)])
-    guard.read()
-    return House(guard=guard, now=lambda: NOW)
+    token_verifier = TokenVerifier([str(path)])
+    token_verifier.read()
+    return House(token_verifier=token_verifier, now=lambda: NOW)
 
 
 def ask(house: House, line: str, *headers: str, body: bytes = b"", sub: str = "ann", **claims: Any) -> Heard:
@@ -91,7 +91,7 @@ def test_a_follower_whose_token_is_revoked_is_told_and_closed(guarded: House, tm
     text = token(sub="ann", exp=NOW + 60)
     asker.send(f"GET /ops?token={text}", "Accept: text/event-stream")
     (tmp_path / "key").write_bytes(public_pem("P-256"))
-    guarded.guard.read()
+    guarded.token_verifier.read()
     guarded.connections.close_revoked()
     end = asker.transport.value()
     assert b'{"type":"bye","code":4001,"reason":"the token was revoked"}' in end
@@ -105,7 +105,7 @@ def test_a_follower_that_is_still_joining_when_its_token_is_revoked_is_answered_
     asker = Asker(guarded)
     asker.send(f"GET /ops?follow=1&token={token(sub='ann', exp=NOW + 60)}")
     (tmp_path / "key").write_bytes(public_pem("P-256"))
-    guarded.guard.read()
+    guarded.token_verifier.read()
     guarded.connections.close_revoked()
     assert asker.transport.value().startswith(b"HTTP/1.1 401 ")
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.broker.publish_queue import NotPublished, Published
+from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BACKLOG_BYTES, Number
-from chatd.protocol.message import Position
+from chatd.protocol.message import StreamPosition
 from tests.fakes import Events
 from tests.frames import heard
 from tests.web.asker import CONFIG, NOON, Asker, House, error
@@ -475,14 +475,14 @@ def test_a_window_that_stays_full_is_not_waited_for_for_ever(asker: Asker, house
 
 
 def test_what_the_bus_does_not_answer_is_not_waited_for_for_ever(asker: Asker, house: House) -> None:
-    answer: Deferred[Published] = Deferred()
+    answer: Deferred[PublishResult] = Deferred()
     house.bus.publish = lambda *_: answer  # type: ignore[method-assign]
     asker.post("/ops", "hello")
     assert asker.transport.value() == b""
     house.clock.advance(CONFIG.bus_patience + 0.2)
     assert asker.transport.value().startswith(b"HTTP/1.1 503 ")
     assert b"try again with the same id" in asker.transport.value()
-    answer.callback(Published(Position("e0", 1)))
+    answer.callback(PublishResult(StreamPosition("e0", 1)))
     assert asker.ask("GET /-/healthz").status == 200
 
 
@@ -499,7 +499,7 @@ def test_who_left_while_waiting_says_nothing(asker: Asker, house: House) -> None
     house.hub.bus_changed()
     house.turn()
     assert house.bus.published == []
-    assert house.hub.intake.waiting == 0
+    assert house.hub.publisher.waiting == 0
 
 
 # The form that is liked best

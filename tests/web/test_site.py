@@ -395,7 +395,7 @@ def test_pages_of_other_origins_may_read_that_it_was_too_often() -> None:
 
 
 def test_an_error_of_ours_is_500_without_details(asker: Asker, events: Events) -> None:
-    asker.house.hub.intake.publish = None  # type: ignore[method-assign, assignment]
+    asker.house.hub.publisher.publish = None  # type: ignore[method-assign, assignment]
     answer = asker.post("/ops", "hello")
     assert (answer.status, json.loads(answer.body)["error"]) == (500, "internal")
     assert b"NoneType" not in answer.body

@@ -311,7 +311,7 @@ def test_a_place_is_kept_under_a_key(asker: Asker, house: House) -> None:
     house.say("one")
     house.connections.close_all(STOPPING)
     asker.transport.vanish()
-    house.connections.closing = None
+    house.connections.close_code = None
     house.say("two")
     place = house.bus.places["ops", "a-key-of-mine"]
     again = Asker(house)

@@ -24,7 +24,7 @@ from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.transports import check_proxy_headers
 from chatd.web.site import Site
-from chatd.worker.listener import DoorFactory
+from chatd.worker.listener import ListenerFactory
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
@@ -44,7 +44,7 @@ class House:
         self.hub = Hub(bus, self.chat_log.log, config, self.clock)
         connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w")
         meter: Any = FakeMeter()
-        self.doors: IProtocolFactory = DoorFactory(
+        self.incomings: IProtocolFactory = ListenerFactory(
             self.clock,
             connections,
             Site(self.clock, Shards([Shard("broker", bus, self.hub)]), connections, meter),
@@ -65,7 +65,7 @@ class Visitor:
     """A client that comes to the door."""
 
     def __init__(self, house: House, data: tuple[bytes, ...], peer: IAddress) -> None:
-        protocol: Any = house.doors.buildProtocol(peer)
+        protocol: Any = house.incomings.buildProtocol(peer)
         self.clock = house.clock
         self.transport = FakeTransport(house.clock, protocol, peer)
         protocol.makeConnection(self.transport)
@@ -189,7 +189,7 @@ def test_what_follows_such_a_head_in_one_segment_is_not_lost(house: House) -> No
     assert house.said() == ["a", "b"]
 
 
-def test_such_a_websocket_is_refused_as_at_the_door(house: House) -> None:
+def test_such_a_websocket_is_refused_as_at_the_incoming(house: House) -> None:
     visitor = house.visitor(GET)
     for head, status in (
         (handshake(Origin="https://evil.example"), 403),
@@ -235,7 +235,7 @@ def test_a_client_on_a_unix_socket_is_known_as_such(house: House) -> None:
 
 
 def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(house: House) -> None:
-    house.doors = WrappingFactory(house.doors)
+    house.incomings = WrappingFactory(house.incomings)
     visitor = house.visitor(handshake() + frame(b"a"))
     visitor.send(frame(b"b"))
     assert visitor.status == 101
@@ -245,14 +245,14 @@ def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(house: House) ->
 
 
 def test_http_in_a_wrapper_is_answered(house: House) -> None:
-    house.doors = WrappingFactory(house.doors)
+    house.incomings = WrappingFactory(house.incomings)
     assert house.visitor(GET).status == 200
 
 
 def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(house: House) -> None:
     reactor = MemoryReactor()
-    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
-    house.doors = reactor.tcpServers[0][1]
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.incomings)
+    house.incomings = reactor.tcpServers[0][1]
     house.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
     assert house.said() == ["a"]
     assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
@@ -279,9 +279,9 @@ def test_a_user_of_a_unix_socket_that_may_not_be_a_proxy_is_a_client() -> None:
 def sealed(house: House) -> None:
     """Have the visitors of a house come to a port that expects the PROXY protocol, as a worker sets it up."""
     reactor = MemoryReactor()
-    doors: Any = house.doors
-    serverFromString(reactor, "haproxy:tcp:3000").listen(doors.port(exposed=True, told=True))
-    house.doors = check_proxy_headers(reactor.tcpServers[0][1])
+    incomings: Any = house.incomings
+    serverFromString(reactor, "haproxy:tcp:3000").listen(incomings.port(exposed=True, told=True))
+    house.incomings = check_proxy_headers(reactor.tcpServers[0][1])
 
 
 def announced(client: bytes, form: bytes = b"TCP4 ") -> bytes:
@@ -376,8 +376,8 @@ def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
 def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -> None:
     house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
     reactor = MemoryReactor()
-    serverFromString(reactor, "haproxy:tcp:3000").listen(house.doors)
-    house.doors = reactor.tcpServers[0][1]
+    serverFromString(reactor, "haproxy:tcp:3000").listen(house.incomings)
+    house.incomings = reactor.tcpServers[0][1]
     for source in ("203.0.113.5", PEER.host):
         line = f"PROXY TCP4 {source} 192.0.2.1 5000 3000\r\n".encode()
         house.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
@@ -579,7 +579,7 @@ def test_one_that_leaves_makes_room(house: House) -> None:
     assert house.visitor(handshake()).status == 101
 
 
-def test_those_still_at_the_door_are_counted(house: House) -> None:
+def test_those_still_at_the_incoming_are_counted(house: House) -> None:
     waiting = [house.visitor() for _ in range(10)]
     house.visitor(handshake()).assert_refused(503, "unavailable")
     waiting[0].transport.vanish()
@@ -693,7 +693,7 @@ def test_those_dropped_do_not_count(house: House) -> None:
 # What it leaves behind
 
 
-def test_a_client_gone_at_the_door_leaves_no_timer(house: House) -> None:
+def test_a_client_gone_at_the_incoming_leaves_no_timer(house: House) -> None:
     house.visitor(b"GET").transport.vanish()
     assert house.clock.getDelayedCalls() == []
 
@@ -738,8 +738,8 @@ def banned(folder: Path, *lines: str, **options: Any) -> House:
     path = folder / "bans"
     path.write_text("\n".join(lines))
     house = House(replace(CONFIG, ban_list=str(path), **options))
-    doors: Any = house.doors
-    doors.connections.bans.read()
+    incomings: Any = house.incomings
+    incomings.connections.bans.read()
     return house
 
 
@@ -761,16 +761,16 @@ def test_those_who_are_put_on_the_list_are_closed(tmp_path: Path) -> None:
     house = banned(tmp_path)
     visitor = house.visitor(handshake())
     (tmp_path / "bans").write_text("192.0.2.7\n")
-    doors: Any = house.doors
-    doors.connections.bans.read()
-    doors.connections.close_banned()
+    incomings: Any = house.incomings
+    incomings.connections.bans.read()
+    incomings.connections.close_banned()
     assert visitor.heard.close_code == 1008
 
 
 def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> None:
     house = House(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
-    doors: Any = house.doors
-    house.doors = doors.port(exposed=True)
+    incomings: Any = house.incomings
+    house.incomings = incomings.port(exposed=True)
     inside = [house.visitor(handshake()) for _ in range(2)]
     assert [each.status for each in inside] == [101, 101]
     house.visitor(handshake()).assert_refused(429, "rate_limited")
@@ -786,18 +786,18 @@ def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> No
 
 def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is_known() -> None:
     house = House(replace(CONFIG, limit_connections="2"))
-    doors: Any = house.doors
-    house.doors = doors.port(exposed=True, told=True)
+    incomings: Any = house.incomings
+    house.incomings = incomings.port(exposed=True, told=True)
     waiting = [house.visitor() for _ in range(6)]
     assert [each.gone for each in waiting] == [""] * 6
 
 
 def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_it_may_speak() -> None:
     house = House(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
-    doors: Any = house.doors
+    incomings: Any = house.incomings
     codes = []
-    for port in (doors.port(exposed=True), doors.port(exposed=False)):
-        house.doors = port
+    for port in (incomings.port(exposed=True), incomings.port(exposed=False)):
+        house.incomings = port
         visitor = house.visitor(handshake("/lobby", sec_websocket_protocol="chatd.v1"))
         for room in ("a", "b", "c"):
             visitor.send(frame(json.dumps({"type": "join", "room": room, "ref": room}).encode()))
@@ -817,16 +817,16 @@ def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
         "our own name": handshake(),
     }
     house = House()
-    doors: Any = house.doors
+    incomings: Any = house.incomings
     ports = {
-        "loopback": doors.port(exposed=False),
-        "exposed": doors.port(exposed=True),
-        "unix": doors.port(exposed=False, unix=True),
-        "PROXY": doors.port(exposed=False, told=True),
+        "loopback": incomings.port(exposed=False),
+        "exposed": incomings.port(exposed=True),
+        "unix": incomings.port(exposed=False, unix=True),
+        "PROXY": incomings.port(exposed=False, told=True),
     }
     refused = []
     for name, port in ports.items():
-        house.doors = port
+        house.incomings = port
         refused += [(name, request) for request, data in requests.items() if b" 403 " in house.visitor(data).raw]
     assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]
 
@@ -836,8 +836,8 @@ def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
 
 def exposed(**limits: Any) -> House:
     house = House(replace(CONFIG, **limits))
-    doors: Any = house.doors
-    house.doors = doors.port(exposed=True)
+    incomings: Any = house.incomings
+    house.incomings = incomings.port(exposed=True)
     return house
 
 

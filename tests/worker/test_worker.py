@@ -34,16 +34,16 @@ from chatd.runtime.ipc import (
     LISTEN,
     STOP,
     Assignment,
-    Held,
-    Listener,
-    Log,
-    Pulse,
+    Heartbeat,
+    ListeningSocket,
+    LogRecord,
+    PublishingStopped,
     Ready,
     Report,
     encode,
     read_report,
 )
-from chatd.worker.worker import Inherited, Lifeline
+from chatd.worker.worker import InheritedSockets, SupervisorPipe
 from tests.broker.server import Server
 from tests.frames import CLOSE, Heard, close_frame, frame, handshake, heard, websocket_over_tls
 from tests.waiting import until
@@ -70,9 +70,9 @@ class Pipe:
     def __init__(self) -> None:
         self.orders = Orders()
         orders: Any = self.orders
-        self.lifeline = Lifeline(orders, most=800)
+        self.supervisor_pipe = SupervisorPipe(orders, most=800)
         self.transport: Any = StringTransport()
-        self.lifeline.makeConnection(self.transport)
+        self.supervisor_pipe.makeConnection(self.transport)
 
     def said(self) -> list[Report]:
         return [read_report(line) for line in self.transport.value().splitlines()]
@@ -85,73 +85,73 @@ def pipe() -> Pipe:
 
 def test_orders_are_passed_on(pipe: Pipe) -> None:
     data = encode(HOLD) + encode(STOP)
-    pipe.lifeline.dataReceived(data[:4])
-    pipe.lifeline.dataReceived(data[4:])
+    pipe.supervisor_pipe.dataReceived(data[:4])
+    pipe.supervisor_pipe.dataReceived(data[4:])
     assert pipe.orders.heard == [HOLD, STOP]
 
 
 def test_the_end_of_the_pipe_stops_the_worker(pipe: Pipe) -> None:
-    pipe.lifeline.connectionLost()
+    pipe.supervisor_pipe.connectionLost()
     assert pipe.orders.heard == ["the end"]
 
 
 def test_a_report_is_a_line(pipe: Pipe) -> None:
-    pipe.lifeline.say(Ready())
-    pipe.lifeline.say(Log("info", "two\nlines"))
-    assert pipe.said() == [Ready(), Log("info", "two\nlines")]
+    pipe.supervisor_pipe.say(Ready())
+    pipe.supervisor_pipe.say(LogRecord("info", "two\nlines"))
+    assert pipe.said() == [Ready(), LogRecord("info", "two\nlines")]
 
 
 def test_what_the_parent_waits_for_is_never_dropped(pipe: Pipe) -> None:
     pipe.transport.producer.pauseProducing()
-    pipe.lifeline.say(Ready())
-    pipe.lifeline.say(Log("info", "lost"))
-    pipe.lifeline.say(Held())
-    assert pipe.said() == [Ready(), Held()]
+    pipe.supervisor_pipe.say(Ready())
+    pipe.supervisor_pipe.say(LogRecord("info", "lost"))
+    pipe.supervisor_pipe.say(PublishingStopped())
+    assert pipe.said() == [Ready(), PublishingStopped()]
 
 
 def test_what_a_parent_does_not_read_is_dropped_and_counted(pipe: Pipe) -> None:
     pipe.transport.producer.pauseProducing()
     for _ in range(3):
-        pipe.lifeline.say(Log("info", "lost"))
+        pipe.supervisor_pipe.say(LogRecord("info", "lost"))
     assert pipe.said() == []
     pipe.transport.producer.resumeProducing()
-    pipe.lifeline.say(Held())
-    assert pipe.said() == [Log("warn", "3 lines for the log were dropped: nobody read them"), Held()]
+    pipe.supervisor_pipe.say(PublishingStopped())
+    assert pipe.said() == [LogRecord("warn", "3 lines for the log were dropped: nobody read them"), PublishingStopped()]
 
 
 def test_drops_are_told_once(pipe: Pipe) -> None:
     pipe.transport.producer.pauseProducing()
-    pipe.lifeline.say(Log("info", "lost"))
+    pipe.supervisor_pipe.say(LogRecord("info", "lost"))
     for _ in range(3):
         pipe.transport.producer.resumeProducing()
     assert len(pipe.said()) == 1
 
 
 def test_an_event_of_ours_goes_to_the_servers_own_log(pipe: Pipe) -> None:
-    Logger(namespace="chatd.room", observer=pipe.lifeline).info("{who} is here", who="ann")
-    assert pipe.said() == [Log("info", "ann is here", namespace="chatd.room", kind="chatd.room: {who} is here")]
+    Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).info("{who} is here", who="ann")
+    assert pipe.said() == [LogRecord("info", "ann is here", namespace="chatd.room", kind="chatd.room: {who} is here")]
 
 
 def test_numbers_and_reasons_go_along_and_what_clients_are_called_does_not(pipe: Pipe) -> None:
-    log = Logger(namespace="chatd.room", observer=pipe.lifeline)
+    log = Logger(namespace="chatd.room", observer=pipe.supervisor_pipe)
     log.warn("{count} of {who} in {room}: {why}", count=3, who="ann", room="ops", why="it is full")
     [said] = pipe.said()
-    assert isinstance(said, Log)
+    assert isinstance(said, LogRecord)
     assert said.fields == {"count": 3, "why": "it is full"}
 
 
 def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
-    log = Logger(namespace="twisted.web", observer=pipe.lifeline)
+    log = Logger(namespace="twisted.web", observer=pipe.supervisor_pipe)
     log.info("chatter")
     log.warn("careful")
-    Logger(namespace="chatd.room", observer=pipe.lifeline).debug("details")
-    assert pipe.said() == [Log("warn", "careful", namespace="twisted.web", kind="twisted.web: careful")]
+    Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).debug("details")
+    assert pipe.said() == [LogRecord("warn", "careful", namespace="twisted.web", kind="twisted.web: careful")]
 
 
 def test_an_event_is_cut_to_a_share_of_the_longest_line(pipe: Pipe) -> None:
-    Logger(namespace="chatd.room", observer=pipe.lifeline).info("{text}", text="x" * 1000)
+    Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).info("{text}", text="x" * 1000)
     [said] = pipe.said()
-    assert isinstance(said, Log)
+    assert isinstance(said, LogRecord)
     assert said.text == "x" * 100
 
 
@@ -159,16 +159,16 @@ def test_a_failure_goes_there_with_its_traceback(pipe: Pipe) -> None:
     try:
         raise ZeroDivisionError
     except ZeroDivisionError:
-        Logger(namespace="chatd.room", observer=pipe.lifeline).failure("it failed")
+        Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).failure("it failed")
     (report,) = pipe.said()
-    assert isinstance(report, Log)
+    assert isinstance(report, LogRecord)
     assert report.level == "critical"
     assert report.text.startswith("it failed\nTraceback")
 
 
 def test_before_there_is_a_pipe_reports_are_dropped() -> None:
     orders: Any = Orders()
-    Lifeline(orders, most=800).say(Ready())
+    SupervisorPipe(orders, most=800).say(Ready())
 
 
 # The sockets it inherits
@@ -209,7 +209,7 @@ def is_open(descriptor: int) -> bool:
 @pytest.mark.parametrize("endpoint", ["tcp:3000", "tcp6:3000", "unix:/run/none.sock", "haproxy:tcp:3000"])
 def test_an_endpoint_uses_the_inherited_socket(descriptor: int, endpoint: str) -> None:
     reactor = Adopting()
-    inherited = Inherited(reactor, Listener(endpoint, descriptor))
+    inherited = InheritedSockets(reactor, ListeningSocket(endpoint, descriptor))
     serverFromString(inherited, endpoint).listen(Factory())
     assert [each[:2] for each in reactor.adopted] == [(descriptor, int(socket.AF_INET))]
     assert not is_open(descriptor)
@@ -218,7 +218,7 @@ def test_an_endpoint_uses_the_inherited_socket(descriptor: int, endpoint: str) -
 def test_an_endpoint_with_tls_uses_the_inherited_socket_with_tls(descriptor: int, certificate: Path) -> None:
     reactor = Adopting()
     endpoint = f"ssl:3000:privateKey={certificate}:certKey={certificate}"
-    inherited = Inherited(reactor, Listener(endpoint, descriptor))
+    inherited = InheritedSockets(reactor, ListeningSocket(endpoint, descriptor))
     serverFromString(inherited, endpoint).listen(Factory())
     ((_, _, factory),) = reactor.adopted
     assert isinstance(factory, TLSMemoryBIOFactory)
@@ -226,7 +226,7 @@ def test_an_endpoint_with_tls_uses_the_inherited_socket_with_tls(descriptor: int
 
 
 def test_for_anything_else_it_is_the_real_reactor() -> None:
-    assert Inherited(Adopting(), Listener("tcp:0", 3)).seconds() == 42.0
+    assert InheritedSockets(Adopting(), ListeningSocket("tcp:0", 3)).seconds() == 42.0
 
 
 # A real one
@@ -238,7 +238,7 @@ class RunningWorker:
     def __init__(self, assignment: Assignment | None, descriptors: tuple[int, ...]) -> None:
         self.reports: list[Report] = []
         """What it said, but for how it is."""
-        self.pulses: list[Pulse] = []
+        self.heartbeats: list[Heartbeat] = []
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "chatd.worker"],
             stdin=subprocess.PIPE,
@@ -266,7 +266,7 @@ class RunningWorker:
 
     def wait_for_log(self, text: str) -> None:
         until(
-            lambda: any(text in each.text for each in self.reports if isinstance(each, Log)),
+            lambda: any(text in each.text for each in self.reports if isinstance(each, LogRecord)),
             f"{text} in {self.reports}",
         )
 
@@ -290,8 +290,8 @@ class RunningWorker:
         with self.process.stdout as lines:
             for line in lines:
                 report = read_report(line)
-                if isinstance(report, Pulse):
-                    self.pulses.append(report)
+                if isinstance(report, Heartbeat):
+                    self.heartbeats.append(report)
                 else:
                     self.reports.append(report)
 
@@ -314,7 +314,7 @@ class Station:
             listening.bind(path or ("127.0.0.1", 0))
             listening.listen()
             self.port = 0 if path else listening.getsockname()[1]
-            listener = Listener(endpoint, listening.fileno())
+            listener = ListeningSocket(endpoint, listening.fileno())
             config = Config(chat_log=str(self.folder / "chat.log"), **{"redis_prefix": uuid.uuid4().hex, **options})
             assignment = Assignment(config, (broker or self.broker,), (listener,))
             worker = RunningWorker(assignment, (listening.fileno(),))
@@ -375,7 +375,7 @@ def test_hold_publishes_what_was_taken_and_says_so(station: Station) -> None:
     with station.worker() as worker, station.client() as ann, station.client() as bob:
         assert talks(ann, bob)
         worker.tell(HOLD)
-        worker.wait_for(Held())
+        worker.wait_for(PublishingStopped())
         ann.send("too late")
         worker.tell(STOP)
         assert close_code(bob) == 1001
@@ -392,7 +392,7 @@ def test_hold_leaves_the_port_to_whoever_else_has_it(station: Station) -> None:
     with station.worker() as worker:
         assert listens(worker.process.pid)
         worker.tell(HOLD)
-        worker.wait_for(Held())
+        worker.wait_for(PublishingStopped())
         until(lambda: not listens(worker.process.pid), "the port to be left")
 
 
@@ -452,7 +452,7 @@ def test_stop_does_not_wait_for_whoever_holds_the_lock_of_the_chat_log(tmp_path:
             assert worker.exit_status() == 0
             worker.wait_for_log("1 messages in the chat log were not published")
             lock.close()
-        assert not any("Unhandled" in report.text for report in worker.reports if isinstance(report, Log))
+        assert not any("Unhandled" in report.text for report in worker.reports if isinstance(report, LogRecord))
 
 
 @pytest.mark.parametrize(
@@ -496,11 +496,13 @@ def test_one_without_a_broker_serves_and_is_not_ready(station: Station) -> None:
 
 def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> None:
     config = Config(chat_log=str(station.folder / "chat.log"))
-    listener = Listener("tcp:0", 99)
+    listener = ListeningSocket("tcp:0", 99)
     worker = RunningWorker(Assignment(config, (station.broker,), (listener,)), ())
     assert worker.exit_status() == 1
     assert worker.end() == ""
-    assert ["a port could not be adopted" in each.text for each in worker.reports if isinstance(each, Log)] == [True]
+    assert ["a port could not be adopted" in each.text for each in worker.reports if isinstance(each, LogRecord)] == [
+        True
+    ]
 
 
 def test_tls_serves_both_websockets_and_http(station: Station, certificate: Path) -> None:

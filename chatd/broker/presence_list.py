@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from chatd.protocol.message import Change, Changes, Position
+from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition
 from chatd.protocol.nick import candidates
 
 FIRST = 1000
@@ -11,7 +11,7 @@ FIRST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class PresentMember:
     """Somebody in a room."""
 
     session: str
@@ -52,30 +52,30 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Members:
+class MemberList:
     """Who was in a room when it was asked for."""
 
     version: int
     count: int
-    present: Sequence[Present] | None
+    present: Sequence[PresentMember] | None
     """None where they are too many."""
 
 
 @dataclass(frozen=True, slots=True)
-class Occupied:
+class OccupiedRoom:
     """A room that has members, or messages."""
 
     room: str
     count: int
     """How many members there are."""
-    top: Position
+    top: StreamPosition
     """Where its order stands."""
 
 
-class Roster:
+class PresenceList:
     """Follows the changes of one room."""
 
-    def __init__(self, members: Members) -> None:
+    def __init__(self, members: MemberList) -> None:
         """Begin with who is there."""
         self.version = members.version
         self.count = members.count
@@ -86,7 +86,7 @@ class Roster:
         """Whether somebody is there, as far as that is known."""
         return self._known is None or session in self._known
 
-    def take(self, told: Changes) -> Sequence[Change] | None:
+    def take(self, told: PresenceUpdate) -> Sequence[PresenceEvent] | None:
         """Take what the bus tells: give what is new; None where something is missing, and all is to be read anew."""
         if told.version <= self.version:
             return ()
@@ -104,7 +104,7 @@ class Roster:
                 self._known[each.session] = (each.nick, each.subject)
         return told.changes
 
-    def replace(self, members: Members) -> Sequence[Change]:
+    def replace(self, members: MemberList) -> Sequence[PresenceEvent]:
         """Take who is there now; give what must have happened."""
         before, now = self._known, _known(members)
         self.version, self.count, self._known = members.version, members.count, now
@@ -115,18 +115,18 @@ _Known = dict[str, tuple[str, str]]
 """Nick and subject, by session."""
 
 
-def _known(members: Members) -> _Known | None:
+def _known(members: MemberList) -> _Known | None:
     if members.present is None:
         return None
     return {present.session: (present.nick, present.subject) for present in members.present}
 
 
-def _between(before: _Known, now: _Known) -> Iterator[Change]:
+def _between(before: _Known, now: _Known) -> Iterator[PresenceEvent]:
     for session, (was, subject) in before.items():
         if session not in now:
-            yield Change("leave", session, was, "", subject)
+            yield PresenceEvent("leave", session, was, "", subject)
         elif now[session][0] != was:
-            yield Change("nick", session, now[session][0], was, subject)
+            yield PresenceEvent("nick", session, now[session][0], was, subject)
     for session, (nick, subject) in now.items():
         if session not in before:
-            yield Change("join", session, nick, "", subject)
+            yield PresenceEvent("join", session, nick, "", subject)

@@ -8,8 +8,8 @@ from twisted.logger import Logger
 
 from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT
-from chatd.protocol.message import Batch, Change, Gap
-from chatd.protocol.text import Dress
+from chatd.protocol.message import Batch, OffsetGap, PresenceEvent
+from chatd.protocol.text import Format
 from chatd.rooms.publisher import Author
 from chatd.rooms.recovery import Reader
 
@@ -18,7 +18,7 @@ log = Logger()
 LIVE_MESSAGES, LIVE_BYTES = SENT_MESSAGES["live"], SENT_BYTES["live"]
 
 
-class Member(Author, Reader, Protocol):
+class LiveSubscriber(Author, Reader, Protocol):
     """What is asked of a client in a room."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
@@ -28,38 +28,38 @@ class Member(Author, Reader, Protocol):
 Deliver = Callable[[bytes, int], bool]
 
 
-class Audience:
+class Subscribers:
     """Those who hear what is said now."""
 
-    __slots__ = ("_by_dress", "_members")
+    __slots__ = ("_by_format", "_members")
 
     def __init__(self) -> None:
-        self._members: dict[str, Member] = {}  # by author
-        self._by_dress: dict[Dress, list[tuple[str, Deliver]]] | None = None
+        self._members: dict[str, LiveSubscriber] = {}  # by author
+        self._by_format: dict[Format, list[tuple[str, Deliver]]] | None = None
         # How to deliver to each of them, where that was looked up since the last one came or went.
 
     def __bool__(self) -> bool:
         """Whether there is anybody."""
         return bool(self._members)
 
-    def get(self, author: str) -> Member | None:
+    def get(self, author: str) -> LiveSubscriber | None:
         """Give the member that is this author, if it is here."""
         return self._members.get(author)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: LiveSubscriber) -> None:
         """Let it hear what is sent from now on."""
         self._members[member.author] = member
-        self._by_dress = None
+        self._by_format = None
 
-    def remove(self, member: Member) -> bool:
+    def remove(self, member: LiveSubscriber) -> bool:
         """Let it hear no more; give whether it did."""
         if self._members.get(member.author) is not member:
             return False
         del self._members[member.author]
-        self._by_dress = None
+        self._by_format = None
         return True
 
-    def lost(self, gap: Gap) -> int:
+    def lost(self, gap: OffsetGap) -> int:
         """Tell them what can't be had; give how many they are."""
         members = list(self._members.values())
         for member in members:
@@ -82,24 +82,24 @@ class Audience:
         for place, message in enumerate([message for batch in batches for message in batch.messages]):
             if (speaker := self._members.get(message.session)) is not None and not speaker.echo:
                 own.setdefault(message.session, []).append(place)
-        LIVE_MESSAGES.value += self._write(lambda dress: dress.frames(batches), own)
+        LIVE_MESSAGES.value += self._write(lambda format: format.frames(batches), own)
 
-    def tell(self, room: str, changes: Sequence[Change]) -> None:
+    def tell(self, room: str, changes: Sequence[PresenceEvent]) -> None:
         """Tell every member who came and went, but those of whom it is told."""
         own: dict[str, list[int]] = {}
         for place, change in enumerate(changes):
             own.setdefault(change.session, []).append(place)
-        self._write(lambda dress: [dress.change(room, change) for change in changes], own)
+        self._write(lambda format: [format.change(room, change) for change in changes], own)
 
-    def _write(self, show: Callable[[Dress], list[bytes]], own: Mapping[str, Sequence[int]]) -> int:
+    def _write(self, show: Callable[[Format], list[bytes]], own: Mapping[str, Sequence[int]]) -> int:
         """Write frames, made once a dress, to every member; own are those that an author does not get.
 
         Return how many frames were sent, over all members. An error in one dress closes those who wear it.
         """
         written = 0
-        for dress, delivers in self._look_up().items():
+        for format, delivers in self._look_up().items():
             try:
-                frames = show(dress)
+                frames = show(format)
                 blob = b"".join(frames)
             except Exception:  # noqa: BLE001 - one dress's trouble is not the others'
                 log.failure("messages for {clients} clients could not be framed", clients=len(delivers))
@@ -109,13 +109,13 @@ class Audience:
                 written += self._deliver(frames, blob, delivers, own)
         return written
 
-    def _look_up(self) -> Mapping[Dress, Sequence[tuple[str, Deliver]]]:
+    def _look_up(self) -> Mapping[Format, Sequence[tuple[str, Deliver]]]:
         """Return how to deliver to each member, by dress."""
-        if self._by_dress is None:
-            self._by_dress = {}
+        if self._by_format is None:
+            self._by_format = {}
             for author, member in self._members.items():
-                self._by_dress.setdefault(member.dress, []).append((author, member.deliver))
-        return self._by_dress
+                self._by_format.setdefault(member.format, []).append((author, member.deliver))
+        return self._by_format
 
     def _deliver(
         self,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
-from chatd.protocol.close_codes import OUR_FAULT, Closing
-from chatd.protocol.message import Batch, Change
-from chatd.protocol.text import Dress, TextDress
+from chatd.protocol.close_codes import OUR_FAULT, CloseCode
+from chatd.protocol.message import Batch, PresenceEvent
+from chatd.protocol.text import Format, TextFormat
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import TURNS, Failing, House, frames, make_house
 
@@ -27,7 +27,7 @@ def test_all_get_the_same_blob_object(house: House) -> None:
 def test_of_a_mixed_batch_an_author_hears_the_others_in_order(house: House) -> None:
     ann, bob, eve = house.member("ann"), house.member("bob"), house.member("eve", echo=True)
     for author, text in ((ann, "a1"), (bob, "b1"), (eve, "e1"), (ann, "a2")):
-        house.hub.intake.publish("ops", author, [text])
+        house.hub.publisher.publish("ops", author, [text])
     house.go_round()
     assert ann.blobs == [frames("b1", "e1")]
     assert (ann.count, bob.count, eve.count) == (2, 3, 4)
@@ -91,7 +91,7 @@ def test_one_that_said_all_of_it_gets_nothing(house: House) -> None:
     assert bob.blobs == [frames("1", "2", "3")]
 
 
-class Counting(TextDress):
+class Counting(TextFormat):
     """A dress that counts how often it is asked."""
 
     def __init__(self, sign: str) -> None:
@@ -108,15 +108,15 @@ class Counting(TextDress):
         return frames
 
 
-def dressed(house: House, name: str, dress: Dress, **options: Any) -> FakeMember:
-    member = FakeMember(name, dress=dress, **options)
+def formatted(house: House, name: str, format: Format, **options: Any) -> FakeMember:
+    member = FakeMember(name, format=format, **options)
     house.hub.join("ops", member)
     return member
 
 
-def test_each_member_gets_messages_in_its_dress(house: House) -> None:
+def test_each_member_gets_messages_in_its_format(house: House) -> None:
     plus, minus = Counting("+"), Counting("-")
-    members = [dressed(house, f"{number}", dress) for number, dress in enumerate((plus, minus, plus, minus))]
+    members = [formatted(house, f"{number}", format) for number, format in enumerate((plus, minus, plus, minus))]
     bob = house.member("bob")
     house.bring("one", "two", number=1)
     house.end_turn()
@@ -124,12 +124,12 @@ def test_each_member_gets_messages_in_its_dress(house: House) -> None:
     assert bob.blobs == [frames("one", "two")]
 
 
-def test_a_batch_is_framed_once_a_dress_also_where_authors_are_in_it(house: House) -> None:
+def test_a_batch_is_framed_once_a_format_also_where_authors_are_in_it(house: House) -> None:
     plus, minus = Counting("+"), Counting("-")
     for number in range(10):
-        dressed(house, f"p{number}", plus)
-        dressed(house, f"m{number}", minus)
-    author = dressed(house, "author", plus)
+        formatted(house, f"p{number}", plus)
+        formatted(house, f"m{number}", minus)
+    author = formatted(house, "author", plus)
     house.bring("mine", number=1, author="author")
     house.bring("one", "two", number=2)
     house.end_turn()
@@ -137,9 +137,9 @@ def test_a_batch_is_framed_once_a_dress_also_where_authors_are_in_it(house: Hous
     assert author.blobs == [b"+one\n+two\n"]
 
 
-def test_a_dress_that_nobody_wears_any_more_is_not_asked(house: House) -> None:
+def test_a_format_that_nobody_wears_any_more_is_not_asked(house: House) -> None:
     plus = Counting("+")
-    ann = dressed(house, "ann", plus)
+    ann = formatted(house, "ann", plus)
     house.member("bob")
     house.hear("one", number=1)
     house.hub.leave("ops", ann)
@@ -149,40 +149,40 @@ def test_a_dress_that_nobody_wears_any_more_is_not_asked(house: House) -> None:
 
 def test_those_who_come_later_are_delivered_to_as_well(house: House) -> None:
     plus = Counting("+")
-    ann = dressed(house, "ann", plus)
+    ann = formatted(house, "ann", plus)
     house.hear("one", number=1)
-    bob, eve = dressed(house, "bob", plus), house.member("eve")
+    bob, eve = formatted(house, "bob", plus), house.member("eve")
     house.hear("two", number=2)
     assert ann.blobs == [b"+one\n", b"+two\n"]
     assert (bob.blobs, eve.blobs) == ([b"+two\n"], [frames("two")])
 
 
-def changed(house: House, *changes: Change) -> None:
+def changed(house: House, *changes: PresenceEvent) -> None:
     """Let it be told who came and went, and the turn end."""
     house.hub.present("ops", house.bus.top("ops"), changes)
     house.end_turn()
 
 
-def test_who_comes_and_goes_is_told_in_each_dress_and_to_nobody_in_one_that_is_silent(house: House) -> None:
-    plus, minus = dressed(house, "p", Counting("+")), dressed(house, "m", Counting("-"))
+def test_who_comes_and_goes_is_told_in_each_format_and_to_nobody_in_one_that_is_silent(house: House) -> None:
+    plus, minus = formatted(house, "p", Counting("+")), formatted(house, "m", Counting("-"))
     bob = house.member("bob")
-    changed(house, Change("join", "s", "ann", ""), Change("leave", "t", "eve", ""))
+    changed(house, PresenceEvent("join", "s", "ann", ""), PresenceEvent("leave", "t", "eve", ""))
     assert plus.blobs == [b"+join ann\n+leave eve\n"]
     assert minus.blobs == [b"-join ann\n-leave eve\n"]
     assert bob.blobs == []
 
 
 def test_nobody_is_told_of_its_own_coming_and_going(house: House) -> None:
-    plus = dressed(house, "p", Counting("+"), echo=True)
-    changed(house, Change("join", "p", "ann", ""), Change("join", "s", "bob", ""))
-    changed(house, Change("nick", "p", "anna", "ann"))
+    plus = formatted(house, "p", Counting("+"), echo=True)
+    changed(house, PresenceEvent("join", "p", "ann", ""), PresenceEvent("join", "s", "bob", ""))
+    changed(house, PresenceEvent("nick", "p", "anna", "ann"))
     assert plus.blobs == [b"+join bob\n"]
 
 
 def test_who_comes_and_goes_is_told_between_the_messages_where_it_was(house: House) -> None:
-    plus = dressed(house, "p", Counting("+"))
+    plus = formatted(house, "p", Counting("+"))
     house.bring("one", number=1)
-    house.hub.present("ops", house.bus.top("ops"), [Change("join", "s", "ann", "")])
+    house.hub.present("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
     house.bring("two", number=2)
     house.end_turn()
     assert b"".join(plus.blobs) == b"+one\n+join ann\n+two\n"
@@ -202,12 +202,12 @@ class Broken(Counting):
         return super().frames(batches)
 
 
-def test_an_error_while_framing_closes_those_of_that_dress_and_costs_nobody_else_a_line(
+def test_an_error_while_framing_closes_those_of_that_format_and_costs_nobody_else_a_line(
     house: House, events: Events
 ) -> None:
     before, broken = house.member("before"), Broken("+")
-    first, second = dressed(house, "one", broken), dressed(house, "two", broken)
-    after = dressed(house, "after", Counting("-"))
+    first, second = formatted(house, "one", broken), formatted(house, "two", broken)
+    after = formatted(house, "after", Counting("-"))
     house.hear("one", number=1)
     broken.broken = False
     house.hear("two", number=2)
@@ -218,13 +218,13 @@ def test_an_error_while_framing_closes_those_of_that_dress_and_costs_nobody_else
     assert events.said == [("critical", "messages for 2 clients could not be framed")]
 
 
-def test_an_error_while_showing_who_came_costs_only_those_of_that_dress(house: House) -> None:
+def test_an_error_while_showing_who_came_costs_only_those_of_that_format(house: House) -> None:
     class Silent(Counting):
-        def change(self, room: str, change: Change) -> bytes:
+        def change(self, room: str, change: PresenceEvent) -> bytes:
             raise RuntimeError("no")
 
-    bad, good = dressed(house, "bad", Silent("+")), dressed(house, "good", Counting("-"))
-    changed(house, Change("join", "s", "ann", ""))
+    bad, good = formatted(house, "bad", Silent("+")), formatted(house, "good", Counting("-"))
+    changed(house, PresenceEvent("join", "s", "ann", ""))
     house.hear("one", number=1)
     assert bad.events == [OUR_FAULT]
     assert b"".join(good.blobs) == b"-join ann\n-one\n"
@@ -232,7 +232,7 @@ def test_an_error_while_showing_who_came_costs_only_those_of_that_dress(house: H
 
 def test_one_that_cannot_even_be_closed_does_not_stop_the_others(house: House, events: Events) -> None:
     class Stuck(Failing):
-        def refused(self, closing: Closing) -> None:
+        def refused(self, close_code: CloseCode) -> None:
             raise RuntimeError("no")
 
     house.hub.join("ops", Stuck("bad"))
@@ -337,7 +337,7 @@ class Counted(Counting):
 
 def test_leaving_out_own_lines_looks_at_the_frames_as_often_for_many_authors_as_for_one(house: House) -> None:
     counted, touched = Counted("+"), []
-    members = [dressed(house, f"m{number}", counted) for number in range(50)]
+    members = [formatted(house, f"m{number}", counted) for number in range(50)]
     house.member("bob")
     for authors in (1, 50):
         for number in range(50):

@@ -1,0 +1,1 @@
+from tests.supervisor.conftest import said  # noqa: F401 - a fixture
