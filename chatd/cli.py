@@ -24,7 +24,7 @@ from chatd.chatlog.unreadable import Unreadable
 from chatd.config.loading import did_you_mean
 from chatd.config.settings import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
 from chatd.protocol.http_head import LOBBY, Refused, read_room
-from chatd.supervisor.data_dir import BROKER
+from chatd.supervisor.data_dir import BROKER, DataDir
 from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES
 from chatd.supervisor.running import RunningInstance, find_running
 
@@ -61,7 +61,7 @@ Whoever has it may use it: keep it as you would a password.
 CREDENTIALS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key", "sentinel_password_file")
 """Options of the server that stand here too."""
 
-COMMANDS = ("verify", "token")
+COMMANDS = ("verify", "token", "new-lineage")
 
 STATUS = "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read."
 
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_verify(commands)
     _add_token(commands)
+    _add_new_lineage(commands)
     return parser
 
 
@@ -175,6 +176,23 @@ def _add_token(commands: Any) -> None:
     token.add_argument("--issuer", metavar="TEXT", help="what the server was given with --auth-issuer")
     token.add_argument("--audience", metavar="TEXT", help="what the server was given with --auth-audience")
     token.add_argument("--algorithm", metavar="NAME", default="", help="the algorithm, where the key has several")
+
+
+def _add_new_lineage(commands: Any) -> None:
+    command = commands.add_parser(
+        "new-lineage",
+        help="mark a state folder as restored from a backup",
+        description="Run this after restoring a state folder from a backup, before starting chatd. Clients that come "
+        "back are then told of a gap, instead of missing the messages after the backup without a word.",
+    )
+    command.set_defaults(run=_new_lineage)
+    command.add_argument("--state", metavar="DIR", required=True, help="the folder of twistd chatd --state")
+
+
+def _new_lineage(given: argparse.Namespace) -> int:
+    DataDir(_checked("state", given.state), 0).begin_new_lineage()
+    print(f"{given.state}: the next start begins a new lineage")
+    return 0
 
 
 def _verify(given: argparse.Namespace) -> int:

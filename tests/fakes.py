@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom, PresentMember
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.epollreactor import EPollReactor
@@ -18,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.broker.bus import BusListener
+from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom, PresentMember
 from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.broker.resume_positions import ResumePosition
 from chatd.chatlog.line import LogEntry

@@ -13,6 +13,7 @@ import pytest
 import chatd
 from chatd.cli import main
 from chatd.supervisor import running
+from chatd.supervisor.data_dir import DataDir
 from tests.access.issuer import private_pem, public_pem
 from tests.broker.server import Client, Server
 from tests.chatlog.streams import batch, keep, lines, message, outcome
@@ -347,3 +348,14 @@ def test_what_can_not_be_minted_is_told_in_a_line(
     assert main(["token", "--key", key, "--sub", "ann", *words]) == 2
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", f"chatd token: {why}\n")
+
+
+def test_new_lineage_changes_the_token_of_a_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = DataDir(str(tmp_path), 0)
+    state.take()
+    state.release()
+    assert main(["new-lineage", "--state", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: the next start begins a new lineage\n"
+    assert not (tmp_path / "broker" / "lineage").exists()
+    assert main(["new-lineage", "--state", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"chatd new-lineage: {tmp_path}/none is not a state folder of chatd\n"

@@ -1,101 +1,96 @@
-"""The state folder: what outlives a restart of everything, and who may use it.
+"""The state folder: the private broker's data, which outlive a restart of everything.
 
-``DIR/lock`` is held by the one chatd that uses the folder, and by its broker: a broker whose parent was killed
+``DIR/lock`` is locked by the one chatd that uses the folder, and by its broker. A broker whose supervisor was killed
 lives a moment longer, and its file must not have two writers. ``DIR/broker/`` (mode 0700) is the broker's.
 
-``DIR/broker/lineage`` is a token, by which workers know across restarts that nothing they saw was lost, and which
-file it was written to, so that a copy does not pass for the original: a folder that was restored from a backup has
-lost what came after the backup, and begins a new lineage. Restoring may also write into the files that are there, or
-leave one alone that looks the same, so the file is made anew at each start and stop.
+``DIR/broker/lineage`` holds a token that names the broker's data. Workers compare it across restarts: with the same
+token no message was lost in between. A folder restored from a backup needs a new token (``begin_new_lineage``),
+because the messages after the backup are gone.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import secrets
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from twisted.logger import Logger
-
 from chatd.config.settings import BadValue
-
-log = Logger()
 
 LOCK = "lock"
 BROKER = "broker"
 LINEAGE = "lineage"
-
-_AT_EMPTY_PATH = 0x1000
-_STATX_BTIME = 0x800
 
 
 class DataDir:
     """A state folder, from ``take`` to ``release``."""
 
     def __init__(self, path: str, lock_seconds: float) -> None:
-        """Take the folder, which need not be there yet, and how long another's end may take."""
+        """Use the folder at path, which need not exist; wait up to lock_seconds for another process to release it."""
         self.path = Path(path)
         self.broker = self.path / BROKER
         """The broker's folder."""
         self.lineage = ""
-        """The token, once taken."""
+        """The token, after ``take``."""
         self.lock = -1
-        """A descriptor that holds the lock while it, or one that a child inherited, is open."""
+        """A descriptor. The lock is held until this one and those that children inherited are closed."""
         self._lock_seconds = lock_seconds
 
     def check(self) -> None:
-        """See whether it could be taken, without making anything. Raises BadValue."""
-        with self._explained():
+        """Raise BadValue if the folder could not be taken. Create nothing."""
+        with self._as_bad_value():
             if (self.path / LOCK).exists():
-                os.close(self._locked(os.O_RDONLY))
-            there = next(each for each in (self.path, *self.path.absolute().parents) if each.exists())
-            if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-                raise BadValue(f"--state {self.path} cannot be used: {there} cannot be written to")
+                os.close(self._open_locked(os.O_RDONLY))
+            existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+                raise BadValue(f"--state {self.path} cannot be used: {existing} cannot be written to")
 
     def take(self) -> None:
-        """Lock it, make what is not there, settle the lineage; waits for another's end. Raises BadValue."""
-        with self._explained():
+        """Lock the folder, create what is missing and set ``lineage``. Raise BadValue."""
+        with self._as_bad_value():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.lock = self._locked(os.O_RDWR | os.O_CREAT)
+            self.lock = self._open_locked(os.O_RDWR | os.O_CREAT)
             self.broker.mkdir(exist_ok=True)
             self.broker.chmod(0o700)
-            known = _read(self.broker / LINEAGE) if any(self.broker.rglob("*.aof")) else ""
-            self.lineage = known or secrets.token_hex(8)
-            try:
+            self.lineage = _read(self.broker / LINEAGE) if any(self.broker.rglob("*.aof")) else ""
+            if not self.lineage:
+                self.lineage = secrets.token_hex(8)
                 _write(self.broker / LINEAGE, self.lineage)
-            except OSError as error:  # on a full disk the old one does
-                if not known:
-                    raise
-                log.warn("the lineage in {folder} stays as it is: {why}", folder=str(self.broker), why=str(error))
+
+    def begin_new_lineage(self) -> None:
+        """Remove the token, so that the next ``take`` makes another one. Raise BadValue, also if the folder is in use."""
+        with self._as_bad_value():
+            if not (self.path / LOCK).exists():
+                raise BadValue(f"{self.path} is not a state folder of chatd")
+            lock = self._open_locked(os.O_RDWR)
+            try:
+                (self.broker / LINEAGE).unlink(missing_ok=True)
+            finally:
+                os.close(lock)
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Unlock the folder."""
         if self.lock >= 0:
-            with contextlib.suppress(OSError):
-                _write(self.broker / LINEAGE, self.lineage)
             os.close(self.lock)
             self.lock = -1
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _as_bad_value(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise BadValue(f"--state {self.path} cannot be used: {error.strerror or error}") from error
 
-    def _locked(self, flags: int) -> int:
-        """Lock the folder. It may wait: twistd starts services before it runs the reactor, so nobody is served yet."""
+    def _open_locked(self, flags: int) -> int:
+        # It may block: twistd starts services before it runs the reactor, so there are no clients yet.
         descriptor = os.open(self.path / LOCK, flags, 0o600)
-        late = time.monotonic() + self._lock_seconds
+        deadline = time.monotonic() + self._lock_seconds
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > late:
+                if time.monotonic() > deadline:
                     os.close(descriptor)
                     raise BadValue(f"--state {self.path} is in use by another chatd") from None
                 time.sleep(0.02)
@@ -104,21 +99,18 @@ class DataDir:
 
 
 def _read(path: Path) -> str:
-    """Give the token, if the file is the one it was written to."""
-    try:
-        with path.open("rb") as file:
-            token, _, identity = file.read(200).decode("utf-8", "replace").strip().partition(" ")
-            return token if identity == _identity(file.fileno()) else ""
-    except FileNotFoundError:
-        return ""
+    """Return the token, or an empty string if the file has none."""
+    with contextlib.suppress(FileNotFoundError):
+        words = path.read_bytes().decode("ascii", "replace").split()
+        return words[0] if words and words[0].isalnum() else ""
+    return ""
 
 
 def _write(path: Path, token: str) -> None:
-    """Put the token into a new file, whole or not at all, also where the power fails."""
+    """Replace the file, in a way that leaves no half of it after a power failure."""
     new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with new.open("xb") as file:
-        file.write(f"{token} {_identity(file.fileno())}\n".encode())
+    with new.open("wb") as file:
+        file.write(f"{token}\n".encode())
         file.flush()
         os.fsync(file.fileno())
     new.rename(path)
@@ -127,17 +119,3 @@ def _write(path: Path, token: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _identity(descriptor: int) -> str:
-    """Name an open file: its inode, and when it was made, for inodes are used again.
-
-    Not the device: its number may change with a boot. The time of birth is in statx(2), which Python's os.stat does
-    not ask (3.11); where a file system does not know it, it is 0.
-    """
-    found = ctypes.create_string_buffer(256)
-    with contextlib.suppress(AttributeError):  # no glibc
-        ctypes.CDLL(None).statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_BTIME, found)
-    known = struct.unpack_from("I", found)[0] & _STATX_BTIME
-    born, nanoseconds = struct.unpack_from("qI", found, 80) if known else (0, 0)
-    return f"{os.fstat(descriptor).st_ino} {born}.{nanoseconds:09}"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chatd.broker.presence_list import Identity
 from msgspec.structs import replace
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -16,6 +15,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
 from chatd.broker.bus import Bus
+from chatd.broker.presence_list import Identity
 from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.broker.resume_positions import ResumePosition
 from chatd.chatlog.histories import read_histories

@@ -2,11 +2,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from chatd.broker.presence_list import OccupiedRoom
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
+from chatd.broker.presence_list import OccupiedRoom
 from chatd.broker.publish_queue import NotPublished
 from chatd.config.settings import broker_address
 from chatd.protocol.message import StreamPosition

@@ -1,4 +1,3 @@
-import ctypes
 import os
 import shutil
 import stat
@@ -10,7 +9,6 @@ import pytest
 
 from chatd.config.settings import BadValue
 from chatd.supervisor.data_dir import DataDir
-from tests.supervisor.children import Said
 
 
 def taken(folder: Path, *, lock_seconds: float = 0) -> DataDir:
@@ -32,11 +30,6 @@ def lineage(folder: Path) -> str:
     state = taken(folder)
     state.release()
     return state.lineage
-
-
-def restore(backup: Path, folder: Path) -> None:
-    """Copy a backup into the files that are there."""
-    shutil.copytree(backup, folder, dirs_exist_ok=True)
 
 
 # Who may use it
@@ -128,29 +121,22 @@ def test_two_folders_have_two(tmp_path: Path) -> None:
     assert filled(tmp_path / "one") != filled(tmp_path / "other")
 
 
-def test_a_copy_has_another_and_the_original_its_own(tmp_path: Path) -> None:
-    before = filled(tmp_path / "original")
-    shutil.copytree(tmp_path / "original", tmp_path / "copy")
-    assert lineage(tmp_path / "copy") != before
-    assert lineage(tmp_path / "original") == before
-
-
-def test_a_backup_of_an_earlier_run_that_is_put_into_the_same_files_has_another(tmp_path: Path) -> None:
+def test_a_restored_copy_has_another_after_it_was_told_so(tmp_path: Path) -> None:
     before = filled(tmp_path / "state")
-    for _ in range(3):  # inodes are used again by then
-        shutil.copytree(tmp_path / "state", tmp_path / "backup", dirs_exist_ok=True)
-        assert lineage(tmp_path / "state") == before
-    restore(tmp_path / "backup", tmp_path / "state")
-    assert lineage(tmp_path / "state") != before
+    shutil.copytree(tmp_path / "state", tmp_path / "restored")
+    DataDir(str(tmp_path / "restored"), 0).begin_new_lineage()
+    after = lineage(tmp_path / "restored")
+    assert after not in ("", before)
+    assert [lineage(tmp_path / "restored"), lineage(tmp_path / "state")] == [after, before]
 
 
-def test_a_backup_of_the_run_that_stopped_last_has_another(tmp_path: Path) -> None:
-    before = filled(tmp_path / "state")
-    running = taken(tmp_path / "state")
-    shutil.copytree(tmp_path / "state", tmp_path / "backup")
+def test_a_new_lineage_needs_a_state_folder_that_is_not_in_use(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=rf"^{tmp_path} is not a state folder of chatd$"):
+        DataDir(str(tmp_path), 0).begin_new_lineage()
+    running = taken(tmp_path)
+    with pytest.raises(BadValue, match=rf"^--state {tmp_path} is in use by another chatd$"):
+        DataDir(str(tmp_path), 0).begin_new_lineage()
     running.release()
-    restore(tmp_path / "backup", tmp_path / "state")
-    assert lineage(tmp_path / "state") != before
 
 
 def test_a_folder_whose_data_was_removed_has_another(tmp_path: Path) -> None:
@@ -159,21 +145,19 @@ def test_a_folder_whose_data_was_removed_has_another(tmp_path: Path) -> None:
     assert lineage(tmp_path) != before
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"token", b"token 1 2.3\n"])
-def test_one_that_can_not_be_read_is_made_anew(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_holds_no_token_is_replaced(tmp_path: Path) -> None:
     before = filled(tmp_path)
-    (tmp_path / "broker" / "lineage").write_bytes(content)
-    after = lineage(tmp_path)
-    assert after not in (before, "", "token")
-    assert lineage(tmp_path) == after
+    for content in (b"", b"\xff", b"\n"):
+        (tmp_path / "broker" / "lineage").write_bytes(content)
+        after = lineage(tmp_path)
+        assert after not in (before, ""), content
+        assert lineage(tmp_path) == after, content
 
 
-def test_on_a_full_disk_it_goes_on_and_the_log_says_so(tmp_path: Path, said: Said) -> None:
-    before = filled(tmp_path)
-    (tmp_path / "broker" / "lineage.new").mkdir()  # so that no file can be written
-    assert lineage(tmp_path) == before
-    [line] = said.lines
-    assert line.startswith(f"warn: the lineage in {tmp_path}/broker stays as it is: ")
+def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "broker" / "lineage").write_text("0123456789abcdef 131 1795379625.000000000\n")
+    assert lineage(tmp_path) == "0123456789abcdef"
 
 
 def test_a_folder_in_which_none_can_be_written_is_refused(tmp_path: Path) -> None:
@@ -186,11 +170,3 @@ def test_a_half_written_one_changes_nothing(tmp_path: Path) -> None:
     before = filled(tmp_path)
     (tmp_path / "broker" / "lineage.new").write_text("hal")
     assert lineage(tmp_path) == before
-
-
-def test_where_a_files_birth_is_not_known_its_inode_has_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
-    before = filled(tmp_path / "original")
-    shutil.copytree(tmp_path / "original", tmp_path / "copy")
-    assert lineage(tmp_path / "original") == before
-    assert lineage(tmp_path / "copy") != before

@@ -11,6 +11,7 @@ from pathlib import Path
 import hiredis
 import pytest
 
+from chatd.cli import main
 from tests.broker.server import Client
 from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
@@ -94,10 +95,11 @@ def test_after_a_stop_the_next_chatd_goes_on_where_the_last_one_was(tmp_path: Pa
         assert lineage(folder) == before
 
 
-def test_a_copied_folder_begins_another_lineage(tmp_path: Path) -> None:
+def test_a_restored_folder_begins_another_lineage(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--state", "state"):
         before = lineage(tmp_path / "state")
     shutil.copytree(tmp_path / "state", tmp_path / "copy", copy_function=shutil.copy2)
+    assert main(["new-lineage", "--state", str(tmp_path / "copy")]) == 0
     with Daemon(tmp_path, "--state", "copy"):
         assert lineage(tmp_path / "copy") != before
 
