@@ -59,7 +59,7 @@ class DataDir:
                 _write(self.broker / LINEAGE, self.lineage)
 
     def begin_new_lineage(self) -> None:
-        """Remove the token, so that the next ``take`` makes another one. Raise BadValue, also if the folder is in use."""
+        """Remove the token, so that the next ``take`` makes another. Raise BadValue, also if the folder is in use."""
         with self._as_bad_value():
             if not (self.path / LOCK).exists():
                 raise BadValue(f"{self.path} is not a state folder of chatd")
