@@ -21,8 +21,10 @@ from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
 from chatd.chatlog.logs import LogFiles
 from chatd.chatlog.unreadable import Unreadable
+from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.loading import did_you_mean
-from chatd.config.settings import BadValue, BrokerAddress, Config, broker_address, expanded, file_path, options
+from chatd.config.settings import Config, options
+from chatd.config.values import BadValue, expanded, file_path
 from chatd.protocol.http_head import LOBBY, Refused, read_room
 from chatd.supervisor.data_dir import BROKER, DataDir
 from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES

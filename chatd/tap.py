@@ -24,9 +24,11 @@ from chatd.access.revoked_tokens import RevokedTokens
 from chatd.access.tokens import TokenVerifier
 from chatd.broker.credentials import check_credentials
 from chatd.chatlog.file import check_log
+from chatd.config.broker_url import broker_address
 from chatd.config.listen import check_endpoint, is_local, suggestion
 from chatd.config.loading import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, broker_address, file_path, options
+from chatd.config.settings import LOOPBACK_LISTEN, Config, options
+from chatd.config.values import BadValue, file_path
 from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.private_broker import find_server, memory_of
 from chatd.supervisor.server_log import ServerLog

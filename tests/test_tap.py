@@ -15,7 +15,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import getPlugins
 
 import chatd
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.config.settings import LOOPBACK_LISTEN, Config, options
+from chatd.config.values import BadValue
 from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.service import ChatService
 from chatd.tap import Options, makeService

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 
 from chatd.access.addresses import read_address, unmapped
 from chatd.access.list_file import read_list
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused
 
 

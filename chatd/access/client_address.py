@@ -11,7 +11,8 @@ import re
 from ipaddress import ip_network
 
 from chatd.access.addresses import Address, Network, read_address, unmapped
-from chatd.config.settings import FORWARDED_MOST, BadValue
+from chatd.config.tuning import FORWARDED_MOST
+from chatd.config.values import BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
 _NETWORK = re.compile(r"[0-9A-Fa-f:./]+")

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from chatd.access.addresses import read_address
 from chatd.access.origins import read_authority
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, forbidden
 
 

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509 import load_der_x509_certificate
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 LEAST_SECRET = 32
 """Bytes of a secret: as many as the shortest hash gives (RFC 7518, section 3.2)."""

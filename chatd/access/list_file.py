@@ -1,6 +1,6 @@
 """The text of a list in a file that an option names."""
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 
 def read_list(option: str, path: str) -> str:

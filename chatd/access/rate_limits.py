@@ -11,7 +11,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from chatd.access.address_usage import AddressUsage, AddressUsageTable, UsageCounts
 from chatd.access.token_bucket import ClientRate, SlowedClients, TokenBucket
-from chatd.config.settings import Config, limit
+from chatd.config.settings import Config
+from chatd.config.values import limit
 from chatd.protocol.http_head import Refused, unavailable
 
 Member = TypeVar("Member")

@@ -9,7 +9,7 @@ import re
 from json import JSONDecoder
 
 from chatd.access.list_file import read_list
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 _ENTRY = re.compile(r"(sub|jti)[ \t]+(?=\S)(.*)")
 _COMMENT = re.compile(r"(?:^|\s)#.*")

@@ -22,7 +22,8 @@ from msgspec.structs import replace
 
 from chatd.access.keys import Key, fingerprint, read_key_file
 from chatd.access.revoked_tokens import RevokedTokens
-from chatd.config.settings import LEEWAY_SECONDS, SUBJECT_LENGTH, BadValue
+from chatd.config.tuning import LEEWAY_SECONDS, SUBJECT_LENGTH
+from chatd.config.values import BadValue
 from chatd.protocol.close_codes import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import (
     Refused,

@@ -46,7 +46,8 @@ from chatd.broker.resume_positions import ResumePosition, ResumePositions
 from chatd.broker.script import ALL, RUN
 from chatd.broker.sentinel import Sentinels
 from chatd.broker.shared_limits import SharedLimits
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES
 from chatd.protocol.message import Batch, HistoryRange, Message, PresenceEvent, StreamPosition, decode, tells_changes
 from chatd.runtime.timers import Periodic

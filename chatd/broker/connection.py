@@ -21,7 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.broker.credentials import password_of
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 
 log = Logger()
 uniform = SystemRandom().uniform

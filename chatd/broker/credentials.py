@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
-from chatd.config.settings import BadValue, BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from chatd.runtime.tls import read_certificates, read_key
 
 T = TypeVar("T")

@@ -15,7 +15,9 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from zope.interface import implementer
 
 from chatd.broker.credentials import tls_options
-from chatd.config.settings import BadValue, BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 
 
 def broker_endpoint(reactor: Any, address: BrokerAddress, config: Config) -> IStreamClientEndpoint:

@@ -20,7 +20,8 @@ from zope.interface import implementer
 from chatd.broker.connection import ConnectionUnusable, PublishConnection
 from chatd.broker.credentials import sentinel_password
 from chatd.broker.endpoint import host_endpoint
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 
 T = TypeVar("T")
 

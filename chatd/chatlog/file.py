@@ -12,7 +12,7 @@ import stat
 import tempfile
 
 from chatd.chatlog.lock import LogLock
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 ADVICE = "name a file, and follow it with: tail -F FILE"
 _NO_FILE = "it is no file on a disk"

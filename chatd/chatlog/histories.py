@@ -15,7 +15,9 @@ import hiredis
 from chatd.broker.credentials import password_of, sentinel_password, tls_context
 from chatd.chatlog.ledger import Ledger
 from chatd.chatlog.unreadable import Unreadable
-from chatd.config.settings import BadValue, BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from chatd.protocol.message import decode
 
 

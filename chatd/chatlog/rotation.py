@@ -24,7 +24,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.chatlog.lock import LogLock
-from chatd.config.settings import Config, size
+from chatd.config.settings import Config
+from chatd.config.values import size
 from chatd.runtime.timers import Periodic
 
 log = Logger()

@@ -15,7 +15,7 @@ from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "tcp": ("port", "interface", "backlog"),

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.config.settings import LOOPBACK_LISTEN, Config, options
+from chatd.config.values import BadValue
 
 Values = Mapping[str, Any]
 """Some options: their values, checked, by the names of Config's fields."""

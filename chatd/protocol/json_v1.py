@@ -19,7 +19,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from chatd.config.settings import HISTORY_PAGE
+from chatd.config.tuning import HISTORY_PAGE
 from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.json_line import encode
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition

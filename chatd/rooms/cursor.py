@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from chatd.config.settings import EPOCHS_KNOWN
+from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.protocol.message import UNBEGUN, Batch, OffsetGap, StreamPosition
 
 

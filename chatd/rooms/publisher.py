@@ -26,7 +26,8 @@ from chatd.broker.publish_queue import NotPublished, NotSynced, PublishResult
 from chatd.chatlog.line import LogEntry
 from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import LogBusy, log_entries, log_outcome
-from chatd.config.settings import TIMED_PARTS, Config
+from chatd.config.settings import Config
+from chatd.config.tuning import TIMED_PARTS
 from chatd.monitoring.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, CloseCode
 from chatd.protocol.message import Message, StreamPosition

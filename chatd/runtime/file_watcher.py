@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 log = Logger()
 

@@ -12,7 +12,8 @@ from twisted.internet import endpoints
 from twisted.internet.ssl import AcceptableCiphers, CertificateOptions
 
 from chatd.config.listen import split_endpoint
-from chatd.config.settings import TLS_CIPHERS, BadValue
+from chatd.config.tuning import TLS_CIPHERS
+from chatd.config.values import BadValue
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 LOCK = "lock"
 BROKER = "broker"

@@ -25,7 +25,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.config.settings import BadValue, Config, size
+from chatd.config.settings import Config
+from chatd.config.values import BadValue, size
 from chatd.monitoring.metrics import BROKER_RESTARTS
 from chatd.supervisor import pdeathsig
 from chatd.supervisor.child_process import Backoff, spawn, why_ended

@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 import chatd
 from chatd.chatlog.file import check_log
 from chatd.chatlog.rotation import Rotation
-from chatd.config.settings import BadValue, Config, broker_address
+from chatd.config.broker_url import broker_address
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from chatd.monitoring.meter import Meter
 from chatd.monitoring.metrics import START_TIME
 from chatd.monitoring.prometheus import MetricsFolder

@@ -25,7 +25,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.config.listen import split_endpoint
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue
+from chatd.config.settings import LOOPBACK_LISTEN
+from chatd.config.values import BadValue
 from chatd.runtime.ipc import ListeningSocket
 from chatd.runtime.tls import read_identity
 from chatd.supervisor.systemd_sockets import find, unused

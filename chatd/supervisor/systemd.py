@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from chatd.config.settings import NOTIFY_END_SECONDS, NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
+from chatd.config.tuning import NOTIFY_END_SECONDS, NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
 
 log = Logger()
 

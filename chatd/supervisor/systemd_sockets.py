@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 FIRST_DESCRIPTOR = 3
 UNNAMED = "unknown"

@@ -35,7 +35,7 @@ from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import ChatLog
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import weigh_backlog
-from chatd.config.settings import broker_address
+from chatd.config.broker_url import broker_address
 from chatd.monitoring.log_events import fields_of, kind_of
 from chatd.monitoring.meter import Meter
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS

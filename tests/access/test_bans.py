@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chatd.access.bans import BanList
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused
 
 LIST = """\

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.access.client_address import TrustedProxies
-from chatd.config.settings import FORWARDED_MOST, BadValue
+from chatd.config.tuning import FORWARDED_MOST
+from chatd.config.values import BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
 PROXY = "10.0.0.1"

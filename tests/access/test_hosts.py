@@ -3,7 +3,7 @@
 import pytest
 
 from chatd.access.hosts import Hosts
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused
 
 OURS = Hosts(("chat.example.org", "192.0.2.1", "2001:db8::1", "[::1]", "Localhost"))

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from chatd.access.keys import fingerprint, read_key_file, read_keys, read_signing_key
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from tests.access.issuer import KINDS, SECRET, encoded, jwk, private_key, private_pem, public_pem
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.access.origins import ALL, HOST_LENGTH, Origins, check_follower
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, RequestHead
 
 OWN = Origins(())

@@ -7,7 +7,8 @@ import pytest
 
 from chatd.access.address_usage import UsageCounts, group
 from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
-from chatd.config.settings import BadValue, Config, limit, options
+from chatd.config.settings import Config, options
+from chatd.config.values import BadValue, limit
 from chatd.protocol.http_head import Refused
 
 CONFIG = Config(limit_connections="3", limit_arrivals="6", limit_rooms="2", limit_handshakes="off", limit_messages="5")

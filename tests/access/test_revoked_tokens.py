@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chatd.access.revoked_tokens import RevokedTokens
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 LIST = """\
 # who left the company

@@ -21,7 +21,7 @@ from chatd.access.tokens import (
     mint,
     own_place,
 )
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, RequestHead, RoomTarget, read_target
 from tests.access.issuer import (
     KINDS,

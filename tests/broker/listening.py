@@ -14,7 +14,8 @@ from twisted.trial.unittest import TestCase
 
 from chatd.broker.bus import Bus
 from chatd.broker.resume_positions import ResumePosition
-from chatd.config.settings import BrokerAddress, Config, broker_address
+from chatd.config.broker_url import BrokerAddress, broker_address
+from chatd.config.settings import Config
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item, Ordering
 from tests.fakes import Events

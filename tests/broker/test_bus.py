@@ -20,7 +20,8 @@ from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.broker.resume_positions import ResumePosition
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
-from chatd.config.settings import BrokerAddress, Config, broker_address
+from chatd.config.broker_url import BrokerAddress, broker_address
+from chatd.config.settings import Config
 from chatd.protocol.message import OffsetGap, StreamPosition, encode
 from chatd.rooms.hub import Hub
 from tests.blocks import block

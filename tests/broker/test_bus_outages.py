@@ -18,7 +18,8 @@ from chatd.broker.bus import Bus
 from chatd.broker.publish_queue import NotPublished, WritesRefused
 from chatd.broker.resume_positions import ResumePosition
 from chatd.broker.script import PUBLISH
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES_LIVE
 from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
 from chatd.rooms.recovery import Recovery, Tail

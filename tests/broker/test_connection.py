@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from chatd.broker.connection import BrokerConnection, LinkLost, PublishConnection, ReplyError, SubscribeConnection
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 from tests.fakes import Events, FakeTransport
 
 CONFIG = Config(bus_retry_first_seconds=0.1, bus_retry_most_seconds=1, bus_tick_seconds=1, bus_silent_ticks=4)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from chatd.broker.credentials import check_credentials, password_of, sentinel_password, tls_context, tls_options
-from chatd.config.settings import BadValue, BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from tests.authority import Authority
 
 TLS = BrokerAddress(host="broker", tls=True)

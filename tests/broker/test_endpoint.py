@@ -13,7 +13,8 @@ from twisted.internet.threads import deferToThread
 from chatd.broker.endpoint import broker_endpoint
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
-from chatd.config.settings import BrokerAddress, Config, broker_address
+from chatd.config.broker_url import BrokerAddress, broker_address
+from chatd.config.settings import Config
 from tests.authority import Authority, SparingAuthority
 from tests.broker.listening import BusTestCase, messages
 from tests.broker.server import Server, find_tls_server

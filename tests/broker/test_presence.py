@@ -14,7 +14,8 @@ from chatd.broker.presence_list import Identity, MemberList
 from chatd.broker.presence_script import NickTaken
 from chatd.broker.queries import Queries
 from chatd.broker.script import PRESENCE
-from chatd.config.settings import BrokerAddress, Config
+from chatd.config.broker_url import BrokerAddress
+from chatd.config.settings import Config
 from chatd.protocol.message import PresenceEvent
 from tests.broker.listening import BusTestCase, Ears, messages
 from tests.broker.server import Client, Server

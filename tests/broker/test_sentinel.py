@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from chatd.broker.bus import Bus
-from chatd.config.settings import broker_address
+from chatd.config.broker_url import broker_address
 from tests.broker.listening import BusTestCase, Follower, messages
 from tests.broker.server import Error
 from tests.broker.trio import Node, Trio

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import hiredis
 
-from chatd.config.settings import SENTINEL_PORT
+from chatd.config.broker_url import SENTINEL_PORT
 from chatd.supervisor.private_broker import find_server
 from tests.waiting import until
 

@@ -9,7 +9,7 @@ import pytest
 
 from chatd.chatlog import file
 from chatd.chatlog.file import ADVICE, check_log
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 
 
 def refusal(path: str | Path, *, make: bool = True) -> str:

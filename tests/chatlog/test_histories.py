@@ -15,7 +15,8 @@ import pytest
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
 from chatd.chatlog.unreadable import Unreadable
-from chatd.config.settings import BrokerAddress, Config, broker_address
+from chatd.config.broker_url import BrokerAddress, broker_address
+from chatd.config.settings import Config
 from tests.broker.server import Client, Server
 from tests.chatlog.streams import batch, keep, message
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.config.listen import check_endpoint, is_local, suggestion
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue
+from chatd.config.settings import LOOPBACK_LISTEN
+from chatd.config.values import BadValue
 
 
 def refusal(endpoint: str) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from chatd.config.loading import combine, name_of, read_file, show
-from chatd.config.settings import LOOPBACK_LISTEN, BadValue, Config, options
+from chatd.config.settings import LOOPBACK_LISTEN, Config, options
+from chatd.config.values import BadValue
 
 WORKERS = max(2, os.cpu_count() or 1)
 

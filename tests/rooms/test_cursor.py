@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from chatd.config.settings import EPOCHS_KNOWN
+from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.protocol.message import UNBEGUN, Batch, Message, OffsetGap, StreamPosition
 from chatd.rooms.cursor import Cursor
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from chatd.broker.presence_list import OccupiedRoom
 from chatd.broker.publish_queue import NotPublished
-from chatd.config.settings import broker_address
+from chatd.config.broker_url import broker_address
 from chatd.protocol.message import StreamPosition
 from chatd.rooms.sharding import Shard, Shards
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from twisted.logger import LogLevel, capturedLogs
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.runtime.file_watcher import WatchedFile
 
 

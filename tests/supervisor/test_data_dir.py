@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.supervisor.data_dir import DataDir
 
 

@@ -14,7 +14,9 @@ from hiredis import ReplyError
 from twisted.internet import reactor as real_reactor
 from twisted.trial.unittest import TestCase
 
-from chatd.config.settings import BadValue, Config, broker_address
+from chatd.config.broker_url import broker_address
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from chatd.supervisor import pdeathsig
 from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.private_broker import PrivateBroker, find_server, memory_of

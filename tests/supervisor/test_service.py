@@ -14,7 +14,8 @@ from twisted.internet import reactor as real_reactor
 from twisted.trial.unittest import TestCase
 
 from chatd import __version__
-from chatd.config.settings import BadValue, Config
+from chatd.config.settings import Config
+from chatd.config.values import BadValue
 from chatd.runtime.ipc import HOLD, STOP, PublishingStopped, Ready, encode, read_assignment
 from chatd.supervisor import worker_pool
 from chatd.supervisor.private_broker import find_server

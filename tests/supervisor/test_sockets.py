@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.supervisor import sockets
 from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, inheritance
 from tests.authority import Authority
@@ -414,7 +414,7 @@ def test_passed_sockets_that_nothing_listens_on_are_known() -> None:
 
 REFUSES = """
 import sys
-from chatd.config.settings import BadValue
+from chatd.config.values import BadValue
 from chatd.supervisor.sockets import ListeningSockets
 for endpoint in sys.argv[1:]:
     try:

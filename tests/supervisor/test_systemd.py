@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.config.settings import NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
+from chatd.config.tuning import NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
 from chatd.supervisor.systemd import SystemdNotifier
 from tests.supervisor.children import Said
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.config.settings import broker_address
+from chatd.config.broker_url import broker_address
 from chatd.rooms.sharding import score
 from tests.broker.server import Server
 from tests.broker.trio import Spot, Trio

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from chatd.config.settings import broker_address
+from chatd.config.broker_url import broker_address
 from chatd.rooms.sharding import score
 from tests.broker.server import Server
 from tests.system.daemon import Daemon

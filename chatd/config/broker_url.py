@@ -1,0 +1,102 @@
+"""The URLs of Redis and Valkey servers: where a server is and how to log in."""
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from chatd.config.values import BadValue
+
+SENTINEL_PORT = 26379
+"""Where a Sentinel listens unless it is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a Redis or Valkey server is and how to log in: what a ``--redis`` URL says."""
+
+    host: str = ""
+    port: int = 6379
+    path: str = ""
+    """A unix socket; where it is given, host and port mean nothing."""
+    user: str | None = None
+    password: str | None = None
+    database: int | None = None
+    tls: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()
+    """Hosts and ports of Sentinels, which know where the server is; where there are any, host and port mean nothing."""
+    service: str = ""
+    """What the Sentinels call it."""
+
+    @property
+    def identity(self) -> str:
+        """Name the server as all hosts do, whether they reach it with TLS, and whichever Sentinels they know.
+
+        Without its database: channels are the same in all of them (Redis, "Pub/Sub"), so two are no two brokers.
+        """
+        return f"sentinel/{self.service}" if self.sentinels else self.path or _host_and_port(self.host, self.port)
+
+    def __str__(self) -> str:
+        """Name it without user and password, for logs."""
+        if self.path:
+            return f"unix://{self.path}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.sentinels:
+            hosts = ",".join(_host_and_port(host, port) for host, port in self.sentinels)
+            return f"{scheme}+sentinel://{hosts}/{self.service}/{self.database or 0}"
+        return f"{scheme}://{_host_and_port(self.host, self.port)}/{self.database or 0}"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_URL_FORM = (
+    "must be redis://[user:password@]host[:port][/db], rediss://… or unix:///path, "
+    "or redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]"
+)
+
+
+def broker_address(url: str) -> BrokerAddress:
+    """Read ``redis://[user:password@]host[:port][/db]``, ``rediss://…``, ``unix:///path``, or with Sentinels.
+
+    Those are ``redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]``, ``rediss+sentinel://…``.
+    Raises BadValue, without repeating the URL: it may hold a password.
+    """
+    try:
+        parts = urlsplit(
+            url if not (split := _SENTINELS.fullmatch(url)) else f"{split[1]}://{split[2] or ''}x{split[4]}"
+        )
+        sentinels = tuple(map(_sentinel, split[3].split(","))) if split else ()
+        port = parts.port
+    except ValueError as error:
+        raise BadValue(_URL_FORM) from error
+    if parts.query or parts.fragment or port == 0 or not url.isprintable():
+        raise BadValue(_URL_FORM)
+    if parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc:
+        return BrokerAddress(path=unquote(parts.path))
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or " " in url:
+        raise BadValue(_URL_FORM)
+    service, _, database = parts.path.lstrip("/").partition("/") if sentinels else ("", "", parts.path.strip("/"))
+    if not re.fullmatch(r"[0-9]{0,5}", database) or (sentinels and not re.fullmatch(r"[A-Za-z0-9_.-]+", service)):
+        raise BadValue(f"{_URL_FORM}; the database is a number")
+    return BrokerAddress(
+        host="" if sentinels else parts.hostname,
+        port=port or 6379,
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        database=int(database) if database else None,
+        tls=parts.scheme == "rediss",
+        sentinels=sentinels,
+        service=service,
+    )
+
+
+_SENTINELS = re.compile(r"(rediss?)\+sentinel://([^/@]*@)?([^/@]*)(/.*)", re.IGNORECASE)
+"""Scheme, user and password, hosts, and what comes behind: urlsplit knows no list of hosts."""
+
+
+def _sentinel(text: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname or parts.netloc != text or "@" in text or parts.port == 0:
+        raise ValueError("no host")
+    return parts.hostname, parts.port or SENTINEL_PORT
