@@ -21,7 +21,7 @@ from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom, Prese
 from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.broker.resume_positions import ResumePosition
 from chatd.chatlog.line import LogEntry
-from chatd.monitoring.meter import NoMetrics
+from chatd.monitoring.prometheus import NoMetrics
 from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.protocol.text import BARE, Format

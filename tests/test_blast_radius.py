@@ -22,15 +22,14 @@ from chatd.broker.script import PUBLISH
 from chatd.chatlog.sync import Sync
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
-from chatd.monitoring.meter import Meter
-from chatd.monitoring.prometheus import MetricsFolder
+from chatd.monitoring.prometheus import Meter, MetricsFolder
 from chatd.protocol.close_codes import BANNED, OUR_FAULT, STOPPING, CloseCode
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.ipc import HOLD, STOP, encode
 from chatd.runtime.timers import Periodic, TimerWheel
 from chatd.supervisor.reload import WorkerPools
-from chatd.supervisor.worker_process import WorkerProcess
+from chatd.supervisor.worker_pool import WorkerProcess
 from chatd.worker.worker import SupervisorPipe, Worker
 from tests.broker import test_comparison, test_history, test_publish_queue, test_resume_positions
 from tests.broker.wire import Wire, outcome

@@ -31,8 +31,8 @@ from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.clients.turns import Turns
 from chatd.clients.websocket import LINE_END, Connection
 from chatd.config.settings import Config
+from chatd.monitoring.log_events import Tally
 from chatd.monitoring.metrics import CLIENTS, SLOW_READERS
-from chatd.monitoring.tally import Tally
 from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import PROTOCOL, RequestHead, RoomTarget, Upgrade, read_place, read_upgrade, unavailable
 from chatd.protocol.json_v1 import longest_json

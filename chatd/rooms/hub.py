@@ -26,8 +26,8 @@ from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom
 from chatd.broker.resume_positions import KeyContested, ResumePosition, TakenOver
 from chatd.chatlog.sync import Sync
 from chatd.config.settings import Config
+from chatd.monitoring.log_events import Tally
 from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
-from chatd.monitoring.tally import Tally
 from chatd.protocol.close_codes import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVER, WRITES_REFUSED, CloseCode
 from chatd.protocol.message import Batch, HistoryPage, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item

@@ -19,8 +19,7 @@ from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.ipc import HOLD, STOP, LogRecord
 from chatd.runtime.timers import Periodic
 from chatd.supervisor.sockets import ListeningSockets
-from chatd.supervisor.worker_pool import WorkerPool, all_workers
-from chatd.supervisor.worker_process import WorkerProcess
+from chatd.supervisor.worker_pool import WorkerPool, WorkerProcess, all_workers
 
 log = Logger()
 

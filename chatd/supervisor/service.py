@@ -21,18 +21,16 @@ from chatd.chatlog.rotation import Rotation
 from chatd.config.broker_url import broker_address
 from chatd.config.settings import Config
 from chatd.config.values import BadValue
-from chatd.monitoring.meter import Meter
 from chatd.monitoring.metrics import START_TIME
-from chatd.monitoring.prometheus import MetricsFolder
+from chatd.monitoring.prometheus import Meter, MetricsFolder
 from chatd.runtime.rlimits import most_connections, raise_limit
 from chatd.runtime.timers import Periodic
 from chatd.supervisor.private_broker import PrivateBroker
 from chatd.supervisor.reload import WorkerPools
 from chatd.supervisor.server_log import ServerLog
-from chatd.supervisor.service_status import StatusReporter
 from chatd.supervisor.shutdown import Shutdown, end_quietly
 from chatd.supervisor.sockets import ListeningSockets
-from chatd.supervisor.systemd import SystemdNotifier
+from chatd.supervisor.systemd import StatusReporter, SystemdNotifier
 from chatd.supervisor.worker_pool import NotReady
 
 log = Logger()

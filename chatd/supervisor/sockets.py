@@ -17,7 +17,9 @@ import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import ip_address
+from pathlib import Path
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
@@ -29,12 +31,14 @@ from chatd.config.settings import LOOPBACK_LISTEN
 from chatd.config.values import BadValue
 from chatd.runtime.ipc import ListeningSocket
 from chatd.runtime.tls import read_identity
-from chatd.supervisor.systemd_sockets import find, unused
 
 Place = tuple[object, ...]
 
 DESCRIPTOR = "descriptor"
 """The first part of the place of a socket that systemd passed; the second is the number of its descriptor."""
+FIRST_DESCRIPTOR = 3
+UNNAMED = "unknown"
+"""What systemd calls a socket for which LISTEN_FDNAMES has no name."""
 UNIX_MODE = 0o660
 """The mode of a unix socket whose endpoint string has none: its owner and its group may connect."""
 
@@ -217,7 +221,7 @@ def bind(endpoint: str, copies: int, backlog: int, held: HeldSockets | None = No
     """
     try:
         wrappers, kind, positional, named = split_endpoint(endpoint)
-        found = find(*positional, **named) if kind == "systemd" else []
+        found = find_passed(*positional, **named) if kind == "systemd" else []
     except BadValue as error:
         raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error
     except (TypeError, ValueError) as error:
@@ -309,7 +313,7 @@ class ListeningSockets:
 
     def unused(self) -> list[str]:
         """Name the sockets that systemd passed and that nothing is to listen on."""
-        return unused([each.place[1] for each in self.bound if each.place[0] == DESCRIPTOR])
+        return unused_passed([each.place[1] for each in self.bound if each.place[0] == DESCRIPTOR])
 
     def hints(self, names: Sequence[str] = ()) -> list[str]:
         """Say how to connect, a line for each way. Names are those by which alone the server is to be asked for."""
@@ -340,3 +344,52 @@ def inheritance(
     sockets = [(each, one) for each in bound for one in each.sockets_for(worker, workers)]
     listeners = [ListeningSocket(each.endpoint, descriptor) for descriptor, (each, _) in enumerate(sockets, first)]
     return tuple(listeners), {descriptor: one.fileno() for descriptor, (_, one) in enumerate(sockets, first)}
+
+
+@cache  # a daemon asks before it forks, too, and is another process after that
+def passed() -> dict[int, str]:
+    """Return the name of each descriptor that systemd passed."""
+    try:
+        entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    started_with = {name: os.fsdecode(value) for name, _, value in (each.partition(b"=") for each in entries)}
+    count = started_with.get(b"LISTEN_FDS", "")
+    if started_with.get(b"LISTEN_PID") != str(os.getpid()) or not count.isdecimal():
+        return {}
+    names = started_with.get(b"LISTEN_FDNAMES", "").split(":")
+    descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
+    return {each: names[place] if names[place:] and names[place] else UNNAMED for place, each in enumerate(descriptors)}
+
+
+def find_passed(domain: str = "", index: str | None = None, name: str | None = None) -> list[int]:
+    """Return the descriptors that the arguments of a systemd: endpoint mean. Raise BadValue if there are none.
+
+    ``chatd.config.listen`` has checked the arguments. The domain changes nothing: a socket knows its own family.
+    """
+    if name is not None:
+        wanted, found = f'named "{name}"', [each for each, its in passed().items() if its == name]
+    else:
+        wanted, found = f"with index {index}", [*passed()][int(index or 0) :][:1]
+    if not found:
+        raise BadValue(f"systemd passed no socket {wanted}; it passed: {', '.join(passed().values()) or 'none'}")
+    for each in found:
+        _check(each)
+    return found
+
+
+def _check(descriptor: int) -> None:
+    """See that a descriptor is a socket to which clients can connect. Raise BadValue."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as one:
+            listens = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise BadValue(f"descriptor {descriptor}, which systemd passed, is no socket") from error
+    if not listens:
+        why = "takes no connections; its unit needs ListenStream= and Accept=no"
+        raise BadValue(f"descriptor {descriptor}, which systemd passed, {why}")
+
+
+def unused_passed(used: Sequence[object]) -> list[str]:
+    """Name the sockets that systemd passed beside those that are used."""
+    return [f"{name} (descriptor {each})" for each, name in passed().items() if each not in used]

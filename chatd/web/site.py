@@ -12,7 +12,7 @@ from twisted.web.server import Site as WebSite
 
 from chatd.access.rate_limits import ConnectionsByAddress
 from chatd.clients.factory import ConnectionFactory
-from chatd.monitoring.meter import Meter
+from chatd.monitoring.prometheus import Meter
 from chatd.protocol.close_codes import OUR_FAULT
 from chatd.protocol.http_api import EVENTS, choose_form
 from chatd.protocol.http_head import (

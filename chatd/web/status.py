@@ -2,7 +2,7 @@
 
 from twisted.web.server import Request
 
-from chatd.monitoring.meter import Meter, NoMetrics
+from chatd.monitoring.prometheus import Meter, NoMetrics
 from chatd.protocol.http_head import Refused
 from chatd.rooms.sharding import Shards
 from chatd.runtime.single_flight import SingleFlight

@@ -37,8 +37,8 @@ from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import weigh_backlog
 from chatd.config.broker_url import broker_address
 from chatd.monitoring.log_events import fields_of, kind_of
-from chatd.monitoring.meter import Meter
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
+from chatd.monitoring.prometheus import Meter
 from chatd.protocol.close_codes import RESTARTING, STOPPING
 from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards

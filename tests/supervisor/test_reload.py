@@ -33,8 +33,7 @@ from chatd.runtime.ipc import (
 from chatd.supervisor import worker_pool
 from chatd.supervisor.reload import WorkerPools
 from chatd.supervisor.sockets import ListeningSockets
-from chatd.supervisor.worker_pool import NotReady
-from chatd.supervisor.worker_process import WorkerProcess
+from chatd.supervisor.worker_pool import NotReady, WorkerProcess
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 
 CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
