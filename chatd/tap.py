@@ -18,8 +18,7 @@ from twisted.python import usage
 import chatd
 from chatd.access.bans import BanList
 from chatd.access.client_address import TrustedProxies
-from chatd.access.hosts import Hosts
-from chatd.access.origins import Origins
+from chatd.access.origins import Hosts, Origins
 from chatd.access.revoked_tokens import RevokedTokens
 from chatd.access.tokens import TokenVerifier
 from chatd.broker.credentials import check_credentials

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from itertools import islice
 from typing import NamedTuple
 
-from chatd.access.addresses import read_address
+from chatd.access.client_address import read_address
 from chatd.access.token_bucket import ClientRate, TokenBucket
 from chatd.config.settings import Config
 

@@ -6,7 +6,7 @@ IPv6 (``::ffff:192.0.2.7``) is what it is.
 
 from ipaddress import ip_network
 
-from chatd.access.addresses import read_address, unmapped
+from chatd.access.client_address import read_address, unmapped
 from chatd.access.list_file import read_list
 from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused

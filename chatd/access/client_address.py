@@ -1,38 +1,61 @@
-"""Where a client really comes from: what the proxies before us say, as far as ``--trusted-proxy`` believes them.
+"""The address of a client: that of the other end of its connection, or the one that a trusted proxy reports.
 
-A proxy says it with ``X-Forwarded-For``, or with the PROXY protocol on a port that expects it. Through a unix socket
-only those are believed whose user or group may be a proxy (``transports.UNIX_PROXY``).
+A proxy reports it in ``X-Forwarded-For``, or with the PROXY protocol on a port that expects it. A proxy that connects
+through a unix socket is trusted only if its user or group may be a proxy (``transports.UNIX_PROXY``).
 
-Each proxy adds at the right end of ``X-Forwarded-For`` who it was that connected to it. So the list is read from the
-right, for as long as who said it is trusted; what stands further left anybody may have written.
+Each proxy appends the address of its own peer to ``X-Forwarded-For``. The list is therefore read from the right, as
+long as the proxy that appended the entry is trusted. Entries further left can be forged by the client and are ignored.
+
+IPv4 addresses that are written as IPv6 are treated as IPv4 everywhere.
 """
 
 import re
-from ipaddress import ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from chatd.access.addresses import Address, Network, read_address, unmapped
 from chatd.config.tuning import FORWARDED_MOST
 from chatd.config.values import BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
 _NETWORK = re.compile(r"[0-9A-Fa-f:./]+")
 _HOP = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}|([0-9A-Fa-f:.]+)")
-"""Without a scope (``fe80::1%eth0``): behind the ``%`` anything may stand, and this ends up in the chat log."""
+"""An entry of the header. A scope (``fe80::1%eth0``) may be any text, which would reach the chat log: it is refused."""
+
+
+@lru_cache(maxsize=4096)
+def read_address(text: str) -> Address | None:
+    """Return an address (``192.0.2.1``, ``2001:db8::1``, ``::ffff:192.0.2.1``); None if the text is not one."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
+def unmapped(network: Network) -> Network:
+    """Return the IPv4 network that an IPv6 one (``::ffff:192.0.2.0/120``) stands for; any other network as it is."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= 96:
+        return IPv4Network((int(mapped), network.prefixlen - 96))
+    return network
 
 
 class TrustedProxies:
     """The proxies that are trusted."""
 
     def __init__(self, networks: tuple[str, ...]) -> None:
-        """Take addresses, networks in CIDR, and ``unix`` for proxies that use a unix socket. Raise BadValue."""
+        """Store addresses, networks in CIDR, and ``unix`` for proxies that use a unix socket. Raise BadValue."""
         self._unix = UNIX in networks
-        self._networks = [_read_network(each) for each in networks if each != UNIX]
+        self._networks = [_read_network(network) for network in networks if network != UNIX]
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """Give the address of a client; forwarded_for is the header, joined by commas where there were several."""
+        """Return the address of a client; forwarded_for is the header, several of them joined by commas."""
         address = read_address(peer)
         client = _plain(peer) if address is None else str(address)
-        if forwarded_for is None or not self.believes(peer):
+        if forwarded_for is None or not self.trusts(peer):
             return client
         for hop in reversed(forwarded_for.rsplit(",", FORWARDED_MOST)[-FORWARDED_MOST:]):
             if not (hop := hop.strip(" \t")):  # no element of the list (RFC 9110, section 5.6.1)
@@ -46,17 +69,17 @@ class TrustedProxies:
                 break
         return client
 
-    def believes(self, peer: str) -> bool:
-        """Whether it is a proxy that is trusted: its address is not that of a client."""
+    def trusts(self, peer: str) -> bool:
+        """Return whether a peer is a trusted proxy: its address is not that of a client."""
         return self._unix if peer == UNIX_PROXY else self._trusts(read_address(peer))
 
     def may_announce(self, peer: str) -> bool:
-        """Whether its PROXY headers are believed: those of trusted proxies, or of everybody if none is named."""
-        return not (self._unix or self._networks) or self.believes(peer)
+        """Return whether PROXY headers of a peer are accepted: those of trusted proxies, or all if none is named."""
+        return not (self._unix or self._networks) or self.trusts(peer)
 
     def counted(self, peer: str) -> str:
         """Return the address that a connection counts for: none if it is that of a proxy, which has many clients."""
-        return "" if self.believes(peer) else _plain(peer)
+        return "" if self.trusts(peer) else _plain(peer)
 
     def _trusts(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._networks)

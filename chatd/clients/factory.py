@@ -17,8 +17,7 @@ from twisted.logger import Logger
 
 from chatd.access.bans import BanList
 from chatd.access.client_address import TrustedProxies
-from chatd.access.hosts import Hosts
-from chatd.access.origins import Origins
+from chatd.access.origins import Hosts, Origins
 from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
 from chatd.access.tokens import TokenVerifier, check_readable, own_place
 from chatd.clients.deflate import longest_deflated
@@ -151,7 +150,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def _admit(self, address: str, peer: str, *, exposed: bool) -> None:
         self.bans.check(address)
-        self.limits.admit(address, exposed=exposed, counted=not self.proxies.believes(peer))
+        self.limits.admit(address, exposed=exposed, counted=not self.proxies.trusts(peer))
 
     def enter(self, address: str, room: str, *, exposed: bool) -> None:
         """Let somebody into a room, or say something there. Raises Refused: 429, where it makes too many."""
@@ -165,7 +164,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """
         if CLIENTS[StreamSession.protocol].value >= self._followers_most:
             raise unavailable("too many clients follow rooms over HTTP; try again later")
-        self.limits.stay(address, exposed=exposed, counted=not self.proxies.believes(peer))
+        self.limits.stay(address, exposed=exposed, counted=not self.proxies.trusts(peer))
 
     def close_banned(self) -> None:
         """Hang up on those who are on the list by now."""

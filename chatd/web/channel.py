@@ -28,8 +28,7 @@ from chatd.protocol.http_head import (
 from chatd.protocol.json_v1 import longest_json
 from chatd.runtime.timers import Timer
 from chatd.runtime.transports import address_of, hand_over
-from chatd.web.asker import asker_address, head_of, header
-from chatd.web.refusal import Refusal, for_now
+from chatd.web.responses import Refusal, client_address, head_of, header, spread_retry
 
 PROBES = (b"/-/healthz", b"/-/readyz")
 """Asked for by an address, whatever the server is called; there is nothing in the answer for a page to read."""
@@ -387,7 +386,7 @@ class Channel(Weighed, HTTPChannel):
         if request is not None and request.charged:
             return
         peer = self.site.connections.proxies.counted(address_of(self.transport))
-        address = asker_address(request) if request is not None else peer
+        address = client_address(request) if request is not None else peer
         self.site.connections.limits.charge(address, 1, exposed=self.exposed)
 
     def refuse(self, refused: Refused, head: RequestHead | None = None) -> None:
@@ -398,6 +397,6 @@ class Channel(Weighed, HTTPChannel):
         self.leave()
         site = self.site
         if head is not None:
-            refused = for_now(head, refused, site.config)
+            refused = spread_retry(head, refused, site.config)
         refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
         hand_over(self.transport, refusal)

@@ -13,8 +13,7 @@ from twisted.web.server import Request
 
 from chatd.protocol.http_api import HTML, takes_gzip
 from chatd.protocol.http_head import Refused
-from chatd.web.asker import header
-from chatd.web.responses import answer
+from chatd.web.responses import answer, header
 
 POLICY = "; ".join(
     (

@@ -22,9 +22,17 @@ from chatd.protocol.message import StreamPosition
 from chatd.protocol.text import named
 from chatd.rooms.sharding import Shards
 from chatd.runtime.transports import address_of
-from chatd.web.asker import asker_address, asker_token_lifetime, head_of, header, is_exposed
 from chatd.web.page import Page
-from chatd.web.responses import answer, answer_json, later
+from chatd.web.responses import (
+    answer,
+    answer_json,
+    answer_later,
+    client_address,
+    head_of,
+    header,
+    is_exposed,
+    token_lifetime_of,
+)
 from chatd.web.streaming import StreamingResponse, describe
 
 T = TypeVar("T")
@@ -54,8 +62,8 @@ class RoomPages:
         if form == http_api.HTML:
             return self._page.render(request)
         place, before = read_target(request.uri, http_api.LAST), http_api.read_before(request.uri)
-        check_readable(asker_token_lifetime(request).permissions, place.room)
-        return later(request, self._last(request, place, before, form))
+        check_readable(token_lifetime_of(request).permissions, place.room)
+        return answer_later(request, self._last(request, place, before, form))
 
     async def _last(self, request: Request, place: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
         hub = self._shards.hub(place.room)
@@ -81,7 +89,7 @@ class RoomPages:
         position = self._broke_off(request) if form == http_api.EVENTS else None
         place = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
         check_follower(head_of(request), named=bool(place.nick or place.resume))
-        token_lifetime = asker_token_lifetime(request)
+        token_lifetime = token_lifetime_of(request)
         check_readable(token_lifetime.permissions, place.room)
         form = http_api.TEXT if form == http_api.HTML else form
         shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
@@ -117,7 +125,7 @@ class RoomPages:
     def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
         place = read_target(request.uri)
-        token_lifetime = asker_token_lifetime(request)
+        token_lifetime = token_lifetime_of(request)
         check_writable(token_lifetime.permissions, place.room)
         body = request.content.read() if request.content is not None else b""
         said = http_api.read_said(header(request, "content-type"), body, self._config.max_message)
@@ -133,17 +141,17 @@ class RoomPages:
             nick=token_lifetime.permissions.nick or (place.nick if said.nick is None else said.nick),
             address=address,
         )
-        return later(request, self._publish(request, place.room, poster, said))
+        return answer_later(request, self._publish(request, place.room, poster, said))
 
     def _enter(self, request: Request, room: str) -> str:
         """Let the asker into a room; give its address. Raises Refused: 429."""
-        address = asker_address(request)
+        address = client_address(request)
         self._connections.enter(address, room, exposed=is_exposed(request))
         return address
 
     def _read(self, request: Request, size: int) -> None:
         """Charge the asker's address for so many bytes that were read."""
-        self._connections.limits.read(asker_address(request), size, exposed=is_exposed(request))
+        self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
 
     async def _publish(self, request: Request, room: str, poster: Poster, said: http_api.PublishBody) -> bytes:
         try:
@@ -165,14 +173,14 @@ class RoomPages:
 
     async def members(self, request: Request, room: str) -> bytes:
         """Say who is in a room."""
-        check_readable(asker_token_lifetime(request).permissions, room)
+        check_readable(token_lifetime_of(request).permissions, room)
         hub = self._shards.hub(room)
         members = await self._asked(hub.members(room), hub.unreachable)
         return answer_json(request, http_api.PresenceAnswer(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
         """List the rooms that the asker may read."""
-        permissions = asker_token_lifetime(request).permissions
+        permissions = token_lifetime_of(request).permissions
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
             http_api.ListedRoom(each.room, each.count, each.top.epoch, each.top.offset)

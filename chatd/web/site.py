@@ -23,11 +23,19 @@ from chatd.protocol.http_head import (
 )
 from chatd.rooms.sharding import Shards
 from chatd.runtime.single_flight import SingleFlight
-from chatd.web.asker import asker_address, head_of, header
 from chatd.web.channel import METRICS, PROBES, Channel, Request, is_probe, is_room
-from chatd.web.cors import allow_in_advance, share
 from chatd.web.page import Page
-from chatd.web.responses import answer, done, later, refuse
+from chatd.web.responses import (
+    allow_preflight,
+    answer,
+    answer_empty,
+    answer_later,
+    check_origin,
+    client_address,
+    head_of,
+    header,
+    refuse,
+)
 from chatd.web.rooms import RoomPages
 from chatd.web.status import healthz, metrics, readyz
 
@@ -70,9 +78,9 @@ class Answers(Resource):
         self._own: dict[bytes, Method] = {
             b"/-/": self._about,
             b"/-/healthz": healthz,
-            b"/-/readyz": lambda request: later(request, readyz(request, shards, probe)),
-            METRICS: lambda request: later(request, metrics(request, meter)),
-            b"/-/rooms": lambda request: later(request, rooms.rooms(request)),
+            b"/-/readyz": lambda request: answer_later(request, readyz(request, shards, probe)),
+            METRICS: lambda request: answer_later(request, metrics(request, meter)),
+            b"/-/rooms": lambda request: answer_later(request, rooms.rooms(request)),
         }
 
     def render(self, request: Any) -> Any:
@@ -109,12 +117,12 @@ class Answers(Resource):
             channel.upgrade(head)
             return NOT_DONE_YET
         connections = channel.site.connections
-        share(request, connections.origins)
+        check_origin(request, connections.origins)
         _charge(request)
         path = split_target(request.uri)[0]
         if path not in PROBES:
             connections.hosts.check(header(request, "host"), loopback=request.channel.loopback)
-            connections.bans.check(asker_address(request))
+            connections.bans.check(client_address(request))
         methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))
         if method is None:
@@ -131,7 +139,7 @@ class Answers(Resource):
             return _methods(lambda request: self._page.asset(request, name))
         if found := _MEMBERS.fullmatch(path):
             room = room_name(found[1])
-            return _methods(lambda request: later(request, self._rooms.members(request, room)))
+            return _methods(lambda request: answer_later(request, self._rooms.members(request, room)))
         room_name(path[1:])
         return _methods(self._rooms.show, POST=self._rooms.publish)
 
@@ -148,7 +156,7 @@ def _charge(request: Any) -> None:
     request.charged = True
     limits = request.channel.site.connections.limits
     limits.request(
-        asker_address(request),
+        client_address(request),
         exposed=request.channel.exposed,
         probe=is_probe(request.uri),
         recovers=_recovers(request),
@@ -169,8 +177,8 @@ def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
 
     def options(request: WebRequest) -> Answer:
         request.setHeader(b"allow", ", ".join(methods).encode("ascii"))
-        allow_in_advance(request)
-        return done(request, 204)
+        allow_preflight(request)
+        return answer_empty(request, 204)
 
     methods["OPTIONS"] = options
     return methods

@@ -29,7 +29,7 @@ from chatd.protocol.http_head import (
     too_late,
 )
 from chatd.runtime.transports import address_of, hand_over, peer_of
-from chatd.web.refusal import Refusal, for_now
+from chatd.web.responses import Refusal, spread_retry
 from chatd.web.site import Site
 
 log = Logger()
@@ -106,7 +106,7 @@ class IncomingConnection(Protocol):
                 channel.admit(request, peer)
                 self._hand_over(channel, head + rest)
         except Refused as refused:
-            self._refuse(for_now(request, refused, factory.config) if request else refused, charged=charged)
+            self._refuse(spread_retry(request, refused, factory.config) if request else refused, charged=charged)
 
     def _hand_over(self, protocol: IProtocol, data: bytes) -> None:
         """Leave the connection to another protocol, with what was read that is for it."""

@@ -1,4 +1,4 @@
-"""Where a client comes from: what trusted proxies say, and nothing that anybody else has written into the list."""
+"""The address of a client: reported by trusted proxies only, whatever a client wrote into the list."""
 
 import pytest
 from hypothesis import given
@@ -22,17 +22,17 @@ def client(forwarded_for: str | None, peer: str = PROXY) -> str:
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::7", "11.0.0.1", "unix-like", ""])
-def test_who_is_not_trusted_is_where_it_comes_from_whatever_it_says(peer: str) -> None:
+def test_the_header_of_an_untrusted_peer_is_ignored(peer: str) -> None:
     assert client("203.0.113.9", peer) == peer
 
 
 @pytest.mark.parametrize("peer", [PROXY, "unix"])
-def test_by_default_nobody_is_trusted(peer: str) -> None:
+def test_by_default_no_proxy_is_trusted(peer: str) -> None:
     assert TrustedProxies(()).client(peer, "203.0.113.9") == peer
 
 
 @pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
-def test_a_trusted_proxy_is_believed(peer: str) -> None:
+def test_the_header_of_a_trusted_proxy_counts(peer: str) -> None:
     assert client("203.0.113.9", peer) == "203.0.113.9"
 
 
@@ -50,36 +50,32 @@ def test_the_list_is_read_from_its_right_end() -> None:
     assert client("198.51.100.1, 203.0.113.9") == "203.0.113.9"
 
 
-def test_trusted_addresses_at_the_right_end_are_passed_over() -> None:
+def test_trusted_addresses_at_the_right_end_are_skipped() -> None:
     assert client("198.51.100.1, 203.0.113.9, 10.1.1.1,2001:db8:1::5") == "203.0.113.9"
 
 
-def test_where_all_are_trusted_the_first_is_the_client() -> None:
+def test_the_first_address_is_the_client_if_all_are_trusted() -> None:
     assert client("10.3.3.3, 10.2.2.2, 10.1.1.1") == "10.3.3.3"
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
+def test_an_invalid_entry_ends_the_list_and_the_last_valid_one_counts() -> None:
+    rows = [
         *("unknown", "_hidden", "unix", "unix:", "203.0.113", "203.0.113.256", "0203.0.113.9", "2001:db8::7::"),
         *("203.0.113.9 198.51.100.1", "203.0.113.9:", "203.0.113.9:x", "203.0.113.9:123456", "203.0.113.9/32"),
         *("[2001:db8::7", "2001:db8::7]", "[2001:db8::7]x", "[]:80", "fe80::1%eth0", "fe80::1%a b", "٢٠٣.0.113.9"),
         *('"203.0.113.9"', "for=203.0.113.9", "203.0.113.9\n", "3405803785"),
-    ],
-)
-def test_what_is_no_address_ends_the_list_and_the_last_good_one_counts(bad: str) -> None:
-    assert client(f"198.51.100.1, {bad}, 10.1.1.1") == "10.1.1.1"
-    assert client(f"198.51.100.1, {bad}") == PROXY
+    ]
+    assert [bad for bad in rows if client(f"198.51.100.1, {bad}, 10.1.1.1") != "10.1.1.1"] == []
+    assert [bad for bad in rows if client(f"198.51.100.1, {bad}") != PROXY] == []
 
 
 @pytest.mark.parametrize("listed", ["203.0.113.9, ", "203.0.113.9,", "203.0.113.9, ,\t, 10.1.1.1,,", ",203.0.113.9"])
-def test_what_is_empty_is_no_element_of_the_list(listed: str) -> None:
+def test_empty_entries_are_skipped(listed: str) -> None:
     assert client(f"198.51.100.1,{listed}") == client(listed) == "203.0.113.9"
 
 
-@pytest.mark.parametrize(
-    ("hop", "address"),
-    [
+def test_an_address_may_be_written_in_several_ways() -> None:
+    rows = [
         ("203.0.113.9", "203.0.113.9"),
         ("203.0.113.9:40000", "203.0.113.9"),
         ("  203.0.113.9\t", "203.0.113.9"),
@@ -89,10 +85,8 @@ def test_what_is_empty_is_no_element_of_the_list(listed: str) -> None:
         ("[2001:db8::7]:40000", "2001:db8::7"),
         ("::ffff:203.0.113.9", "203.0.113.9"),
         ("[::ffff:cb00:7109]:40000", "203.0.113.9"),
-    ],
-)
-def test_an_address_is_read_however_it_is_written(hop: str, address: str) -> None:
-    assert client(f"198.51.100.1, {hop}") == address
+    ]
+    assert [(hop, address) for hop, address in rows if client(f"198.51.100.1, {hop}") != address] == []
 
 
 def test_ipv4_in_ipv6_is_the_same_peer() -> None:
@@ -106,9 +100,7 @@ def test_ipv4_in_ipv6_is_the_same_network(network: str) -> None:
 
 
 @given(st.lists(OUTSIDE), OUTSIDE, st.lists(INSIDE, max_size=5))
-def test_whatever_a_client_writes_it_is_known_by_what_the_proxies_saw(
-    written: list[str], client_address: str, hops: list[str]
-) -> None:
+def test_a_client_can_not_forge_its_address(written: list[str], client_address: str, hops: list[str]) -> None:
     assert client(",".join([*written, client_address, *hops])) == client_address
 
 
@@ -130,21 +122,21 @@ def test_no_more_of_a_list_is_read_than_its_bound() -> None:
         *("[::1]", "fe80::1%eth0", "UNIX", "unix:/run/x.sock", "10.0.0.0/8,::1"),
     ],
 )
-def test_what_is_no_network_cannot_be_trusted(network: str) -> None:
+def test_an_invalid_network_is_refused(network: str) -> None:
     with pytest.raises(BadValue, match=r"^--trusted-proxy must be [^\n]*$"):
         TrustedProxies(("10.0.0.0/8", network))
 
 
 @pytest.mark.parametrize(
-    ("peer", "believed"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)]
+    ("peer", "trusted"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)]
 )
-def test_whose_word_is_believed(peer: str, believed: bool) -> None:
-    assert PROXIES.believes(peer) is believed
-    assert PROXIES.may_announce(peer) is believed
-    assert bool(PROXIES.counted(peer)) is (not believed and bool(peer))
+def test_the_addresses_of_proxies_are_trusted(peer: str, trusted: bool) -> None:
+    assert PROXIES.trusts(peer) is trusted
+    assert PROXIES.may_announce(peer) is trusted
+    assert bool(PROXIES.counted(peer)) is (not trusted and bool(peer))
 
 
-def test_without_a_list_anybody_may_announce_clients() -> None:
+def test_without_a_list_every_peer_may_announce_clients() -> None:
     assert TrustedProxies(()).may_announce("192.0.2.7")
 
 
@@ -154,5 +146,5 @@ def test_the_other_end_of_a_unix_socket_has_one_address_whether_or_not_it_may_be
     assert nobody.counted(UNIX_PROXY) == nobody.counted(UNIX) == UNIX
 
 
-def test_a_user_of_a_unix_socket_that_is_no_proxy_is_not_believed() -> None:
+def test_a_user_of_a_unix_socket_that_is_no_proxy_is_not_trusted() -> None:
     assert client("203.0.113.9", UNIX) == UNIX

@@ -1,13 +1,14 @@
-"""Whose web pages may talk to the server: its own, those of allowed origins, and none that only looks like them."""
+"""Origins and host names: which web pages may talk to the server, and under which names."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.origins import ALL, HOST_LENGTH, Origins, check_follower
+from chatd.access.origins import ALL, HOST_LENGTH, Hosts, Origins, check_follower
 from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, RequestHead
 
@@ -44,7 +45,7 @@ def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> boo
     return lets(lambda: origins.check(head(origin=origin, host=host)))
 
 
-# What is told
+# What is reported
 
 
 @pytest.mark.parametrize(
@@ -56,34 +57,33 @@ def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> boo
         ("https://friend.example", []),
     ],
 )
-def test_a_refused_origin_is_told_once_with_the_option_that_allows_it(origin: str, options: list[str]) -> None:
-    told: list[str] = []
-    origins = Origins(("https://friend.example",), lambda page, option: told.append(option), most=2)
+def test_a_refused_origin_is_reported_once_with_the_option_that_allows_it(origin: str, options: list[str]) -> None:
+    reported: list[str] = []
+    origins = Origins(("https://friend.example",), lambda page, option: reported.append(option), most=2)
     for _ in range(3):
         passes(origins, origin)
-    assert told == options
-    assert all(passes(Origins((option.strip("'"),)), origin) for option in told)
+    assert reported == options
+    assert all(passes(Origins((option.strip("'"),)), origin) for option in reported)
 
 
-def test_no_more_refused_origins_are_told_than_that() -> None:
-    told: list[str] = []
-    origins = Origins((), lambda page, option: told.append(option), most=2)
+def test_no_more_refused_origins_are_reported_than_that() -> None:
+    reported: list[str] = []
+    origins = Origins((), lambda page, option: reported.append(option), most=2)
     for number in range(9):
         assert not passes(origins, f"https://{number}.example")
-    assert len(told) == 2
+    assert len(reported) == 2
 
 
-# Programs, and our own pages
+# Programs, and own pages
 
 
 @pytest.mark.parametrize("host", [HOST, "", None])
-def test_who_tells_no_origin_is_a_program_and_passes(host: str | None) -> None:
+def test_a_request_without_an_origin_passes(host: str | None) -> None:
     assert passes(OWN, None, host)
 
 
-@pytest.mark.parametrize(
-    ("origin", "host"),
-    [
+def test_the_own_page_passes() -> None:
+    rows = [
         ("http://localhost:3000", "localhost:3000"),
         ("https://localhost:3000", "localhost:3000"),
         ("https://chat.example.org", "chat.example.org"),
@@ -103,16 +103,16 @@ def test_who_tells_no_origin_is_a_program_and_passes(host: str | None) -> None:
         ("http://[2001:DB8::7]", "[2001:db8::7]"),
         ("https://xn--bcher-kva.example", "xn--bcher-kva.example"),
         ("https://under_score.example", "under_score.example"),
-    ],
-)
-def test_our_own_page_passes(origin: str, host: str) -> None:
-    assert passes(OWN, origin, host)
-    assert not OWN.allows_elsewhere(origin, host)
+    ]
+    assert [
+        (origin, host)
+        for origin, host in rows
+        if not passes(OWN, origin, host) or OWN.allows_cross_origin(origin, host)
+    ] == []
 
 
-@pytest.mark.parametrize(
-    "origin",
-    [
+def test_any_other_page_is_refused() -> None:
+    rows = [
         "https://evil.example",
         "https://example.org",
         "https://a.chat.example.org",
@@ -168,29 +168,27 @@ def test_our_own_page_passes(origin: str, host: str) -> None:
         "NULL",
         "*",
         "",
-    ],
-)
-def test_any_other_page_is_refused(origin: str) -> None:
-    assert not passes(OWN, origin)
+    ]
+    assert [origin for origin in rows if passes(OWN, origin)] == []
 
 
-@pytest.mark.parametrize("host", [None, "", "chat.example.org,chat.example.org", "@chat.example.org", "[::1", "*", "ß"])
-def test_without_a_good_host_no_page_is_our_own(host: str | None) -> None:
-    assert not passes(OWN, "https://chat.example.org", host)
+def test_without_a_valid_host_no_page_is_the_own_one() -> None:
+    rows = [None, "", "chat.example.org,chat.example.org", "@chat.example.org", "[::1", "*", "ß"]
+    assert [host for host in rows if passes(OWN, "https://chat.example.org", host)] == []
 
 
-@pytest.mark.parametrize("host", ["[fe80::1%eth0]", "[::1]x", "[]", "::1", "[1.2.3.4]", "[:::1]"])
-def test_a_bad_ipv6_host_is_nobodys(host: str) -> None:
-    assert not passes(OWN, f"http://{host}", host)
+def test_a_bad_ipv6_host_is_no_own_page() -> None:
+    rows = ["[fe80::1%eth0]", "[::1]x", "[]", "::1", "[1.2.3.4]", "[:::1]"]
+    assert [host for host in rows if passes(OWN, f"http://{host}", host)] == []
 
 
-@pytest.mark.parametrize(("origin", "host"), [("http://\u212a", "k"), ("http://k", "\u212a")])
-def test_what_is_a_letter_only_once_it_is_in_lower_case_is_none(origin: str, host: str) -> None:
-    assert not passes(OWN, origin, host)
+def test_a_character_that_is_ascii_only_in_lower_case_is_refused() -> None:
+    rows = [("http://\u212a", "k"), ("http://k", "\u212a")]
+    assert [(origin, host) for origin, host in rows if passes(OWN, origin, host)] == []
 
 
 @given(NAME, PORT, st.sampled_from(["http", "https"]))
-def test_whatever_the_name_and_port_our_own_page_passes(name: str, port: int, scheme: str) -> None:
+def test_the_own_page_passes_with_any_name_and_port(name: str, port: int, scheme: str) -> None:
     assert passes(OWN, f"{scheme}://{name}:{port}", f"{name}:{port}")
 
 
@@ -200,9 +198,9 @@ def test_another_name_or_another_port_is_another_page(name: str, other: str, por
 
 
 @given(st.text(), st.none() | st.text())
-def test_any_text_is_refused_or_let_in_and_breaks_nothing(origin: str, host: str | None) -> None:
+def test_any_text_is_refused_or_accepted(origin: str, host: str | None) -> None:
     passes(OWN, origin, host)
-    OWN.allows_elsewhere(origin, host)
+    OWN.allows_cross_origin(origin, host)
 
 
 # Requests of browsers that carry no Origin
@@ -219,7 +217,7 @@ def test_another_site_sends_nothing_without_an_origin(site: str, method: str, mo
 
 @pytest.mark.parametrize("site", ["same-origin", "none", None])
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
-def test_our_own_page_and_who_types_the_address_need_no_origin(site: str | None, method: str) -> None:
+def test_the_own_page_and_a_typed_address_need_no_origin(site: str | None, method: str) -> None:
     request = head(method, host=HOST, sec_fetch_site=site, sec_fetch_mode="no-cors", user_agent=CHROME)
     assert lets(lambda: OWN.check(request))
     if site is not None:
@@ -232,13 +230,13 @@ def test_a_link_on_another_site_opens_a_page_and_follows_no_room() -> None:
     assert not lets(lambda: check_follower(request, named=False))
 
 
-def test_an_allowed_origin_counts_whatever_else_the_browser_says() -> None:
+def test_an_allowed_origin_counts_whatever_sec_fetch_site_says() -> None:
     request = head(host=HOST, origin="https://a.example", sec_fetch_site="cross-site", user_agent=CHROME)
     assert lets(lambda: Origins(("https://a.example",)).check(request))
     check_follower(request, named=True)
 
 
-def test_a_browser_that_says_nothing_of_the_page_follows_under_no_name() -> None:
+def test_a_browser_without_origin_and_sec_fetch_site_may_not_follow_under_a_name() -> None:
     silent = head(host=HOST, user_agent=CHROME)
     assert not lets(lambda: check_follower(silent, named=True))
     check_follower(silent, named=False)
@@ -252,9 +250,13 @@ def test_a_program_follows_under_a_name(agent: str | None) -> None:
 # More that is allowed
 
 
-@pytest.mark.parametrize(
-    ("allowed", "origin"),
-    [
+def allowed_across(allowed: tuple[str, ...], origin: str) -> bool:
+    origins = Origins(allowed)
+    return passes(origins, origin) and origins.allows_cross_origin(origin, HOST)
+
+
+def test_an_allowed_page_passes_and_is_cross_origin() -> None:
+    rows = [
         ("https://app.example.org", "https://app.example.org"),
         ("https://app.example.org", "https://app.example.org:443"),
         ("https://app.example.org:443", "https://app.example.org"),
@@ -270,17 +272,14 @@ def test_a_program_follows_under_a_name(agent: str | None) -> None:
         ("https://*.example.com.", "https://a.example.com"),
         (ALL, "https://anything.example:1"),
         (ALL, "null"),
-    ],
-)
-def test_an_allowed_page_passes_and_is_from_elsewhere(allowed: str, origin: str) -> None:
-    origins = Origins(("https://first.example", allowed))
-    assert passes(origins, origin)
-    assert origins.allows_elsewhere(origin, HOST)
+    ]
+    assert [
+        (allowed, origin) for allowed, origin in rows if not allowed_across(("https://first.example", allowed), origin)
+    ] == []
 
 
-@pytest.mark.parametrize(
-    ("allowed", "origin"),
-    [
+def test_a_page_that_only_looks_like_an_allowed_one_is_refused() -> None:
+    rows = [
         ("https://app.example.org", "http://app.example.org"),
         ("https://app.example.org", "https://app.example.org:8443"),
         ("https://app.example.org", "https://a.app.example.org"),
@@ -305,29 +304,29 @@ def test_an_allowed_page_passes_and_is_from_elsewhere(allowed: str, origin: str)
         (ALL, "https://"),
         (ALL, "https://a.example\x01"),
         (ALL, ""),
-    ],
-)
-def test_what_only_looks_like_an_allowed_page_is_refused(allowed: str, origin: str) -> None:
-    origins = Origins((allowed,))
-    assert not passes(origins, origin)
-    assert not origins.allows_elsewhere(origin, HOST)
+    ]
+    assert [
+        (allowed, origin)
+        for allowed, origin in rows
+        if passes(Origins((allowed,)), origin) or Origins((allowed,)).allows_cross_origin(origin, HOST)
+    ] == []
 
 
 @given(NAME, st.lists(LABEL, max_size=3))
-def test_below_a_domain_is_what_has_labels_before_it(domain: str, labels: list[str]) -> None:
+def test_a_wildcard_allows_names_below_the_domain_only(domain: str, labels: list[str]) -> None:
     origins = Origins((f"https://*.{domain}",))
     assert passes(origins, f"https://{'.'.join([*labels, domain])}", "other.host") == bool(labels)
 
 
-def test_our_own_page_that_is_allowed_too_is_not_from_elsewhere() -> None:
-    assert not Origins((ALL,)).allows_elsewhere("https://chat.example.org", HOST)
+def test_the_own_page_is_not_cross_origin_if_it_is_allowed_too() -> None:
+    assert not Origins((ALL,)).allows_cross_origin("https://chat.example.org", HOST)
 
 
-def test_a_program_is_from_nowhere() -> None:
-    assert not Origins((ALL,)).allows_elsewhere(None, HOST)
+def test_a_request_without_an_origin_is_not_cross_origin() -> None:
+    assert not Origins((ALL,)).allows_cross_origin(None, HOST)
 
 
-def test_the_longest_name_is_taken_and_none_longer() -> None:
+def test_the_longest_name_is_accepted_and_none_longer() -> None:
     name = ".".join(["a" * 63] * 4)[:HOST_LENGTH]
     assert passes(OWN, f"https://{name}", name)
     assert not passes(OWN, f"https://{name}a", f"{name}a")
@@ -344,7 +343,119 @@ def test_the_longest_name_is_taken_and_none_longer() -> None:
         *("*.example.org", "**", "https://ann@chat.example.org", "https://bücher.example", "https://[::1"),
     ],
 )
-def test_what_is_no_origin_cannot_be_allowed(allowed: str) -> None:
+def test_an_invalid_origin_option_is_refused(allowed: str) -> None:
     values: Any = ("https://first.example", allowed)
     with pytest.raises(BadValue, match=r"^--origin must be like [^\n]*$"):
         Origins(values)
+
+
+# Host names
+
+OURS = Hosts(("chat.example.org", "192.0.2.1", "2001:db8::1", "[::1]", "Localhost"))
+
+
+def test_every_name_of_the_server_is_accepted() -> None:
+    rows = [
+        "chat.example.org",
+        "chat.example.org:3000",
+        "CHAT.example.org.",
+        "192.0.2.1:80",
+        "[2001:db8::1]",
+        "[2001:DB8:0::1]:3000",
+        "[::1]:3000",
+        "localhost",
+    ]
+    assert [host for host in rows if not lets(partial(OURS.check, host))] == []
+
+
+def test_other_names_are_refused() -> None:
+    rows = [
+        None,
+        "",
+        "evil.example",
+        "chat.example.org.evil.example",
+        "xchat.example.org",
+        "example.org",
+        "192.0.2.2",
+        "2001:db8::1",
+        "chat.example.org:x",
+        "chat.example.org,evil.example",
+        "user@chat.example.org",
+        "chat.example.org/",
+        "chat.ex\u0430mple.org",
+        "127.0.0.1",
+    ]
+    assert [host for host in rows if lets(partial(OURS.check, host))] == []
+
+
+def test_without_configured_names_every_name_is_accepted() -> None:
+    for host in (None, "", "anything"):
+        Hosts(()).check(host)
+
+
+def test_the_refusal_says_which_option_serves_that_name() -> None:
+    with pytest.raises(
+        Refused, match=r"^Host evil\.example is not served here: .*; to serve it, give --host evil\.example$"
+    ):
+        OURS.check("Evil.example:3000")
+
+
+# On a loopback address
+
+LOOPBACK = Hosts((), machine="Box.lan")
+
+
+def test_a_loopback_address_serves_the_names_of_this_host() -> None:
+    rows = [
+        None,
+        *("localhost", "LOCALHOST:3000", "localhost.", "chat.localhost:3000", "a.b.localhost"),
+        *("127.0.0.1", "127.0.0.1:3000", "127.1.2.3:80", "[::1]", "[::1]:3000", "[0:0:0:0:0:0:0:1]:3000"),
+        *("[::ffff:127.0.0.1]:3000", "[::ffff:7f00:1]", "box.lan", "BOX.lan.:3000"),
+    ]
+    assert [host for host in rows if not lets(partial(LOOPBACK.check, host, loopback=True))] == []
+
+
+def test_a_loopback_address_serves_no_other_name() -> None:
+    rows = [
+        *("evil.example:3000", "localhost.evil.example", "evillocalhost", "127.0.0.1.evil.example", "127.0.0.1.nip.io"),
+        *("192.0.2.1", "0.0.0.0", "[::]", "[::ffff:192.0.2.1]", "10.127.0.1", "127.1", "2130706433"),
+        *("", "box", "a.box.lan", "localhost,evil.example", "evil.example@localhost", "\u017flocalhost"),
+    ]
+    assert [host for host in rows if lets(partial(LOOPBACK.check, host, loopback=True))] == []
+    assert [host for host in rows if not lets(partial(LOOPBACK.check, host))] == []
+    with pytest.raises(Refused, match=r"give --host .*, or --trusted-proxy ADDRESS behind a proxy"):
+        LOOPBACK.check("evil.example", loopback=True)
+
+
+def test_behind_a_trusted_proxy_and_with_names_a_loopback_address_serves_others() -> None:
+    Hosts((), proxied=True).check("chat.example.org", loopback=True)
+    Hosts(("chat.example.org",)).check("chat.example.org", loopback=True)
+    with pytest.raises(Refused):
+        Hosts(("chat.example.org",)).check("localhost", loopback=True)
+
+
+def test_a_machine_without_a_name_has_no_local_name() -> None:
+    with pytest.raises(Refused):
+        Hosts((), machine="").check("", loopback=True)
+
+
+@pytest.mark.parametrize("name", ["", "chat.example.org:3000", "https://chat.example.org", "a b", "*.example.org", "é"])
+def test_an_invalid_host_option_is_refused(name: str) -> None:
+    with pytest.raises(BadValue, match="--host must be a name or an address without a port"):
+        Hosts((name,))
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "0.0.0.0:8080", "0", "*", "*:8080", "::", "[::]", "[::]:8080", "0:0::0"])
+def test_a_wildcard_address_is_no_host_option(name: str) -> None:
+    with pytest.raises(BadValue) as caught:
+        Hosts([name])
+    port = "8080" if name.endswith("8080") else "3000"
+    assert str(caught.value) == (
+        f"--host is a name or address by which clients call this server, not {name!r}; "
+        f"to listen on all addresses, use --listen tcp:{port}"
+    )
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "192.0.2.7", "::1", "2001:db8::7", "fe80::1", "0a.example.org"])
+def test_an_address_may_be_a_host_option(name: str) -> None:
+    Hosts([name]).check(f"[{name}]" if ":" in name else name)

@@ -16,7 +16,7 @@ from twisted.web.test.requesthelper import DummyRequest
 from chatd.broker.publish_queue import NotPublished
 from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.single_flight import SingleFlight
-from chatd.web.responses import later
+from chatd.web.responses import answer_later
 from chatd.web.status import healthz, metrics, readyz
 from tests.fakes import FakeMeter
 
@@ -48,14 +48,14 @@ class StatusTests(TestCase):
         assert healthz(self.request) == b"ok\n"
 
     def test_readyz_answers_once_the_probe_is_back(self) -> None:
-        assert later(self.request, self.readyz()) == NOT_DONE_YET
+        assert answer_later(self.request, self.readyz()) == NOT_DONE_YET
         assert self.request.written == []
         self.bus.probed.callback(None)
         assert self.request.written == [b"ready\n"]
         assert self.request.finished == 1
 
     def test_readyz_answers_503_and_why_where_it_is_not(self) -> None:
-        later(self.request, self.readyz())
+        answer_later(self.request, self.readyz())
         self.bus.probed.errback(NotPublished("nothing came through the subscribing link within 2 s"))
         assert self.request.responseCode == 503
         body = json.loads(b"".join(self.request.written))
@@ -67,19 +67,19 @@ class StatusTests(TestCase):
         other: Any = Bus()
         other.probed.callback(None)
         shards = Shards([*self.shards, Shard("other", other, other)])
-        later(self.request, self.readyz(shards))
+        answer_later(self.request, self.readyz(shards))
         self.bus.probed.errback(NotPublished("it is away"))
         assert self.request.written == [b"ready, but for message bus: broker: it is away\n"]
 
     def test_an_asker_that_left_gets_no_answer(self) -> None:
-        later(self.request, self.readyz())
+        answer_later(self.request, self.readyz())
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.callback(None)
         assert self.request.written == []
         assert self.request.finished == 0
 
     def test_an_asker_that_left_gets_no_error_either(self) -> None:
-        later(self.request, self.readyz())
+        answer_later(self.request, self.readyz())
         self.request.processingFailed(Failure(ConnectionLost()))
         self.bus.probed.errback(NotPublished("it is gone"))
         assert self.request.written == []
@@ -87,7 +87,7 @@ class StatusTests(TestCase):
 
     def test_metrics_are_answered_as_prometheus_reads_them(self) -> None:
         meter: Any = FakeMeter()
-        later(self.request, metrics(self.request, meter))
+        answer_later(self.request, metrics(self.request, meter))
         assert self.request.written == [b"chatd_rooms 1.0\n"]
         kind = self.request.responseHeaders.getRawHeaders("content-type")
         assert kind == ["text/plain; version=0.0.4; charset=utf-8"]
@@ -95,6 +95,6 @@ class StatusTests(TestCase):
     def test_a_worker_without_metrics_says_so(self) -> None:
         meter: Any = FakeMeter()
         meter.text = None
-        later(self.request, metrics(self.request, meter))
+        answer_later(self.request, metrics(self.request, meter))
         assert self.request.responseCode == 503
         assert json.loads(b"".join(self.request.written))["message"] == "there are no metrics; the log says why"
