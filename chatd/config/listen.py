@@ -63,9 +63,8 @@ _EXAMPLES = (
     f"for example tcp:{_PORT}, tcp:{_PORT}:interface=127.0.0.1 (this host only), tcp6:{_PORT} or unix:/run/chatd.sock"
 )
 
-
-_WRAPPER = "haproxy"
-"""What stands before the endpoint string of a listener for proxies that speak the PROXY protocol."""
+_PROXY_WRAPPER = "haproxy"
+"""The prefix of an endpoint string whose connections begin with a PROXY header."""
 
 
 def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
@@ -77,9 +76,14 @@ def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, 
         words, named = endpoints._parse(endpoint)
     except RuntimeError as error:  # a StopIteration in a generator of Twisted's
         raise ValueError("a backslash at its end escapes nothing") from error
-    wrappers = [*takewhile(_WRAPPER.__eq__, words)]
+    wrappers = [*takewhile(_PROXY_WRAPPER.__eq__, words)]
     kind, *positional = words[len(wrappers) :] or [""]
     return wrappers, kind, positional, named
+
+
+def expects_proxy_header(endpoint: str) -> bool:
+    """Return whether every connection to an endpoint must begin with a PROXY header."""
+    return endpoint.startswith(f"{_PROXY_WRAPPER}:")
 
 
 def check_endpoint(text: str) -> None:
@@ -177,9 +181,9 @@ _INTERFACE = re.compile(r"(tcp6?|ssl):([0-9]{1,5}):(?:interface=|host=|address=|
 def suggestion(text: str) -> str:
     """Return the endpoint string that was probably meant, as it can be typed into a shell; empty if nobody knows."""
     text = text.strip().replace("\\:", ":")
-    if text.startswith(f"{_WRAPPER}:"):
-        inner = suggestion(text.removeprefix(f"{_WRAPPER}:")).replace("'", "")
-        return f"'{_WRAPPER}:{inner}'" if "\\" in inner else inner and f"{_WRAPPER}:{inner}"
+    if expects_proxy_header(text):
+        inner = suggestion(text.removeprefix(f"{_PROXY_WRAPPER}:")).replace("'", "")
+        return f"'{_PROXY_WRAPPER}:{inner}'" if "\\" in inner else inner and f"{_PROXY_WRAPPER}:{inner}"
     if found := _INTERFACE.fullmatch(text):
         return _endpoint(found[3].strip("[]"), found[2], secure=found[1] == "ssl")
     if text.startswith("/"):

@@ -26,7 +26,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from chatd.config.listen import split_endpoint
+from chatd.config.listen import expects_proxy_header, split_endpoint
 from chatd.config.settings import LOOPBACK_LISTEN
 from chatd.config.values import BadValue
 from chatd.runtime.ipc import ListeningSocket
@@ -76,7 +76,7 @@ class BoundEndpoint:
             host = "::1" if ":" in host else "localhost"
         host = name or host
         place = f"{f'[{host}]' if ':' in host else host}:{port}"
-        if self.endpoint.startswith("haproxy:"):
+        if expects_proxy_header(self.endpoint):
             return f"for a proxy that speaks the PROXY protocol: {place}"
         return f"connect with: websocat {'wss' if self.secure else 'ws'}://{place}"
 
@@ -234,7 +234,10 @@ def bind(endpoint: str, copies: int, backlog: int, held: HeldSockets | None = No
 
 
 def check_identity(endpoint: str) -> None:
-    """Check the files of an ssl: endpoint, whose form is checked. Raises BadValue."""
+    """Check the files of an ssl: endpoint. Raise BadValue.
+
+    Call this before ``bind``: Twisted asks the terminal for the password of an encrypted key.
+    """
     try:
         read_identity(endpoint)
     except (BadValue, OSError) as error:
@@ -244,7 +247,6 @@ def check_identity(endpoint: str) -> None:
 def _bind(endpoint: str, binder: _Binder) -> BoundEndpoint:
     failures: list[Failure] = []
     try:
-        read_identity(endpoint)  # first: Twisted would ask the terminal for the password of a key
         serverFromString(binder, endpoint).listen(Factory()).addErrback(failures.append)
     except (BadValue, OSError) as error:
         raise BadValue(f"cannot listen on {_one_line(endpoint)}: {_one_line(error)}") from error

@@ -36,6 +36,7 @@ from chatd.chatlog.writer import ChatLog
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import weigh_backlog
 from chatd.config.broker_url import broker_address
+from chatd.config.listen import expects_proxy_header
 from chatd.monitoring.log_events import fields_of, kind_of
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.monitoring.prometheus import Meter
@@ -289,7 +290,7 @@ class Worker:
         for listener in self._assignment.listeners:
             inherited = InheritedSockets(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
-            exposed, told = not is_local(listener.descriptor), listener.endpoint.startswith("haproxy:")
+            exposed, told = not is_local(listener.descriptor), expects_proxy_header(listener.endpoint)
             port = self._incoming.port(
                 exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX
             )
@@ -447,6 +448,7 @@ class Worker:
         self._ready = True
         if self._waiting is not None and self._waiting.active():
             self.listen()
+        self._say_heartbeat()  # the last one may say that the broker is away
         self._supervisor_pipe.say(Ready())
 
 

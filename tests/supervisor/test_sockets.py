@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chatd.config.values import BadValue
 from chatd.supervisor import sockets
-from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, inheritance
+from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, check_identity, inheritance
 from tests.authority import Authority
 from tests.waiting import PATIENCE
 
@@ -183,12 +183,6 @@ def test_tls_is_shown_as_wss_too(bound: Callable[..., BoundEndpoint], tmp_path: 
     assert made.hint() == f"connect with: websocat wss://[::1]:{port_of(made.sockets[0])}"
 
 
-def test_ssl_without_its_certificate_names_the_file(tmp_path: Path) -> None:
-    missing = tmp_path / "none.pem"
-    endpoint = f"ssl:0:privateKey={missing}"
-    assert refusal(endpoint) == f"cannot listen on {endpoint}: {str(missing)!r}: No such file or directory"
-
-
 def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     certificates, key = authority.issue("server", "localhost")
@@ -199,6 +193,7 @@ def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None
     missing = tmp_path / "missing.pem"
     good = f"{key}:{certificates}"
     for files, why in (
+        (f"privateKey={missing}", f"'{missing}': No such file or directory"),
         (f"privateKey={nothing}", f"'{nothing}': no certificate in PEM form"),
         (f"privateKey={key}", f"'{key}': no certificate in PEM form"),
         (f"{certificates}", f"'{certificates}': no private key in PEM form"),
@@ -210,7 +205,9 @@ def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None
         (f"{key}:{tmp_path}", f"'{tmp_path}': Is a directory"),
     ):
         for endpoint in (f"ssl:0:{files}", f"haproxy:ssl:0:{files}"):
-            assert refusal(endpoint) == f"cannot listen on {endpoint}: {why}"
+            with pytest.raises(BadValue) as caught:
+                check_identity(endpoint)
+            assert str(caught.value) == f"cannot listen on {endpoint}: {why}"
 
 
 def test_a_wrapped_endpoint_is_bound_like_what_it_wraps(bound: Callable[..., BoundEndpoint]) -> None:

@@ -371,6 +371,11 @@ def test_a_worker_that_is_ready_serves_and_logs(station: Station) -> None:
         assert worker.reports == [Ready()]
 
 
+def test_the_heartbeat_before_a_worker_is_ready_says_that_the_broker_is_there(station: Station) -> None:
+    with station.worker(worker_heartbeat_seconds=1000.0) as worker:
+        assert [heartbeat.away for heartbeat in worker.heartbeats] == ["not connected yet", ""]
+
+
 def test_hold_publishes_what_was_taken_and_says_so(station: Station) -> None:
     with station.worker() as worker, station.client() as ann, station.client() as bob:
         assert talks(ann, bob)
