@@ -123,7 +123,6 @@ def sessions(port: int) -> dict[str, str]:
     shown["run"] = "".join(
         line for line in server.shown.splitlines(keepends=True) if "twistd" not in line and "once" not in line
     )
-    shown["help"] = run("twistd chatd --help")
     shown["token"] = with_tokens(host)
     for real, said in ((str(ROOT), "/srv/chatd"), (host, HOST), (f"127.0.0.1:{port}", HOST)):
         shown = {name: text.replace(real, said) for name, text in shown.items()}
