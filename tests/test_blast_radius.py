@@ -22,7 +22,7 @@ from chatd.broker.script import PUBLISH
 from chatd.chatlog.sync import Sync
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
-from chatd.monitoring.prometheus import Meter, MetricsFolder
+from chatd.monitoring.prometheus import Meter, MetricsDirectory
 from chatd.protocol.close_codes import BANNED, OUR_FAULT, STOPPING, CloseCode
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.sharding import Shard, Shards
@@ -163,7 +163,7 @@ def _() -> Seen:
 
 @row("a gauge of the process")
 def _() -> Seen:
-    folder = MetricsFolder()
+    folder = MetricsDirectory()
     try:
         clock: Any = Clock()
         path = folder.take()

@@ -541,8 +541,8 @@ class Bus:
                 "the message bus {address} is back after {seconds:.1f} s",
                 address=self._address,
                 seconds=self._clock.seconds() - self._away_since,
-                trouble=f"bus {self._address}",
-                over=True,
+                problem=f"bus {self._address}",
+                resolved=True,
             )
         self._publish_queues.go_live()
         self.listener.bus_changed()
@@ -583,7 +583,7 @@ class Bus:
             "the message bus {address} is away: {why}",
             address=self._address,
             why=self.away,
-            trouble=f"bus {self._address}",
+            problem=f"bus {self._address}",
         )
 
     def _tick(self) -> None:

@@ -90,7 +90,7 @@ class Eviction:
             log.error(
                 "the private broker uses {used} MiB, and has no history left to drop",
                 used=used // MIB,
-                trouble="broker full",
+                problem="broker full",
             )
 
     def _say_dropping(self, before: float, used: int, limit: int) -> None:
@@ -101,7 +101,7 @@ class Eviction:
                 "that were silent for the longest",
                 used=used // MIB,
                 limit=limit // MIB,
-                trouble="broker memory",
+                problem="broker memory",
             )
 
     def _end_trouble(self, *, said: bool) -> None:
@@ -111,9 +111,9 @@ class Eviction:
         self._rest, self._rest_until = 0.0, float("-inf")
         if said and dropping is not None:
             count = int(HISTORIES_DROPPED.value - dropping)
-            log.info("histories dropped: {count}", count=count, trouble="broker memory", over=True)
+            log.info("histories dropped: {count}", count=count, problem="broker memory", resolved=True)
         if said and full:
-            log.info("the private broker has room again", trouble="broker full", over=True)
+            log.info("the private broker has room again", problem="broker full", resolved=True)
 
     async def _drop_oldest(self, limit: int) -> tuple[int, int]:
         """Drop the oldest histories, as far as needed; return the memory used then, and how many batches are gone."""

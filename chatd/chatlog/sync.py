@@ -67,7 +67,7 @@ class Sync:
     def _synced(self, _: object, ticket: int) -> None:
         if self._failed:
             self._failed = False
-            log.info("the chat log can be synced again", trouble="chat log sync", over=True)
+            log.info("the chat log can be synced again", problem="chat log sync", resolved=True)
         self._go_on(ticket)
         for listener in self._listeners:
             with log.failuresHandled("messages that the disk has were not published"):
@@ -77,7 +77,7 @@ class Sync:
         why = failure.getErrorMessage()
         if not self._failed:
             self._failed = True
-            log.error("the chat log cannot be synced, messages are refused: {why}", why=why, trouble="chat log sync")
+            log.error("the chat log cannot be synced, messages are refused: {why}", why=why, problem="chat log sync")
         self._go_on(ticket)
         for listener in self._listeners:
             with log.failuresHandled("messages that the disk may not have were not refused"):

@@ -273,13 +273,15 @@ class ChatLog:
                 "the chat log {path} cannot be written, messages are refused: {why}",
                 path=self._path,
                 why=error.strerror or error,
-                trouble="chat log",
+                problem="chat log",
             )
 
     def _say_mended(self) -> None:
         if self._broken:
             self._broken = False
-            self._log.info("the chat log {path} can be written again", path=self._path, trouble="chat log", over=True)
+            self._log.info(
+                "the chat log {path} can be written again", path=self._path, problem="chat log", resolved=True
+            )
 
 
 def log_entries(log: Logger, entries: Sequence[LogEntry]) -> None:

@@ -14,7 +14,7 @@ from chatd.monitoring.metrics import Number
 
 Field = int | float | str
 
-WORDS = frozenset(("address", "broker", "name", "path", "reason", "trouble", "version", "why"))
+WORDS = frozenset(("address", "broker", "name", "path", "problem", "reason", "version", "why"))
 """Fields whose words may stand there."""
 LONGEST = 1000
 """Characters of such a word."""
@@ -35,9 +35,9 @@ def fields_of(event: LogEvent) -> dict[str, Field]:
     return found
 
 
-def kind_of(event: LogEvent) -> str:
+def event_key(event: LogEvent) -> str:
     """Return what makes events the same: their ``kind`` if they name one, else their format and the kind of failure."""
-    if kind := event.get("kind"):
+    if kind := event.get("key"):
         return str(kind)
     failure = event.get("log_failure")
     of = f" ({failure.type.__name__})" if failure is not None else ""

@@ -34,7 +34,7 @@ _FILE_BYTES = 65_536  # what prometheus-client makes it
 _STALE_SECONDS = 60.0  # after which whoever made a folder has surely locked it
 
 
-class MetricsFolder:
+class MetricsDirectory:
     """The folder, which the parent makes and removes; it is locked as long as it is in use. Raises OSError."""
 
     def __init__(self) -> None:

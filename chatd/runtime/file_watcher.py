@@ -15,7 +15,7 @@ log = Logger()
 _Seen = tuple[tuple[int, ...] | None, ...]
 
 
-class WatchedFile:
+class WatchedFiles:
     """Some files that are read together."""
 
     def __init__(self, paths: Sequence[str], read: Callable[[], object], most_looks: int) -> None:
@@ -28,25 +28,25 @@ class WatchedFile:
         self._most_looks = most_looks
         self._seen = self._look()
         self._changing = 0  # looks since they began to change
-        self.good = False
+        self.loaded = False
         """Whether they have ever been read."""
 
     def read(self) -> None:
         """Read them now; what is wrong is logged."""
         paths = ", ".join(self._paths)
-        trouble = f"reading {paths}"
+        problem = f"reading {paths}"
         try:
             self._read()
         except BadValue as error:
-            if self.good:
-                log.warn("{why}; what was read before stays in force", why=str(error), trouble=trouble)
+            if self.loaded:
+                log.warn("{why}; what was read before stays in force", why=str(error), problem=problem)
             else:
-                log.error("{why}; this worker is not ready before it is", why=str(error), trouble=trouble)
+                log.error("{why}; this worker is not ready before it is", why=str(error), problem=problem)
         except Exception:  # noqa: BLE001 - it is ours; the next change is read all the same
             log.failure("{paths} could not be read; what was read before stays in force", paths=paths)
         else:
-            self.good = True
-            log.info("{paths}: read", paths=paths, trouble=trouble, over=True)
+            self.loaded = True
+            log.info("{paths}: read", paths=paths, problem=problem, resolved=True)
 
     def check(self) -> None:
         """Read them again if one of them has changed, was replaced, or is there again, and does not change any more."""

@@ -73,13 +73,13 @@ class LogRecord(msgspec.Struct, frozen=True, tag="log"):
     level: str
     """``info``, ``warn``, ``error`` or ``critical``."""
     text: str
-    trouble: str = ""
+    problem: str = ""
     """What all workers share, where this is about that: the bus, the chat log. It is said once, not once a worker."""
-    over: bool = False
+    resolved: bool = False
     """Whether this trouble has ended for the worker."""
     namespace: str = ""
     """Which part of the worker says it."""
-    kind: str = ""
+    key: str = ""
     """What it tells, whatever stands in it: one that comes again and again is said once in a while."""
     fields: dict[str, int | float | str] = {}
     """Numbers and reasons in it."""

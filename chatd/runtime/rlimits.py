@@ -5,7 +5,7 @@ import resource
 from chatd.config.settings import Config
 
 
-def raise_limit() -> int:
+def raise_open_files_limit() -> int:
     """Raise the limit of open files (RLIMIT_NOFILE) as far as it goes; give it, 0 where there is none."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -15,7 +15,7 @@ def raise_limit() -> int:
     return 0 if hard == resource.RLIM_INFINITY else hard
 
 
-def most_connections(config: Config, files: int) -> int:
+def max_worker_connections(config: Config, files: int) -> int:
     """Give how many connections a worker that may have so many open files takes: some are for the rest of it.
 
     Those that come after still get to read why they are refused, as long as there is room for them.

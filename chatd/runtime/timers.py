@@ -64,12 +64,12 @@ class Periodic:
     def _failed(self, failure: Failure) -> None:
         self._failing = True
         text = "{work} failed and is tried again in {seconds:g} s"
-        log.failure(text, failure, work=self._work, seconds=self._seconds, trouble=self._work)
+        log.failure(text, failure, work=self._work, seconds=self._seconds, problem=self._work)
 
     def _succeeded(self, _: object) -> None:
         if self._failing:
             self._failing = False
-            log.info("{work} works again", work=self._work, trouble=self._work, over=True)
+            log.info("{work} works again", work=self._work, problem=self._work, resolved=True)
 
 
 class Timer:

@@ -14,7 +14,7 @@ from twisted.logger import Logger, LogLevel
 
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKERS, WORKERS_READY
-from chatd.monitoring.prometheus import MetricsFolder
+from chatd.monitoring.prometheus import MetricsDirectory
 from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.ipc import HOLD, STOP, LogRecord
 from chatd.runtime.timers import Periodic
@@ -33,7 +33,7 @@ class WorkerPools:
         config: Config,
         ports: ListeningSockets,
         brokers: Callable[[], tuple[tuple[str, ...], str]],
-        metrics: MetricsFolder | None = None,
+        metrics: MetricsDirectory | None = None,
     ) -> None:
         """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage.
 
@@ -147,20 +147,20 @@ class WorkerPools:
         about: dict[str, Any] = {
             "text": report.text,
             "source": report.namespace,
-            "kind": report.kind,
+            "key": report.key,
             "fields": report.fields,
         }
         about |= {"worker": worker.number, "worker_pid": worker.pid}
-        if not report.trouble:
+        if not report.problem:
             log.emit(level, "worker {worker}: {text}", **about)
             return
-        say = partial(log.emit, level, "{text}", trouble=report.trouble, over=report.over, **about)
-        troubled = self._troubled.setdefault(report.trouble, set())
-        self._ends.pop(report.trouble, None)
-        if report.over:
+        say = partial(log.emit, level, "{text}", problem=report.problem, resolved=report.resolved, **about)
+        troubled = self._troubled.setdefault(report.problem, set())
+        self._ends.pop(report.problem, None)
+        if report.resolved:
             troubled.discard(worker)
             if troubled:  # the last one may go without being over it, as one that drains
-                self._ends[report.trouble] = say
+                self._ends[report.problem] = say
             else:
                 say()
         else:

@@ -33,7 +33,7 @@ from twisted.python.syslog import SyslogObserver
 from zope.interface import implementer
 
 from chatd.config.settings import Config
-from chatd.monitoring.log_events import fields_of, kind_of
+from chatd.monitoring.log_events import event_key, fields_of
 
 DAEMON_UMASK = 0o77
 """The umask that twistd gives a daemon, unless it is told another."""
@@ -102,8 +102,8 @@ class LogRepetition:
 
     def __call__(self, event: LogEvent) -> None:
         """Pass an event on, or count it."""
-        trouble, over = event.get("trouble", ""), event.get("over", False)
-        name = trouble or kind_of(event)
+        problem, over = event.get("problem", ""), event.get("resolved", False)
+        name = problem or event_key(event)
         kind = self._kinds.get(name)
         if over and kind is not None and kind.times:
             kind.event = event

@@ -22,8 +22,8 @@ from chatd.config.broker_url import broker_address
 from chatd.config.settings import Config
 from chatd.config.values import BadValue
 from chatd.monitoring.metrics import START_TIME
-from chatd.monitoring.prometheus import Meter, MetricsFolder
-from chatd.runtime.rlimits import most_connections, raise_limit
+from chatd.monitoring.prometheus import Meter, MetricsDirectory
+from chatd.runtime.rlimits import max_worker_connections, raise_open_files_limit
 from chatd.runtime.timers import Periodic
 from chatd.supervisor.private_broker import PrivateBroker
 from chatd.supervisor.reload import WorkerPools
@@ -78,7 +78,7 @@ class ChatService(Service):
         self._stopping = False
         self._reporter = StatusReporter(reactor, SystemdNotifier.from_environment(reactor))
         self._rotation = Rotation(reactor, config, self._in_thread)
-        self._metrics: MetricsFolder | None = None
+        self._metrics: MetricsDirectory | None = None
         self._meter: Meter | None = None
 
     def setServiceParent(self, parent: Any) -> None:
@@ -102,7 +102,7 @@ class ChatService(Service):
         if os.geteuid() == 0:
             log.warn("chatd runs as root: run it as a user of its own, or give --uid and --gid to twistd")
         self._warn_of_unused()
-        self._files = raise_limit()
+        self._files = raise_open_files_limit()
         if self._log_looks is not None:
             self._log_looks.start(now=False)
         self._terminal = os.isatty(0)
@@ -250,7 +250,7 @@ class ChatService(Service):
     def _make_metrics(self) -> None:
         """Make the folder for what all processes count, ours too. Without one there are no metrics."""
         try:
-            self._metrics = MetricsFolder()
+            self._metrics = MetricsDirectory()
         except OSError as error:
             log.warn("there are no metrics: {why}", why=str(error))
             return
@@ -291,7 +291,7 @@ class ChatService(Service):
             log.info("{hint}", hint=hint)
         self._warn_of_everybody()
         log.info("the chat log: {path}", path=self._config.chat_log)
-        each = most_connections(self._config, self._files)
+        each = max_worker_connections(self._config, self._files)
         log.info(
             "connections at most: {most}, {each} a worker, which may open {files} files",
             most=min(self._config.max_connections or each * self._config.workers, each * self._config.workers),

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 import chatd
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKER_RESTARTS
-from chatd.monitoring.prometheus import MetricsFolder
+from chatd.monitoring.prometheus import MetricsDirectory
 from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.ipc import (
     DRAIN,
@@ -167,7 +167,7 @@ class WorkerPool:
         brokers: Callable[[], tuple[tuple[str, ...], str]],
         connection_count: ConnectionCount,
         *,
-        metrics: MetricsFolder | None,
+        metrics: MetricsDirectory | None,
         said: Callable[[WorkerProcess, LogRecord], None],
         gone: Callable[[WorkerProcess], None],
     ) -> None:

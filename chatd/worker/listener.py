@@ -200,10 +200,10 @@ class ListenerFactory(Factory):
             self._full_at, self._trouble = self.count, "" if here else "connections"
             most = self._most if here else self.config.max_connections
             text = "{most} connections are open, as many as may be: new ones are answered 503"
-            log.warn(text, most=most, trouble=self._trouble)
+            log.warn(text, most=most, problem=self._trouble)
         elif self._full_at and not (here or there) and self.count < self._full_at * 0.9:
             self._full_at = 0
-            log.info("there is room for connections again", trouble=self._trouble, over=True)
+            log.info("there is room for connections again", problem=self._trouble, resolved=True)
         return here or there
 
     def announces(self, peer: str) -> bool:
@@ -211,7 +211,7 @@ class ListenerFactory(Factory):
         may = self.connections.proxies.may_announce(peer)
         if not may:
             text = "a connection to a haproxy: port from {peer} is closed: --trusted-proxy does not name that address"
-            log.warn(text, peer=peer, trouble="untrusted proxy")
+            log.warn(text, peer=peer, problem="untrusted proxy")
         return may
 
     def crowded(self, incoming: IncomingConnection, peer: str) -> bool:

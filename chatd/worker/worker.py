@@ -37,14 +37,14 @@ from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import weigh_backlog
 from chatd.config.broker_url import broker_address
 from chatd.config.listen import expects_proxy_header
-from chatd.monitoring.log_events import fields_of, kind_of
+from chatd.monitoring.log_events import event_key, fields_of
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.monitoring.prometheus import Meter
 from chatd.protocol.close_codes import RESTARTING, STOPPING
 from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.connection_limit import ConnectionCount
-from chatd.runtime.file_watcher import WatchedFile
+from chatd.runtime.file_watcher import WatchedFiles
 from chatd.runtime.ipc import (
     DRAIN,
     HOLD,
@@ -61,7 +61,7 @@ from chatd.runtime.ipc import (
     read_assignment,
     read_order,
 )
-from chatd.runtime.rlimits import most_connections, raise_limit
+from chatd.runtime.rlimits import max_worker_connections, raise_open_files_limit
 from chatd.runtime.timers import Periodic
 from chatd.runtime.tls import server_options
 from chatd.runtime.transports import adopt, check_proxy_headers, family_of, is_local
@@ -112,9 +112,9 @@ class SupervisorPipe(LineOnlyReceiver):
         if level >= (LogLevel.info if ours else LogLevel.warn):
             text = eventAsText(event, includeTimestamp=False, includeSystem=False)
             text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
-            trouble, over = event.get("trouble", ""), event.get("over", False)
-            namespace, kind, fields = event.get("log_namespace", ""), kind_of(event), fields_of(event)
-            self.say(LogRecord(level.name, text, trouble, over, namespace, kind, fields))
+            problem, resolved = event.get("problem", ""), event.get("resolved", False)
+            namespace, key, fields = event.get("log_namespace", ""), event_key(event), fields_of(event)
+            self.say(LogRecord(level.name, text, problem, resolved, namespace, key, fields))
 
     def pauseProducing(self) -> None:
         """Note that the parent does not read."""
@@ -199,13 +199,13 @@ class Worker:
             return Shard(address.identity, bus, hub)
 
         self._shards = Shards([shard(url) for url in assignment.brokers])
-        self._watched: list[WatchedFile] = []
-        most = most_connections(config, raise_limit())
+        self._watched: list[WatchedFiles] = []
+        most = max_worker_connections(config, raise_open_files_limit())
         self._connections = ConnectionFactory(
             reactor, self._shards.hub, config, name, token_verifier=self._token_verifier(), most=most
         )
         if config.ban_list:
-            self._watched.append(WatchedFile([config.ban_list], self._read_bans, config.watch_looks))
+            self._watched.append(WatchedFiles([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         self._connection_count = (
@@ -241,11 +241,11 @@ class Worker:
             config.auth_key, config.auth_issuer, config.auth_audience, config.revoked, require=config.auth_require
         )
         self._watched.append(
-            WatchedFile(config.auth_key, partial(self._read_tokens, token_verifier), config.watch_looks)
+            WatchedFiles(config.auth_key, partial(self._read_tokens, token_verifier), config.watch_looks)
         )
         if config.revoked:
             read = partial(self._read_tokens, token_verifier.revoked)
-            self._watched.append(WatchedFile([config.revoked], read, config.watch_looks))
+            self._watched.append(WatchedFiles([config.revoked], read, config.watch_looks))
         return token_verifier
 
     def start(self) -> None:
@@ -430,7 +430,7 @@ class Worker:
 
         And once all files are read: a reload with one that only the parent may read changes nothing.
         """
-        if not all(each.good for each in self._watched):
+        if not all(watched.loaded for watched in self._watched):
             if not self._stopping:
                 self._reactor.callLater(self._config.watch_seconds, self._try_ready)
             return

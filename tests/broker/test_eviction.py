@@ -216,7 +216,7 @@ def test_a_broker_without_histories_to_drop_is_logged_once_until_it_has_room_aga
         ("error", "the private broker uses 95 MiB, and has no history left to drop"),
         ("info", "the private broker has room again"),
     ]
-    assert [(event["trouble"], event.get("over", False)) for event in events.events] == [
+    assert [(event["problem"], event.get("resolved", False)) for event in events.events] == [
         ("broker full", False),
         ("broker full", True),
     ]

@@ -3,7 +3,7 @@
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.monitoring.log_events import LONGEST, fields_of, kind_of
+from chatd.monitoring.log_events import LONGEST, event_key, fields_of
 from chatd.runtime.ipc import LogRecord, encode, read_report
 from tests.fakes import Events
 
@@ -22,7 +22,7 @@ def test_no_number_is_what_json_has_no_word_for() -> None:
 
 
 def test_a_worker_may_send_all_that_may_stand_there() -> None:
-    fields = fields_of({"over": True, "count": 3, "wait": 0.5, "why": "it is full"})
+    fields = fields_of({"resolved": True, "count": 3, "wait": 0.5, "why": "it is full"})
     report = LogRecord("warn", "text", fields=fields)
     assert read_report(encode(report)) == report
 
@@ -38,7 +38,7 @@ def test_the_same_is_what_has_the_same_format_whatever_stands_in_it() -> None:
     for count in (1, 2):
         log.warn("{count} are gone", count=count)
     log.warn("others are gone")
-    first, second, other = map(kind_of, events.events)
+    first, second, other = map(event_key, events.events)
     assert first == second == "chatd.room: {count} are gone"
     assert other != first
 
@@ -48,6 +48,6 @@ def test_failures_of_different_kinds_are_not_the_same() -> None:
     log = Logger(namespace="chatd.room", observer=events)
     for error in (KeyError("a"), KeyError("b"), OSError("c")):
         log.failure("it went wrong", Failure(error))
-    first, second, other = map(kind_of, events.events)
+    first, second, other = map(event_key, events.events)
     assert first == second
     assert other != first

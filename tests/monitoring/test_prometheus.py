@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from chatd.config.settings import Config
 from chatd.monitoring import prometheus
 from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, ROOMS
-from chatd.monitoring.prometheus import Meter, MetricsFile, MetricsFolder, NoMetrics, expose
+from chatd.monitoring.prometheus import Meter, MetricsDirectory, MetricsFile, NoMetrics, expose
 from tests.fakes import Events
 
 CONFIG = Config(metrics_seconds=1.0, metrics_kept_seconds=0.5)
@@ -31,18 +31,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def folder(place: Path) -> Iterator[MetricsFolder]:
-    made = MetricsFolder()
+def folder(place: Path) -> Iterator[MetricsDirectory]:
+    made = MetricsDirectory()
     yield made
     made.remove()
 
 
-def value(folder: MetricsFolder, name: str) -> float | None:
+def value(folder: MetricsDirectory, name: str) -> float | None:
     found = re.search(rf"^{re.escape(name)} (\S+)$", expose(folder.path).decode(), re.MULTILINE)
     return float(found[1]) if found else None
 
 
-def test_shares_add_up(folder: MetricsFolder) -> None:
+def test_shares_add_up(folder: MetricsDirectory) -> None:
     one, two = MetricsFile(folder.take()), MetricsFile(folder.take())
     JOINS.value, ROOMS.value = 3, 2
     one.write()
@@ -52,14 +52,14 @@ def test_shares_add_up(folder: MetricsFolder) -> None:
     assert value(folder, "chatd_rooms") == 3
 
 
-def test_all_is_there_from_the_beginning(folder: MetricsFolder) -> None:
+def test_all_is_there_from_the_beginning(folder: MetricsDirectory) -> None:
     MetricsFile(folder.take())
     assert value(folder, 'chatd_refused_total{reason="late"}') == 0
     assert value(folder, 'chatd_delivery_seconds_bucket{le="0.0005"}') == 0
     assert value(folder, "chatd_delivery_seconds_count") == 0
 
 
-def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsFolder) -> None:
+def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsDirectory) -> None:
     share = MetricsFile(folder.take())
     for seconds in (0.0004, 0.0015, 0.0015, 99):
         DELIVERY_SECONDS.observe(seconds)
@@ -72,7 +72,7 @@ def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsFolder) -> N
     assert value(folder, "chatd_delivery_seconds_sum") == pytest.approx(99.0034)
 
 
-def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsFolder) -> None:
+def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsDirectory) -> None:
     path = folder.take()
     share = MetricsFile(path)
     JOINS.value, ROOMS.value = 10, 4
@@ -90,7 +90,7 @@ def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsFolder) -> No
     assert value(folder, "chatd_rooms") == 1
 
 
-def test_a_thousand_deaths_leave_no_more_files(folder: MetricsFolder) -> None:
+def test_a_thousand_deaths_leave_no_more_files(folder: MetricsDirectory) -> None:
     for _ in range(1000):
         for path in [folder.take(), folder.take()]:
             folder.give_back(path)
@@ -101,7 +101,7 @@ def test_a_thousand_deaths_leave_no_more_files(folder: MetricsFolder) -> None:
     assert len(os.listdir(folder.path)) == 6
 
 
-def test_what_did_not_change_is_not_written(folder: MetricsFolder) -> None:
+def test_what_did_not_change_is_not_written(folder: MetricsDirectory) -> None:
     path = folder.take()
     share = MetricsFile(path)
     share.write()
@@ -113,26 +113,26 @@ def test_what_did_not_change_is_not_written(folder: MetricsFolder) -> None:
 
 
 def test_a_folder_is_for_its_user_alone_and_goes(place: Path) -> None:
-    made = MetricsFolder()
+    made = MetricsDirectory()
     assert os.stat(made.path).st_mode & 0o777 == 0o700
     made.remove()
     assert not os.path.exists(made.path)
 
 
 def test_a_folder_that_was_left_behind_is_swept_away_and_one_in_use_is_not(place: Path) -> None:
-    used, left, young = MetricsFolder(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
+    used, left, young = MetricsDirectory(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
     for folder in (left, young):
         folder.mkdir()
         (folder / "counter_1.db").touch()
     for path in (used.path, left):
         os.utime(path, (0, 0))
-    MetricsFolder().remove()
+    MetricsDirectory().remove()
     assert (os.path.exists(used.path), left.exists(), young.exists()) == (True, False, True)
     used.remove()
 
 
 def test_a_disk_without_room_is_told_before_anything_is_mapped(
-    folder: MetricsFolder, monkeypatch: pytest.MonkeyPatch
+    folder: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -187,7 +187,7 @@ class House:
 
 
 @pytest.fixture
-def house(folder: MetricsFolder) -> Iterator[House]:
+def house(folder: MetricsDirectory) -> Iterator[House]:
     made = House(folder.take())
     made.meter.start()
     yield made
@@ -202,14 +202,14 @@ def test_the_process_is_looked_at_each_second_and_told_how_late(house: House) ->
     assert house.late == [0, 0, 0.25, 0]
 
 
-def test_what_was_counted_is_written_each_second(house: House, folder: MetricsFolder) -> None:
+def test_what_was_counted_is_written_each_second(house: House, folder: MetricsDirectory) -> None:
     JOINS.value = 7
     assert b"chatd_joins_total 0.0\n" in expose(folder.path)
     house.reactor.advance(1)
     assert b"chatd_joins_total 7.0\n" in expose(folder.path)
 
 
-def test_what_was_counted_last_is_not_lost(folder: MetricsFolder) -> None:
+def test_what_was_counted_last_is_not_lost(folder: MetricsDirectory) -> None:
     house = House(folder.take())
     house.meter.start()
     JOINS.value = 8

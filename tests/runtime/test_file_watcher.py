@@ -7,7 +7,7 @@ import pytest
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.config.values import BadValue
-from chatd.runtime.file_watcher import WatchedFile
+from chatd.runtime.file_watcher import WatchedFiles
 
 
 class Reader:
@@ -18,7 +18,7 @@ class Reader:
         self.one.write_text("1")
         self.other.write_text("2")
         self.found: list[str] = []
-        self.watched = WatchedFile([str(self.one), str(self.other)], self.read, 3)
+        self.watched = WatchedFiles([str(self.one), str(self.other)], self.read, 3)
 
     def read(self) -> None:
         try:
@@ -99,7 +99,7 @@ def test_what_is_bad_or_gone_is_told_once_and_read_when_it_is_good_again(reader:
         (LogLevel.warn, "it is gone"),
         (LogLevel.info, None),
     ]
-    assert {each["trouble"] for each in events} == {f"reading {reader.one}, {reader.other}"}
+    assert {each["problem"] for each in events} == {f"reading {reader.one}, {reader.other}"}
     assert reader.found == ["1 2", "4 2"]
 
 
@@ -109,13 +109,13 @@ def test_that_there_is_nothing_yet_to_stay_in_force_is_told_and_known(reader: Re
         reader.watched.read()
     [told] = events
     assert (told["log_level"], "before stays in force" in told["log_format"]) == (LogLevel.error, False)
-    assert not reader.watched.good
+    assert not reader.watched.loaded
     reader.one.write_text("3")
     reader.look()
-    assert reader.watched.good
+    assert reader.watched.loaded
     reader.one.unlink()
     reader.look()
-    assert reader.watched.good
+    assert reader.watched.loaded
 
 
 def test_an_error_of_ours_is_logged_and_the_next_change_is_read(reader: Reader) -> None:

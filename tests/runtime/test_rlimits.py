@@ -3,7 +3,7 @@ import resource
 import pytest
 
 from chatd.config.settings import Config
-from chatd.runtime.rlimits import most_connections, raise_limit
+from chatd.runtime.rlimits import max_worker_connections, raise_open_files_limit
 
 
 @pytest.mark.parametrize(("hard", "files"), [(5000, 5000), (resource.RLIM_INFINITY, 0)])
@@ -11,7 +11,7 @@ def test_the_limit_is_raised_as_far_as_it_goes(monkeypatch: pytest.MonkeyPatch, 
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
-    assert raise_limit() == files
+    assert raise_open_files_limit() == files
     assert asked == [(hard, hard)]
 
 
@@ -21,13 +21,13 @@ def test_a_limit_that_cannot_be_raised_is_kept_to(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 5000))
     monkeypatch.setattr(resource, "setrlimit", refuse)
-    assert raise_limit() == 1000
+    assert raise_open_files_limit() == 1000
 
 
 @pytest.mark.parametrize(("files", "most"), [(65_536, 10_000), (0, 10_000), (1000, 872), (100, 1), (10, 1)])
 def test_connections_leave_files_for_the_rest_and_for_those_who_are_refused(files: int, most: int) -> None:
-    assert most_connections(Config(), files) == most
+    assert max_worker_connections(Config(), files) == most
 
 
 def test_a_worker_takes_no_more_than_it_is_told_to() -> None:
-    assert most_connections(Config(max_connections_worker=50), 65_536) == 50
+    assert max_worker_connections(Config(max_connections_worker=50), 65_536) == 50

@@ -353,7 +353,7 @@ def test_a_failure_and_its_end_are_one_trouble_for_the_log(events: Events) -> No
     work = Work(RuntimeError("no"))
     work.periodic.start()
     work.clock.advance(1.0)
-    assert [(event["trouble"], event.get("over", False)) for event in events.events] == [
+    assert [(event["problem"], event.get("resolved", False)) for event in events.events] == [
         ("counting sheep", False),
         ("counting sheep", True),
     ]

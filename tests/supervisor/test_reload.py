@@ -366,7 +366,7 @@ def test_a_trouble_of_all_is_said_when_the_first_has_it_and_when_the_last_is_ove
     for worker in (second, first, second):
         worker.say(encode(LogRecord("warn", "away", "bus")))
     for worker in (second, second, first):
-        worker.say(encode(LogRecord("info", "back", "bus", over=True)))
+        worker.say(encode(LogRecord("info", "back", "bus", resolved=True)))
     assert said.lines == ["warn: away", "info: back"]
 
 
@@ -382,7 +382,7 @@ def test_a_worker_that_is_gone_is_in_no_trouble(of: Fixture, said: Said) -> None
     first.say(encode(LogRecord("warn", "away", "bus")))
     first.end(exit_code=1)
     second.say(encode(LogRecord("warn", "away again", "bus")))
-    second.say(encode(LogRecord("info", "back", "bus", over=True)))
+    second.say(encode(LogRecord("info", "back", "bus", resolved=True)))
     assert [said.lines[0], *said.lines[2:]] == ["warn: away", "warn: away again", "info: back"]
 
 
@@ -390,7 +390,7 @@ def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: S
     first, second = of.start()
     for worker in (first, second):
         worker.say(encode(LogRecord("error", "full", "chat log")))
-    second.say(encode(LogRecord("info", "room again", "chat log", over=True)))
+    second.say(encode(LogRecord("info", "room again", "chat log", resolved=True)))
     assert said.lines == ["error: full"]
     first.end(exit_code=1)
     assert [line for line in said.lines if "room" in line] == ["info: room again"]

@@ -97,7 +97,7 @@ def test_json_is_an_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_worker_says_is_told_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", StringIO())
     server_log, log = opened(STDOUT, log_format="json")
-    about: dict[str, Any] = {"source": "chatd.rooms.hub", "kind": "lost", "fields": {"messages": 3}}
+    about: dict[str, Any] = {"source": "chatd.rooms.hub", "key": "lost", "fields": {"messages": 3}}
     for _ in range(3):
         log.warn("worker {worker}: {text}", worker=2, worker_pid=77, text="lost: 3", **about)
     server_log.close()
@@ -317,9 +317,9 @@ def test_a_line_of_a_traceback_passes(house: House) -> None:
 
 def test_an_outage_is_told_with_its_end_and_those_after_it_as_it_stands_at_the_end_of_the_minute(house: House) -> None:
     def outage() -> None:
-        house.log.warn("the bus is away", trouble="bus")
+        house.log.warn("the bus is away", problem="bus")
         house.wait(2)
-        house.log.info("the bus is back", trouble="bus", over=True)
+        house.log.info("the bus is back", problem="bus", resolved=True)
         house.wait(2)
 
     outage()
@@ -332,11 +332,11 @@ def test_an_outage_is_told_with_its_end_and_those_after_it_as_it_stands_at_the_e
 
 
 def test_an_outage_that_goes_on_at_the_end_of_the_minute_is_said_to_and_its_end_is_said_at_once(house: House) -> None:
-    house.log.warn("the bus is away", trouble="bus")
-    house.log.info("the bus is back", trouble="bus", over=True)
-    house.log.warn("the bus is away", trouble="bus")
+    house.log.warn("the bus is away", problem="bus")
+    house.log.info("the bus is back", problem="bus", resolved=True)
+    house.log.warn("the bus is away", problem="bus")
     house.wait(60)
-    house.log.info("the bus is back", trouble="bus", over=True)
+    house.log.info("the bus is back", problem="bus", resolved=True)
     assert house.said == [
         "the bus is away",
         "the bus is back",
@@ -347,8 +347,8 @@ def test_an_outage_that_goes_on_at_the_end_of_the_minute_is_said_to_and_its_end_
 
 def test_the_same_from_several_workers_is_the_same(house: House) -> None:
     for worker in (1, 2, 3):
-        house.log.warn("worker {worker}: {text}", worker=worker, text="slow readers: 3", kind="slow readers: {clients}")
-    house.log.warn("worker {worker}: {text}", worker=1, text="something else", kind="something else")
+        house.log.warn("worker {worker}: {text}", worker=worker, text="slow readers: 3", key="slow readers: {clients}")
+    house.log.warn("worker {worker}: {text}", worker=1, text="something else", key="something else")
     assert house.said == ["worker 1: slow readers: 3", "worker 1: something else"]
 
 

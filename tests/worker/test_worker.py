@@ -129,7 +129,7 @@ def test_drops_are_told_once(pipe: Pipe) -> None:
 
 def test_an_event_of_ours_goes_to_the_servers_own_log(pipe: Pipe) -> None:
     Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).info("{who} is here", who="ann")
-    assert pipe.said() == [LogRecord("info", "ann is here", namespace="chatd.room", kind="chatd.room: {who} is here")]
+    assert pipe.said() == [LogRecord("info", "ann is here", namespace="chatd.room", key="chatd.room: {who} is here")]
 
 
 def test_numbers_and_reasons_go_along_and_what_clients_are_called_does_not(pipe: Pipe) -> None:
@@ -145,7 +145,7 @@ def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
     log.info("chatter")
     log.warn("careful")
     Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).debug("details")
-    assert pipe.said() == [LogRecord("warn", "careful", namespace="twisted.web", kind="twisted.web: careful")]
+    assert pipe.said() == [LogRecord("warn", "careful", namespace="twisted.web", key="twisted.web: careful")]
 
 
 def test_an_event_is_cut_to_a_share_of_the_longest_line(pipe: Pipe) -> None:
