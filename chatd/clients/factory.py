@@ -97,7 +97,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self._hub_of = hub_of
         self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
         self._enter_local = partial(self.enter, exposed=False)
-        self._followers_most = int((most or config.max_connections_worker) * config.followers_share)
+        self._followers_most = int((most or config.worker_connections) * config.followers_share)
         self._token_verifier = token_verifier
         self._now = now
         self._worker = worker

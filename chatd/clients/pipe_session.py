@@ -405,7 +405,7 @@ class Session:
         """Let what is held wait for the bus though the client is gone, unless too much of that waits already."""
         publisher, overhead = self._hub.publisher, self._config.message_overhead_bytes
         size = sum(utf8_size(line) + overhead for line in self._held)
-        if not publisher.left.leave(self, size) or publisher.waiting > self._config.max_connections_worker:
+        if not publisher.left.leave(self, size) or publisher.waiting > self._config.worker_connections:
             self._out_of_patience()
 
     def _out_of_patience(self) -> None:

@@ -355,6 +355,12 @@ class Config(Tuning):
     )
 
     @property
+    def worker_connections(self) -> int:
+        """How many connections a worker may have: its share of all, and no more than one worker may."""
+        share = self.max_connections // self.workers if self.max_connections else self.max_connections_worker
+        return max(1, min(share, self.max_connections_worker))
+
+    @property
     def vanished_seconds(self) -> int:
         """After how many seconds of silence, in which it was asked, the client of a stream has vanished."""
         return self.keepalive_seconds + self.keepalive_again_seconds * self.keepalive_probes

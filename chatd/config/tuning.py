@@ -55,8 +55,6 @@ class Tuning:
     """From connecting to the end of the headers."""
     full_house_margin: int = 64
     """Connections beyond the most that still get to read a 503; what comes after is dropped at once."""
-    connection_count_seconds: float = 0.1
-    """How often a worker says how many connections it has, where there is a limit for all together."""
     listen_seconds: float = 3.0
     """How long connections wait in the queues of a worker that starts: until it is ready, but no longer than this."""
     accept_backlog: int = 1024

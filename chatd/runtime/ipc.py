@@ -37,10 +37,6 @@ class Assignment(msgspec.Struct, frozen=True):
     brokers: tuple[str, ...]
     """The URLs of the brokers; the private one's too."""
     listeners: tuple[ListeningSocket, ...]
-    connection_count: int = -1
-    """The descriptor of the memory in which connections are counted (``connection_limit``); -1: they are not."""
-    slot: int = 0
-    """Its slot there."""
     run: str = ""
     """The lineage of the private broker's data; empty: what counts is the broker's own run id."""
     metrics: str = ""

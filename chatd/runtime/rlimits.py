@@ -1,4 +1,4 @@
-"""Open files: how many a process may have, and how many connections that is enough for."""
+"""Open files: how many a process may have, and for how many connections they suffice."""
 
 import resource
 
@@ -6,7 +6,7 @@ from chatd.config.settings import Config
 
 
 def raise_open_files_limit() -> int:
-    """Raise the limit of open files (RLIMIT_NOFILE) as far as it goes; give it, 0 where there is none."""
+    """Raise the limit of open files (RLIMIT_NOFILE) as far as possible; return it, 0 if there is none."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -16,11 +16,11 @@ def raise_open_files_limit() -> int:
 
 
 def max_worker_connections(config: Config, files: int) -> int:
-    """Give how many connections a worker that may have so many open files takes: some are for the rest of it.
+    """Return how many connections a worker accepts that may have so many open files.
 
-    Those that come after still get to read why they are refused, as long as there is room for them.
+    It needs some files for itself, and some to answer further connections with an error.
     """
-    most = config.max_connections_worker
+    most = config.worker_connections
     if files:
         most = min(most, files - config.spare_descriptors - config.full_house_margin)
     return max(1, most)

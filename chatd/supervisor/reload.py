@@ -15,7 +15,6 @@ from twisted.logger import Logger, LogLevel
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKERS, WORKERS_READY
 from chatd.monitoring.prometheus import MetricsDirectory
-from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.ipc import HOLD, STOP, LogRecord
 from chatd.runtime.timers import Periodic
 from chatd.supervisor.sockets import ListeningSockets
@@ -41,7 +40,6 @@ class WorkerPools:
         """
         self._reactor = reactor
         self._brokers = brokers
-        self._connection_count = ConnectionCount.create()
         self._metrics = metrics
         self._troubled: dict[str, set[WorkerProcess]] = {}
         self._ends: dict[str, Callable[[], None]] = {}  # of troubles that some are over and others are not
@@ -121,7 +119,6 @@ class WorkerPools:
             config,
             ports,
             self._brokers,
-            self._connection_count,
             metrics=self._metrics,
             said=self._said,
             gone=self._gone,

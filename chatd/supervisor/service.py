@@ -294,7 +294,7 @@ class ChatService(Service):
         each = max_worker_connections(self._config, self._files)
         log.info(
             "connections at most: {most}, {each} a worker, which may open {files} files",
-            most=min(self._config.max_connections or each * self._config.workers, each * self._config.workers),
+            most=each * self._config.workers,
             each=each,
             files=self._files or "any number of",
         )

@@ -24,7 +24,6 @@ import chatd
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import WORKER_RESTARTS
 from chatd.monitoring.prometheus import MetricsDirectory
-from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.ipc import (
     DRAIN,
     LISTEN,
@@ -70,8 +69,6 @@ class WorkerProcess(ProcessProtocol):
         self.metrics = ""
         """The path of its share of the metrics."""
         self.ready = False
-        self.slot = 0
-        """Where its connections are counted."""
         self.heartbeat: Heartbeat | None = None
         """What it said last of how it is."""
         self.silent_ticks = 0
@@ -165,14 +162,12 @@ class WorkerPool:
         config: Config,
         ports: ListeningSockets,
         brokers: Callable[[], tuple[tuple[str, ...], str]],
-        connection_count: ConnectionCount,
         *,
         metrics: MetricsDirectory | None,
         said: Callable[[WorkerProcess, LogRecord], None],
         gone: Callable[[WorkerProcess], None],
     ) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage;
-        where connections are counted.
+        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage.
 
         Metrics is where they write what they count. Said and gone are called with what a worker says, and when one
         has ended.
@@ -188,7 +183,6 @@ class WorkerPool:
         self._reactor = reactor
         self._ports = ports
         self._brokers = brokers
-        self._connection_count = connection_count
         self._metrics = metrics
         self._said = said
         self._gone = gone
@@ -276,11 +270,6 @@ class WorkerPool:
         )
         listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
         self.workers[number] = worker
-        worker.slot = self._connection_count.take()
-        counted = -1
-        if self.config.max_connections:
-            counted = FIRST_DESCRIPTOR + len(descriptors)
-            descriptors[counted] = self._connection_count.descriptor
         if self._metrics is not None:
             worker.metrics = self._metrics.take()
         try:
@@ -289,7 +278,7 @@ class WorkerPool:
             worker.processEnded(Failure())
             return
         urls, run = self._brokers()
-        worker.tell(Assignment(self.config, urls, listeners, counted, worker.slot, run, worker.metrics))
+        worker.tell(Assignment(self.config, urls, listeners, run, worker.metrics))
         if self._serving:
             worker.tell(LISTEN)
 
@@ -301,7 +290,6 @@ class WorkerPool:
                 self._all_ready()
             return
         del self.workers[worker.number]
-        self._connection_count.free(worker.slot)
         if self._metrics is not None:
             self._metrics.give_back(worker.metrics)
         self._gone(worker)

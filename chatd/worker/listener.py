@@ -4,7 +4,6 @@ It reads up to the end of the headers, refuses what neither should see, and then
 the transport's protocol and hands it the bytes. From there on it is out of the way.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolNegotiationFactory
@@ -158,22 +157,15 @@ class ListenerFactory(Factory):
         site: Site,
         config: Config,
         most: int,
-        *,
-        others_full: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take who gets WebSockets and who gets the rest; most is how many connections there may be.
-
-        Others say whether there are too many with those of all other workers.
-        """
+        """Store who gets WebSockets and who gets the rest; most is how many connections there may be."""
         self.reactor = reactor
         self.connections = connections
         self.site = site
         self.config = config
         self.waiting: ConnectionsByAddress[IncomingConnection | Refusal] = ConnectionsByAddress(connections.limits)
         self._most = most
-        self._others_full = others_full
         self._full_at = 0  # how many there were when it was said
-        self._trouble = ""
         site.full = lambda: self.full
 
     def port(self, *, exposed: bool, told: bool = False, unix: bool = False) -> Factory:
@@ -195,16 +187,14 @@ class ListenerFactory(Factory):
     @property
     def full(self) -> bool:
         """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""
-        here, there = self.count > self._most, self._others_full()
-        if (here or there) and not self._full_at:
-            self._full_at, self._trouble = self.count, "" if here else "connections"
-            most = self._most if here else self.config.max_connections
-            text = "{most} connections are open, as many as may be: new ones are answered 503"
-            log.warn(text, most=most, problem=self._trouble)
-        elif self._full_at and not (here or there) and self.count < self._full_at * 0.9:
+        full = self.count > self._most
+        if full and not self._full_at:
+            self._full_at = self.count
+            log.warn("{most} connections are open, as many as may be: new ones are answered 503", most=self._most)
+        elif self._full_at and self.count < self._full_at * 0.9:
             self._full_at = 0
-            log.info("there is room for connections again", problem=self._trouble, resolved=True)
-        return here or there
+            log.info("there is room for connections again", resolved=True)
+        return full
 
     def announces(self, peer: str) -> bool:
         """Whether a peer may say with the PROXY protocol who is behind it. One that may not is logged."""

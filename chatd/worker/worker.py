@@ -43,7 +43,6 @@ from chatd.monitoring.prometheus import Meter
 from chatd.protocol.close_codes import RESTARTING, STOPPING
 from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shard, Shards
-from chatd.runtime.connection_limit import ConnectionCount
 from chatd.runtime.file_watcher import WatchedFiles
 from chatd.runtime.ipc import (
     DRAIN,
@@ -208,13 +207,9 @@ class Worker:
             self._watched.append(WatchedFiles([config.ban_list], self._read_bans, config.watch_looks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
-        self._connection_count = (
-            ConnectionCount(assignment.connection_count) if assignment.connection_count >= 0 else None
-        )
-        if most < config.max_connections_worker:
+        if most < config.worker_connections:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
-        self._incoming = ListenerFactory(reactor, self._connections, site, config, most, others_full=self._is_full)
-        self._counting = Periodic(reactor, config.connection_count_seconds, self._count, "counting connections")
+        self._incoming = ListenerFactory(reactor, self._connections, site, config, most)
         self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
         self._heartbeat = Periodic(
             reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "telling the parent how the worker is"
@@ -258,8 +253,6 @@ class Worker:
             each.read()
         self._watching.start(now=False)
         self._heartbeat.start()
-        if self._connection_count is not None:
-            self._counting.start()
         self._shards.start()
         self._shards.share(self._connections.limits)
         if not self._config.redis:
@@ -374,7 +367,6 @@ class Worker:
         self._log_check.stop()
         self._heartbeat.stop()
         self._watching.stop()
-        self._counting.stop()
         self._chat_log.close()
         for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
             await deferLater(self._reactor, 0)
@@ -409,17 +401,6 @@ class Worker:
         for watched in self._watched:
             with log.failuresHandled("a changed file was not read"):
                 watched.check()
-
-    def _count(self) -> None:
-        if self._connection_count is not None:
-            self._connection_count.write(self._assignment.slot, self._incoming.count)
-
-    def _is_full(self) -> bool:
-        """Whether all workers together have too many connections, one that comes in now included."""
-        if self._connection_count is None:
-            return False
-        self._count()
-        return self._connection_count.total() > self._config.max_connections
 
     def _say_heartbeat(self) -> None:
         clients = len(self._connections.connections)

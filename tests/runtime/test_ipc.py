@@ -31,8 +31,6 @@ ASSIGNMENT = Assignment(
     ),
     ("unix:///tmp/broker.sock", "redis://broker"),
     (ListeningSocket("tcp:3000", 3), ListeningSocket(r"tcp:3000:interface=\:\:1", 4)),
-    5,
-    2,
     "0a1b2c3d",
 )
 

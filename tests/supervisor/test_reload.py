@@ -173,19 +173,6 @@ def test_a_worker_pools_that_stops_does_not_become_ready(of: Fixture) -> None:
     assert not of.worker_pools.all_ready.called
 
 
-def test_connections_are_counted_together_only_where_there_is_a_limit(of: Fixture) -> None:
-    first, second = of.start()
-    assert [read_assignment(process.told[0]).connection_count for process in (first, second)] == [-1, -1]
-    for process in (first, second):
-        process.say(encode(Ready()))
-    reload = Deferred.fromCoroutine(of.worker_pools.replace(replace(CONFIG, max_connections=10), of.ports))
-    assert not reload.called
-    told = [read_assignment(process.told[0]) for process in of.processes[2:]]
-    assert [each.connection_count for each in told] == [5, 5], "behind the listening sockets"
-    assert len({each.slot for each in told}) == 2
-    assert of.processes[2].descriptors[5] == of.processes[3].descriptors[5]
-
-
 # Replacing
 
 
