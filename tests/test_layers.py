@@ -25,8 +25,10 @@ OUTSIDE = {"benchmarks", "tests"}
 """Not installed with chatd."""
 
 PURE = {"protocol", "access"}
-IMPURE = {"twisted", "socket", "ssl", "asyncio", "threading", "time", "datetime", "random", "secrets", "os"}
+IMPURE = {"twisted", "socket", "ssl", "asyncio", "threading", "time", "random", "secrets", "os"}
 """Libraries with sockets, a clock or randomness, which the pure packages do not import."""
+CLOCKS = {"now", "utcnow", "today"}
+"""Methods of ``datetime`` that read the clock, which the pure packages do not call."""
 
 
 def read_table(text: str) -> dict[str, set[str]]:
@@ -62,6 +64,13 @@ def imports(source: str, module: str, is_package: bool) -> tuple[Import, ...]:
         within = at_once and not isinstance(node, functions)
         todo += [(child, within) for child in ast.iter_child_nodes(node)]
     return tuple(found)
+
+
+@cache
+def clock_calls(source: str) -> tuple[int, ...]:
+    """List the lines that name a method which reads the clock."""
+    nodes = ast.walk(ast.parse(source))
+    return tuple(node.lineno for node in nodes if isinstance(node, ast.Attribute) and node.attr in CLOCKS)
 
 
 TEXT = {"open": 1, "read_text": 0, "write_text": 1}
@@ -161,6 +170,8 @@ class Layers:
                 yield f"{module}:{found.line} imports the reactor when it is imported"
             if package_of(module) in PURE and library in IMPURE:
                 yield f"{module}:{found.line} imports {library}, but {package_of(module)} is pure"
+        if package_of(module) in PURE:
+            yield from (f"{module}:{line} reads the clock" for line in clock_calls(self.sources[module]))
 
     def _cycles(self) -> Iterator[str]:
         """Remove, again and again, the modules that import nothing that is left; a cycle remains."""
@@ -216,6 +227,7 @@ NEW_FAULTS = [
     ("worker/listener.py", "class A:\n    from twisted.internet import reactor", "imports the reactor when it is"),
     ("protocol/websocket_frames.py", "import time", "imports time, but protocol is pure"),
     ("access/origins.py", "import socket", "imports socket, but access is pure"),
+    ("protocol/message.py", "datetime.now(UTC)", "reads the clock"),
     ("tap.py", "def late():\n    import tests.fakes", "imports tests, which is not installed with chatd"),
     ("tap.py", "Path('x').read_text()", "depends on the locale"),
     ("tap.py", "Path('x').write_text('y')", "depends on the locale"),

@@ -20,13 +20,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from chatd.protocol.message import Message
+from chatd.protocol.message import Message, rfc3339_ms
 
 _UNSAFE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|([\\nrt]))")
@@ -73,7 +71,7 @@ def message_lines(entry: LogEntry) -> str:
     room, address = escape(entry.room), escape(entry.address)
     return "".join(
         [
-            f"{timestamp(each.time)} {room} {_who(each)}@{address} {each.id} {escape(each.text)}\n"
+            f"{rfc3339_ms(each.time)} {room} {_who(each)}@{address} {each.id} {escape(each.text)}\n"
             for each in entry.messages
         ]
     )
@@ -90,7 +88,7 @@ def _who(message: Message) -> str:
 
 def outcome_lines(entry: LogEntry, outcome: str, now: int) -> str:
     """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
-    head = f"{timestamp(now)} {escape(entry.room)} !"
+    head = f"{rfc3339_ms(now)} {escape(entry.room)} !"
     return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
 
 
@@ -127,7 +125,7 @@ def message_objects(entry: LogEntry) -> str:
         [
             _object(
                 _LogText(
-                    timestamp(each.time),
+                    rfc3339_ms(each.time),
                     room,
                     each.nick or None,
                     address,
@@ -145,7 +143,7 @@ def message_objects(entry: LogEntry) -> str:
 
 def outcome_objects(entry: LogEntry, outcome: str, now: int) -> str:
     """Give what became of an entry's messages as JSON, a line each."""
-    time, plain = timestamp(now), entry.room.isprintable()
+    time, plain = rfc3339_ms(now), entry.room.isprintable()
     return "".join([_object(_Outcome(time, entry.room, each.id, outcome), plain) for each in entry.messages])
 
 
@@ -199,15 +197,3 @@ def _read_object(fields: dict[str, Any]) -> LogLine | None:
     values = [fields.get("time"), fields.get("room"), who, fields.get("id"), text]
     strings = [each for each in values if isinstance(each, str)]
     return LogLine(*strings) if len(strings) == len(values) else None
-
-
-@lru_cache(maxsize=4)  # the messages of a batch share it
-def timestamp(milliseconds: int) -> str:
-    """Write milliseconds since 1970 as RFC 3339 in UTC."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{_second(seconds)}.{rest:03d}Z"
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -25,7 +25,7 @@ from chatd.protocol.close_codes import FLOODING, READ_ONLY, TOKEN_OUT, CloseCode
 from chatd.protocol.http_head import Refused, RoomTarget, read_room
 from chatd.protocol.json_line import encode
 from chatd.protocol.json_v1 import JSON, BadRequest, Request, read_request
-from chatd.protocol.message import HistoryPage, Message, StreamPosition
+from chatd.protocol.message import HistoryPage, Message, StreamPosition, rfc3339_ms
 from chatd.protocol.nick import BadNick, read_nick
 from chatd.protocol.text import Format, read_line, utf8_size
 from chatd.protocol.websocket_frames import text_frame
@@ -52,7 +52,7 @@ class _Published:
         self._ref = ref
 
     def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
-        id, time = message.given or message.id, json_v1.utc(message.time)
+        id, time = message.given or message.id, rfc3339_ms(message.time)
         self._program.say(json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref))
 
     def refused(self, message: Message, close_code: CloseCode) -> None:

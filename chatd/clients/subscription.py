@@ -12,7 +12,7 @@ from chatd.clients.token_lifetime import TokenLifetime
 from chatd.config.settings import Config
 from chatd.protocol import json_v1
 from chatd.protocol.close_codes import CloseCode
-from chatd.protocol.message import Batch, OffsetGap, StreamPosition
+from chatd.protocol.message import Batch, OffsetGap, StreamPosition, rfc3339_ms
 from chatd.protocol.text import Format
 
 Ref = int | str | UnsetType
@@ -224,6 +224,6 @@ def listed(members: MemberList) -> Sequence[json_v1.Member] | None:
     if members.present is None:
         return None
     return [
-        json_v1.Member(each.session, each.nick or None, json_v1.utc(each.since), each.subject or UNSET)
+        json_v1.Member(each.session, each.nick or None, rfc3339_ms(each.since), each.subject or UNSET)
         for each in members.present
     ]

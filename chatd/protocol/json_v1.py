@@ -10,10 +10,7 @@ What goes out is not checked: the types say what is right. ``protocol/json_schem
 
 import json
 import re
-from bisect import bisect
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from itertools import accumulate
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -22,7 +19,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from chatd.config.tuning import HISTORY_PAGE
 from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition
+from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition, rfc3339_ms
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 
 LARGEST = 2**53 - 1
@@ -387,7 +384,7 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
         epoch,
         offset,
         message.given or message.id,
-        utc(message.time),
+        rfc3339_ms(message.time),
         message.session,
         message.nick or None,
         message.text,
@@ -434,37 +431,6 @@ def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
 def change_json(room: str, change: PresenceEvent) -> bytes:
     """Give the text of the frame in which a change is told."""
     return encode(presence_event(room, change))
-
-
-@lru_cache(maxsize=1024)  # messages that came together have one time
-def utc(milliseconds: int) -> str:
-    """Write a time, milliseconds since 1970, as RFC 3339 has it: ``2026-01-01T12:00:00.123Z``. From year 1 to 9999."""
-    seconds, milliseconds = divmod(milliseconds, 1000)
-    return f"{_second(seconds)}.{milliseconds:03}Z"
-
-
-@lru_cache(maxsize=64)
-def _second(seconds: int) -> str:
-    minutes, second = divmod(seconds, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{_day(days)}T{hour:02}:{minute:02}:{second:02}"
-
-
-_MARCH_1_IN_0 = -719_468  # in days since 1970; years that begin in March end with the day that leap years add
-_FROM_MARCH = tuple(accumulate((31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31), initial=0))
-
-
-def _day(days: int) -> str:
-    """Write a date, days since 1970."""
-    eras, days = divmod(days - _MARCH_1_IN_0, 146_097)
-    centuries = min(days // 36_524, 3)
-    fours, days = divmod(days - centuries * 36_524, 1461)
-    years = min(days // 365, 3)
-    days -= years * 365
-    month = bisect(_FROM_MARCH, days)
-    year = eras * 400 + centuries * 100 + fours * 4 + years + (month > 10)
-    return f"{year:04}-{(month + 1) % 12 + 1:02}-{days - _FROM_MARCH[month - 1] + 1:02}"
 
 
 def longest_json(text: int) -> int:

@@ -6,9 +6,22 @@ msgpack. The script ``broker/scripts/publish.lua`` puts the first line before th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Literal
 
 import msgspec
+
+LATEST = 253_402_300_799_999
+"""The last millisecond of year 9999, the last year of RFC 3339."""
+_1970 = datetime.fromtimestamp(0, UTC)
+
+
+@lru_cache(maxsize=1024)  # messages of a batch often share their time
+def rfc3339_ms(milliseconds: int) -> str:
+    """Return a time up to LATEST, in milliseconds since 1970, as text of RFC 3339: ``2026-01-01T12:00:00.123Z``."""
+    time = _1970 + timedelta(milliseconds=milliseconds)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -16,8 +29,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     id: str
     """Unique: the author's connection and a number."""
-    time: int
-    """When it was taken: milliseconds since 1970, UTC."""
+    time: Annotated[int, msgspec.Meta(le=LATEST)]
+    """When the server accepted it: milliseconds since 1970, UTC."""
     session: str
     """Its author: a connection, or all those that a client has had with one resume key; who hears all but its own."""
     text: str

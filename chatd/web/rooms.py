@@ -18,7 +18,7 @@ from chatd.protocol.close_codes import BUS_AWAY
 from chatd.protocol.http_head import Refused, RoomTarget, bad_request, follows, read_target, unavailable
 from chatd.protocol.http_stream import stream
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import StreamPosition
+from chatd.protocol.message import StreamPosition, rfc3339_ms
 from chatd.protocol.text import named
 from chatd.rooms.sharding import Shards
 from chatd.runtime.transports import address_of
@@ -166,7 +166,7 @@ class RoomPages:
             position.epoch,
             position.offset,
             message.given or message.id,
-            json_v1.utc(message.time),
+            rfc3339_ms(message.time),
             duplicate,
         )
         return answer_json(request, published)

@@ -15,7 +15,6 @@ from chatd.chatlog.line import (
     outcome_lines,
     outcome_objects,
     read_line,
-    timestamp,
     unescape,
 )
 from chatd.protocol.message import Message
@@ -118,24 +117,6 @@ def test_a_room_is_escaped_like_text() -> None:
 
 def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
     assert outcome_lines(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "written"),
-    [
-        (0, "1970-01-01T00:00:00.000Z"),
-        (TIME, "2026-11-22T20:33:45.123Z"),
-        (TIME + 1, "2026-11-22T20:33:45.124Z"),
-        (TIME + 1000, "2026-11-22T20:33:46.123Z"),
-    ],
-)
-def test_time_is_rfc_3339_in_utc_with_milliseconds(milliseconds: int, written: str) -> None:
-    assert timestamp(milliseconds) == written
-
-
-def test_a_time_that_comes_again_is_written_as_before() -> None:
-    times = [TIME + number for number in (0, 1, 2, 3, 4, 5, 0, 1)]  # more than are kept
-    assert [timestamp(each)[-5:-1] for each in times] == [f".{123 + number}" for number in (0, 1, 2, 3, 4, 5, 0, 1)]
 
 
 @pytest.mark.parametrize(

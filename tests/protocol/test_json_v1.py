@@ -1,5 +1,4 @@
 import json
-from datetime import datetime, timedelta
 from typing import get_args
 
 import msgspec
@@ -23,7 +22,6 @@ from chatd.protocol.json_v1 import (
     Since,
     message_json,
     read_request,
-    utc,
 )
 from chatd.protocol.message import Message, StreamPosition
 from tests.protocol.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
@@ -250,22 +248,3 @@ def test_a_message_is_told_with_the_id_and_the_nick_that_its_author_gave(
 def test_any_text_of_a_message_comes_out_as_it_went_in(room: str, text: str) -> None:
     told = json.loads(message_json(msgspec.structs.replace(MESSAGE, text=text), room, "k3f9", 1))
     assert (told["room"], told["text"]) == (room, text)
-
-
-EPOCH = datetime(1970, 1, 1)
-
-
-@given(st.datetimes().map(lambda each: (each - EPOCH) // timedelta(milliseconds=1)))
-@example(0)
-@example(-1)
-@example(951_782_400_000)  # 29 February 2000
-@example(4_107_542_400_000)  # 1 March 2100
-@example(1_735_603_200_000)  # 31 December 2024
-def test_a_time_is_written_as_the_library_writes_it(milliseconds: int) -> None:
-    told = (EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")
-    assert utc(milliseconds) == f"{told}Z"
-
-
-def test_every_day_of_four_centuries_is_written_as_the_library_writes_it() -> None:
-    for day in range(-146_097 // 2, 146_097 // 2):
-        assert utc(day * 86_400_000).startswith((EPOCH + timedelta(day)).date().isoformat())

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.protocol.message import Batch, Message, StreamPosition, again, decode, encode
+from chatd.protocol.message import LATEST, Batch, Message, StreamPosition, again, decode, encode, rfc3339_ms
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
 MESSAGE = st.builds(
     Message,
     id=WORD,
-    time=st.integers(0, 2**63 - 1),
+    time=st.integers(0, LATEST),
     session=WORD,
     text=TEXT,
     nick=TEXT,
@@ -120,3 +120,19 @@ def test_the_first_ones_and_the_rest_are_the_batch() -> None:
     assert (first.first, first.last, first.messages, first.before) == (11, 12, messages[:2], StreamPosition("d", 7))
     assert (rest.first, rest.last, rest.messages, rest.before) == (13, 15, messages[2:], StreamPosition("d", 9))
     assert replace(batch, before=None).without_first(2).before is None
+
+
+def test_a_time_is_rfc_3339_in_utc_with_milliseconds() -> None:
+    rows = [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (-1, "1969-12-31T23:59:59.999Z"),
+        (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+        (1_795_379_625_123, "2026-11-22T20:33:45.123Z"),
+        (LATEST, "9999-12-31T23:59:59.999Z"),
+    ]
+    assert [(time, text) for time, text in rows if rfc3339_ms(time) != text] == []
+
+
+def test_a_message_with_a_time_after_year_9999_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode("ops", b"e 1 p 1\n" + encode([msgspec.structs.replace(HELLO, time=LATEST + 1)]))
