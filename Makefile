@@ -1,4 +1,4 @@
-# chatd: `make run` starts it, `make test` checks it. Both first install what they need into .venv.
+# chatd: `make run` starts it, `make test` checks it, `make test-all` runs all other tests. Each installs what it needs.
 #   make run OPTIONS="--listen tcp:8080"      make test TESTS=tests/rooms
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ NEED_CC := cc gcc "the load generator cannot be compiled" \
   /usr/include/stdio.h libc6-dev "the load generator cannot be compiled"
 NEED_NODE := node nodejs "neither the JavaScript client nor the Node peer can run" \
   npm npm "what they stand on cannot be installed"
-NEED_TEST := $(NEED_VENV) $(NEED_CC) $(NEED_NODE) \
+NEED_ALL := $(NEED_CC) $(NEED_NODE) \
   git git "an upgrade cannot be tried" \
   systemd-analyze systemd "the systemd unit cannot be checked" \
   ip iproute2 "the network between two hosts cannot be cut" \
@@ -38,7 +38,7 @@ SOAK ?= 3600
 FUZZ ?= 300
 AT_ONCE ?= 3
 
-.PHONY: run test bench soak lint types audit lock clean
+.PHONY: run test test-all announce bench soak lint types audit lock clean
 
 # A Ctrl-C is how it ends: make, which gets it as well, is not to call that an error (130). Programs of a virtual
 # environment know its path, so that none of them can run where it was moved (126 or 127, which one depends on the shell).
@@ -46,18 +46,28 @@ run: $(VENV)/run.stamp
 	@trap : INT; $(BIN)/twistd --nodaemon --pidfile= chatd $(OPTIONS) || { code=$$?; \
 	  case $$code in 130) exit 0;; 126|127) echo "the checkout was moved: run make clean, then make run" >&2;; esac; exit $$code; }
 
-# Three files of tests at once even on two cores: much of it is waiting. A file stays in one process, for its tests share a
-# daemon; in their own order, for else those with few tests come last, which take longest. Bytecode is kept whatever the
-# environment says: hundreds of Pythons are started.
-test: build/packages.stamp lint types audit build/seed.stamp build/load
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder $(TESTS)
+# tests/quick.txt lists the tests of `make test`; `make test-all` runs the others. Three files of tests at once even on two
+# cores, because much of it is waiting. A file stays in one process, because its tests share a daemon. Files keep their order:
+# otherwise those with few tests, which take longest, come last. Bytecode is kept, because hundreds of Pythons are started.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder
+
+test: lint types
+	$(PYTEST) --part quick $(TESTS)
+
+test-all: announce build/packages.stamp $(VENV)/full.stamp audit build/seed.stamp build/load
+	$(PYTEST) --part full $(TESTS)
+
+announce:
+	@[ -e build/packages.stamp ] || echo "make test-all installs Debian packages (up to 590 with their dependencies, 3 GB; the list follows)"
+	@[ -e $(VENV)/full.stamp ] || echo "make test-all installs the Python packages of requirements/full.txt into $(VENV)"
+	@[ -e build/seed.stamp ] || echo "make test-all installs the npm packages of benchmarks/peers/seed into build/seed"
 
 # make bench BENCH="--quick"     make bench BENCH="--rounds 1 fan-out"
 bench: $(VENV)/bench.stamp build/load build/seed.stamp
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 # make soak SOAK=600 FUZZ=30: ten minutes of it, and half a minute of fuzzing; python -m tests.soak --help: the same again
-soak: $(VENV)/test.stamp
+soak: $(VENV)/full.stamp
 	@$(BIN)/python -m tests.fuzz wire --seconds $(FUZZ)
 	@$(BIN)/python -m tests.fuzz client --seconds $(FUZZ)
 	@$(BIN)/python -m tests.soak --seconds $(SOAK)
@@ -66,20 +76,19 @@ lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-	$(BIN)/bandit --quiet --recursive chatd twisted
-
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
 
-audit: $(VENV)/test.stamp
+audit: $(VENV)/full.stamp
 	@$(BIN)/python -m tests.audit requirements/*.txt
 
 # make lock: what setup.cfg asks for beyond what is locked    make lock LOCK=--upgrade: the newest of all
 # One lock fits all versions of Python and all platforms; what several of them have, they have in the same version.
-lock: $(VENV)/test.stamp
-	@$(BIN)/$(COMPILE) --extra build --extra test --output-file requirements/test.txt
-	@$(BIN)/$(COMPILE) --extra build --constraint requirements/test.txt --output-file requirements/run.txt
-	@$(BIN)/$(COMPILE) --extra build --extra bench --constraint requirements/test.txt --output-file requirements/bench.txt
+lock: $(VENV)/full.stamp
+	@$(BIN)/$(COMPILE) --extra build --extra test --extra full --output-file requirements/full.txt
+	@$(BIN)/$(COMPILE) --extra build --extra test --constraint requirements/full.txt --output-file requirements/test.txt
+	@$(BIN)/$(COMPILE) --extra build --constraint requirements/full.txt --output-file requirements/run.txt
+	@$(BIN)/$(COMPILE) --extra build --extra bench --constraint requirements/full.txt --output-file requirements/bench.txt
 
 $(VENV)/made.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -96,14 +105,19 @@ $(VENV)/run.stamp: $(VENV)/made.stamp setup.cfg pyproject.toml requirements/run.
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt | build/packages.stamp
-	@echo "installing what the tests need into $(VENV), once"
+$(VENV)/test.stamp: $(VENV)/run.stamp requirements/test.txt
+	@echo "installing what make test needs into $(VENV), once"
 	@$(LOCKED) requirements/test.txt
 	@touch $@
 
-# Debian packages that the tests need, all at once.
+$(VENV)/full.stamp: $(VENV)/test.stamp requirements/full.txt
+	@echo "installing what make test-all needs into $(VENV), once"
+	@$(LOCKED) requirements/full.txt
+	@touch $@
+
+# Debian packages that make test-all needs, all at once.
 build/packages.stamp: Makefile
-	@.ci/need $(NEED_TEST)
+	@.ci/need $(NEED_ALL)
 	@mkdir -p $(@D)
 	@touch $@
 

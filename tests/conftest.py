@@ -71,10 +71,46 @@ def broker(request: pytest.FixtureRequest, valkey_url: str) -> None:
     request.cls.valkey_url = valkey_url
 
 
+ROOT = Path(__file__).parents[1]
+QUICK = [line for line in (ROOT / "tests" / "quick.txt").read_text().splitlines() if line and not line.startswith("#")]
+"""Folders, files and tests of ``make test``."""
+WITHIN_QUICK = tuple(entry + end for entry in QUICK for end in ("/", "::", "["))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the option that selects a part of the tests."""
+    parser.addoption("--part", choices=("quick", "full"), help="run what tests/quick.txt lists, or everything else")
+
+
+def _is_quick(name: str) -> bool:
+    """Return whether a test, a file or a folder is in the list."""
+    return name in QUICK or name.startswith(WITHIN_QUICK)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import only the files of the part: packages that the full part needs are missing where the quick one runs."""
+    name = collection_path.relative_to(ROOT).as_posix()
+    holds_quick = any(entry.startswith((f"{name}/", f"{name}::")) for entry in QUICK)
+    match config.getoption("--part"):
+        case "quick":
+            ignored = not (_is_quick(name) or holds_quick)
+        case "full":
+            ignored = _is_quick(name)
+        case _:
+            ignored = False
+    return ignored or None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests of the other part."""
+    if part := config.getoption("--part"):
+        config.hook.pytest_deselected(items=[item for item in items if _is_quick(item.nodeid) != (part == "quick")])
+        items[:] = [item for item in items if _is_quick(item.nodeid) == (part == "quick")]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Run from anywhere with this checkout's code, in child processes too."""
-    root = str(Path(__file__).parent.parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a script's &; what we start would too
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-LOCKS = {"run": ["build"], "test": ["build", "test"], "bench": ["build", "bench"]}
+LOCKS = {
+    "run": ["build"],
+    "test": ["build", "test"],
+    "full": ["build", "test", "full"],
+    "bench": ["build", "bench"],
+}
 """By the name of its file, the extras of setup.cfg that a lock has beside what chatd itself needs."""
 
 

@@ -45,7 +45,7 @@ def test_a_lock_has_what_is_needed_here_once(name: str) -> None:
 
 
 def test_the_locks_agree_with_one_another() -> None:
-    versions = {(pin.name, pin.version) for pin in lock.read(path_of("test"))}
+    versions = {(pin.name, pin.version) for pin in lock.read(path_of("full"))}
     for name in LOCKS:
         others = {(pin.name, pin.version) for pin in lock.read(path_of(name))}
         shared = {each for each, _ in others} & {each for each, _ in versions}

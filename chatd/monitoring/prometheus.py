@@ -27,7 +27,7 @@ from chatd.runtime.timers import Periodic
 log = Logger()
 
 PREFIX = "chatd-metrics-"
-PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # nosec B108 # noqa: S108 - what is made there is 0700
+PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # noqa: S108 - what is made there is 0700
 """Where the folder is made: in memory, where a write waits for no disk."""
 _FILES = {"counter": "counter", "gauge": "gauge_livesum", "histogram": "histogram"}
 _FILE_BYTES = 65_536  # what prometheus-client makes it

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == int(parent):  # or it ended before we asked
-        os.execv(command[0], command)  # nosec B606 # noqa: S606 - the arguments are ours
+        os.execv(command[0], command)  # noqa: S606 - the arguments are ours
 
 
 if __name__ == "__main__":

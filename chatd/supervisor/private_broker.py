@@ -39,7 +39,7 @@ log = Logger()
 UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
 SOCKET = "broker.sock"
-SHORT_FOLDER = "/tmp"  # nosec B108 # noqa: S108 - what is made there is 0700 as well
+SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
 """Where the socket is if the folder for temporary files is too deep."""
 _STALE_SECONDS = 60.0
 """After which a chatd that lives has surely locked the folder that it made."""

@@ -50,7 +50,7 @@ def send(page: Page, way: str, url: str) -> None:
     """Let a page send a request, and wait until the browser has its answer or gives it up."""
 
     def is_it(request: Request) -> bool:
-        return request.url == url
+        return bool(request.url == url)
 
     context = page.context
     done: list[str] = []

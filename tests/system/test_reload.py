@@ -269,7 +269,7 @@ def test_a_stop_during_a_reload_leaves_no_socket_of_it(tmp_path: Path) -> None:
 
 
 RELOADS = int(os.environ.get("RELOADS", "4"))
-"""More of them: ``RELOADS=10 make test TESTS=tests/system/test_reload.py``; the soak reloads all the time."""
+"""More of them: ``RELOADS=10 make test-all TESTS=tests/system/test_reload.py``; the soak reloads all the time."""
 
 
 def test_reloads_lose_no_line_and_refuse_no_connection(tmp_path: Path) -> None:
