@@ -454,7 +454,11 @@ class FakeLine:
     blobs: list[bytes] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
     choked: bool = False
-    progress: tuple[int, int] = (0, 0)
+    bytes_written_and_arrived: tuple[int, int] = (0, 0)
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes were written, and how many have arrived."""
+        return self.bytes_written_and_arrived
 
     def deliver(self, blob: bytes, count: int) -> bool:
         self.blobs.append(blob)

@@ -15,7 +15,7 @@ from chatd.access.rate_limits import too_many
 from chatd.access.token_bucket import ClientRate
 from chatd.broker.presence_list import Identity
 from chatd.broker.resume_positions import KeyContested
-from chatd.clients.receipts import Receipts, Written
+from chatd.clients.receipts import Acknowledging, Receipts
 from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import REFUSED_MESSAGES, SLOWED
@@ -48,11 +48,14 @@ def answer_to(failure: Failure, id: str, late: CloseCode) -> Refused:
     return internal(OUR_FAULT.reason)
 
 
-class ClientConnection(Written, Protocol):
+class ClientConnection(Protocol):
     """What a session asks of the connection that carries it."""
 
     choked: bool
-    """Whether more waits for the client than it likes."""
+    """Whether more data waits for the client than its transport buffers."""
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes were written, and how many of them have arrived; both counted from anywhere."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages, and return True; or call ``fell_behind``."""
@@ -73,7 +76,7 @@ class ClientConnection(Written, Protocol):
         """Hang up, and say why."""
 
 
-class Session:
+class Session(Acknowledging):
     """One bare client in one room."""
 
     protocol = "pipe"
@@ -138,7 +141,7 @@ class Session:
         self._pace = pace
         self._pays = True  # for what history has for it: it asked for that
         self._slowed: Any = None  # what will go on with what came too fast
-        self._receipts = Receipts(line, config.marks) if place.resume else None
+        self._receipts = Receipts(line.progress, config.marks) if place.resume else None
         self.id = id
         self.author = id
         self.address = address
@@ -310,12 +313,11 @@ class Session:
         """Note, before the connection closes, up to where it was given everything."""
         if self._receipts is not None:
             self._hub.note(self._place.room, self)
-            self._receipts.seal()
+            self.seal()
 
     def going(self) -> None:
         """See, while the socket is still there, what has arrived."""
-        if self._receipts is not None:
-            self._receipts.close()
+        self.close()
 
     def gone(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
@@ -359,20 +361,6 @@ class Session:
 
     def missed_changes(self) -> None:
         """Learn that it was not told of all who came and went."""
-
-    def given(self, position: StreamPosition) -> StreamPosition | None:
-        """Note that it was given all up to a position; give up to where it has surely got it."""
-        return self._receipts.given(position) if self._receipts is not None else None
-
-    @property
-    def got_all(self) -> bool:
-        """Whether it had got all that was written to it, its end included, when its connection ended."""
-        return self._receipts is not None and self._receipts.got_all
-
-    def given_early(self, position: StreamPosition) -> None:
-        """Note it between two of those."""
-        if self._receipts is not None:
-            self._receipts.given_early(position)
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""

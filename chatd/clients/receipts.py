@@ -1,49 +1,44 @@
-"""What a client has surely got: as far as its kernel has acknowledged what was written.
+"""The stream positions that a client has surely received: its kernel has acknowledged everything written before.
 
-What was written to a connection that then breaks may never have arrived; a client that comes back gets that again.
+Data that was written to a connection which then breaks may never have arrived. A client that resumes gets it again.
 """
 
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
-from typing import Protocol
 
 from chatd.protocol.message import StreamPosition
 
 
-class Written(Protocol):
-    """What is asked of a connection."""
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        """How many bytes were written, and how many of them arrived; both counted from anywhere."""
-
-
 class Receipts:
-    """The positions that one client was given, and up to which of them it has got everything."""
+    """The positions that were delivered to one client, and the newest one up to which everything has arrived."""
 
-    __slots__ = ("_closed", "_got", "_line", "_marks", "_most", "_sealed", "got_all")
+    __slots__ = ("_closed", "_got", "_marks", "_most", "_progress", "_sealed", "got_all")
 
-    def __init__(self, line: Written, most: int) -> None:
-        """Take the connection, and how many positions to remember; of more every second one is forgotten."""
-        self._line = line
+    def __init__(self, progress: Callable[[], tuple[int, int]], most: int) -> None:
+        """Store how many positions to keep, beyond which every second one is dropped, and the connection's progress.
+
+        Progress returns how many bytes were written, and how many of them have arrived; both counted from anywhere.
+        """
+        self._progress = progress
         self._most = most
         self._marks: deque[tuple[int, StreamPosition]] = deque()
         self._got: StreamPosition | None = None
         self._closed = False
         self._sealed = False
         self.got_all = False
-        """Whether all that was written had arrived when the connection ended: the client was there to the end."""
+        """Whether everything written had arrived when the connection ended: the client was there to the end."""
 
     def given(self, position: StreamPosition) -> StreamPosition | None:
-        """Note that all up to a position has been written; give up to which one it has got everything, if any."""
+        """Record that everything up to a position was written; return the position that has arrived, if any."""
         if not self._closed:
-            self._note(position, *self._line.progress)
+            self._note(position, *self._progress())
         return self._got
 
     def given_early(self, position: StreamPosition) -> None:
-        """Note the same between two of those, where it has got all that was noted before: what follows may be lost."""
+        """Record a position between two regular ones, if all earlier ones have arrived: what follows may be lost."""
         if self._newest != position and not self._closed:
-            written, arrived = self._line.progress
+            written, arrived = self._progress()
             self._collect(arrived)
             if not self._marks:
                 self._note(position, written, arrived)
@@ -51,7 +46,7 @@ class Receipts:
     def _note(self, position: StreamPosition, written: int, arrived: int) -> None:
         if not self._sealed:
             while self._marks and self._marks[-1][0] >= written:
-                self._marks.pop()  # it was said to be more than it was
+                self._marks.pop()  # the count of bytes was too high
             if self._newest != position:
                 if len(self._marks) == self._most:  # the oldest stays: it is the next to arrive
                     self._marks = deque(islice(self._marks, 0, None, 2))
@@ -63,16 +58,48 @@ class Receipts:
         return self._marks[-1][1] if self._marks else self._got
 
     def seal(self) -> None:
-        """Note no position from now on: nothing more is written."""
+        """Record no further position: nothing more is written."""
         self._sealed = True
 
     def close(self) -> None:
-        """See for the last time what has arrived: the connection is about to end."""
+        """Record for the last time what has arrived: the connection is about to end."""
         if not self._closed:
-            written, arrived = self._line.progress
+            written, arrived = self._progress()
             self._collect(arrived)
             self._closed, self.got_all = True, arrived >= written
 
     def _collect(self, arrived: int) -> None:
         while self._marks and self._marks[0][0] <= arrived:
             self._got = self._marks.popleft()[1]
+
+
+class Acknowledging:
+    """A subscriber whose received positions are recorded if it has a resume key."""
+
+    __slots__ = ()
+
+    _receipts: Receipts | None
+
+    def given(self, position: StreamPosition) -> StreamPosition | None:
+        """Record that everything up to a position was written; return the position that has arrived, if known."""
+        return self._receipts.given(position) if self._receipts is not None else None
+
+    def given_early(self, position: StreamPosition) -> None:
+        """Record a position between two regular ones."""
+        if self._receipts is not None:
+            self._receipts.given_early(position)
+
+    @property
+    def got_all(self) -> bool:
+        """Whether everything written, its end included, had arrived when the connection ended."""
+        return self._receipts is not None and self._receipts.got_all
+
+    def seal(self) -> None:
+        """Record no further position."""
+        if self._receipts is not None:
+            self._receipts.seal()
+
+    def close(self) -> None:
+        """Record for the last time what has arrived."""
+        if self._receipts is not None:
+            self._receipts.close()

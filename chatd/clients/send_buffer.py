@@ -197,7 +197,6 @@ class SendBuffer(Weighed):
         """Whether the transport is a socket and nothing else: no TLS, no PROXY protocol."""
         return isinstance(self.transport, Socket) and not self.transport.TLS
 
-    @property
     def progress(self) -> tuple[int, int]:
         """How many bytes were written, and how many of them the client's kernel has; both counted from anywhere.
 

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from chatd.broker.presence_list import Identity, MemberList
 from chatd.clients.pipe_session import ClientConnection
-from chatd.clients.receipts import Receipts
+from chatd.clients.receipts import Acknowledging, Receipts
 from chatd.clients.token_lifetime import TokenLifetime
 from chatd.config.settings import Config
 from chatd.protocol import json_v1
@@ -63,7 +63,7 @@ class Owner(Protocol):
         """Refuse what waited for it."""
 
 
-class Subscription:
+class Subscription(Acknowledging):
     """A program in one of its rooms: what the hub knows as a member."""
 
     begins = True
@@ -90,7 +90,7 @@ class Subscription:
     def __init__(self, program: Owner, room: str, key: str = "") -> None:
         """Take whose it is, and the key under which its place is kept, if any."""
         self._program = program
-        self._receipts = Receipts(program.line, program.config.marks) if key else None
+        self._receipts = Receipts(program.line.progress, program.config.marks) if key else None
         self.id = program.id
         self.address = program.address
         self.room = room
@@ -170,30 +170,6 @@ class Subscription:
     def too_slow(self, gap: OffsetGap) -> None:
         """Say what it missed."""
         self.lost(gap)
-
-    def given(self, position: StreamPosition) -> StreamPosition | None:
-        """Note that it was given all up to a position; give up to where it has surely got it."""
-        return self._receipts.given(position) if self._receipts is not None else None
-
-    @property
-    def got_all(self) -> bool:
-        """Whether it had got all that was written to it, its end included, when its connection ended."""
-        return self._receipts is not None and self._receipts.got_all
-
-    def given_early(self, position: StreamPosition) -> None:
-        """Note it between two of those."""
-        if self._receipts is not None:
-            self._receipts.given_early(position)
-
-    def seal(self) -> None:
-        """Note no more: nothing is written from now on."""
-        if self._receipts is not None:
-            self._receipts.seal()
-
-    def close(self) -> None:
-        """See for the last time what has arrived."""
-        if self._receipts is not None:
-            self._receipts.close()
 
     def renamed(self, nick: str) -> None:
         """Say which nick it has now."""

@@ -6,18 +6,12 @@ connection after the other. What is no message is handled in a share of the time
 """
 
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from twisted.logger import Logger
 
 log = Logger()
-
-
-class Waiter(Protocol):
-    """A connection with frames that are still to be handled."""
-
-    def handle_slice(self) -> bool:
-        """Handle a slice of them, and wait again if there are more; whether they were messages."""
 
 
 class Turns:
@@ -27,21 +21,21 @@ class Turns:
         """Take the reactor, and for how many times as long as a slice took there is rest after it."""
         self._clock = clock
         self._rest = rest
-        self._waiting: deque[Waiter] = deque()
+        self._waiting: deque[Callable[[], bool]] = deque()
         self._coming: Any = None
 
-    def wait(self, waiter: Waiter) -> None:
-        """Let it handle a slice when its time comes."""
-        self._waiting.append(waiter)
+    def wait(self, handle_slice: Callable[[], bool]) -> None:
+        """Call a function in its turn. It handles a slice, waits again for the rest, and returns if it had messages."""
+        self._waiting.append(handle_slice)
         if self._coming is None:
             self._coming = self._clock.callLater(0, self._next)
 
     def _next(self) -> None:
         self._coming = None
         before, messages = self._clock.seconds(), True
-        waiter = self._waiting.popleft()
+        handle_slice = self._waiting.popleft()
         try:
-            messages = waiter.handle_slice()
+            messages = handle_slice()
         except Exception:  # noqa: BLE001 - the others have their turns all the same
             log.failure("a slice of frames could not be handled")
         if self._coming is not None:  # it waits again: not before the rest is over

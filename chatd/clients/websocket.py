@@ -6,6 +6,7 @@ Autobahn's and Twisted's, who call them.
 """
 
 import contextlib
+from typing import NamedTuple
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import encode_truncate
@@ -39,6 +40,20 @@ from chatd.runtime.timers import Timer
 log = Logger()
 
 LINE_END = 2  # bytes that a message may be over the limit: they are dropped
+
+
+class _ReadingState(NamedTuple):
+    """How far a client has read, by what its kernel reports."""
+
+    acknowledged: int
+    waits: bool
+    """Whether data is not acknowledged yet."""
+    window: int | None
+
+    def has_read_since(self, before: "_ReadingState") -> bool:
+        """Return whether the client has read something since."""
+        grown = self.acknowledged > before.acknowledged
+        return ((before.waits or self.waits) and grown) or (self.window or 0) > (before.window or 0)
 
 
 class Connection(SendBuffer, WebSocketServerProtocol):
@@ -200,7 +215,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._queued, self._queued_at = True, now
             if not self._paused:
                 self.transport.pauseProducing()
-            self.factory.turns.wait(self)
+            self.factory.turns.wait(self.handle_slice)
 
     def handle_slice(self) -> bool:
         """Handle some of those frames; whether they were messages."""
@@ -277,7 +292,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         if owed is not None:
             super().onPing(owed)
 
-    # Whether it lives
+    # Whether the client is alive
 
     def _heard(self) -> None:
         self._heard_at = self.factory.reactor.seconds()
@@ -290,51 +305,53 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._taken = self.acknowledged
             self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
         else:
-            self._look_later(now, now)
+            self._await_pong(now, now, self._reading_state())
             self._send_ping()
 
     def _send_ping(self) -> None:
         with log.failuresHandled("{client} was not pinged", client=self.session.id):
             self.sendPing()
 
-    def _look_later(self, pinged_at: float, since: float) -> None:
-        """Look for the answer to a ping, with how far the client has read; it has not read on since then."""
-        had = self.acknowledged, self.unacknowledged > 0, self.window
+    def _reading_state(self) -> _ReadingState:
+        return _ReadingState(self.acknowledged, self.unacknowledged > 0, self.window)
+
+    def _await_pong(self, pinged_at: float, since: float, before: _ReadingState) -> None:
+        """Check later whether the client has answered a ping; since then it has read nothing."""
         wait = self.factory.config.pong_seconds
-        self._ping = self.factory.timers.callLater(wait, self._look_for_answer, pinged_at, since, *had)
+        self._ping = self.factory.timers.callLater(wait, self._check_pong, pinged_at, since, before)
 
-    def _look_for_answer(self, pinged_at: float, since: float, had: int, waited: bool, window: int | None) -> None:
-        """Hang up on a client that did not answer; not where it is we who do not read, or while it may yet come to it.
+    def _check_pong(self, pinged_at: float, since: float, before: _ReadingState) -> None:
+        """Drop a client that did not answer, unless it is this side that does not read, or the client still may.
 
-        It may if it reads on: then it takes more of what waits for it, or its window opens. How much waits tells
-        nothing, because history is written behind it. That it takes what comes while nothing waits tells nothing
-        either, because its kernel does that, even if the client itself has stopped.
+        It may if it reads on: then its kernel acknowledges more of the waiting data, or its window opens. The amount of
+        waiting data proves nothing, because history is written after it. Acknowledgements while nothing waits prove
+        nothing either, because the kernel sends them even if the client itself has stopped.
         """
-        if self._heard_at >= pinged_at:  # not by how long ago: this may come late, by as much as it took to answer
+        if self._heard_at >= pinged_at:  # not by how long ago: this may run late, by as much as it took to answer
             self._look_for_life()
             return
-        now, room, waits, has = self.factory.reactor.seconds(), self.window, self.unacknowledged > 0, self.acknowledged
+        now, state = self.factory.reactor.seconds(), self._reading_state()
         if self._paused or self._queued:
             since = now
-        elif ((waited or waits) and has > had) or (room or 0) > (window or 0):
+        elif state.has_read_since(before):
             since = now
-            if not waits:
-                self._send_ping()  # the answer of its kernel will say how large the window is then
-        elif room is None or now >= since + self._patience(has, waits=waits) or self._is_vanished():
+            if not state.waits:
+                self._send_ping()  # the answer of its kernel has the size of the window
+        elif state.window is None or now >= since + self._patience(state) or self._is_vanished():
             self.dropConnection(abort=True)
             return
-        self._look_later(pinged_at, since)
+        self._await_pong(pinged_at, since, state)
 
-    def _patience(self, has: int, *, waits: bool) -> float:
-        """Return for how many seconds a client may read without a sign of it, that has taken so much.
+    def _patience(self, state: _ReadingState) -> float:
+        """Return for how many seconds a client may read without a sign of it.
 
-        A kernel with a full buffer says late that there is room again: when much of it is read, or when it is asked,
-        which is ever more rarely (RFC 9293, sections 3.8.6.1 and 3.8.6.2.2). If nothing waits, all that the client has
-        not read is in that buffer.
+        A kernel with a full buffer reports late that there is room again: when much of it is read, or when it is
+        probed, which happens ever more rarely (RFC 9293, sections 3.8.6.1 and 3.8.6.2.2). If nothing waits, all that
+        the client has not read is in that buffer.
         """
         config = self.factory.config
         longest: float = config.stalled_seconds
-        return longest if waits else min(longest, (has - self._taken) / config.slowest_bytes)
+        return longest if state.waits else min(longest, (state.acknowledged - self._taken) / config.slowest_bytes)
 
     def _is_vanished(self) -> bool:
         config = self.factory.config

@@ -256,7 +256,7 @@ class Channel(Weighed, HTTPChannel):
     def _wait_for_turn(self) -> None:
         self.paused = self._queued = True
         self._networkProducer.pauseProducing()
-        self.site.connections.turns.wait(self)
+        self.site.connections.turns.wait(self.handle_slice)
 
     def handle_slice(self) -> bool:
         """Go on where others had to have a turn; what comes now counts as no message."""

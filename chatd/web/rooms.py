@@ -1,6 +1,7 @@
 """Rooms over HTTP: what was said, what is said from now on, who is there; and a message, with one request."""
 
-from typing import Any, TypeVar
+from hashlib import sha256
+from typing import Any, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.web.server import NOT_DONE_YET, Request
@@ -9,17 +10,19 @@ from chatd.access.origins import check_follower
 from chatd.access.tokens import check_readable, check_writable, own_place
 from chatd.broker.publish_queue import NotPublished
 from chatd.clients.factory import ConnectionFactory
-from chatd.clients.poster import NickInUse, NotPosted, Poster
 from chatd.clients.stream_session import StreamSession
 from chatd.clients.subscription import listed
-from chatd.monitoring.metrics import BACKLOG_BYTES
+from chatd.clients.token_lifetime import TokenLifetime, origin
+from chatd.config.settings import Config
+from chatd.monitoring.metrics import BACKLOG_BYTES, REFUSED_MESSAGES
 from chatd.protocol import http_api, json_v1
-from chatd.protocol.close_codes import BUS_AWAY
+from chatd.protocol.close_codes import BUS_AWAY, CloseCode, try_later
 from chatd.protocol.http_head import Refused, RoomTarget, bad_request, follows, read_target, unavailable
 from chatd.protocol.http_stream import stream
 from chatd.protocol.json_line import encode
-from chatd.protocol.message import StreamPosition, rfc3339_ms
+from chatd.protocol.message import Message, StreamPosition, rfc3339_ms
 from chatd.protocol.text import named
+from chatd.rooms.hub import Hub
 from chatd.rooms.sharding import Shards
 from chatd.runtime.transports import address_of
 from chatd.web.page import Page
@@ -36,6 +39,8 @@ from chatd.web.responses import (
 from chatd.web.streaming import StreamingResponse, describe
 
 T = TypeVar("T")
+
+IN_DOUBT = "the message bus does not answer; it may be said yet: try again with the same id"
 
 
 class RoomPages:
@@ -132,7 +137,7 @@ class RoomPages:
         address = self._enter(request, place.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
-        poster = Poster(
+        sender = HttpSender(
             self._shards.hub(place.room),
             self._config,
             self._connections.timers,
@@ -141,7 +146,7 @@ class RoomPages:
             nick=token_lifetime.permissions.nick or (place.nick if said.nick is None else said.nick),
             address=address,
         )
-        return answer_later(request, self._publish(request, place.room, poster, said))
+        return answer_later(request, self._publish(request, place.room, sender, said))
 
     def _enter(self, request: Request, room: str) -> str:
         """Let the asker into a room; give its address. Raises Refused: 429."""
@@ -153,10 +158,10 @@ class RoomPages:
         """Charge the asker's address for so many bytes that were read."""
         self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
 
-    async def _publish(self, request: Request, room: str, poster: Poster, said: http_api.PublishBody) -> bytes:
+    async def _publish(self, request: Request, room: str, sender: "HttpSender", said: http_api.PublishBody) -> bytes:
         try:
-            message, position, duplicate = await poster.publish(room, said.text, said.id or "")
-        except NotPosted as error:
+            message, position, duplicate = await sender.publish(room, said.text, said.id or "")
+        except PublishRefused as error:
             raise unavailable(str(error)) from None
         except NickInUse as error:
             raise Refused(409, "nick_in_use", str(error)) from None
@@ -201,3 +206,120 @@ class RoomPages:
             return await answer.addTimeout(self._config.join_seconds, timers)
         except (NotPublished, TimeoutError):
             raise unavailable(BUS_AWAY.reason) from None
+
+
+class PublishedMessage(NamedTuple):
+    """A message that was published, or was published before."""
+
+    message: Message
+    position: StreamPosition
+    duplicate: bool
+    """Whether it was published before, under the same id."""
+
+
+class PublishRefused(Exception):
+    """The message was not published, or it is not known whether; the text has the reason."""
+
+
+class NickInUse(Exception):
+    """A client in the room has the nick, or one that looks like it; the text is for the client."""
+
+
+class HttpSender:
+    """The sender of one message over HTTP. It joins no room, so it causes no presence events."""
+
+    def __init__(
+        self, hub: Hub, config: Config, timers: Any, token_lifetime: TokenLifetime, *, id: str, nick: str, address: str
+    ) -> None:
+        """Store the token, a connection id (unique for ever), the wanted nick and the client's address.
+
+        All messages over HTTP with tokens of one subject, or without a token under one nick, have one sender id. A
+        message that is sent again over another connection is therefore recognized by its message id. Without a token
+        a nick proves nothing, so a message id is recognized from the same address only.
+        """
+        self._hub = hub
+        self._config = config
+        self._timers = timers
+        self._waiting: Deferred[None]
+        permissions = token_lifetime.permissions
+        self._identity = token_lifetime.identify(nick, address)
+        self._id_scope = "" if permissions.who else origin(address)
+        who = f"token {permissions.who}" if permissions.who else nick  # no nick has a space
+        self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
+        self.id = id
+        self.nick = nick
+        self.subject = permissions.subject
+        self.address = address
+
+    async def publish(self, room: str, text: str, given: str) -> PublishedMessage:
+        """Publish a message; return it with its stream position. Raise PublishRefused, or NickInUse."""
+        await self._wait_until_open()
+        if self.nick:
+            self.nick = await self._find_nick(room)
+            await self._wait_until_open()
+        published: Deferred[PublishedMessage] = Deferred()
+        self._hub.publisher.publish(
+            room, self, [text], given=given, among=self._id_scope, receipt=_SenderReceipt(published)
+        )
+        try:
+            return await published.addTimeout(self._config.bus_patience, self._timers)
+        except TimeoutError:
+            raise PublishRefused(IN_DOUBT) from None
+
+    async def _wait_until_open(self) -> None:
+        publisher, patience = self._hub.publisher, self._config.bus_patience
+        while not publisher.open:
+            if publisher.away:
+                REFUSED_MESSAGES["bus_away"].value += 1
+                raise PublishRefused(self._why_not())
+            self._waiting = Deferred(lambda _: publisher.stop_waiting(self))
+            publisher.wait(self)
+            try:
+                await self._waiting.addTimeout(patience, self._timers)
+            except TimeoutError:
+                REFUSED_MESSAGES["bus_away"].value += 1
+                raise PublishRefused(self._why_not()) from None
+
+    async def _find_nick(self, room: str) -> str:
+        """Return the nick if it is free in the room. Raise NickInUse."""
+        found = self._hub.find_nick(room, self._identity)
+        try:
+            nick = await found.addTimeout(self._config.bus_patience, self._timers)
+        except TimeoutError:
+            REFUSED_MESSAGES["bus_away"].value += 1
+            raise PublishRefused(self._why_not()) from None
+        if not nick:
+            raise NickInUse(f"nick: {self.nick} is in use in this room; give another one, or a token that proves it")
+        return nick
+
+    def _why_not(self) -> str:
+        return try_later(self._hub.why_not_published()).reason
+
+    # The publisher calls
+
+    def carry_on(self) -> None:
+        """Check again: the publisher is open, or the broker is away."""
+        self._waiting.callback(None)
+
+    def bus_away(self) -> None:
+        """Check again, as above."""
+        self._hub.publisher.stop_waiting(self)
+        self.carry_on()
+
+    def not_sent(self, close_code: CloseCode) -> None:
+        """Do nothing: the message has a receipt."""
+
+
+class _SenderReceipt:
+    """The result of one message."""
+
+    def __init__(self, published: "Deferred[PublishedMessage]") -> None:
+        self._published = published
+
+    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
+        if not self._published.called:
+            self._published.callback(PublishedMessage(message, position, duplicate))
+
+    def refused(self, message: Message, close_code: CloseCode) -> None:
+        if not self._published.called:
+            self._published.errback(PublishRefused(close_code.reason.removeprefix("not sent: ")))

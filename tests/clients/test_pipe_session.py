@@ -402,7 +402,7 @@ def test_it_hears_the_last_messages_it_asked_for(house: House) -> None:
 
 def test_without_a_key_it_knows_of_no_place(house: House) -> None:
     session, line = house.session()
-    line.progress = (0, 0)
+    line.bytes_written_and_arrived = (0, 0)
     assert (session.key, session.last, session.since) == ("", 0, None)
     assert session.given(StreamPosition("e0", 5)) is None
     session.given_all()
@@ -426,7 +426,7 @@ def test_what_arrived_is_its_place_when_it_is_gone(house: House) -> None:
     other, _ = house.session("s2")
     other.received(["a"])
     house.turn()
-    line.progress = (10, 10)
+    line.bytes_written_and_arrived = (10, 10)
     session.given_all()
     session.going()
     session.gone()
@@ -439,7 +439,7 @@ def test_what_had_not_arrived_is_behind_its_place(house: House) -> None:
     for text in "ab":
         other.received([text])
         house.turn()
-        line.progress = (line.progress[0] + 10, 10)
+        line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
         house.hub.note("lobby", session)
     session.gone()
     assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
@@ -451,7 +451,7 @@ def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its
     for text in "ab":
         other.received([text])
         house.turn()
-        line.progress = (line.progress[0] + 10, 10)
+        line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
         house.clock.advance(CONFIG.mark_seconds)
     session.given_all()
     session.going()
@@ -494,9 +494,9 @@ def test_when_its_socket_is_gone_what_had_arrived_before_counts(house: House) ->
     other, _ = house.session("s2")
     other.received(["a"])
     house.turn()
-    line.progress = (10, 9)
+    line.bytes_written_and_arrived = (10, 9)
     session.given_all()
     session.going()
-    line.progress = (0, sys.maxsize)  # nobody knows any more
+    line.bytes_written_and_arrived = (0, sys.maxsize)  # nobody knows any more
     session.gone()
     assert house.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)

@@ -19,10 +19,10 @@ class Given:
 
     def __init__(self, most: int = 64) -> None:
         self.line = FakeLine()
-        self.receipts = Receipts(self.line, most)
+        self.receipts = Receipts(self.line.progress, most)
 
     def given(self, offset: int, *, written: int, arrived: int) -> StreamPosition | None:
-        self.line.progress = (written, arrived)
+        self.line.bytes_written_and_arrived = (written, arrived)
         return self.receipts.given(at(offset))
 
 
@@ -72,11 +72,11 @@ def test_a_count_that_nobody_knew_is_mended_by_the_next_position() -> None:
 
 def test_between_two_times_a_position_is_noted_where_it_has_got_all_before() -> None:
     client = Given()
-    client.line.progress = (10, 10)
+    client.line.bytes_written_and_arrived = (10, 10)
     client.receipts.given_early(at(1))
-    client.line.progress = (20, 10)
+    client.line.bytes_written_and_arrived = (20, 10)
     client.receipts.given_early(at(2))
-    client.line.progress = (30, 20)
+    client.line.bytes_written_and_arrived = (30, 20)
     assert client.receipts.given(at(3)) == at(2)
 
 
@@ -84,7 +84,7 @@ def test_while_something_is_on_its_way_there_is_no_other_position_between_two_ti
     client = Given(most=2)
     client.given(1, written=10, arrived=0)
     for offset in range(2, 5):
-        client.line.progress = (10 * offset, 0)
+        client.line.bytes_written_and_arrived = (10 * offset, 0)
         client.receipts.given_early(at(offset))
     assert client.given(5, written=50, arrived=40) == at(1)
 
@@ -93,16 +93,16 @@ def test_a_position_that_is_known_is_asked_of_nobody() -> None:
     client = Given()
     client.given(1, written=10, arrived=10)
     client.given(2, written=20, arrived=10)
-    del client.line.progress
+    client.receipts._progress = None  # type: ignore[assignment]
     client.receipts.given_early(at(2))
 
 
 def test_another_epoch_is_another_position() -> None:
     client = Given()
     client.given(5, written=10, arrived=10)
-    client.line.progress = (20, 15)
+    client.line.bytes_written_and_arrived = (20, 15)
     assert client.receipts.given(StreamPosition("f", 1)) == at(5)
-    client.line.progress = (20, 20)
+    client.line.bytes_written_and_arrived = (20, 20)
     assert client.receipts.given(StreamPosition("f", 1)) == StreamPosition("f", 1)
 
 
@@ -134,7 +134,7 @@ def test_once_closed_what_had_arrived_by_then_stays() -> None:
     client = Given()
     client.given(1, written=10, arrived=0)
     client.given(2, written=20, arrived=0)
-    client.line.progress = (20, 10)
+    client.line.bytes_written_and_arrived = (20, 10)
     client.receipts.close()
     assert client.given(3, written=20, arrived=20) == at(1)
     client.receipts.close()

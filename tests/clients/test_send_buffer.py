@@ -709,35 +709,35 @@ def test_nothing_is_written_once_it_is_shut(reactor: Any) -> None:
 
 
 def all_arrived(line: Line) -> bool:
-    written, arrived = line.client.progress
+    written, arrived = line.client.progress()
     return arrived >= written
 
 
 def test_what_the_client_has_in_its_kernel_has_arrived(line: Line) -> None:
-    before, _ = line.client.progress
+    before, _ = line.client.progress()
     line.client.deliver(b"x" * 100, 1)
-    written, _ = line.client.progress
+    written, _ = line.client.progress()
     assert written == before + 100
     line.until(lambda: all_arrived(line), "the client's kernel to say so")  # nobody has read it
-    assert line.client.progress == (written, written)
+    assert line.client.progress() == (written, written)
 
 
 def test_what_waits_here_or_in_our_kernel_has_been_written_and_has_not_arrived(line: Line) -> None:
-    before, _ = line.client.progress
+    before, _ = line.client.progress()
     size = line.stall()
     line.client.replay(b"x" * 100_000, 1)
-    written, arrived = line.client.progress
+    written, arrived = line.client.progress()
     assert written >= before + size + 100_000
     assert arrived - before <= size
     line.read_until(size + 100_000)
     line.until(lambda: all_arrived(line), "all of it to arrive")
-    assert line.client.progress == (before + size + 100_000,) * 2
+    assert line.client.progress() == (before + size + 100_000,) * 2
 
 
 def test_through_a_wrapper_the_bytes_on_the_wire_count(wrapped: Line) -> None:
-    before, _ = wrapped.client.progress
+    before, _ = wrapped.client.progress()
     wrapped.client.deliver(b"x" * 100, 1)
-    assert wrapped.client.progress[0] == before + 102
+    assert wrapped.client.progress()[0] == before + 102
     wrapped.read_until(102)
     wrapped.until(lambda: all_arrived(wrapped), "all of it to arrive")
 
@@ -759,10 +759,10 @@ def test_what_tls_keeps_up_to_the_end_of_the_turn_has_not_arrived(reactor: Any, 
         line.until(shaken, "the handshake")
         line.until(lambda: all_arrived(line), "all of it to arrive")
         line.client.deliver(b"hello", 1)
-        assert line.client.progress[0] == sys.maxsize
+        assert line.client.progress()[0] == sys.maxsize
         line.turn()
         line.turn()
-        written, arrived = line.client.progress
+        written, arrived = line.client.progress()
         assert arrived <= written < sys.maxsize
         line.until(lambda: all_arrived(line), "all of it to arrive")
 
@@ -772,9 +772,9 @@ def test_after_a_reset_what_had_arrived_is_still_known(reactor: Any) -> None:
     line.client.deliver(b"x" * 100, 1)
     line.read_until(100)
     line.until(lambda: all_arrived(line), "all of it to arrive")
-    written, _ = line.client.progress
+    written, _ = line.client.progress()
     seen: list[tuple[int, int]] = []
-    line.client.stopProducing = lambda: seen.append(line.client.progress)  # type: ignore[method-assign]
+    line.client.stopProducing = lambda: seen.append(line.client.progress())  # type: ignore[method-assign]
     break_off(line)
     line.until(lambda: line.client.lost, "the connection to be lost")
     assert seen == [(written, written)]
@@ -796,17 +796,17 @@ def through_a_unix_socket(reactor: Any) -> Iterator[tuple[Client, socket.socket]
 
 def test_through_a_unix_socket_what_was_read_has_arrived(reactor: Any) -> None:
     with through_a_unix_socket(reactor) as (client, far):
-        assert client.progress == (0, 0)
+        assert client.progress() == (0, 0)
         client.deliver(b"x" * 100, 1)
-        written, arrived = client.progress
+        written, arrived = client.progress()
         assert (written, arrived <= 0) == (100, True)
         assert far.recv(100) == b"x" * 100
-        assert client.progress == (100, 100)
+        assert client.progress() == (100, 100)
         client.deliver(b"x" * 1_000_000, 1)
-        before = client.progress
+        before = client.progress()
         far.recv(100_000)
-        assert client.progress[0] == before[0] == 1_000_100
-        assert before[1] < client.progress[1] <= 100_100
+        assert client.progress()[0] == before[0] == 1_000_100
+        assert before[1] < client.progress()[1] <= 100_100
 
 
 def test_what_the_clients_kernel_takes_only_grows_while_the_client_reads(line: Line) -> None:
@@ -849,7 +849,7 @@ def test_a_kernel_without_a_count_of_what_was_acknowledged_tells_what_waits(
     line.client.replay(b"x" * 1_000_000, 1)
     before = line.client.acknowledged
     assert before <= -1_000_000
-    assert line.client.progress == (-before, 0)
+    assert line.client.progress() == (-before, 0)
     line.read_down_to(900_000)
     assert line.client.acknowledged > before
     assert line.client.unacknowledged == -line.client.acknowledged
@@ -858,8 +858,8 @@ def test_a_kernel_without_a_count_of_what_was_acknowledged_tells_what_waits(
 def test_a_transport_that_knows_nothing_has_nothing_until_it_has_all() -> None:
     client = Client()
     client.makeConnection(StringTransport())
-    assert client.progress == (0, sys.maxsize)
+    assert client.progress() == (0, sys.maxsize)
     client.deliver(b"x", 1)
-    assert client.progress[1] == 0
+    assert client.progress()[1] == 0
     client.resumeProducing()
-    assert client.progress == (0, sys.maxsize)
+    assert client.progress() == (0, sys.maxsize)

@@ -108,13 +108,13 @@ def test_without_a_key_it_knows_of_no_place(house: House) -> None:
 
 def test_with_a_key_it_knows_what_has_arrived(house: House) -> None:
     membership, _, line = member(house, resume="abcdefgh")
-    line.progress = (10, 5)
+    line.bytes_written_and_arrived = (10, 5)
     assert membership.given(TOP) == StreamPosition("e0", 0)  # where it was when it came
-    line.progress = (10, 10)
+    line.bytes_written_and_arrived = (10, 10)
     assert membership.given(TOP) == TOP
     membership.seal()
     membership.close()
-    line.progress = (0, 0)  # nobody knows any more
+    line.bytes_written_and_arrived = (0, 0)  # nobody knows any more
     assert membership.given(StreamPosition("e0", 10)) == TOP
 
 
@@ -123,7 +123,7 @@ def test_its_place_is_kept_when_it_goes(house: House) -> None:
     speaker, _ = house.session()
     speaker.received(["a"])
     house.turn()
-    line.progress = (10, 10)
+    line.bytes_written_and_arrived = (10, 10)
     program.given_all()
     program.going()
     program.gone()
@@ -132,7 +132,7 @@ def test_its_place_is_kept_when_it_goes(house: House) -> None:
 
 def test_one_with_a_key_comes_back_to_what_it_missed(house: House) -> None:
     _, program, line = member(house, resume="abcdefgh")
-    line.progress = (10, 10)
+    line.bytes_written_and_arrived = (10, 10)
     program.given_all()
     program.going()
     program.gone()

@@ -21,14 +21,14 @@ class Waiter:
 
     def __init__(self, world: "World", name: str, slices: int, *, messages: bool) -> None:
         self.world, self.name, self.slices, self.messages = world, name, slices, messages
-        world.turns.wait(self)
+        world.turns.wait(self.handle_slice)
 
     def handle_slice(self) -> bool:
         self.world.handled.append((round(self.world.clock.seconds(), 3), self.name))
         self.world.clock.rightNow += 0.001
         self.slices -= 1
         if self.slices:
-            self.world.turns.wait(self)
+            self.world.turns.wait(self.handle_slice)
         if self.name == "bad":
             raise RuntimeError("bad")
         return self.messages
