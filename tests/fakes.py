@@ -84,7 +84,8 @@ class FakeBus:
 
     def __init__(self, publisher: str = "fake", history: int = 1000) -> None:
         self.publisher = publisher
-        self.history = history
+        self.kept_messages = history
+        self.presence = self.history = self.resume_positions = self.queues = self
         self.away = ""
         self.refusing = ""
         """In which words writes are refused, where that is why it is away."""
@@ -135,7 +136,12 @@ class FakeBus:
     # Messages
 
     def publish(
-        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+        self,
+        room: str,
+        messages: Sequence[Message],
+        ids: Mapping[int, str] | None = None,
+        ticket: int = 0,
+        weight: int | None = None,
     ) -> Any:
         if self.refuse is not None:
             return fail(self.refuse)
@@ -157,7 +163,7 @@ class FakeBus:
         self._tops[room] = StreamPosition(top.epoch, batch.last)
         kept = self.kept.setdefault((room, top.epoch), [])
         kept.append(batch)
-        while kept and kept[0].last <= batch.last - self.history:
+        while kept and kept[0].last <= batch.last - self.kept_messages:
             del kept[0]
         self._queue.append(batch)
         return StreamPosition(top.epoch, batch.first)
@@ -182,13 +188,13 @@ class FakeBus:
                 self.listener.deliver(batch)
         changes, self.changes = self.changes, []
         for room, after, change in changes:
-            self.listener.present(room, after, [change])
+            self.listener.presence_changed(room, after, [change])
 
     def compare(self) -> None:
         """Say how far each room has come: all that was on its way has come, or is lost."""
         self.pump()
         for room in list(self.rooms):
-            self.listener.compare(room, self.top(room))
+            self.listener.recover(room, self.top(room))
 
     def flushed(self) -> "Deferred[None]":
         return succeed(None)
@@ -212,7 +218,7 @@ class FakeBus:
         taken = set(self.present.get(room, {}).values())
         return self._answer(lambda: "" if identity.nick in taken else identity.nick)
 
-    def exit(self, room: str, author: str, *, linger: bool) -> None:
+    def leave(self, room: str, author: str, *, linger: bool) -> None:
         if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
             self.lingered[author] = linger
             self._tell(room, PresenceEvent("leave", author, nick, ""))
@@ -268,7 +274,7 @@ class FakeBus:
     def claim(self, room: str, key: str, session: str) -> "Deferred[ResumePosition]":
         def claim() -> ResumePosition:
             owner = self.owners.get((room, key))
-            if owner is not None and owner != session and (place := self.listener.give_up(room, owner)) is not None:
+            if owner is not None and owner != session and (place := self.listener.disconnect(room, owner)) is not None:
                 self._keep((room, key), place)
             self.owners[room, key] = session
             return self.places.setdefault((room, key), ResumePosition(None, session))
@@ -282,7 +288,7 @@ class FakeBus:
             if left:
                 del self.owners[room, key]
 
-    def fought(self, room: str, key: str) -> None:
+    def count_takeover(self, room: str, key: str) -> None:
         self.fights.append((room, key))
 
     def saved(self) -> "Deferred[None]":
@@ -308,7 +314,7 @@ class FakeBus:
 
     def _span(self, room: str, after: StreamPosition | None, most: int) -> HistoryRange:
         top = self.top(room)
-        if after is None or not self.history:
+        if after is None or not self.kept_messages:
             return HistoryRange((), top)
         rest = [each for each in self.kept.get((room, after.epoch), ()) if each.last > after.offset]
         old = bool(rest) and after.epoch != top.epoch
@@ -322,7 +328,7 @@ class FakeBus:
         return HistoryRange(batches, top, more=old)
 
     def _span_back(self, room: str, epoch: str, last: int, after: int, most: int) -> tuple[list[Batch], bool]:
-        kept = self.kept.get((room, epoch), []) if self.history else []
+        kept = self.kept.get((room, epoch), []) if self.kept_messages else []
         wanted = [batch for batch in kept if batch.first <= last and batch.last > after]
         batches: list[Batch] = []
         while wanted and sum(batch.size for batch in batches) < most:
@@ -342,7 +348,7 @@ class FakeBus:
         waiters.append(done)
         return done
 
-    def hears(self, room: str) -> bool:
+    def subscribed(self, room: str) -> bool:
         return room in self._heard
 
     def unhear(self) -> None:

@@ -16,9 +16,8 @@ from chatd.access.tokens import Permissions
 from chatd.broker.presence import PresenceStore
 from chatd.broker.presence_list import Identity
 from chatd.broker.publish_queue import NotPublished
-from chatd.broker.queries import Queries
+from chatd.broker.queries import PUBLISH, Queries
 from chatd.broker.resume_positions import ResumePosition as Stored
-from chatd.broker.script import PUBLISH
 from chatd.chatlog.sync import Sync
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
@@ -252,7 +251,7 @@ def _() -> Seen:
 
     member(house, "bad", format=Shown())
     member(house, "good", format=Shown(change=change))
-    house.hub.present("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
+    house.hub.presence_changed("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
     house.end_turn()
     return told, ["ann"]
 
@@ -393,11 +392,11 @@ def _() -> Seen:
     office = test_resume_positions.Office(places=3)
     given: list[str] = []
 
-    def give_up(room: str, session: str) -> Stored | None:
+    def disconnect(room: str, session: str) -> Stored | None:
         given.append(session)
         return fail() if session == "s1" else None
 
-    office.places._give_up = give_up
+    office.places._disconnect = disconnect
     for number in (1, 2):
         office.save(f"s{number}", key=f"k{number}")
     office.end_turn()
@@ -546,7 +545,7 @@ def _() -> Seen:
     syncing: Deferred[None] = Deferred()
     sync = Sync(list, lambda *_: syncing)
     for refused in (fail, lambda ticket, why: told.append(ticket)):
-        listener: Any = SimpleNamespace(not_synced=refused)
+        listener: Any = SimpleNamespace(sync_failed=refused)
         sync.listen(listener)
     sync.ask()
     syncing.errback(OSError("no"))
@@ -614,12 +613,12 @@ def _() -> Seen:
     table = test_comparison.Table("a", "b", "c")
     compared: list[str] = []
 
-    def compare(room: str, top: StreamPosition) -> None:
+    def recover(room: str, top: StreamPosition) -> None:
         compared.append(room)
         if room == "a":
             fail()
 
-    table.comparison._compare = compare
+    table.comparison._recover = recover
     table.comparison.run()
     table.round(1, 2)
     table.round(3)
@@ -627,7 +626,7 @@ def _() -> Seen:
 
 
 def presence(**others: Any) -> PresenceStore:
-    options: dict[str, Any] = {"channel": str.encode, "now": lambda: 0.0, "told": fail, "renamed": fail, **others}
+    options: dict[str, Any] = {"channel": str.encode, "now": lambda: 0.0, "changed": fail, "renamed": fail, **others}
     queries: Any = SimpleNamespace(ask=lambda *_: Deferred())
     return PresenceStore(Clock(), queries, Config(), "w", **options)
 
@@ -641,7 +640,7 @@ def _() -> Seen:
         if room == "ops":
             fail()
 
-    made = presence(said=look)
+    made = presence(published=look)
     for name in ("ops", "dev"):
         made.enter(name, "s1", Identity()).addErrback(lambda _: None)
         made._rooms[name].waiting.clear()
@@ -659,7 +658,7 @@ def _() -> Seen:
         if room == "ops":
             fail()
 
-    made._care = care  # type: ignore[method-assign]
+    made._store_again = care  # type: ignore[method-assign]
     for name in ("ops", "dev"):
         made.enter(name, "s1", Identity())
     queries: Any = SimpleNamespace(ask=lambda *_: succeed([0, 1, 0, 1]))
@@ -776,9 +775,9 @@ def _() -> Seen:
 def _() -> Seen:
     web = Web()
     bad, good = Asker(web), Asker(web)
-    members, web.hub.members = web.hub.members, fail  # type: ignore[method-assign]
+    members, web.bus.members = web.bus.members, fail  # type: ignore[method-assign]
     status = bad.ask("GET /ops/members").status
-    web.hub.members = members  # type: ignore[method-assign]
+    web.bus.members = members  # type: ignore[method-assign]
     return (status, good.ask("GET /ops/members").status), (500, 200)
 
 

@@ -1,23 +1,22 @@
 """The bus: carries batches of messages between all workers, on this host and others, through Redis or Valkey.
 
-What it promises:
+It owns both connections to the broker, and what uses them: ``queues``, ``history``, ``presence``,
+``resume_positions``, ``shared_limits`` and ``eviction``. It promises:
 
-* Messages that ``publish`` took are published once, in the order they were taken, or the Deferred says why not.
-* What it has in flight is bounded (``window_bytes``): hand nothing over while ``open`` is False.
-* While the broker can't be reached, or refuses to write, it is ``away`` and says why; everything waits.
-* Nothing is delivered around the broker: the sender's own worker, too, gets messages only from there.
-* Only rooms that were subscribed are heard; a subscription survives reconnects. What was not heard meanwhile, or is
-  lost on the way, shows: ``compare`` says every now and then how far those who listen should have come.
-* What is read, or asked for, waits while the broker can't be reached. What only reads goes on while it refuses writes.
-* A frozen broker, which breaks no connection, is known to be dead within five ticks.
+* Messages come from the broker alone. The sender's own worker gets them that way, too.
+* Only batches of subscribed rooms are delivered. A subscription survives reconnects.
+* A batch that was lost on the way is noticed: every ``compare_seconds`` the bus reports the stream position of each
+  room to the listener.
+* While the broker cannot be reached, or refuses to write, the bus is ``away`` and says why. Queries wait.
+* A frozen broker, which breaks no connection, is found within five ticks.
 
-It does not know members, nor what a message says.
+It knows neither subscribers nor the text of a message.
 """
 
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,31 +24,27 @@ from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from chatd.access.rate_limits import RateLimits
-from chatd.broker.comparison import Comparison
 from chatd.broker.connection import (
     BrokerConnection,
     ConnectionUnusable,
     LinkLost,
     PublishConnection,
     SubscribeConnection,
+    broker_endpoint,
 )
-from chatd.broker.endpoint import broker_endpoint
 from chatd.broker.eviction import Eviction
 from chatd.broker.history import HistoryReader
-from chatd.broker.liveness import LivenessProbes
+from chatd.broker.liveness import Comparison, LivenessProbes
 from chatd.broker.presence import PresenceStore
-from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom
-from chatd.broker.publish_queue import NotPublished, PublishQueues, PublishResult, WritesRefused
-from chatd.broker.queries import Queries
+from chatd.broker.publish_queue import NotPublished, PublishQueues, WritesRefused
+from chatd.broker.queries import ALL, RUN, Queries
 from chatd.broker.resume_positions import ResumePosition, ResumePositions
-from chatd.broker.script import ALL, RUN
 from chatd.broker.sentinel import Sentinels
 from chatd.broker.shared_limits import SharedLimits
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES
-from chatd.protocol.message import Batch, HistoryRange, Message, PresenceEvent, StreamPosition, decode, tells_changes
+from chatd.protocol.message import Batch, PresenceEvent, StreamPosition, decode, tells_changes
 from chatd.runtime.timers import Periodic
 
 log = Logger()
@@ -57,37 +52,35 @@ log = Logger()
 OLDEST_REDIS = "6.2"
 """The first that trims a stream by id. Every Valkey calls itself Redis 7 here."""
 
-_NO_IDS: Mapping[int, str] = {}
-
 
 class BusListener(Protocol):
-    """Who hears the bus."""
+    """What the bus calls: the hub."""
 
     def deliver(self, batch: Batch) -> None:
-        """Take a batch of a room that was subscribed."""
+        """Deliver a batch to a subscribed room."""
 
     def bus_changed(self) -> None:
-        """Look at ``open`` and ``away`` again."""
+        """Look at ``away`` and at ``queues.open`` again."""
 
-    def compare(self, room: str, top: StreamPosition) -> None:
-        """Learn how far a room has come: whatever was published up to there was heard by now, or never will be."""
+    def recover(self, room: str, top: StreamPosition) -> None:
+        """Recover what is missing in a room up to a stream position."""
 
-    def present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
-        """Learn who came to a watched room, went, or took another nick, and the newest message before that."""
+    def presence_changed(self, room: str, after: StreamPosition, events: Sequence[PresenceEvent]) -> None:
+        """Pass on the presence events of a watched room, which follow a stream position."""
 
     def renamed(self, room: str, author: str, nick: str) -> None:
-        """Learn that a member has another nick: somebody took its own while the broker did not know it."""
+        """Note the new nick of a member: another member took its nick while the broker did not know it."""
 
-    def give_up(self, room: str, session: str) -> ResumePosition | None:
-        """Hang up on a connection, for its key has come with another one; give how far it has come."""
+    def disconnect(self, room: str, session: str) -> ResumePosition | None:
+        """Close a connection whose resume key another connection has claimed. Return its resume position."""
 
     def logged(self) -> "Deferred[None] | None":
-        """Fire once all that was said up to now was handed over, or refused. Return None if it was."""
+        """Return a Deferred that fires when all received messages are published or refused, or None if they are."""
 
 
 @dataclass(slots=True)
 class _Subscription:
-    """A room that is heard, once it is confirmed."""
+    """A subscribed room, and the callers that wait for the broker's confirmation."""
 
     confirmed: bool = False
     waiters: "OrderedDict[Deferred[None], None]" = field(default_factory=OrderedDict)
@@ -108,189 +101,159 @@ class Bus:
         run: str = "",
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take the reactor, where the broker is, and a name for this worker that no other has or had.
+        """Prepare a bus for a broker. ``publisher`` is this worker's unique name.
 
-        Run names the stretch of time in which the broker has lost nothing; where nobody knows, each of its processes
-        is one. Now is the time of day, in seconds since 1970.
+        ``run`` names the period in which the broker has lost nothing. By default each process of the broker is one.
+        ``now`` returns seconds since 1970.
         """
         self._clock = reactor
         self._address = address
         self._config = config
-        self._prefix = f"{config.redis_prefix}:room:"
-        self._publish_queues = PublishQueues(
-            config,
-            publisher,
-            self._channel,
-            now=reactor.seconds,
-            answered=self._answered,
-            refused=self._refused,
-            window_changed=self._window_changed,
-        )
-        self._probes = LivenessProbes(reactor, config, publisher)
+        self._room_channels = f"{config.redis_prefix}:room:".encode()
         self._known_run = run.encode()
-        self._queries = Queries(reactor, config)
-        self._history = HistoryReader(self._queries, config, self._channel, lambda: secrets.token_hex(4), now)
-        self._presence = PresenceStore(
+        self.publisher = publisher
+        self._queries = queries = Queries(reactor, config)
+        self.queues = self._make_publish_queues()
+        self.history = HistoryReader(queries, config, self._channel, now)
+        self.presence = self._make_presence(now)
+        self.resume_positions = ResumePositions(
             reactor,
-            self._queries,
+            queries,
             config,
             publisher,
-            channel=self._channel,
-            now=now,
-            told=self._present,
-            renamed=self._renamed,
-            said=self._said,
+            lambda *args: self.listener.disconnect(*args),  # noqa: PLW0108 - the listener is set later
         )
-        self._shares = SharedLimits(reactor, self._queries, config, publisher)
-        self._eviction = Eviction(reactor, self._queries, config, publisher)
-        self._places = ResumePositions(reactor, self._queries, config, publisher, self._give_up)
-        self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
-        endpoint = self._sentinels or broker_endpoint(reactor, address, config)
-
-        def link(
-            kind: type[Any], prepare: Any, heard: Callable[[bytes, bytes], None] | None = None
-        ) -> BrokerConnection:
-            return BrokerConnection(
-                kind, reactor, endpoint, address, config, prepare=prepare, changed=self._links_changed, heard=heard
-            )
-
-        self._commands = link(PublishConnection, self._prepare_commands)
-        self._channels = link(SubscribeConnection, self._prepare_channels, self._heard)
-        self._subscriber: Any = None  # from the moment it is prepared
-        self._rooms: dict[str, _Subscription] = {}
-        self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
+        self.shared_limits = SharedLimits(reactor, queries, config, publisher)
+        self.eviction = Eviction(reactor, queries, config, publisher)
+        self._probes = LivenessProbes(reactor, config, publisher)
         self._comparison = Comparison(
             reactor,
             config,
-            self._history,
-            self._presence,
-            rooms=self._heard_rooms,
+            self.history,
+            self.presence,
+            rooms=self._confirmed_rooms,
             probe=self.probe,
-            compare=self._compare,
+            recover=self._recover,
         )
-
+        self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
+        self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
+        self._endpoint = self._sentinels or broker_endpoint(reactor, address, config)
+        self._publishing = self._connection(PublishConnection, self._prepare_publishing)
+        self._subscribing = self._connection(SubscribeConnection, self._prepare_subscribing)
+        self._subscriber: Any = None  # the protocol of _subscribing, from the moment it is prepared
+        self._rooms: dict[str, _Subscription] = {}
         self._was_live = False
-        self._settled = False  # whether other workers have had time to be back too
-        self._unsettled: OrderedDict[Deferred[None], None] = OrderedDict()  # those that wait for that
         self._refusing = ""
         self._refusals = 0
         self._retrying: Any = None
         self._settling: Any = None
         self._away_since = 0.0
-        self._said_away = False
+        self._reported_away = False
         self._closed = False
 
-    # What the worker asks for
+    def _make_publish_queues(self) -> PublishQueues:
+        return PublishQueues(
+            self._config,
+            self.publisher,
+            self._channel,
+            now=self._clock.seconds,
+            answered=self._answered,
+            refused=self._refused,
+            window_changed=lambda: self.listener.bus_changed(),  # noqa: PLW0108 - as above
+        )
+
+    def _make_presence(self, now: Callable[[], float]) -> PresenceStore:
+        return PresenceStore(
+            self._clock,
+            self._queries,
+            self._config,
+            self.publisher,
+            channel=self._channel,
+            now=now,
+            changed=lambda *args: self.listener.presence_changed(*args),  # noqa: PLW0108 - as above
+            renamed=lambda *args: self.listener.renamed(*args),  # noqa: PLW0108 - as above
+            published=self._published,
+        )
+
+    def _connection(self, kind: type[Any], prepare: Any) -> BrokerConnection:
+        return BrokerConnection(
+            kind,
+            self._clock,
+            self._endpoint,
+            self._address,
+            self._config,
+            prepare=prepare,
+            changed=self._connections_changed,
+            received=self._received,
+        )
 
     def start(self) -> None:
-        """Dial the broker."""
+        """Connect to the broker."""
         BUSES.value += 1
         self._away_since = self._clock.seconds()
-        self._commands.start()
-        self._channels.start()
+        self.resume_positions.hold_claims()
+        self._publishing.start()
+        self._subscribing.start()
         self._ticker.start(now=False)
         self._comparison.start()
 
-    def share(self, limits: RateLimits) -> None:
-        """Share with all workers what addresses do on this one."""
-        self._shares.share(limits)
-
-    def evict(self) -> None:
-        """Keep the memory of the broker, which is a private one, from running out."""
-        self._eviction.start()
-
     def stop(self) -> None:
-        """Hang up. What was not published fails with NotPublished."""
+        """Close both connections. Batches that are not published fail with NotPublished."""
         BUSES.value -= 1
         self._closed = True
         self._ticker.stop()
         self._comparison.stop()
-        self._shares.stop()
-        self._eviction.stop()
+        self.shared_limits.stop()
+        self.eviction.stop()
         self._queries.stop()
-        self._presence.stop()
+        self.presence.stop()
         for timer in (self._settling, self._retrying):
             if timer is not None and timer.active():
                 timer.cancel()
-        self._publish_queues.abandon("the server stopped")
+        self.queues.abandon("the server stopped")
         self._probes.fail("the server stopped")
-        self._commands.stop()
-        self._channels.stop()
+        self._publishing.stop()
+        self._subscribing.stop()
 
     @property
     def away(self) -> str:
-        """Why nothing can be published now; empty while it can."""
-        if self._publish_queues.live:
+        """Return why nothing can be published now, or an empty string."""
+        if self.queues.live:
             return ""
         if self._refusing:
             return self._refusing
-        troubles = [link.trouble for link in (self._commands, self._channels) if link.protocol is None]
+        troubles = [
+            connection.trouble for connection in (self._publishing, self._subscribing) if connection.protocol is None
+        ]
         return troubles[0] if troubles else "waiting for other workers to be back"
 
     @property
     def starting(self) -> bool:
-        """Whether nothing could be published up to now: the worker has just started, and the links may come at once."""
+        """Return whether this bus was never live: the worker has just started."""
         return not self._was_live
 
     @property
     def unreachable(self) -> str:
-        """Why the broker can't be asked now; empty while it can, and at a start, when what is asked waits."""
-        return "" if self.starting or self._commands.protocol is not None else self._commands.trouble
+        """Return why queries wait, or an empty string. At a start they may wait for the first connection."""
+        return "" if self.starting or self._publishing.protocol is not None else self._publishing.trouble
 
     @property
     def refusing(self) -> str:
-        """In which words the broker refuses writes now; empty while it does not."""
+        """Return the broker's reason for refusing writes, or an empty string."""
         return self._refusing
 
-    @property
-    def open(self) -> bool:
-        """Whether ``publish`` may be called."""
-        return self._publish_queues.live and not self._publish_queues.full
-
-    @property
-    def space(self) -> int:
-        """How much more may be in flight, in bytes; ``weight`` says what messages take."""
-        return self._publish_queues.space
-
-    def weight(self, messages: Sequence[Message]) -> int:
-        """Give what messages take of the window, in bytes."""
-        return self._publish_queues.weight(messages)
-
-    def publish(
-        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] = _NO_IDS, ticket: int = 0
-    ) -> "Deferred[PublishResult]":
-        """Publish messages of a room, after all that were handed over before; fails with NotPublished.
-
-        The Deferred fires once they have their offsets; they may be delivered before that. Ids are those that authors
-        gave to some of them, by their number (0, 1, …): what its author has published with the same id before, within
-        ``republish_memory_seconds``, is not published again. A ticket is that of the sync to wait for (``sync``).
-        """
-        return self._publish_queues.publish(room, messages, ids, ticket)
-
-    def synced(self, ticket: int) -> None:
-        """Publish what waited for a sync of the chat log up to that one."""
-        self._publish_queues.synced(ticket)
-
-    def not_synced(self, ticket: int, why: str) -> None:
-        """Fail what waits for a sync up to that one, with NotPublished."""
-        self._publish_queues.not_synced(ticket, why)
-
-    def flushed(self) -> "Deferred[None]":
-        """Fire once nothing is in flight."""
-        return self._publish_queues.flushed()
-
     def probe(self) -> "Deferred[None]":
-        """Publish to ourselves, as messages are published.
+        """Publish a probe to this worker. Return a Deferred that fires when it has come back.
 
-        Fires when it came back; fails with NotPublished, which names the broken link, or why the broker refuses writes.
+        It fails with NotPublished, which names the broken connection or says why the broker refuses writes.
         """
-        if self._commands.protocol is None or self._channels.protocol is None:
+        if self._publishing.protocol is None or self._subscribing.protocol is None:
             return fail(NotPublished(self.away))
-        return self._probes.send(self._commands.protocol).addCallbacks(self._probe_back, self._probe_failed)
+        return self._probes.send(self._publishing.protocol).addCallbacks(self._probe_returned, self._probe_failed)
 
-    def _probe_back(self, _: None) -> None:
-        """Take writes as possible again, unless there are messages: then it depends on them. Raise WritesRefused."""
-        if not self._publish_queues.unanswered:
+    def _probe_returned(self, _: None) -> None:
+        """End a refusal of writes, unless unanswered batches will tell. Raise WritesRefused while it lasts."""
+        if not self.queues.unanswered:
             self._answered()
         if self._refusing:
             raise WritesRefused(self._refusing)
@@ -300,107 +263,17 @@ class Bus:
             self._refused(str(failure.value))
         return failure
 
-    # Who is where: each answer waits for the broker
-
-    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
-        """Let a member come, with the nick that it wants or one like it; fires with the one that it has."""
-        return self._presence.enter(room, author, identity)
-
-    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
-        """Let a member take another nick, or one like it; fires with the one that it has."""
-        return self._presence.rename(room, author, identity)
-
-    def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
-        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use."""
-        return self._presence.find_nick(room, identity)
-
-    def exit(self, room: str, author: str, *, linger: bool) -> None:
-        """Let a member go; where it may linger, it has a while to come back unnoticed."""
-        self._presence.leave(room, author, linger=linger)
-
-    def members(self, room: str) -> "Deferred[MemberList]":
-        """Ask who is in a room, on all workers."""
-        return self._presence.members(room)
-
-    def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
-        """List the rooms that have members or messages, by name, and say whether there may be more."""
-        return Deferred.fromCoroutine(self._presence.list_rooms())
-
-    def watch(self, room: str) -> None:
-        """Tell who comes to a room and goes, from now on."""
-        self._presence.watch(room)
-
-    def unwatch(self, room: str) -> None:
-        """Tell it no more."""
-        self._presence.unwatch(room)
-
-    def _present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
-        self.listener.present(room, after, changes)
-
-    def _said(self, room: str) -> "Deferred[None] | None":
-        """Fire once all that was said in a room up to now is published, or never will be. Return None if it is."""
+    def _published(self, room: str) -> "Deferred[None] | None":
+        """Return a Deferred that fires when all messages of a room are published or refused, or None if they are."""
         logged = self.listener.logged()
-        return (
-            self._publish_queues.said(room)
-            if logged is None
-            else logged.addCallback(lambda _: self._publish_queues.said(room))
-        )
+        if logged is None:
+            return self.queues.published(room)
+        return logged.addCallback(lambda _: self.queues.published(room))
 
-    def _renamed(self, room: str, author: str, nick: str) -> None:
-        self.listener.renamed(room, author, nick)
-
-    # History and places: each answer waits for the broker
-
-    def read(self, room: str, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
-        """Read what follows a position, up to about so many bytes; without one only where the room's order stands."""
-        return self._history.read(room, after, most)
-
-    def read_back(
-        self, room: str, epoch: str, last: int, after: int, most: int
-    ) -> "Deferred[tuple[list[Batch], bool]]":
-        """Read the newest batches up to one offset and behind another, the newest first, up to about so many bytes.
-
-        Return them and whether there are more. The first may end, and the last begin, with messages beyond the offsets.
-        """
-        return self._history.read_back(room, epoch, last, after, most)
-
-    def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
-        """Say where the order of each room stands; a room of which the broker knows nothing has no epoch."""
-        return self._history.tops(rooms)
-
-    def claim(self, room: str, key: str, session: str) -> "Deferred[ResumePosition]":
-        """Take over the place that was kept under a key, for a connection; or begin one.
-
-        Fails with TakenOver or Contested.
-        """
-        return Deferred.fromCoroutine(self._claim(room, key, session))
-
-    async def _claim(self, room: str, key: str, session: str) -> ResumePosition:
-        if not self._settled:  # the worker that has yet to write the place is to be back before it is read
-            settled: Deferred[None] = Deferred(self._unsettled.pop)
-            self._unsettled[settled] = None
-            await settled
-        return await self._places.claim(room, key, session)
-
-    def save(self, room: str, key: str, session: str, place: ResumePosition, *, left: bool = False) -> None:
-        """Keep a place under a key, as long as the connection has it; it may have left."""
-        self._places.save(room, key, session, place, left=left)
-
-    def fought(self, room: str, key: str) -> None:
-        """Count that a place was taken from a client that was still there."""
-        self._places.fought(room, key)
-
-    def saved(self) -> "Deferred[Any]":
-        """Fire once all places are kept, and it is said who has left."""
-        return gatherResults([self._places.saved(), self._presence.flushed()])
-
-    def _give_up(self, room: str, session: str) -> ResumePosition | None:
-        return self.listener.give_up(room, session)
-
-    # Rooms
+    # Subscriptions
 
     def subscribe(self, room: str) -> "Deferred[None]":
-        """Hear a room once the Deferred, which may be cancelled, fires: the broker has confirmed it."""
+        """Subscribe to a room. Return a Deferred that fires on confirmation, and may be cancelled."""
         subscription = self._rooms.get(room)
         if subscription is None:
             subscription = self._rooms[room] = _Subscription()
@@ -412,13 +285,13 @@ class Bus:
         subscription.waiters[done] = None
         return done
 
-    def hears(self, room: str) -> bool:
-        """Whether a room is heard now: its subscription is confirmed."""
+    def subscribed(self, room: str) -> bool:
+        """Return whether the subscription of a room is confirmed."""
         subscription = self._rooms.get(room)
         return subscription is not None and subscription.confirmed
 
     def unsubscribe(self, room: str) -> None:
-        """Hear a room no more."""
+        """Cancel the subscription of a room."""
         self._rooms.pop(room, None)
         if self._subscriber is not None:
             self._subscriber.unsubscribe([self._channel(room)]).addErrback(lambda _: None)
@@ -437,69 +310,73 @@ class Bus:
         return done
 
     def _not_subscribed(self, failure: Failure, room: str) -> None:
-        if not failure.check(LinkLost):  # else it is done again when the link is back
+        if not failure.check(LinkLost):  # a new connection subscribes again
             log.error("room {room} cannot be subscribed: {why}", room=room, why=failure.getErrorMessage())
 
-    def _heard_rooms(self) -> list[str]:
+    def _confirmed_rooms(self) -> list[str]:
         return [room for room, subscription in self._rooms.items() if subscription.confirmed]
 
-    def _compare(self, room: str, top: StreamPosition) -> None:
-        if self.hears(room):
-            self.listener.compare(room, top)
+    def _recover(self, room: str, top: StreamPosition) -> None:
+        if self.subscribed(room):
+            self.listener.recover(room, top)
 
     def _channel(self, room: str) -> bytes:
-        return (self._prefix + room).encode()
+        return self._room_channels + room.encode()
 
-    def _heard(self, channel: bytes, data: bytes) -> None:
-        if channel == self._probes.channel:
-            self._probes.heard(data)
+    def _received(self, channel: bytes, data: bytes) -> None:
+        if not channel.startswith(self._room_channels):
+            self._received_own(channel, data)
             return
-        if channel == self._places.channel:
-            self._places.heard(data)
-            return
-        room = channel.decode()[len(self._prefix) :]
+        room = channel[len(self._room_channels) :].decode()
         if room not in self._rooms:
             return
         if tells_changes(data):
-            self._presence.heard(room, data)
+            self.presence.received(room, data)
             return
         try:
             batch = decode(room, data)
         except ValueError as error:
             log.error("a message for room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
-            self._comparison.run()  # else those in the room are only told when something follows it
+            self._comparison.run()  # finds the gap now, not with the next message of the room
         else:
             self.listener.deliver(batch)
 
-    # The links
+    def _received_own(self, channel: bytes, data: bytes) -> None:
+        """Pass on what was published to a channel of this worker."""
+        if channel == self._probes.channel:
+            self._probes.received(data)
+        elif channel == self.resume_positions.channel:
+            self.resume_positions.received(data)
 
-    async def _prepare_commands(self, protocol: Any) -> None:
-        """Load the scripts, learn which run of the broker this is."""
+    # Connections
+
+    async def _prepare_publishing(self, protocol: Any) -> None:
+        """Load the scripts and find out which run of the broker this is."""
         if self._sentinels is not None:
             await self._sentinels.check(protocol)
         info = await protocol.execute_command("INFO", "server")
         fields = dict(line.partition(b":")[::2] for line in info.split(b"\r\n"))
         version = fields[b"redis_version"].decode()
-        if [int(each) for each in version.split(".")[:2]] < [int(each) for each in OLDEST_REDIS.split(".")]:
+        if [int(part) for part in version.split(".")[:2]] < [int(part) for part in OLDEST_REDIS.split(".")]:
             raise ConnectionUnusable(f"it is Redis {version}; {OLDEST_REDIS} or newer is needed")
         for script in ALL:
             await script.load(protocol)
         run = self._known_run or fields[b"run_id"]
         if self._sentinels is not None:
             run = await RUN.run(protocol, [f"{self._config.redis_prefix}:run".encode()], [run, secrets.token_hex(4)])
-        self._publish_queues.connected(protocol, run)
+        self.queues.connected(protocol, run)
         self._queries.connected(protocol, run)
-        self._places.connected(run)
+        self.resume_positions.connected(run)
 
-    async def _prepare_channels(self, protocol: Any) -> None:
+    async def _prepare_subscribing(self, protocol: Any) -> None:
         if self._sentinels is not None:
             await self._sentinels.check(protocol)
         self._subscriber = protocol
         protocol.whenDisconnected().addCallback(self._forget_subscriber)
-        for channel in (self._probes.channel, self._places.channel):
+        for channel in (self._probes.channel, self.resume_positions.channel):
             await protocol.subscribe([channel])
-        self._places.write_anew()
-        # A room that is refused is said, and waits; the others must not wait with it.
+        self.resume_positions.write_anew()
+        # A room that is refused is logged. The others must not wait for it.
         rooms = [self._subscribe_on(protocol, room).addErrback(self._not_subscribed, room) for room in self._rooms]
         await gatherResults(rooms)
 
@@ -509,23 +386,24 @@ class Bus:
             for subscription in self._rooms.values():
                 subscription.confirmed = False
 
-    def _links_changed(self) -> None:
-        """Work out anew whether anything can be published. After an outage others get time to come back first."""
-        connected = self._commands.protocol is not None and self._channels.protocol is not None
+    def _connections_changed(self) -> None:
+        """Update whether anything can be published. After an outage other workers get time to come back first."""
+        connected = self._publishing.protocol is not None and self._subscribing.protocol is not None
         if not connected:
-            self._refusing, self._settled = "", False
+            self._refusing = ""
+            self.resume_positions.hold_claims()
         live = connected and not self._refusing and not self._closed
         if not live and self._settling is not None:
             self._settling.cancel()
             self._settling = None
-        if live and not self._publish_queues.live and self._settling is None:
+        if live and not self.queues.live and self._settling is None:
             wait = self._config.bus_settle_seconds if self._was_live else 0
             self._settling = self._clock.callLater(wait, self._go_live)
-            self._look_whether_it_writes()
-        elif not live and self._publish_queues.live:
-            self._publish_queues.lost()
+            self._probe_writes()
+        elif not live and self.queues.live:
+            self.queues.lost()
             self._away_since = self._clock.seconds()
-            self._say_away()
+            self._report_away()
             self.listener.bus_changed()
         if connected:
             self._comparison.run()
@@ -534,9 +412,9 @@ class Bus:
 
     def _go_live(self) -> None:
         self._settling = None
-        self._was_live = self._settled = True
-        if self._said_away:
-            self._said_away = False
+        self._was_live = True
+        if self._reported_away:
+            self._reported_away = False
             log.info(
                 "the message bus {address} is back after {seconds:.1f} s",
                 address=self._address,
@@ -544,41 +422,37 @@ class Bus:
                 problem=f"bus {self._address}",
                 resolved=True,
             )
-        self._publish_queues.go_live()
+        self.queues.go_live()
         self.listener.bus_changed()
-        while self._unsettled:  # one may cancel another
-            self._unsettled.popitem(last=False)[0].callback(None)
-
-    def _window_changed(self) -> None:
-        self.listener.bus_changed()
+        self.resume_positions.release_claims()
 
     def _refused(self, why: str) -> None:
-        """Be away, though connected, because the broker can't write; try again in a while."""
+        """Be away because the broker refuses writes, and retry later."""
         self._refusing = why
         if self._retrying is None or not self._retrying.active():
             config = self._config
             wait = config.bus_retry_first_seconds * 1.5 ** min(self._refusals, 50)
             self._refusals += 1
-            self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._try_again)
-        self._links_changed()
+            self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._retry)
+        self._connections_changed()
 
-    def _try_again(self) -> None:
-        """Send again what was refused; where there is nothing, see whether something could be published."""
-        self._publish_queues.send_all()
-        if not self._publish_queues.unanswered:
-            self._look_whether_it_writes()
+    def _retry(self) -> None:
+        """Send refused batches again, or a probe if there are none."""
+        self.queues.send_all()
+        if not self.queues.unanswered:
+            self._probe_writes()
 
-    def _look_whether_it_writes(self) -> None:
+    def _probe_writes(self) -> None:
         self.probe().addErrback(lambda _: None)
 
     def _answered(self) -> None:
-        """Be back, where the broker could not write for a while: it has done as asked, or refused for good."""
+        """End a refusal of writes: the broker has executed a command, or rejected it for another reason."""
         if self._refusing:
             self._refusing, self._refusals = "", 0
-            self._links_changed()
+            self._connections_changed()
 
-    def _say_away(self) -> None:
-        self._said_away = True
+    def _report_away(self) -> None:
+        self._reported_away = True
         log.warn(
             "the message bus {address} is away: {why}",
             address=self._address,
@@ -587,17 +461,17 @@ class Bus:
         )
 
     def _tick(self) -> None:
-        """Ask the links for a sign of life: a frozen broker breaks no connection."""
-        if not self._publish_queues.live and not self._said_away:
+        """Check both connections: a frozen broker breaks none."""
+        if not self.queues.live and not self._reported_away:
             away = self._clock.seconds() - self._away_since
-            if away >= 2 * self._config.bus_tick_seconds:  # a start takes a moment, and is no outage
-                self._say_away()
-        links = (self._commands, self._channels)
-        if any(link.protocol is None for link in links):
-            for link in links:
-                link.rest()  # it takes both to ask: the silence is ours
+            if away >= 2 * self._config.bus_tick_seconds:  # a start is no outage
+                self._report_away()
+        connections = (self._publishing, self._subscribing)
+        if any(connection.protocol is None for connection in connections):
+            for connection in connections:
+                connection.reset_silence()  # a probe takes both connections
             return
-        for link in links:
-            link.tick()
-        if all(link.protocol is not None for link in links):
-            self._look_whether_it_writes()
+        for connection in connections:
+            connection.tick()
+        if all(connection.protocol is not None for connection in connections):
+            self._probe_writes()

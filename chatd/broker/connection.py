@@ -1,8 +1,8 @@
-"""The only txredisapi import: a connection to the broker, dialled again for ever.
+"""Connections to the broker, made again whenever they break. The only module that imports txredisapi.
 
-One link publishes, another one subscribes: a connection that subscribes can do nothing else. txredisapi brings
-the protocol; its own reconnecting factories are not used: they stop for good where a password is refused or
-the broker is full, and queue without bound what is sent meanwhile (txredisapi 1.6.0).
+One connection publishes and runs scripts, the other one subscribes. txredisapi provides the protocol. Its reconnecting
+factories are not used: they stop for good if a password is refused or the broker is full, and queue without bound what
+is sent meanwhile (txredisapi 1.6.0).
 """
 
 import re
@@ -12,51 +12,61 @@ from typing import Any
 
 import hiredis
 import txredisapi
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.error import ConnectionClosed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from chatd.broker.credentials import password_of
+from chatd.broker.credentials import password_of, tls_options
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
+from chatd.config.values import BadValue
 
 log = Logger()
 uniform = SystemRandom().uniform
 
 ReplyError = txredisapi.ResponseError
-"""The broker's answer to a command that it did not carry out; the text starts with a code (``OOM``, ``NOSCRIPT``)."""
+"""A command failed; the text is the broker's and starts with a code (``OOM``, ``NOSCRIPT``)."""
 
 AWAY_CODES = frozenset(
     ("LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM")
 )
-"""Answers by which a broker says that it can't do it now."""
+"""Error codes of a broker that cannot execute a command for now."""
 
 _FOR_NOW = re.compile(rf"(?:^|-)(?:{'|'.join(AWAY_CODES)})\b|ACL failure|user executing the script can't")
-"""Redis 6.2 puts what went wrong in a script into words of its own: ``ERR Error running script …: -OOM …``."""
+"""Redis 6.2 wraps errors of scripts: ``ERR Error running script …: -OOM …``."""
 
 LinkLost = txredisapi.ConnectionError
-"""The link went away before the answer came: whether the command was carried out is unknown."""
+"""The connection broke before the answer arrived: nobody knows whether the command was executed."""
 
 
 def for_now(failure: Failure) -> bool:
-    """Whether a broker says that it can't do something now, be it until its rules are mended: try again."""
+    """Return whether a broker refuses a command for now, so that it may be sent again."""
     return _FOR_NOW.search(failure.getErrorMessage().strip()) is not None
 
 
 class ConnectionUnusable(Exception):
-    """A link that can't be used; its text says why."""
+    """A connection cannot be used; the text says why."""
 
 
-class _Alive:
-    """Counts the ticks since the broker was last heard, and remembers why the connection went."""
+class _Monitored:
+    """Counts the ticks since data arrived, and stores why the connection broke."""
 
     silent_ticks = 0
     lost = ""
-    """What was wrong, where the connection did not simply end: a certificate, say."""
+    """The reason if the connection did not just end: a certificate, for example."""
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         self.silent_ticks = 0
@@ -68,28 +78,28 @@ class _Alive:
         super().connectionLost(why)  # type: ignore[misc]
 
 
-class PublishConnection(_Alive, txredisapi.RedisProtocol):
-    """A connection that sends commands."""
+class PublishConnection(_Monitored, txredisapi.RedisProtocol):
+    """A connection that publishes and runs scripts."""
 
     def _build_command(self, *args: Any, **options: object) -> bytes:
-        """Put a command into bytes: txredisapi's own way took a tenth of what a message costs (1.6.0)."""
+        """Return the bytes of a command. txredisapi's own function took a tenth of the time of a message (1.6.0)."""
         command: bytes = hiredis.pack_command(args)
         return command
 
 
-class SubscribeConnection(_Alive, txredisapi.SubscriberProtocol):
-    """A connection that hears channels."""
+class SubscribeConnection(_Monitored, txredisapi.SubscriberProtocol):
+    """A connection that subscribes to channels."""
 
     def messageReceived(self, pattern: None, channel: bytes, message: bytes) -> None:
-        """Hand a message on. An exception that got out of here would corrupt txredisapi's parser."""
+        """Pass a message on. An exception would corrupt txredisapi's parser."""
         try:
-            self.factory.heard(channel, message)
-        except Exception:  # noqa: BLE001 - nothing a message does may take the link down
+            self.factory.received(channel, message)
+        except Exception:  # noqa: BLE001 - no message may break the connection
             log.failure("a message from the bus could not be handled")
 
 
 class BrokerConnection(Factory):
-    """Keeps one connection of a kind to the broker, from ``start`` to ``stop``."""
+    """One connection of a kind to the broker, kept from ``start`` to ``stop``."""
 
     noisy = False
     isLazy = False  # asked for by txredisapi
@@ -104,9 +114,12 @@ class BrokerConnection(Factory):
         *,
         prepare: Callable[[Any], Awaitable[None]],
         changed: Callable[[], None],
-        heard: Callable[[bytes, bytes], None] | None = None,
+        received: Callable[[bytes, bytes], None] | None = None,
     ) -> None:
-        """Take what to do on each new connection before it counts, and whom to tell that it came or went."""
+        """Prepare for a broker. Each new connection is passed to ``prepare`` before it is used.
+
+        ``changed`` is called when the connection is ready and when it has broken.
+        """
         self._kind = kind
         self._reactor = reactor
         self._endpoint = endpoint
@@ -114,34 +127,34 @@ class BrokerConnection(Factory):
         self._config = config
         self._prepare = prepare
         self._changed = changed
-        self.heard = heard
+        self.received = received
         self.protocol: Any = None
-        """The connection, while it can be used."""
+        """The connection, or None while there is none."""
         self.trouble = "not connected yet"
-        """Why there is none."""
+        """The reason why there is no connection."""
         self._refusal = ""
         self._stopping = False
         self._running: Deferred[None] | None = None
 
     def start(self) -> None:
-        """Begin to dial."""
+        """Start to connect."""
         self._running = Deferred.fromCoroutine(self._keep())
 
     def stop(self) -> None:
-        """Hang up and dial no more."""
+        """Close the connection and stop connecting."""
         self._stopping = True
         if self._running is not None:
             self._running.cancel()
 
     def tick(self) -> None:
-        """Count a tick, with which the broker is asked for a sign of life; drop a link that is silent for too long."""
+        """Count a tick, at which a probe is sent. Drop a connection that was silent for too many."""
         self.protocol.silent_ticks += 1
         if self.protocol.silent_ticks > self._config.bus_silent_ticks:
             self.trouble = f"silent for {self._config.bus_silent_ticks * self._config.bus_tick_seconds:g} s"
             self.protocol.transport.abortConnection()
 
-    def rest(self) -> None:
-        """Begin to count anew: the broker is not asked, for the other link is down."""
+    def reset_silence(self) -> None:
+        """Start to count again: no probe is sent, because the other connection is down."""
         if self.protocol is not None:
             self.protocol.silent_ticks = 0
 
@@ -152,25 +165,25 @@ class BrokerConnection(Factory):
                 dialling: Deferred[Any] = self._endpoint.connect(self)
                 protocol = await dialling.addTimeout(self._config.bus_connect_seconds, self._reactor)
                 try:
-                    await self._until_ready(protocol)
+                    await self._prepare_connection(protocol)
                     attempt = 0
                     await self._until_lost(protocol)
                 finally:
                     protocol.transport.abortConnection()
             except TimeoutError:
                 self.trouble = f"no answer within {self._config.bus_connect_seconds:g} s"
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the broker, it is tried again
+            except Exception as error:  # noqa: BLE001 - whatever is wrong, connect again
                 self.trouble = str(error) or type(error).__name__
             if not self._stopping:
                 attempt += 1
-                self._tell()
+                self._report_change()
             if not self._stopping:
                 await deferLater(self._reactor, self._delay(attempt)).addErrback(
                     lambda failure: failure.trap(CancelledError)
                 )
 
-    async def _until_ready(self, protocol: Any) -> None:
-        """Log in and prepare. Raises whatever keeps the connection from being used."""
+    async def _prepare_connection(self, protocol: Any) -> None:
+        """Log in and prepare. Raise what keeps the connection from being used."""
         self._refusal = ""
         preparing = Deferred.fromCoroutine(self._get_ready(protocol))
         preparing.addTimeout(self._config.bus_connect_seconds, self._reactor)
@@ -188,28 +201,28 @@ class BrokerConnection(Factory):
         self.trouble = "connection lost"
         self.protocol = protocol
         try:
-            self._tell()
+            self._report_change()
             if not self._stopping:
                 await protocol.whenDisconnected()
         finally:
             self.protocol = None
 
-    def _tell(self) -> None:
-        """Say that the link came or went. Whoever hears it may stop the link."""
+    def _report_change(self) -> None:
+        """Call ``changed``, which may stop this connection."""
         try:
             self._changed()
-        except Exception:  # noqa: BLE001 - whoever listens, the link goes on
+        except Exception:  # noqa: BLE001 - the connection goes on
             log.failure("a change of a link to the message bus was not handled")
 
     def _delay(self, attempt: int) -> float:
         config = self._config
         delay = min(config.bus_retry_first_seconds * 1.5 ** min(attempt - 1, 50), config.bus_retry_most_seconds)
-        return delay * uniform(0.9, 1.1)  # workers do not dial in step
+        return delay * uniform(0.9, 1.1)  # workers do not connect in step
 
-    # What txredisapi asks of a factory
+    # Methods that txredisapi calls
 
     def buildProtocol(self, addr: object) -> Any:
-        """Make a protocol that leaves replies as they are: a line ``007`` stays one. Raises BadValue."""
+        """Return a protocol that does not convert replies: ``007`` stays a string. Raise BadValue."""
         address = self._address
         protocol = self._kind(
             charset=None,
@@ -222,8 +235,45 @@ class BrokerConnection(Factory):
         return protocol
 
     def stopTrying(self) -> None:
-        """Do not stop: what the broker refuses now it may take later."""
+        """Do nothing: the broker may accept later what it refuses now."""
 
     def connectionError(self, why: str) -> None:
-        """Remember why logging in failed."""
+        """Store why the login failed."""
         self._refusal = why.removeprefix("Redis error: ")
+
+
+def broker_endpoint(reactor: Any, address: BrokerAddress, config: Config) -> IStreamClientEndpoint:
+    """Return the endpoint of an address. With TLS it checks the server's certificate and name."""
+    if address.path:
+        return UNIXClientEndpoint(reactor, address.path, timeout=config.bus_connect_seconds)
+    return host_endpoint(reactor, address.host, address.port, tls=address.tls, config=config)
+
+
+def host_endpoint(reactor: Any, host: str, port: int, *, tls: bool, config: Config) -> IStreamClientEndpoint:
+    """Return the endpoint of a host and a port."""
+    kind: Any = HostnameEndpoint  # tries several addresses, and needs 0.3 s to see that there are no more (26.10.0)
+    if isIPAddress(host):
+        kind = TCP4ClientEndpoint
+    elif isIPv6Address(host):
+        kind = TCP6ClientEndpoint
+    endpoint = kind(reactor, host, port, timeout=config.bus_connect_seconds)
+    return TlsEndpoint(endpoint, host, config) if tls else endpoint
+
+
+@implementer(IStreamClientEndpoint)
+class TlsEndpoint:
+    """An endpoint that reads the certificates from their files at each connect."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, host: str, config: Config) -> None:
+        """Wrap a plain endpoint. ``host`` is the name that the server's certificate must have."""
+        self._endpoint = endpoint
+        self._host = host
+        self._config = config
+
+    def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[IProtocol]":
+        """Connect. The Deferred fails with BadValue if a file cannot be used."""
+        try:
+            options = tls_options(self._host, self._config)
+        except BadValue:
+            return fail()
+        return wrapClientTLS(options, self._endpoint).connect(protocolFactory)

@@ -15,8 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from chatd.broker.history import history_key
-from chatd.broker.queries import Queries
-from chatd.broker.script import HISTORIES, MEMORY, SHORTEN
+from chatd.broker.queries import HISTORIES, MEMORY, SHORTEN, Queries
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BROKER_MEMORY, BROKER_MEMORY_LIMIT, HISTORIES_DROPPED
 from chatd.runtime.timers import Periodic

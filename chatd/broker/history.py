@@ -6,13 +6,13 @@ An entry that can't be read is left out: those who read there see a hole in the 
 
 import sys
 from collections.abc import Callable, Sequence
+from secrets import token_hex
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from chatd.broker.queries import Queries
-from chatd.broker.script import READ, READ_BACK, TOPS
+from chatd.broker.queries import READ, READ_BACK, TOPS, Queries
 from chatd.config.settings import Config
 from chatd.protocol.message import Batch, HistoryRange, StreamPosition, decode
 
@@ -32,14 +32,12 @@ class HistoryReader:
         queries: Queries,
         config: Config,
         channel: Callable[[str], bytes],
-        new_epoch: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
         """Take a room's key, what makes a random epoch, and the time of day in seconds since 1970."""
         self._queries = queries
         self._config = config
         self._channel = channel
-        self._new_epoch = new_epoch
         self._now = now
         self._unreadable: dict[int, None] = {}  # hashes of entries that were logged, the oldest first
 
@@ -52,7 +50,7 @@ class HistoryReader:
             return [
                 *history_key(config.redis_prefix, room),
                 run,
-                self._new_epoch(),
+                token_hex(4),
                 config.room_seconds,
                 epoch,
                 offset,

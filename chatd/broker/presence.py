@@ -1,17 +1,17 @@
-"""Who is in which room, on all workers and hosts; kept in the broker, told through it in the order of the messages.
+"""Presence: who is in which room, on all workers and hosts, stored in the broker.
 
-What it promises:
+It promises:
 
-* Two members of a room never have the same nick, or two that look alike: whoever comes later gets another one. But all
-  members whom their tokens name alike have one nick, for as long as any of them is there.
-* Who comes back within ``linger_seconds``, as the same author, is taken not to have left.
-* Who comes back as another author while its last connection still has its nick gets the nick when that one has left.
-* The members of a worker that died are gone within a minute: each worker gives a sign of life every
-  ``compare_seconds``, and looks for those of the others that have somebody in its rooms.
-* A worker of which the broker lost the members says them anew.
-* A change that did not reach this worker is read from the broker, and told late.
+* Two members of a room never have the same nick, or two that look alike: the later one gets another. Members with the
+  same token identity share one nick while any of them is present.
+* A member that returns within ``linger_seconds`` with its sender id has not left.
+* A member that returns with another sender id gets its nick back when its last connection has left.
+* The members of a dead worker are removed within a minute. Each worker sends a heartbeat every ``compare_seconds``, and
+  checks those of the workers that have members in its rooms.
+* A worker whose members the broker has lost stores them again.
+* A presence event that did not reach this worker is read from the broker and delivered late.
 
-A member is known by its author: its connection, or the first one that came with its resume key.
+Presence events are published in order with the messages of the room. A member is known by its sender id.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,57 +26,56 @@ from twisted.python.failure import Failure
 
 from chatd.broker.presence_list import FIRST, Identity, MemberList, OccupiedRoom, PresenceList, PresentMember
 from chatd.broker.presence_script import NickTaken, Step, read_entry, read_members
-from chatd.broker.queries import Queries
-from chatd.broker.script import ALIVE, MEMBERS, PRESENCE, ROOMS
+from chatd.broker.queries import ALIVE, MEMBERS, PRESENCE, ROOMS, Queries
 from chatd.config.settings import Config
 from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition, decode_changes
 
 log = Logger()
 
-Told = Callable[[str, StreamPosition, Sequence[PresenceEvent]], None]
+Changed = Callable[[str, StreamPosition, Sequence[PresenceEvent]], None]
 
 
 @dataclass(slots=True)
 class _Member:
-    """A member that this worker has in one room."""
+    """A member of a room on this worker."""
 
     since: int
     nick: str
     identity: Identity
     ghost: str = ""
-    """Who has the nick that it wants, and may be a connection of the same client that broke."""
+    """The sender id that has the wanted nick, and may be a broken connection of the same client."""
     entering: bool = True
     """Whether the broker may not know it yet, because its ``enter`` was not answered."""
 
-    def stays(self, author: str, what: str = "stay") -> Step:
-        """Return what says it anew, under the nick that it has if that is still free."""
+    def again(self, author: str, what: str = "stay") -> Step:
+        """Return the step that stores it again, under its present nick if that is still free."""
         return Step(what, author, self.since, self.identity.keeping(self.nick))
 
 
 @dataclass(slots=True)
-class _Here:
-    """The members that this worker has in one room."""
+class _LocalRoom:
+    """The members of a room on this worker, and what this worker has to store and to read."""
 
     members: dict[str, _Member] = field(default_factory=dict)
-    """By author; also those that linger."""
+    """By sender id; also those that linger."""
     ghosts: dict[str, list[str]] = field(default_factory=dict)
-    """Those who wait for the nick of somebody that may be the same client, by that one's author."""
+    """Members that wait for a nick, by the sender id that has it."""
     lingering: dict[str, Any] = field(default_factory=dict)
-    """What will say that they have left."""
+    """The timers that end lingering."""
     waiting: list[Step] = field(default_factory=list)
     sending: bool = False
     presence_list: PresenceList | None = None
     watched: bool = False
     reading: bool = False
-    coming: Any = None
-    """What will read who is there."""
+    timer: Any = None
+    """The timer that will read the presence list."""
     early: list[PresenceUpdate] = field(default_factory=list)
-    """What was told while that was read for the first time."""
+    """Updates that arrived while the list was read for the first time."""
     failures: int = 0
-    """How often reading it has failed, since it last succeeded."""
+    """Failed reads since the last successful one."""
 
     def wait_for(self, author: str, ghost: str) -> None:
-        """Note whose nick a member waits for; empty: nobody's."""
+        """Set the sender id whose nick a member waits for; empty: none."""
         member = self.members[author]
         if member.ghost != ghost:
             if member.ghost:
@@ -89,7 +88,7 @@ class _Here:
 
 
 class PresenceStore:
-    """Everybody on this worker, and who else is in their rooms."""
+    """The members on this worker, and the presence lists of watched rooms."""
 
     def __init__(
         self,
@@ -100,15 +99,16 @@ class PresenceStore:
         *,
         channel: Callable[[str], bytes],
         now: Callable[[], float],
-        told: Told,
+        changed: Changed,
         renamed: Callable[[str, str, str], None],
-        said: Callable[[str], "Deferred[None] | None"] = lambda _: None,
+        published: Callable[[str], "Deferred[None] | None"] = lambda _: None,
     ) -> None:
-        """Take this worker's unique name, a room's key, the time of day in seconds, and whom to tell of changes.
+        """Prepare for a worker with this unique name.
 
-        Told are the changes in a watched room, with the newest message before them; renamed is a member (room, author,
-        nick) that lost its name while the broker did not know it. Said fires once all that was said in a room up to
-        now is published.
+        ``channel`` returns the key of a room, ``now`` seconds since 1970. ``changed`` gets the presence events of a
+        watched room, with the stream position before them. ``renamed`` gets room, sender id and nick of a member that
+        lost its nick while the broker did not know it. ``published`` returns a Deferred that fires when all messages
+        of a room are published, or None if they are.
         """
         self._clock = clock
         self._queries = queries
@@ -116,74 +116,74 @@ class PresenceStore:
         self._worker = worker
         self._channel = channel
         self._now = now
-        self._told = told
+        self._changed = changed
         self._renamed = renamed
-        self._said = said
-        self._rooms: dict[str, _Here] = {}
-        self._changed: list[str] = []
-        self._coming: Any = None
+        self._published = published
+        self._rooms: dict[str, _LocalRoom] = {}
+        self._to_send: list[str] = []
+        self._timer: Any = None
         self._waiters: list[Deferred[None]] = []
 
     def stop(self) -> None:
-        """Tell nothing any more, and say nothing."""
-        timers = [self._coming]
-        for here in self._rooms.values():
-            timers += [here.coming, *here.lingering.values()]
+        """Cancel all timers and forget all rooms."""
+        timers = [self._timer]
+        for local in self._rooms.values():
+            timers += [local.timer, *local.lingering.values()]
         for timer in timers:
             if timer is not None and timer.active():
                 timer.cancel()
         self._rooms.clear()
 
-    # What members do
+    # Members
 
     def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
-        """Let a member come, with the nick that it wants or one like it; fires with the one that it has."""
-        here = self._rooms.setdefault(room, _Here())
-        if (leaving := here.lingering.pop(author, None)) is not None:
+        """Add a member. Return a Deferred that fires with its nick: the wanted one, or one like it."""
+        local = self._rooms.setdefault(room, _LocalRoom())
+        if (leaving := local.lingering.pop(author, None)) is not None:
             leaving.cancel()
-        if author in here.members:
-            here.wait_for(author, "")
+        if author in local.members:
+            local.wait_for(author, "")
         since = int(self._now() * 1000)
-        here.members[author] = _Member(since, identity.nick, identity)
-        return self._do(room, here, Step("enter", author, since, identity))
+        local.members[author] = _Member(since, identity.nick, identity)
+        return self._do(room, local, Step("enter", author, since, identity))
 
     def leave(self, room: str, author: str, *, linger: bool) -> None:
-        """Let it go; where it may linger, not at once."""
-        here = self._rooms.get(room)
-        if here is None or author not in here.members or author in here.lingering:
+        """Remove a member, after ``linger_seconds`` if it may linger."""
+        local = self._rooms.get(room)
+        if local is None or author not in local.members or author in local.lingering:
             return
         if linger:
             wait = self._config.linger_seconds
-            here.lingering[author] = self._clock.callLater(wait, self._has_left, room, author)
+            local.lingering[author] = self._clock.callLater(wait, self._remove, room, author)
         else:
-            self._has_left(room, author)
+            self._remove(room, author)
 
-    def _has_left(self, room: str, author: str) -> None:
-        here = self._rooms[room]
-        here.lingering.pop(author, None)
-        if author in here.members:
-            here.wait_for(author, "")
-            del here.members[author]
-        self._do(room, here, Step("leave", author)).addErrback(lambda _: None)
+    def _remove(self, room: str, author: str) -> None:
+        local = self._rooms[room]
+        local.lingering.pop(author, None)
+        if author in local.members:
+            local.wait_for(author, "")
+            del local.members[author]
+        self._do(room, local, Step("leave", author)).addErrback(lambda _: None)
 
     def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
-        """Let a member take another nick, or one like it; fires with the one that it has."""
-        here = self._rooms.setdefault(room, _Here())
+        """Change a member's nick. Return a Deferred that fires with its nick: the wanted one, or one like it."""
+        local = self._rooms.setdefault(room, _LocalRoom())
         step = Step("nick", author, identity=identity)
-        if (member := here.members.get(author)) is not None:
+        if (member := local.members.get(author)) is not None:
             step.was, member.identity = member.nick, identity
-        return self._do(room, here, step)
+        return self._do(room, local, step)
 
     def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
-        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use.
+        """Find a nick for a sender that is not a member. Return a Deferred that fires with it, or "" if it is in use.
 
-        Without an owner or a mark only the nick itself will do: its bearer can ask for another one.
+        Only the wanted nick will do, unless the identity has an owner or is marked.
         """
-        here = self._rooms.setdefault(room, _Here())
-        return self._do(room, here, Step("free", "", identity=identity))
+        local = self._rooms.setdefault(room, _LocalRoom())
+        return self._do(room, local, Step("free", "", identity=identity))
 
     def members(self, room: str) -> "Deferred[MemberList]":
-        """Ask who is in a room."""
+        """Return a Deferred that fires with the members of a room, on all workers."""
         config = self._config
         answer: Deferred[Any] = self._queries.ask(
             MEMBERS,
@@ -192,130 +192,134 @@ class PresenceStore:
         )
         return answer.addCallback(read_members)
 
-    async def list_rooms(self) -> tuple[Sequence[OccupiedRoom], bool]:
-        """List the rooms that have members or messages, by name, and say whether there may be more."""
+    def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
+        """Return a Deferred that fires with the rooms that have members or messages, by name, and if there are more."""
+        return Deferred.fromCoroutine(self._list_rooms())
+
+    async def _list_rooms(self) -> tuple[Sequence[OccupiedRoom], bool]:
         config = self._config
         found: dict[str, OccupiedRoom] = {}
         cursor = b"0"
         for _ in range(config.rooms_steps):
-            cursor, *flat = await self._queries.ask(ROOMS, [], partial(self._about_rooms, cursor))
-            for at in range(0, len(flat), 4):
-                name, epoch = flat[at].decode(), flat[at + 2].decode()
-                found[name] = OccupiedRoom(name, flat[at + 1], StreamPosition(epoch, int(flat[at + 3])))
+            cursor, *flat = await self._queries.ask(ROOMS, [], partial(self._rooms_arguments, cursor))
+            for raw_name, count, epoch, offset in zip(*[iter(flat)] * 4, strict=True):
+                name = raw_name.decode()
+                found[name] = OccupiedRoom(name, count, StreamPosition(epoch.decode(), int(offset)))
             if cursor == b"0" or len(found) > config.rooms_listed:
                 break
-        listed = sorted(found.values(), key=lambda each: each.room)[: config.rooms_listed]
+        listed = sorted(found.values(), key=lambda room: room.room)[: config.rooms_listed]
         return listed, cursor != b"0" or len(listed) < len(found)
 
-    def _about_rooms(self, cursor: bytes, run: bytes) -> list[Any]:
+    def _rooms_arguments(self, cursor: bytes, run: bytes) -> list[Any]:
         keys = [self._channel(""), *(self._key(kind, "") for kind in ("presence", "here", "alive"))]
         return [cursor, *keys, run, self._config.rooms_step_keys]
 
-    # Who watches a room
+    # Watched rooms
 
     def watch(self, room: str) -> None:
-        """Tell from now on who comes and goes in a room."""
-        here = self._rooms.setdefault(room, _Here())
-        if not here.watched:
-            here.watched = True
-            self._read(room, here)
+        """Pass on the presence events of a room from now on."""
+        local = self._rooms.setdefault(room, _LocalRoom())
+        if not local.watched:
+            local.watched = True
+            self._read(room, local)
 
     def unwatch(self, room: str) -> None:
-        """Tell it no more."""
-        if (here := self._rooms.get(room)) is not None:
-            here.watched, here.presence_list, here.early, here.failures = False, None, [], 0
-            if here.coming is not None:
-                here.coming.cancel()
-                here.coming = None
-            self._forget_if_empty(room, here)
+        """Stop passing on the presence events of a room."""
+        if (local := self._rooms.get(room)) is not None:
+            local.watched, local.presence_list, local.early, local.failures = False, None, [], 0
+            if local.timer is not None:
+                local.timer.cancel()
+                local.timer = None
+            self._forget_if_empty(room, local)
 
-    def heard(self, room: str, data: bytes) -> None:
-        """Take what the bus tells of a room."""
-        here = self._rooms.get(room)
-        if here is None or not here.watched:
+    def received(self, room: str, data: bytes) -> None:
+        """Handle a presence update of a room."""
+        local = self._rooms.get(room)
+        if local is None or not local.watched:
             return
-        told = decode_changes(data)
-        if here.presence_list is not None:
-            self._take(room, here, here.presence_list, told)
-        elif len(here.early) < self._config.presence_held:
-            here.early.append(told)
+        update = decode_changes(data)
+        if local.presence_list is not None:
+            self._apply(room, local, local.presence_list, update)
+        elif len(local.early) < self._config.presence_held:
+            local.early.append(update)
 
-    def _take(self, room: str, here: _Here, presence_list: PresenceList, told: PresenceUpdate) -> None:
-        changes = presence_list.take(told)
-        if changes is None:
-            self._read_soon(room, here, told.version)
-        elif changes:
-            self._told(room, told.after, changes)
-            for change in changes:
-                if change.what == "leave":
-                    self._give_back(room, here, change.session)
+    def _apply(self, room: str, local: _LocalRoom, presence_list: PresenceList, update: PresenceUpdate) -> None:
+        events = presence_list.apply(update)
+        if events is None:
+            self._read_soon(room, local, update.version)
+        elif events:
+            self._changed(room, update.after, events)
+            for event in events:
+                if event.what == "leave":
+                    self._reclaim_nick(room, local, event.session)
 
-    def _read_soon(self, room: str, here: _Here, version: int) -> None:
-        """Learn who is there; where the broker has lost it, when all workers will have said it anew."""
-        if here.coming is None and here.presence_list is not None:
-            lost = not 0 <= version - here.presence_list.version < FIRST
+    def _read_soon(self, room: str, local: _LocalRoom, version: int) -> None:
+        """Read the presence list soon. If the broker has lost it, all workers store their members first."""
+        if local.timer is None and local.presence_list is not None:
+            lost = not 0 <= version - local.presence_list.version < FIRST
             wait = self._config.presence_list_seconds + (self._config.compare_seconds if lost else 0)
-            here.coming = self._clock.callLater(wait, self._read, room, here)
+            local.timer = self._clock.callLater(wait, self._read, room, local)
 
-    def _read(self, room: str, here: _Here) -> None:
-        """Learn who is there."""
-        if here.coming is not None and here.coming.active():
-            here.coming.cancel()
-        here.coming = None
-        if here.reading or not here.watched:
+    def _read(self, room: str, local: _LocalRoom) -> None:
+        """Read the presence list."""
+        if local.timer is not None and local.timer.active():
+            local.timer.cancel()
+        local.timer = None
+        if local.reading or not local.watched:
             return
-        here.reading = True
+        local.reading = True
 
         def read(members: MemberList) -> None:
-            here.reading = False
-            if not here.watched or self._rooms.get(room) is not here:
+            local.reading = False
+            if not local.watched or self._rooms.get(room) is not local:
                 return
-            late, here.failures = here.failures > 0, 0
-            if here.presence_list is None:
-                here.presence_list = PresenceList(members)
-                early, here.early = here.early, []
-                for told in early:
-                    if late and told.version <= members.version:  # those who watch have waited for it
-                        self._told(room, told.after, told.changes or ())
+            late, local.failures = local.failures > 0, 0
+            if local.presence_list is None:
+                local.presence_list = PresenceList(members)
+                early, local.early = local.early, []
+                for update in early:
+                    if late and update.version <= members.version:  # subscribers have waited for it
+                        self._changed(room, update.after, update.changes or ())
                     else:
-                        self._take(room, here, here.presence_list, told)
-            elif changes := here.presence_list.replace(members):
-                self._told(room, StreamPosition("", 0), changes)
-            for ghost in list(here.ghosts):
-                self._look_whether_gone(room, here, ghost)
+                        self._apply(room, local, local.presence_list, update)
+            elif events := local.presence_list.replace(members):
+                self._changed(room, StreamPosition("", 0), events)
+            for ghost in list(local.ghosts):
+                self._check_ghost(room, local, ghost)
 
         def failed(failure: Failure) -> None:
-            here.reading = False
+            local.reading = False
             log.error("the members of a room cannot be read: {why}", why=failure.getErrorMessage())
-            if here.watched and self._rooms.get(room) is here:
-                wait = self._config.presence_list_seconds * 2 ** min(here.failures, 50)
-                here.failures += 1
-                here.coming = self._clock.callLater(
-                    min(wait, self._config.presence_list_retry_most_seconds), self._read, room, here
+            if local.watched and self._rooms.get(room) is local:
+                wait = self._config.presence_list_seconds * 2 ** min(local.failures, 50)
+                local.failures += 1
+                local.timer = self._clock.callLater(
+                    min(wait, self._config.presence_list_retry_most_seconds), self._read, room, local
                 )
 
         self.members(room).addCallbacks(read, failed).addErrback(
             lambda failure: log.failure("the members of a room were not told", failure)
         )
 
-    def _look_whether_gone(self, room: str, here: _Here, ghost: str) -> None:
-        if here.presence_list is not None and not here.presence_list.has(ghost):
-            self._give_back(room, here, ghost)
+    def _check_ghost(self, room: str, local: _LocalRoom, ghost: str) -> None:
+        if local.presence_list is not None and not local.presence_list.has(ghost):
+            self._reclaim_nick(room, local, ghost)
 
-    def _give_back(self, room: str, here: _Here, ghost: str) -> None:
-        """Ask for the nick of somebody that has left, for those who wait for it: one of them may get it."""
-        for author in here.ghosts.pop(ghost, ()):
-            if (member := here.members.get(author)) is None or member.ghost != ghost:
+    def _reclaim_nick(self, room: str, local: _LocalRoom, ghost: str) -> None:
+        """Ask for the nick of a member that has left, for those that wait for it. One of them may get it."""
+        for author in local.ghosts.pop(ghost, ()):
+            if (member := local.members.get(author)) is None or member.ghost != ghost:
                 continue
             member.ghost = ""
-            self._keep_named(room, here, Step("again", author, identity=replace(member.identity, first="")))
+            self._keep_named(room, local, Step("again", author, identity=replace(member.identity, first="")))
 
-    # Signs of life
+    # Heartbeats
 
     def check(self, rooms: Sequence[str]) -> "Deferred[Callable[[], None]]":
-        """Give a sign of life, and see whether some room needs this worker's care.
+        """Send a heartbeat, and check which rooms need this worker's members stored again.
 
-        Fires with what is to be called when all that was told up to then has come: it looks for what did not.
+        Return a Deferred that fires with a function. Call it when all updates published until then have arrived: it
+        reads the lists of rooms that missed one.
         """
         rooms = [room for room in rooms if room in self._rooms]
         config = self._config
@@ -334,28 +338,28 @@ class PresenceStore:
             ],
         )
 
-        def look(flat: list[Any]) -> Callable[[], None]:
+        def care(flat: list[Any]) -> Callable[[], None]:
             for room, work in zip(rooms, flat[1::2], strict=True):
                 if work:
                     with log.failuresHandled("the members of room {room} were not said anew", room=room):
-                        self._care(room)
+                        self._store_again(room)
             return lambda: self._compare(rooms, [int(each) for each in flat[::2]])
 
-        return answer.addCallback(look)
+        return answer.addCallback(care)
 
-    def _care(self, room: str) -> None:
-        """Bury who is dead, and say anew who is here: the broker may have lost them."""
-        if (here := self._rooms.get(room)) is None or not here.members:
+    def _store_again(self, room: str) -> None:
+        """Store this worker's members again. The script then removes those of dead workers."""
+        if (local := self._rooms.get(room)) is None or not local.members:
             return
-        for author, member in list(here.members.items()):
-            if not member.entering:  # else its coming would be told to nobody
-                what = "linger" if author in here.lingering else "stay"
-                self._keep_named(room, here, member.stays(author, what))
+        for author, member in list(local.members.items()):
+            if not member.entering:  # else no join event would be published
+                what = "linger" if author in local.lingering else "stay"
+                self._keep_named(room, local, member.again(author, what))
 
-    def _keep_named(self, room: str, here: _Here, step: Step) -> "Deferred[None]":
-        """Do what nobody asked for, and tell the member if it has another nick then; fires when that is over."""
+    def _keep_named(self, room: str, local: _LocalRoom, step: Step) -> "Deferred[None]":
+        """Send a step that no member asked for. Call ``renamed`` if the member's nick is another then."""
 
-        def look(nick: str) -> None:
+        def compare(nick: str) -> None:
             if nick != step.was:
                 self._renamed(room, step.author, nick)
 
@@ -363,54 +367,54 @@ class PresenceStore:
             if failure.check(NickTaken):
                 log.error("a member has no nick: {why}", why=failure.getErrorMessage())
 
-        return self._do(room, here, step).addCallback(look).addErrback(failed)
+        return self._do(room, local, step).addCallback(compare).addErrback(failed)
 
     def _compare(self, rooms: Sequence[str], versions: Sequence[int]) -> None:
         for room, version in zip(rooms, versions, strict=True):
-            here = self._rooms.get(room)
-            if here is not None and here.presence_list is not None and here.presence_list.version != version:
-                self._read_soon(room, here, version)
+            local = self._rooms.get(room)
+            if local is not None and local.presence_list is not None and local.presence_list.version != version:
+                self._read_soon(room, local, version)
 
-    # What is asked of the broker: for each room one thing after the other
+    # Steps: for each room one script at a time
 
-    def _do(self, room: str, here: _Here, step: Step) -> "Deferred[str]":
-        here.waiting.append(step)
+    def _do(self, room: str, local: _LocalRoom, step: Step) -> "Deferred[str]":
+        local.waiting.append(step)
         self._send_soon(room)
         return step.done
 
     def _send_soon(self, room: str) -> None:
-        self._changed.append(room)
-        if self._coming is None:
-            self._coming = self._clock.callLater(0, self._send_all)
+        self._to_send.append(room)
+        if self._timer is None:
+            self._timer = self._clock.callLater(0, self._send_all)
 
     def _send_all(self) -> None:
-        self._coming = None
-        changed, self._changed = self._changed, []
-        for room in changed:
-            if (here := self._rooms.get(room)) is not None and here.waiting and not here.sending:
+        self._timer = None
+        rooms, self._to_send = self._to_send, []
+        for room in rooms:
+            if (local := self._rooms.get(room)) is not None and local.waiting and not local.sending:
                 with log.failuresHandled("joins and leaves in room {room} were not written", room=room):
-                    self._send(room, here)
+                    self._send(room, local)
 
-    def _send(self, room: str, here: _Here) -> None:
-        steps = self._take_steps(here)
-        here.sending = True
-        said = self._said(room) if any(step.what in ("leave", "nick") for step in steps) else None
-        if said is None:
-            self._ask(room, here, steps)
-        else:  # what they said before goes first
-            said.addCallback(lambda _: self._ask(room, here, steps))
+    def _send(self, room: str, local: _LocalRoom) -> None:
+        steps = self._take_steps(local)
+        local.sending = True
+        published = self._published(room) if any(step.what in ("leave", "nick") for step in steps) else None
+        if published is None:
+            self._ask(room, local, steps)
+        else:  # earlier messages go first
+            published.addCallback(lambda _: self._ask(room, local, steps))
 
-    def _take_steps(self, here: _Here) -> Sequence[Step]:
-        """Take what is next, as much as one script may do."""
+    def _take_steps(self, local: _LocalRoom) -> Sequence[Step]:
+        """Remove the next steps, as many as one script may do, from the queue, and return them."""
         config = self._config
-        names = accumulate(step.size(config.nick_choices) for step in here.waiting[: config.presence_steps])
+        names = accumulate(step.size(config.nick_choices) for step in local.waiting[: config.presence_steps])
         count = max(1, sum(total <= config.presence_names for total in names))
-        steps, here.waiting = here.waiting[:count], here.waiting[count:]
+        steps, local.waiting = local.waiting[:count], local.waiting[count:]
         return steps
 
-    def _ask(self, room: str, here: _Here, steps: Sequence[Step]) -> None:
+    def _ask(self, room: str, local: _LocalRoom, steps: Sequence[Step]) -> None:
         config = self._config
-        asked = [each for step in steps for each in step.arguments(config.nick_choices)]
+        asked = [argument for step in steps for argument in step.arguments(config.nick_choices)]
         self._queries.ask(
             PRESENCE,
             [self._key("presence", room), self._key("nicks", room), self._channel(room), self._key("owners", room)],
@@ -426,95 +430,95 @@ class PresenceStore:
                 *asked,
             ],
         ).addCallbacks(
-            self._answered, self._failed, callbackArgs=(room, here, steps), errbackArgs=(here, steps)
+            self._answered, self._failed, callbackArgs=(room, local, steps), errbackArgs=(local, steps)
         ).addErrback(lambda failure: log.failure("an answer on who is in a room was not handled", failure)).addCallback(
-            self._sent, room, here
+            self._sent, room, local
         )
 
-    def _answered(self, answer: list[Any], room: str, here: _Here, steps: Sequence[Step]) -> None:
+    def _answered(self, answer: list[Any], room: str, local: _LocalRoom, steps: Sequence[Step]) -> None:
         for step, given in zip(steps, answer[1:], strict=True):
             match given:
                 case [entry, ghost]:
-                    self._note(room, here, step, read_entry(step.author, entry), ghost.decode())
+                    self._set_nick(room, local, step, read_entry(step.author, entry), ghost.decode())
                 case b"taken":
-                    self._try_others(here, step)
+                    self._try_next_names(local, step)
                 case b"lost":
-                    self._say_anew(room, here, step)
-                case _:  # it has left, or its author is on another worker
-                    self._end(here, step)
+                    self._store_first(room, local, step)
+                case _:  # it has left, or another worker has its sender id
+                    self._end(local, step)
 
-    def _note(self, room: str, here: _Here, step: Step, present: PresentMember, ghost: str) -> None:
-        """Note which nick a member has, and whose it waits for."""
-        if (member := here.members.get(step.author)) is not None:
+    def _set_nick(self, room: str, local: _LocalRoom, step: Step, present: PresentMember, ghost: str) -> None:
+        """Set the nick of a member, and the sender id whose nick it waits for."""
+        if (member := local.members.get(step.author)) is not None:
             step.was, member.since, member.nick, member.entering = member.nick, present.since, present.nick, False
-            if ghost or step.what not in ("stay", "linger"):  # that a ghost has left is told beside
-                here.wait_for(step.author, ghost)
+            if ghost or step.what not in ("stay", "linger"):  # a leave event reports the end of a ghost
+                local.wait_for(step.author, ghost)
             if step.what != "again" and ghost:
-                self._look_whether_gone(room, here, ghost)
+                self._check_ghost(room, local, ghost)
         step.done.callback(present.nick)
 
-    def _try_others(self, here: _Here, step: Step) -> None:
-        """Try the next names, unless nobody wants them any more or all rounds are over."""
-        here_still = step.author in here.members
-        if (here_still or step.what == "free") and not step.alone() and step.rounds < self._config.nick_rounds:
-            here.waiting.append(step)
-        elif here_still:
+    def _try_next_names(self, local: _LocalRoom, step: Step) -> None:
+        """Try the next names, unless the member has left or all rounds are over."""
+        is_member = step.author in local.members
+        if (is_member or step.what == "free") and not step.alone() and step.rounds < self._config.nick_rounds:
+            local.waiting.append(step)
+        elif is_member:
             wanted = step.identity.nick if step.identity is not None else ""
             step.done.errback(NickTaken(f"{wanted} is taken, and so are all names like it that were tried"))
         else:
-            self._end(here, step)
+            self._end(local, step)
 
-    def _say_anew(self, room: str, here: _Here, step: Step) -> None:
-        """Say a member anew that the broker has lost, and then give it its new nick; once."""
-        member = here.members.get(step.author)
+    def _store_first(self, room: str, local: _LocalRoom, step: Step) -> None:
+        """Store a member again that the broker has lost, and then repeat its step, once."""
+        member = local.members.get(step.author)
         if member is None or step.anew:
-            self._end(here, step)
+            self._end(local, step)
             return
         step.begin()
-        if member.entering:  # that is not done yet
-            here.waiting.append(step)
+        if member.entering:  # its ``enter`` will store it
+            local.waiting.append(step)
             return
         step.anew = True
-        stayed = self._keep_named(room, here, member.stays(step.author))
-        stayed.addCallback(lambda _: self._do(room, here, step)).addErrback(lambda _: None)
+        stayed = self._keep_named(room, local, member.again(step.author))
+        stayed.addCallback(lambda _: self._do(room, local, step)).addErrback(lambda _: None)
 
-    def _end(self, here: _Here, step: Step) -> None:
-        """End a step that has changed nothing: its member has the nick that it had."""
-        if (member := here.members.get(step.author)) is not None:
+    def _end(self, local: _LocalRoom, step: Step) -> None:
+        """Complete a step that has changed nothing."""
+        if (member := local.members.get(step.author)) is not None:
             step.was = member.nick
         step.done.callback(step.was)
 
     def flushed(self) -> "Deferred[None]":
-        """Fire once everything is with the broker that this worker had to say."""
+        """Return a Deferred that fires when all steps are stored."""
         done: Deferred[None] = Deferred()
         self._waiters.append(done)
-        self._look_whether_flushed()
+        self._fire_if_flushed()
         return done
 
-    def _look_whether_flushed(self) -> None:
-        if not any(here.waiting or here.sending for here in self._rooms.values()):
+    def _fire_if_flushed(self) -> None:
+        if not any(local.waiting or local.sending for local in self._rooms.values()):
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 waiter.callback(None)
 
-    def _failed(self, failure: Failure, here: _Here, steps: Sequence[Step]) -> None:
+    def _failed(self, failure: Failure, local: _LocalRoom, steps: Sequence[Step]) -> None:
         log.error("who is in a room cannot be written: {why}", why=failure.getErrorMessage())
         for step in steps:
-            if (member := here.members.get(step.author)) is not None:
+            if (member := local.members.get(step.author)) is not None:
                 member.entering = False
             step.done.errback(failure)
 
-    def _sent(self, _: object, room: str, here: _Here) -> None:
-        here.sending = False
-        if here.waiting:
+    def _sent(self, _: object, room: str, local: _LocalRoom) -> None:
+        local.sending = False
+        if local.waiting:
             self._send_soon(room)
             return
-        self._forget_if_empty(room, here)
+        self._forget_if_empty(room, local)
         if self._waiters:
-            self._look_whether_flushed()
+            self._fire_if_flushed()
 
-    def _forget_if_empty(self, room: str, here: _Here) -> None:
-        if not (here.members or here.waiting or here.sending or here.watched):
+    def _forget_if_empty(self, room: str, local: _LocalRoom) -> None:
+        if not (local.members or local.waiting or local.sending or local.watched):
             self._rooms.pop(room, None)
 
     def _key(self, kind: str, rest: str) -> bytes:

@@ -1,4 +1,7 @@
-"""Who is in one room, as far as a worker knows: it sees that a change did not come, and what it must have been."""
+"""The presence list of a room, as a worker knows it.
+
+It notices that an update is missing, and derives the presence events from a list that was read anew.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,44 +10,44 @@ from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition
 from chatd.protocol.nick import candidates
 
 FIRST = 1000
-"""Where nobody was, versions begin behind a multiple of this (``scripts/presence.lua``)."""
+"""The versions of a room that was empty begin after a multiple of this (``scripts/presence.lua``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresentMember:
-    """Somebody in a room."""
+    """A member of a room."""
 
     session: str
     nick: str
-    """Empty where it has none."""
+    """Empty: none."""
     since: int
     """Milliseconds since 1970."""
     subject: str = ""
-    """Who its token says it is; empty: it has none."""
+    """The subject of its token; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a member wants to be called, and with which right."""
+    """The nick that a member wants, and its right to it."""
 
     nick: str = ""
-    """Empty where it wants none."""
+    """Empty: none."""
     owner: str = ""
-    """Whom its token names (``Grant.who``): all its members have one nick, which nobody else gets. Empty: nobody."""
+    """The identity in its token: all members with it share one nick, which no other member gets. Empty: none."""
     marked: bool = False
-    """Whether its nick is never given without a number, for its token proves none."""
+    """Whether its nick always gets a number, because its token proves no nick."""
     origin: str = ""
-    """The same for members that may be one client; empty: that does not matter. A member that comes while another of
-    its origin has its nick gets the nick when that one has left."""
+    """The same for members that may be one client; empty: none. A member that joins while another of its origin has its
+    nick gets the nick when that one has left."""
     first: str = ""
-    """Another nick that it would rather have; empty: none."""
+    """A nick to try first; empty: none."""
 
     def keeping(self, nick: str) -> "Identity":
-        """Return the same, that would rather keep a nick where it has another one than it wants."""
+        """Return the same identity, which tries to keep a nick first."""
         return replace(self, first=nick if nick != self.nick else "")
 
     def choices(self) -> Iterator[str]:
-        """Yield the nicks that it may get, without end if it wants one."""
+        """Yield the nicks to try, without end if it wants one."""
         if self.first:
             yield self.first
         if self.nick:
@@ -53,59 +56,59 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class MemberList:
-    """Who was in a room when it was asked for."""
+    """The members of a room when they were read."""
 
     version: int
     count: int
     present: Sequence[PresentMember] | None
-    """None where they are too many."""
+    """None if they are too many."""
 
 
 @dataclass(frozen=True, slots=True)
 class OccupiedRoom:
-    """A room that has members, or messages."""
+    """A room that has members or messages."""
 
     room: str
     count: int
-    """How many members there are."""
+    """The number of members."""
     top: StreamPosition
-    """Where its order stands."""
+    """The newest stream position."""
 
 
 class PresenceList:
-    """Follows the changes of one room."""
+    """The presence list of one room, updated by presence events."""
 
     def __init__(self, members: MemberList) -> None:
-        """Begin with who is there."""
+        """Start with a list that was read."""
         self.version = members.version
         self.count = members.count
-        """How many they are, about, where they are too many to be told one by one."""
+        """The number of members, approximate if they are too many to be listed."""
         self._known = _known(members)
 
     def has(self, session: str) -> bool:
-        """Whether somebody is there, as far as that is known."""
+        """Return whether a member is present, or may be."""
         return self._known is None or session in self._known
 
-    def take(self, told: PresenceUpdate) -> Sequence[PresenceEvent] | None:
-        """Take what the bus tells: give what is new; None where something is missing, and all is to be read anew."""
-        if told.version <= self.version:
+    def apply(self, update: PresenceUpdate) -> Sequence[PresenceEvent] | None:
+        """Apply an update. Return its events, or None if one is missing and the list must be read again."""
+        if update.version <= self.version:
             return ()
-        follows = told.version == self.version + 1 or (not self.version and told.version % FIRST == 1)
-        if not follows or self._known is None:  # too many were there, and now are not
+        follows = update.version == self.version + 1 or (not self.version and update.version % FIRST == 1)
+        if not follows or self._known is None:  # there were too many members, and no longer are
             return None
-        self.version, self.count = told.version, told.count
-        if told.changes is None:
+        self.version, self.count = update.version, update.count
+        if update.changes is None:
             self._known = None
             return ()
-        for each in told.changes:
-            if each.what == "leave":
-                self._known.pop(each.session, None)
+        for event in update.changes:
+            if event.what == "leave":
+                self._known.pop(event.session, None)
             else:
-                self._known[each.session] = (each.nick, each.subject)
-        return told.changes
+                self._known[event.session] = (event.nick, event.subject)
+        return update.changes
 
     def replace(self, members: MemberList) -> Sequence[PresenceEvent]:
-        """Take who is there now; give what must have happened."""
+        """Replace the list. Return the events that lead from the old to the new one."""
         before, now = self._known, _known(members)
         self.version, self.count, self._known = members.version, members.count, now
         return () if before is None or now is None else list(_between(before, now))

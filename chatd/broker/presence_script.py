@@ -1,4 +1,4 @@
-"""Presence as the broker takes and gives it: a step for each member that comes, goes or is renamed, and entries."""
+"""The arguments and answers of ``scripts/presence.lua`` and ``scripts/members.lua``: steps and entries."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,33 +17,33 @@ class NickTaken(Exception):
     """A nick is taken, and so are all names like it that were tried."""
 
 
-_NO_CHOICES: Iterator[str] = iter(())  # one for all who want no nick: most do not
+_NO_CHOICES: Iterator[str] = iter(())  # shared by all that want no nick
 
 
 @dataclass(slots=True)
 class Step:
-    """One thing to be changed."""
+    """A change to the presence of a member, or a search for a nick."""
 
     what: str
     author: str
     since: int = 0
     identity: Identity | None = None
-    """None where it leaves."""
+    """None if the member leaves."""
     choices: Iterator[str] = field(init=False)
     rounds: int = 0
     """How often names were tried."""
     done: "Deferred[str]" = field(default_factory=Deferred)
-    """Fires with the nick that it has."""
+    """Fires with the nick of the member."""
     was: str = ""
-    """The nick that it had when the answer came; until then when this was asked."""
+    """The nick before the step."""
     anew: bool = False
-    """Whether the broker had lost its member, which was said anew."""
+    """Whether the broker had lost the member, which was stored again."""
 
     def __post_init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Try names from the first one on."""
+        """Start again with the first name."""
         identity = self.identity
         if identity is None or not (identity.nick or identity.first):
             self.choices = _NO_CHOICES
@@ -58,14 +58,14 @@ class Step:
         return self.what == "again" or (self.what == "free" and not (self.identity.owner or self.identity.marked))
 
     def size(self, most: int) -> int:
-        """Return how many names it tries next: one at first, then each time twice as many, up to most.
+        """Return how many names to try next: one at first, then each time twice as many, up to ``most``.
 
-        So of many clients that want one nick, none asks the broker often.
+        Many clients that want the same nick then need few queries.
         """
         return 1 if self.alone() else min(1 << self.rounds, most)
 
     def arguments(self, most: int) -> list[Any]:
-        """Return it as the script takes it, with the next names to choose from."""
+        """Return the arguments of the script, with the next names to choose from."""
         if self.identity is None:
             return [self.what, self.author, 0]
         identity = self.identity
@@ -79,7 +79,7 @@ class Step:
 
 @lru_cache(maxsize=4096)
 def _keys(nick: str) -> str:
-    """Write the keys of a nick as the script takes them."""
+    """Return the keys of a nick as an argument of the script."""
     return ",".join(map(quote, keys(nick)))
 
 
@@ -87,16 +87,16 @@ _SUBJECT = quote("sub\0")
 
 
 def read_entry(author: str, entry: bytes) -> PresentMember:
-    """Read the entry of a member."""
+    """Parse the entry of a member."""
     since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
     subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
     return PresentMember(author, nick, int(since), subject)
 
 
 def read_members(answer: list[Any]) -> MemberList:
-    """Read an answer of ``scripts/members.lua``."""
+    """Parse an answer of ``scripts/members.lua``."""
     version, count, *flat = answer
     if not flat and count:
         return MemberList(int(version), count, None)
-    present = [read_entry(flat[at].decode(), flat[at + 1]) for at in range(0, len(flat), 2)]
-    return MemberList(int(version), count, sorted(present, key=lambda each: (each.since, each.session)))
+    present = [read_entry(author.decode(), entry) for author, entry in zip(flat[::2], flat[1::2], strict=True)]
+    return MemberList(int(version), count, sorted(present, key=lambda member: (member.since, member.session)))

@@ -17,9 +17,8 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from zope.interface import implementer
 
-from chatd.broker.connection import ConnectionUnusable, PublishConnection
+from chatd.broker.connection import ConnectionUnusable, PublishConnection, host_endpoint
 from chatd.broker.credentials import sentinel_password
-from chatd.broker.endpoint import host_endpoint
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 

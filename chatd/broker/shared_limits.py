@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.access.address_usage import UsageCounts
 from chatd.access.rate_limits import RateLimits
-from chatd.broker.queries import Queries
-from chatd.broker.script import SHARES
+from chatd.broker.queries import SHARES, Queries
 from chatd.config.settings import Config
 from chatd.runtime.timers import Periodic
 

@@ -21,7 +21,7 @@ class SyncListener(Protocol):
     def synced(self, ticket: int) -> None:
         """Learn that all up to a ticket is on the disk."""
 
-    def not_synced(self, ticket: int, why: str) -> None:
+    def sync_failed(self, ticket: int, why: str) -> None:
         """Learn that what has this ticket or one before it, and was not synced, may never be on the disk."""
 
 
@@ -81,7 +81,7 @@ class Sync:
         self._go_on(ticket)
         for listener in self._listeners:
             with log.failuresHandled("messages that the disk may not have were not refused"):
-                listener.not_synced(ticket, why)
+                listener.sync_failed(ticket, why)
 
     def _go_on(self, ticket: int) -> None:
         self._running = False

@@ -493,7 +493,7 @@ class JsonSession:
         def tell(members: MemberList) -> None:
             self.say(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
 
-        self._ask(ref, lambda: self._hub_of(room).members(room), tell)
+        self._ask(ref, lambda: self._hub_of(room).bus.presence.members(room), tell)
 
     def _tell_history(self, request: json_v1.History) -> None:
         if not (self._member(request.room, request.ref) and self._may_read(request.ref)):

@@ -129,7 +129,7 @@ class TextSession(Session):
             case Ask.QUIT:
                 self._line.close(LEAVING)
             case Ask.WHO:
-                self._read(lambda: self._hub.members(self._place.room), self._tell_who)
+                self._read(lambda: self._hub.bus.presence.members(self._place.room), self._tell_who)
             case Ask.PING:
                 self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
             case Last(count):

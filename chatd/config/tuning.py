@@ -17,9 +17,6 @@ LEEWAY_SECONDS = 5.0
 SUBJECT_LENGTH = 255
 """The most characters of a token's ``sub`` (OpenID Connect Core 1.0, section 2); a message carries it."""
 
-TIMED_PARTS = 1024
-"""Parts of batches on their way to the broker of which a worker remembers when they were taken, to time them."""
-
 NOTIFY_SECONDS = 1.0
 """How long the parent tries to tell systemd what it says but once while the queue is full: that it is ready, say."""
 

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.broker.bus import Bus
-from chatd.broker.presence_list import Identity, MemberList, OccupiedRoom
+from chatd.broker.presence_list import Identity, OccupiedRoom
 from chatd.broker.resume_positions import KeyContested, ResumePosition, TakenOver
 from chatd.chatlog.sync import Sync
 from chatd.config.settings import Config
@@ -81,16 +81,17 @@ class Hub:
         """
         self.publisher = Publisher(bus, chat, config, clock, now, sync=sync, numbers=numbers)
         """What members say."""
-        self._bus = bus
+        self.bus = bus
         self._config = config
         self._clock = clock
         self._incomings: dict[str, _RoomEntry] = {}
-        self._listing = SingleFlight(clock, bus.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
+        self._listing = SingleFlight(clock, bus.presence.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
         self._keyed: dict[str, tuple[Room, Subscriber]] = {}
         self._turned_out: set[str] = set()  # by whom has their key too, until their connections have ended
         self._heard: list[Room] = []
         self._heard_bytes = 0
-        self._taken_at: list[float] = []  # of what was heard and was said here
+        self._now = now
+        self._received_at: list[int] = []  # by this worker, in milliseconds: the first message of each batch
         self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
@@ -118,7 +119,7 @@ class Hub:
     def join(self, name: str, member: Subscriber) -> "Deferred[None]":
         """Make a member of the room; fires, in the turn in which it begins to hear it, once the room is subscribed."""
         incoming = self._incomings.get(name) or self._open(name)
-        if incoming.waiting is None and self._bus.hears(name) and not (member.key or member.listens or member.nick):
+        if incoming.waiting is None and self.bus.subscribed(name) and not (member.key or member.listens or member.nick):
             self._admit(incoming.room, member, None)
             return succeed(None)
         joined: Deferred[None] = Deferred()
@@ -132,7 +133,7 @@ class Hub:
 
         def fail(failure: Failure) -> None:
             if incoming.entering.pop(member.id, None) is not None:
-                self._bus.exit(name, member.author, linger=False)
+                self.bus.presence.leave(name, member.author, linger=False)
                 self._forget_if_empty(incoming)
                 if failure.check(KeyContested):
                     self._contested.add(clients=1)
@@ -151,19 +152,19 @@ class Hub:
         if member.key and member.id in self._turned_out:
             self._turned_out.discard(member.id)
             if member.got_all:
-                self._bus.fought(name, member.key)
+                self.bus.resume_positions.count_takeover(name, member.key)
         incoming = self._incomings.get(name)
         if incoming is None:
             return
         if (entering := incoming.entering.pop(member.id, None)) is not None:
             entering[1].cancel()
-            self._bus.exit(name, member.author, linger=False)
+            self.bus.presence.leave(name, member.author, linger=False)
         elif incoming.room.member(member.author) is member:
             if member.key:
                 self._save_place(incoming.room, member, left=True)
             self._remove(incoming.room, member)
             self.publisher.flush()  # what it said before goes first
-            self._bus.exit(name, member.author, linger=member.lingers)
+            self.bus.presence.leave(name, member.author, linger=member.lingers)
         self._forget_if_empty(incoming)
 
     def fall_behind(self, name: str, member: Subscriber) -> None:
@@ -194,18 +195,13 @@ class Hub:
 
     # What members ask
 
-    @property
-    def unreachable(self) -> str:
-        """Why nothing can be read now; empty where it can, or may be by waiting for a moment."""
-        return self._bus.unreachable
-
     def why_not_joined(self) -> CloseCode:
         """Return the reason why a member did not join in time."""
-        return WRITES_REFUSED if self._bus.refusing else BUS_AWAY
+        return WRITES_REFUSED if self.bus.refusing else BUS_AWAY
 
     def why_not_published(self) -> str:
         """Return why nothing can be published now."""
-        return REFUSES_WRITES if self._bus.refusing else AWAY
+        return REFUSES_WRITES if self.bus.refusing else AWAY
 
     def top(self, name: str) -> StreamPosition:
         """Say where a room's order stands."""
@@ -215,14 +211,6 @@ class Hub:
         """Call at the end of the turn; gives what may be cancelled."""
         return self._clock.callLater(0, call)
 
-    def members(self, name: str) -> "Deferred[MemberList]":
-        """Ask who is in a room, on all workers."""
-        return self._bus.members(name)
-
-    def find_nick(self, name: str, identity: Identity) -> "Deferred[str]":
-        """Find a nick for somebody who speaks in a room and is not in it; fires with it, empty where it is in use."""
-        return self._bus.find_nick(name, identity)
-
     def rename(self, name: str, member: Subscriber, identity: Identity) -> "Deferred[str]":
         """Let a member take another nick, or one like it; fires with the one that it has."""
         self.publisher.flush()  # what it said before goes first
@@ -231,12 +219,12 @@ class Hub:
             member.nick = has
             return has
 
-        return self._bus.rename(name, member.author, identity).addCallback(renamed)
+        return self.bus.presence.rename(name, member.author, identity).addCallback(renamed)
 
     def round_trip(self) -> "Deferred[float]":
         """Send something through the bus and back; fires with the seconds it took, or fails with NotPublished."""
         sent = self._clock.seconds()
-        return self._bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
+        return self.bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
 
     def last(self, name: str, count: int, before: int | None = None) -> "Deferred[HistoryPage]":
         """Ask for the last messages of a room, or of those before an offset."""
@@ -247,7 +235,7 @@ class Hub:
         """Ask for the last messages of a room that need have no member here, or of those before a position."""
 
         async def recent() -> HistoryPage:
-            (top,) = await self._bus.tops([name])
+            (top,) = await self.bus.history.tops([name])
             if before is None:
                 return await self._stretch(name, top, count, None) if top.epoch else HistoryPage(())
             end = top if top.epoch == before.epoch else before  # of an epoch that is over nobody knows the end
@@ -276,7 +264,7 @@ class Hub:
         size, unread, older = 0, start < end, False
         while unread and after < end and size < config.max_backlog:
             most = min(config.history_bytes, config.max_backlog - size)
-            read, unread = await self._bus.read_back(name, top.epoch, end, after, most)
+            read, unread = await self.bus.history.read_back(name, top.epoch, end, after, most)
             for batch in read:
                 older = older or oldest < start >= batch.first
                 wanted, end = batch.first_ones(end + 1 - batch.first), batch.first - 1
@@ -296,7 +284,7 @@ class Hub:
     # How a room begins and ends, who comes in and goes
 
     def _open(self, name: str) -> _RoomEntry:
-        room = Room(name, self._config, read=self._bus.read, pending=self._pending, losses=self._count_losses)
+        room = Room(name, self._config, read=self.bus.history.read, pending=self._pending, losses=self._count_losses)
         incoming = self._incomings[name] = _RoomEntry(room)
         ROOMS.value += 1
         incoming.begun = Deferred.fromCoroutine(self._begin(incoming))
@@ -306,7 +294,7 @@ class Hub:
         """Hear the room and learn where its order stands; then let in who waits."""
         name, failure = incoming.room.name, None
         try:
-            await self._bus.subscribe(name)
+            await self.bus.subscribe(name)
             await incoming.room.ordering.start()
             incoming.room.begin()
         except CancelledError:
@@ -316,7 +304,7 @@ class Hub:
             incoming.room.ordering.stop()
             del self._incomings[name]
             ROOMS.value -= 1
-            self._bus.unsubscribe(name)
+            self.bus.unsubscribe(name)
         waiting, incoming.waiting = incoming.waiting or OrderedDict(), None
         while waiting:  # one may cancel another
             begun, _ = waiting.popitem(last=False)
@@ -331,13 +319,13 @@ class Hub:
             begun: Deferred[None] = Deferred(incoming.waiting.pop)
             incoming.waiting[begun] = None
             await begun
-        await self._bus.subscribe(incoming.room.name)  # anew, where the link has broken since
-        place = await self._bus.claim(incoming.room.name, member.key, member.id) if member.key else None
+        await self.bus.subscribe(incoming.room.name)  # anew, where the link has broken since
+        place = await self.bus.resume_positions.claim(incoming.room.name, member.key, member.id) if member.key else None
         if place is not None:
             member.author = place.author
         if member.listens or member.nick:
-            entered = self._bus.enter(incoming.room.name, member.author, member.identity)
-            if member.nick or not self._bus.refusing:
+            entered = self.bus.presence.enter(incoming.room.name, member.author, member.identity)
+            if member.nick or not self.bus.refusing:
                 member.nick = await entered
             else:  # it needs no answer; the others hear of it when the broker takes writes again
                 entered.addErrback(lambda _: None)
@@ -353,7 +341,7 @@ class Hub:
         if member.listens:
             self._listen(room, member)
         elif not member.nick:  # nothing that it hears depends on it
-            self._bus.enter(room.name, member.author, member.identity).addErrback(lambda _: None)
+            self.bus.presence.enter(room.name, member.author, member.identity).addErrback(lambda _: None)
         self._go_on(room.admit(member, (place and place.position) or member.since))
         if place is not None:
             self._save_place(room, member)
@@ -369,12 +357,12 @@ class Hub:
         if member.id in incoming.listening:
             incoming.listening.remove(member.id)
             if not incoming.listening:
-                self._bus.unwatch(room.name)
+                self.bus.presence.unwatch(room.name)
 
     def _listen(self, room: Room, member: Subscriber) -> None:
         incoming = self._incomings[room.name]
         if not incoming.listening:
-            self._bus.watch(room.name)
+            self.bus.presence.watch(room.name)
         incoming.listening.add(member.id)
 
     def _forget_if_empty(self, incoming: _RoomEntry) -> None:
@@ -384,7 +372,7 @@ class Hub:
         ROOMS.value -= 1
         incoming.begun.cancel()
         incoming.room.ordering.stop()
-        self._bus.unsubscribe(incoming.room.name)
+        self.bus.unsubscribe(incoming.room.name)
 
     # Places
 
@@ -395,7 +383,7 @@ class Hub:
         return ResumePosition(None, member.author)
 
     def _save_place(self, room: Room, member: Subscriber, *, left: bool = False) -> None:
-        self._bus.save(room.name, member.key, member.id, self._place(room, member), left=left)
+        self.bus.resume_positions.save(room.name, member.key, member.id, self._place(room, member), left=left)
 
     def _save_places(self) -> None:
         self._save_some(list(self._keyed.values()))
@@ -439,12 +427,12 @@ class Hub:
         if (incoming := self._incomings.get(batch.room)) is not None:
             incoming.room.ordering.hear(batch)
 
-    def compare(self, name: str, top: StreamPosition) -> None:
+    def recover(self, name: str, top: StreamPosition) -> None:
         """Take where a room's order stood, when all that was published up to there should have come."""
         if (incoming := self._incomings.get(name)) is not None:
             incoming.room.ordering.compare(top)
 
-    def give_up(self, name: str, id: str) -> ResumePosition | None:
+    def disconnect(self, name: str, id: str) -> ResumePosition | None:
         """Hang up on a member, for it has come back on another connection; give how far it has come, if it is here."""
         incoming = self._incomings.get(name)
         if incoming is None:
@@ -456,7 +444,7 @@ class Hub:
         elif id in self._keyed:
             room, member = self._keyed[id]
             place = self._take_over(room, member)
-            self._bus.exit(name, member.author, linger=True)  # it goes on elsewhere
+            self.bus.presence.leave(name, member.author, linger=True)  # it goes on elsewhere
         self._forget_if_empty(incoming)
         return place
 
@@ -464,7 +452,7 @@ class Hub:
         """Fire once all that members have said up to now was handed over, or refused. Return None if it was."""
         return self.publisher.logged()
 
-    def present(self, name: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
+    def presence_changed(self, name: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Take who came to a room and went, for those who listen, behind the message that was the newest then."""
         if (incoming := self._incomings.get(name)) is not None:
             incoming.room.ordering.present(after, changes)
@@ -487,9 +475,8 @@ class Hub:
         self._heard.append(room)
         if isinstance(item, Batch):
             self._heard_bytes += item.size
-            first = item.messages[0].id if item.messages else ""  # there is none where all of them came again
-            if (taken_at := self.publisher.taken_at(first)) is not None:
-                self._taken_at.append(taken_at)
+            if item.publisher == self.bus.publisher and item.messages:
+                self._received_at.append(item.messages[0].time)
         if self._heard_bytes < self._config.batch_bytes:
             self._fan_outs.ask()
         else:  # a blob larger than that would wait whole for each client that does not read
@@ -503,10 +490,10 @@ class Hub:
             with log.failuresHandled("those behind in room {room} may have to wait", room=room.name):
                 room.deliver()
         self._mark_later()
-        if self._taken_at:
-            taken_at, self._taken_at, now = self._taken_at, [], self._clock.seconds()
-            for each in taken_at:
-                DELIVERY_SECONDS.observe(now - each)
+        if self._received_at:
+            received_at, self._received_at, now = self._received_at, [], self._now()
+            for milliseconds in received_at:
+                DELIVERY_SECONDS.observe(max(0.0, now - milliseconds / 1000))
 
     def _count_losses(self, gap: OffsetGap, members: int) -> None:
         if not members:

@@ -27,7 +27,6 @@ from chatd.chatlog.line import LogEntry
 from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import LogBusy, log_entries, log_outcome
 from chatd.config.settings import Config
-from chatd.config.tuning import TIMED_PARTS
 from chatd.monitoring.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, CloseCode
 from chatd.protocol.message import Message, StreamPosition
@@ -128,6 +127,7 @@ class Publisher:
         share them, for a client may talk to more than one.
         """
         self._bus = bus
+        self._queues = bus.queues
         self._chat = chat
         self._sync = sync
         self._clock = clock
@@ -136,8 +136,6 @@ class Publisher:
         self._overhead = config.message_overhead_bytes
         self._taken: list[_Taken] = []
         self._taken_weight = 0
-        self._taken_at = 0.0  # the first of them
-        self._on_their_way: dict[str, float] = {}  # when the first one of a part was taken, by its id
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
         self._retry_seconds = config.log_retry_seconds
         self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
@@ -158,7 +156,7 @@ class Publisher:
     @property
     def open(self) -> bool:
         """Whether ``publish`` may be called; an author that would and may not calls ``wait``."""
-        return self._bus.open and self._taken_weight < self._bus.space and not self._holding
+        return not self._holding and self._queues.open and self._taken_weight < self._queues.space
 
     @property
     def away(self) -> str:
@@ -188,17 +186,11 @@ class Publisher:
             Message(f"{id}.{number}", time, name, text, nick, action, given, subject)
             for text, number in zip(texts, self._numbers, strict=False)
         ]
-        weight = self._bus.weight(messages)
-        if not self._taken:
-            self._taken_at = self._clock.seconds()
+        weight = self._queues.weight(messages)
         known = f"{among} {given}" if among and given else given
         self._taken.append(_Taken(author, LogEntry(room, author.address, messages), weight, receipt, known))
         self._taken_weight += weight
         self._flushes.ask()
-
-    def taken_at(self, id: str) -> float | None:
-        """Say when a message was taken that was the first of its part of a batch, once; None where nobody knows."""
-        return self._on_their_way.pop(id, None)
 
     def wait(self, author: Author) -> None:
         """Call ``author.carry_on`` once messages are taken again."""
@@ -231,7 +223,7 @@ class Publisher:
     def flushed(self) -> "Deferred[None]":
         """Flush; fire once all that was taken is published, or refused."""
         self.flush()
-        return (self.logged() or succeed(None)).addCallback(lambda _: self._bus.flushed())
+        return (self.logged() or succeed(None)).addCallback(lambda _: self._queues.flushed())
 
     def flush_due(self) -> None:
         """Do so if it need not wait any more."""
@@ -312,8 +304,8 @@ class Publisher:
         for name, share in rooms.items():
             for part in _parts(share, self._most):
                 messages = [message for each in part for message in each.entry.messages]
-                self._note_departure(messages[0].id)
-                maybeDeferred(self._bus.publish, name, messages, _ids(part), ticket).addCallbacks(
+                weight = sum([each.weight for each in part])
+                maybeDeferred(self._queues.publish, name, messages, _ids(part), ticket, weight).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
 
@@ -322,12 +314,6 @@ class Publisher:
         count, self._counted = self.taken - self._counted, self.taken
         RECEIVED_MESSAGES.value += count
         RECEIVED_BYTES.value += weight - count * self._overhead
-
-    def _note_departure(self, id: str) -> None:
-        """Note when a part was taken, until it is heard; one that goes with others, or is not heard here, goes by."""
-        if len(self._on_their_way) >= TIMED_PARTS:
-            del self._on_their_way[next(iter(self._on_their_way))]
-        self._on_their_way[id] = self._taken_at
 
     def _published(self, published: PublishResult, taken: Sequence[_Taken]) -> None:
         """Tell those who want to know."""

@@ -68,12 +68,12 @@ class Shards:
 
     def share(self, limits: RateLimits) -> None:
         """Share with all workers what addresses do on this one: through the same broker on all hosts."""
-        min(self._shards, key=lambda shard: shard.identity).bus.share(limits)
+        min(self._shards, key=lambda shard: shard.identity).bus.shared_limits.share(limits)
 
     def evict(self) -> None:
         """Keep the memory of the brokers, which are private ones, from running out."""
         for shard in self._shards:
-            shard.bus.evict()
+            shard.bus.eviction.start()
 
     def hold(self) -> "Deferred[Any]":
         """Take no more messages; fires when all that were taken are published."""
@@ -89,7 +89,12 @@ class Shards:
 
     def saved(self) -> "Deferred[Any]":
         """Fire once all places are kept, and it is said who has left."""
-        return gatherResults([shard.bus.saved() for shard in self._shards], consumeErrors=True)
+        stored = [
+            stored
+            for shard in self._shards
+            for stored in (shard.bus.resume_positions.saved(), shard.bus.presence.flushed())
+        ]
+        return gatherResults(stored, consumeErrors=True)
 
     def logged(self) -> "Deferred[Any]":
         """Fire once the chat log has all that is known to be said, or its lock was held for too long."""

@@ -73,7 +73,7 @@ class RoomPages:
     async def _last(self, request: Request, place: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
         hub = self._shards.hub(place.room)
         self._check_backlog()
-        stretch = await self._asked(hub.recent(place.room, place.last, before), hub.unreachable)
+        stretch = await self._asked(hub.recent(place.room, place.last, before), hub.bus.unreachable)
         self._read(request, stretch.size)
         self._check_backlog()  # many may have asked at the same time
         if stretch.more and stretch.start is not None:
@@ -180,7 +180,7 @@ class RoomPages:
         """Say who is in a room."""
         check_readable(token_lifetime_of(request).permissions, room)
         hub = self._shards.hub(room)
-        members = await self._asked(hub.members(room), hub.unreachable)
+        members = await self._asked(hub.bus.presence.members(room), hub.bus.unreachable)
         return answer_json(request, http_api.PresenceAnswer(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
@@ -282,7 +282,7 @@ class HttpSender:
 
     async def _find_nick(self, room: str) -> str:
         """Return the nick if it is free in the room. Raise NickInUse."""
-        found = self._hub.find_nick(room, self._identity)
+        found = self._hub.bus.presence.find_nick(room, self._identity)
         try:
             nick = await found.addTimeout(self._config.bus_patience, self._timers)
         except TimeoutError:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
@@ -26,6 +26,11 @@ _numbers = itertools.count(1)
 def messages(*texts: str) -> list[Message]:
     """Make messages of these texts."""
     return [Message(f"s.{next(_numbers)}", int(time.time() * 1000), "s", text) for text in texts]
+
+
+def saved(bus: Bus) -> "Deferred[Any]":
+    """Return a Deferred that fires when the resume positions and presence of a bus are stored."""
+    return gatherResults([bus.resume_positions.saved(), bus.presence.flushed()])
 
 
 class Ears:
@@ -61,11 +66,11 @@ class Ears:
         self.changes += 1
         self.look()
 
-    def compare(self, room: str, top: StreamPosition) -> None:
+    def recover(self, room: str, top: StreamPosition) -> None:
         self.tops[room] = top
         self.look()
 
-    def give_up(self, room: str, session: str) -> ResumePosition | None:
+    def disconnect(self, room: str, session: str) -> ResumePosition | None:
         place = self.places.pop((room, session), None)
         if place is not None:
             self.given_up.append(session)
@@ -75,7 +80,7 @@ class Ears:
     def logged(self) -> "Deferred[None] | None":
         return None
 
-    def present(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
+    def presence_changed(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         self.comings += changes
         self.look()
 
@@ -122,7 +127,9 @@ class Follower(Ears):
 
     async def follow(self, room: str) -> None:
         """Hear a room from now on."""
-        self._orderings[room] = Ordering(self._config, lambda after, most: self._bus.read(room, after, most), self._out)
+        self._orderings[room] = Ordering(
+            self._config, lambda after, most: self._bus.history.read(room, after, most), self._out
+        )
         await self._bus.subscribe(room)
         await self._orderings[room].start()
 
@@ -137,9 +144,9 @@ class Follower(Ears):
         else:
             self._orderings[batch.room].hear(batch)
 
-    def compare(self, room: str, top: StreamPosition) -> None:
+    def recover(self, room: str, top: StreamPosition) -> None:
         self._orderings[room].compare(top)
-        super().compare(room, top)
+        super().recover(room, top)
 
     def _out(self, each: Item, _: Batch | None) -> None:
         if isinstance(each, PresenceEvent):
@@ -200,7 +207,7 @@ class BusTestCase(TestCase):
     async def ready(self, address: str | BrokerAddress, *rooms: str, **knobs: Any) -> tuple[Bus, Ears]:
         """Give a bus that is open and hears these rooms."""
         bus, ears = self.make(address, **knobs)
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
         for room in rooms:
             await bus.subscribe(room)
         return bus, ears
@@ -210,7 +217,7 @@ class BusTestCase(TestCase):
         bus, config = self._make_bus(address, knobs)
         bus.listener = follower = Follower(bus, config)
         bus.start()
-        await follower.until(lambda: bus.open)
+        await follower.until(lambda: bus.queues.open)
         for room in rooms:
             await follower.follow(room)
         return bus, follower

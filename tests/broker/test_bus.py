@@ -25,7 +25,7 @@ from chatd.config.settings import Config
 from chatd.protocol.message import OffsetGap, StreamPosition, encode
 from chatd.rooms.hub import Hub
 from tests.blocks import block
-from tests.broker.listening import BusTestCase, Ears, messages
+from tests.broker.listening import BusTestCase, Ears, messages, saved
 from tests.broker.server import Client, Server
 from tests.broker.wire import Wire
 from tests.fakes import Comparing, Events, FakeBus
@@ -48,7 +48,7 @@ class Contract:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
         taken = messages(*TEXTS)
-        published = await bus.publish("ops", taken)
+        published = await bus.queues.publish("ops", taken)
         self.deliver(bus)
         await ears.until(lambda: ears.batches)
         (batch,) = ears.batches
@@ -59,7 +59,7 @@ class Contract:
         bus, ears = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
-        published = [await bus.publish(room, messages("x", "y")) for room in ("ops", "ops", "dev", "ops")]
+        published = [await bus.queues.publish(room, messages("x", "y")) for room in ("ops", "ops", "dev", "ops")]
         assert [each.first.offset for each in published] == [1, 3, 1, 5]
         self.deliver(bus)
         await ears.until(lambda: len(ears.texts("ops")) == 6 and ears.texts("dev"))
@@ -70,8 +70,8 @@ class Contract:
         await bus.subscribe("ops")
         texts = [str(number) for number in range(200)]
         for text in texts:
-            bus.publish("ops", messages(text))
-        await bus.flushed()
+            bus.queues.publish("ops", messages(text))
+        await bus.queues.flushed()
         self.deliver(bus)
         await ears.until(lambda: len(ears.texts()) == 200)
         assert (ears.texts(), ears.offsets()) == (texts, list(range(1, 201)))
@@ -81,7 +81,9 @@ class Contract:
         rooms = [f"r{number}" for number in range(20)]
         for room in rooms:
             await bus.subscribe(room)
-        published = [bus.publish(room, messages(f"{room} {turn}", "more")) for turn in range(3) for room in rooms]
+        published = [
+            bus.queues.publish(room, messages(f"{room} {turn}", "more")) for turn in range(3) for room in rooms
+        ]
         places = await gatherResults(published)
         self.deliver(bus)
         await ears.until(lambda: sum(len(ears.texts(room)) for room in rooms) == 120)
@@ -93,8 +95,8 @@ class Contract:
     async def test_a_room_that_was_not_subscribed_is_not_heard(self) -> None:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
-        await bus.publish("dev", messages("for dev"))
-        await bus.publish("ops", messages("for ops"))
+        await bus.queues.publish("dev", messages("for dev"))
+        await bus.queues.publish("ops", messages("for ops"))
         self.deliver(bus)
         await ears.until(lambda: ears.texts("ops"))
         assert ears.texts("dev") == []
@@ -104,8 +106,8 @@ class Contract:
         for room in ("ops", "dev"):
             await bus.subscribe(room)
         bus.unsubscribe("dev")
-        await bus.publish("dev", messages("for dev"))
-        await bus.publish("ops", messages("for ops"))
+        await bus.queues.publish("dev", messages("for dev"))
+        await bus.queues.publish("ops", messages("for ops"))
         self.deliver(bus)
         await ears.until(lambda: ears.texts("ops"))
         assert ears.texts("dev") == []
@@ -115,15 +117,15 @@ class Contract:
         await bus.subscribe("ops")
         bus.unsubscribe("ops")
         await bus.subscribe("ops")
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         self.deliver(bus)
         await ears.until(ears.texts)
         assert ears.texts() == ["hello"]
 
     async def test_a_bus_that_is_well_is_open_and_not_away(self) -> None:
         bus, _ = await self.make_bus()
-        assert (bus.open, bus.away) == (True, "")
-        assert bus.space >= bus.weight(messages("hello")) > 0
+        assert (bus.queues.open, bus.away) == (True, "")
+        assert bus.queues.space >= bus.queues.weight(messages("hello")) > 0
 
     async def test_a_probe_comes_back(self) -> None:
         bus, _ = await self.make_bus()
@@ -131,21 +133,21 @@ class Contract:
 
     async def test_nothing_in_flight_is_flushed(self) -> None:
         bus, _ = await self.make_bus()
-        await bus.flushed()
+        await bus.queues.flushed()
 
     async def test_a_room_is_heard_from_its_subscription_to_its_end(self) -> None:
         bus, _ = await self.make_bus()
-        assert not bus.hears("ops")
+        assert not bus.subscribed("ops")
         await bus.subscribe("ops")
-        assert bus.hears("ops")
+        assert bus.subscribed("ops")
         bus.unsubscribe("ops")
-        assert not bus.hears("ops")
+        assert not bus.subscribed("ops")
 
     async def test_how_far_a_room_has_come_is_said_now_and_then_behind_what_was_published(self) -> None:
         bus, ears = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
-        published = (await bus.publish("ops", messages("one", "two"))).first
+        published = (await bus.queues.publish("ops", messages("one", "two"))).first
         self.compare(bus)
         top = StreamPosition(published.epoch, 2)
         await ears.until(lambda: ears.tops.get("ops") == top and "dev" in ears.tops)
@@ -165,30 +167,30 @@ class Contract:
 
     async def test_where_the_order_of_a_room_stands_can_be_read_before_anything_was_said(self) -> None:
         bus, _ = await self.make_bus()
-        span = await bus.read("ops", None, 1000)
+        span = await bus.history.read("ops", None, 1000)
         assert (list(span.batches), span.top.offset, span.more) == ([], 0, False)
-        assert (await bus.publish("ops", messages("x"))).first == StreamPosition(span.top.epoch, 1)
+        assert (await bus.queues.publish("ops", messages("x"))).first == StreamPosition(span.top.epoch, 1)
 
     async def test_what_follows_a_position_is_read_as_it_was_heard(self) -> None:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
         for texts in (["one", "two"], ["three"], ["four", "five"]):
-            published = await bus.publish("ops", messages(*texts))
+            published = await bus.queues.publish("ops", messages(*texts))
         self.deliver(bus)
         await ears.until(lambda: len(ears.batches) == 3)
         epoch = published.first.epoch
         for offset, batches in ((0, ears.batches), (2, ears.batches[1:]), (5, [])):
-            span = await bus.read("ops", StreamPosition(epoch, offset), 100_000)
+            span = await bus.history.read("ops", StreamPosition(epoch, offset), 100_000)
             assert (list(span.batches), span.top, span.more) == (batches, StreamPosition(epoch, 5), False)
 
     async def test_history_is_read_in_steps_that_together_have_all_of_it_once(self) -> None:
         bus, _ = await self.make_bus()
         texts = [str(number) for number in range(40)]
         for text in texts:
-            published = await bus.publish("ops", messages(text))
+            published = await bus.queues.publish("ops", messages(text))
         after, read, steps, more = StreamPosition(published.first.epoch, 0), [], 0, True
         while more:
-            span = await bus.read("ops", after, 500)
+            span = await bus.history.read("ops", after, 500)
             read += [message.text for batch in span.batches for message in batch.messages]
             after, more, steps = StreamPosition(after.epoch, span.batches[-1].last), span.more, steps + 1
         assert (read, steps > 3) == (texts, True)
@@ -197,7 +199,7 @@ class Contract:
         bus, ears = await self.make_bus()
         await bus.subscribe("ops")
         for texts in (["1", "2"], ["3"], ["4", "5", "6"], ["7"]):
-            published = await bus.publish("ops", messages(*texts))
+            published = await bus.queues.publish("ops", messages(*texts))
         self.deliver(bus)
         await ears.until(lambda: len(ears.batches) == 4)
         epoch, heard = published.first.epoch, ears.batches[::-1]
@@ -211,98 +213,98 @@ class Contract:
             (99, 6, heard[:1]),
             (99, 7, []),
         ):
-            assert await bus.read_back("ops", epoch, last, after, 100_000) == (found, False)
-        assert await bus.read_back("ops", "none", 7, 0, 100_000) == ([], False)
+            assert await bus.history.read_back("ops", epoch, last, after, 100_000) == (found, False)
+        assert await bus.history.read_back("ops", "none", 7, 0, 100_000) == ([], False)
 
     async def test_history_is_read_backwards_in_steps_that_together_have_all_of_it_once(self) -> None:
         bus, _ = await self.make_bus()
         texts = [str(number) for number in range(40)]
         for text in texts:
-            published = await bus.publish("ops", messages(text))
+            published = await bus.queues.publish("ops", messages(text))
         read, last, steps, more = [], 40, 0, True
         while more:
-            batches, more = await bus.read_back("ops", published.first.epoch, last, 0, 500)
+            batches, more = await bus.history.read_back("ops", published.first.epoch, last, 0, 500)
             read += [message.text for batch in batches for message in batch.messages]
             last, steps = batches[-1].first - 1, steps + 1
         assert (read, steps > 3) == (texts[::-1], True)
 
     async def test_without_history_nothing_is_read_backwards(self) -> None:
         bus, _ = await self.make_bus(history=0)
-        published = await bus.publish("ops", messages("one", "two"))
-        assert await bus.read_back("ops", published.first.epoch, 2, 0, 100_000) == ([], False)
+        published = await bus.queues.publish("ops", messages("one", "two"))
+        assert await bus.history.read_back("ops", published.first.epoch, 2, 0, 100_000) == ([], False)
 
     async def test_a_position_of_an_epoch_that_is_gone_gets_all_of_the_one_of_now(self) -> None:
         bus, _ = await self.make_bus()
-        published = await bus.publish("ops", messages("one", "two"))
-        span = await bus.read("ops", StreamPosition("none", 70), 1000)
+        published = await bus.queues.publish("ops", messages("one", "two"))
+        span = await bus.history.read("ops", StreamPosition("none", 70), 1000)
         assert [(batch.epoch, batch.first) for batch in span.batches] == [(published.first.epoch, 1)]
         assert span.top == StreamPosition(published.first.epoch, 2)
 
     async def test_history_has_the_newest_messages(self) -> None:
         bus, _ = await self.make_bus(history=3)
         for number in range(5):
-            published = await bus.publish("ops", messages(str(number)))
-        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
+            published = await bus.queues.publish("ops", messages(str(number)))
+        span = await bus.history.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
         assert [message.text for batch in span.batches for message in batch.messages][-3:] == ["2", "3", "4"]
 
     async def test_without_history_only_the_top_is_read(self) -> None:
         bus, _ = await self.make_bus(history=0)
-        published = await bus.publish("ops", messages("one", "two"))
-        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
+        published = await bus.queues.publish("ops", messages("one", "two"))
+        span = await bus.history.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
         assert (list(span.batches), span.top, span.more) == ([], StreamPosition(published.first.epoch, 2), False)
 
     # Places
 
     async def test_a_place_begins_with_who_claims_it_first(self) -> None:
         bus, _ = await self.make_bus()
-        assert await bus.claim("ops", "k", "s1") == ResumePosition(None, "s1")
+        assert await bus.resume_positions.claim("ops", "k", "s1") == ResumePosition(None, "s1")
 
     async def test_a_place_that_was_left_is_claimed_as_it_was_saved_and_nobody_is_hung_up_on(self) -> None:
         bus, ears = await self.make_bus()
-        await bus.claim("ops", "k", "s1")
+        await bus.resume_positions.claim("ops", "k", "s1")
         kept = ResumePosition(StreamPosition("e", 7), "s1")
-        bus.save("ops", "k", "s1", kept, left=True)
-        await bus.saved()
-        assert await bus.claim("ops", "k", "s2") == kept
+        bus.resume_positions.save("ops", "k", "s1", kept, left=True)
+        await saved(bus)
+        assert await bus.resume_positions.claim("ops", "k", "s2") == kept
         assert ears.given_up == []
 
     async def test_who_still_has_a_place_is_hung_up_on_and_its_newest_position_counts(self) -> None:
         bus, ears = await self.make_bus()
-        await bus.claim("ops", "k", "s1")
-        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
-        await bus.saved()
+        await bus.resume_positions.claim("ops", "k", "s1")
+        bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
+        await saved(bus)
         ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
-        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
+        assert await bus.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
         assert ears.given_up == ["s1"]
 
     async def test_who_has_not_come_anywhere_leaves_the_place_as_it_was(self) -> None:
         bus, ears = await self.make_bus()
-        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
-        await bus.saved()
+        bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
+        await saved(bus)
         ears.places["ops", "s1"] = ResumePosition(None, "s1")
-        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
+        assert await bus.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
 
     async def test_who_has_a_place_no_more_cannot_save_it(self) -> None:
         bus, _ = await self.make_bus()
         kept = ResumePosition(StreamPosition("e", 7), "s1")
-        bus.save("ops", "k", "s1", kept)
-        await bus.saved()
-        await bus.claim("ops", "k", "s2")
+        bus.resume_positions.save("ops", "k", "s1", kept)
+        await saved(bus)
+        await bus.resume_positions.claim("ops", "k", "s2")
         for left in (False, True):
-            bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 99), "s1"), left=left)
-            await bus.saved()
-        assert await bus.claim("ops", "k", "s3") == kept
+            bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 99), "s1"), left=left)
+            await saved(bus)
+        assert await bus.resume_positions.claim("ops", "k", "s3") == kept
 
     async def test_a_place_is_of_one_room_and_one_key(self) -> None:
         bus, _ = await self.make_bus()
-        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
-        await bus.saved()
+        bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
+        await saved(bus)
         for room, key in (("dev", "k"), ("ops", "k2")):
-            assert await bus.claim(room, key, "s2") == ResumePosition(None, "s2")
+            assert await bus.resume_positions.claim(room, key, "s2") == ResumePosition(None, "s2")
 
     async def test_with_nothing_to_save_all_is_saved(self) -> None:
         bus, _ = await self.make_bus()
-        await bus.saved()
+        await saved(bus)
 
 
 class TestFakeBus(Contract, TestCase):
@@ -332,8 +334,8 @@ class TestBus(Contract, BusTestCase):
     async def test_what_its_author_has_published_is_not_published_again_by_any_worker(self) -> None:
         one, ears = await self.ready(self.valkey_url, "ops")
         two, _ = await self.ready(self.valkey_url)
-        first = (await one.publish("ops", messages("a", "b"), {1: "x"})).first
-        again = await two.publish("ops", messages("b", "c", "d", "d"), {0: "x", 2: "y", 3: "y"})
+        first = (await one.queues.publish("ops", messages("a", "b"), {1: "x"})).first
+        again = await two.queues.publish("ops", messages("b", "c", "d", "d"), {0: "x", 2: "y", 3: "y"})
         assert again.first == StreamPosition(first.epoch, 3)
         assert again.duplicates == {0: StreamPosition(first.epoch, 2), 3: StreamPosition(first.epoch, 4)}
         await ears.until(lambda: len(ears.texts()) == 4)
@@ -341,19 +343,19 @@ class TestBus(Contract, BusTestCase):
 
     async def test_the_same_id_of_another_author_or_in_another_room_is_another(self) -> None:
         bus, _ = await self.ready(self.valkey_url)
-        await bus.publish("ops", messages("a"), {0: "x"})
-        theirs = await bus.publish("ops", [replace(each, session="t") for each in messages("a")], {0: "x"})
-        elsewhere = await bus.publish("dev", messages("a"), {0: "x"})
+        await bus.queues.publish("ops", messages("a"), {0: "x"})
+        theirs = await bus.queues.publish("ops", [replace(each, session="t") for each in messages("a")], {0: "x"})
+        elsewhere = await bus.queues.publish("dev", messages("a"), {0: "x"})
         assert (theirs.duplicates, elsewhere.duplicates) == ({}, {})
 
     async def test_ids_over_cuts_are_no_duplicates_of_themselves(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops")
         published = []
         for number in range(10):
-            published.append(bus.publish("ops", messages(str(number)), {0: f"x{number}"}))
+            published.append(bus.queues.publish("ops", messages(str(number)), {0: f"x{number}"}))
             self.cut("normal")
-            published.append(bus.publish("ops", messages(f"{number}'"), {0: f"y{number}"}))
-            await bus.flushed()
+            published.append(bus.queues.publish("ops", messages(f"{number}'"), {0: f"y{number}"}))
+            await bus.queues.flushed()
         assert [dict((await each).duplicates) for each in published] == [{}] * 20
         await ears.until(lambda: len(ears.texts()) == 20)
         assert ears.texts() == [f"{number}{part}" for number in range(10) for part in ("", "'")]
@@ -361,18 +363,18 @@ class TestBus(Contract, BusTestCase):
     async def test_what_is_too_old_is_read_over_however_much_of_it_there_is(self) -> None:
         bus, _ = await self.ready(self.valkey_url, history_ttl=3600)
         for _ in range(40):
-            published = await bus.publish("ops", [replace(each, time=0) for each in messages("old")])
-        await bus.publish("ops", messages("new"))
-        span = await bus.read("ops", StreamPosition(published.first.epoch, 0), 100)
+            published = await bus.queues.publish("ops", [replace(each, time=0) for each in messages("old")])
+        await bus.queues.publish("ops", messages("new"))
+        span = await bus.history.read("ops", StreamPosition(published.first.epoch, 0), 100)
         assert [message.text for batch in span.batches for message in batch.messages] == ["new"]
 
     async def test_reading_backwards_ends_at_what_is_too_old(self) -> None:
         bus, _ = await self.ready(self.valkey_url, history_ttl=3600)
         now = messages("new")[0].time
-        await bus.publish("ops", [replace(each, time=0) for each in messages("very old")])
-        await bus.publish("ops", [replace(each, time=0) for each in messages("old")] + messages("less old"))
-        published = await bus.publish("ops", messages("new"))
-        batches, more = await bus.read_back("ops", published.first.epoch, 4, 0, 100_000)
+        await bus.queues.publish("ops", [replace(each, time=0) for each in messages("very old")])
+        await bus.queues.publish("ops", [replace(each, time=0) for each in messages("old")] + messages("less old"))
+        published = await bus.queues.publish("ops", messages("new"))
+        batches, more = await bus.history.read_back("ops", published.first.epoch, 4, 0, 100_000)
         assert [[message.text for message in batch.messages] for batch in batches] == [["new"], ["less old"]]
         assert (more, batches[0].messages[0].time >= now) == (False, True)
 
@@ -383,8 +385,8 @@ class TestBus(Contract, BusTestCase):
         knobs: dict[str, Any] = {"history_bytes": 16_384, "max_backlog": 65_536, "flush_interval": 0}
         bus, _ = await self.ready(server.url, **knobs, bus_tick_seconds=1000)
         for number in range(300):
-            bus.publish("ops", messages(f"{number:04}" + "x" * 1000))
-        await bus.flushed()
+            bus.queues.publish("ops", messages(f"{number:04}" + "x" * 1000))
+        await bus.queues.flushed()
         hub = Hub(bus, Logger(), Config(redis_prefix=self.prefix, **knobs), reactor)
         queries, sent = self.cost(server)
         stretch = await hub.recent("ops", 1000)
@@ -410,7 +412,7 @@ class TestBus(Contract, BusTestCase):
         one, heard_by_one = await self.ready(self.valkey_url, "ops")
         two, heard_by_two = await self.ready(self.valkey_url, "ops")
         for number in range(100):
-            await gatherResults([bus.publish("ops", messages(f"{number}")) for bus in (one, two)])
+            await gatherResults([bus.queues.publish("ops", messages(f"{number}")) for bus in (one, two)])
         for ears in (heard_by_one, heard_by_two):
             await ears.until(lambda ears=ears: len(ears.batches) == 200)  # type: ignore[misc]
         assert heard_by_one.batches == heard_by_two.batches
@@ -419,8 +421,8 @@ class TestBus(Contract, BusTestCase):
     async def test_another_prefix_has_other_rooms(self) -> None:
         bus, ears = await self.ready(self.valkey_url, "ops")
         other, _ = await self.ready(self.valkey_url, "ops", redis_prefix=f"{self.prefix}-other")
-        await other.publish("ops", messages("theirs"))
-        await bus.publish("ops", messages("ours"))
+        await other.queues.publish("ops", messages("theirs"))
+        await bus.queues.publish("ops", messages("ours"))
         await ears.until(lambda: ears.batches)
         assert (ears.texts(), ears.offsets()) == (["ours"], [1])
 
@@ -428,7 +430,7 @@ class TestBus(Contract, BusTestCase):
         rooms = ["007", "1_000", "1.50", "å👋", "a:b", "*", "[x]"]
         bus, ears = await self.ready(self.valkey_url, *rooms)
         for room in rooms:
-            await bus.publish(room, messages(room))
+            await bus.queues.publish(room, messages(room))
         await ears.until(lambda: len(ears.batches) == len(rooms))
         assert [ears.texts(room) for room in rooms] == [[room] for room in rooms]
 
@@ -438,7 +440,7 @@ class TestBus(Contract, BusTestCase):
             heard_by = client.ask("PUBLISH", f"{self.prefix}:room:dev", b"e 1 w 1\n" + encode(messages("late")))
         assert heard_by == 1
         bus.unsubscribe("dev")
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         await ears.until(ears.texts)
         assert ears.texts("dev") == []
 
@@ -451,7 +453,7 @@ class TestBus(Contract, BusTestCase):
         bus, ears = await self.ready(self.valkey_url, "ops")
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             client.ask("PUBLISH", f"{self.prefix}:room:ops", "\xff no batch")
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         await ears.until(lambda: ears.batches)
         assert ears.texts() == ["hello"]
         [(level, text)] = self.said()
@@ -464,8 +466,8 @@ class TestBus(Contract, BusTestCase):
             client.ask("SCRIPT", "FLUSH")
         texts = [str(number) for number in range(10)]
         for text in texts:
-            bus.publish("ops", messages(text))
-        await bus.flushed()
+            bus.queues.publish("ops", messages(text))
+        await bus.queues.flushed()
         await ears.until(lambda: len(ears.texts()) == 10)
         assert (ears.texts(), ears.again, self.said()) == (texts, [], [])
 
@@ -473,29 +475,36 @@ class TestBus(Contract, BusTestCase):
         bus, ears = await self.ready(self.valkey_url, window_bytes=1000)
         seen: list[bool] = []
         for room in "abcdef":
-            bus.publish(room, messages("x"))
-            seen.append(bus.open)
+            bus.queues.publish(room, messages("x"))
+            seen.append(bus.queues.open)
         assert seen == [True] * 4 + [False] * 2
-        assert (bus.away, bus.space < 0) == ("", True)
-        await ears.until(lambda: bus.open)
-        await bus.flushed()
-        assert bus.space == 1000
+        assert (bus.away, bus.queues.space < 0) == ("", True)
+        await ears.until(lambda: bus.queues.open)
+        await bus.queues.flushed()
+        assert bus.queues.space == 1000
 
     async def test_a_batch_the_broker_refuses_for_good_fails_alone(self) -> None:
         bus, _ = await self.ready(self.valkey_url, "ops", "bad")
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             client.ask("SET", f"{self.prefix}:room:bad", "no hash")
-        failed, fine = bus.publish("bad", messages("one")), bus.publish("ops", messages("two"))
+        failed, fine = (
+            bus.queues.publish("bad", messages("one")),
+            bus.queues.publish("ops", messages("two")),
+        )
         with pytest.raises(NotPublished, match="WRONGTYPE") as refusal:
             await failed
         assert not refusal.value.unknown
         assert (await fine).first.offset == 1
-        assert bus.open
+        assert bus.queues.open
         assert [level for level, _ in self.said()] == ["error"]
 
     async def test_stop_fails_what_waits_and_probes(self) -> None:
         bus, _ = await self.ready(self.valkey_url)
-        sent, waiting, probe = bus.publish("ops", messages("1")), bus.publish("ops", messages("2")), bus.probe()
+        sent, waiting, probe = (
+            bus.queues.publish("ops", messages("1")),
+            bus.queues.publish("ops", messages("2")),
+            bus.probe(),
+        )
         self.stop(bus)
         for done, unknown in ((sent, True), (waiting, False), (probe, False)):
             with pytest.raises(NotPublished, match="the server stopped") as refusal:
@@ -513,27 +522,27 @@ class TestBus(Contract, BusTestCase):
     async def test_rooms_are_heard_again_after_the_subscribing_link_was_cut(self) -> None:
         bus, ears = await self.ready(self.valkey_url, "ops", "dev")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: not bus.queues.open)
+        await ears.until(lambda: bus.queues.open)
         for room in ("ops", "dev"):
-            await bus.publish(room, messages("hello"))
+            await bus.queues.publish(room, messages("hello"))
         await ears.until(lambda: ears.texts("ops") and ears.texts("dev"))
 
     async def test_a_room_subscribed_while_away_is_heard_later(self) -> None:
         bus, ears = await self.ready(self.valkey_url)
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")
-        await ears.until(lambda: bus.open)
-        await bus.publish("ops", messages("hello"))
+        await ears.until(lambda: bus.queues.open)
+        await bus.queues.publish("ops", messages("hello"))
         await ears.until(ears.texts)
 
     async def test_a_room_unsubscribed_while_away_is_not_heard_later(self) -> None:
         bus, ears = await self.ready(self.valkey_url, "ops", "dev")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         bus.unsubscribe("dev")
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:dev")[1] == 0
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:ops")[1] == 1
@@ -556,16 +565,16 @@ class TestBus(Contract, BusTestCase):
         two, ears = await self.follow(self.valkey_url, "ops", "dev", **slow)
         texts = [str(number) for number in range(60)]
         for text in texts:
-            one.publish("ops", messages(text))
-            one.publish("dev", messages(text))
+            one.queues.publish("ops", messages(text))
+            one.queues.publish("dev", messages(text))
             if text in ("20", "40"):
                 self.drop(self.listening() - others)
                 await ears.until(lambda: two.away)
             elif text in ("30", "50"):
-                await one.flushed()
+                await one.queues.flushed()
                 assert two.away
-                await ears.until(lambda: two.open)
-        await one.flushed()
+                await ears.until(lambda: two.queues.open)
+        await one.queues.flushed()
         for room in ("ops", "dev"):
             await ears.until(lambda room=room: len(ears.texts(room)) == 60)  # type: ignore[misc]
             assert (ears.texts(room), ears.offsets(room)) == (texts, list(range(1, 61)))
@@ -578,26 +587,26 @@ class TestBus(Contract, BusTestCase):
         two, ears = await self.follow(self.valkey_url, "ops", **slow)
         self.drop(self.listening() - others)
         await ears.until(lambda: two.away)
-        await one.publish("ops", messages("the last"))
+        await one.queues.publish("ops", messages("the last"))
         assert two.away
         await ears.until(lambda: ears.texts() == ["the last"])
 
     async def test_a_message_that_was_lost_is_filled_when_the_next_one_comes(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60)
-        await bus.publish("ops", messages("one"))
+        await bus.queues.publish("ops", messages("one"))
         await ears.until(ears.texts)
         ears.deaf = True
-        await bus.publish("ops", messages("two", "three"))
+        await bus.queues.publish("ops", messages("two", "three"))
         await ears.until(lambda: ears.missed)
         ears.deaf = False
-        await bus.publish("ops", messages("four"))
+        await bus.queues.publish("ops", messages("four"))
         await ears.until(lambda: len(ears.texts()) == 4)
         assert (ears.texts(), ears.gaps) == (["one", "two", "three", "four"], [])
 
     async def test_a_last_message_that_was_lost_is_found_when_rooms_are_compared(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1)
         ears.deaf = True
-        await bus.publish("ops", messages("the last"))
+        await bus.queues.publish("ops", messages("the last"))
         await ears.until(lambda: ears.missed)
         ears.deaf = False
         await ears.until(ears.texts)
@@ -605,48 +614,48 @@ class TestBus(Contract, BusTestCase):
 
     async def test_what_cannot_be_read_is_told_as_lost_and_all_else_is_heard(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", "dev", compare_seconds=60)
-        first = (await bus.publish("ops", messages("one"))).first
+        first = (await bus.queues.publish("ops", messages("one"))).first
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             room, history = f"{self.prefix}:room:ops", f"{self.prefix}:history:{first.epoch}:ops"
             broker.ask("XADD", history, "3-0", "b", "garbage")
             broker.ask("HSET", room, "top", 3)
             broker.ask("PUBLISH", room, "garbage")
-        await bus.publish("dev", messages("elsewhere"))
+        await bus.queues.publish("dev", messages("elsewhere"))
         await ears.until(lambda: ears.gaps)
-        await bus.publish("ops", messages("four"))
+        await bus.queues.publish("ops", messages("four"))
         await ears.until(lambda: len(ears.texts()) == 2)
         assert (ears.texts(), ears.gaps) == (["one", "four"], [OffsetGap(first.epoch, 3, 2)])
         await ears.until(lambda: ears.texts("dev") == ["elsewhere"])
 
     async def test_entries_that_cannot_be_read_are_passed_over_when_history_is_read_backwards(self) -> None:
         bus, _ = await self.follow(self.valkey_url, "ops")
-        first = (await bus.publish("ops", messages("one"))).first
+        first = (await bus.queues.publish("ops", messages("one"))).first
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             for offset in (3, 4, 5):
                 broker.ask("XADD", f"{self.prefix}:history:{first.epoch}:ops", f"{offset}-0", "b", "garbage" * 100)
         for last in (3, 4, 9):
-            batches, more = await bus.read_back("ops", first.epoch, last, 0, 500)
+            batches, more = await bus.history.read_back("ops", first.epoch, last, 0, 500)
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
     async def test_large_entries_of_which_only_the_head_can_be_read_are_passed_over_backwards(self) -> None:
         bus, _ = await self.follow(self.valkey_url, "ops")
-        epoch = (await bus.publish("ops", messages("one"))).first.epoch
+        epoch = (await bus.queues.publish("ops", messages("one"))).first.epoch
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             for first, last in ((2, 6), (7, 11)):
                 data = f"{epoch} {first} w 1\n" + "garbage" * 100
                 broker.ask("XADD", f"{self.prefix}:history:{epoch}:ops", f"{last}-0", "b", data)
         for last in (6, 8, 11):
-            batches, more = await bus.read_back("ops", epoch, last, 0, 500)
+            batches, more = await bus.history.read_back("ops", epoch, last, 0, 500)
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history=3, recent_seconds=0)
         ears.deaf = True
         for number in range(1, 301):  # the broker trims by the hundred
-            first = (await bus.publish("ops", messages(str(number)))).first
+            first = (await bus.queues.publish("ops", messages(str(number)))).first
         await ears.until(lambda: len(ears.missed) == 300)
         ears.deaf = False
-        await bus.publish("ops", messages("301"))
+        await bus.queues.publish("ops", messages("301"))
         await ears.until(lambda: ears.texts()[-1:] == ["301"])
         (gap,) = ears.gaps
         assert (gap.epoch, gap.last, 0 < gap.last < 300) == (first.epoch, gap.count, True)
@@ -655,7 +664,7 @@ class TestBus(Contract, BusTestCase):
     async def test_without_history_what_was_lost_is_told_when_rooms_are_compared(self) -> None:
         bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1, history=0)
         ears.deaf = True
-        first = (await bus.publish("ops", messages("one", "two"))).first
+        first = (await bus.queues.publish("ops", messages("one", "two"))).first
         await ears.until(lambda: ears.missed)
         ears.deaf = False
         await ears.until(lambda: ears.gaps)
@@ -666,14 +675,19 @@ class TestBus(Contract, BusTestCase):
         two, heard_by_two = await self.ready(self.valkey_url, "ops", history=0, bus_settle_seconds=0.3)
         published: list[PublishResult] = []
         for number in range(300):
-            one.publish("ops", messages(str(number))).addCallback(published.append)
+            one.queues.publish("ops", messages(str(number))).addCallback(published.append)
             if number % 100 == 50:
                 self.cut("normal")
                 self.cut("pubsub")
-                await heard_by_one.until(lambda: not one.open)
-                await heard_by_two.until(lambda: not two.open)
-                await gatherResults([heard_by_one.until(lambda: one.open), heard_by_two.until(lambda: two.open)])
-        await one.flushed()
+                await heard_by_one.until(lambda: not one.queues.open)
+                await heard_by_two.until(lambda: not two.queues.open)
+                await gatherResults(
+                    [
+                        heard_by_one.until(lambda: one.queues.open),
+                        heard_by_two.until(lambda: two.queues.open),
+                    ]
+                )
+        await one.queues.flushed()
         texts = [str(number) for number in range(300)]
         await heard_by_one.until(lambda: len(heard_by_one.texts()) >= 300)
         assert heard_by_one.texts() == texts
@@ -684,12 +698,12 @@ class TestBus(Contract, BusTestCase):
         bus, ears = await self.ready(self.valkey_url, "ops", "last")
         path = self.valkey_url.removeprefix("unix://")
         for round_ in range(5):
-            bus.publish("ops", messages(f"{round_}a"))
+            bus.queues.publish("ops", messages(f"{round_}a"))
             with Client(path) as client:
                 client.ask("CLIENT", "KILL", "TYPE", "normal")
-            bus.publish("ops", messages(f"{round_}b"))
-            await bus.flushed()
-        await bus.publish("last", messages("the end"))
+            bus.queues.publish("ops", messages(f"{round_}b"))
+            await bus.queues.flushed()
+        await bus.queues.publish("last", messages("the end"))
         await ears.until(lambda: ears.texts("last"))
         assert ears.texts() == [f"{round_}{part}" for round_ in range(5) for part in "ab"]
         assert ears.offsets() == list(range(1, 11))
@@ -698,9 +712,9 @@ class TestBus(Contract, BusTestCase):
         bus, ears = await self.ready(self.valkey_url)
         self.cut("normal")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         assert bus.away == "connection lost"
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
         (lost, back) = self.said()
         assert lost == ("warn", f"the message bus {self.valkey_url} is away: connection lost")
         assert back[0] == "info"
@@ -709,17 +723,17 @@ class TestBus(Contract, BusTestCase):
     async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
         bus, ears = await self.ready(self.valkey_url, history=0, bus_settle_seconds=60)
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")
         await deferLater(reactor, 0)  # the link counts at the end of the turn that confirmed its rooms
-        assert (bus.open, bus.away) == (False, "waiting for other workers to be back")
+        assert (bus.queues.open, bus.away) == (False, "waiting for other workers to be back")
         await bus.probe()
-        assert not bus.open
+        assert not bus.queues.open
 
     async def test_a_room_that_was_heard_is_subscribed_anew_after_a_cut_before_it_counts(self) -> None:
         bus, ears = await self.ready(self.valkey_url, "ops")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         subscribed = bus.subscribe("ops")
         assert not subscribed.called
         await subscribed
@@ -727,7 +741,7 @@ class TestBus(Contract, BusTestCase):
     async def test_a_probe_fails_at_once_while_a_link_is_away(self) -> None:
         bus, ears = await self.ready(self.valkey_url)
         self.cut("normal")
-        await ears.until(lambda: not bus.open)
+        await ears.until(lambda: not bus.queues.open)
         with pytest.raises(NotPublished, match="connection lost"):
             await bus.probe()
 
@@ -767,7 +781,7 @@ def prepared(info: bytes) -> tuple[list[tuple[Any, ...]], str]:
     """Give what a bus asks of a broker that says so of itself, and why it would not have it."""
     clock, wire = MemoryReactorClock(), Wire()
     bus, failed = Bus(clock, broker_address("unix:///nowhere"), Config(), "w1"), list[str]()
-    preparing = Deferred.fromCoroutine(bus._prepare_commands(wire))
+    preparing = Deferred.fromCoroutine(bus._prepare_publishing(wire))
     preparing.addErrback(lambda failure: failed.append(failure.getErrorMessage()))
     wire.answer(info)
     return wire.calls, "".join(failed)
@@ -801,23 +815,23 @@ class TestLeastRights(BusTestCase):
 
     async def test_can_run_all_of_chatd(self) -> None:
         bus, ears = await self.ready(self.address, "ops")
-        await bus.publish("ops", messages("a"), {0: "an-id"})
-        await bus.publish("ops", messages("b"), {0: "another-id"})
+        await bus.queues.publish("ops", messages("a"), {0: "an-id"})
+        await bus.queues.publish("ops", messages("b"), {0: "another-id"})
         await ears.until(lambda: ears.texts() == ["a", "b"])
         await bus.probe()
         bus._comparison.run()
         await ears.until(lambda: "ops" in ears.tops)
-        span = await bus.read("ops", None, 1)
-        span = await bus.read("ops", StreamPosition(span.top.epoch, 0), 1_000_000)
+        span = await bus.history.read("ops", None, 1)
+        span = await bus.history.read("ops", StreamPosition(span.top.epoch, 0), 1_000_000)
         assert [message.text for batch in span.batches for message in batch.messages] == ["a", "b"]
-        batches, _ = await bus.read_back("ops", span.top.epoch, 2, 0, 1_000_000)
+        batches, _ = await bus.history.read_back("ops", span.top.epoch, 2, 0, 1_000_000)
         assert [message.text for batch in batches for message in batch.messages] == ["b", "a"]
         ears.places["ops", "s1"] = ResumePosition(span.top, "s1")
         for session in ("s1", "s2"):
-            place = await bus.claim("ops", "a-key-of-mine", session)
+            place = await bus.resume_positions.claim("ops", "a-key-of-mine", session)
         assert place == ResumePosition(span.top, "s1")
-        bus.save("ops", "a-key-of-mine", "s2", place, left=True)
-        await bus.saved()
+        bus.resume_positions.save("ops", "a-key-of-mine", "s2", place, left=True)
+        await saved(bus)
         await self.use_presence(bus)
         bus.unsubscribe("ops")
         ledger = Ledger()
@@ -829,17 +843,17 @@ class TestLeastRights(BusTestCase):
         self.server.ask("HSET", f"{self.prefix}:presence:ops", "dead", 1)
         self.server.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 ann ann")
         self.server.ask("HSET", f"{self.prefix}:nicks:ops", "ann", "s0")
-        assert await bus.enter("ops", "s1", Identity("ann")) == "ann"
-        assert await bus.enter("ops", "s2", Identity("ann")) == "ann*2"
-        before = (await bus.members("ops")).version
-        assert await bus.rename("ops", "s2", Identity("bob")) == "bob"
+        assert await bus.presence.enter("ops", "s1", Identity("ann")) == "ann"
+        assert await bus.presence.enter("ops", "s2", Identity("ann")) == "ann*2"
+        before = (await bus.presence.members("ops")).version
+        assert await bus.presence.rename("ops", "s2", Identity("bob")) == "bob"
         bus._comparison.run()
-        bus.exit("ops", "s1", linger=False)
-        await bus.saved()
-        members = await bus.members("ops")
+        bus.presence.leave("ops", "s1", linger=False)
+        await saved(bus)
+        members = await bus.presence.members("ops")
         assert [each.nick for each in members.present or ()] == ["bob"]
-        (listed,), more = await bus.list_rooms()
+        (listed,), more = await bus.presence.list_rooms()
         assert (listed.room, listed.count, listed.top.offset, more) == ("ops", 1, 2, False)
         assert members.version == before + 2
-        bus.exit("ops", "s2", linger=False)
-        await bus.saved()
+        bus.presence.leave("ops", "s2", linger=False)
+        await saved(bus)

@@ -16,14 +16,14 @@ from twisted.internet.task import deferLater
 
 from chatd.broker.bus import Bus
 from chatd.broker.publish_queue import NotPublished, WritesRefused
+from chatd.broker.queries import PUBLISH
 from chatd.broker.resume_positions import ResumePosition
-from chatd.broker.script import PUBLISH
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES_LIVE
 from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
 from chatd.rooms.recovery import Recovery, Tail
-from tests.broker.listening import FAST, BusTestCase, Ears, Follower, messages
+from tests.broker.listening import FAST, BusTestCase, Ears, Follower, messages, saved
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
 from tests.rooms.house import frames
@@ -44,13 +44,13 @@ class TestOutages(BusTestCase):
     async def test_a_broker_that_is_not_there_at_start_is_waited_for(self) -> None:
         bus, ears = self.make(self.url)
         subscribed = bus.subscribe("ops")
-        published = bus.publish("ops", messages("early"))
-        assert (bus.open, bus.away) == (False, "not connected yet")
+        published = bus.queues.publish("ops", messages("early"))
+        assert (bus.queues.open, bus.away) == (False, "not connected yet")
         self.server.start()
         await subscribed
         assert (await published).first.offset == 1
         await ears.until(lambda: ears.texts() == ["early"])
-        assert bus.open
+        assert bus.queues.open
 
     async def test_a_broker_that_stays_away_at_start_is_said_once(self) -> None:
         bus, ears = self.make(self.url)
@@ -68,11 +68,11 @@ class TestOutages(BusTestCase):
     async def test_another_run_of_the_broker_is_a_new_epoch(self) -> None:
         self.server.start()
         bus, ears = await self.ready(self.url, "ops")
-        first = [(await bus.publish("ops", messages(text))).first for text in ("one", "two")]
+        first = [(await bus.queues.publish("ops", messages(text))).first for text in ("one", "two")]
         await ears.until(lambda: len(ears.texts()) == 2)
         self.server.kill()
         await self.away(bus, ears)
-        waiting = bus.publish("ops", messages("three"))
+        waiting = bus.queues.publish("ops", messages("three"))
         self.server.start()
         third = (await waiting).first
         await ears.until(lambda: len(ears.texts()) == 3)
@@ -83,10 +83,10 @@ class TestOutages(BusTestCase):
     async def test_a_broker_that_lost_nothing_goes_on_in_its_epoch(self) -> None:
         self.server.start("--appendonly", "yes", "--appendfsync", "always")
         bus, ears = await self.follow(self.url, "ops", run="lineage")
-        first = (await bus.publish("ops", messages("one"))).first
+        first = (await bus.queues.publish("ops", messages("one"))).first
         self.server.kill()
         await self.away(bus, ears)
-        waiting = bus.publish("ops", messages("two"))
+        waiting = bus.queues.publish("ops", messages("two"))
         self.server.start("--appendonly", "yes", "--appendfsync", "always")
         assert (await waiting).first == StreamPosition(first.epoch, 2)
         await ears.until(lambda: ears.texts() == ["one", "two"])
@@ -103,21 +103,24 @@ class TestOutages(BusTestCase):
         self.server.kill()
         changes = ears.changes
         await deferLater(reactor, 0.5)  # longer than it would have taken to go live
-        assert (bus.open, ears.changes) == (False, changes)
+        assert (bus.queues.open, ears.changes) == (False, changes)
         self.server.start()
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
 
     async def test_who_claims_a_place_after_an_outage_gets_what_could_not_be_written_in_it(self) -> None:
         self.server.start()
         old, ears = await self.ready(self.url, bus_retry_first_seconds=0.3, bus_retry_most_seconds=0.3)
         new, others = await self.ready(self.url, bus_settle_seconds=0.6)
-        await old.claim("ops", "a-key", "s1")
+        await old.resume_positions.claim("ops", "a-key", "s1")
         place = ResumePosition(StreamPosition("e", 7), "s1")
         with self.server.unreachable():
             await self.away(old, ears)
             await self.away(new, others)
-            old.save("ops", "a-key", "s1", place, left=True)
-            given_up, claimed = new.claim("ops", "a-key", "s2"), new.claim("ops", "a-key", "s3")
+            old.resume_positions.save("ops", "a-key", "s1", place, left=True)
+            given_up, claimed = (
+                new.resume_positions.claim("ops", "a-key", "s2"),
+                new.resume_positions.claim("ops", "a-key", "s3"),
+            )
             given_up.addErrback(lambda failure: failure.trap(CancelledError))
             given_up.cancel()
         assert await claimed == place
@@ -126,7 +129,7 @@ class TestOutages(BusTestCase):
         self.server.start("--maxmemory-policy", "noeviction")
         bus, ears = await self.ready(self.url)
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
-        published = bus.publish("ops", messages("hello"))
+        published = bus.queues.publish("ops", messages("hello"))
         await self.away(bus, ears)
         self.server.kill()
         while bus.away.startswith("OOM"):
@@ -141,8 +144,8 @@ class TestOutages(BusTestCase):
         await self.away(bus, ears)
         assert bus.away == "silent for 0.4 s"
         self.server.thaw()
-        await ears.until(lambda: bus.open)
-        await bus.publish("ops", messages("hello"))
+        await ears.until(lambda: bus.queues.open)
+        await bus.queues.publish("ops", messages("hello"))
         await ears.until(ears.texts)
 
     async def test_an_idle_link_to_a_live_broker_stays(self) -> None:
@@ -150,15 +153,15 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url, bus_tick_seconds=0.01)
         for _ in range(20):
             await bus.probe()
-        assert (bus.open, ears.changes) == (True, 1)
+        assert (bus.queues.open, ears.changes) == (True, 1)
 
     async def test_what_was_published_to_a_frozen_broker_arrives_once(self) -> None:
         self.server.start()
         bus, ears = await self.ready(self.url, "ops")
         self.server.freeze()
-        published = [bus.publish("ops", messages(text)) for text in ("one", "two")]
+        published = [bus.queues.publish("ops", messages(text)) for text in ("one", "two")]
         await self.away(bus, ears)
-        published.append(bus.publish("ops", messages("three")))
+        published.append(bus.queues.publish("ops", messages("three")))
         self.server.thaw()
         places = await gatherResults(published)
         await ears.until(lambda: len(ears.texts()) == 3)
@@ -173,7 +176,7 @@ class TestOutages(BusTestCase):
         await self.away(bus, ears)
         self.server.thaw()
         await subscribed
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         await ears.until(ears.texts)
         assert [level for level, _ in self.said()] == ["warn", "info"]
 
@@ -183,9 +186,9 @@ class TestOutages(BusTestCase):
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "+@all", "resetchannels", *channels)
         bus, ears = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"), "ops")
         bus.subscribe("dev")
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         await bus.probe()
-        assert (bus.open, ears.texts()) == (True, ["hello"])
+        assert (bus.queues.open, ears.texts()) == (True, ["hello"])
         ((level, text),) = self.said()
         assert (level, text.startswith("room dev cannot be subscribed: NOPERM")) == ("error", True)
 
@@ -200,7 +203,10 @@ class TestOutages(BusTestCase):
         self.server.start()
         bus, _ = await self.ready(self.url)
         self.server.freeze()
-        sent, waiting = bus.publish("ops", messages("1")), bus.publish("ops", messages("2"))
+        sent, waiting = (
+            bus.queues.publish("ops", messages("1")),
+            bus.queues.publish("ops", messages("2")),
+        )
         self.stop(bus)
         for done, unknown in ((sent, True), (waiting, False)):
             with pytest.raises(NotPublished) as refusal:
@@ -211,13 +217,13 @@ class TestOutages(BusTestCase):
         self.server.start("--maxmemory-policy", "noeviction")
         bus, ears = await self.ready(self.url, "ops")
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
-        published = bus.publish("ops", messages("hello"))
+        published = bus.queues.publish("ops", messages("hello"))
         await self.away(bus, ears)
         assert bus.away.startswith("OOM")
-        assert not bus.open
+        assert not bus.queues.open
         self.server.ask("CONFIG", "SET", "maxmemory", 0)
         assert (await published).first.offset == 1
-        await ears.until(lambda: bus.open and ears.texts() == ["hello"])
+        await ears.until(lambda: bus.queues.open and ears.texts() == ["hello"])
         assert [level for level, _ in self.said()] == ["warn", "info"]
 
     async def test_a_refusal_for_good_ends_one_for_now(self) -> None:
@@ -225,12 +231,12 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url, "ops")
         self.server.ask("LPUSH", "a list", "x")
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
-        published = bus.publish("ops", messages("hello"))
+        published = bus.queues.publish("ops", messages("hello"))
         await self.away(bus, ears)
         self.server.ask("RENAME", "a list", f"{self.prefix}:room:ops")  # where the room's hash should be
         await self.assertFailure(published, NotPublished)
         self.server.ask("CONFIG", "SET", "maxmemory", 0)
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
 
     async def test_that_writes_are_refused_and_taken_again_is_noticed_while_nobody_writes(self) -> None:
         self.server.start()
@@ -243,7 +249,7 @@ class TestOutages(BusTestCase):
         with pytest.raises(WritesRefused, match="READONLY"):
             await bus.probe()
         self.server.ask("REPLICAOF", "NO", "ONE")
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
         assert BUSES_LIVE.value == live
         await bus.probe()
         assert [level for level, _ in self.said()] == ["warn", "info"]
@@ -266,7 +272,7 @@ class TestOutages(BusTestCase):
     async def test_while_writes_are_refused_all_that_reads_goes_on(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
         bus, ears = await self.ready(self.url, "ops")
-        position = (await bus.publish("ops", messages("hello"))).first
+        position = (await bus.queues.publish("ops", messages("hello"))).first
         for refuse, end in (
             (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
             (("CONFIG", "SET", "maxmemory", 1), ("CONFIG", "SET", "maxmemory", 0)),
@@ -274,16 +280,16 @@ class TestOutages(BusTestCase):
         ):
             self.server.ask(*refuse)
             await self.away(bus, ears)
-            assert await bus.tops(["ops", "new"]) == [position, StreamPosition("", 0)]
-            assert (await bus.read("ops", StreamPosition(position.epoch, 0), 1000)).top == position
-            batches, _ = await bus.read_back("ops", position.epoch, 1, 0, 1000)
+            assert await bus.history.tops(["ops", "new"]) == [position, StreamPosition("", 0)]
+            assert (await bus.history.read("ops", StreamPosition(position.epoch, 0), 1000)).top == position
+            batches, _ = await bus.history.read_back("ops", position.epoch, 1, 0, 1000)
             assert [batch.messages[0].text for batch in batches] == ["hello"]
-            assert (await bus.read("new", None, 0)).top == StreamPosition(UNBEGUN, 0)
-            await bus.members("ops")
-            rooms, _ = await bus.list_rooms()
+            assert (await bus.history.read("new", None, 0)).top == StreamPosition(UNBEGUN, 0)
+            await bus.presence.members("ops")
+            rooms, _ = await bus.presence.list_rooms()
             assert [each.room for each in rooms] == ["ops"]
             self.server.ask(*end)
-            await ears.until(lambda: bus.open)
+            await ears.until(lambda: bus.queues.open)
 
     async def test_while_one_link_is_refused_the_other_stays_and_the_reason_too(self) -> None:
         self.server.start()
@@ -297,7 +303,7 @@ class TestOutages(BusTestCase):
         self.server.start()
         bus, _ = await self.ready(self.url, "ops")
         self.server.kill()
-        while bus.hears("ops"):  # the bus does not call anybody for that
+        while bus.subscribed("ops"):  # the bus does not call anybody for that
             await deferLater(reactor, 0.01)
         asked = bus.subscribe("ops")
         asked.cancel()
@@ -310,7 +316,7 @@ class TestOutages(BusTestCase):
         self.server.start()
         bus, ears = await self.ready(self.url)
         self.server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
-        published = bus.publish("ops", messages("hello"))
+        published = bus.queues.publish("ops", messages("hello"))
         await self.away(bus, ears)
         assert bus.away.startswith("NOREPLICAS")
         self.server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
@@ -323,14 +329,14 @@ class TestOutages(BusTestCase):
         with Client(self.server.path) as client:
             client.ask("AUTH", "secret")
             client.ask("CONFIG", "SET", "requirepass", "")
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
 
     async def test_user_and_password_let_it_in(self) -> None:
         self.server.start()
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
         self.server.ask("ACL", "SETUSER", "default", "off")
         bus, _ = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"))
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
 
     async def test_a_wrong_password_is_said_and_never_shown(self) -> None:
         self.server.start("--requirepass", "secret")
@@ -350,7 +356,7 @@ class TestOutages(BusTestCase):
             for name, (bus, _) in enumerate(pair):
                 for number in range(20):
                     said.append(f"{round_}.{name}.{number}")
-                    bus.publish("ops", messages(said[-1]))
+                    bus.queues.publish("ops", messages(said[-1]))
             if round_ == 1:
                 self.server.freeze()
                 for bus, ears in pair:
@@ -359,7 +365,7 @@ class TestOutages(BusTestCase):
                     await ears.until(lambda bus=bus, ears=ears: self.away_or_look(bus, ears, "within"))  # type: ignore[misc]
                 self.server.thaw()
         for bus, ears in pair:
-            await bus.flushed()
+            await bus.queues.flushed()
             await ears.until(lambda ears=ears: len(ears.texts()) == len(said))  # type: ignore[misc]
             assert (sorted(ears.texts()), ears.gaps) == (sorted(said), [])
             assert ears.offsets() == list(range(1, len(said) + 1))
@@ -371,7 +377,7 @@ class TestOutages(BusTestCase):
     async def test_what_the_broker_dropped_because_a_worker_did_not_read_is_filled(self) -> None:
         self.server.start("--client-output-buffer-limit", "pubsub 64kb 0 0")
         bus, ears = await self.follow(self.url, "ops")
-        await bus.publish("ops", messages("before"))
+        await bus.queues.publish("ops", messages("before"))
         await ears.until(ears.texts)
         texts = [f"{number} " + "x" * 16_000 for number in range(100)]
         run = self.server.ask("INFO", "server").partition(b"run_id:")[2].split()[0]
@@ -395,7 +401,7 @@ class TestOutages(BusTestCase):
             member,
             position,
             Config(),
-            read=lambda after, most: bus.read("ops", after, most),
+            read=lambda after, most: bus.history.read("ops", after, most),
             tail=Tail(1_000_000),
             ordering=ears.ordering("ops"),
             live=lambda: live.callback(None),
@@ -408,14 +414,14 @@ class TestOutages(BusTestCase):
     async def restart_from_snapshot(self, bus: Bus, ears: Follower) -> tuple[str, str]:
         """Say one, two, three, have them saved; say four and five, and lose them with the broker; give both epochs."""
         for text in ("one", "two", "three"):
-            first = (await bus.publish("ops", messages(text))).first
+            first = (await bus.queues.publish("ops", messages(text))).first
         self.server.ask("SAVE")
         for text in ("four", "five"):
-            await bus.publish("ops", messages(text))
+            await bus.queues.publish("ops", messages(text))
         await ears.until(lambda: len(ears.texts()) == 5)
         self.server.kill()
         await self.away(bus, ears)
-        waiting = bus.publish("ops", messages("six"))
+        waiting = bus.queues.publish("ops", messages("six"))
         self.server.start()
         after = (await waiting).first
         await ears.until(lambda: ears.texts()[-1] == "six" and ears.ordering("ops").position.epoch == after.epoch)
@@ -452,20 +458,20 @@ class TestOutages(BusTestCase):
         one, _ = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=60)
         kept = ResumePosition(StreamPosition("e", 7), "s1")
-        one.save("ops", "k", "s1", kept)
-        await one.saved()
+        one.resume_positions.save("ops", "k", "s1", kept)
+        await saved(one)
         self.stop(one)
-        while self.server.ask("PUBSUB", "CHANNELS", f"{self.prefix}:worker:*") != [two._places.channel]:
+        while self.server.ask("PUBSUB", "CHANNELS", f"{self.prefix}:worker:*") != [two.resume_positions.channel]:
             await deferLater(reactor, 0.01)
-        assert await two.claim("ops", "k", "s2") == kept
+        assert await two.resume_positions.claim("ops", "k", "s2") == kept
 
     async def test_a_place_of_another_worker_is_had_as_it_stands_there(self) -> None:
         self.server.start()
         one, ears = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=60)
-        await one.claim("ops", "k", "s1")
+        await one.resume_positions.claim("ops", "k", "s1")
         ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
-        assert await two.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
+        assert await two.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
         assert ears.given_up == ["s1"]
 
     async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
@@ -473,13 +479,13 @@ class TestOutages(BusTestCase):
         one, _ = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_seconds=0.2)
         kept = ResumePosition(StreamPosition("e", 7), "s1")
-        one.save("ops", "k", "s1", kept)
-        await one.saved()
+        one.resume_positions.save("ops", "k", "s1", kept)
+        await saved(one)
         with Client(self.server.path) as frozen:
             frozen.ask("SUBSCRIBE", f"{self.prefix}:worker:frozen")
             self.server.ask("HSET", f"{self.prefix}:place:k:ops", "worker", "frozen")
             begun = reactor.seconds()
-            assert await two.claim("ops", "k", "s2") == kept
+            assert await two.resume_positions.claim("ops", "k", "s2") == kept
             assert reactor.seconds() - begun > 0.1
             assert frozen.read()[2].startswith(b"take s1 ")
 
@@ -488,13 +494,13 @@ class TestOutages(BusTestCase):
         bus, ears = await self.ready(self.url)
         self.server.freeze()
         await self.away(bus, ears)
-        bus.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
-        saved = bus.saved()
-        claimed = bus.claim("dev", "k", "s1")
+        bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
+        done = saved(bus)
+        claimed = bus.resume_positions.claim("dev", "k", "s1")
         self.server.thaw()
-        await saved
+        await done
         assert await claimed == ResumePosition(None, "s1")
-        assert await bus.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
+        assert await bus.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
 
 
 def blobs(*parts: list[str]) -> list[bytes]:

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from chatd.broker.comparison import Comparison
+from chatd.broker.liveness import Comparison
 from chatd.broker.publish_queue import NotPublished
 from chatd.config.settings import Config
 from chatd.protocol.message import StreamPosition
@@ -33,7 +33,7 @@ class Table:
             self,  # type: ignore[arg-type]
             rooms=lambda: list(self.rooms),
             probe=self.probe,
-            compare=lambda room, top: self.compared.append((room, top)),
+            recover=lambda room, top: self.compared.append((room, top)),
         )
 
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":

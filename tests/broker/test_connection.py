@@ -71,7 +71,7 @@ class Nearby:
             CONFIG,
             prepare=self._prepare,
             changed=self._changed,
-            heard=lambda channel, data: self.heard.append((channel, data)),
+            received=lambda channel, data: self.heard.append((channel, data)),
         )
         self.link.start()
 
@@ -272,7 +272,7 @@ def test_a_message_that_cannot_be_handled_is_logged_and_takes_no_other_with_it(e
             raise ValueError("no batch")
         heard.append(data)
 
-    near.link.heard = hear
+    near.link.received = hear
     near.far.say(b"".join(message(b"c", data) for data in (b"one", b"bad", b"two", b"three")))
     assert heard == [b"one", b"two", b"three"]
     assert events.said == [("critical", "a message from the bus could not be handled")]
@@ -283,12 +283,12 @@ def test_a_message_that_cannot_be_handled_is_logged_and_takes_no_other_with_it(e
 
 
 def test_a_rest_begins_the_count_anew(near: Nearby) -> None:
-    near.link.rest()  # nothing to count yet
+    near.link.reset_silence()  # nothing to count yet
     near.up()
     for _ in range(3):
         for _ in range(4):
             near.link.tick()
-        near.link.rest()
+        near.link.reset_silence()
     near.clock.advance(0)
     assert near.link.protocol is not None
 

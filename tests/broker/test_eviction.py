@@ -10,7 +10,7 @@ from twisted.internet.task import Clock, deferLater
 
 from chatd.broker.bus import Bus
 from chatd.broker.eviction import Eviction
-from chatd.broker.script import MEMORY, SHORTEN, Script
+from chatd.broker.queries import MEMORY, SHORTEN, Script
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import BROKER_MEMORY, BROKER_MEMORY_LIMIT, HISTORIES_DROPPED
 from tests.broker.listening import BusTestCase, messages
@@ -39,13 +39,13 @@ class TestEviction(BusTestCase):
 
     async def ready_to_evict(self, *rooms: str, **knobs: Any) -> Bus:
         bus, self.ears = await self.ready(self.server.url, *rooms, **FAST, **knobs)
-        bus.evict()
+        bus.eviction.start()
         return bus
 
     async def fill(self, bus: Bus, room: str, size: int = MIB) -> None:
         """Publish messages in a room, a batch after the other; all of them are taken."""
         for _ in range(size // 65_536):
-            await bus.publish(room, messages(*["x" * 16_384] * 4))
+            await bus.queues.publish(room, messages(*["x" * 16_384] * 4))
 
     async def flood(self, bus: Bus) -> None:
         """Publish in one room after the other until a history is dropped and there is room again."""
@@ -57,8 +57,8 @@ class TestEviction(BusTestCase):
 
     async def kept(self, bus: Bus, room: str) -> int:
         """Return how many messages of a room's history there are."""
-        span = await bus.read(room, None, 1)
-        batches, _ = await bus.read_back(room, span.top.epoch, span.top.offset, 0, 64 * MIB)
+        span = await bus.history.read(room, None, 1)
+        batches, _ = await bus.history.read_back(room, span.top.epoch, span.top.offset, 0, 64 * MIB)
         return sum(len(batch.messages) for batch in batches)
 
     def used(self) -> int:
@@ -75,7 +75,7 @@ class TestEviction(BusTestCase):
         rooms = [f"r{number}" for number in range(60)]
         for room in rooms:
             await self.fill(bus, room)
-        await bus.publish("last", messages("hello"))
+        await bus.queues.publish("last", messages("hello"))
         await self.ears.until(lambda: self.ears.texts("last") == ["hello"])
         await self.settle()
         found = [await self.kept(bus, room) for room in rooms]
@@ -89,12 +89,12 @@ class TestEviction(BusTestCase):
 
     async def test_a_room_that_is_silent_goes_before_a_younger_one_that_is_small(self) -> None:
         bus = await self.ready_to_evict(recent_seconds=0)
-        await bus.publish("old", messages("x"))
+        await bus.queues.publish("old", messages("x"))
         await deferLater(reactor, 0.01)
-        await bus.publish("young", messages("x"))
+        await bus.queues.publish("young", messages("x"))
         await self.flood(bus)
         assert await self.kept(bus, "old") == 0
-        assert (await bus.publish("old", messages("y"))).first.offset == 2  # only the history is gone
+        assert (await bus.queues.publish("old", messages("y"))).first.offset == 2  # only the history is gone
 
     async def test_rooms_that_are_not_silent_keep_the_newer_half(self) -> None:
         bus = await self.ready_to_evict()
@@ -104,8 +104,8 @@ class TestEviction(BusTestCase):
         await self.settle()
         assert HISTORIES_DROPPED.value > self.dropped
         for room in ("a", "b", "c"):
-            top = (await bus.read(room, None, 1)).top
-            batches, _ = await bus.read_back(room, top.epoch, top.offset, 0, 64 * MIB)
+            top = (await bus.history.read(room, None, 1)).top
+            batches, _ = await bus.history.read_back(room, top.epoch, top.offset, 0, 64 * MIB)
             assert batches[0].last == top.offset == 20 * 64
             assert 0 < await self.kept(bus, room) < 1000
 
@@ -123,27 +123,27 @@ class TestEviction(BusTestCase):
         one = await self.ready_to_evict(memory_turn_seconds=1000.0)
         await deferLater(reactor, 0.05)
         two = await self.ready_to_evict(memory_turn_seconds=1000.0)
-        assert await one._eviction._measure() != (0, 0)
-        assert await two._eviction._measure() == (0, 0)
+        assert await one.eviction._measure() != (0, 0)
+        assert await two.eviction._measure() == (0, 0)
         self.stop(one)
         self.server.ask("DEL", f"{self.prefix}:eviction")  # its time is over
-        assert (await two._eviction._measure())[1] == LIMIT
+        assert (await two.eviction._measure())[1] == LIMIT
 
     async def test_when_the_broker_is_full_any_worker_makes_room(self) -> None:
         one, _ = await self.ready(self.server.url, **FAST)
         with pytest.raises(Exception, match="OOM"):
             while True:
                 self.server.ask("XADD", f"{self.prefix}:history:e:r{self.used()}", "1-0", "b", "x" * 500_000)
-        one.evict()
+        one.eviction.start()
         await self.settle()
-        await one.publish("ops", messages("hello"))
+        await one.queues.publish("ops", messages("hello"))
 
     async def test_with_no_limit_nothing_is_dropped(self) -> None:
         self.server.kill()
         self.start(0)
         bus = await self.ready_to_evict()
         await self.fill(bus, "ops")
-        assert await bus._eviction._measure() == (0, 0) or BROKER_MEMORY_LIMIT.value == 0
+        assert await bus.eviction._measure() == (0, 0) or BROKER_MEMORY_LIMIT.value == 0
         assert await self.kept(bus, "ops") == 64
         assert HISTORIES_DROPPED.value == self.dropped
 
@@ -154,7 +154,7 @@ class TestEviction(BusTestCase):
         while not any(level == "error" for level, _ in self.said()):
             await deferLater(reactor, 0.01)
         self.server.ask("FLUSHALL")
-        await bus.publish("ops", messages("hello"))
+        await bus.queues.publish("ops", messages("hello"))
         assert await self.kept(bus, "ops") == 1
         while len(self.said()) < 2:
             await deferLater(reactor, 0.01)

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from chatd.broker.connection import LinkLost, ReplyError
 from chatd.broker.liveness import LivenessProbes
 from chatd.broker.publish_queue import NotPublished, WritesRefused
-from chatd.broker.script import PROBE
+from chatd.broker.queries import PROBE
 from chatd.config.settings import Config
 
 
@@ -65,22 +65,22 @@ def test_a_probe_is_published_to_our_own_channel(probes: LivenessProbes) -> None
 def test_a_probe_that_comes_back_is_fine_and_leaves_no_timer(probes: LivenessProbes, clock: Clock) -> None:
     probe = probes.send(Commands(succeed(1)))
     assert not probe.called
-    probes.heard(b"1")
+    probes.received(b"1")
     assert probe.called
     assert clock.getDelayedCalls() == []
 
 
 def test_one_that_comes_back_vouches_for_those_before_it_but_not_after(probes: LivenessProbes) -> None:
     first, second, third = (probes.send(Commands(succeed(1))) for _ in range(3))
-    probes.heard(b"2")
+    probes.received(b"2")
     assert (first.called, second.called, third.called) == (True, True, False)
 
 
 def test_one_that_comes_back_too_late_or_twice_is_ignored(probes: LivenessProbes, clock: Clock) -> None:
     probe = probes.send(Commands(succeed(1)))
     clock.advance(2)
-    probes.heard(b"1")
-    probes.heard(b"1")
+    probes.received(b"1")
+    probes.received(b"1")
     assert "within 2 s" in why(probe)
 
 
@@ -108,7 +108,7 @@ def test_a_refusal_fails_it_at_once_in_the_words_of_the_broker(probes: LivenessP
 def test_a_broker_that_has_forgotten_the_script_is_told_it_again(probes: LivenessProbes) -> None:
     commands = Commands(fail(ReplyError("NOSCRIPT No matching script.")), succeed(1))
     probe = probes.send(commands)
-    probes.heard(b"1")
+    probes.received(b"1")
     assert (probe.called, commands.loaded, len(commands.published)) == (True, [PROBE.source], 2)
 
 

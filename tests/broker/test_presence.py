@@ -12,12 +12,11 @@ from chatd.broker.bus import Bus
 from chatd.broker.presence import PresenceStore
 from chatd.broker.presence_list import Identity, MemberList
 from chatd.broker.presence_script import NickTaken
-from chatd.broker.queries import Queries
-from chatd.broker.script import PRESENCE
+from chatd.broker.queries import PRESENCE, Queries
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.protocol.message import PresenceEvent
-from tests.broker.listening import BusTestCase, Ears, messages
+from tests.broker.listening import BusTestCase, Ears, messages, saved
 from tests.broker.server import Client, Server
 
 QUICK: dict[str, Any] = {
@@ -67,7 +66,7 @@ def presence_of(queries: Queries, config: Config) -> tuple[PresenceStore, Clock]
         "w",
         channel=str.encode,
         now=clock.seconds,
-        told=lambda *_: None,
+        changed=lambda *_: None,
         renamed=lambda *_: None,
     )
     return made, clock
@@ -101,7 +100,7 @@ def test_a_member_that_is_not_in_the_room_yet_is_not_said_anew() -> None:
     config = Config()
     presence, _ = presence_of(Taken(config), config)
     presence.enter("ops", "s1", Identity("ann"))
-    presence._care("ops")
+    presence._store_again("ops")
     assert [step.what for step in presence._rooms["ops"].waiting] == ["enter"]
 
 
@@ -123,8 +122,8 @@ class Watching(BusTestCase):
 
     async def worker(self, address: str, **knobs: Any) -> tuple[Bus, Ears]:
         bus, ears = await self.ready(address, "ops", **{**QUICK, **knobs})
-        bus.watch("ops")
-        await self.until(lambda: bus._presence._rooms["ops"].presence_list is not None)
+        bus.presence.watch("ops")
+        await self.until(lambda: bus.presence._rooms["ops"].presence_list is not None)
         return bus, ears
 
     async def until(self, condition: Callable[[], Any]) -> None:
@@ -134,12 +133,12 @@ class Watching(BusTestCase):
 
     def version(self, bus: Bus) -> int:
         """Say which version of ops a worker knows."""
-        presence_list = bus._presence._rooms["ops"].presence_list
+        presence_list = bus.presence._rooms["ops"].presence_list
         return presence_list.version if presence_list is not None else -1
 
     async def nicks(self, bus: Bus) -> dict[str, str]:
         """Give the nick of each member of ops."""
-        members = await bus.members("ops")
+        members = await bus.presence.members("ops")
         assert members.present is not None
         return {each.session: each.nick for each in members.present}
 
@@ -160,18 +159,18 @@ class TestPresence(Watching):
 
     async def test_members_of_all_workers_are_there_with_nick_and_time_the_oldest_first(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        await two.enter("ops", "s2", Identity())
-        members: MemberList = await one.members("ops")
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await two.presence.enter("ops", "s2", Identity())
+        members: MemberList = await one.presence.members("ops")
         assert members.count == 2
         assert [(each.session, each.nick) for each in members.present or ()] == [("s1", "ann"), ("s2", "")]
         assert all(each.since > 1_700_000_000_000 for each in members.present or ())
 
     async def test_who_comes_goes_and_changes_its_nick_is_told_on_all_workers(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        await one.rename("ops", "s1", Identity("anna"))
-        one.exit("ops", "s1", linger=False)
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await one.presence.rename("ops", "s1", Identity("anna"))
+        one.presence.leave("ops", "s1", linger=False)
         told = [
             PresenceEvent("join", "s1", "ann", ""),
             PresenceEvent("nick", "s1", "anna", "ann"),
@@ -184,14 +183,14 @@ class TestPresence(Watching):
 
     async def test_who_leaves_is_said_to_have_left_once_what_it_said_is_logged(self) -> None:
         one, ears, _, _ = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
         kept: Deferred[None] = Deferred()
         ears.logged = lambda: kept  # type: ignore[method-assign]
-        one.exit("ops", "s1", linger=False)
-        comes_back = one.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=False)
+        comes_back = one.presence.enter("ops", "s1", Identity("ann"))
         await self.nicks(one)  # an answer that was asked for later is there
         assert [change.what for change in ears.comings] == ["join"]
-        said = one.publish("ops", messages("last words"))
+        said = one.queues.publish("ops", messages("last words"))
         ears.logged = lambda: None  # type: ignore[method-assign]
         kept.callback(None)
         await said
@@ -201,32 +200,36 @@ class TestPresence(Watching):
 
     async def test_a_nick_that_is_taken_goes_to_the_first_and_who_comes_then_gets_another(self) -> None:
         one, _, two, _ = await self.two()
-        assert await one.enter("ops", "s1", Identity("ann")) == "ann"
-        assert [await bus.enter("ops", f"{bus}", Identity(nick)) for bus, nick in ((two, "ann"), (one, "Ann"))] == [
+        assert await one.presence.enter("ops", "s1", Identity("ann")) == "ann"
+        assert [
+            await bus.presence.enter("ops", f"{bus}", Identity(nick)) for bus, nick in ((two, "ann"), (one, "Ann"))
+        ] == [
             "ann*2",
             "Ann*3",
         ]
 
     async def test_a_nick_that_looks_like_one_in_use_is_taken_until_that_one_has_left(self) -> None:
         one, _, two, _ = await self.two()
-        assert await one.enter("ops", "s1", Identity("Bill")) == "Bill"
+        assert await one.presence.enter("ops", "s1", Identity("Bill")) == "Bill"
         for number, nick in enumerate(("BiII", "b\u0456ll", "Bi1l", "bill")):
-            assert await two.enter("ops", f"b{number}", Identity(nick)) == f"{nick}*2"
-            two.exit("ops", f"b{number}", linger=False)
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
-        await two.saved()
-        assert await two.enter("ops", "s2", Identity("BiII")) == "BiII"
+            assert await two.presence.enter("ops", f"b{number}", Identity(nick)) == f"{nick}*2"
+            two.presence.leave("ops", f"b{number}", linger=False)
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
+        await saved(two)
+        assert await two.presence.enter("ops", "s2", Identity("BiII")) == "BiII"
 
     async def test_there_is_always_another_one(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2)
-        given = [await bus.enter("ops", f"{number}", Identity("ann")) for number, bus in enumerate((one, two) * 4)]
+        given = [
+            await bus.presence.enter("ops", f"{number}", Identity("ann")) for number, bus in enumerate((one, two) * 4)
+        ]
         assert sorted(given) == ["ann", "ann*2", "ann*3", "ann*4", "ann*5", "ann*6", "ann*7", "ann*8"]
 
     async def test_a_nick_that_many_want_takes_few_questions(self) -> None:
         one, _, two, _ = await self.two()
         for number in range(40):
-            await one.enter("ops", f"{number}", Identity("ann"))
+            await one.presence.enter("ops", f"{number}", Identity("ann"))
         asked = 0
         ask = two._queries.ask
 
@@ -235,27 +238,27 @@ class TestPresence(Watching):
             asked += question[0] is PRESENCE
             return ask(*question)
 
-        two._presence._queries.ask = count  # type: ignore[method-assign, assignment]
-        assert await two.enter("ops", "another", Identity("ann"))
+        two.presence._queries.ask = count  # type: ignore[method-assign, assignment]
+        assert await two.presence.enter("ops", "another", Identity("ann"))
         assert asked <= 6
 
     async def test_a_nick_is_free_again_when_its_member_has_left_or_taken_another(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        await one.rename("ops", "s1", Identity("anna"))
-        assert await two.enter("ops", "s2", Identity("ann")) == "ann"
-        two.exit("ops", "s2", linger=False)
-        await two.saved()
-        assert await one.rename("ops", "s1", Identity("ann")) == "ann"
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await one.presence.rename("ops", "s1", Identity("anna"))
+        assert await two.presence.enter("ops", "s2", Identity("ann")) == "ann"
+        two.presence.leave("ops", "s2", linger=False)
+        await saved(two)
+        assert await one.presence.rename("ops", "s1", Identity("ann")) == "ann"
 
     # Steps that cannot be done
 
     async def test_who_changes_its_nick_while_the_broker_has_lost_it_is_said_anew_and_gets_the_nick(self) -> None:
         one, _, two, ears = await self.two(compare_seconds=60)
-        await two.enter("ops", "s2", Identity("eve"))
-        await one.enter("ops", "s1", Identity("ann"))
-        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops", f"{self.prefix}:nicks:ops")
-        assert await one.rename("ops", "s1", Identity("bob")) == "bob"
+        await two.presence.enter("ops", "s2", Identity("eve"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops", f"{self.prefix}:nicks:ops")
+        assert await one.presence.rename("ops", "s1", Identity("bob")) == "bob"
         assert await self.nicks(one) == {"s1": "bob", "s2": "eve"}
         await ears.until(lambda: len(ears.comings) == 3)
         assert ears.comings[1:] == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("nick", "s1", "bob", "ann")]
@@ -264,31 +267,31 @@ class TestPresence(Watching):
         self,
     ) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
-        assert await one.rename("ops", "s1", Identity("bob")) == "ann"
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
+        assert await one.presence.rename("ops", "s1", Identity("bob")) == "ann"
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
         assert await self.nicks(two) == {"s1": "ann"}
-        assert await two.rename("ops", "s1", Identity("carl")) == "carl"
+        assert await two.presence.rename("ops", "s1", Identity("carl")) == "carl"
 
     async def test_who_changes_its_nick_and_is_nowhere_keeps_none(self) -> None:
         one, _, _, _ = await self.two()
-        assert await one.rename("ops", "s1", Identity("bob")) == ""
+        assert await one.presence.rename("ops", "s1", Identity("bob")) == ""
         assert await self.nicks(one) == {}
 
     async def test_where_all_names_are_taken_that_is_an_error_and_to_speak_under_one_is_refused(self) -> None:
         one, _, two, _ = await self.two(nick_choices=2, nick_rounds=3)
         for number in range(5):
-            await one.enter("ops", f"s{number}", Identity("ann"))
+            await one.presence.enter("ops", f"s{number}", Identity("ann"))
         for bus, author in ((one, "s6"), (two, "s7")):
             with pytest.raises(NickTaken):
-                await bus.enter("ops", author, Identity("ann"))
-            bus.exit("ops", author, linger=False)
-        assert await two.find_nick("ops", Identity("ann", "sub\0ann")) == ""
-        await two.enter("ops", "s8", Identity("bob"))
+                await bus.presence.enter("ops", author, Identity("ann"))
+            bus.presence.leave("ops", author, linger=False)
+        assert await two.presence.find_nick("ops", Identity("ann", "sub\0ann")) == ""
+        await two.presence.enter("ops", "s8", Identity("bob"))
         with pytest.raises(NickTaken):
-            await two.rename("ops", "s8", Identity("ann"))
+            await two.presence.rename("ops", "s8", Identity("ann"))
         assert (await self.nicks(one))["s8"] == "bob"
 
     # Whose a nick is
@@ -296,60 +299,60 @@ class TestPresence(Watching):
     async def test_a_subject_has_one_nick_however_many_were_taken_when_it_came(self) -> None:
         one, _, two, _ = await self.two()
         for number in range(20):
-            await one.enter("ops", f"s{number}", Identity("boss"))
+            await one.presence.enter("ops", f"s{number}", Identity("boss"))
         other = Identity("boss", "sub\0b2")
-        assert await two.enter("ops", "t1", other) == "boss*21"
+        assert await two.presence.enter("ops", "t1", other) == "boss*21"
         for number in range(20):
-            one.exit("ops", f"s{number}", linger=False)
-        await one.saved()
-        assert await one.enter("ops", "t2", other) == "boss*21"
-        assert await one.find_nick("ops", other) == "boss*21"
+            one.presence.leave("ops", f"s{number}", linger=False)
+        await saved(one)
+        assert await one.presence.enter("ops", "t2", other) == "boss*21"
+        assert await one.presence.find_nick("ops", other) == "boss*21"
 
     async def test_what_is_kept_of_a_member_is_as_long_however_many_its_subject_has(self) -> None:
         one, _, _, _ = await self.two()
         boss = Identity("boss", "sub\0boss")
         for number in range(100):
-            await one.enter("ops", f"s{number}", boss)
+            await one.presence.enter("ops", f"s{number}", boss)
         nicks, owners = f"{self.prefix}:nicks:ops", f"{self.prefix}:owners:ops"
         assert max(len(value) for value in self.ask("HGETALL", nicks)) < 50
         assert (self.ask("TYPE", owners), self.ask("ZCARD", owners)) == (b"zset", 100)
 
     async def test_a_subject_whose_members_the_broker_has_lost_keeps_no_nick(self) -> None:
         one, _, two, _ = await self.two(compare_seconds=60)
-        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
-        await two.enter("ops", "s2", Identity("bob"))
-        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops")
-        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss"
+        await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        await two.presence.enter("ops", "s2", Identity("bob"))
+        self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops")
+        assert await two.presence.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss"
         assert self.ask("ZRANGE", f"{self.prefix}:owners:ops", "0", "-1") == [b"sub%00b2 s3"]
 
     async def test_a_subject_that_is_said_anew_keeps_its_nick_though_it_was_forgotten(self) -> None:
         one, _, two, _ = await self.two(compare_seconds=60)
         boss = Identity("boss", "sub\0boss")
-        await one.enter("ops", "s1", boss)
-        await two.enter("ops", "s2", Identity("bob"))
+        await one.presence.enter("ops", "s1", boss)
+        await two.presence.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:owners:ops")
-        assert await two.enter("ops", "s1", boss) == "boss"
-        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+        assert await two.presence.enter("ops", "s1", boss) == "boss"
+        assert await two.presence.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
 
     async def test_whose_a_nick_is_is_known_as_long_as_members_are_there_and_forgotten_with_the_last(self) -> None:
         one, _, _, _ = await self.two()
         owners = f"{self.prefix}:owners:ops"
-        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
         self.ask("EXPIRE", owners, "5")
         await self.until(lambda: self.ask("TTL", owners) > 5)
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
         assert kinds <= {"room", "alive", "probe"}
 
     async def test_all_connections_of_a_subject_have_one_nick_and_nobody_else_gets_it(self) -> None:
         one, _, two, ears = await self.two()
         boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
-        assert await one.enter("ops", "s1", boss) == "boss"
-        assert await two.enter("ops", "s2", boss) == "boss"
-        assert await two.enter("ops", "s3", other) == "boss*2"
-        assert await one.enter("ops", "s4", other) == "boss*2"
-        assert await one.enter("ops", "s5", Identity("Boss")) == "Boss*3"
+        assert await one.presence.enter("ops", "s1", boss) == "boss"
+        assert await two.presence.enter("ops", "s2", boss) == "boss"
+        assert await two.presence.enter("ops", "s3", other) == "boss*2"
+        assert await one.presence.enter("ops", "s4", other) == "boss*2"
+        assert await one.presence.enter("ops", "s5", Identity("Boss")) == "Boss*3"
         await ears.until(lambda: len(ears.comings) == 5)
         assert [(change.nick, change.subject) for change in ears.comings] == [
             ("boss", "boss"),
@@ -363,91 +366,91 @@ class TestPresence(Watching):
         one, _, two, _ = await self.two()
         boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
         for number, bus in enumerate((one, two, one)):
-            await bus.enter("ops", f"s{number}", boss)
+            await bus.presence.enter("ops", f"s{number}", boss)
         for author, bus in (("s0", one), ("s1", two)):
-            bus.exit("ops", author, linger=False)
-            await bus.saved()
-            assert await two.enter("ops", f"{author}-other", other) == "boss*2"
-        one.exit("ops", "s2", linger=False)
-        await one.saved()
-        assert await one.enter("ops", "s3", Identity("boss", "sub\0b3")) == "boss"
+            bus.presence.leave("ops", author, linger=False)
+            await saved(bus)
+            assert await two.presence.enter("ops", f"{author}-other", other) == "boss*2"
+        one.presence.leave("ops", "s2", linger=False)
+        await saved(one)
+        assert await one.presence.enter("ops", "s3", Identity("boss", "sub\0b3")) == "boss"
 
     async def test_a_subject_that_has_a_number_has_it_on_all_its_connections_though_the_nick_is_free(self) -> None:
         one, _, two, _ = await self.two()
         other = Identity("boss", "sub\0b2")
-        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
-        assert await two.enter("ops", "s2", other) == "boss*2"
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
-        assert await one.enter("ops", "s3", other) == "boss*2"
+        await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        assert await two.presence.enter("ops", "s2", other) == "boss*2"
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
+        assert await one.presence.enter("ops", "s3", other) == "boss*2"
 
     async def test_a_nick_stays_its_subjects_when_the_worker_of_one_connection_dies(self) -> None:
         one, _, two, ears = await self.two()
         boss = Identity("boss", "sub\0boss")
-        await one.enter("ops", "s1", boss)
-        await two.enter("ops", "s2", boss)
+        await one.presence.enter("ops", "s1", boss)
+        await two.presence.enter("ops", "s2", boss)
         self.stop(one)
         await ears.until(lambda: PresenceEvent("leave", "s1", "boss", "", "boss") in ears.comings)
-        assert await two.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
-        assert await two.enter("ops", "s4", boss) == "boss"
+        assert await two.presence.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+        assert await two.presence.enter("ops", "s4", boss) == "boss"
 
     async def test_a_nick_stays_its_subjects_where_the_broker_lost_it_and_all_is_said_anew(self) -> None:
         one, heard, two, _ = await self.two()
         boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
-        await one.enter("ops", "s1", boss)
-        await two.enter("ops", "s2", other)
-        await two.enter("ops", "s3", boss)
+        await one.presence.enter("ops", "s1", boss)
+        await two.presence.enter("ops", "s2", other)
+        await two.presence.enter("ops", "s3", boss)
         await self.until(lambda: len(heard.comings) == 3)
         version = self.version(one)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
         await self.until(lambda: all(self.version(bus) != version for bus in (one, two)))
         assert await self.nicks(one) == {"s1": "boss", "s2": "boss*2", "s3": "boss"}
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
-        assert await one.enter("ops", "s4", Identity("boss")) == "boss*3"
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
+        assert await one.presence.enter("ops", "s4", Identity("boss")) == "boss*3"
 
     async def test_a_nick_stays_its_subjects_when_a_connection_moves_to_another_worker(self) -> None:
         one, _, two, _ = await self.two(linger_seconds=60)
         boss = Identity("boss", "sub\0boss")
-        await one.enter("ops", "s1", boss)
-        await one.enter("ops", "s2", boss)
-        one.exit("ops", "s1", linger=True)
-        assert await two.enter("ops", "s1", boss) == "boss"
-        one.exit("ops", "s2", linger=False)
-        await one.saved()
-        assert await one.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
+        await one.presence.enter("ops", "s1", boss)
+        await one.presence.enter("ops", "s2", boss)
+        one.presence.leave("ops", "s1", linger=True)
+        assert await two.presence.enter("ops", "s1", boss) == "boss"
+        one.presence.leave("ops", "s2", linger=False)
+        await saved(one)
+        assert await one.presence.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
 
     async def test_a_nick_that_a_token_says_and_the_subject_of_that_name_are_two(self) -> None:
         one, _, two, _ = await self.two()
-        assert await one.enter("ops", "s1", Identity("carl", "nick\0carl")) == "carl"
-        assert await two.enter("ops", "s2", Identity("carl", "nick\0carl")) == "carl"
-        assert await two.enter("ops", "s3", Identity("carl", "sub\0carl")) == "carl*2"
-        members = await one.members("ops")
+        assert await one.presence.enter("ops", "s1", Identity("carl", "nick\0carl")) == "carl"
+        assert await two.presence.enter("ops", "s2", Identity("carl", "nick\0carl")) == "carl"
+        assert await two.presence.enter("ops", "s3", Identity("carl", "sub\0carl")) == "carl*2"
+        members = await one.presence.members("ops")
         assert [each.subject for each in members.present or ()] == ["", "", "carl"]
 
     async def test_a_subject_may_be_any_text(self) -> None:
         one, ears, two, _ = await self.two()
         subject = "auth0|a b%00,\n\x1f\u00e9"
-        await one.enter("ops", "s1", Identity("auth0", f"sub\0{subject}"))
-        await two.enter("ops", "s2", Identity("", f"sub\0{subject}"))  # it has no nick there
+        await one.presence.enter("ops", "s1", Identity("auth0", f"sub\0{subject}"))
+        await two.presence.enter("ops", "s2", Identity("", f"sub\0{subject}"))  # it has no nick there
         await ears.until(lambda: len(ears.comings) == 2)
         assert [change.subject for change in ears.comings] == [subject, subject]
-        members = await two.members("ops")
+        members = await two.presence.members("ops")
         assert [(each.nick, each.subject) for each in members.present or ()] == [("auth0", subject), ("", subject)]
 
     async def test_who_is_named_by_no_token_among_those_who_are_never_gets_a_nick_without_a_number(self) -> None:
         one, _, two, _ = await self.two()
-        assert await one.enter("ops", "s1", Identity("bob", marked=True)) == "bob*1"
-        assert await two.enter("ops", "s2", Identity("bob", marked=True)) == "bob*2"
-        assert await two.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
-        assert await one.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
+        assert await one.presence.enter("ops", "s1", Identity("bob", marked=True)) == "bob*1"
+        assert await two.presence.enter("ops", "s2", Identity("bob", marked=True)) == "bob*2"
+        assert await two.presence.rename("ops", "s2", Identity("ann", marked=True)) == "ann*1"
+        assert await one.presence.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
 
     async def test_an_empty_room_leaves_nothing_behind_though_the_broker_had_lost_its_members(self) -> None:
         one, _ = await self.worker(self.valkey_url, compare_seconds=60)
-        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
-        self.ask("DEL", f"{self.prefix}:here:{one._presence._worker}:ops")
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
+        await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops")
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
         assert kinds <= {"room", "alive", "probe"}
 
@@ -455,33 +458,33 @@ class TestPresence(Watching):
 
     async def test_who_is_not_there_speaks_under_a_nick_that_nobody_has_and_takes_it_from_nobody(self) -> None:
         one, ears, two, _ = await self.two()
-        assert await two.find_nick("ops", Identity("ann")) == "ann"
-        await one.enter("ops", "s1", Identity("ann"))
+        assert await two.presence.find_nick("ops", Identity("ann")) == "ann"
+        await one.presence.enter("ops", "s1", Identity("ann"))
         for nick in ("ann", "ANN", "\u0430nn"):
-            assert await two.find_nick("ops", Identity(nick)) == ""
-        assert await two.find_nick("dev", Identity("ann")) == "ann"
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
-        assert await two.find_nick("ops", Identity("ann")) == "ann"
-        assert await one.enter("ops", "s2", Identity("ann")) == "ann"
+            assert await two.presence.find_nick("ops", Identity(nick)) == ""
+        assert await two.presence.find_nick("dev", Identity("ann")) == "ann"
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
+        assert await two.presence.find_nick("ops", Identity("ann")) == "ann"
+        assert await one.presence.enter("ops", "s2", Identity("ann")) == "ann"
         await ears.until(lambda: len(ears.comings) == 3)
         assert [change.what for change in ears.comings] == ["join", "leave", "join"]
 
     async def test_who_is_not_there_speaks_under_the_nick_of_its_subject_or_one_with_a_number(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", Identity("boss", "sub\0boss"))
-        await one.enter("ops", "s2", Identity("bob", marked=True))
-        assert await two.find_nick("ops", Identity("boss", "sub\0boss")) == "boss"
-        assert await two.find_nick("ops", Identity("Boss", "sub\0b2")) == "Boss*2"
-        assert await two.find_nick("ops", Identity("boss", marked=True)) == "boss*1"
-        assert await two.find_nick("ops", Identity("bob", marked=True)) == "bob*2"
-        assert await two.find_nick("ops", Identity("boss")) == ""
+        await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
+        await one.presence.enter("ops", "s2", Identity("bob", marked=True))
+        assert await two.presence.find_nick("ops", Identity("boss", "sub\0boss")) == "boss"
+        assert await two.presence.find_nick("ops", Identity("Boss", "sub\0b2")) == "Boss*2"
+        assert await two.presence.find_nick("ops", Identity("boss", marked=True)) == "boss*1"
+        assert await two.presence.find_nick("ops", Identity("bob", marked=True)) == "bob*2"
+        assert await two.presence.find_nick("ops", Identity("boss")) == ""
 
     async def test_to_look_for_a_nick_leaves_nothing_behind(self) -> None:
         one, _, _, _ = await self.two()
-        await one.find_nick("dev", Identity("ann"))
-        await one.saved()
-        assert "dev" not in one._presence._rooms
+        await one.presence.find_nick("dev", Identity("ann"))
+        await saved(one)
+        assert "dev" not in one.presence._rooms
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
         assert kinds <= {"room", "alive", "probe"}
 
@@ -489,9 +492,9 @@ class TestPresence(Watching):
 
     async def test_a_client_gets_its_nick_back_when_its_last_connection_has_left(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
-        one.exit("ops", "s1", linger=False)
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
+        one.presence.leave("ops", "s1", linger=False)
         await self.until(lambda: heard_by_two.nicks)
         assert (heard_by_two.nicks, heard_by_one.nicks) == ({"s2": "ann"}, {})
         assert await self.nicks(one) == {"s2": "ann"}
@@ -503,28 +506,28 @@ class TestPresence(Watching):
 
     async def test_a_client_from_elsewhere_does_not_get_it(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", AWAY) == "ann*2"
-        assert await two.enter("ops", "s3", Identity("ann")) == "ann*3"
-        assert await two.enter("ops", "s4", HOME) == "ann*4"
-        one.exit("ops", "s1", linger=False)
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", AWAY) == "ann*2"
+        assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann*3"
+        assert await two.presence.enter("ops", "s4", HOME) == "ann*4"
+        one.presence.leave("ops", "s1", linger=False)
         await self.until(lambda: ears.nicks)
-        await two.saved()
+        await saved(two)
         assert ears.nicks == {"s4": "ann"}
-        two.exit("ops", "s4", linger=False)
+        two.presence.leave("ops", "s4", linger=False)
         await ears.until(lambda: PresenceEvent("leave", "s4", "ann", "") in ears.comings)
-        await two.saved()
+        await saved(two)
         assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann*3"}
 
     async def test_of_several_one_gets_it_and_the_others_wait_for_that_one(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", HOME)
+        await one.presence.enter("ops", "s1", HOME)
         for author, bus in (("s2", one), ("s3", two), ("s4", two)):
-            await bus.enter("ops", author, HOME)
+            await bus.presence.enter("ops", author, HOME)
         gone, left = "s1", {"s2", "s3", "s4"}
         while left:
             for bus in (one, two):
-                bus.exit("ops", gone, linger=False)
+                bus.presence.leave("ops", gone, linger=False)
             gone = await self.who_is_ann(one, left)
             left.remove(gone)
             assert len(await self.nicks(one)) == len(left) + 1
@@ -540,46 +543,46 @@ class TestPresence(Watching):
 
     async def test_a_nick_that_somebody_else_has_taken_by_then_is_not_taken_away(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
-        one.exit("ops", "s1", linger=False)
-        assert await one.enter("ops", "s3", AWAY) == "ann"
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
+        one.presence.leave("ops", "s1", linger=False)
+        assert await one.presence.enter("ops", "s3", AWAY) == "ann"
         await ears.until(lambda: len(ears.comings) == 4)
-        await two.saved()
+        await saved(two)
         assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann"}
         assert ears.nicks == {}
 
     async def test_a_client_gets_its_nick_back_when_the_worker_of_its_last_connection_is_dead(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         self.stop(one)
         await self.until(lambda: ears.nicks == {"s2": "ann"})
         assert await self.nicks(two) == {"s2": "ann"}
 
     async def test_a_client_gets_its_nick_back_though_its_worker_did_not_hear_that_the_other_left(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
-        two._presence.heard = lambda room, data: None  # type: ignore[method-assign]
-        one.exit("ops", "s1", linger=False)
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
+        two.presence.received = lambda room, data: None  # type: ignore[method-assign]
+        one.presence.leave("ops", "s1", linger=False)
         await self.until(lambda: ears.nicks == {"s2": "ann"})
 
     async def test_a_client_gets_its_nick_back_though_its_worker_watched_the_room_only_afterwards(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        two.unwatch("ops")
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
-        two.watch("ops")
+        await one.presence.enter("ops", "s1", HOME)
+        two.presence.unwatch("ops")
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
+        two.presence.watch("ops")
         await self.until(lambda: ears.nicks == {"s2": "ann"})
 
     async def test_a_client_gets_its_nick_back_though_the_other_had_left_before_it_knew_its_own(self) -> None:
         one, _, two, ears = await self.two(compare_seconds=60)
-        await one.enter("ops", "s1", HOME)
+        await one.presence.enter("ops", "s1", HOME)
         await ears.until(lambda: ears.comings)
-        answered = two._presence._answered
+        answered = two.presence._answered
 
         async def answer_late(*answer: Any) -> None:
             await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
@@ -589,119 +592,119 @@ class TestPresence(Watching):
         def answer(*answer: Any) -> Any:
             if b"taken" in answer[0]:  # it tries another
                 return answered(*answer)
-            two._presence._answered = answered  # type: ignore[method-assign]
-            one.exit("ops", "s1", linger=False)
+            two.presence._answered = answered  # type: ignore[method-assign]
+            one.presence.leave("ops", "s1", linger=False)
             return Deferred.fromCoroutine(answer_late(*answer))
 
-        two._presence._answered = answer  # type: ignore[method-assign, assignment]
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
+        two.presence._answered = answer  # type: ignore[method-assign, assignment]
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         await self.until(lambda: ears.nicks == {"s2": "ann"})
 
     async def test_a_client_that_took_another_nick_meanwhile_keeps_that(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", HOME)
-        assert await two.enter("ops", "s2", HOME) == "ann*2"
-        assert await two.rename("ops", "s2", Identity("bob", origin="home")) == "bob"
-        one.exit("ops", "s1", linger=False)
+        await one.presence.enter("ops", "s1", HOME)
+        assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
+        assert await two.presence.rename("ops", "s2", Identity("bob", origin="home")) == "bob"
+        one.presence.leave("ops", "s1", linger=False)
         await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
-        await two.saved()
+        await saved(two)
         assert await self.nicks(one) == {"s2": "bob"}
 
     async def test_a_client_that_comes_back_while_it_waits_keeps_nobody_from_getting_the_nick(self) -> None:
         one, ears = await self.worker(self.valkey_url, linger_seconds=60)
-        await one.enter("ops", "s1", HOME)
-        await one.enter("ops", "s2", HOME)
-        one.exit("ops", "s2", linger=True)
-        await one.enter("ops", "s2", Identity("bob", origin="home"))
-        await one.enter("ops", "s3", HOME)
-        here = one._presence._rooms["ops"]
+        await one.presence.enter("ops", "s1", HOME)
+        await one.presence.enter("ops", "s2", HOME)
+        one.presence.leave("ops", "s2", linger=True)
+        await one.presence.enter("ops", "s2", Identity("bob", origin="home"))
+        await one.presence.enter("ops", "s3", HOME)
+        here = one.presence._rooms["ops"]
         assert here.ghosts == {"s1": ["s3"]}
-        one.exit("ops", "s2", linger=False)
-        one.exit("ops", "s1", linger=False)
+        one.presence.leave("ops", "s2", linger=False)
+        one.presence.leave("ops", "s1", linger=False)
         await self.until(lambda: ears.nicks == {"s3": "ann"})
         assert here.ghosts == {}
 
     async def test_nobody_who_left_is_waited_with(self) -> None:
         one, _, two, _ = await self.two()
-        await one.enter("ops", "s1", HOME)
+        await one.presence.enter("ops", "s1", HOME)
         for author in ("s2", "s3"):
-            await two.enter("ops", author, HOME)
-        here = two._presence._rooms["ops"]
+            await two.presence.enter("ops", author, HOME)
+        here = two.presence._rooms["ops"]
         assert here.ghosts == {"s1": ["s2", "s3"]}
-        two.exit("ops", "s2", linger=False)
+        two.presence.leave("ops", "s2", linger=False)
         assert here.ghosts == {"s1": ["s3"]}
-        two.exit("ops", "s3", linger=False)
+        two.presence.leave("ops", "s3", linger=False)
         assert here.ghosts == {}
 
     async def test_rooms_do_not_share_nicks(self) -> None:
         one, _, _, _ = await self.two()
-        assert [await one.enter(room, "s1", Identity("ann")) for room in ("ops", "dev")] == ["ann", "ann"]
+        assert [await one.presence.enter(room, "s1", Identity("ann")) for room in ("ops", "dev")] == ["ann", "ann"]
 
     async def test_who_comes_back_before_it_was_missed_has_never_left(self) -> None:
         one, ears, two, _ = await self.two(linger_seconds=60)
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=True)
-        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
-        two.exit("ops", "s1", linger=True)
-        assert await two.enter("ops", "s1", Identity("ann")) == "ann"
-        await one.enter("ops", "s2", Identity("bob"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=True)
+        assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
+        two.presence.leave("ops", "s1", linger=True)
+        assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
+        await one.presence.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
 
     async def test_who_does_not_come_back_has_left(self) -> None:
         one, ears, _, _ = await self.two(linger_seconds=0.05)
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=True)
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=True)
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings[1] == PresenceEvent("leave", "s1", "ann", "")
 
     async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
         one, ears, two, _ = await self.two(linger_seconds=0.05)
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=True)
-        await two.enter("ops", "s1", Identity("ann"))
-        await self.until(lambda: not one._presence._rooms["ops"].members)
-        await one.saved()
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=True)
+        await two.presence.enter("ops", "s1", Identity("ann"))
+        await self.until(lambda: not one.presence._rooms["ops"].members)
+        await saved(one)
         assert await self.nicks(one) == {"s1": "ann"}
         assert [change.what for change in ears.comings] == ["join"]
 
     async def test_who_came_back_elsewhere_stays_there_though_its_last_worker_says_its_members_anew(self) -> None:
         one, ears, two, _ = await self.two(compare_seconds=60)
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=True)
-        await two.enter("ops", "s1", Identity("ann"))
-        one._presence._care("ops")
-        await self.until(lambda: not one._presence._rooms["ops"].members)
-        await one.saved()
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=True)
+        await two.presence.enter("ops", "s1", Identity("ann"))
+        one.presence._store_again("ops")
+        await self.until(lambda: not one.presence._rooms["ops"].members)
+        await saved(one)
         assert await self.nicks(one) == {"s1": "ann"}
         assert [change.what for change in ears.comings] == ["join"]
 
     async def test_who_lingers_is_said_anew_too(self) -> None:
         one, _ = await self.worker(self.valkey_url, linger_seconds=60, compare_seconds=60)
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=True)
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=True)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
-        one._presence._care("ops")
-        await one.saved()
+        one.presence._store_again("ops")
+        await saved(one)
         assert await self.nicks(one) == {"s1": "ann"}
 
     async def test_the_members_of_a_worker_that_is_dead_are_gone_and_their_nicks_free(self) -> None:
         one, _, two, ears = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        await two.enter("ops", "s2", Identity("bob"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await two.presence.enter("ops", "s2", Identity("bob"))
         self.stop(one)
         await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
         assert await self.nicks(two) == {"s2": "bob"}
-        assert await two.enter("ops", "s3", Identity("ann")) == "ann"
+        assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann"
 
     async def test_a_worker_that_was_taken_for_dead_says_its_members_anew(self) -> None:
         one, heard, two, ears = await self.two(compare_seconds=60)
-        await one.enter("ops", "s1", Identity("ann"))
-        await two.enter("ops", "s2", Identity("bob"))
-        self.ask("DEL", f"{self.prefix}:alive:{one._presence._worker}")
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await two.presence.enter("ops", "s2", Identity("bob"))
+        self.ask("DEL", f"{self.prefix}:alive:{one.presence._worker}")
         two._comparison.run()
         await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
-        assert await two.enter("ops", "s3", Identity("ann")) == "ann"
+        assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann"
         one._comparison.run()
         await ears.until(lambda: PresenceEvent("join", "s1", "ann*2", "") in ears.comings)
         await heard.until(lambda: heard.nicks)
@@ -709,8 +712,8 @@ class TestPresence(Watching):
 
     async def test_where_the_broker_lost_it_all_is_said_anew_and_nothing_told(self) -> None:
         one, heard_by_one, two, heard_by_two = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        await two.enter("ops", "s2", Identity("bob"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await two.presence.enter("ops", "s2", Identity("bob"))
         await self.until(lambda: len(heard_by_one.comings) == len(heard_by_two.comings) == 2)
         version = self.version(one)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
@@ -720,99 +723,99 @@ class TestPresence(Watching):
 
     async def test_what_was_not_heard_is_told_late(self) -> None:
         one, ears, two, _ = await self.two()
-        one._presence.heard = lambda room, data: None  # type: ignore[method-assign]
-        await two.enter("ops", "s2", Identity("bob"))
+        one.presence.received = lambda room, data: None  # type: ignore[method-assign]
+        await two.presence.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: ears.comings)
         assert ears.comings == [PresenceEvent("join", "s2", "bob", "")]
 
     async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
         one, ears, two, _ = await self.two(presence_limit=2, compare_seconds=60)
         for number in range(4):
-            await two.enter("ops", f"s{number}", Identity(f"n{number}"))
-        members = await one.members("ops")
+            await two.presence.enter("ops", f"s{number}", Identity(f"n{number}"))
+        members = await one.presence.members("ops")
         assert (members.count, members.present) == (4, None)
-        two.exit("ops", "s3", linger=False)
-        two.exit("ops", "s2", linger=False)
-        await two.saved()
-        await self.until(lambda: len(one._presence._rooms["ops"].presence_list._known or ()) == 2)  # type: ignore[union-attr]
-        two.exit("ops", "s1", linger=False)
+        two.presence.leave("ops", "s3", linger=False)
+        two.presence.leave("ops", "s2", linger=False)
+        await saved(two)
+        await self.until(lambda: len(one.presence._rooms["ops"].presence_list._known or ()) == 2)  # type: ignore[union-attr]
+        two.presence.leave("ops", "s1", linger=False)
         await ears.until(lambda: len(ears.comings) == 3)
         assert [(each.what, each.nick) for each in ears.comings] == [("join", "n0"), ("join", "n1"), ("leave", "n1")]
 
     async def test_a_nick_is_taken_in_a_room_beyond_the_limit_too(self) -> None:
         one, _, two, _ = await self.two(presence_limit=0)
-        assert [await bus.enter("ops", f"{bus}", Identity("ann")) for bus in (one, two)] == ["ann", "ann*2"]
+        assert [await bus.presence.enter("ops", f"{bus}", Identity("ann")) for bus in (one, two)] == ["ann", "ann*2"]
 
     async def test_rooms_are_listed_by_name_with_the_members_of_all_workers_and_the_newest_message(self) -> None:
         one, _, two, _ = await self.two()
-        await one.read("ops", None, 1)  # as every room begins
-        await one.enter("ops", "s1", Identity("ann"))
-        await two.enter("ops", "s2", Identity())
-        await two.publish("dev", messages("a", "b"))
-        await two.read("empty", None, 1)  # somebody looked at it, and nobody is there
-        listed, more = await one.list_rooms()
+        await one.history.read("ops", None, 1)  # as every room begins
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await two.presence.enter("ops", "s2", Identity())
+        await two.queues.publish("dev", messages("a", "b"))
+        await two.history.read("empty", None, 1)  # somebody looked at it, and nobody is there
+        listed, more = await one.presence.list_rooms()
         assert [(each.room, each.count, each.top.offset) for each in listed] == [("dev", 0, 2), ("ops", 2, 0)]
         assert not more
 
     async def test_rooms_are_listed_without_the_members_of_a_dead_worker(self) -> None:
         one, _ = await self.worker(self.valkey_url)
-        await one.read("ops", None, 1)
-        await one.enter("ops", "s1", Identity("ann"))
+        await one.history.read("ops", None, 1)
+        await one.presence.enter("ops", "s1", Identity("ann"))
         self.ask("HSET", f"{self.prefix}:presence:ops", "dead", "1")
         self.ask("HSET", f"{self.prefix}:here:dead:ops", "s0", "1 zoe zoe")
-        listed, _ = await one.list_rooms()
+        listed, _ = await one.presence.list_rooms()
         assert [(each.room, each.count) for each in listed] == [("ops", 1)]
 
     async def test_rooms_are_listed_without_those_of_another_run_of_the_broker(self) -> None:
         one, _ = await self.worker(self.valkey_url)
-        await one.publish("old", messages("a"))
+        await one.queues.publish("old", messages("a"))
         self.ask("HSET", f"{self.prefix}:room:old", "run", "another")
-        assert await one.list_rooms() == ([], False)
+        assert await one.presence.list_rooms() == ([], False)
 
     async def test_rooms_are_listed_in_steps(self) -> None:
         one, _ = await self.worker(self.valkey_url, rooms_step_keys=3, rooms_steps=100_000)
         names = sorted(f"room{number}" for number in range(50))
         for name in names:
-            await one.publish(name, messages("a"))
-        listed, more = await one.list_rooms()
+            await one.queues.publish(name, messages("a"))
+        listed, more = await one.presence.list_rooms()
         assert ([each.room for each in listed], more) == (names, False)
 
     async def test_no_more_rooms_are_listed_than_may_be(self) -> None:
         one, _ = await self.worker(self.valkey_url, rooms_listed=5)
         for number in range(6):
-            await one.publish(f"room{number}", messages("a"))
-        listed, more = await one.list_rooms()
+            await one.queues.publish(f"room{number}", messages("a"))
+        listed, more = await one.presence.list_rooms()
         assert (len(listed), more) == (5, True)
 
     async def test_no_more_keys_are_looked_at_than_may_be(self) -> None:
         one, _ = await self.worker(self.valkey_url, rooms_step_keys=1, rooms_steps=2)
         for number in range(50):
-            await one.publish(f"room{number}", messages("a"))
-        listed, more = await one.list_rooms()
+            await one.queues.publish(f"room{number}", messages("a"))
+        listed, more = await one.presence.list_rooms()
         assert len(listed) < 50
         assert more
 
     async def test_it_is_told_which_message_was_the_newest(self) -> None:
         one, ears, _, _ = await self.two()
         heard: list[Any] = []
-        ears.present = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
-        await one.publish("ops", messages("a", "b"))
-        await one.enter("ops", "s1", Identity("ann"))
+        ears.presence_changed = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
+        await one.queues.publish("ops", messages("a", "b"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: heard)
         assert heard == [(2, PresenceEvent("join", "s1", "ann", ""))]
 
     async def test_many_that_come_in_one_turn_are_told_in_one(self) -> None:
         one, ears, _, _ = await self.two()
-        entered = [one.enter("ops", f"s{number}", Identity("guest")) for number in range(100)]
+        entered = [one.presence.enter("ops", f"s{number}", Identity("guest")) for number in range(100)]
         nicks = [await each for each in entered]
         assert len(set(nicks)) == 100
         await ears.until(lambda: len(ears.comings) == 100)
 
     async def test_the_last_one_to_leave_leaves_nothing_behind(self) -> None:
         one, _, _, _ = await self.two()
-        await one.enter("ops", "s1", Identity("ann"))
-        one.exit("ops", "s1", linger=False)
-        await one.saved()
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        one.presence.leave("ops", "s1", linger=False)
+        await saved(one)
         kinds = {each.decode().split(":")[1] for each in self.ask("KEYS", f"{self.prefix}:*")}
         assert kinds <= {"room", "alive", "probe"}
 
@@ -828,33 +831,33 @@ class TestOutages(Watching):
 
     async def test_a_room_whose_members_could_not_be_read_at_first_is_watched_once_they_can_be(self) -> None:
         one, _ = await self.worker(self.server.url)
-        await one.enter("ops", "s0", Identity("eve"))
+        await one.presence.enter("ops", "s0", Identity("eve"))
         user = ("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
         self.server.ask(*user, "-hgetall")
         address = BrokerAddress(path=self.server.path, user="ann", password="secret")
         two, ears = await self.ready(address, "ops", **{**QUICK, "query_seconds": 0.01, "compare_seconds": 60})
-        two.watch("ops")
-        await self.until(lambda: two._presence._rooms["ops"].failures > 1)
-        await one.enter("ops", "s1", Identity("ann"))
-        await self.until(lambda: two._presence._rooms["ops"].early)
+        two.presence.watch("ops")
+        await self.until(lambda: two.presence._rooms["ops"].failures > 1)
+        await one.presence.enter("ops", "s1", Identity("ann"))
+        await self.until(lambda: two.presence._rooms["ops"].early)
         self.server.ask(*user)
         await ears.until(lambda: ears.comings)
-        await one.enter("ops", "s2", Identity("bob"))
+        await one.presence.enter("ops", "s2", Identity("bob"))
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
 
     async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
         one, _ = await self.worker(self.server.url)
         two, ears = await self.worker(self.server.url)
-        await one.enter("ops", "s1", Identity("ann"))
+        await one.presence.enter("ops", "s1", Identity("ann"))
         await ears.until(lambda: ears.comings)
         self.server.kill()
-        await self.until(lambda: not one.open and not two.open)
-        entered = two.enter("ops", "s2", Identity("bob"))
-        one.exit("ops", "s1", linger=False)
+        await self.until(lambda: not one.queues.open and not two.queues.open)
+        entered = two.presence.enter("ops", "s2", Identity("bob"))
+        one.presence.leave("ops", "s1", linger=False)
         self.server.start()
         assert await entered == "bob"
-        await self.until(lambda: one.open and two.open)
+        await self.until(lambda: one.queues.open and two.queues.open)
         for bus in (one, two):
             while await self.nicks(bus) != {"s2": "bob"}:
                 await deferLater(reactor, 0.02)

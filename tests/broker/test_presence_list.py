@@ -30,19 +30,19 @@ def test_an_identity_keeps_a_nick_that_is_not_the_one_it_wants() -> None:
 
 def test_what_follows_is_passed_on() -> None:
     presence_list = PresenceList(members(5, ANN))
-    assert presence_list.take(told(6, joined("s2", "bob"))) == (joined("s2", "bob"),)
+    assert presence_list.apply(told(6, joined("s2", "bob"))) == (joined("s2", "bob"),)
     assert (presence_list.version, presence_list.count) == (6, 2)
 
 
 def test_what_was_read_already_is_not_told_again() -> None:
     presence_list = PresenceList(members(5, ANN))
-    assert presence_list.take(told(5, joined("s1", "ann"))) == ()
+    assert presence_list.apply(told(5, joined("s1", "ann"))) == ()
     assert presence_list.version == 5
 
 
 def test_where_something_is_missing_all_is_to_be_read() -> None:
     presence_list = PresenceList(members(5, ANN))
-    assert presence_list.take(told(7, joined("s2", "bob"))) is None
+    assert presence_list.apply(told(7, joined("s2", "bob"))) is None
     assert presence_list.version == 5
 
 
@@ -69,7 +69,7 @@ def test_what_must_have_happened_is_seen_when_all_is_read_anew(
 
 def test_it_goes_on_from_what_was_passed_on() -> None:
     presence_list = PresenceList(members(5, ANN))
-    presence_list.take(
+    presence_list.apply(
         told(
             6, joined("s2", "bob"), PresenceEvent("nick", "s1", "anna", "ann"), PresenceEvent("leave", "s2", "bob", "")
         )
@@ -79,14 +79,14 @@ def test_it_goes_on_from_what_was_passed_on() -> None:
 
 def test_too_many_to_be_told_one_by_one_are_counted() -> None:
     presence_list = PresenceList(members(5, ANN))
-    assert presence_list.take(PresenceUpdate(6, AFTER, 501, None)) == ()
+    assert presence_list.apply(PresenceUpdate(6, AFTER, 501, None)) == ()
     assert (presence_list.version, presence_list.count) == (6, 501)
 
 
 def test_when_they_are_few_enough_again_all_is_read_and_nothing_told() -> None:
     presence_list = PresenceList(MemberList(5, 501, None))
-    assert presence_list.take(PresenceUpdate(6, AFTER, 500, None)) is None
+    assert presence_list.apply(PresenceUpdate(6, AFTER, 500, None)) is None
     assert presence_list.replace(members(6, ANN, BOB)) == ()
-    assert presence_list.take(told(7, PresenceEvent("leave", "s2", "bob", ""))) == (
+    assert presence_list.apply(told(7, PresenceEvent("leave", "s2", "bob", ""))) == (
         PresenceEvent("leave", "s2", "bob", ""),
     )

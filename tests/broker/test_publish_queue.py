@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.broker.connection import LinkLost, ReplyError
 from chatd.broker.publish_queue import NotPublished, NotSynced, PublishQueues, PublishResult
-from chatd.broker.script import PUBLISH
+from chatd.broker.queries import PUBLISH
 from chatd.config.settings import Config
 from chatd.protocol.message import Batch, Message, StreamPosition, decode, encode
 from tests.broker.wire import Wire, outcome
@@ -117,14 +117,14 @@ def test_what_waits_for_a_sync_is_in_flight(office: Office) -> None:
     assert flushed.called
     office.boxes.publish("ops", [message("one")], NO_IDS, 1)
     assert not office.boxes.flushed().called
-    assert office.boxes.said("ops") is not None
+    assert office.boxes.published("ops") is not None
     assert office.boxes.space < Config.window_bytes
 
 
 def test_what_could_not_be_synced_is_refused_and_the_rest_goes_on(office: Office) -> None:
     first = office.boxes.publish("ops", [message("one")], NO_IDS, 1)
     second = office.boxes.publish("ops", [message("two")], NO_IDS, 2)
-    office.boxes.not_synced(1, "broken")
+    office.boxes.sync_failed(1, "broken")
     refused = outcome(first)
     assert isinstance(refused, NotSynced)
     assert str(refused) == "broken"
@@ -688,7 +688,7 @@ def test_what_was_not_synced_is_found_by_its_ticket_and_compared_with_nothing() 
         office.boxes.publish("ops", Unlike([message(f"{number}")]), {}, ticket=number % 2 + 1) for number in range(100)
     ]
     Unlike.compared = 0
-    office.boxes.not_synced(1, "broken")
+    office.boxes.sync_failed(1, "broken")
     assert Unlike.compared == 0
     assert [isinstance(outcome(each), NotSynced) for each in published] == [True, False] * 50
 

@@ -8,8 +8,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from chatd.broker.connection import AWAY_CODES, LinkLost, ReplyError, for_now
-from chatd.broker.queries import Queries, _Query
-from chatd.broker.script import TOPS
+from chatd.broker.queries import TOPS, Queries, _Query
 from chatd.config.settings import Config
 from tests.broker.wire import Wire, outcome
 from tests.fakes import Comparing, Events

@@ -38,7 +38,7 @@ class Office:
         self.places.connected(b"r1")
 
     def claim(self, session: str = "s2") -> "Deferred[ResumePosition]":
-        return Deferred.fromCoroutine(self.places.claim("ops", "k", session))
+        return self.places.claim("ops", "k", session)
 
     def save(self, session: str = "s1", offset: int = 7, *, key: str = "k", left: bool = False) -> None:
         self.places.save("ops", key, session, place(offset), left=left)
@@ -92,7 +92,7 @@ def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(of
     claimed = office.claim()
     office.wire.answer(TAKEN)
     assert (outcome(claimed), len(office.wire.calls)) == (None, 1)
-    office.places.heard(b"given s2")
+    office.places.received(b"given s2")
     assert office.wire.calls[1] == (*office.wire.calls[0][:-3], 1, 5, 10)
     office.wire.answer(CLAIMED)
     assert outcome(claimed) == place(7)
@@ -101,7 +101,7 @@ def test_who_is_asked_to_give_a_place_up_is_waited_for_and_it_is_claimed_anew(of
 
 def test_who_answers_before_the_broker_does_is_not_waited_for(office: Office) -> None:
     claimed = office.claim()
-    office.places.heard(b"given s2")
+    office.places.received(b"given s2")
     office.wire.answer(TAKEN, CLAIMED)
     assert outcome(claimed) == place(7)
 
@@ -114,13 +114,13 @@ def test_who_does_not_answer_is_not_waited_for_any_longer_than_that(office: Offi
     office.clock.advance(0.2)
     office.wire.answer([b"e", b"5", b"s1", 0])
     assert outcome(claimed) == place(5)
-    office.places.heard(b"given s2")
+    office.places.received(b"given s2")
 
 
 def test_an_answer_to_another_claim_is_not_taken_for_ones_own(office: Office) -> None:
     claimed = office.claim()
     office.wire.answer(TAKEN)
-    office.places.heard(b"given s3")
+    office.places.received(b"given s3")
     assert (outcome(claimed), len(office.wire.calls)) == (None, 1)
 
 
@@ -145,7 +145,7 @@ def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:
     office.wire.answer(TAKEN)
     claimed.addErrback(lambda _: None)
     claimed.cancel()
-    office.places.heard(b"given s2")
+    office.places.received(b"given s2")
     assert (office.clock.getDelayedCalls(), len(office.wire.calls)) == ([], 1)
 
 
@@ -154,7 +154,7 @@ def test_a_claim_that_is_given_up_waits_for_nothing(office: Office) -> None:
 
 def test_what_is_asked_for_is_given_up_and_written_down_for_who_asks(office: Office) -> None:
     office.here["ops", "s1"] = place(9, "s0")
-    office.places.heard(b"take s1 k ops")
+    office.places.received(b"take s1 k ops")
     assert office.here == {}
     office.end_turn()
     assert office.saved == [{"p:place:k:ops": ("s1", "w1", "e", 9, "s0", "given")}]
@@ -162,14 +162,14 @@ def test_what_is_asked_for_is_given_up_and_written_down_for_who_asks(office: Off
 
 def test_a_room_may_have_colons_in_its_name(office: Office) -> None:
     office.here["a:b", "s1"] = place(9)
-    office.places.heard(b"take s1 k a:b")
+    office.places.received(b"take s1 k a:b")
     office.end_turn()
     assert list(office.saved[0]) == ["p:place:k:a:b"]
 
 
 def test_what_is_asked_for_and_has_just_left_is_given_as_it_left(office: Office) -> None:
     office.save("s1", 8, left=True)
-    office.places.heard(b"take s1 k ops")
+    office.places.received(b"take s1 k ops")
     office.end_turn()
     assert office.saved == [{"p:place:k:ops": ("s1", "w1", "e", 8, "s1", "given")}]
 
@@ -177,14 +177,14 @@ def test_what_is_asked_for_and_has_just_left_is_given_as_it_left(office: Office)
 def test_it_is_given_so_though_that_was_on_its_way_to_the_broker(office: Office) -> None:
     office.save("s1", 8, left=True)
     office.end_turn()
-    office.places.heard(b"take s1 k ops")
+    office.places.received(b"take s1 k ops")
     office.wire.answer([])
     office.end_turn()
     assert office.saved[1] == {"p:place:k:ops": ("s1", "w1", "e", 8, "s1", "given")}
 
 
 def test_what_is_asked_for_and_not_known_here_is_left_as_it_is_and_said(office: Office) -> None:
-    office.places.heard(b"take s1 k ops")
+    office.places.received(b"take s1 k ops")
     office.end_turn()
     assert office.saved == [{"p:place:k:ops": ("s1", "w1", "", 0, "", "given")}]
 
@@ -196,7 +196,7 @@ def test_those_who_left_are_remembered_up_to_a_bound(office: Office) -> None:
         office.end_turn()
         office.wire.answer([])
     for number in (1, 2):
-        office.places.heard(f"take s{number} k{number} ops".encode())
+        office.places.received(f"take s{number} k{number} ops".encode())
     office.end_turn()
     assert office.saved[2]["p:place:k1:ops"][2] == ""
     assert office.saved[2]["p:place:k2:ops"][2:4] == ("e", 2)
@@ -205,7 +205,7 @@ def test_those_who_left_are_remembered_up_to_a_bound(office: Office) -> None:
 def test_beyond_it_what_waits_to_be_written_is_known_all_the_same(office: Office) -> None:
     for number in range(5):
         office.save(f"s{number}", number, key=f"k{number}", left=True)
-    office.places.heard(b"take s1 k1 ops")
+    office.places.received(b"take s1 k1 ops")
     for _ in range(2):
         office.end_turn()
         office.wire.answer([])
@@ -216,7 +216,7 @@ def test_beyond_it_what_is_being_written_is_known_too(office: Office) -> None:
     for number in range(5):
         office.save(f"s{number}", number, key=f"k{number}", left=True)
     office.end_turn()
-    office.places.heard(b"take s1 k1 ops")
+    office.places.received(b"take s1 k1 ops")
     for _ in range(2):
         office.wire.answer([])
         office.end_turn()
@@ -246,7 +246,7 @@ def test_it_gives_what_it_has_when_that_is_asked_for_only_then(office: Office) -
     office.save("s1", 8)
     office.end_turn()
     office.wire.answer([1])
-    office.places.heard(b"take s1 k ops")
+    office.places.received(b"take s1 k ops")
     office.end_turn()
     assert office.saved[1] == {"p:place:k:ops": ("s1", "w1", "e", 9, "s1", "given")}
 

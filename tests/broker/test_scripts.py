@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chatd.broker.script import ALL, CLAIM, FOUGHT, PUBLISH, READ, SAVE, TOPS, Script
+from chatd.broker.queries import ALL, CLAIM, FOUGHT, PUBLISH, READ, SAVE, TOPS, Script
 from tests.broker.server import Client, Error, Server
 
 

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 
 from chatd.access.rate_limits import RateLimits
-from chatd.broker.script import Script
+from chatd.broker.queries import Script
 from chatd.broker.shared_limits import SharedLimits
 from chatd.config.settings import Config
 from chatd.protocol.http_head import Refused

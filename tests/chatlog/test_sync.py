@@ -38,7 +38,7 @@ class Disk:
     def synced(self, ticket: int) -> None:
         self.told.append(ticket)
 
-    def not_synced(self, ticket: int, why: str) -> None:
+    def sync_failed(self, ticket: int, why: str) -> None:
         self.told.append((ticket, why))
 
 

@@ -36,7 +36,12 @@ class Bus(FakeBus):
         self._known: dict[tuple[str, str, str], StreamPosition] = {}
 
     def publish(
-        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+        self,
+        room: str,
+        messages: Sequence[Message],
+        ids: Mapping[int, str] | None = None,
+        ticket: int = 0,
+        weight: int | None = None,
     ) -> Any:
         known = {number: self._known.get((room, messages[number].session, id)) for number, id in (ids or {}).items()}
         again = {number: position for number, position in known.items() if position is not None}

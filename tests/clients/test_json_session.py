@@ -375,7 +375,7 @@ def test_what_was_said_since_then_comes_with_the_joining(
 
 def test_what_history_has_no_more_is_told_as_lost(house: House, client: Client) -> None:
     house.session("keeper", "ops")
-    house.bus.history = 2
+    house.bus.kept_messages = 2
     for _ in range(5):
         said(house, 1)
     assert joined(client, {"epoch": "e0", "offset": 1}) == (False, 2, "aa")
@@ -506,7 +506,7 @@ def test_questions_without_an_answer_are_bounded(house: House, client: Client) -
 
 def test_a_question_that_failed_is_an_error_logged_and_counts_no_more(house: House, client: Client) -> None:
     hub: Any = house.hub
-    hub.members = lambda _: fail(ZeroDivisionError())
+    hub.bus.presence.members = lambda _: fail(ZeroDivisionError())
     with capturedLogs() as logged:
         told = client.asks(*[{"type": "members", "room": "lobby", "ref": 1}] * 3)
     assert told == [error(1, "unavailable", "an error on our side", retry_after=5.0)] * 3
@@ -600,7 +600,7 @@ def test_it_is_told_who_comes_and_who_goes(house: House, client: Client) -> None
 
 
 def test_of_itself_it_is_not_told(house: House, client: Client) -> None:
-    house.hub.present("lobby", house.bus.top("lobby"), [PresenceEvent("join", "p1", "", "")])
+    house.hub.presence_changed("lobby", house.bus.top("lobby"), [PresenceEvent("join", "p1", "", "")])
     assert client.hears() == []
 
 

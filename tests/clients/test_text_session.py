@@ -291,7 +291,7 @@ def test_quit_closes_and_what_follows_is_not_said(house: House, ann: tuple[TextS
 
 def test_an_error_of_ours_is_told_and_logged(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     hub: Any = house.hub
-    hub.members = lambda _: fail(ZeroDivisionError())
+    hub.bus.presence.members = lambda _: fail(ZeroDivisionError())
     with capturedLogs() as events:
         ann[0].received(["/who"])
     assert lines(ann[1]) == ["* no answer: an error of ours"]
@@ -300,7 +300,7 @@ def test_an_error_of_ours_is_told_and_logged(house: House, ann: tuple[TextSessio
 
 def test_an_answer_that_cannot_be_told_is_said_to_be_our_error(house: House, ann: tuple[TextSession, FakeLine]) -> None:
     hub: Any = house.hub
-    hub.members = lambda _: succeed(None)
+    hub.bus.presence.members = lambda _: succeed(None)
     with capturedLogs() as events:
         ann[0].received(["/who"])
     assert lines(ann[1]) == ["* no answer: an error of ours"]

@@ -772,7 +772,7 @@ class BackPressureTests(TestCase):
         assert self.client.heard.texts == said
 
     def test_what_history_has_no_more_is_lost_and_it_stays(self) -> None:
-        self.house.bus.history = 10
+        self.house.bus.kept_messages = 10
         said = self.fall_behind()
         heard = self.client.heard.texts
         self.client.transport.catch_up()
@@ -916,7 +916,7 @@ class BackPressureTests(TestCase):
 class NoHistoryTests(TestCase):
     def setUp(self) -> None:
         self.house = House(replace(CONFIG, history=0))
-        self.house.bus.history = 0
+        self.house.bus.kept_messages = 0
         self.client = self.house.client()
         self.client.transport.client_reads = False
         self.said = self.house.say(50)

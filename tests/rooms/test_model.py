@@ -81,24 +81,24 @@ class Broker(FakeBus):
         """What was told of places, by connection."""
         self.questions = 0
         self.lost_places = False
-        self.publish_queues = {name: Outbox() for name in (self.publisher, *OTHERS)}
+        self.outboxes = {name: Outbox() for name in (self.publisher, *OTHERS)}
         self.channel: deque[Batch | StreamPosition] = deque()
         self.asked: list[Asked] = []
 
     # What is published
 
-    def publish(self, room: str, messages: Sequence[Message], ids: Any = None, ticket: int = 0) -> Any:
+    def publish(self, room: str, messages: Sequence[Message], *_: Any, **__: Any) -> Any:
         self.hand_over(self.publisher, messages)
         return Deferred()
 
     def hand_over(self, publisher: str, messages: Sequence[Message]) -> None:
-        box = self.publish_queues[publisher]
+        box = self.outboxes[publisher]
         box.sequence += 1
         box.waiting.append((box.sequence, messages, None))
         self.send(publisher)
 
     def send(self, publisher: str) -> None:
-        box = self.publish_queues[publisher]
+        box = self.outboxes[publisher]
         while box.live and box.waiting:
             sequence, messages, before = box.waiting.popleft()
             first = self.say(ROOM, messages, sequence, publisher, before)
@@ -144,12 +144,12 @@ class Broker(FakeBus):
             if not self.channel:
                 return
             item = self.channel.popleft()
-            if ROOM not in self.rooms or not self.hears(ROOM):
+            if ROOM not in self.rooms or not self.subscribed(ROOM):
                 self._drop([item])
             elif isinstance(item, Batch):
                 self.listener.deliver(item)
             else:
-                self.listener.compare(ROOM, item)
+                self.listener.recover(ROOM, item)
 
     def compare(self) -> None:
         if ROOM in self.rooms and not self.away:
@@ -160,7 +160,7 @@ class Broker(FakeBus):
     def cut(self) -> None:
         """Break our links: what was on its way is lost; what was asked is asked again."""
         self.away = "cut"
-        self.publish_queues[self.publisher].live = False
+        self.outboxes[self.publisher].live = False
         self._drop(self.channel)
         self.channel.clear()
         for each in self.asked:
@@ -187,7 +187,7 @@ class Broker(FakeBus):
 
     def revive(self, publisher: str) -> None:
         if publisher != self.publisher or not self.away:
-            self.publish_queues[publisher].live = True
+            self.outboxes[publisher].live = True
             self.send(publisher)
 
     def die(self, keep: bool, sure: int, unsure: int) -> None:
@@ -199,7 +199,7 @@ class Broker(FakeBus):
             self.kept, self.places, self.owners = kept, places, owners
         else:
             self.lost_places = True
-        for box in self.publish_queues.values():
+        for box in self.outboxes.values():
             box.live = False
             unanswered = box.said[len(box.said) - unsure :] if unsure else []
             rest = box.said[: len(box.said) - len(unanswered)]
@@ -506,7 +506,7 @@ class World:
         for _ in range(100):
             self.bus.mend(False)
             self.bus.confirm_all()
-            for name in self.bus.publish_queues:
+            for name in self.bus.outboxes:
                 self.bus.revive(name)
             self.turn(0)
             self.bus.answer()

@@ -139,7 +139,12 @@ def test_what_was_not_published_gets_a_second_line_and_is_refused(
 def test_only_the_room_that_was_not_published_is_refused() -> None:
     class Choosy(FakeBus):
         def publish(
-            self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+            self,
+            room: str,
+            messages: Sequence[Message],
+            ids: Mapping[int, str] | None = None,
+            ticket: int = 0,
+            weight: int | None = None,
         ) -> Any:
             self.refuse = NotPublished("no") if room == "dev" else None
             return super().publish(room, messages, ids)
@@ -496,7 +501,12 @@ def test_nothing_is_published_before_it_was_synced_and_what_comes_meanwhile_goes
 
     class Asked(FakeBus):
         def publish(
-            self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, ticket: int = 0
+            self,
+            room: str,
+            messages: Sequence[Message],
+            ids: Mapping[int, str] | None = None,
+            ticket: int = 0,
+            weight: int | None = None,
         ) -> Any:
             tickets.append(ticket)
             return super().publish(room, messages, ids, ticket)

@@ -202,7 +202,7 @@ def test_of_several_batches_at_once_it_gets_all(house: House) -> None:
 
 
 def test_what_it_took_before_a_gap_is_not_given_again(house: House) -> None:
-    house.bus.history = 1
+    house.bus.kept_messages = 1
     slow = Slow("ann", house)
     joined(house, slow)
     slow.choked = False
@@ -263,7 +263,7 @@ def test_one_that_drains_and_is_not_behind_gets_nothing(house: House) -> None:
 
 
 def test_the_tail_is_kept_only_while_somebody_is_behind(house: House) -> None:
-    house.bus.history = 1
+    house.bus.kept_messages = 1
     slow = Slow("ann", house)
     joined(house, slow)
     told(house, 1)
@@ -285,7 +285,7 @@ def test_a_hole_is_filled_for_all_in_order(house: House) -> None:
 
 
 def test_a_gap_is_told_to_all_where_it_was_and_counted(house: House, events: Events) -> None:
-    house.bus.history = 1
+    house.bus.kept_messages = 1
     ann, bob = house.member("ann"), house.member("bob")
     for number in (1, 2):
         house.say(f"e{number}", number=number)
@@ -323,7 +323,7 @@ def test_a_lost_last_message_is_found_by_the_comparison(house: House) -> None:
 
 
 def test_rooms_that_nobody_is_in_are_not_compared(house: House) -> None:
-    house.hub.compare("dev", StreamPosition("e0", 9))
+    house.hub.recover("dev", StreamPosition("e0", 9))
     assert house.bus.rooms == {}
 
 
@@ -395,7 +395,7 @@ def test_one_that_is_taken_over_while_it_joins_is_hung_up_on(house: House) -> No
     first, second = FakeMember("one", key="key"), FakeMember("two", key="key")
     house.bus.owners["ops", "key"] = "one"
     joins = [house.hub.join("ops", each) for each in (first, second)]
-    house.hub.give_up("ops", "one")
+    house.hub.disconnect("ops", "one")
     house.bus.answer()
     assert [each.called for each in joins] == [False, True]
     assert (first.events, second.events) == ([TAKEN_OVER], [])
@@ -403,16 +403,16 @@ def test_one_that_is_taken_over_while_it_joins_is_hung_up_on(house: House) -> No
 
 def test_whom_nobody_knows_has_no_place_to_give_up(house: House) -> None:
     house.member("bob")
-    assert house.hub.give_up("dev", "one") is None
-    assert house.hub.give_up("ops", "one") is None
-    assert house.hub.give_up("ops", "bob") is None
+    assert house.hub.disconnect("dev", "one") is None
+    assert house.hub.disconnect("ops", "one") is None
+    assert house.hub.disconnect("ops", "bob") is None
     assert list(house.bus.rooms) == ["ops"]
 
 
 def test_a_room_whose_only_member_is_taken_over_elsewhere_is_forgotten(house: House) -> None:
     first = joined(house, FakeMember("one", key="key"))
     told(house, 2)
-    place = house.hub.give_up("ops", "one")
+    place = house.hub.disconnect("ops", "one")
     assert place is not None
     assert (place.position, place.author, first.events) == (StreamPosition("e0", 2), "one", [TAKEN_OVER])
     assert house.bus.rooms == {}

@@ -21,7 +21,7 @@ class Part:
 
     def __init__(self, away: str = "") -> None:
         self.away = self.unreachable = away
-        self.publisher = self
+        self.publisher = self.presence = self.resume_positions = self
         self.taken = 3
         self.rooms = {"ops"}
         self.did: list[str] = []
@@ -130,7 +130,7 @@ def test_what_is_about_all_is_done_with_each() -> None:
     made.stop()
     for part in parts:
         # each part is bus, hub and intake in one
-        assert part.did == ["start", "start", "hold", "flushed", "fan_out", "saved", "stop", "stop"]
+        assert part.did == ["start", "start", "hold", "flushed", "fan_out", "saved", "flushed", "stop", "stop"]
 
 
 def test_messages_and_rooms_are_counted_over_all() -> None:

@@ -159,7 +159,7 @@ def test_those_who_come_later_are_delivered_to_as_well(house: House) -> None:
 
 def changed(house: House, *changes: PresenceEvent) -> None:
     """Let it be told who came and went, and the turn end."""
-    house.hub.present("ops", house.bus.top("ops"), changes)
+    house.hub.presence_changed("ops", house.bus.top("ops"), changes)
     house.end_turn()
 
 
@@ -182,7 +182,7 @@ def test_nobody_is_told_of_its_own_coming_and_going(house: House) -> None:
 def test_who_comes_and_goes_is_told_between_the_messages_where_it_was(house: House) -> None:
     plus = formatted(house, "p", Counting("+"))
     house.bring("one", number=1)
-    house.hub.present("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
+    house.hub.presence_changed("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
     house.bring("two", number=2)
     house.end_turn()
     assert b"".join(plus.blobs) == b"+one\n+join ann\n+two\n"

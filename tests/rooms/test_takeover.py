@@ -30,7 +30,7 @@ class Worker:
     def come(self) -> FakeMember:
         """Let a connection come with the key."""
         self._connections += 1
-        member = FakeMember(f"{self.bus._places._worker}.{self._connections}", key=KEY)
+        member = FakeMember(f"{self.bus.resume_positions._worker}.{self._connections}", key=KEY)
         self.hub.join("ops", member).addCallbacks(lambda _: member.events.append("joined"), member.events.append)
         return member
 
@@ -51,7 +51,7 @@ class TestTakeOver(BusTestCase):
             hub.start()
             self.addCleanup(hub.stop)
             made.append(Worker(bus, hub))
-            await self.until(lambda: made[-1].bus.open)
+            await self.until(lambda: made[-1].bus.queues.open)
         return made
 
     async def until(self, condition: Callable[[], Any]) -> None:
@@ -77,7 +77,7 @@ class TestTakeOver(BusTestCase):
         one, two, _ = await self.workers(place_seconds=60)
         old = one.come()
         await self.until(lambda: old.events)
-        published = await one.bus.publish("ops", messages("a", "b"))
+        published = await one.bus.queues.publish("ops", messages("a", "b"))
         await self.until(lambda: old.count == 2)
         new = two.come()
         await self.until(lambda: new.events)
@@ -88,10 +88,10 @@ class TestTakeOver(BusTestCase):
         one, two, three = await self.workers(place_seconds=60)
         old = one.come()
         await self.until(lambda: old.events)
-        published = await one.bus.publish("ops", messages("a", "b"))
+        published = await one.bus.queues.publish("ops", messages("a", "b"))
         await self.until(lambda: old.count == 2)
-        hear, said = one.bus._places.heard, list[bytes]()
-        one.bus._places.heard = said.append  # type: ignore[assignment, method-assign]
+        hear, said = one.bus.resume_positions.received, list[bytes]()
+        one.bus.resume_positions.received = said.append  # type: ignore[assignment, method-assign]
         middle = two.come()
         await self.until(lambda: said)
         new = three.come()
@@ -107,7 +107,7 @@ class TestTakeOver(BusTestCase):
         old = one.come()
         await self.until(lambda: old.events)
         for frozen in (one, two):
-            frozen.bus._places.heard = lambda data: None  # type: ignore[method-assign]
+            frozen.bus.resume_positions.received = lambda data: None  # type: ignore[method-assign]
         middle = two.come()
         await self.until(lambda: self.owner() == middle.id)
         new = three.come()
@@ -118,10 +118,10 @@ class TestTakeOver(BusTestCase):
         one, two, _ = await self.workers(takeover_seconds=0.1)
         old = one.come()
         await self.until(lambda: old.events)
-        one.bus._places.heard = lambda data: None  # type: ignore[method-assign]
+        one.bus.resume_positions.received = lambda data: None  # type: ignore[method-assign]
         new = two.come()
         await self.until(lambda: new.events)
-        await one.bus.publish("ops", messages("a"))
+        await one.bus.queues.publish("ops", messages("a"))
         await self.until(lambda: len(old.events) == 2)
         assert (old.events, new.events) == (["joined", TAKEN_OVER], ["joined"])
 
@@ -129,7 +129,7 @@ class TestTakeOver(BusTestCase):
         one, two, _ = await self.workers(takeover_seconds=0.1, place_again_seconds=0.1)
         old = one.come()
         await self.until(lambda: old.events)
-        one.bus._places.heard = lambda data: None  # type: ignore[method-assign]
+        one.bus.resume_positions.received = lambda data: None  # type: ignore[method-assign]
         new = two.come()
         await self.until(lambda: len(old.events) == 2 and new.events)
         assert (old.events, new.events) == (["joined", TAKEN_OVER], ["joined"])

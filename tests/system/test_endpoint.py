@@ -10,7 +10,7 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
-from chatd.broker.endpoint import broker_endpoint
+from chatd.broker.connection import broker_endpoint
 from chatd.chatlog.histories import read_histories
 from chatd.chatlog.ledger import Ledger
 from chatd.config.broker_url import BrokerAddress, broker_address
@@ -60,7 +60,7 @@ class TestTls(BusTestCase):
     async def test_with_certificates_that_both_trust_messages_go_through(self) -> None:
         url = self.run_server("localhost")
         bus, ears = await self.ready(url, "ops", **self.files)
-        await bus.publish("ops", messages("a"))
+        await bus.queues.publish("ops", messages("a"))
         await ears.until(lambda: ears.texts() == ["a"])
         ledger = Ledger()
         config = Config(redis_prefix=self.prefix, **self.files)
@@ -96,7 +96,7 @@ class TestTls(BusTestCase):
         bus, ears = self.make(url, **self.files)
         await ears.until(lambda: self.away_or_look(bus, ears, "No such file"))
         os.rename(f"{key}.new", key)
-        await ears.until(lambda: bus.open)
+        await ears.until(lambda: bus.queues.open)
 
 
 class TestPassword(BusTestCase):
@@ -117,4 +117,4 @@ class TestPassword(BusTestCase):
             server.ask("CLIENT", "KILL", "USER", "ann")
             await ears.until(lambda: self.away_or_look(bus, ears, "WRONGPASS"))
             self.path.write_text("second\n")
-            await ears.until(lambda: bus.open)
+            await ears.until(lambda: bus.queues.open)

@@ -62,9 +62,9 @@ class SentinelTestCase(BusTestCase):
         """Wait until both links of a bus are with a server."""
 
         def here() -> bool:
-            links = (bus._commands, bus._channels)
+            links = (bus._publishing, bus._subscribing)
             peers = [link.protocol and link.protocol.transport.getPeer().host for link in links]
-            return bus.open and peers == [to.spot.address] * 2
+            return bus.queues.open and peers == [to.spot.address] * 2
 
         await eventually(here, "both links to be there")
 
@@ -74,7 +74,7 @@ class TestSentinels(SentinelTestCase):
         self.trio.sentinels[0].kill()
         bus, ears = await self.ready(self.trio.url, "ops", **QUICK)
         await self.moved(bus, self.first)
-        await bus.publish("ops", messages("a"))
+        await bus.queues.publish("ops", messages("a"))
         await ears.until(lambda: ears.texts() == ["a"])
 
     async def test_the_master_is_found_though_the_first_one_that_is_asked_is_frozen(self) -> None:
@@ -95,12 +95,12 @@ class TestSentinels(SentinelTestCase):
     async def test_another_master_takes_over_and_everybody_is_told_of_another_epoch(self) -> None:
         one, ears = await self.follow(self.trio.url, "ops", **QUICK)
         two, others = await self.follow(self.trio.url, "ops", **QUICK)
-        await one.publish("ops", messages("a"))
+        await one.queues.publish("ops", messages("a"))
         await eventually(lambda: ears.texts() == others.texts() == ["a"], "all to hear it")
         self.first.kill()
         await self.moved(one, self.second)
         await self.moved(two, self.second)
-        await two.publish("ops", messages("b"))
+        await two.queues.publish("ops", messages("b"))
         await eventually(lambda: ears.texts() == others.texts() == ["a", "b"], "all to hear it")
         assert [gap.count for each in (ears, others) for gap in each.gaps] == [None, None]
 
@@ -108,7 +108,7 @@ class TestSentinels(SentinelTestCase):
         bus, ears = await self.ready(self.trio.url, "ops", **QUICK)
         self.trio.sentinels[0].ask("SENTINEL", "FAILOVER", "chat")
         await self.moved(bus, self.second)
-        await bus.publish("ops", messages("a"))
+        await bus.queues.publish("ops", messages("a"))
         await ears.until(lambda: ears.texts() == ["a"])
 
     async def test_a_master_that_is_none_any_more_and_drops_nobody_is_left(self) -> None:
@@ -130,14 +130,14 @@ class TestSentinels(SentinelTestCase):
 
     async def test_a_master_that_is_made_the_master_again_is_another_run(self) -> None:
         bus, _ = await self.ready(self.trio.url, "ops", **QUICK)
-        published = await bus.publish("ops", messages("a"))
+        published = await bus.queues.publish("ops", messages("a"))
         epochs = {published.first.epoch}
         for there in (self.second, self.first):
             await elsewhere(self.trio.is_whole, "the replica to have all")
             assert {each.role() for each in self.trio.servers} == {"master", "slave"}
             await elsewhere(self.fails_over, "a Sentinel to find the replica good enough")
             await self.moved(bus, there)
-            published = await bus.publish("ops", messages("b"))
+            published = await bus.queues.publish("ops", messages("b"))
             epochs.add(published.first.epoch)
         assert len(epochs) == 3
 
@@ -167,9 +167,9 @@ class TestLoad(SentinelTestCase):
 
         async def talk(bus: Bus) -> None:
             while talking:
-                if bus.open:
+                if bus.queues.open:
                     texts = [str(next(numbers)) for _ in range(5)]
-                    await bus.publish("ops", messages(*texts))
+                    await bus.queues.publish("ops", messages(*texts))
                     acknowledged.extend(texts)
                 await later(0.002)
 
@@ -213,7 +213,7 @@ class TestPasswords(SentinelTestCase):
 
     async def test_they_are_let_in_with(self) -> None:
         bus, ears = await self.ready(self.trio.url, "ops", **QUICK, **self.files())
-        await bus.publish("ops", messages("a"))
+        await bus.queues.publish("ops", messages("a"))
         await ears.until(lambda: ears.texts() == ["a"])
 
     async def test_a_wrong_one_is_said(self) -> None:
