@@ -319,9 +319,9 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
     twistd: Any = options.parent  # nobody's, where it is not twistd that reads them
-    ending = Shutdown(reactor)
+    shutdown = Shutdown(reactor)
     if twistd is not None:
-        ending.hold_signals()
+        shutdown.hold_signals()
     try:
         config = _config(options)
         server_program = "" if config.redis else find_server()
@@ -335,5 +335,6 @@ def makeService(options: Options) -> IService:
     except BadValue as error:
         sys.exit(f"twistd chatd: {error}")
     _warn(options)
-    own_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
-    return ChatService(reactor, config, server_program, partial(_config, options), own_log=own_log, ending=ending)
+    server_log = ServerLog(reactor, twistd, config) if twistd is not None and not twistd.get("logger") else None
+    reread = partial(_config, options)
+    return ChatService(reactor, config, server_program, reread, server_log=server_log, shutdown=shutdown)

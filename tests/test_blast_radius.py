@@ -165,10 +165,10 @@ def _() -> Seen:
     folder = MetricsDirectory()
     try:
         clock: Any = Clock()
-        path = folder.take()
+        path = folder.allocate()
         meter = Meter(clock, path, Config(), fail)
         meter.start()
-        share: Any = meter._share
+        share: Any = meter._file
         written: list[float] = []
         share.write = lambda: written.append(clock.seconds())
         clock.pump([1.0, 1.0])
@@ -190,12 +190,12 @@ def _() -> Seen:
 @row("the workers of a generation that drains")
 def _() -> Seen:
     ticked: list[str] = []
-    serving = SimpleNamespace(tick=fail, config=Config(), workers={})
-    draining = SimpleNamespace(tick=lambda: ticked.append("another"))
+    serving = SimpleNamespace(check_heartbeats=fail, config=Config(), workers={})
+    draining = SimpleNamespace(check_heartbeats=lambda: ticked.append("another"))
     worker_pools: Any = SimpleNamespace(
-        _serving=serving, _draining=[draining], ticked=lambda: ticked.append("the reporter")
+        _serving=serving, _draining=[draining], heartbeats_checked=lambda: ticked.append("the reporter")
     )
-    WorkerPools._tick(worker_pools)
+    WorkerPools._check_heartbeats(worker_pools)
     return ticked, ["another", "the reporter"]
 
 
@@ -219,11 +219,12 @@ def _() -> Seen:
 def _() -> Seen:
     heard: list[bool] = []
 
-    def changed(child: WorkerProcess) -> None:
+    def ready(child: WorkerProcess) -> None:
         heard.append(child.ready)
         fail()
 
-    child = WorkerProcess(1, 800, 0.0, changed, lambda *_: None)
+    pool: Any = SimpleNamespace(config=Config(), worker_ready=ready)
+    child = WorkerProcess(pool, 1, 0.0)
     child.childDataReceived(1, b'{"type":"ready"}\n{"type":"heartbeat","clients":7}\n')
     assert child.heartbeat is not None
     return (heard, child.heartbeat.clients), ([True], 7)

@@ -258,7 +258,7 @@ class ConnectionFactory(WebSocketServerFactory):
         """Look whether it was the last one."""
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
-            self.slow.say()  # the end of the worker would be sooner
+            self.slow.flush()  # the end of the worker would be sooner
             emptied.callback(None)
 
 

@@ -1,7 +1,7 @@
-"""What of an event goes into the server's own log beside its text, and which events say the same again.
+"""Log events: the fields that may be logged, the key by which events count as the same, and events counted per second.
 
-Numbers may stand there, and words of ours: reasons, paths, addresses of servers. What clients say or are called,
-and what could be a token, may not.
+Numbers may be logged, and words of ours: reasons, paths, addresses of servers. Text and names of clients, and anything
+that could be a token, may not.
 """
 
 import math
@@ -15,18 +15,16 @@ from chatd.monitoring.metrics import Number
 Field = int | float | str
 
 WORDS = frozenset(("address", "broker", "name", "path", "problem", "reason", "version", "why"))
-"""Fields whose words may stand there."""
+"""Fields whose value may be text."""
 LONGEST = 1000
-"""Characters of such a word."""
+"""The most characters of such a value."""
 
 
 def fields_of(event: LogEvent) -> dict[str, Field]:
-    """Give the fields of an event that may be told."""
+    """Return the fields of an event that may be logged."""
     found: dict[str, Field] = {}
     for name, value in event.items():
-        if name.startswith(("log_", "_")):
-            continue
-        if isinstance(value, bool):
+        if name.startswith(("log_", "_")) or isinstance(value, bool):
             continue
         if isinstance(value, int | float) and math.isfinite(value):
             found[name] = value
@@ -36,23 +34,23 @@ def fields_of(event: LogEvent) -> dict[str, Field]:
 
 
 def event_key(event: LogEvent) -> str:
-    """Return what makes events the same: their ``kind`` if they name one, else their format and the kind of failure."""
-    if kind := event.get("key"):
-        return str(kind)
+    """Return what equal events share: their ``key``, or else namespace, format and type of failure."""
+    if key := event.get("key"):
+        return str(key)
     failure = event.get("log_failure")
-    of = f" ({failure.type.__name__})" if failure is not None else ""
-    return f"{event.get('log_namespace', '')}: {str(event.get('log_format') or '')[:LONGEST]}{of}"
+    error = f" ({failure.type.__name__})" if failure is not None else ""
+    return f"{event.get('log_namespace', '')}: {str(event.get('log_format') or '')[:LONGEST]}{error}"
 
 
 class Tally:
-    """One kind of thing that is worth a warning."""
+    """A warning about many clients at once: counted, and logged in one line per interval."""
 
     def __init__(
         self, clock: Any, seconds: float, log: Logger, text: str, metrics: Mapping[str, Number] | None = None
     ) -> None:
-        """Take the reactor, how long to count, whose log, and what to say: a format with the names that are counted.
+        """Set the reactor, the interval, the log, and the format of the line, with the names that are counted.
 
-        Metrics are those that count the same, by name.
+        Metrics are the numbers that are counted up as well, by name.
         """
         self._clock = clock
         self._seconds = seconds
@@ -60,22 +58,22 @@ class Tally:
         self._text = text
         self._metrics = metrics or {}
         self._counts: dict[str, int] = {}
-        self._coming: Any = None
+        self._timer: Any = None
 
     def add(self, **counts: int) -> None:
-        """Count, by name."""
+        """Add to the counts, by name."""
         for name, count in counts.items():
             self._counts[name] = self._counts.get(name, 0) + count
             if name in self._metrics:
                 self._metrics[name].value += count
-        if self._coming is None:
-            self._coming = self._clock.callLater(self._seconds, self.say)
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._seconds, self.flush)
 
-    def say(self) -> None:
-        """Say at once what was counted, if anything was."""
-        if self._coming is not None and self._coming.active():
-            self._coming.cancel()
-        self._coming = None
+    def flush(self) -> None:
+        """Log the counts now, if there are any."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
         counts, self._counts = self._counts, {}
         if counts:
             self._log.warn(self._text, **counts)

@@ -1,8 +1,8 @@
-"""What all processes of a chatd have counted, added up: in files in one folder, as prometheus-client reads them.
+"""The metrics of all processes, added up: files in one directory that prometheus-client reads.
 
-Each process writes a share of its own, ``KIND_NAME.db``, under a name that it has for its lifetime. The next one
-under the same name counts on from there: counters never go down when a worker dies, and there are never more
-files than there were workers at once. A dead worker's gauges are removed. The folder goes with the parent.
+Each process writes files of its own, ``KIND_NUMBER.db``, under a number that it has for its lifetime. The next process
+with that number adds to the old counters: no counter decreases when a worker dies, and there are never more files than
+there were workers at once. The gauges of a dead worker are removed. The supervisor removes the directory.
 """
 
 import contextlib
@@ -27,55 +27,55 @@ from chatd.runtime.timers import Periodic
 log = Logger()
 
 PREFIX = "chatd-metrics-"
-PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # noqa: S108 - what is made there is 0700
-"""Where the folder is made: in memory, where a write waits for no disk."""
+PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # noqa: S108 - the directory is 0700
+"""Where the directory is created: in memory, because writing must not wait for a disk."""
 _FILES = {"counter": "counter", "gauge": "gauge_livesum", "histogram": "histogram"}
-_FILE_BYTES = 65_536  # what prometheus-client makes it
-_STALE_SECONDS = 60.0  # after which whoever made a folder has surely locked it
+_FILE_BYTES = 65_536  # as prometheus-client creates them
+_STALE_SECONDS = 60.0  # by then a supervisor that lives has locked the directory that it created
 
 
 class MetricsDirectory:
-    """The folder, which the parent makes and removes; it is locked as long as it is in use. Raises OSError."""
+    """The directory of the metrics files. The supervisor creates it, keeps it locked, and removes it."""
 
     def __init__(self) -> None:
-        _sweep()
-        self.path = _make()
+        """Create and lock the directory, and remove stale ones. Raise OSError."""
+        _remove_stale()
+        self.path = _create()
         self._lock = os.open(self.path, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # systemd-tmpfiles leaves it alone, too
-        self._taken: set[int] = set()
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # systemd-tmpfiles respects the lock, too
+        self._numbers: set[int] = set()
 
-    def take(self) -> str:
-        """Give a new process the path of its share."""
-        number = next(each for each in range(1, len(self._taken) + 2) if each not in self._taken)
-        self._taken.add(number)
+    def allocate(self) -> str:
+        """Return the path of the metrics files of a new process, without kind and suffix."""
+        number = next(number for number in range(1, len(self._numbers) + 2) if number not in self._numbers)
+        self._numbers.add(number)
         return f"{self.path}/{number}"
 
-    def give_back(self, share: str) -> None:
-        """Let the next process have a share: that one has ended, and what it gauged is no more."""
-        folder, name = os.path.split(share)
+    def release(self, path: str) -> None:
+        """Remove the gauges of a process that has ended, and let the next process have its number."""
+        directory, number = os.path.split(path)
         with contextlib.suppress(FileNotFoundError):
-            os.remove(f"{folder}/{_FILES['gauge']}_{name}.db")
-        self._taken.discard(int(name))
+            os.remove(f"{directory}/{_FILES['gauge']}_{number}.db")
+        self._numbers.discard(int(number))
 
     def remove(self) -> None:
-        """Remove it all."""
+        """Remove the directory."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 class MetricsFile:
-    """One process's part: its numbers, written where others find them. Raises OSError."""
+    """The metrics files of this process, one for each kind of metric."""
 
     def __init__(self, path: str) -> None:
-        """Take its path, as ``take`` gives it."""
-        # Takes a tenth of a second to import, and only those who write or expose need it.
+        """Open the files at a path that ``allocate`` has returned. Raise OSError."""
+        # Importing it takes a tenth of a second, and only those that write or expose metrics need it.
         from prometheus_client.mmap_dict import MmapedDict, mmap_key  # noqa: PLC0415
 
-        folder, name = os.path.split(path)
-        self.folder = folder
+        self.directory, number = os.path.split(path)
         self._files: dict[str, Any] = {}
         for kind, prefix in _FILES.items():
-            file = f"{folder}/{prefix}_{name}.db"
+            file = f"{self.directory}/{prefix}_{number}.db"
             _allocate(file)
             self._files[kind] = MmapedDict(file)
         self._rows: list[list[Any]] = []
@@ -85,7 +85,7 @@ class MetricsFile:
             self._rows.append([self._files[sample.kind], key, sample.read, before, 0.0])
 
     def write(self) -> None:
-        """Write what has changed since the last time."""
+        """Write the values that have changed since the last call."""
         for row in self._rows:
             file, key, read, before, last = row
             if (value := read()) != last:
@@ -99,85 +99,85 @@ class MetricsFile:
 
 
 class NoMetrics(Exception):
-    """There are no metrics; the log has said why."""
+    """Metrics are unavailable; the log says why."""
 
 
 class Meter:
-    """One process's, from ``start`` to ``stop``."""
+    """The metrics of this process, written each second, and the sum of all processes on request."""
 
-    def __init__(self, reactor: Any, path: str, config: Config, look: Callable[[float], None]) -> None:
-        """Take the path of the process's share, empty where there is none; and what gauges the process.
+    def __init__(self, reactor: Any, path: str, config: Config, measure: Callable[[float], None]) -> None:
+        """Set the path of the metrics files; empty if metrics are unavailable.
 
-        That is called each second, before what was counted is written; with how many seconds late.
+        Measure is called each second, before the files are written, with the seconds by which the timer was late.
         """
         self._reactor = reactor
         self._path = path
         self._config = config
-        self._look = look
-        self._share: MetricsFile | None = None
-        self._ticking = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
+        self._measure = measure
+        self._file: MetricsFile | None = None
+        self._writing = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
         self._due = 0.0
         self._sum = SingleFlight(reactor, self._add_up, config.metrics_kept_seconds)
 
     def start(self) -> None:
-        """Begin."""
+        """Open the files and start writing. Log it if that is not possible."""
         if not self._path:
             return
         try:
-            self._share = MetricsFile(self._path)
+            self._file = MetricsFile(self._path)
         except OSError as error:
-            log.warn("there are no metrics: {why}", why=str(error))
+            log.warn("metrics are unavailable: {why}", why=str(error))
             return
         self._due = self._reactor.seconds()
-        self._ticking.start()
+        self._writing.start()
 
     def stop(self) -> None:
-        """Write once more, and no more."""
-        self._ticking.stop()
-        if self._share is not None:
-            share, self._share = self._share, None
-            self._gauge(0.0)
-            share.write()
-            share.close()
+        """Write once more and close the files."""
+        self._writing.stop()
+        if self._file is not None:
+            file, self._file = self._file, None
+            self._call_measure(0.0)
+            file.write()
+            file.close()
 
     def exposed(self) -> "Deferred[bytes]":
-        """Give what all processes have counted, in Prometheus' text format; fails with NoMetrics.
+        """Return the metrics of all processes in Prometheus' text format. Fail with NoMetrics.
 
-        It is worked out in a thread, once for all who ask meanwhile, and is good for a fraction of a second.
+        A thread adds them up, once for all requests at a time. The result is used for a fraction of a second.
         """
-        return fail(NoMetrics()) if self._share is None else self._sum.get()
+        return fail(NoMetrics()) if self._file is None else self._sum.get()
 
     def _add_up(self) -> "Deferred[bytes]":
-        if self._share is None:
+        if self._file is None:
             return fail(NoMetrics())
-        self._share.write()
+        self._file.write()
         pool = self._reactor.getThreadPool()
-        return deferToThreadPool(self._reactor, pool, expose, self._share.folder)
+        return deferToThreadPool(self._reactor, pool, expose, self._file.directory)
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
         late, self._due = now - self._due, now + self._config.metrics_seconds
-        self._gauge(late)
-        if self._share is not None:
-            self._share.write()
+        self._call_measure(late)
+        if self._file is not None:
+            self._file.write()
 
-    def _gauge(self, late: float) -> None:
-        with log.failuresHandled("a process could not be gauged"):
-            self._look(late)
+    def _call_measure(self, late: float) -> None:
+        with log.failuresHandled("measuring the process failed"):
+            self._measure(late)
 
 
-def expose(folder: str) -> bytes:
-    """Add up all that is in a folder, in Prometheus' text format. It reads files, and takes milliseconds a worker."""
+def expose(directory: str) -> bytes:
+    """Return the sum of all files of a directory in Prometheus' text format. This takes milliseconds per worker."""
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
     from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=folder)
+    MultiProcessCollector(registry, path=directory)
     return generate_latest(registry)
 
 
 def _allocate(file: str) -> None:
-    """Have the file's blocks before anything is mapped: a full disk would be a SIGBUS later."""
+    """Allocate the file's blocks before it is mapped, because a full disk would be a SIGBUS later. Raise OSError."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, _FILE_BYTES)
@@ -185,22 +185,22 @@ def _allocate(file: str) -> None:
         os.close(descriptor)
 
 
-def _make() -> str:
+def _create() -> str:
     for place in PLACES[:-1]:
         with contextlib.suppress(OSError):
             return tempfile.mkdtemp(prefix=PREFIX, dir=place)
     return tempfile.mkdtemp(prefix=PREFIX, dir=PLACES[-1])
 
 
-def _sweep() -> None:
-    """Remove folders of this user whose chatd was killed before it could."""
-    for folder in {each for place in PLACES for each in Path(place).glob(f"{PREFIX}*")}:
+def _remove_stale() -> None:
+    """Remove directories of this user whose supervisor was killed."""
+    for directory in {path for place in PLACES for path in Path(place).glob(f"{PREFIX}*")}:
         with contextlib.suppress(OSError):
-            about = folder.stat()
-            if about.st_uid == os.getuid() and time.time() - about.st_mtime > _STALE_SECONDS:
-                lock = os.open(folder, os.O_RDONLY)
+            status = directory.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _STALE_SECONDS:
+                lock = os.open(directory, os.O_RDONLY)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(folder, ignore_errors=True)
+                    shutil.rmtree(directory, ignore_errors=True)
                 finally:
                     os.close(lock)

@@ -110,9 +110,9 @@ class Hub:
         if self._marking is not None:
             self._marking.cancel()
             self._marking = None
-        self._contested.say()
-        self._lost.say()
-        self._maybe_lost.say()
+        self._contested.flush()
+        self._lost.flush()
+        self._maybe_lost.flush()
 
     # Members
 

@@ -39,11 +39,11 @@ class WatchedFiles:
             self._read()
         except BadValue as error:
             if self.loaded:
-                log.warn("{why}; what was read before stays in force", why=str(error), problem=problem)
+                log.warn("{why}; the previous version stays in force", why=str(error), problem=problem)
             else:
-                log.error("{why}; this worker is not ready before it is", why=str(error), problem=problem)
+                log.error("{why}; the worker is not ready until it can be used", why=str(error), problem=problem)
         except Exception:  # noqa: BLE001 - it is ours; the next change is read all the same
-            log.failure("{paths} could not be read; what was read before stays in force", paths=paths)
+            log.failure("{paths} could not be read; the previous version stays in force", paths=paths)
         else:
             self.loaded = True
             log.info("{paths}: read", paths=paths, problem=problem, resolved=True)

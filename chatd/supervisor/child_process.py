@@ -1,4 +1,4 @@
-"""A child process: how it is started, why it ended, and how long to wait before the next one."""
+"""Child processes: how they are started, why they ended, and how long to wait before a restart."""
 
 import signal
 from collections.abc import Sequence
@@ -12,44 +12,39 @@ from chatd.config.settings import Config
 
 
 def spawn(reactor: Any, protocol: ProcessProtocol, command: Sequence[str], **options: Any) -> Any:
-    """Start a child that a Ctrl-C does not reach, not even before it leaves our process group. Raise OSError."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit that
+    """Start a child that Ctrl-C does not reach, even before it leaves our process group. Raise OSError."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits the mask
     try:
         return reactor.spawnProcess(protocol, command[0], command, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def why_ended(failure: Failure, last_words: str = "") -> str:
-    """Say in some words what ``processEnded`` was told; with a child's last words if it failed by itself."""
-    why = _why_ended(failure)
-    return f"{why}: {last_words}" if last_words and why.startswith("exit") else why
-
-
-def _why_ended(failure: Failure) -> str:
+def why_ended(failure: Failure, last_error: str = "") -> str:
+    """Return why a child ended, for the log: with its last line of errors if it failed by itself."""
     match failure.value:
         case ProcessDone():
-            return "it stopped"
+            return "exit status 0"
         case ProcessTerminated(signal=None, exitCode=code):
-            return f"exit status {code}"
+            return f"exit status {code}" + (f": {last_error}" if last_error else "")
         case ProcessTerminated(signal=number):
-            named = {int(each): each.name for each in signal.Signals}
-            return f"killed by {named.get(number, f'signal {number}')}"
+            names = {int(member): member.name for member in signal.Signals}
+            return f"killed by {names.get(number, f'signal {number}')}"
         case _:
             return failure.getErrorMessage()
 
 
 class Backoff:
-    """Doubles from the first wait to the longest; starts anew with a child that lived long enough to be healthy."""
+    """The wait before a restart: doubled after each failure, and reset by a child that lived long enough."""
 
     def __init__(self, config: Config) -> None:
-        """Take the waits from the configuration."""
+        """Use the ``restart_…`` values of the configuration."""
         self._config = config
         self.failures = 0
-        """Children that did not live that long, one after another."""
+        """Successive children that did not live long enough."""
 
     def wait(self, lived: float) -> float:
-        """Give the seconds to wait after a child that lived that many seconds."""
+        """Return the seconds to wait after a child that lived so many seconds."""
         config = self._config
         if lived >= config.restart_healthy_seconds:
             self.failures = 0

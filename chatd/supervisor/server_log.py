@@ -1,11 +1,11 @@
-"""The server's own log: where twistd's options want it, as text or as JSON, and repeated trouble counted.
+"""The server log: text or JSON, to the place that twistd's options name, with repeated events counted.
 
-twistd takes the observer that stands on its application (``ILogObserver``), unless ``--logger`` names another one.
-So ``--logfile`` and ``--syslog`` mean what they mean without us, and a file is rotated at SIGUSR1. Text in the journal
-of systemd has no time of its own: each entry there has one.
+twistd uses the observer of its application (``ILogObserver``), unless ``--logger`` names another one. ``--logfile`` and
+``--syslog`` therefore keep their meaning, and SIGUSR1 rotates a file. Lines of text in the journal of systemd have no
+time, because each entry there has one.
 
 In JSON a line is one object: ``time`` (RFC 3339, UTC), ``level``, ``namespace``, ``pid``, ``worker`` (null for the
-parent), ``text``, and ``fields``: numbers and reasons (``chatd.monitoring.log_events``), never what clients say.
+supervisor), ``text``, and ``fields``: numbers and reasons (``chatd.monitoring.log_events``), never text of clients.
 """
 
 import io
@@ -36,14 +36,14 @@ from chatd.config.settings import Config
 from chatd.monitoring.log_events import event_key, fields_of
 
 DAEMON_UMASK = 0o77
-"""The umask that twistd gives a daemon, unless it is told another."""
+"""The umask that twistd gives a daemon without ``--umask``."""
 PRINTED = "stderr"
-"""The namespace of what Python prints, which twistd has logged line by line."""
+"""The namespace of what Python prints, which twistd logs line by line."""
 
 
 def as_json(event: LogEvent) -> str:
-    """Give an event as an object in one line, newline included; all of it is ASCII."""
-    told = {
+    """Return an event as one line of JSON in ASCII, newline included."""
+    line = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event.get("log_level", LogLevel.info).name,
         "namespace": event.get("source") or event.get("log_namespace", ""),
@@ -52,118 +52,122 @@ def as_json(event: LogEvent) -> str:
         "text": _text(event),
         "fields": _fields(event),
     }
-    return json.dumps(told) + "\n"
+    return json.dumps(line) + "\n"
 
 
 def _text(event: LogEvent) -> str:
-    if "source" in event and "said" not in event:  # without the words that say which worker
+    if "source" in event and "times" not in event:  # an event of a worker, whose number has a member of its own
         return str(event["text"])
     return eventAsText(event, includeTimestamp=False, includeSystem=False)
 
 
 def _fields(event: LogEvent) -> dict[str, Any]:
-    """Give the fields of an event; a worker's own where the parent only passes it on."""
+    """Return the fields of an event; those that the worker sent, if it is a worker's."""
     if (relayed := event.get("fields")) is not None:
         return {**relayed, **({"times": event["times"]} if "times" in event else {})}
     return {name: value for name, value in fields_of(event).items() if name != "worker"}
 
 
 def is_journal(file: TextIO) -> bool:
-    """Whether a file leads to systemd's journal, which tells by ``$JOURNAL_STREAM`` (systemd.exec(5)) which one."""
+    """Return whether a file is the journal of systemd, by ``$JOURNAL_STREAM`` (systemd.exec(5))."""
     try:
-        about = os.fstat(file.fileno())
-    except OSError:  # it is no file of the system's, or closed
+        status = os.fstat(file.fileno())
+    except OSError:  # it has no descriptor, or is closed
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 @dataclass(slots=True)
-class _Kind:
-    said_at: float
+class _Repetition:
+    """An event that was logged, and those with the same key since then."""
+
+    logged_at: float
     times: int = 0
-    """How often it came since then."""
-    event: LogEvent | None = None
-    """The newest of those, or the end of that trouble."""
+    newest: LogEvent | None = None
+    """The newest of those, or the end of the problem."""
 
 
-@implementer(ILogObserver)
-class LogRepetition:
-    """Passes events on. ``look`` is to be called every second or so."""
+class RepeatedEvents:
+    """Logs an event at once, and events with the same key once per interval, with their number.
+
+    Events below a warning always pass. Of a problem that begins and ends repeatedly, the newest state is logged.
+    """
 
     def __init__(
         self, observer: Callable[[LogEvent], Any], seconds: float, most: int, now: Callable[[], float] = time.monotonic
     ) -> None:
-        """Take who gets the events, how often one kind is said at most (0: always), how many kinds are known."""
+        """Set the observer of what is logged, the interval (0: log everything) and how many keys are remembered."""
         self.seconds = seconds
         self._observer = observer
         self._most = most
         self._now = now
-        self._kinds: dict[str, _Kind] = {}  # the one that was said the longest ago first
+        self._repetitions: dict[str, _Repetition] = {}  # by key, in the order in which they were logged
 
     def __call__(self, event: LogEvent) -> None:
-        """Pass an event on, or count it."""
-        problem, over = event.get("problem", ""), event.get("resolved", False)
-        name = problem or event_key(event)
-        kind = self._kinds.get(name)
-        if over and kind is not None and kind.times:
-            kind.event = event
-        elif over or event.get("log_level", LogLevel.info) < LogLevel.warn or not self.seconds or event.get("always"):
+        """Log an event, or count it."""
+        resolved = event.get("resolved", False)
+        key = event.get("problem", "") or event_key(event)
+        repetition = self._repetitions.get(key)
+        always = event.get("always") or event.get("log_level", LogLevel.info) < LogLevel.warn or not self.seconds
+        if resolved and repetition is not None and repetition.times:
+            repetition.newest = event
+        elif resolved or always:
             self._observer(event)
-        elif kind is None:
-            if len(self._kinds) >= self._most:
-                self._say(self._kinds.pop(next(iter(self._kinds))))
-            self._kinds[name] = _Kind(self._now())
+        elif repetition is None:
+            if len(self._repetitions) >= self._most:
+                self._log(self._repetitions.pop(next(iter(self._repetitions))))
+            self._repetitions[key] = _Repetition(self._now())
             self._observer(event)
         else:
-            kind.times += 1
-            kind.event = event
+            repetition.times += 1
+            repetition.newest = event
 
-    def look(self) -> None:
-        """Say what was counted for long enough, forget what came no more."""
+    def flush_old(self) -> None:
+        """Log the repetitions whose interval is over. Call it about once a second."""
         now = self._now()
-        for name, kind in list(self._kinds.items()):
-            if now - kind.said_at < self.seconds:
+        for key, repetition in list(self._repetitions.items()):
+            if now - repetition.logged_at < self.seconds:
                 break
-            del self._kinds[name]
-            if kind.times:
-                self._kinds[name] = _Kind(now)  # behind those that were said before
-                self._say(kind)
+            del self._repetitions[key]
+            if repetition.times:
+                self._repetitions[key] = _Repetition(now)  # now the last one
+                self._log(repetition)
 
-    def say_all(self) -> None:
-        """Say at once what was counted."""
-        kinds, self._kinds = self._kinds, {}
-        for kind in kinds.values():
-            self._say(kind)
+    def flush(self) -> None:
+        """Log all repetitions now."""
+        repetitions, self._repetitions = self._repetitions, {}
+        for repetition in repetitions.values():
+            self._log(repetition)
 
-    def _say(self, kind: _Kind) -> None:
-        if kind.event is None:
+    def _log(self, repetition: _Repetition) -> None:
+        if repetition.newest is None:
             return
-        passed = round(self._now() - kind.said_at)
-        text = f"{formatEvent(kind.event)} ({kind.times} more in {passed} s)"
-        event = {name: value for name, value in kind.event.items() if name != "log_failure"}
-        self._observer({**event, "log_format": "{said}", "said": text, "times": kind.times})
+        passed = round(self._now() - repetition.logged_at)
+        line = f"{formatEvent(repetition.newest)} ({repetition.times} more in {passed} s)"
+        event = {name: value for name, value in repetition.newest.items() if name != "log_failure"}
+        self._observer({**event, "log_format": "{line}", "line": line, "times": repetition.times})
 
 
 @implementer(ILogObserver)
 class ServerLog:
-    """The observer of all that the parent logs, and of what workers have it log."""
+    """The observer of all events of the supervisor, and of those that workers send it."""
 
     def __init__(self, reactor: Any, options: Mapping[str, Any], config: Config) -> None:
-        """Take twistd's own options: ``logfile``, ``syslog``, ``prefix``, ``nodaemon``."""
+        """Use twistd's own options: ``logfile``, ``syslog``, ``prefix``, ``nodaemon``, ``umask``."""
         self._reactor = reactor
         self._options = options
         self._json = config.log_format == "json"
         self._with_time = True
-        self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until it is open
-        self._repetition = LogRepetition(self._out, config.log_repeat, config.log_kinds, reactor.seconds)
+        self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until ``open``
+        self._repeated = RepeatedEvents(self._log, config.log_repeat, config.log_kinds, reactor.seconds)
 
     def configure(self, config: Config) -> None:
-        """Go on as another configuration wants it."""
+        """Apply a new configuration."""
         self._json = config.log_format == "json"
-        self._repetition.seconds = config.log_repeat
+        self._repeated.seconds = config.log_repeat
 
     def open(self) -> None:
-        """Open what is written to. Ends the process where that is not to be had, as twistd does."""
+        """Open the destination. Raise SystemExit, as twistd does, if that is not possible."""
         options, file = self._options, self._options.get("logfile") or ""
         if options.get("syslog"):
             emit: Any = SyslogObserver(options.get("prefix") or "").emit
@@ -171,7 +175,7 @@ class ServerLog:
         elif file == "-" or (options.get("nodaemon") and not file):
             if not options.get("nodaemon"):
                 sys.exit("twistd chatd: a daemon cannot log to stdout")
-            if isinstance(sys.stdout, io.TextIOWrapper):  # a locale may have no letter of a room's name
+            if isinstance(sys.stdout, io.TextIOWrapper):  # the locale's encoding may lack characters of a path
                 sys.stdout.reconfigure(errors="backslashreplace")
             self._write = self._stream(sys.stdout)
         else:
@@ -179,21 +183,21 @@ class ServerLog:
             self._write = FileLogObserver(self._log_file(file or "twistd.log"), self._line)
 
     def __call__(self, event: LogEvent) -> None:
-        """Log an event, or count it. Log every line that this process prints: a traceback is needed as a whole."""
+        """Log or count an event. Log every line that Python prints, because a traceback is needed as a whole."""
         if event.get("log_namespace") == PRINTED:
-            self._out(event)
+            self._log(event)
         else:
-            self._repetition(event)
+            self._repeated(event)
 
-    def look(self) -> None:
-        """Say what was counted for long enough; to be called every second or so."""
-        self._repetition.look()
+    def flush_old(self) -> None:
+        """Log the repeated events whose interval is over. Call it about once a second."""
+        self._repeated.flush_old()
 
     def close(self) -> None:
-        """Say what was counted."""
-        self._repetition.say_all()
+        """Log all repeated events."""
+        self._repeated.flush()
 
-    def _out(self, event: LogEvent) -> None:
+    def _log(self, event: LogEvent) -> None:
         if self._json and self._options.get("syslog"):
             line = as_json(event).rstrip("\n")
             event = {name: value for name, value in event.items() if name != "log_failure"}
@@ -207,14 +211,14 @@ class ServerLog:
         return text.replace("\n", "\n\t") + "\n" if text else None
 
     def _stream(self, file: TextIO) -> FileLogObserver:
-        """Write to standard output or error."""
+        """Return an observer that writes to standard output or error."""
         self._with_time = not is_journal(file)
         return FileLogObserver(file, self._line)
 
     def _log_file(self, path: str) -> Any:
-        """Open a file that SIGUSR1 rotates, unless something else is to happen then.
+        """Open a file, and let SIGUSR1 rotate it unless that signal has a handler.
 
-        It is made with the mode that twistd's umask gives, which a daemon has only later.
+        Its mode is that of twistd's umask, which a daemon sets only later.
         """
         mask = self._options.get("umask")
         if mask is None:
@@ -224,7 +228,7 @@ class ServerLog:
             file = LogFile.fromFullPath(path)
         except OSError as error:
             why = error.strerror or error
-            sys.exit(f"twistd chatd: the server's log {path} cannot be written: {why}; name another: twistd --logfile")
+            sys.exit(f"twistd chatd: cannot write the server log {path}: {why}; choose another with twistd --logfile")
         if not signal.getsignal(signal.SIGUSR1):  # SIG_DFL is 0
             signal.signal(signal.SIGUSR1, lambda *_: self._reactor.callFromThread(file.rotate))
         return file

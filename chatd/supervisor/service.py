@@ -1,4 +1,4 @@
-"""The daemon: ports, broker and fleet, started, reloaded and stopped in order."""
+"""The supervisor's service: it starts, reloads and stops the listening sockets, the private broker and the workers."""
 
 import contextlib
 import os
@@ -35,12 +35,12 @@ from chatd.supervisor.worker_pool import NotReady
 
 log = Logger()
 
-LASTING = ("redis", "redis_prefix", "state", "broker_memory")
-"""Options that a reload can't change: the private broker runs on, and old and new workers have to hear each other."""
+FIXED = ("redis", "redis_prefix", "state", "broker_memory")
+"""Options that a reload cannot change: the private broker continues, and old and new workers share a broker."""
 
 
 class ChatService(Service):
-    """What ``twistd chatd`` runs."""
+    """The service that ``twistd chatd`` runs."""
 
     def __init__(
         self,
@@ -49,28 +49,28 @@ class ChatService(Service):
         server_program: str,
         reread: Callable[[], Config],
         *,
-        own_log: ServerLog | None = None,
-        ending: Shutdown | None = None,
+        server_log: ServerLog | None = None,
+        shutdown: Shutdown | None = None,
     ) -> None:
-        """Take the configuration, workers counted, and the private broker's program, empty where there is none.
+        """Set the configuration, with the number of workers, and the program of the private broker; empty: none.
 
-        Reread gives the configuration as it is by then, or raises BadValue. Own log is the server's, where it is ours.
-        Ending stops the reactor.
+        Reread returns the current configuration or raises BadValue. Server log is None if twistd logs elsewhere.
         """
         self._reactor = reactor
         self._config = config
         self._server_program = server_program
         self._reread = reread
-        self._own_log = own_log
-        self._ending = ending or Shutdown(reactor)
-        self._log_looks: Periodic | None = None
-        if own_log is not None:
-            self._log_looks = Periodic(reactor, config.log_look_seconds, own_log.look, "logging repeated trouble")
+        self._server_log = server_log
+        self._shutdown = shutdown or Shutdown(reactor)
+        self._log_flushing: Periodic | None = None
+        if server_log is not None:
+            flush = server_log.flush_old
+            self._log_flushing = Periodic(reactor, config.log_look_seconds, flush, "logging repeated events")
         self._ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
-        self._coming: ListeningSockets | None = None  # of a reload that is under way
-        self._files = 0
-        self._terminal = False
-        self._open: list[int] = []  # ports of which everybody was warned
+        self._new_ports: ListeningSockets | None = None  # of a reload in progress
+        self._open_files = 0
+        self._has_terminal = False
+        self._exposed: list[int] = []  # the ports of the last warning
         self._private_broker: PrivateBroker | None = None
         self._worker_pools: WorkerPools | None = None
         self._reloading = False
@@ -82,41 +82,41 @@ class ChatService(Service):
         self._meter: Meter | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Belong to an application, and have it log as we are told to."""
-        if self._own_log is not None and isinstance(parent, Componentized):
-            self._own_log.open()
-            parent.setComponent(ILogObserver, self._own_log)
+        """Join an application, and let it use the server log."""
+        if self._server_log is not None and isinstance(parent, Componentized):
+            self._server_log.open()
+            parent.setComponent(ILogObserver, self._server_log)
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        """Bind, while we may still be root."""
+        """Bind the sockets, before twistd drops privileges."""
         super().privilegedStartService()
-        self._folder = os.getcwd()  # options that name files mean those here, wherever twistd goes
-        self._config = self._settled(self._config)
+        self._directory = os.getcwd()  # paths are relative to it, even if twistd changes it
+        self._config = self._absolute(self._config)
         with self._refusing():
             self._ports.bind()
 
     def startService(self) -> None:
-        """Start broker and workers, as the user we are to run as."""
+        """Start the broker and the workers, after twistd has dropped privileges."""
         super().startService()
         if os.geteuid() == 0:
-            log.warn("chatd runs as root: run it as a user of its own, or give --uid and --gid to twistd")
+            log.warn("chatd runs as root; run it as a user of its own, or pass --uid and --gid to twistd")
         self._warn_of_unused()
-        self._files = raise_open_files_limit()
-        if self._log_looks is not None:
-            self._log_looks.start(now=False)
-        self._terminal = os.isatty(0)
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
-        with self._refusing():  # what only shows once it is done, by the user that does it
+        self._open_files = raise_open_files_limit()
+        if self._log_flushing is not None:
+            self._log_flushing.start(now=False)
+        self._has_terminal = os.isatty(0)
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._sighup))
+        with self._refusing():  # errors that show only now, for the user that chatd runs as
             check_log(self._config.chat_log)
             if self._server_program:
                 self._private_broker = PrivateBroker(
                     self._reactor, self._server_program, self._config, self._broker_ended
                 )
                 self._private_broker.start()
-        self._make_metrics()
+        self._create_metrics()
         self._worker_pools = WorkerPools(self._reactor, self._config, self._ports, self._brokers, self._metrics)
-        self._worker_pools.all_ready.addCallbacks(lambda _: self._say_ready(), self._not_started)
+        self._worker_pools.all_ready.addCallbacks(lambda _: self._report_ready(), self._not_started)
         self._reporter.start(self._worker_pools)
         self._rotation.configure(self._config)
         self._rotation.start()
@@ -126,12 +126,12 @@ class ChatService(Service):
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
-        """End a start that cannot be with one line, and leave no socket behind."""
+        """End a start that fails with one line in the log, and close the sockets."""
         try:
             yield
         except (BadValue, OSError) as error:
             self._ports.close()
-            _say_why_not(str(error))
+            _log_failed_start(str(error))
             end_quietly()
             raise
 
@@ -145,11 +145,11 @@ class ChatService(Service):
         self._give_up(failure.getErrorMessage())
 
     def _give_up(self, why: str) -> None:
-        if self._ending.fail():
-            _say_why_not(why)
+        if self._shutdown.fail():
+            _log_failed_start(why)
 
     def stopService(self) -> "Deferred[None]":
-        """Stop: no new connections, clients closed, log written, broker last."""
+        """Stop: close the ports, then the clients, then the private broker."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
@@ -157,8 +157,8 @@ class ChatService(Service):
         self._stopping = True
         self._reporter.stopping()
         self._rotation.stop()
-        if self._coming is not None:
-            self._coming.close(self._ports)
+        if self._new_ports is not None:
+            self._new_ports.close(self._ports)
         self._ports.close()
         try:
             if self._worker_pools is not None:
@@ -169,18 +169,18 @@ class ChatService(Service):
             if self._meter is not None and self._metrics is not None:
                 self._meter.stop()
                 self._metrics.remove()
-        if self._own_log is not None and self._log_looks is not None:
-            self._log_looks.stop()
-            self._own_log.close()
+        if self._server_log is not None and self._log_flushing is not None:
+            self._log_flushing.stop()
+            self._server_log.close()
         self._reporter.stopped()
         log.info("chatd has stopped")
 
     # Reload
 
-    def _hung_up(self) -> None:
-        """Reload; but stop where it was our terminal that went: twistd would end without stopping anything."""
-        if self._terminal and not os.isatty(0):
-            self._ending.stop()
+    def _sighup(self) -> None:
+        """Reload; but stop if the terminal was closed, because twistd would end without stopping anything."""
+        if self._has_terminal and not os.isatty(0):
+            self._shutdown.stop()
         elif self._reloading:
             self._reload_again = True
         elif self._worker_pools is not None and not self._stopping:
@@ -190,24 +190,24 @@ class ChatService(Service):
             )
 
     def _reloaded(self) -> None:
-        self._reloading, self._coming = False, None
+        self._reloading, self._new_ports = False, None
         if self._reload_again:
             self._reload_again = False
-            self._hung_up()
+            self._sighup()
 
     async def _reload(self, worker_pools: WorkerPools) -> None:
         self._reporter.reloading()
         try:
             config = self._changed(self._reread())
             check_log(config.chat_log)
-            ports = self._coming = ListeningSockets(config.listen, config.workers, config.accept_backlog)
+            ports = self._new_ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
             ports.bind(self._ports)
         except BadValue as error:
             self._not_reloaded(str(error))
             return
         try:
-            start = "new worker starts" if config.workers == 1 else "new workers start"
-            log.info(f"reloading: {{workers}} {start}", workers=config.workers)
+            start = "new worker" if config.workers == 1 else "new workers"
+            log.info(f"reloading: starting {{workers}} {start}", workers=config.workers)
             await worker_pools.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
@@ -217,89 +217,86 @@ class ChatService(Service):
         before.close(ports)
         self._warn_of_unused()
         self._rotation.configure(config)
-        if self._own_log is not None:
-            self._own_log.configure(config)
-        log.info("the old workers' clients are told to come back, over {drain:g} s", drain=config.drain)
-        self._say_ready()
+        if self._server_log is not None:
+            self._server_log.configure(config)
+        log.info("the old workers close their connections within {drain:g} s", drain=config.drain)
+        self._report_ready()
 
     def _not_reloaded(self, why: str) -> None:
-        log.error("not reloaded, everything stays as it was: {why}", why=why, always=True)  # whoever asked waits for it
+        log.error("not reloaded, the previous configuration stays in force: {why}", why=why, always=True)
         self._reporter.not_reloaded(why)
 
     def _reload_failed(self, failure: Failure) -> None:
-        """Tell of an error of ours; systemd would wait for the end of the reload."""
-        log.failure("a reload ended in an error", failure)
-        self._reporter.not_reloaded("an error, see the log")
+        """Log an internal error, and report it, because systemd waits for the end of the reload."""
+        log.failure("a reload failed", failure)
+        self._reporter.not_reloaded("internal error, see the log")
 
     def _changed(self, config: Config) -> Config:
-        """Give a new configuration, if a reload can bring it about. Raises BadValue."""
-        settled = self._settled(config)
-        for name in LASTING:
-            if getattr(settled, name) != getattr(self._config, name):
+        """Return a new configuration with absolute paths. Raise BadValue if it needs a restart."""
+        absolute = self._absolute(config)
+        for name in FIXED:
+            if getattr(absolute, name) != getattr(self._config, name):
                 raise BadValue(f"--{name.replace('_', '-')} can only be changed by a restart")
-        return settled
+        return absolute
 
-    def _settled(self, config: Config) -> Config:
-        """Give a configuration whose paths mean the same wherever we are."""
-        state = os.path.join(self._folder, config.state) if config.state else ""
-        return replace(config, chat_log=os.path.abspath(os.path.join(self._folder, config.chat_log)), state=state)
+    def _absolute(self, config: Config) -> Config:
+        """Return a configuration with absolute paths."""
+        state = os.path.join(self._directory, config.state) if config.state else ""
+        return replace(config, chat_log=os.path.abspath(os.path.join(self._directory, config.chat_log)), state=state)
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> "Deferred[Any]":
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *arguments)
 
-    def _make_metrics(self) -> None:
-        """Make the folder for what all processes count, ours too. Without one there are no metrics."""
+    def _create_metrics(self) -> None:
+        """Create the directory for the metrics of all processes. Log it if that is not possible."""
         try:
             self._metrics = MetricsDirectory()
         except OSError as error:
-            log.warn("there are no metrics: {why}", why=str(error))
+            log.warn("metrics are unavailable: {why}", why=str(error))
             return
         START_TIME.value = time.time()
-        self._meter = Meter(self._reactor, self._metrics.take(), self._config, lambda _: None)
-
-    # What is said
+        self._meter = Meter(self._reactor, self._metrics.allocate(), self._config, lambda _: None)
 
     def _brokers(self) -> tuple[tuple[str, ...], str]:
-        return (
-            ((self._private_broker.url,), self._private_broker.run)
-            if self._private_broker is not None
-            else (self._config.redis, "")
-        )
+        """Return the URLs of the brokers, and the lineage of the private broker's data."""
+        if self._private_broker is None:
+            return self._config.redis, ""
+        return (self._private_broker.url,), self._private_broker.lineage
 
-    def _warn_of_everybody(self) -> None:
-        """Warn of ports on which other hosts need no token, once for the same ports."""
-        before, self._open = self._open, [] if self._config.auth_key else self._ports.exposed()
-        if self._open and self._open != before:
-            ports = " or ".join(map(str, self._open))
+    def _warn_of_exposed(self) -> None:
+        """Log a warning if other hosts can connect without a token; once for the same ports."""
+        before, self._exposed = self._exposed, [] if self._config.auth_key else self._ports.exposed()
+        if self._exposed and self._exposed != before:
+            ports = " or ".join(map(str, self._exposed))
             log.warn("anyone who can reach port {ports} can read and write; see --auth-key", ports=ports)
 
     def _warn_of_unused(self) -> None:
-        """Warn of sockets to which clients can connect, though nobody will ever take the connections."""
+        """Log a warning about sockets whose connections nobody will accept."""
         if unused := self._ports.unused():
-            log.warn("systemd passed sockets that no --listen names: {sockets}", sockets=", ".join(unused))
+            log.warn("systemd passed sockets that no --listen option uses: {sockets}", sockets=", ".join(unused))
 
-    def _say_ready(self) -> None:
-        several = "worker" if self._config.workers == 1 else "workers"
+    def _report_ready(self) -> None:
+        noun = "worker" if self._config.workers == 1 else "workers"
         brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]
         log.info(
-            f"chatd {{version}} is ready: {{workers}} {several}, messages go through {{broker}}",
+            f"chatd {{version}} is ready: {{workers}} {noun}, messages go through {{broker}}",
             version=chatd.__version__,
             workers=self._config.workers,
             broker=" and ".join(brokers),
         )
         for hint in self._ports.hints(self._config.host):
             log.info("{hint}", hint=hint)
-        self._warn_of_everybody()
+        self._warn_of_exposed()
         log.info("the chat log: {path}", path=self._config.chat_log)
-        each = max_worker_connections(self._config, self._files)
+        most = max_worker_connections(self._config, self._open_files)
         log.info(
             "connections at most: {most}, {each} a worker, which may open {files} files",
-            most=each * self._config.workers,
-            each=each,
-            files=self._files or "any number of",
+            most=most * self._config.workers,
+            each=most,
+            files=self._open_files or "any number of",
         )
         self._reporter.ready()
 
 
-def _say_why_not(why: str) -> None:
+def _log_failed_start(why: str) -> None:
     log.critical("chatd cannot start: {why}", why=why, always=True)

@@ -1,4 +1,4 @@
-"""How the process ends: by the first signal that stops it, whenever that comes, or by a start that cannot succeed."""
+"""The end of the supervisor: by the first signal, even during the start, or because the start has failed."""
 
 import atexit
 import os
@@ -13,27 +13,27 @@ class Shutdown:
     """Stops the reactor, once."""
 
     def __init__(self, reactor: Any) -> None:
-        """Take the reactor."""
+        """Set the reactor."""
         self._reactor = reactor
         self._running = False
         self._signal = 0
         self._stopped = False
 
     def hold_signals(self) -> None:
-        """From now on, keep a signal until the reactor runs: what a start has begun is then stopped in order."""
-        self._take_signals()
+        """Keep a signal until the reactor runs, so that a start is stopped in order."""
+        self._install_handlers()
         self._reactor.callWhenRunning(self._run)
 
     def stop(self) -> None:
-        """Stop the reactor, unless it is being stopped."""
+        """Stop the reactor, unless it is stopping."""
         if not self._stopped:
             self._stopped = True
             self._reactor.stop()
 
     def fail(self) -> bool:
-        """Stop the reactor, and let the process end with exit status 1; return False if it is being stopped already.
+        """Stop the reactor and end the process with exit status 1. Return False if the reactor is stopping already.
 
-        Twistd has no other way to give an exit status.
+        Twistd has no other way to set an exit status.
         """
         if self._stopped:
             return False
@@ -41,33 +41,33 @@ class Shutdown:
         self.stop()
         return True
 
-    def _take_signals(self) -> None:
+    def _install_handlers(self) -> None:
         for number in STOPPING:
-            signal.signal(number, self._heard)
+            signal.signal(number, self._on_signal)
 
-    def _heard(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         if not self._signal:
             self._signal = number
             if self._running:
-                self._obey()
+                self._stop_by_signal()
 
     def _run(self) -> None:
-        self._take_signals()  # the reactor has just installed its own
+        self._install_handlers()  # the reactor has just installed its own
         self._running = True
         if self._signal:
-            self._obey()
+            self._stop_by_signal()
 
-    def _obey(self) -> None:
-        """Stop as the reactor does when it gets the signal itself: the process ends by it."""
+    def _stop_by_signal(self) -> None:
+        """Stop as the reactor does when it receives the signal itself, so that the process ends by the signal."""
         if not self._stopped:
             self._stopped = True
             (self._reactor.sigInt if self._signal == signal.SIGINT else self._reactor.sigTerm)(self._signal)
 
 
 def end_quietly() -> None:
-    """Have the exception that is about to end the start not printed: the log has said it.
+    """Suppress the traceback of the exception that ends the start, because the log has the reason.
 
-    It is raised all the same: twistd then removes its pid file, and tells whoever waits for a daemon.
+    The exception is raised nevertheless: twistd removes its pid file and reports to the shell that started a daemon.
     """
     sys.excepthook = lambda *_: None
 

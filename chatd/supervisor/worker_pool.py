@@ -1,15 +1,15 @@
-"""A generation: the workers of one configuration, all on the sockets of the same ports.
+"""The worker processes of one configuration: start, readiness, replacement, drain and end.
 
-The first one serves from the beginning. One that is to take over prepares itself: its workers start, and are
-ready by their own word, before any of them listens; where one of them can't, none will. While a generation serves,
-a worker that ends is replaced on the same sockets, after a wait that grows while it keeps ending, and one that
-is silent for too long is killed first. One that drains ends by itself.
+The first pool serves from the start. A later pool is prepared: its workers start and become ready before any of them
+listens, and if one of them fails, none takes over. While a pool serves, a worker that ends is replaced on the same
+sockets, after a wait that doubles. A worker without heartbeats is killed first. A pool that drains replaces nobody.
 """
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import InvalidLogLevelError, Logger
+from twisted.logger import InvalidLogLevelError, Logger, LogLevel
 from twisted.python.failure import Failure
 
 import chatd
@@ -46,111 +46,143 @@ FIRST_DESCRIPTOR = 3  # after standard input, output and error
 
 
 class NotReady(Exception):
-    """A generation can't take over; its text says why."""
+    """A worker pool cannot take over; the text says why."""
+
+
+class WorkerLog:
+    """The events of all workers, for the server log. A problem of several workers is logged once, and so is its end."""
+
+    def __init__(self) -> None:
+        self._affected: dict[str, set[WorkerProcess]] = {}
+        self._solved: dict[str, Callable[[], None]] = {}  # logs the end of a problem that some workers still have
+
+    def relay(self, worker: "WorkerProcess", record: LogRecord) -> None:
+        """Log a record, unless it is about a problem that another worker still has."""
+        level = LogLevel.levelWithName(record.level)
+        values: dict[str, Any] = {
+            "text": record.text,
+            "source": record.namespace,
+            "key": record.key,
+            "fields": record.fields,
+            "worker": worker.number,
+            "worker_pid": worker.pid,
+        }
+        if not record.problem:
+            log.emit(level, "worker {worker}: {text}", **values)
+            return
+        emit = partial(log.emit, level, "{text}", problem=record.problem, resolved=record.resolved, **values)
+        affected = self._affected.setdefault(record.problem, set())
+        self._solved.pop(record.problem, None)
+        if record.resolved:
+            affected.discard(worker)
+            if affected:  # the others may end before they have solved it
+                self._solved[record.problem] = emit
+            else:
+                emit()
+        else:
+            if not affected:
+                emit()
+            affected.add(worker)
+
+    def forget(self, worker: "WorkerProcess") -> None:
+        """Remove a worker that has ended from all problems, and log the end of those that no other worker has."""
+        for problem, affected in self._affected.items():
+            affected.discard(worker)
+            if not affected and (emit := self._solved.pop(problem, None)):
+                emit()
 
 
 class WorkerProcess(ProcessProtocol):
-    """A worker: what it has said of itself, and how to tell it something."""
+    """One worker process, from its start to its end: its newest reports, and the pipe to it."""
 
     transport: Any
 
-    def __init__(
-        self,
-        number: int,
-        line_bytes: int,
-        started: float,
-        changed: Callable[["WorkerProcess"], None],
-        said: Callable[["WorkerProcess", LogRecord], None],
-    ) -> None:
-        """Take its number (1, 2, …), the longest line it may say, the time, whom to tell of changes and words."""
+    def __init__(self, pool: "WorkerPool", number: int, started: float) -> None:
+        """Set the pool, the worker's number (1, 2, …) and the time of its start."""
         self.number = number
         self.pid = 0
         self.started = started
         self.metrics = ""
-        """The path of its share of the metrics."""
+        """The path of its metrics files."""
         self.ready = False
         self.heartbeat: Heartbeat | None = None
-        """What it said last of how it is."""
-        self.silent_ticks = 0
-        """Ticks since then."""
-        self.held: Deferred[None] = Deferred()
-        """Fires when it has published all it took, or has ended."""
+        """Its last heartbeat."""
+        self.missed_heartbeats = 0
+        """Heartbeat intervals that have passed since then."""
+        self.publishing_stopped: Deferred[None] = Deferred()
+        """Fires when it has published all messages that it accepted, or has ended."""
         self.ended: Deferred[None] = Deferred()
         """Fires when it has ended."""
         self.reason = ""
-        """Why it ended, then."""
-        self._changed = changed
-        self._said_something = said
-        self._line_bytes = line_bytes
-        self._said = {1: b"", 2: b""}
+        """Why it ended."""
+        self._pool = pool
+        self._received = {1: b"", 2: b""}  # the begun line of each descriptor
         self._last_error = ""
 
     @property
     def name(self) -> str:
-        """Name it in the log."""
+        """Return its name for the log."""
         return f"worker {self.number} (pid {self.pid})"
 
-    def tell(self, value: Assignment | str) -> None:
-        """Send its assignment or an order, if it is still there."""
+    def send(self, value: Assignment | str) -> None:
+        """Send an assignment or an order, unless the worker has ended."""
         if self.transport is not None and not self.ended.called:
             self.transport.write(encode(value))
 
     def kill(self) -> None:
-        """Kill it, if it is still there."""
+        """Kill the worker, unless it has ended."""
         with contextlib.suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
 
-    # The process calls
-
     def connectionMade(self) -> None:
-        """Note its process id: the transport forgets it when it ends."""
+        """Store the process id: the transport forgets it when the process ends."""
         self.pid = self.transport.pid
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Read lines: reports from standard output; from standard error, what Python says of a crash."""
-        *lines, rest = (self._said[childFD] + data).split(b"\n")
-        self._said[childFD] = rest[-self._line_bytes :]
+        """Read lines: reports from standard output, and a traceback of Python's from standard error."""
+        *lines, rest = (self._received[childFD] + data).split(b"\n")
+        self._received[childFD] = rest[-self._pool.config.relayed_line_bytes :]
         for line in lines:
             if childFD == 1:
-                with log.failuresHandled("a report of worker {number} was not handled", number=self.number):
-                    self._heard(line)  # Twisted closes the pipe if this raises
+                with log.failuresHandled("handling a report of worker {number} failed", number=self.number):
+                    self._line_received(line)  # Twisted closes the pipe if this raises
             elif line:
                 self._last_error = line.decode("utf-8", "replace")
                 log.error(
                     "worker {worker}: {line}",
                     worker=self.number,
                     line=self._last_error,
-                    always=True,  # it is a line of a traceback
+                    always=True,  # a traceback is needed as a whole
                 )
 
     def processEnded(self, reason: Failure) -> None:
-        """Tell that it is gone, and why."""
+        """Store the reason and tell the pool."""
         self.reason = why_ended(reason, self._last_error)
         self.ready = False
-        if not self.held.called:
-            self.held.callback(None)
-        self._changed(self)
+        if not self.publishing_stopped.called:
+            self.publishing_stopped.callback(None)
+        self._pool.worker_ended(self)
         self.ended.callback(None)
 
-    def _heard(self, line: bytes) -> None:
+    def _line_received(self, line: bytes) -> None:
         try:
-            self._report(read_report(line))
+            self._report_received(read_report(line))
         except (msgspec.DecodeError, UnicodeDecodeError, InvalidLogLevelError):
-            log.error("worker {number} says {line!r}", number=self.number, line=line)
+            log.error("worker {number} sent an invalid report: {line!r}", number=self.number, line=line)
 
-    def _report(self, report: Report) -> None:
+    def _report_received(self, report: Report) -> None:
         match report:
             case Ready():
                 self.ready = True
-                self._changed(self)
-            case PublishingStopped() if not self.held.called:
-                self.held.callback(None)
+                self._pool.worker_ready(self)
+            case PublishingStopped() if not self.publishing_stopped.called:
+                self.publishing_stopped.callback(None)
             case Heartbeat():
-                self.heartbeat, self.silent_ticks = report, 0
+                self.heartbeat, self.missed_heartbeats = report, 0
             case LogRecord():
                 if report.level in ("error", "critical"):
                     self._last_error = report.text.strip().rpartition("\n")[2]
-                self._said_something(self, report)
+                self._pool.worker_log.relay(self, report)
 
 
 class WorkerPool:
@@ -164,33 +196,27 @@ class WorkerPool:
         brokers: Callable[[], tuple[tuple[str, ...], str]],
         *,
         metrics: MetricsDirectory | None,
-        said: Callable[[WorkerProcess, LogRecord], None],
-        gone: Callable[[WorkerProcess], None],
+        worker_log: WorkerLog,
     ) -> None:
-        """Take what workers need: how to be, where to listen; asked at each start, the brokers' URLs and lineage.
-
-        Metrics is where they write what they count. Said and gone are called with what a worker says, and when one
-        has ended.
-        """
+        """Set what the workers get. Brokers is called for each worker; it returns the URLs and the lineage."""
         self.config = config
+        self.worker_log = worker_log
         self.workers: dict[int, WorkerProcess] = {}
-        """Those that run, by number."""
+        """The running workers by number."""
         self.ready: Deferred[None] = Deferred()
-        """Fires when all have been ready for the first time.
+        """Fires when all workers have been ready for the first time.
 
-        Fails with NotReady if one of them ends before that: once if it was to take over, or ``start_tries`` times.
+        Fails with NotReady if a worker ends before that: at once in a prepared pool, else after ``start_tries`` ends.
         """
         self._reactor = reactor
         self._ports = ports
         self._brokers = brokers
         self._metrics = metrics
-        self._said = said
-        self._gone = gone
         self._backoffs = {number: Backoff(config) for number in range(1, config.workers + 1)}
         self._restarts: dict[int, Any] = {}
         self._serving = False
-        self._leaving = False
-        self._late: Any = None
+        self._ending = False
+        self._timeout: Any = None  # of prepare()
 
     def serve(self) -> None:
         """Start all workers; each listens at once."""
@@ -199,128 +225,127 @@ class WorkerPool:
             self._spawn(number)
 
     def prepare(self) -> "Deferred[None]":
-        """Start all workers, which do not listen yet; gives ``ready``."""
-        late = self.config.reload_seconds
-        self._late = self._reactor.callLater(late, self._fail, f"the new workers were not ready within {late:g} s")
+        """Start all workers, but let none listen. Return ``ready``."""
+        seconds = self.config.reload_seconds
+        why = f"the new workers were not ready within {seconds:g} s"
+        self._timeout = self._reactor.callLater(seconds, self._fail, why)
         for number in self._backoffs:
-            if not self._leaving:
+            if not self._ending:
                 self._spawn(number)
         return self.ready
 
     def take_over(self) -> None:
-        """Listen, and be replaced from now on."""
+        """Let the prepared workers listen, and replace them from now on."""
         self._serving = True
-        self.tell(LISTEN)
+        self.send(LISTEN)
 
     def drain(self) -> None:
-        """Let all workers close their clients, spread over the drain time, and end; what then still runs is killed."""
-        self.leave()
-        self.tell(DRAIN)
+        """Let all workers close their clients over the drain time and end. Kill those that are late."""
+        self.stop_replacing()
+        self.send(DRAIN)
         config = self.config
-        enough = config.drain + config.close_seconds + config.head_seconds + config.unsaved_seconds
-        enough += config.hold_seconds + config.stop_seconds
-        killing = self._reactor.callLater(enough, self.kill)
+        seconds = config.drain + config.close_seconds + config.head_seconds + config.unsaved_seconds
+        seconds += config.hold_seconds + config.stop_seconds
+        killing = self._reactor.callLater(seconds, self.kill)
         self.ended().addCallback(lambda _: killing.cancel() if killing.active() else None)
 
-    def leave(self) -> None:
-        """Replace nobody any more."""
-        self._leaving = True
-        if self._late is not None and self._late.active():
-            self._late.cancel()
+    def stop_replacing(self) -> None:
+        """Start no worker any more."""
+        self._ending = True
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
 
-    def tell(self, order: str) -> None:
-        """Give an order to all that run."""
+    def send(self, order: str) -> None:
+        """Send an order to all running workers."""
         for worker in self.workers.values():
-            worker.tell(order)
+            worker.send(order)
 
     def kill(self) -> None:
-        """Kill all that run."""
+        """Kill all running workers."""
         for worker in list(self.workers.values()):
             log.warn("{name} did not stop in time and is killed", name=worker.name)
             worker.kill()
 
     def ended(self) -> "Deferred[Any]":
-        """Fire when all that run now have ended."""
+        """Return a Deferred that fires when all workers that run now have ended."""
         return DeferredList([worker.ended for worker in self.workers.values()])
 
     @property
-    def answers(self) -> bool:
-        """Whether there are workers, and all that run have been heard of lately."""
+    def responsive(self) -> bool:
+        """Whether there are workers, and all of them have sent a heartbeat lately."""
         most = self.config.worker_heartbeats_missed
-        return bool(self.workers) and all(each.silent_ticks <= most for each in self.workers.values())
+        return bool(self.workers) and all(worker.missed_heartbeats <= most for worker in self.workers.values())
 
-    def tick(self) -> None:
-        """Count a tick of the time in which workers say how they are; kill those that are silent for too long."""
+    def check_heartbeats(self) -> None:
+        """Count an interval without heartbeats; kill workers whose last heartbeat is too old."""
         config = self.config
         for worker in list(self.workers.values()):
-            worker.silent_ticks += 1
+            worker.missed_heartbeats += 1
             limit = config.frozen_seconds if worker.heartbeat is not None else config.start_seconds
-            if worker.silent_ticks * config.worker_heartbeat_seconds > limit and not worker.ended.called:
-                log.error("{name} has not been heard of for {limit:g} s and is killed", name=worker.name, limit=limit)
-                worker.silent_ticks = 0
+            if worker.missed_heartbeats * config.worker_heartbeat_seconds > limit and not worker.ended.called:
+                log.error("{name} sent no heartbeat for {limit:g} s and is killed", name=worker.name, limit=limit)
+                worker.missed_heartbeats = 0
                 worker.kill()
 
-    def _spawn(self, number: int) -> None:
-        self._restarts.pop(number, None)
-        worker = WorkerProcess(
-            number, self.config.relayed_line_bytes, self._reactor.seconds(), self._changed, self._said
-        )
-        listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
-        self.workers[number] = worker
-        if self._metrics is not None:
-            worker.metrics = self._metrics.take()
-        try:
-            spawn(self._reactor, worker, COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors})
-        except OSError:  # no process to be had: as if it had ended at once
-            worker.processEnded(Failure())
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        """Log that a worker is ready; if it is the last one, so is the pool."""
+        log.info("{name} is ready", name=worker.name)
+        if len(self.workers) < self.config.workers or not all(other.ready for other in self.workers.values()):
             return
-        urls, run = self._brokers()
-        worker.tell(Assignment(self.config, urls, listeners, run, worker.metrics))
-        if self._serving:
-            worker.tell(LISTEN)
+        if self.ready.called or self._ending:
+            return
+        if not self._serving:
+            try:
+                self._ports.listen()
+            except OSError as error:
+                self._fail(f"cannot listen: {error.strerror}")
+                return
+        if self._timeout is not None:
+            self._timeout.cancel()
+        self.ready.callback(None)
 
-    def _changed(self, worker: WorkerProcess) -> None:
-        """Note that a worker is ready, or gone."""
-        if worker.ready:
-            log.info("{name} is ready", name=worker.name)
-            if len(self.workers) == self.config.workers and all(each.ready for each in self.workers.values()):
-                self._all_ready()
-            return
+    def worker_ended(self, worker: WorkerProcess) -> None:
+        """Remove a worker, and replace it if the pool serves."""
         del self.workers[worker.number]
         if self._metrics is not None:
-            self._metrics.give_back(worker.metrics)
-        self._gone(worker)
-        if self._leaving:
-            log.info("{name} is gone: {reason}", name=worker.name, reason=worker.reason)
+            self._metrics.release(worker.metrics)
+        self.worker_log.forget(worker)
+        if self._ending:
+            log.info("{name} ended: {reason}", name=worker.name, reason=worker.reason)
         elif not self._serving:
-            self._fail(f"{worker.name} is gone: {worker.reason}")
+            self._fail(f"{worker.name} ended: {worker.reason}")
         else:
             self._replace(worker)
 
-    def _all_ready(self) -> None:
-        if not self.ready.called and not self._leaving:
-            if not self._serving:
-                try:
-                    self._ports.listen()
-                except OSError as error:
-                    self._fail(f"cannot listen: {error.strerror}")
-                    return
-            if self._late is not None:
-                self._late.cancel()
-            self.ready.callback(None)
+    def _spawn(self, number: int) -> None:
+        self._restarts.pop(number, None)
+        worker = WorkerProcess(self, number, self._reactor.seconds())
+        listeners, descriptors = inheritance(self._ports.bound, number - 1, self.config.workers, FIRST_DESCRIPTOR)
+        self.workers[number] = worker
+        if self._metrics is not None:
+            worker.metrics = self._metrics.allocate()
+        try:
+            spawn(self._reactor, worker, COMMAND, env=_environment(), childFDs={0: "w", 1: "r", 2: "r", **descriptors})
+        except OSError:  # no process can be started: handled like one that ends at once
+            worker.processEnded(Failure())
+            return
+        urls, lineage = self._brokers()
+        worker.send(Assignment(self.config, urls, listeners, lineage, worker.metrics))
+        if self._serving:
+            worker.send(LISTEN)
 
     def _fail(self, why: str) -> None:
-        """Give up before it has begun."""
-        self.leave()
+        """End a pool that has not become ready."""
+        self.stop_replacing()
         for worker in self.workers.values():
             worker.kill()
         self.ready.errback(NotReady(why))
 
     def _replace(self, worker: WorkerProcess) -> None:
-        """Start another one after a while; but give up a start in which one ends again and again."""
+        """Start another worker after a wait. Fail a start during which one ends again and again."""
         WORKER_RESTARTS.value += 1
         backoff = self._backoffs[worker.number]
         wait = backoff.wait(self._reactor.seconds() - worker.started if worker.heartbeat is not None else 0.0)
@@ -329,7 +354,7 @@ class WorkerPool:
             self._fail(why)
             return
         log.error(
-            "{name} is gone: {reason}; its replacement comes in {wait:g} s",
+            "{name} ended: {reason}; a replacement starts in {wait:g} s",
             name=worker.name,
             reason=worker.reason,
             wait=wait,
@@ -338,12 +363,12 @@ class WorkerPool:
 
 
 def all_workers(pools: Iterable[WorkerPool]) -> list[WorkerProcess]:
-    """List the workers of several generations that run."""
-    return [worker for worker_pool in pools for worker in worker_pool.workers.values()]
+    """Return the running workers of several pools."""
+    return [worker for pool in pools for worker in pool.workers.values()]
 
 
 def _environment() -> dict[str, str]:
-    """Give our environment, in which workers find this very chatd, however it came onto our path."""
+    """Return the environment of a worker, in which it imports this chatd, whatever put it onto the path."""
     root = str(Path(chatd.__file__).parent.parent)
     path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

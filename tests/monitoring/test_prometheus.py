@@ -43,7 +43,7 @@ def value(folder: MetricsDirectory, name: str) -> float | None:
 
 
 def test_shares_add_up(folder: MetricsDirectory) -> None:
-    one, two = MetricsFile(folder.take()), MetricsFile(folder.take())
+    one, two = MetricsFile(folder.allocate()), MetricsFile(folder.allocate())
     JOINS.value, ROOMS.value = 3, 2
     one.write()
     JOINS.value, ROOMS.value = 5, 1
@@ -53,14 +53,14 @@ def test_shares_add_up(folder: MetricsDirectory) -> None:
 
 
 def test_all_is_there_from_the_beginning(folder: MetricsDirectory) -> None:
-    MetricsFile(folder.take())
+    MetricsFile(folder.allocate())
     assert value(folder, 'chatd_refused_total{reason="late"}') == 0
     assert value(folder, 'chatd_delivery_seconds_bucket{le="0.0005"}') == 0
     assert value(folder, "chatd_delivery_seconds_count") == 0
 
 
 def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsDirectory) -> None:
-    share = MetricsFile(folder.take())
+    share = MetricsFile(folder.allocate())
     for seconds in (0.0004, 0.0015, 0.0015, 99):
         DELIVERY_SECONDS.observe(seconds)
     share.write()
@@ -73,16 +73,16 @@ def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsDirectory) -
 
 
 def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsDirectory) -> None:
-    path = folder.take()
+    path = folder.allocate()
     share = MetricsFile(path)
     JOINS.value, ROOMS.value = 10, 4
     share.write()
     share.close()
-    folder.give_back(path)
+    folder.release(path)
     assert value(folder, "chatd_joins_total") == 10
     assert value(folder, "chatd_rooms") is None  # what it gauged is no more
     JOINS.value, ROOMS.value = 0, 0
-    assert folder.take() == path
+    assert folder.allocate() == path
     share = MetricsFile(path)
     JOINS.value, ROOMS.value = 2, 1
     share.write()
@@ -92,9 +92,9 @@ def test_the_next_process_counts_on_from_a_dead_one(folder: MetricsDirectory) ->
 
 def test_a_thousand_deaths_leave_no_more_files(folder: MetricsDirectory) -> None:
     for _ in range(1000):
-        for path in [folder.take(), folder.take()]:
-            folder.give_back(path)
-    first, second = folder.take(), folder.take()
+        for path in [folder.allocate(), folder.allocate()]:
+            folder.release(path)
+    first, second = folder.allocate(), folder.allocate()
     assert first != second
     for path in (first, second):
         MetricsFile(path)
@@ -102,7 +102,7 @@ def test_a_thousand_deaths_leave_no_more_files(folder: MetricsDirectory) -> None
 
 
 def test_what_did_not_change_is_not_written(folder: MetricsDirectory) -> None:
-    path = folder.take()
+    path = folder.allocate()
     share = MetricsFile(path)
     share.write()
     name = f"{folder.path}/counter_1.db"
@@ -139,7 +139,7 @@ def test_a_disk_without_room_is_told_before_anything_is_mapped(
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
-        MetricsFile(folder.take())
+        MetricsFile(folder.allocate())
 
 
 class FakePool:
@@ -188,7 +188,7 @@ class House:
 
 @pytest.fixture
 def house(folder: MetricsDirectory) -> Iterator[House]:
-    made = House(folder.take())
+    made = House(folder.allocate())
     made.meter.start()
     yield made
     made.meter.stop()
@@ -210,7 +210,7 @@ def test_what_was_counted_is_written_each_second(house: House, folder: MetricsDi
 
 
 def test_what_was_counted_last_is_not_lost(folder: MetricsDirectory) -> None:
-    house = House(folder.take())
+    house = House(folder.allocate())
     house.meter.start()
     JOINS.value = 8
     house.meter.stop()
@@ -268,5 +268,5 @@ def test_where_nothing_can_be_written_it_is_said_and_the_process_goes_on(
     house = House(f"{tmp_path}/gone/1")
     house.meter.start()
     assert events.said[0][0] == "warn"
-    assert events.said[0][1].startswith("there are no metrics: ")
+    assert events.said[0][1].startswith("metrics are unavailable: ")
     assert house.ask()[0].check(NoMetrics)

@@ -195,7 +195,7 @@ def test_one_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> N
     of.start().end(exit_code=1)
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
     of.reactor.advance(0.1)
-    assert said.lines[-1].startswith("error: the private broker is gone: ")
+    assert said.lines[-1].startswith("error: the private broker ended: ")
     assert "Resource temporarily unavailable" in said.lines[-1]
     of.reactor.refuse = None
     of.reactor.advance(0.2)
@@ -223,13 +223,13 @@ def test_the_log_says_why_it_ended_and_its_last_words(of: Fixture, said: Said, c
         process.say(chunk, descriptor=1 + number % 2)
     process.end(exit_code=1)
     assert said.lines[-1] == (
-        "error: the private broker is gone: exit status 1: Fatal: no room; the next one starts in 0.1 s"
+        "error: the private broker ended: exit status 1: Fatal: no room; it starts again in 0.1 s"
     )
 
 
 def test_one_without_last_words_has_a_reason_all_the_same(of: Fixture, said: Said) -> None:
     of.start().end(signal=signal.SIGKILL)
-    assert said.lines[-1] == "error: the private broker is gone: killed by SIGKILL; the next one starts in 0.1 s"
+    assert said.lines[-1] == "error: the private broker ended: killed by SIGKILL; it starts again in 0.1 s"
 
 
 def test_very_long_last_words_are_cut(of: Fixture, said: Said) -> None:
@@ -322,14 +322,14 @@ def test_with_a_state_folder_it_is_run_there_and_holds_its_lock(kept: Fixture, t
 def test_without_one_it_keeps_nothing_and_has_no_lineage(of: Fixture) -> None:
     process = of.start()
     assert process.command[process.command.index("--appendonly") + 1] == "no"
-    assert of.private_broker.run == ""
+    assert of.private_broker.lineage == ""
 
 
 def test_its_lineage_stays_while_it_is_started_again(kept: Fixture) -> None:
     kept.start().end(signal=signal.SIGKILL)
-    before = kept.private_broker.run
+    before = kept.private_broker.lineage
     kept.reactor.advance(0.1)
-    assert kept.private_broker.run == before != ""
+    assert kept.private_broker.lineage == before != ""
     assert kept.processes[1].descriptors == kept.processes[0].descriptors
 
 
@@ -534,7 +534,7 @@ class RealServer(TestCase):
     async def test_it_writes_no_file_even_when_it_ends(self) -> None:
         assert self.ask("SET", "key", "value") == b"+OK\r\n"
         assert os.listdir(self.path.parent) == ["broker.sock"]
-        ended = self.said.next("the private broker is gone")
+        ended = self.said.next("the private broker ended")
         os.kill(self.pid(), signal.SIGTERM)
         await ended
         assert set(os.listdir(self.path.parent)) <= {"broker.sock"}
@@ -543,7 +543,7 @@ class RealServer(TestCase):
         waits = []
         for _ in range(3):
             assert self.ask("PING") == b"+PONG\r\n"
-            ended, started = self.said.next("the private broker is gone"), self.said.next("started")
+            ended, started = self.said.next("the private broker ended"), self.said.next("started")
             os.kill(self.pid(), signal.SIGKILL)
             waits.append((await ended)["wait"])
             await started
@@ -564,7 +564,7 @@ class RealServer(TestCase):
         assert not self.running()
 
     async def test_what_the_server_says_of_its_own_failure_is_in_the_log(self) -> None:
-        ended = self.said.next("the private broker is gone")
+        ended = self.said.next("the private broker ended")
         broken = PrivateBroker(real_reactor, "/no/such/valkey-server", Config(restart_first_seconds=60.0))
         broken.start()
         why: str = (await ended)["why"]
@@ -616,7 +616,7 @@ class KeptServer(TestCase):
         await private_broker.stop()
         [file] = self.state.glob("broker/appendonlydir/*.incr.aof")
         file.write_bytes(spoiled := b"spoiled" + file.read_bytes())
-        ended = self.said.next("the private broker is gone")
+        ended = self.said.next("the private broker ended")
         self.start()
         why: str = (await ended)["why"]
         assert file.name in why

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from chatd.runtime.ipc import (
 from chatd.supervisor import worker_pool
 from chatd.supervisor.reload import WorkerPools
 from chatd.supervisor.sockets import ListeningSockets
-from chatd.supervisor.worker_pool import NotReady, WorkerProcess
+from chatd.supervisor.worker_pool import NotReady, WorkerLog, WorkerProcess
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 
 CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
@@ -234,7 +235,7 @@ def test_each_worker_has_a_wait_of_its_own(of: Fixture) -> None:
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
-        ({}, "it stopped"),
+        ({}, "exit status 0"),
         ({"exit_code": 3}, "exit status 3"),
         ({"signal": signal.SIGKILL}, "killed by SIGKILL"),
         ({"signal": 40}, "killed by signal 40"),
@@ -243,7 +244,7 @@ def test_each_worker_has_a_wait_of_its_own(of: Fixture) -> None:
 def test_the_log_says_why_a_worker_is_gone(of: Fixture, said: Said, end: dict[str, int], reason: str) -> None:
     first, _ = of.start()
     first.end(**end)
-    assert said.lines == [f"error: worker 1 (pid {first.pid}) is gone: {reason}; its replacement comes in 0.1 s"]
+    assert said.lines == [f"error: worker 1 (pid {first.pid}) ended: {reason}; a replacement starts in 0.1 s"]
 
 
 def last_words(process: FakeProcess, descriptor: int) -> None:
@@ -259,11 +260,11 @@ def test_a_worker_that_ends_says_its_own_error_unless_it_was_killed(of: Fixture,
     for each, signalled in ((first, None), (second, signal.SIGKILL)):
         last_words(each, descriptor)
         each.end(exit_code=1, signal=signalled)
-    gone = [line.split(": ", 1)[1] for line in said.lines if " is gone: " in line]
-    wait = "its replacement comes in 0.1 s"
+    gone = [line.split(": ", 1)[1] for line in said.lines if " ended: " in line]
+    wait = "a replacement starts in 0.1 s"
     assert gone == [
-        f"worker 1 (pid {first.pid}) is gone: exit status 1: ValueError: no; {wait}",
-        f"worker 2 (pid {second.pid}) is gone: killed by SIGKILL; {wait}",
+        f"worker 1 (pid {first.pid}) ended: exit status 1: ValueError: no; {wait}",
+        f"worker 2 (pid {second.pid}) ended: killed by SIGKILL; {wait}",
     ]
 
 
@@ -296,7 +297,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said)
     first.end(exit_code=1)
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
     of.reactor.advance(0.1)
-    assert "Resource temporarily unavailable; its replacement comes in 0.2 s" in said.lines[-1]
+    assert "Resource temporarily unavailable; a replacement starts in 0.2 s" in said.lines[-1]
     of.reactor.refuse = None
     of.reactor.advance(0.2)
     assert len(of.processes) == 3
@@ -337,7 +338,7 @@ def test_a_worker_that_says_nonsense_is_noted_and_lives_on(of: Fixture, said: Sa
     first, second = of.start()
     first.say(line + b"\n" + encode(Ready()))
     second.say(encode(Ready()))
-    assert said.lines[0] == f"error: worker 1 says {line!r}"
+    assert said.lines[0] == f"error: worker 1 sent an invalid report: {line!r}"
     assert of.worker_pools.all_ready.called
 
 
@@ -345,7 +346,7 @@ def test_a_level_that_is_none_is_nonsense_too(of: Fixture, said: Said) -> None:
     first, _ = of.start()
     line = encode(LogRecord("shout", "hello"))
     first.say(line + encode(LogRecord("info", "calm")))
-    assert said.lines == [f"error: worker 1 says {line.rstrip()!r}", "info: worker 1: calm"]
+    assert said.lines == [f"error: worker 1 sent an invalid report: {line.rstrip()!r}", "info: worker 1: calm"]
 
 
 def test_a_trouble_of_all_is_said_when_the_first_has_it_and_when_the_last_is_over_it(of: Fixture, said: Said) -> None:
@@ -387,7 +388,10 @@ def test_a_trouble_ends_when_the_last_that_is_in_it_is_gone(of: Fixture, said: S
 
 @given(st.lists(st.binary(), max_size=20))
 def test_a_worker_may_say_anything(chunks: list[bytes]) -> None:
-    worker = WorkerProcess(1, 100, 0.0, lambda worker: None, lambda worker, log: None)
+    pool: Any = SimpleNamespace(
+        config=Config(relayed_line_bytes=100), worker_log=WorkerLog(), worker_ready=lambda worker: None
+    )
+    worker = WorkerProcess(pool, 1, 0.0)
     for chunk in chunks:
         worker.childDataReceived(1, chunk)
         worker.childDataReceived(2, chunk)
@@ -398,7 +402,7 @@ def test_a_line_without_an_end_is_bounded(of: Fixture, said: Said) -> None:
     for _ in range(50):
         first.say(b"x" * 100)
     first.say(b"\n")
-    assert said.lines == [f"error: worker 1 says {b'x' * 1000!r}"]
+    assert said.lines == [f"error: worker 1 sent an invalid report: {b'x' * 1000!r}"]
 
 
 def test_what_python_says_of_a_crash_is_in_the_log(of: Fixture, said: Said) -> None:
@@ -434,7 +438,7 @@ def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
     assert over == []
     second.end()
     assert over == ["stopped"]
-    assert said.lines == [f"info: worker {n} (pid {p.pid}) is gone: it stopped" for n, p in enumerate(of.processes, 1)]
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) ended: exit status 0" for n, p in enumerate(of.processes, 1)]
     assert of.reactor.getDelayedCalls() == []
 
 
@@ -607,7 +611,7 @@ def test_where_one_of_them_ends_nothing_changes(of: Fixture) -> None:
     reload = Reload(of)
     reload.new[0].say(encode(Ready()))
     reload.new[1].end(exit_code=1)
-    assert reload.result == [f"worker 2 (pid {reload.new[1].pid}) is gone: exit status 1"]
+    assert reload.result == [f"worker 2 (pid {reload.new[1].pid}) ended: exit status 1"]
     assert [reload.new[at].signals for at in (0, 2)] == [["KILL"], ["KILL"]]
     assert [orders(process) for process in reload.old] == [[], []]
     for process in (reload.new[0], reload.new[2]):
@@ -633,7 +637,7 @@ def test_where_none_can_be_started_nothing_changes(of: Fixture) -> None:
     over: list[str] = []
     done = Deferred.fromCoroutine(of.worker_pools.replace(NEW, of.ports))
     done.addErrback(lambda failure: over.append(failure.getErrorMessage()))
-    assert over == ["worker 1 (pid 0) is gone: [Errno 11] Resource temporarily unavailable"]
+    assert over == ["worker 1 (pid 0) ended: [Errno 11] Resource temporarily unavailable"]
 
 
 def test_a_worker_that_drains_is_not_replaced_and_a_new_one_is(of: Fixture) -> None:
@@ -709,7 +713,7 @@ def test_a_worker_that_is_silent_for_too_long_is_killed_and_replaced(of: Fixture
     assert first.signals == []
     heartbeats(of, 1, first)
     assert (first.signals, second.signals) == (["KILL"], [])
-    assert said.lines[-1] == f"error: worker 1 (pid {first.pid}) has not been heard of for 10 s and is killed"
+    assert said.lines[-1] == f"error: worker 1 (pid {first.pid}) sent no heartbeat for 10 s and is killed"
     first.end(signal=signal.SIGKILL)
     of.reactor.advance(0.1)
     assert len(of.processes) == 3
@@ -733,15 +737,15 @@ def test_that_we_were_frozen_ourselves_is_not_held_against_them(of: Fixture) -> 
 def test_they_answer_while_none_that_runs_is_silent(of: Fixture) -> None:
     first, second = of.start()
     heartbeats(of, 5)
-    assert of.worker_pools.answers
+    assert of.worker_pools.responsive
     heartbeats(of, 4, second)
-    assert not of.worker_pools.answers
+    assert not of.worker_pools.responsive
     heartbeats(of, 1)
-    assert of.worker_pools.answers
+    assert of.worker_pools.responsive
     second.end(signal=signal.SIGKILL)
-    assert of.worker_pools.answers
+    assert of.worker_pools.responsive
     first.end(signal=signal.SIGKILL)
-    assert not of.worker_pools.answers
+    assert not of.worker_pools.responsive
 
 
 # A real process
@@ -785,9 +789,9 @@ class RealProcess(TestCase):
         again = self.said.next("is ready")
         os.kill(self._pid(), signal.SIGKILL)
         await again
-        assert any("is gone: killed by SIGKILL; its replacement comes in 0.01 s" in line for line in self.said.lines)
+        assert any("ended: killed by SIGKILL; a replacement starts in 0.01 s" in line for line in self.said.lines)
         await self.worker_pools.stop()
-        assert self.said.lines[-1].endswith("is gone: it stopped")
+        assert self.said.lines[-1].endswith("ended: exit status 0")
 
     def _pid(self) -> int:
         ready: Any = next(line for line in self.said.lines if line.endswith("is ready"))

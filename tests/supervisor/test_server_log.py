@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.python.syslog import SyslogObserver
 
 from chatd.config.settings import Config
-from chatd.supervisor.server_log import LogRepetition, ServerLog
+from chatd.supervisor.server_log import RepeatedEvents, ServerLog
 from tests.fakes import Events
 
 STDOUT = {"nodaemon": True}
@@ -185,7 +185,7 @@ def test_what_repeats_is_said_when_it_is_looked(monkeypatch: pytest.MonkeyPatch)
     for _ in range(5):
         log.warn("it is so")
     reactor.advance(60)
-    server_log.look()
+    server_log.flush_old()
     written: Any = sys.stdout
     assert [line.partition("] ")[2] for line in written.getvalue().splitlines()] == [
         "it is so",
@@ -235,8 +235,8 @@ def test_the_mode_of_a_log_that_is_there_is_left_alone(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_ends_it_with_one_line(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         opened({"logfile": str(tmp_path)})
-    why = "Is a directory; name another: twistd --logfile"
-    assert caught.value.code == f"twistd chatd: the server's log {tmp_path} cannot be written: {why}"
+    why = "Is a directory; choose another with twistd --logfile"
+    assert caught.value.code == f"twistd chatd: cannot write the server log {tmp_path}: {why}"
 
 
 class House:
@@ -245,7 +245,7 @@ class House:
     def __init__(self, seconds: float = 60.0, most: int = 10) -> None:
         self.clock = Clock()
         self.events = Events()
-        self.repetition = LogRepetition(self.events, seconds, most, self.clock.seconds)
+        self.repetition = RepeatedEvents(self.events, seconds, most, self.clock.seconds)
         observer: Any = self.repetition
         self.log = Logger(namespace="chatd.test", observer=observer)
 
@@ -259,7 +259,7 @@ class House:
     def wait(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.advance(1)
-            self.repetition.look()
+            self.repetition.flush_old()
 
 
 @pytest.fixture
@@ -367,14 +367,14 @@ def test_no_more_kinds_are_known_than_may_be_and_none_is_lost() -> None:
         for _ in range(2):
             house.log.warn(f"trouble of kind {number}")
     assert len(house.said) == 100 + 90
-    house.repetition.say_all()
+    house.repetition.flush()
     assert house.said == [f"trouble of kind {number} (1 more in 0 s)" for number in range(90, 100)]
 
 
 def test_what_was_counted_is_said_at_the_end(house: House) -> None:
     for _ in range(3):
         house.log.warn("trouble")
-    house.repetition.say_all()
+    house.repetition.flush()
     assert house.said == ["trouble", "trouble (2 more in 0 s)"]
 
 
@@ -382,5 +382,5 @@ def test_all_can_be_said() -> None:
     house = House(seconds=0)
     for _ in range(3):
         house.log.warn("trouble")
-    house.repetition.look()
+    house.repetition.flush_old()
     assert house.said == ["trouble"] * 3

@@ -93,7 +93,7 @@ def orders(process: FakeProcess) -> list[str]:
 def test_root_is_warned(of: Fixture, said: Said, monkeypatch: pytest.MonkeyPatch, uid: int, warned: bool) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     of.start()
-    assert any(line.startswith("warn: chatd runs as root: ") for line in said.lines) is warned
+    assert any(line.startswith("warn: chatd runs as root; ") for line in said.lines) is warned
 
 
 def test_ports_are_bound_before_privileges_are_shed_and_nothing_is_started_yet(of: Fixture, tmp_path: Path) -> None:
@@ -232,15 +232,15 @@ def test_an_error_of_ours_during_a_reload_is_told_and_the_next_reload_is_tried(
             worker.say(encode(Ready()))
         monkeypatch.setattr(of.daemon, "_reread", lambda: 1 / 0)
         for _ in range(2):
-            of.daemon._hung_up()
+            of.daemon._sighup()
         heard = []
         with contextlib.suppress(BlockingIOError):
             while True:
                 heard.append(manager.recv(65536).decode().split("\n"))
     told = [lines[0] for lines in heard if not lines[0].startswith("STATUS")]
     assert told == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
-    assert heard[-1][1].endswith("(not reloaded: an error, see the log)")
-    assert said.lines[-2:] == ["critical: a reload ended in an error"] * 2
+    assert heard[-1][1].endswith("(not reloaded: internal error, see the log)")
+    assert said.lines[-2:] == ["critical: a reload failed"] * 2
 
 
 # Stopping

@@ -445,7 +445,7 @@ def test_a_systemd_endpoint_that_means_no_socket_says_which_there_are() -> None:
 )
 def test_what_is_no_server_endpoint_is_refused_in_one_line(endpoint: str) -> None:
     said = refusal(endpoint)
-    assert said.startswith(f"{endpoint!r} is no server endpoint: ")
+    assert said.startswith(f"{endpoint!r} is not a server endpoint: ")
     assert "\n" not in said
 
 
@@ -527,7 +527,7 @@ def test_one_bad_endpoint_leaves_nothing_bound(tmp_path: Path) -> None:
     with occupied() as other:
         free = port_of(other)
     these = ListeningSockets([f"tcp:{free}:interface=127.0.0.1", f"unix:{tmp_path}/chat.sock", "nonsense"], 2, 16)
-    with pytest.raises(BadValue, match=r"^'nonsense' is no server endpoint"):
+    with pytest.raises(BadValue, match=r"^'nonsense' is not a server endpoint"):
         these.bind()
     assert these.bound == []
     assert list(tmp_path.iterdir()) == []

@@ -57,15 +57,15 @@ def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
 
 def test_a_start_may_take_longer(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    SystemdNotifier(Clock(), address).wait(2.5)
+    SystemdNotifier(Clock(), address).extend_timeout(2.5)
     assert listening.heard() == ["EXTEND_TIMEOUT_USEC=2500000"]
 
 
 def test_the_watchdog_is_fed_only_where_there_is_one(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
-    SystemdNotifier(Clock(), address).alive()
+    SystemdNotifier(Clock(), address).feed_watchdog()
     assert listening.heard() == []
-    SystemdNotifier(Clock(), address, watchdog=30.0).alive()
+    SystemdNotifier(Clock(), address, watchdog=30.0).feed_watchdog()
     assert listening.heard() == ["WATCHDOG=1"]
 
 
@@ -110,7 +110,7 @@ def test_one_that_cannot_be_told_is_said_once(tmp_path: Path, said: Said) -> Non
     notifier = SystemdNotifier(Clock(), str(tmp_path / "none"))
     notifier.status("one")
     notifier.status("two")
-    assert said.lines == ["warn: systemd cannot be told how the service is: No such file or directory"]
+    assert said.lines == ["warn: cannot notify systemd: No such file or directory"]
 
 
 def fill(notifier: SystemdNotifier, said: Said) -> None:
@@ -156,7 +156,7 @@ def test_nothing_waits_in_the_event_loop_for_a_full_queue(
     monkeypatch.setattr(socket, "socket", Noting)
     for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.status):
         tell("busy")
-    notifier.alive()
+    notifier.feed_watchdog()
     clock.advance(NOTIFY_RETRY_SECONDS)
     assert len(waits) == 3  # the first of those that are kept, twice, and the watchdog
     assert set(waits) == {0.0}
@@ -195,7 +195,7 @@ def test_at_the_end_what_is_kept_is_said(systemd: tuple[Systemd, str], said: Sai
     fill(notifier, said)
     notifier.stopping("bye")
     listening.heard()
-    notifier.finish()
+    notifier.flush()
     assert listening.heard() == ["STOPPING=1", "STATUS=bye"]
     assert clock.getDelayedCalls() == []
 
@@ -236,8 +236,8 @@ class FakeFleet:
 
     def __init__(self) -> None:
         self.workers = [FakeWorker(), FakeWorker()]
-        self.answers = True
-        self.ticked: Any = None
+        self.responsive = True
+        self.heartbeats_checked: Any = None
 
 
 class Fixture:
@@ -252,7 +252,7 @@ class Fixture:
 
     def tick(self) -> list[str]:
         self.clock.advance(1.0)
-        self.worker_pools.ticked()
+        self.worker_pools.heartbeats_checked()
         return self.told.since()
 
 
@@ -265,11 +265,11 @@ def of() -> Fixture:
 
 def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
     of.worker_pools.workers[1].ready = False
-    assert of.tick() == ["alive", "wait: 30.0", "status: starting: 1 of 2 workers are ready"]
+    assert of.tick() == ["feed_watchdog", "extend_timeout: 30.0", "status: starting: 1 of 2 workers are ready"]
     of.worker_pools.workers[1].say(0, 0, 0, "Connection refused")
     line = "status: starting: 1 of 2 workers are ready; message bus: Connection refused"
-    assert of.tick() == ["alive", "wait: 30.0", line]
-    of.worker_pools.answers = False
+    assert of.tick() == ["feed_watchdog", "extend_timeout: 30.0", line]
+    of.worker_pools.responsive = False
     assert of.tick() == []
 
 
@@ -282,7 +282,10 @@ def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:
     assert of.told.since() == ["ready: clients: 5, rooms: 2, messages/s: 15, bus: ok"]
     one.say(3, 2, 110)
     other.say(2, 1, 105, "Connection refused")
-    assert of.tick() == ["alive", "status: clients: 5, rooms: 2, messages/s: 200, bus: away: Connection refused"]
+    assert of.tick() == [
+        "feed_watchdog",
+        "status: clients: 5, rooms: 2, messages/s: 200, bus: away: Connection refused",
+    ]
 
 
 def test_the_line_has_the_rooms_of_the_worker_that_has_most(of: Fixture) -> None:
@@ -305,13 +308,13 @@ def test_a_worker_that_ended_takes_nothing_off_the_rate(of: Fixture) -> None:
 def test_a_line_that_is_the_same_is_not_told_again(of: Fixture) -> None:
     of.reporter.ready()
     of.tick()
-    assert of.tick() == ["alive"]
+    assert of.tick() == ["feed_watchdog"]
 
 
 def test_workers_that_do_not_answer_do_not_feed_the_watchdog(of: Fixture) -> None:
     of.reporter.ready()
     of.tick()
-    of.worker_pools.answers = False
+    of.worker_pools.responsive = False
     assert of.tick() == []
 
 
@@ -325,7 +328,7 @@ def test_a_reload_that_failed_stands_in_the_line_until_the_next(of: Fixture) -> 
         "reloading: reloading",
         f"ready: {line} (not reloaded: no such option)",
     ]
-    assert of.tick() == ["alive"]
+    assert of.tick() == ["feed_watchdog"]
     of.reporter.ready()
     assert of.told.since() == [f"ready: {line}"]
 
@@ -339,4 +342,4 @@ def test_a_reload_that_failed_does_not_end_a_start(of: Fixture) -> None:
 
 def test_a_stop_is_told(of: Fixture) -> None:
     of.reporter.stopping()
-    assert of.told.since() == ["stopping: stopping: clients are closed"]
+    assert of.told.since() == ["stopping: stopping: closing clients"]

@@ -54,7 +54,7 @@ def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Pat
             talker.send("before")
             listener.wait_for("before")
             os.kill(first, signal.SIGKILL)
-            daemon.wait_for(rf"worker \d \(pid {first}\) is gone: killed by SIGKILL; its replacement comes in 0.1 s")
+            daemon.wait_for(rf"worker \d \(pid {first}\) ended: killed by SIGKILL; a replacement starts in 0.1 s")
             assert lost_listener.wait_for_end() == 1006
             talker.send("meanwhile")
             listener.wait_for("meanwhile")

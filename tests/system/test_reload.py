@@ -104,7 +104,7 @@ def test_what_cannot_be_used_is_said_and_nothing_changes(
     workers = daemon.worker_pids()
     with daemon.connect() as one, daemon.connect() as other:
         daemon.write(workers=2, **options) if "workers" not in options else daemon.write(**options)
-        daemon.wait_for(f"not reloaded, everything stays as it was: .*{said}", after=daemon.hang_up())
+        daemon.wait_for(f"not reloaded, the previous configuration stays in force: .*{said}", after=daemon.hang_up())
         one.send("still here")
         assert other.recv(20) == "still here"
     assert daemon.worker_pids() == workers
@@ -142,7 +142,7 @@ def test_new_sockets_take_no_connections_for_workers_that_never_come(tmp_path: P
                 client.sendall(b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
         os.kill(new[0], signal.SIGKILL)
-        daemon.wait_for("not reloaded, everything stays as it was: worker", after=before)
+        daemon.wait_for("not reloaded, the previous configuration stays in force: worker", after=before)
 
 
 def test_a_port_is_opened_to_others_by_a_reload(tmp_path: Path) -> None:
@@ -304,5 +304,5 @@ def _inode(row: list[str]) -> str:
 def test_a_frozen_worker_is_replaced(daemon: Configured) -> None:
     frozen, other = daemon.worker_pids()
     os.kill(frozen, signal.SIGSTOP)
-    daemon.wait_for(rf"worker \d \(pid {frozen}\) has not been heard of for 10 s and is killed")
+    daemon.wait_for(rf"worker \d \(pid {frozen}\) sent no heartbeat for 10 s and is killed")
     until(lambda: set(daemon.worker_pids()) - {frozen, other}, "its replacement")

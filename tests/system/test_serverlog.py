@@ -55,7 +55,7 @@ def test_a_busy_run_has_no_word_of_chat_in_its_log(tmp_path: Path) -> None:
     assert SECRET not in text
     assert "127.0.0.1" in text, "it is that log"
     assert {tuple(each) for each in said} == {("time", "level", "namespace", "pid", "worker", "text", "fields")}
-    [gone] = [each for each in said if "its replacement comes in" in str(each["text"])]
+    [gone] = [each for each in said if "a replacement starts in" in str(each["text"])]
     assert gone["level"] == "error"
     assert gone["fields"] == {"name": f"worker {gone['text'][7]} (pid {workers[1]})"} | {  # type: ignore[index]
         "reason": "killed by SIGKILL",
@@ -69,8 +69,8 @@ def test_a_worker_that_dies_again_and_again_is_said_once_in_a_while_with_how_oft
             [worker] = until(daemon.worker_pids, "a worker")
             os.kill(worker, signal.SIGKILL)
             until(lambda pid=worker: daemon.worker_pids() not in ([], [pid]), "the next one")  # type: ignore[misc]
-        told = daemon.wait_for(r"is gone: killed by SIGKILL; .* \((\d) more in \d s\)")
-    deaths = daemon.log().count("is gone: killed by SIGKILL")
+        told = daemon.wait_for(r"ended: killed by SIGKILL; .* \((\d) more in \d s\)")
+    deaths = daemon.log().count("ended: killed by SIGKILL")
     assert 2 <= deaths <= 3, "not four times"
     assert int(told[1]) >= 1
 

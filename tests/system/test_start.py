@@ -51,8 +51,8 @@ def test_a_chat_log_that_cannot_be_written_ends_the_start_with_one_line(tmp_path
 
 def test_a_server_log_that_cannot_be_written_ends_the_start_with_one_line(tmp_path: Path) -> None:
     said = refusal(tmp_path, TWISTD, "--logfile", "/proc/chatd.log", "chatd", *LISTEN)
-    why = "No such file or directory; name another: twistd --logfile"
-    assert said == f"twistd chatd: the server's log /proc/chatd.log cannot be written: {why}"
+    why = "No such file or directory; choose another with twistd --logfile"
+    assert said == f"twistd chatd: cannot write the server log /proc/chatd.log: {why}"
 
 
 def test_a_pid_file_that_cannot_be_written_ends_the_start_with_one_line(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_chat_log_that_cannot_be_written_refuses_a_reload(tmp_path: Path) -> N
         file.write_text('workers = 1\nchat-log = "pipe"\n')
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for(
-            r"not reloaded, everything stays as it was: --chat-log \S+ cannot be used: it is no file on a disk"
+            r"not reloaded, the previous configuration stays in force: --chat-log \S+ cannot be used: it is no file"
         )
         daemon.say("", "still here")
         assert daemon.texts() == ["still here"]

@@ -172,7 +172,7 @@ def test_the_watchdog_is_not_fed_while_a_worker_is_frozen_and_again_once_it_is_r
         manager.wait_for("READY=1")
         frozen = daemon.worker_pids()[0]
         os.kill(frozen, signal.SIGSTOP)
-        daemon.wait_for("has not been heard of for 10 s and is killed")
+        daemon.wait_for("sent no heartbeat for 10 s and is killed")
         fed = manager.listen().count("WATCHDOG=1")
         assert fed < 6, "it is fed each second while all answer"
         manager.heard.clear()
@@ -375,7 +375,7 @@ def test_the_connections_that_start_it_are_served_on_each_socket_of_one_name(tmp
             assert [each.communicate()[0] for each in asked] == ["200", "201", "200", "201"]
             log = tmp_path / "logs" / "chat.log"
             until(lambda: log.exists() and log.read_bytes().count(b"\n") == 3, "three lines in the log")
-        assert "systemd passed sockets that no --listen names: web (descriptor 5)" in service.said()
+        assert "systemd passed sockets that no --listen option uses: web (descriptor 5)" in service.said()
     said = [line.split(" ") for line in log.read_text().splitlines()]
     assert {" ".join(words[4:]): words[2] for words in said} == {
         "of six": "-@127.0.0.1",

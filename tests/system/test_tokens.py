@@ -209,7 +209,7 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
         assert not let_in(new)
         with daemon.connect(f"keys?token={old}") as client:
             key.write_bytes(b"no key\n")
-            daemon.wait_for(r"auth.pem: a secret has at least 32 bytes.*what was read before stays in force")
+            daemon.wait_for(r"auth.pem: a secret has at least 32 bytes.*the previous version stays in force")
             assert let_in(old)
             key.write_bytes(public_pem("P-256"))
             until(lambda: let_in(new), "the new key")
@@ -257,7 +257,7 @@ def test_a_subject_or_token_on_the_list_is_closed_and_refused_until_it_is_taken_
                 until(lambda worker=worker, text=text: is_revoked(daemon, worker, text), "it")  # type: ignore[misc]
         listed.write_text("nonsense\n")
         daemon.wait_for(
-            "--revoked .*revoked, line 1: must be: sub NAME, or jti ID.*what was read before stays in force"
+            "--revoked .*revoked, line 1: must be: sub NAME, or jti ID.*the previous version stays in force"
         )
         assert status(f"{url}?token={ann}") == 401
         assert status(url, b"still here", Authorization=f"Bearer {other}") == 201
@@ -280,9 +280,9 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
         (tmp_path / "revoked").unlink()
         told = len(daemon.log())
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
-        daemon.wait_for("auth.pem: No such file or directory; this worker is not ready before it is", after=told)
-        daemon.wait_for("line 2: 'nonsense' is no address.*; this worker is not ready before it is", after=told)
-        daemon.wait_for("revoked: No such file or directory; this worker is not ready before it is", after=told)
+        daemon.wait_for("auth.pem: No such file or directory; the worker is not ready until it can be used", after=told)
+        daemon.wait_for("line 2: 'nonsense' is no address.*; the worker is not ready until it can be used", after=told)
+        daemon.wait_for("revoked: No such file or directory; the worker is not ready until it can be used", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
         banned = {"X-Forwarded-For": "192.0.2.7"}
         assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 403

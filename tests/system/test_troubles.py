@@ -365,7 +365,7 @@ def test_while_the_parent_is_frozen_workers_serve_on_and_none_is_taken_for_dead_
                 daemon.say("frozen", "hello")
         daemon.say("frozen", "hello again")
         os.kill(daemon.process.pid, signal.SIGHUP)
-        daemon.wait_for("the old workers' clients are told to come back")
+        daemon.wait_for("the old workers close their connections")
         assert "has not been heard of" not in daemon.log()
         assert not set(workers) & {int(pid) for pid in _killed(daemon)}
 
@@ -411,7 +411,7 @@ def test_a_worker_that_crashes_at_its_start_is_tried_again_ever_more_rarely_and_
     env = {"PYTHONPATH": str(tmp_path / "path"), "CRASH": str(flag)}
     with Daemon(tmp_path / "chatd", "--listen", "tcp:0:interface=127.0.0.1", env=env, wait=False) as daemon:
         for wait in ("0.1", "0.2"):
-            daemon.wait_for(rf"is gone: exit status 3: I can not start; its replacement comes in {wait} s")
+            daemon.wait_for(rf"ended: exit status 3: I can not start; a replacement starts in {wait} s")
         assert "is ready" not in daemon.log()
         flag.unlink()
         daemon.wait_for(r"chatd \S+ is ready")
