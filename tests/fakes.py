@@ -385,7 +385,7 @@ class FakeMember:
     listens: bool = False
     lingers: bool = False
     begins: bool = False
-    choked: bool = False
+    buffer_full: bool = False
     fall_behind: Callable[[], None] | None = None
     """What to call in place of taking what is delivered."""
     blobs: list[bytes] = field(default_factory=list)
@@ -459,7 +459,7 @@ class FakeLine:
 
     blobs: list[bytes] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
-    choked: bool = False
+    buffer_full: bool = False
     bytes_written_and_arrived: tuple[int, int] = (0, 0)
 
     def progress(self) -> tuple[int, int]:
@@ -474,7 +474,7 @@ class FakeLine:
         self.blobs.append(blob)
         return True
 
-    def tell(self, blob: bytes) -> None:
+    def send(self, blob: bytes) -> None:
         self.blobs.append(blob)
 
     def pause(self) -> None:

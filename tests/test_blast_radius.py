@@ -33,13 +33,13 @@ from chatd.worker.worker import SupervisorPipe, Worker
 from tests.broker import test_comparison, test_history, test_publish_queue, test_resume_positions
 from tests.broker.wire import Wire, outcome
 from tests.clients import test_websocket
-from tests.clients.house import House as Clients
+from tests.clients.server import ChatServer as Clients
 from tests.clients.test_json_session import Client, join
 from tests.clients.test_token_lifetime import token_lifetime_of
 from tests.fakes import FakeBus, FakeMember
 from tests.rooms.house import TURNS, House, frames, make_house
-from tests.web.asker import Asker
-from tests.web.asker import House as Web
+from tests.web.http_client import ChatServer as Web
+from tests.web.http_client import HttpClient
 
 Seen = tuple[object, object]
 """What became of the others, and what should have."""
@@ -127,7 +127,7 @@ def _() -> Seen:
 
     for handle in (fail, handle_another):
         waiter: Any = SimpleNamespace(handle_slice=handle)
-        turns.wait(waiter)
+        turns.wait(waiter.handle_slice)
     clock.pump([0, 0])
     return came, ["another"]
 
@@ -308,7 +308,7 @@ def _() -> Seen:
 class Stuck(FakeMember):
     """A member that can be asked nothing."""
 
-    choked = property(fail)
+    buffer_full = property(fail)
     refused = fail
 
 
@@ -317,11 +317,11 @@ def _() -> Seen:
     house = room()
     slow = [member(house, name) for name in ("bad", "good")]
     for client in slow:
-        client.choked, client.fall_behind = True, lambda client=client: house.hub.fall_behind("ops", client)
+        client.buffer_full, client.fall_behind = True, lambda client=client: house.hub.fall_behind("ops", client)
     house.hear("one", number=1)
     bad, good = slow
     bad.__class__ = Stuck
-    good.choked = False
+    good.buffer_full = False
     house.hear("two", number=2)
     return good.blobs, [frames("one", "two")]
 
@@ -562,7 +562,7 @@ def _() -> Seen:
     for session in (bad, good):
         pace: Any = SimpleNamespace(slowed=slowed)
         slowed.add(session)
-        session._held, session._pace = ["late"], pace
+        session._held, session._rate = ["late"], pace
         session._slowed = house.clock.callLater(100, fail)
     hub: Any = SimpleNamespace(publisher=SimpleNamespace(open=True, publish=fail))
     bad._hub = hub
@@ -693,9 +693,9 @@ def _() -> Seen:
 # Connections
 
 
-def followers(web: Web) -> tuple[Any, Asker]:
+def followers(web: Web) -> tuple[Any, HttpClient]:
     """Let two clients follow a room; the first can't be closed."""
-    bad, good = Asker(web), Asker(web)
+    bad, good = HttpClient(web), HttpClient(web)
     for asker in (bad, good):
         asker.send("GET /ops", "Accept: text/event-stream")
     first = next(iter(web.connections.connections))
@@ -727,11 +727,11 @@ def _() -> Seen:
     first, good = followers(web)
     beats: list[bytes] = []
 
-    def tell(blob: bytes) -> None:
+    def send(blob: bytes) -> None:
         beats.append(blob)
         fail()
 
-    first.tell = tell
+    first.send = send
     good.transport.clear()
     for _ in range(2):
         web.clock.advance(25.1)
@@ -752,7 +752,7 @@ def _() -> Seen:
 
 @row("leaving a room at the end of a WebSocket")
 def _() -> Seen:
-    house = test_websocket.House()
+    house = test_websocket.ChatServer()
     bad, _ = house.client(), house.client()
     hub: Any = SimpleNamespace(leave=fail)
     session: Any = bad.connection.session
@@ -764,7 +764,7 @@ def _() -> Seen:
 
 @row("a ping")
 def _() -> Seen:
-    house = test_websocket.House()
+    house = test_websocket.ChatServer()
     client = house.client()
     client.connection.sendPing = fail
     house.clock.advance(test_websocket.CONFIG.ping_seconds + 0.1)
@@ -775,7 +775,7 @@ def _() -> Seen:
 @row("the answer to one request")
 def _() -> Seen:
     web = Web()
-    bad, good = Asker(web), Asker(web)
+    bad, good = HttpClient(web), HttpClient(web)
     members, web.bus.members = web.bus.members, fail  # type: ignore[method-assign]
     status = bad.ask("GET /ops/members").status
     web.bus.members = members  # type: ignore[method-assign]
@@ -795,7 +795,7 @@ def _() -> Seen:
         leave(name, member)
 
     house.hub.leave = leave_all_but  # type: ignore[method-assign]
-    client.session.gone()
+    client.session.closed()
     return list(house.hub.rooms), ["lobby"]
 
 
@@ -812,8 +812,8 @@ def _() -> Seen:
     rooms["b"].close = lambda: sealed.append("closed b")
     house.hub.note = fail  # type: ignore[method-assign]
     client.session._rooms = rooms
-    client.session.given_all()
-    client.session.going()
+    client.session.record_positions()
+    client.session.record_arrival()
     return sealed, ["a", "b", "closed b"]
 
 

@@ -168,7 +168,7 @@ class AddressUsageTable:
             self._loose.move_to_end(name)
         return usage
 
-    def came(self, address: str) -> None:
+    def connected(self, address: str) -> None:
         """Count a connection."""
         if (usage := self.find(address)) is not None:
             usage.connections += 1
@@ -176,7 +176,7 @@ class AddressUsageTable:
                 self._connected[usage.address] = self._loose.pop(usage.address)
             usage.touch()
 
-    def left(self, address: str) -> None:
+    def disconnected(self, address: str) -> None:
         """Count a connection no more."""
         usage = self._connected.get(group(address))
         if usage is not None:

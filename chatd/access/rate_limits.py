@@ -64,7 +64,7 @@ class RateLimits:
 
     # A client
 
-    def pace(self, address: str, *, exposed: bool) -> ClientRate | None:
+    def client_rate(self, address: str, *, exposed: bool) -> ClientRate | None:
         """Return how fast a client at an address may publish and read; None: without limits."""
         config, now, rates = self._config, self._seconds(), self._rates[exposed]
         shared = self._shared(address, rates, now)
@@ -134,15 +134,15 @@ class RateLimits:
         """Charge an address for so many bytes of text that were read for it."""
         self.charge(address, size / self._config.limit_read_bytes, exposed=exposed)
 
-    def came(self, address: str) -> None:
+    def connected(self, address: str) -> None:
         """Count a connection."""
         if self._counts:
-            self.usages.came(address)
+            self.usages.connected(address)
 
-    def left(self, address: str) -> None:
+    def disconnected(self, address: str) -> None:
         """Count it no more."""
         if self._counts:
-            self.usages.left(address)
+            self.usages.disconnected(address)
 
     def crowded(self, address: str) -> bool:
         """Return whether an address has so many connections that there is no time to tell it."""
@@ -200,7 +200,7 @@ class RateLimits:
         """
         if (usage := self.usages.find(address)) is None:
             return
-        usage.posts = usage.posts or self.pace(address, exposed=exposed)
+        usage.posts = usage.posts or self.client_rate(address, exposed=exposed)
         if usage.posts is not None and (wait := usage.posts.take(size)):
             raise too_many("too fast", wait)
 
@@ -230,13 +230,13 @@ class ConnectionsByAddress(Generic[Member]):
     def add(self, member: Member, address: str) -> None:
         """Count one in; an empty address is nobody's."""
         self._members[member] = address
-        self._limits.came(address)
+        self._limits.connected(address)
 
     def discard(self, member: Member) -> None:
         """Count it out, if it is in."""
         address = self._members.pop(member, None)
         if address is not None:
-            self._limits.left(address)
+            self._limits.disconnected(address)
 
     def __len__(self) -> int:
         return len(self._members)

@@ -135,12 +135,12 @@ def check_writable(permissions: Permissions, room: str) -> None:
         raise _insufficient(READ_ONLY.reason)
 
 
-def own_place(permissions: Permissions, place: RoomTarget) -> RoomTarget:
+def scope_resume_key(permissions: Permissions, target: RoomTarget) -> RoomTarget:
     """Give a place whose resume key is of one subject: who comes with another's key has not come back as the other."""
-    if not (permissions.who and place.resume):
-        return place
-    own = sha256(f"{permissions.who} {place.resume}".encode()).hexdigest()  # no key has a space,
-    return replace(place, resume=f"={own}")  # nor an equals sign: who is nobody in particular can't bring this one
+    if not (permissions.who and target.resume):
+        return target
+    own = sha256(f"{permissions.who} {target.resume}".encode()).hexdigest()  # no key has a space,
+    return replace(target, resume=f"={own}")  # nor an equals sign: who is nobody in particular can't bring this one
 
 
 def _insufficient(message: str) -> Refused:
@@ -178,7 +178,7 @@ class TokenVerifier:
         keys = [key for path in self._paths for key in read_key_file(path)]
         self._keys = [(fingerprint(key.material), key) for key in keys]
 
-    def let_in(self, head: RequestHead, now: float) -> Permissions:
+    def authenticate(self, head: RequestHead, now: float) -> Permissions:
         """Give what the bearer of a request's token may do, at that time.
 
         Raises Refused: 401, 400 for several, or 503 where the keys or the list of revoked tokens could not be read yet.

@@ -19,7 +19,7 @@ from chatd.access.bans import BanList
 from chatd.access.client_address import TrustedProxies
 from chatd.access.origins import Hosts, Origins
 from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
-from chatd.access.tokens import TokenVerifier, check_readable, own_place
+from chatd.access.tokens import TokenVerifier, check_readable, scope_resume_key
 from chatd.clients.deflate import longest_deflated
 from chatd.clients.json_session import JsonSession
 from chatd.clients.lean import Timers
@@ -33,7 +33,15 @@ from chatd.config.settings import Config
 from chatd.monitoring.log_events import Tally
 from chatd.monitoring.metrics import CLIENTS, SLOW_READERS
 from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, CloseCode
-from chatd.protocol.http_head import PROTOCOL, RequestHead, RoomTarget, Upgrade, read_place, read_upgrade, unavailable
+from chatd.protocol.http_head import (
+    PROTOCOL,
+    RequestHead,
+    RoomTarget,
+    Upgrade,
+    read_upgrade,
+    read_upgrade_target,
+    unavailable,
+)
 from chatd.protocol.json_v1 import longest_json
 from chatd.rooms.hub import Hub
 from chatd.runtime.timers import TimerWheel
@@ -119,7 +127,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.protocol = _limited(options, config, config.max_message + LINE_END)
         self._programs = _limited(options, config, longest_json(config.max_message))
 
-    def let_in(self, request: RequestHead, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
+    def accept(self, request: RequestHead, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
         """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
 
         Peer is the address of the other end, exposed whether others than this host could connect where it did,
@@ -132,14 +140,14 @@ class ConnectionFactory(WebSocketServerFactory):
         self.hosts.check(headers.get("host"), loopback=loopback)
         self.origins.check(request)
         self._admit(address, peer, exposed=exposed)
-        place = read_place(request)
-        if place.last or place.resume:  # it is charged already; a client that comes back may owe
-            self.limits.request(address, exposed=exposed, count=0, recovers=bool(place.resume))
+        target = read_upgrade_target(request)
+        if target.last or target.resume:  # it is charged already; a client that comes back may owe
+            self.limits.request(address, exposed=exposed, count=0, recovers=bool(target.resume))
         token_lifetime = self.token_lifetime(request)
-        check_readable(token_lifetime.permissions, place.room)
-        self.enter(address, place.room, exposed=exposed)
+        check_readable(token_lifetime.permissions, target.room)
+        self.enter(address, target.room, exposed=exposed)
         return self.make(
-            upgrade, own_place(token_lifetime.permissions, place), address, token_lifetime, exposed=exposed
+            upgrade, scope_resume_key(token_lifetime.permissions, target), address, token_lifetime, exposed=exposed
         )
 
     def admit(self, request: RequestHead, peer: str, *, exposed: bool) -> str:
@@ -188,13 +196,17 @@ class ConnectionFactory(WebSocketServerFactory):
         if self._token_verifier is None:
             return UNLIMITED
         return TokenLifetime(
-            self._token_verifier.let_in(request, self._now()), self._token_verifier, self.timers, self.config, self._now
+            self._token_verifier.authenticate(request, self._now()),
+            self._token_verifier,
+            self.timers,
+            self.config,
+            self._now,
         )
 
     def make(
         self,
         upgrade: Upgrade,
-        place: RoomTarget,
+        target: RoomTarget,
         address: str,
         token_lifetime: TokenLifetime = UNLIMITED,
         *,
@@ -205,11 +217,11 @@ class ConnectionFactory(WebSocketServerFactory):
             "id": self.new_id(),
             "address": address,
             "token_lifetime": token_lifetime,
-            "pace": self.limits.pace(address, exposed=exposed),
+            "rate": self.limits.client_rate(address, exposed=exposed),
         }
         connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
-        connection.session = self.new_session(connection, place, upgrade.protocol, exposed=exposed, **who)
+        connection.session = self.new_session(connection, target, upgrade.protocol, exposed=exposed, **who)
         return connection
 
     def new_id(self) -> str:
@@ -218,7 +230,7 @@ class ConnectionFactory(WebSocketServerFactory):
         return f"{self._worker}.{self._sessions}"
 
     def new_session(
-        self, connection: Connection, place: RoomTarget, protocol: str, *, exposed: bool = False, **who: Any
+        self, connection: Connection, target: RoomTarget, protocol: str, *, exposed: bool = False, **who: Any
     ) -> Session | JsonSession:
         """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
 
@@ -226,16 +238,16 @@ class ConnectionFactory(WebSocketServerFactory):
         """
         if protocol == PROTOCOL:
             enter = self._enter_exposed if exposed else self._enter_local
-            return JsonSession(self._hub_of, self.config, self.timers, connection, place=place, enter=enter, **who)
-        kind: type[Session] = TextSession if place.nick else Session
-        return kind(self._hub_of(place.room), self.config, self.timers, connection, place=place, **who)
+            return JsonSession(self._hub_of, self.config, self.timers, connection, target=target, enter=enter, **who)
+        kind: type[Session] = TextSession if target.nick else Session
+        return kind(self._hub_of(target.room), self.config, self.timers, connection, target=target, **who)
 
-    def came(self, connection: Closable) -> None:
+    def add(self, connection: Closable) -> None:
         """Know one more; ``left`` is to be called when it is gone."""
         self.connections.add(connection, connection.session.address)
         CLIENTS[connection.session.protocol].value += 1
 
-    def left(self, connection: Closable) -> None:
+    def remove(self, connection: Closable) -> None:
         """Know it no more."""
         if connection in self.connections:
             self.connections.discard(connection)

@@ -63,29 +63,29 @@ class JsonSession:
     """One connection that speaks ``chatd.v1``."""
 
     protocol = "json"
-    takes_binary = False
+    accepts_binary = False
 
     __slots__ = (
+        "_closed",
         "_early",
         "_enters",
         "_flushing",
-        "_gone",
         "_held",
         "_hub_of",
         "_outgoing",
-        "_pace",
-        "_place",
         "_questions",
+        "_rate",
         "_rooms",
+        "_target",
         "_timers",
         "_waiting",
         "address",
         "author",
         "config",
+        "connection",
         "delivering",
         "format",
         "id",
-        "line",
         "nick",
         "token_lifetime",
         "wanted",
@@ -96,13 +96,13 @@ class JsonSession:
         hub_of: Callable[[str], Hub],
         config: Config,
         timers: Any,
-        line: ClientConnection,
+        connection: ClientConnection,
         *,
         id: str,
-        place: RoomTarget,
+        target: RoomTarget,
         address: str,
         token_lifetime: TokenLifetime = UNLIMITED,
-        pace: ClientRate | None = None,
+        rate: ClientRate | None = None,
         enter: Callable[[str, str], None] = lambda address, room: None,
     ) -> None:
         """Take what a Session takes, but what gives the hub of a room.
@@ -110,7 +110,7 @@ class JsonSession:
         Enter lets an address into a room, or raises Refused.
         """
         self._hub_of = hub_of
-        self._place = place
+        self._target = target
         self._timers = timers
         self._rooms: dict[str, Subscription] = {}
         self._early: list[json_v1.Event] | None = []  # what is to be said once the handshake is answered
@@ -118,17 +118,17 @@ class JsonSession:
         self._flushing: Any = None
         self._held: list[Request | BadRequest] = []
         self._waiting: Subscription | None = None  # in whose name it waits for the bus
-        self._gone = False
+        self._closed = False
         self._questions = 0
-        self._pace = pace
+        self._rate = rate
         self._enters = enter
         self.config = config
-        self.line = line
+        self.connection = connection
         self.id = id
         self.author = id
         self.address = address
         self.token_lifetime = token_lifetime
-        self.nick = token_lifetime.permissions.nick or place.nick
+        self.nick = token_lifetime.permissions.nick or target.nick
         self.wanted = self.nick
         """The nick that it asked for, or that of its token."""
         self.format: Format = JSON
@@ -138,12 +138,12 @@ class JsonSession:
     @property
     def echo(self) -> bool:
         """Whether it hears its own messages."""
-        return self._place.echo
+        return self._target.echo
 
     @property
     def key(self) -> str:
         """Its resume key; empty where it has none."""
-        return self._place.resume
+        return self._target.resume
 
     # The connection calls
 
@@ -155,21 +155,21 @@ class JsonSession:
 
     def join(self) -> "Deferred[None]":
         """Enter the room of the URL."""
-        member = self._rooms[self._place.room] = Subscription(self, self._place.room, self._place.resume)
-        member.last = self._place.last
+        member = self._rooms[self._target.room] = Subscription(self, self._target.room, self._target.resume)
+        member.last = self._target.last
         return self._hub_of(member.room).join(member.room, member)
 
     def why_not_joined(self) -> CloseCode:
         """Return the reason why it did not enter that room in time."""
-        return self._hub_of(self._place.room).why_not_joined()
+        return self._hub_of(self._target.room).why_not_joined()
 
     def opened(self) -> None:
         """Say who the client is, then what happened since."""
-        member = self._rooms[self._place.room]
+        member = self._rooms[self._target.room]
         member.joined = True  # a client may speak at once, though history is still being read for it
         self.author, self.nick = member.author, member.nick
-        rate = self._pace.messages_per_second if self._pace is not None else None
-        limits = json_v1.Limits(self.config.max_message, rate, self.config.max_rooms)
+        per_second = self._rate.messages_per_second if self._rate is not None else None
+        limits = json_v1.Limits(self.config.max_message, per_second, self.config.max_rooms)
         welcome = json_v1.Welcome(
             self.author,
             self.nick or None,
@@ -182,7 +182,7 @@ class JsonSession:
         for event in (welcome, *early):
             self.say(event)
         self.flush()
-        self.token_lifetime.begin(self._token_ends, lambda: self.line.close(TOKEN_OUT))
+        self.token_lifetime.begin(self._token_ends, lambda: self.connection.close(TOKEN_OUT))
 
     def _token_ends(self, seconds: float) -> None:
         self.say(json_v1.token_ends(seconds))
@@ -193,10 +193,10 @@ class JsonSession:
 
     def _do_all(self, requests: Sequence[Request | BadRequest]) -> None:
         """Do one after the other, as long as the bus takes what they say, and the client what is answered."""
-        for place, request in enumerate(requests):
-            if self._held or self.line.choked:
-                self._held += requests[place:]
-                self.line.pause()
+        for index, request in enumerate(requests):
+            if self._held or self.connection.buffer_full:
+                self._held += requests[index:]
+                self.connection.pause()
                 return
             self._do(request)
 
@@ -210,7 +210,7 @@ class JsonSession:
             encode(json_v1.bye(close_code, come_back_after(close_code, self.config.retry_seconds, uniform)))
         )
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Let history give it what it can't take now."""
         if self.delivering is not None:
             self.delivering.pays = False  # it did not ask for that
@@ -224,7 +224,7 @@ class JsonSession:
         if self._held and self._waiting is None:
             self.carry_on()
 
-    def given_all(self) -> None:
+    def record_positions(self) -> None:
         """Note, before the connection closes, up to where it was given everything."""
         for room, member in self._rooms.items():
             if member.key:
@@ -234,15 +234,15 @@ class JsonSession:
                     self._hub_of(room).note(room, member)
                 member.seal()
 
-    def going(self) -> None:
+    def record_arrival(self) -> None:
         """See, while the socket is still there, what has arrived."""
         for room, member in self._rooms.items():
             with log.failuresHandled("the position of {client} in room {room} is not known", client=self.id, room=room):
                 member.close()
 
-    def gone(self) -> None:
+    def closed(self) -> None:
         """Leave all rooms. What was not acknowledged is not published."""
-        self._gone = True
+        self._closed = True
         self.token_lifetime.stop()
         self._stop_waiting()
         self._held = []
@@ -317,24 +317,24 @@ class JsonSession:
 
         Count is how many messages it costs.
         """
-        if self._pace is None or not (wait := self._pace.take(size, count)):
+        if self._rate is None or not (wait := self._rate.take(size, count)):
             return False
         REFUSED_MESSAGES["rate_limited"].value += 1
-        self._warn(self._pace, ref, wait)
+        self._warn(self._rate, ref, wait)
         return True
 
     def _may_read(self, ref: Ref, *, count: int = 1, recovers: bool = False) -> bool:
         """Return whether the address may make one more request, or so many; if not, tell the client."""
-        if self._pace is None or not (wait := self._pace.ask(count, recovers=recovers)):
+        if self._rate is None or not (wait := self._rate.ask(count, recovers=recovers)):
             return True
         REFUSED["rate_limited"].value += 1
-        self._warn(self._pace, ref, max(wait, READ_AGAIN))
+        self._warn(self._rate, ref, max(wait, READ_AGAIN))
         return False
 
-    def _warn(self, pace: ClientRate, ref: Ref, wait: float) -> None:
+    def _warn(self, rate: ClientRate, ref: Ref, wait: float) -> None:
         """Tell the client that it was too fast; close the connection after too many warnings."""
-        if pace.refused > self.config.flood_warnings:
-            self.line.close(FLOODING)
+        if rate.refused > self.config.flood_warnings:
+            self.connection.close(FLOODING)
         else:
             self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
 
@@ -342,15 +342,15 @@ class JsonSession:
         """Read no more until there is room again."""
         self._held.append(request)
         self._waiting = member
-        self.line.pause()
+        self.connection.pause()
         self._hub_of(member.room).publisher.wait(member)
 
     def carry_on(self) -> None:
         """Go on with what waited."""
         self._stop_waiting()
         held, self._held = self._held, []
-        if not self._gone:
-            self.line.resume()
+        if not self._closed:
+            self.connection.resume()
         self._do_all(held)
 
     def bus_away(self) -> None:
@@ -400,7 +400,7 @@ class JsonSession:
         except Refused as refused:
             self.refuse(ref, "rate_limited", refused.message, again=True)
             return False
-        if self._pace is not None and (wait := self._pace.join()):
+        if self._rate is not None and (wait := self._rate.join()):
             self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
             return False
         return True
@@ -510,8 +510,8 @@ class JsonSession:
 
     def was_read(self, size: int) -> None:
         """Charge the address for so many bytes of text that were read for the client."""
-        if self._pace is not None:
-            self._pace.read(size)
+        if self._rate is not None:
+            self._rate.read(size)
 
     def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
@@ -539,20 +539,20 @@ class JsonSession:
 
     def say(self, event: json_v1.Event) -> None:
         """Say something, at the end of the turn or before what comes next."""
-        if self._gone:
+        if self._closed:
             return
         if self._early is not None:
             self._early.append(event)
             return
         self._outgoing.append(text_frame(encode(event)))
         if self._flushing is None:
-            self._flushing = self._hub_of(self._place.room).soon(self._flush)
+            self._flushing = self._hub_of(self._target.room).soon(self._flush)
 
     def flush(self) -> None:
         """Send what was said."""
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, []
-            self.line.tell(b"".join(outgoing))
+            self.connection.send(b"".join(outgoing))
 
     def _flush(self) -> None:
         self._flushing = None

@@ -51,7 +51,7 @@ def answer_to(failure: Failure, id: str, late: CloseCode) -> Refused:
 class ClientConnection(Protocol):
     """What a session asks of the connection that carries it."""
 
-    choked: bool
+    buffer_full: bool
     """Whether more data waits for the client than its transport buffers."""
 
     def progress(self) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class ClientConnection(Protocol):
     def pause(self) -> None:
         """Read no more for now; what was read already may still be received."""
 
-    def tell(self, blob: bytes) -> None:
+    def send(self, blob: bytes) -> None:
         """Send frames that are for this client alone; hang up where it reads none of them."""
 
     def resume(self) -> None:
@@ -81,7 +81,7 @@ class Session(Acknowledging):
 
     protocol = "pipe"
     """The label of the client in ``chatd_clients``."""
-    takes_binary = False
+    accepts_binary = False
     """Whether binary messages may come; where not, the connection closes at the first frame of one."""
     listens = False
     """Whether it is told who comes and goes, and has a nick of its own."""
@@ -91,17 +91,17 @@ class Session(Acknowledging):
     """How it sees messages, where they are not compressed."""
 
     __slots__ = (
+        "_closed",
         "_config",
-        "_gone",
+        "_connection",
         "_held",
         "_hub",
-        "_line",
-        "_pace",
         "_patience",
         "_pays",
-        "_place",
+        "_rate",
         "_receipts",
         "_slowed",
+        "_target",
         "_timer",
         "address",
         "author",
@@ -118,13 +118,13 @@ class Session(Acknowledging):
         hub: Hub,
         config: Config,
         clock: Any,
-        line: ClientConnection,
+        connection: ClientConnection,
         *,
         id: str,
-        place: RoomTarget,
+        target: RoomTarget,
         address: str,
         token_lifetime: TokenLifetime = UNLIMITED,
-        pace: ClientRate | None = None,
+        rate: ClientRate | None = None,
     ) -> None:
         """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
 
@@ -133,29 +133,29 @@ class Session(Acknowledging):
         self._hub = hub
         self._config = config
         self._timer = clock
-        self._line = line
-        self._place = place
+        self._connection = connection
+        self._target = target
         self._held: list[str] | tuple[()] = ()  # nearly always, and one for all
-        self._gone = False
+        self._closed = False
         self._patience: Any = None
-        self._pace = pace
+        self._rate = rate
         self._pays = True  # for what history has for it: it asked for that
         self._slowed: Any = None  # what will go on with what came too fast
-        self._receipts = Receipts(line.progress, config.marks) if place.resume else None
+        self._receipts = Receipts(connection.progress, config.marks) if target.resume else None
         self.id = id
         self.author = id
         self.address = address
         self.token_lifetime = token_lifetime
-        self.nick = token_lifetime.permissions.nick or place.nick
+        self.nick = token_lifetime.permissions.nick or target.nick
         self.wanted = self.nick
         """The nick that it asked for, or that of its token."""
         self.format = self.usual_format
-        self.deliver = line.deliver  # the hub's loop calls it for each client and batch
+        self.deliver = connection.deliver  # the hub's loop calls it for each client and batch
 
     @property
     def echo(self) -> bool:
         """Whether it hears its own messages."""
-        return self._place.echo
+        return self._target.echo
 
     @property
     def subject(self) -> str:
@@ -170,7 +170,7 @@ class Session(Acknowledging):
     @property
     def key(self) -> str:
         """Its resume key; empty where it has none."""
-        return self._place.resume
+        return self._target.resume
 
     @property
     def lingers(self) -> bool:
@@ -180,7 +180,7 @@ class Session(Acknowledging):
     @property
     def last(self) -> int:
         """How many messages it wants to hear that were said before."""
-        return self._place.last
+        return self._target.last
 
     @property
     def since(self) -> StreamPosition | None:
@@ -188,15 +188,15 @@ class Session(Acknowledging):
         return None
 
     @property
-    def choked(self) -> bool:
+    def buffer_full(self) -> bool:
         """Whether it has enough to read for now."""
-        return self._line.choked
+        return self._connection.buffer_full
 
     # The connection calls
 
     def join(self) -> "Deferred[None]":
         """Enter the room; fires once the session hears it, in time or never."""
-        return self._hub.join(self._place.room, self)
+        return self._hub.join(self._target.room, self)
 
     def why_not_joined(self) -> CloseCode:
         """Return the reason why it did not hear the room in time."""
@@ -206,53 +206,53 @@ class Session(Acknowledging):
         """Take the text messages of one read, in their order."""
         lines = [line for text in texts if (line := read_line(text))]
         most = self._config.max_message
-        for place, line in enumerate(lines):
+        for index, line in enumerate(lines):
             if len(line) * 4 > most and utf8_size(line) > most:
-                self._take(lines[:place])
+                self._take(lines[:index])
                 REFUSED_MESSAGES["too_large"].value += 1
-                self._line.close(TOO_LARGE)
+                self._connection.close(TOO_LARGE)
                 return
         self._take(lines)
 
     def received_binary(self, payload: bytes) -> None:
         """Hang up. The connection has done so at the first frame: this is for sessions that take such messages."""
-        self._line.close(NOT_TEXT)
+        self._connection.close(NOT_TEXT)
 
     def _take(self, lines: Sequence[str]) -> None:
         if not lines:
             return
-        if not self.token_lifetime.permissions.may_write(self._place.room):
+        if not self.token_lifetime.permissions.may_write(self._target.room):
             self._not_allowed(lines)
         elif self._held or not self._hub.publisher.open:
             self._hold(lines)
-        elif self._pace is None:
+        elif self._rate is None:
             self._publish(lines)
         else:
-            self._publish_in_time(lines, self._pace)
+            self._publish_in_time(lines, self._rate)
 
-    def _publish_in_time(self, lines: Sequence[str], pace: ClientRate) -> None:
+    def _publish_in_time(self, lines: Sequence[str], rate: ClientRate) -> None:
         """Publish what may be said by now; hold the rest, and read no more, until it may be."""
-        fit, wait = pace.take_some([utf8_size(line) for line in lines])
+        fit, wait = rate.take_some([utf8_size(line) for line in lines])
         if fit:
             self._publish(lines[:fit])
         if fit < len(lines):
             SLOWED.value += 1
             self._held = list(lines[fit:])
-            self._line.pause()
-            pace.slowed.add(self)
-            if self._gone:
-                self._leave_behind(pace)
+            self._connection.pause()
+            rate.slowed.add(self)
+            if self._closed:
+                self._leave_behind(rate)
             self._slowed = self._timer.callLater(wait, self._not_slowed)
 
     def _not_slowed(self) -> None:
         self._slowed = None
-        if self._pace is not None:
-            self._pace.slowed.discard(self)
+        if self._rate is not None:
+            self._rate.slowed.discard(self)
         self._go_on()
 
-    def _leave_behind(self, pace: ClientRate) -> None:
+    def _leave_behind(self, rate: ClientRate) -> None:
         """Let what is held be said though the client is gone, unless too much is left behind already."""
-        if not pace.slowed.leave(self, sum(map(utf8_size, self._held))):
+        if not rate.slowed.leave(self, sum(map(utf8_size, self._held))):
             self._give_up_held()
 
     def _give_up_held(self) -> None:
@@ -264,26 +264,26 @@ class Session(Acknowledging):
         """Say what was held, as far as it may be said now; read on once there is nothing left of it."""
         held, self._held = self._held, ()
         self._take(held)
-        if not self._held and not self._gone:
-            self._line.resume()
+        if not self._held and not self._closed:
+            self._connection.resume()
 
     def hurry(self) -> None:
         """Say at once what was held back for coming too fast: there is no time any more."""
         if self._slowed is not None:
             self._slowed.cancel()
-            if self._pace is not None:
-                self._pace.slowed.discard(self)
-                self._pace = None
+            if self._rate is not None:
+                self._rate.slowed.discard(self)
+                self._rate = None
             with log.failuresHandled("messages of {client} that came too fast were not published", client=self.id):
                 self._not_slowed()  # the others that are slowed hurry too
 
     def _publish(self, lines: Sequence[str]) -> None:
-        self._hub.publisher.publish(self._place.room, self, lines)
+        self._hub.publisher.publish(self._target.room, self, lines)
 
     def _not_allowed(self, lines: Sequence[str]) -> None:
         """Hang up: there is no other way to tell a bare client that it may only listen."""
         REFUSED_MESSAGES["forbidden"].value += len(lines)
-        self._line.close(READ_ONLY)
+        self._connection.close(READ_ONLY)
 
     def compress(self) -> None:
         """Let what is sent be compressed."""
@@ -291,7 +291,7 @@ class Session(Acknowledging):
 
     def opened(self) -> None:
         """Learn that the handshake was answered."""
-        self.token_lifetime.begin(self.token_ends, lambda: self._line.close(TOKEN_OUT))
+        self.token_lifetime.begin(self.token_ends, lambda: self._connection.close(TOKEN_OUT))
 
     def token_ends(self, seconds: float) -> None:
         """Say nothing: a bare client gets messages and nothing else."""
@@ -300,32 +300,32 @@ class Session(Acknowledging):
         """Give the frames that go out before the connection closes for this reason."""
         return b""
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Let history give it what it can't take now; it did not ask for that, so it is not charged."""
         self._pays = False
-        self._hub.fall_behind(self._place.room, self)
+        self._hub.fall_behind(self._target.room, self)
 
     def drained(self) -> None:
         """Go on with that, where it is behind."""
-        self._hub.drained(self._place.room, self)
+        self._hub.drained(self._target.room, self)
 
-    def given_all(self) -> None:
+    def record_positions(self) -> None:
         """Note, before the connection closes, up to where it was given everything."""
         if self._receipts is not None:
-            self._hub.note(self._place.room, self)
+            self._hub.note(self._target.room, self)
             self.seal()
 
-    def going(self) -> None:
+    def record_arrival(self) -> None:
         """See, while the socket is still there, what has arrived."""
         self.close()
 
-    def gone(self) -> None:
+    def closed(self) -> None:
         """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
-        self._gone = True
+        self._closed = True
         self.token_lifetime.stop()
-        self._hub.leave(self._place.room, self)
-        if self._slowed is not None and self._pace is not None:
-            self._leave_behind(self._pace)
+        self._hub.leave(self._target.room, self)
+        if self._slowed is not None and self._rate is not None:
+            self._leave_behind(self._rate)
         elif self._held:
             self._leave_waiting()
 
@@ -334,7 +334,7 @@ class Session(Acknowledging):
     def carry_on(self) -> None:
         """Publish what was held back, read on."""
         self._stop_patience()
-        if self._gone:
+        if self._closed:
             self._hub.publisher.left.discard(self)
         self._go_on()
 
@@ -345,11 +345,11 @@ class Session(Acknowledging):
 
     def refused(self, close_code: CloseCode) -> None:
         """Hang up."""
-        self._line.close(close_code)
+        self._connection.close(close_code)
 
     def not_sent(self, close_code: CloseCode) -> None:
         """Hang up: there is no other way to tell a bare client that its message was not taken."""
-        self._line.close(close_code)
+        self._connection.close(close_code)
 
     def renamed(self, nick: str) -> None:
         """Learn that it has another nick; one without has none to lose."""
@@ -364,16 +364,16 @@ class Session(Acknowledging):
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""
-        if self._pays and self._pace is not None:
-            self._pace.read(len(blob))
-        return self._line.replay(blob, count)
+        if self._pays and self._rate is not None:
+            self._rate.read(len(blob))
+        return self._connection.replay(blob, count)
 
     def lost(self, gap: OffsetGap) -> None:
         """Say nothing: a bare client gets messages and nothing else."""
 
     def too_slow(self, gap: OffsetGap) -> None:
         """Hang up: without history there is no other way to tell a bare client that it missed something."""
-        self._line.close(too_slow(gap.count))
+        self._connection.close(too_slow(gap.count))
 
     # What was read and can't be published yet: bounded by what one read brings, for reading stops
 
@@ -382,11 +382,11 @@ class Session(Acknowledging):
             self._held += lines
             return
         self._held = list(lines)
-        self._line.pause()
+        self._connection.pause()
         self._hub.publisher.wait(self)
         if self._hub.publisher.away:
             self.bus_away()
-        if self._gone:
+        if self._closed:
             self._leave_waiting()
 
     def _leave_waiting(self) -> None:
@@ -402,9 +402,9 @@ class Session(Acknowledging):
         self._hub.publisher.left.discard(self)
         held, self._held = self._held, ()
         REFUSED_MESSAGES["bus_away"].value += len(held)
-        if self._gone:
+        if self._closed:
             log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
-        self._line.close(try_later(self._hub.why_not_published()))
+        self._connection.close(try_later(self._hub.why_not_published()))
 
     def _stop_patience(self) -> None:
         if self._patience is not None and self._patience.active():

@@ -25,11 +25,11 @@ from chatd.monitoring.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
 from chatd.runtime.timers import Timer, TimerWheel
 from chatd.runtime.transports import UnixSocket, innermost
 
-CHOKED: "set[Weighed]" = set()
+SLOW_CLIENTS: "set[CountedBacklog]" = set()
 """Those that have more to write than their transport likes to keep."""
 
 
-class Weighed:
+class CountedBacklog:
     """What writes to a client, and counts in ``BACKLOG_BYTES`` what waits for it while it is in CHOKED."""
 
     __slots__ = ()
@@ -65,34 +65,34 @@ class Weighed:
         """
         return _ask_tcp(self.transport, _WINDOW)
 
-    def weigh(self) -> None:
+    def measure(self) -> None:
         """Count what waits for it as it is now: it may have read a part."""
         self._count_backlog(self.waiting)
 
     def _begin_backlog(self) -> None:
-        CHOKED.add(self)
+        SLOW_CLIENTS.add(self)
         BACKLOG_BYTES.value += self._backlog
-        self.weigh()
+        self.measure()
 
     def _count_backlog(self, size: int) -> None:
         BACKLOG_BYTES.value += size - self._backlog
         self._backlog = size  # type: ignore[misc]  # its slot is that of who inherits
 
     def _forget_backlog(self) -> None:
-        if self in CHOKED:
-            CHOKED.discard(self)
+        if self in SLOW_CLIENTS:
+            SLOW_CLIENTS.discard(self)
             BACKLOG_BYTES.value -= self._backlog
 
 
 @implementer(IPushProducer)
-class SendBuffer(Weighed):
+class SendBuffer(CountedBacklog):
     """The outgoing half of a connection, open from ``open_out`` to ``shut_out``.
 
     To its transport it is a push producer, which hears at ``pauseProducing`` that more than 64 KiB wait.
     """
 
     # One message a client means one walk over all clients: what each of them costs is mostly the memory it touches.
-    __slots__ = ("_backlog", "_idle", "choked", "opened")
+    __slots__ = ("_backlog", "_idle", "buffer_full", "opened")
 
     max_backlog: int
     """The most bytes that may wait for a client."""
@@ -104,7 +104,7 @@ class SendBuffer(Weighed):
     def prepare(self) -> None:
         """Be shut, on a transport that may still be somebody else's."""
         self.opened = False
-        self.choked = False
+        self.buffer_full = False
         """Whether the transport has more to write than it likes to keep."""
         self._backlog = 0  # bytes that wait, as far as they are counted, once it is choked; before, its last write
         self._idle: Any = None  # the socket, while it may be written to directly
@@ -154,26 +154,26 @@ class SendBuffer(Weighed):
         if self.plain and not transport.dataBuffer and not transport._tempDataLen:
             self._idle = transport.getHandle()
             return self.deliver(blob, count)
-        if self.choked:
-            self.weigh()  # it may have read since: without that the sum would grow by all that it is given
+        if self.buffer_full:
+            self.measure()  # it may have read since: without that the sum would grow by all that it is given
             if BACKLOG_BYTES.value > self.max_backlog_total or self._backlog + len(blob) > self.max_backlog:
-                self.fell_behind()
+                self.became_slow()
                 return False
         return self.replay(blob, count)
 
-    def tell(self, blob: bytes) -> None:
+    def send(self, blob: bytes) -> None:
         """Write frames that are for this client alone; where it does not read, say so."""
         if self.opened and blob:
             crowded = BACKLOG_BYTES.value > self.max_backlog_total
-            if self.choked and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
-                self.overwhelmed()
+            if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
+                self.stopped_reading()
             else:
                 self.replay(blob, 0)
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Write frames that are count messages, however much waits; return whether they were written."""
         if self.opened:
-            if self in CHOKED:
+            if self in SLOW_CLIENTS:
                 self._count_backlog(self.waiting + len(blob))
             else:
                 self._backlog = len(blob)
@@ -221,10 +221,10 @@ class SendBuffer(Weighed):
         sent_again, probed, silent = _ACKNOWLEDGED.unpack(info)
         return bool(silent >= seconds * 1000 and (sent_again > 0 or probed >= probes))
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Learn that the client does not get what was just delivered."""
 
-    def overwhelmed(self) -> None:
+    def stopped_reading(self) -> None:
         """Learn that the client asks for more than it reads."""
 
     def drained(self) -> None:
@@ -234,14 +234,14 @@ class SendBuffer(Weighed):
 
     def pauseProducing(self) -> None:
         """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
-        if self.choked:
+        if self.buffer_full:
             return
-        self.choked = True
+        self.buffer_full = True
         self._begin_backlog()
 
     def resumeProducing(self) -> None:
         """Note that it has read everything."""
-        self.choked = False
+        self.buffer_full = False
         self._forget_backlog()
         self._backlog = 0
         self.drained()
@@ -251,11 +251,11 @@ class SendBuffer(Weighed):
         self._forget_backlog()
 
 
-def weigh_backlog() -> None:
+def measure_backlogs() -> None:
     """Gauge what waits for all of them."""
-    BACKLOG_CLIENTS.value = len(CHOKED)
-    for weighed in CHOKED:
-        weighed.weigh()
+    BACKLOG_CLIENTS.value = len(SLOW_CLIENTS)
+    for client in SLOW_CLIENTS:
+        client.measure()
 
 
 def _unwritten(transport: Any) -> int | None:

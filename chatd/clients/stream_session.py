@@ -17,7 +17,7 @@ class StreamSession(Session):
     def __init__(self, *args: Any, stream: Stream, since: StreamPosition | None, **options: Any) -> None:
         """Take what a Session takes, how the client hears the room, and from where on it wants to."""
         super().__init__(*args, **options)
-        if not self._place.nick:  # nobody sees it, whatever its token says
+        if not self._target.nick:  # nobody sees it, whatever its token says
             self.nick = self.wanted = ""
         self._stream = stream
         self._since = since
@@ -26,7 +26,7 @@ class StreamSession(Session):
     @property
     def listens(self) -> bool:  # type: ignore[override]
         """Whether it is told who comes and goes, and has a nick of its own."""
-        return bool(self._place.nick)
+        return bool(self._target.nick)
 
     @property
     def since(self) -> StreamPosition | None:
@@ -35,18 +35,18 @@ class StreamSession(Session):
 
     def opened(self) -> None:
         """Say which nick it got, where that is not the one it wanted."""
-        if self._place.nick and self.nick != self._place.nick:
-            self._line.tell(self._stream.another_nick(self._place.nick, self.nick))
+        if self._target.nick and self.nick != self._target.nick:
+            self._connection.send(self._stream.another_nick(self._target.nick, self.nick))
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
         """Say so."""
         if told := self._stream.token_ends(seconds):
-            self._line.tell(told)
+            self._connection.send(told)
 
     def lost(self, gap: OffsetGap) -> None:
         """Say what is gone for good."""
-        self._line.tell(self._stream.lost(self._place.room, gap))
+        self._connection.send(self._stream.lost(self._target.room, gap))
 
     def too_slow(self, gap: OffsetGap) -> None:
         """Say what it missed, and go on."""

@@ -30,7 +30,7 @@ class Owner(Protocol):
     token_lifetime: TokenLifetime
     format: Format
     config: Config
-    line: ClientConnection
+    connection: ClientConnection
     delivering: "Subscription | None"
 
     @property
@@ -90,7 +90,7 @@ class Subscription(Acknowledging):
     def __init__(self, program: Owner, room: str, key: str = "") -> None:
         """Take whose it is, and the key under which its place is kept, if any."""
         self._program = program
-        self._receipts = Receipts(program.line.progress, program.config.marks) if key else None
+        self._receipts = Receipts(program.connection.progress, program.config.marks) if key else None
         self.id = program.id
         self.address = program.address
         self.room = room
@@ -132,23 +132,23 @@ class Subscription(Acknowledging):
         return bool(self._program.key)
 
     @property
-    def choked(self) -> bool:
+    def buffer_full(self) -> bool:
         """Whether it has enough to read for now."""
-        return self._program.line.choked
+        return self._program.connection.buffer_full
 
     def deliver(self, blob: bytes, count: int) -> bool:
         """Send these frames and return True, or fall behind in this room."""
         program = self._program
         program.flush()
         program.delivering = self
-        return program.line.deliver(blob, count)
+        return program.connection.deliver(blob, count)
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, however much waits; return whether they could be sent."""
         if self.pays:
             self._program.was_read(len(blob))
         self._program.flush()
-        return self._program.line.replay(blob, count)
+        return self._program.connection.replay(blob, count)
 
     def began(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
@@ -181,7 +181,7 @@ class Subscription(Acknowledging):
 
     def refused(self, close_code: CloseCode) -> None:
         """Hang up."""
-        self._program.line.close(close_code)
+        self._program.connection.close(close_code)
 
     def not_sent(self, close_code: CloseCode) -> None:
         """Nothing: each of its messages has a receipt."""

@@ -45,8 +45,8 @@ class TextSession(Session):
 
     def opened(self) -> None:
         """Say which nick it got, where that is not the one it wanted."""
-        if self.nick != self._place.nick:
-            self._tell_nick(self.token_lifetime.permissions.nick or self._place.nick, self.nick)
+        if self.nick != self._target.nick:
+            self._tell_nick(self.token_lifetime.permissions.nick or self._target.nick, self.nick)
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
@@ -59,24 +59,24 @@ class TextSession(Session):
 
     # What it types
 
-    def _publish_in_time(self, lines: Sequence[str], pace: ClientRate) -> None:
+    def _publish_in_time(self, lines: Sequence[str], rate: ClientRate) -> None:
         """Publish what may be said by now, and say of the rest that it was not."""
         fit: list[str] = []
         for line in lines:
-            if not isinstance(read_command(line), Say) or not (wait := pace.take(utf8_size(line))):
+            if not isinstance(read_command(line), Say) or not (wait := rate.take(utf8_size(line))):
                 fit.append(line)
                 continue
             self._publish(fit)
             fit = []
             REFUSED_MESSAGES["rate_limited"].value += 1
-            if not self._warn(pace, wait):
+            if not self._warn(rate, wait):
                 return
         self._publish(fit)
 
-    def _warn(self, pace: ClientRate, wait: float) -> bool:
+    def _warn(self, rate: ClientRate, wait: float) -> bool:
         """Tell the client that it was too fast; close the connection and return False after too many warnings."""
-        if pace.refused > self._config.flood_warnings:
-            self._line.close(FLOODING)
+        if rate.refused > self._config.flood_warnings:
+            self._connection.close(FLOODING)
             return False
         self._say(text.not_sent("too fast", wait))
         return True
@@ -92,7 +92,7 @@ class TextSession(Session):
             said = []
             if isinstance(command, Say):
                 self._say_to_all([command.text], action=True)
-            elif not self._gone:
+            elif not self._closed:
                 self._obey(command)
             if command is Ask.QUIT:
                 return
@@ -100,7 +100,7 @@ class TextSession(Session):
 
     def _say_to_all(self, texts: Sequence[str], *, action: bool = False) -> None:
         if texts:
-            self._hub.publisher.publish(self._place.room, self, texts, action=action)
+            self._hub.publisher.publish(self._target.room, self, texts, action=action)
 
     def _hold(self, lines: Sequence[str]) -> None:
         if not self._hub.publisher.away:
@@ -127,14 +127,14 @@ class TextSession(Session):
             case Answer(lines):
                 self._say(*lines)
             case Ask.QUIT:
-                self._line.close(LEAVING)
+                self._connection.close(LEAVING)
             case Ask.WHO:
-                self._read(lambda: self._hub.bus.presence.members(self._place.room), self._tell_who)
+                self._read(lambda: self._hub.bus.presence.members(self._target.room), self._tell_who)
             case Ask.PING:
                 self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
             case Last(count):
                 self._read(
-                    lambda: self._hub.last(self._place.room, count).addCallback(self._was_read),
+                    lambda: self._hub.last(self._target.room, count).addCallback(self._was_read),
                     partial(self._tell_last, count),
                 )
             case Rename() if self.token_lifetime.permissions.nick:
@@ -144,18 +144,18 @@ class TextSession(Session):
 
     def _rename(self, nick: str) -> None:
         """Change the nick; this costs a message."""
-        if self._pace is not None and (wait := self._pace.take(0)):
+        if self._rate is not None and (wait := self._rate.take(0)):
             REFUSED_MESSAGES["rate_limited"].value += 1
-            self._warn(self._pace, wait)
+            self._warn(self._rate, wait)
             return
         identity = self.token_lifetime.identify(nick, self.address)
-        self._ask(lambda: self._hub.rename(self._place.room, self, identity), lambda has: self._tell_nick(nick, has))
+        self._ask(lambda: self._hub.rename(self._target.room, self, identity), lambda has: self._tell_nick(nick, has))
 
     def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
         """Ask the bus if the address of the client may make one more request."""
-        if self._pace is not None and (wait := self._pace.ask()):
+        if self._rate is not None and (wait := self._rate.ask()):
             REFUSED["rate_limited"].value += 1
-            self._warn(self._pace, wait)
+            self._warn(self._rate, wait)
         else:
             self._ask(question, tell)
 
@@ -168,7 +168,7 @@ class TextSession(Session):
 
         def answered(answer: T) -> None:
             self._questions -= 1
-            if not self._gone:
+            if not self._closed:
                 tell(answer)
 
         def failed(failure: Failure) -> None:
@@ -193,14 +193,14 @@ class TextSession(Session):
 
     def _was_read(self, stretch: HistoryPage) -> HistoryPage:
         """Charge the address for what was read, whether or not the client is still there."""
-        if self._pace is not None:
-            self._pace.read(stretch.size)
+        if self._rate is not None:
+            self._rate.read(stretch.size)
         return stretch
 
     def _tell_last(self, count: int, stretch: HistoryPage) -> None:
         if stretch.more and stretch.count < count:
             self._say(text.cut(stretch.count))
-        self._line.tell(b"".join(self.format.frames(stretch.batches)))
+        self._connection.send(b"".join(self.format.frames(stretch.batches)))
 
     def _tell_nick(self, wanted: str, has: str) -> None:
         self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))
@@ -209,13 +209,13 @@ class TextSession(Session):
 
     def bus_away(self) -> None:
         """Give back what was held; what somebody left behind waits for the bus."""
-        if self._gone:
+        if self._closed:
             super().bus_away()
             return
         self._hub.publisher.stop_waiting(self)
         held, self._held = self._held, ()
         self._hold(held)
-        self._line.resume()
+        self._connection.resume()
 
     def not_sent(self, close_code: CloseCode) -> None:
         """Say so, and stay."""
@@ -234,4 +234,4 @@ class TextSession(Session):
         self._say(text.you_are(nick))
 
     def _say(self, *lines: str) -> None:
-        self._line.tell(b"".join([text_frame(line.encode()) for line in lines]))
+        self._connection.send(b"".join([text_frame(line.encode()) for line in lines]))

@@ -24,8 +24,8 @@ def origin(address: str) -> str:
     It hides the address from a glance only: whoever reads it can hash all IPv4 addresses and compare. The broker has
     it, and no client is told it.
     """
-    place = group(address)
-    return sha256(place.encode()).hexdigest()[:_ORIGIN_LENGTH] if place else ""
+    target = group(address)
+    return sha256(target.encode()).hexdigest()[:_ORIGIN_LENGTH] if target else ""
 
 
 class TokenLifetime:

@@ -111,7 +111,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         WebSocketProtocol._connectionMade(self)  # its server's adds words for a log that nobody reads, 15 us of them
         self.trafficStats = self.factory.traffic  # nobody reads it: one for all
         self.send_queue = ()  # nor uses this: we write at once
-        self.factory.came(self)
+        self.factory.add(self)
         self.attach()
         joined = maybeDeferred(self.session.join)
         if not joined.called:
@@ -155,7 +155,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         REFUSED[refused.code].value += 1
         self.write(refused.response())
         self.dropConnection(abort=False)
-        self.session.gone()  # or the room, confirmed meanwhile, would open what is closed
+        self.session.closed()  # or the room, confirmed meanwhile, would open what is closed
 
     # Twisted calls: what comes in
 
@@ -247,7 +247,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         """Start to count a message's empty frames; refuse it where it is of the wrong kind."""
         self._empty_fragments = 0
         super().onMessageBegin(isBinary)
-        if isBinary and not self.session.takes_binary:
+        if isBinary and not self.session.accepts_binary:
             self._fail_connection(NOT_TEXT.code, NOT_TEXT.reason)
 
     def onMessageFrameBegin(self, length: int) -> None:
@@ -280,7 +280,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def onPing(self, payload: bytes) -> None:
         """Answer; the newest alone, and when it can be written, where the client does not read (RFC 6455, 5.5.3)."""
-        if self.choked:
+        if self.buffer_full:
             self._owed = payload
         else:
             super().onPing(payload)
@@ -403,7 +403,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def _shut(self) -> None:
         """Deliver no more, and note how far the client has come."""
-        self.session.given_all()
+        self.session.record_positions()
         self.shut_out()
 
     def unregisterProducer(self) -> None:
@@ -414,7 +414,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     def stopProducing(self) -> None:
         """See what has arrived: the socket is about to be closed."""
         self._shut()
-        self.session.going()
+        self.session.record_arrival()
 
     def connectionLost(self, reason: Failure) -> None:
         """End: the socket is gone."""
@@ -424,20 +424,20 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         for timer in (self._ping, self._drop, self.closeHandshakeTimeoutCall):
             if timer is not None:
                 timer.cancel()
-        self.factory.left(self)
+        self.factory.remove(self)
         with log.failuresHandled("{client} may not have left its rooms", client=self.session.id):
-            self.session.gone()
+            self.session.closed()
         WebSocketProtocol._connectionLost(self, reason)
         self.factory.connection_gone()
 
     # The session and the hub call
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Let the session see that the client gets it later."""
         self.factory.slow.add(clients=1)
-        self.session.fell_behind()
+        self.session.became_slow()
 
-    def overwhelmed(self) -> None:
+    def stopped_reading(self) -> None:
         """Hang up on a client that reads nothing of what it asks for."""
         self.close(too_slow(None))
 

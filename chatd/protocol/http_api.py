@@ -146,7 +146,7 @@ def check_coding(content_encoding: str | None) -> None:
         raise Refused(415, "bad_request", message, (("Accept-Encoding", "identity"),))
 
 
-def read_said(content_type: str | None, body: bytes, most: int) -> PublishBody:
+def read_publish_body(content_type: str | None, body: bytes, most: int) -> PublishBody:
     """Read the body of a request to publish, whose text may have so many bytes. Raises Refused: 400, 413 or 415."""
     if media_type(content_type) == JSON:
         said = _read_json(body)

@@ -118,7 +118,7 @@ def forbidden(message: str) -> Refused:
     return Refused(403, "forbidden", message)
 
 
-def full_house() -> Refused:
+def server_full() -> Refused:
     """Refuse one connection too many."""
     return unavailable("too many connections; try again later", reason="full")
 
@@ -298,7 +298,7 @@ def read_target(target: bytes, last: int = 0) -> RoomTarget:
     return RoomTarget(room, echo == b"1", int(number), resume, nick)
 
 
-def read_place(head: RequestHead) -> RoomTarget:
+def read_upgrade_target(head: RequestHead) -> RoomTarget:
     """Read the URL of a WebSocket's handshake, and the resume key that may be among its subprotocols.
 
     Raises Refused: 404 or 400.

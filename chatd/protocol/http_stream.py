@@ -58,7 +58,7 @@ def _nothing(*_: object) -> bytes:
     return b""
 
 
-def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
+def _lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
     """Show a room as a named client at a terminal sees it."""
 
     def frame_line(data: bytes) -> bytes:
@@ -69,10 +69,10 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 
     return Stream(
         LINES,
-        text.TextFormat(text.named, text.change if told else None, frame_line),
+        text.TextFormat(text.named, text.change if presence else None, frame_line),
         lost=lambda room, gap: line(text.lost(gap.count)),
         another_nick=lambda wanted, has: line(text.taken(wanted, has)),
-        token_ends=lambda seconds: line(text.token_ends(seconds)) if told else b"",
+        token_ends=lambda seconds: line(text.token_ends(seconds)) if presence else b"",
         close_code=lambda close_code, again: line(text.closing_notice(close_code.reason)),
         beginning=_nothing,
         heartbeat=frame_line(b""),
@@ -81,7 +81,7 @@ def _lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
     )
 
 
-def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
+def _json_lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
     """Show what a program hears, an object a line."""
 
     def frame_line(data: bytes) -> bytes:
@@ -89,7 +89,7 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
 
     return Stream(
         JSON_LINES,
-        json_v1.JsonFormat(frame_line, told=told),
+        json_v1.JsonFormat(frame_line, presence=presence),
         lost=lambda room, gap: frame_line(encode(json_v1.gap_event(room, gap))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame_line(encode(json_v1.token_ends(seconds))),
@@ -101,11 +101,11 @@ def _json_lines(frame: Frame, end: bytes, *, told: bool) -> Stream:
     )
 
 
-def _events(frame: Frame, end: bytes, *, told: bool) -> Stream:
+def _events(frame: Frame, end: bytes, *, presence: bool) -> Stream:
     """Show what a program hears, as an EventSource takes it (WHATWG HTML, section 9.2.6); JSON has no line ends."""
     return Stream(
         EVENTS,
-        json_v1.JsonFormat(frame, told=told, show=_message, tell=_change),
+        json_v1.JsonFormat(frame, presence=presence, show=_message, tell=_change),
         lost=lambda room, gap: frame(_event(b"gap", encode(json_v1.gap_event(room, gap)), _id(gap.epoch, gap.last))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame(_event(b"auth", encode(json_v1.token_ends(seconds)))),
@@ -165,16 +165,16 @@ def refused_to(head: RequestHead, refused: Refused, spread: Callable[[], float])
 
 _MAKERS = {TEXT: _lines, JSON: _json_lines, JSON_LINES: _json_lines, EVENTS: _events}
 _STREAMS = {
-    (form, chunked, told): make(chunk if chunked else _whole, LAST_CHUNK if chunked else b"", told=told)
+    (form, chunked, presence): make(chunk if chunked else _whole, LAST_CHUNK if chunked else b"", presence=presence)
     for form, make in _MAKERS.items()
     for chunked in (False, True)
-    for told in (False, True)
+    for presence in (False, True)
 }
 
 
-def stream(form: str, *, chunked: bool, told: bool) -> Stream:
+def stream(form: str, *, chunked: bool, presence: bool) -> Stream:
     """Give a form, the same one for all who ask: members that share a dress share its frames.
 
     Told is who hears who comes and goes.
     """
-    return _STREAMS[form, chunked, told]
+    return _STREAMS[form, chunked, presence]

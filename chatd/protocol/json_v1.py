@@ -445,7 +445,7 @@ class JsonFormat:
         self,
         frame: Callable[[bytes], bytes] = text_frame,
         *,
-        told: bool = True,
+        presence: bool = True,
         show: Callable[[Message, str, str, int], bytes] = message_json,
         tell: Callable[[str, PresenceEvent], bytes] = change_json,
         deflated: "JsonFormat | None" = None,
@@ -455,7 +455,7 @@ class JsonFormat:
         Deflated is the same dress for clients that have agreed to compression.
         """
         self._frame = frame
-        self._told = told
+        self._presence = presence
         self._show = show
         self._tell = tell
         self.deflated = deflated or self
@@ -471,7 +471,7 @@ class JsonFormat:
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
         """Give the frame that tells who came, went, or took another nick; empty where that is not told."""
-        return self._frame(self._tell(room, change)) if self._told else b""
+        return self._frame(self._tell(room, change)) if self._presence else b""
 
 
 JSON = JsonFormat(deflated=JsonFormat(deflated_text_frame))

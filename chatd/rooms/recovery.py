@@ -38,7 +38,7 @@ class Reader(Protocol):
         """Whether it hears its own."""
 
     @property
-    def choked(self) -> bool:
+    def buffer_full(self) -> bool:
         """Whether it has enough to read for now; once it has read that, ``step`` is to be called."""
 
     @property
@@ -186,7 +186,7 @@ class Recovery:
             self._tell(self._cursor.skip_to(self._floor))
         self._floor = None
         cursor = self._cursor
-        while not (self._over or self._reading is not None or self.member.choked):
+        while not (self._over or self._reading is not None or self.member.buffer_full):
             top = self._ordering.position
             behind = cursor.epoch == top.epoch and cursor.offset < top.offset
             ahead = cursor.epoch == top.epoch and cursor.offset > top.offset

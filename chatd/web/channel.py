@@ -9,7 +9,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request as WebRequest
 from zope.interface import implementer
 
-from chatd.clients.send_buffer import CHOKED, Weighed
+from chatd.clients.send_buffer import SLOW_CLIENTS, CountedBacklog
 from chatd.monitoring.metrics import REFUSED
 from chatd.protocol.http_api import check_coding, media_type
 from chatd.protocol.http_head import (
@@ -17,11 +17,11 @@ from chatd.protocol.http_head import (
     RequestHead,
     bad_request,
     check_framing,
-    full_house,
     head_too_large,
     match_line,
     quote_target,
     room_name,
+    server_full,
     split_target,
     too_late,
 )
@@ -125,7 +125,7 @@ def is_room(target: bytes) -> bool:
 
 
 @implementer(IHalfCloseableProtocol)
-class Channel(Weighed, HTTPChannel):
+class Channel(CountedBacklog, HTTPChannel):
     """One connection that speaks HTTP, counted: it may stay open between requests.
 
     It answers one request after the other, a few in a turn, and none while the client leaves the answers before it
@@ -269,8 +269,8 @@ class Channel(Weighed, HTTPChannel):
 
     def pauseProducing(self) -> None:
         """Count what waits for the client: it does not keep up in reading."""
-        if self in CHOKED:
-            self.weigh()
+        if self in SLOW_CLIENTS:
+            self.measure()
         else:
             self._begin_backlog()
         super().pauseProducing()
@@ -366,7 +366,7 @@ class Channel(Weighed, HTTPChannel):
             return
         passes = head.target == METRICS
         if not passes and self.site.full():
-            raise full_house()
+            raise server_full()
         if not head.upgrades:  # a WebSocket is let in by itself
             self.site.connections.admit(head, peer or address_of(self.transport), exposed=self.exposed)
             self.admitted = not passes
@@ -374,7 +374,7 @@ class Channel(Weighed, HTTPChannel):
     def upgrade(self, head: RequestHead) -> None:
         """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
         where = {"exposed": self.exposed, "loopback": self.loopback}
-        connection = self.site.connections.let_in(head, address_of(self.transport), **where)
+        connection = self.site.connections.accept(head, address_of(self.transport), **where)
         rest = self.clearLineBuffer()
         self.leave()
         hand_over(self.transport, connection)

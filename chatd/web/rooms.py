@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.web.server import NOT_DONE_YET, Request
 
 from chatd.access.origins import check_follower
-from chatd.access.tokens import check_readable, check_writable, own_place
+from chatd.access.tokens import check_readable, check_writable, scope_resume_key
 from chatd.broker.publish_queue import NotPublished
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.stream_session import StreamSession
@@ -66,18 +66,18 @@ class RoomPages:
             return self._follow(request, form, heartbeat)
         if form == http_api.HTML:
             return self._page.render(request)
-        place, before = read_target(request.uri, http_api.LAST), http_api.read_before(request.uri)
-        check_readable(token_lifetime_of(request).permissions, place.room)
-        return answer_later(request, self._last(request, place, before, form))
+        target, before = read_target(request.uri, http_api.LAST), http_api.read_before(request.uri)
+        check_readable(token_lifetime_of(request).permissions, target.room)
+        return answer_later(request, self._last(request, target, before, form))
 
-    async def _last(self, request: Request, place: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
-        hub = self._shards.hub(place.room)
+    async def _last(self, request: Request, target: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
+        hub = self._shards.hub(target.room)
         self._check_backlog()
-        stretch = await self._asked(hub.recent(place.room, place.last, before), hub.bus.unreachable)
+        stretch = await self._asked(hub.recent(target.room, target.last, before), hub.bus.unreachable)
         self._read(request, stretch.size)
         self._check_backlog()  # many may have asked at the same time
         if stretch.more and stretch.start is not None:
-            request.setHeader(b"link", http_api.link_to_older(stretch.start, place.last).encode("ascii"))
+            request.setHeader(b"link", http_api.link_to_older(stretch.start, target.last).encode("ascii"))
         if form in (http_api.JSON, http_api.JSON_LINES):
             said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
             if form == http_api.JSON:
@@ -92,31 +92,31 @@ class RoomPages:
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
         position = self._broke_off(request) if form == http_api.EVENTS else None
-        place = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
-        check_follower(head_of(request), named=bool(place.nick or place.resume))
+        target = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
+        check_follower(head_of(request), named=bool(target.nick or target.resume))
         token_lifetime = token_lifetime_of(request)
-        check_readable(token_lifetime.permissions, place.room)
+        check_readable(token_lifetime.permissions, target.room)
         form = http_api.TEXT if form == http_api.HTML else form
-        shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", told=bool(place.nick))
+        shown = stream(form, chunked=request.clientproto == b"HTTP/1.1", presence=bool(target.nick))
         if request.method == b"HEAD":
             describe(request, shown)
             return b""
         if heartbeat is None:
             heartbeat = self._config.heartbeat_seconds if shown.beats else 0
-        address = self._enter(request, place.room)
+        address = self._enter(request, target.room)
         self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
         following = StreamingResponse(request, self._connections, shown, heartbeat)
         following.begin(
             StreamSession(
-                self._shards.hub(place.room),
+                self._shards.hub(target.room),
                 self._config,
                 self._connections.timers,
                 following,
                 id=self._connections.new_id(),
-                place=own_place(token_lifetime.permissions, place),
+                target=scope_resume_key(token_lifetime.permissions, target),
                 address=address,
                 token_lifetime=token_lifetime,
-                pace=self._connections.limits.pace(address, exposed=is_exposed(request)),
+                rate=self._connections.limits.client_rate(address, exposed=is_exposed(request)),
                 stream=shown,
                 since=position,
             )
@@ -129,24 +129,24 @@ class RoomPages:
 
     def publish(self, request: Request) -> int:
         """Say something; answer once it is logged and ordered."""
-        place = read_target(request.uri)
+        target = read_target(request.uri)
         token_lifetime = token_lifetime_of(request)
-        check_writable(token_lifetime.permissions, place.room)
+        check_writable(token_lifetime.permissions, target.room)
         body = request.content.read() if request.content is not None else b""
-        said = http_api.read_said(header(request, "content-type"), body, self._config.max_message)
-        address = self._enter(request, place.room)
+        said = http_api.read_publish_body(header(request, "content-type"), body, self._config.max_message)
+        address = self._enter(request, target.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
         sender = HttpSender(
-            self._shards.hub(place.room),
+            self._shards.hub(target.room),
             self._config,
             self._connections.timers,
             token_lifetime,
             id=self._connections.new_id(),
-            nick=token_lifetime.permissions.nick or (place.nick if said.nick is None else said.nick),
+            nick=token_lifetime.permissions.nick or (target.nick if said.nick is None else said.nick),
             address=address,
         )
-        return answer_later(request, self._publish(request, place.room, sender, said))
+        return answer_later(request, self._publish(request, target.room, sender, said))
 
     def _enter(self, request: Request, room: str) -> str:
         """Let the asker into a room; give its address. Raises Refused: 429."""

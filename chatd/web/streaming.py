@@ -62,7 +62,7 @@ class StreamingResponse(SendBuffer, Protocol):
     def begin(self, session: StreamSession) -> None:
         """Enter the room; the answer begins when it is heard, for the client misses nothing from then on."""
         self.session = session
-        self._connections.came(self)
+        self._connections.add(self)
         self._request.notifyFinish().addErrback(self._left)
         timers: Any = self._connections.timers
         joined = maybeDeferred(session.join)
@@ -123,8 +123,8 @@ class StreamingResponse(SendBuffer, Protocol):
     def _beat(self) -> None:
         """Let the client, and whatever lies between, know that the stream is alive."""
         self._beat_later()
-        if not self.choked:
-            self.tell(self._stream.heartbeat)
+        if not self.buffer_full:
+            self.send(self._stream.heartbeat)
 
     def _look_later(self) -> None:
         self._watch = self._connections.timers.callLater(self._config.keepalive_seconds, self._look_for_life)
@@ -135,12 +135,12 @@ class StreamingResponse(SendBuffer, Protocol):
         if self.is_unheard(self._config.vanished_seconds, self._config.keepalive_probes):
             self.transport.abortConnection()
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Let the session see that the client gets it later."""
         self._connections.slow.add(clients=1)
-        self.session.fell_behind()
+        self.session.became_slow()
 
-    def overwhelmed(self) -> None:
+    def stopped_reading(self) -> None:
         """Hang up on a client that reads nothing of what it is told."""
         self.close(too_slow(None))
 
@@ -171,7 +171,7 @@ class StreamingResponse(SendBuffer, Protocol):
 
     def _shut(self) -> None:
         """Deliver no more, and note how far the client has come."""
-        self.session.given_all()
+        self.session.record_positions()
         self.shut_out()
         for timer in (self._heartbeat, self._watch):
             if timer is not None:
@@ -180,7 +180,7 @@ class StreamingResponse(SendBuffer, Protocol):
     def stopProducing(self) -> None:
         """See what has arrived: the socket is about to be closed."""
         self._shut()
-        self.session.going()
+        self.session.record_arrival()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End: the socket is gone."""
@@ -190,9 +190,9 @@ class StreamingResponse(SendBuffer, Protocol):
         self._gone()
 
     def _gone(self) -> None:
-        self._connections.left(self)
+        self._connections.remove(self)
         with log.failuresHandled("{client} may not have left its room", client=self.session.id):
-            self.session.gone()
+            self.session.closed()
         self._connections.connection_gone()
 
 

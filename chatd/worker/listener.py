@@ -22,9 +22,9 @@ from chatd.protocol.http_head import (
     HEAD_END,
     Refused,
     bad_request,
-    full_house,
     head_too_large,
     read_head,
+    server_full,
     too_late,
 )
 from chatd.runtime.transports import address_of, hand_over, peer_of
@@ -48,19 +48,19 @@ class IncomingConnection(Protocol):
         """Whether others than this host can connect where this connection did: limits hold there."""
         self.loopback = False
         """Whether it came to a TCP port on a loopback address, and not through a proxy that says who connects."""
-        self.told = False
+        self.proxied = False
         """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
 
     def connectionMade(self) -> None:
         """Start the clock; one connection far too many, or of no proxy where one is expected, is dropped at once."""
-        if self.told and not self.factory.announces(peer_of(self.transport)):
+        if self.proxied and not self.factory.accepts_proxy_header(peer_of(self.transport)):
             self._drop("untrusted")
             return
-        peer = "" if self.told else address_of(self.transport)
+        peer = "" if self.proxied else address_of(self.transport)
         if self.factory.connections.bans.has(peer):
             self._drop("banned")
             return
-        if self.factory.crowded(self, peer):
+        if self.factory.is_overloaded(self, peer):
             self._drop("crowded")
             return
         self._late = self.factory.connections.timers.callLater(self.factory.config.head_seconds, self._refuse_late)
@@ -69,7 +69,7 @@ class IncomingConnection(Protocol):
         """Gather the head; decide when it is whole, or can't become so."""
         if self._shut:
             return
-        if self.told and not address_of(self.transport):  # by now the PROXY header was read
+        if self.proxied and not address_of(self.transport):  # by now the PROXY header was read
             self._drop("untrusted")
             return
         searched = max(0, len(self._head) - len(HEAD_END) + 1)
@@ -96,8 +96,8 @@ class IncomingConnection(Protocol):
             if request.upgrades:
                 charged = True  # by ``let_in``
                 if factory.full:
-                    raise full_house()
-                connection = factory.connections.let_in(request, peer, exposed=self.exposed, loopback=self.loopback)
+                    raise server_full()
+                connection = factory.connections.accept(request, peer, exposed=self.exposed, loopback=self.loopback)
                 self._hand_over(connection, rest)
             else:
                 channel = factory.site.buildProtocol(self.transport.getPeer())
@@ -127,7 +127,7 @@ class IncomingConnection(Protocol):
         timers, seconds = factory.connections.timers, factory.config.close_seconds
         self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Hang up: too many others have come since, and this one has not said yet what it wants."""
         self._drop("crowded")
 
@@ -168,12 +168,12 @@ class ListenerFactory(Factory):
         self._full_at = 0  # how many there were when it was said
         site.full = lambda: self.full
 
-    def port(self, *, exposed: bool, told: bool = False, unix: bool = False) -> Factory:
+    def port(self, *, exposed: bool, proxied: bool = False, unix: bool = False) -> Factory:
         """Return the doors of a port.
 
-        Exposed: others than this host can connect; told: we are told who does; unix: it is a unix socket.
+        Exposed: other hosts can connect; proxied: connections begin with a PROXY header; unix: a unix socket.
         """
-        return _Port(self, exposed=exposed, told=told, loopback=not (exposed or told or unix))
+        return _Port(self, exposed=exposed, proxied=proxied, loopback=not (exposed or proxied or unix))
 
     def drain(self) -> None:
         """Keep no HTTP connection longer than for the answer that it waits for."""
@@ -196,7 +196,7 @@ class ListenerFactory(Factory):
             log.info("there is room for connections again", resolved=True)
         return full
 
-    def announces(self, peer: str) -> bool:
+    def accepts_proxy_header(self, peer: str) -> bool:
         """Whether a peer may say with the PROXY protocol who is behind it. One that may not is logged."""
         may = self.connections.proxies.may_announce(peer)
         if not may:
@@ -204,18 +204,18 @@ class ListenerFactory(Factory):
             log.warn(text, peer=peer, problem="untrusted proxy")
         return may
 
-    def crowded(self, incoming: IncomingConnection, peer: str) -> bool:
+    def is_overloaded(self, connection: IncomingConnection, peer: str) -> bool:
         """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
         if self.count >= self._most + self.config.full_house_margin:
             return True
         counted = self.connections.proxies.counted(peer)
-        if incoming.exposed and counted and self.connections.limits.crowded(counted):
+        if connection.exposed and counted and self.connections.limits.crowded(counted):
             return True
-        self.waiting.add(incoming, counted)
+        self.waiting.add(connection, counted)
         if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
             oldest = next(iter(self.waiting))
             if isinstance(oldest, IncomingConnection):
-                oldest.give_way()
+                oldest.evict()
         return False
 
     @property
@@ -230,18 +230,18 @@ class _Port(Factory):
 
     noisy = False
 
-    def __init__(self, incomings: ListenerFactory, *, exposed: bool, told: bool, loopback: bool) -> None:
-        self._incomings = incomings
+    def __init__(self, listener: ListenerFactory, *, exposed: bool, proxied: bool, loopback: bool) -> None:
+        self._listener = listener
         self._exposed = exposed
-        self._told = told
+        self._proxied = proxied
         self._loopback = loopback
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make one."""
-        incoming = IncomingConnection()
-        incoming.factory, incoming.exposed, incoming.told = self._incomings, self._exposed, self._told
-        incoming.loopback = self._loopback
-        return incoming
+        connection = IncomingConnection()
+        connection.factory, connection.exposed, connection.proxied = self._listener, self._exposed, self._proxied
+        connection.loopback = self._loopback
+        return connection
 
     def acceptableProtocols(self) -> list[bytes]:
         """Speak HTTP/1.1 to a TLS client that asks (RFC 7301): without an answer the handshake would fail."""

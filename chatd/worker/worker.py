@@ -34,7 +34,7 @@ from chatd.broker.bus import Bus
 from chatd.chatlog.sync import Sync
 from chatd.chatlog.writer import ChatLog
 from chatd.clients.factory import ConnectionFactory
-from chatd.clients.send_buffer import weigh_backlog
+from chatd.clients.send_buffer import measure_backlogs
 from chatd.config.broker_url import broker_address
 from chatd.config.listen import expects_proxy_header
 from chatd.monitoring.log_events import event_key, fields_of
@@ -209,7 +209,7 @@ class Worker:
         site = Site(reactor, self._shards, self._connections, self._meter)
         if most < config.worker_connections:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
-        self._incoming = ListenerFactory(reactor, self._connections, site, config, most)
+        self._listener = ListenerFactory(reactor, self._connections, site, config, most)
         self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
         self._heartbeat = Periodic(
             reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "telling the parent how the worker is"
@@ -284,8 +284,8 @@ class Worker:
             inherited = InheritedSockets(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
             exposed, told = not is_local(listener.descriptor), expects_proxy_header(listener.endpoint)
-            port = self._incoming.port(
-                exposed=exposed, told=told, unix=family_of(listener.descriptor) == socket.AF_UNIX
+            port = self._listener.port(
+                exposed=exposed, proxied=told, unix=family_of(listener.descriptor) == socket.AF_UNIX
             )
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
@@ -294,7 +294,7 @@ class Worker:
         if self._draining is None and not self._stopping:
             self._close_code = RESTARTING
             self._stop_listening()
-            self._incoming.drain()
+            self._listener.drain()
             self._connections.close_gradually(RESTARTING, self._config.drain)
             late = self._reactor.seconds() + self._config.drain + self._config.close_seconds
             look = partial(self._look_whether_drained, late)
@@ -308,7 +308,7 @@ class Worker:
         back on other workers, and get in there once it is back.
         """
         now, config = self._reactor.seconds(), self._config
-        if self._incoming.empty or (now >= late and not self._incoming.waiting) or now >= late + config.head_seconds:
+        if self._listener.empty or (now >= late and not self._listener.waiting) or now >= late + config.head_seconds:
             if self._saved is None:
                 self._saved = self._shards.saved()
             if self._saved.called or now >= late + config.head_seconds + config.unsaved_seconds:
@@ -375,7 +375,7 @@ class Worker:
         """Gauge the process, so many seconds later than it should be."""
         EVENT_LOOP_LAG_SECONDS.observe(late)
         CPU_SECONDS.value = time.process_time()
-        weigh_backlog()
+        measure_backlogs()
 
     def _end(self) -> None:
         with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice

@@ -19,7 +19,7 @@ class World:
 
     def come(self, address: str, count: int = 1) -> None:
         for _ in range(count):
-            self.table.came(address)
+            self.table.connected(address)
 
     def use(self, address: str, count: float) -> None:
         """Let an address make requests."""

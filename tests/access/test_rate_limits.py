@@ -77,29 +77,29 @@ def test_a_limit_is_a_number_off_or_what_auto_stands_for() -> None:
 
 def test_by_itself_it_limits_those_that_come_from_elsewhere() -> None:
     limits = World(Config()).limits
-    assert limits.pace(A, exposed=False) is None
-    pace = limits.pace(A, exposed=True)
-    assert pace is not None
-    assert pace.messages_per_second == 5
-    assert pace.take_some([1] * 11)[0] == 10
+    assert limits.client_rate(A, exposed=False) is None
+    rate = limits.client_rate(A, exposed=True)
+    assert rate is not None
+    assert rate.messages_per_second == 5
+    assert rate.take_some([1] * 11)[0] == 10
 
 
 def test_a_number_is_for_all_and_off_for_nobody() -> None:
     off: Any = dict.fromkeys(("limit_bytes", "limit_address_messages", "limit_address_bytes", "limit_requests"), "off")
     numbers = World(Config(limit_messages="2", limit_burst=3, **off)).limits
     for exposed in (False, True):
-        pace = numbers.pace(A, exposed=exposed)
-        assert pace is not None
-        assert pace.take_some([10**9] * 4)[0] == 3
-    assert World(Config(limit_messages="off", **off)).limits.pace(A, exposed=True) is None
+        rate = numbers.client_rate(A, exposed=exposed)
+        assert rate is not None
+        assert rate.take_some([10**9] * 4)[0] == 3
+    assert World(Config(limit_messages="off", **off)).limits.client_rate(A, exposed=True) is None
 
 
 def test_the_longest_message_may_always_be_said() -> None:
     config = Config(limit_messages="off", limit_bytes="10", max_message=1000)
-    pace = World(config).limits.pace(A, exposed=True)
-    assert pace is not None
-    assert pace.take(1000) == 0
-    assert pace.take(1000) > 0
+    rate = World(config).limits.client_rate(A, exposed=True)
+    assert rate is not None
+    assert rate.take(1000) == 0
+    assert rate.take(1000) > 0
 
 
 # An address
@@ -108,19 +108,19 @@ def test_the_longest_message_may_always_be_said() -> None:
 def test_it_has_no_more_connections_than_it_may(world: World) -> None:
     for _ in range(3):
         assert world.admits() == ""
-        world.limits.came(A)
+        world.limits.connected(A)
     assert world.admits() == "3 connections from one address at most"
     assert (world.refused.status, world.refused.code) == (429, "rate_limited")
     assert world.admits(B) == ""
-    world.limits.left(A)
+    world.limits.disconnected(A)
     assert world.admits() == ""
 
 
 def test_one_that_is_counted_already_is_not_counted_twice(world: World) -> None:
     for _ in range(3):
-        world.limits.came(A)
+        world.limits.connected(A)
         assert world.admits(counted=True) == ""
-    world.limits.came(A)
+    world.limits.connected(A)
     assert world.admits(counted=True) != ""
 
 
@@ -135,7 +135,7 @@ def test_it_begins_no_more_than_it_may_in_a_minute(world: World) -> None:
 
 def test_all_of_a_network_is_one(world: World) -> None:
     for last in range(3):
-        world.limits.came(f"2001:db8::{last}")
+        world.limits.connected(f"2001:db8::{last}")
     assert world.admits("2001:db8::99") != ""
     assert world.admits("2001:db8:0:1::1") == ""
 
@@ -143,7 +143,7 @@ def test_all_of_a_network_is_one(world: World) -> None:
 def test_a_unix_socket_has_no_address_that_could_do_too_much(world: World) -> None:
     for _ in range(20):
         assert world.admits("unix") == ""
-        world.limits.came("unix")
+        world.limits.connected("unix")
     assert world.enters("a", "unix")
 
 
@@ -160,7 +160,7 @@ def test_who_comes_too_often_takes_no_place_from_the_others() -> None:
     world = World(Config(limit_handshakes="3", limit_arrivals="1", limit_connections="2"))
     assert [world.admits(A)] + [world.admits(A)[:1] for _ in range(9)] == [""] + ["1"] * 9
     for _ in range(3):
-        world.limits.came(B)
+        world.limits.connected(B)
     assert [world.admits(B)[:1] for _ in range(9)] == ["2"] * 9
     assert [world.admits("192.0.2.3"), world.admits("192.0.2.4")] == ["", ""]
 
@@ -194,7 +194,7 @@ def test_on_listeners_of_this_host_nothing_is_limited_by_itself() -> None:
     world = World(Config())
     for number in range(2000):
         assert world.admits(exposed=False) == ""
-        world.limits.came(A)
+        world.limits.connected(A)
         world.limits.enter(A, str(number), exposed=False)
         world.limits.post(A, 1000, exposed=False)
     assert world.admits(exposed=True) != ""
@@ -203,7 +203,7 @@ def test_on_listeners_of_this_host_nothing_is_limited_by_itself() -> None:
 def test_no_more_addresses_are_kept_than_may_be_and_none_with_connections_is_forgotten() -> None:
     world = World(replace(CONFIG, limit_addresses=10))
     for _ in range(3):
-        world.limits.came(A)
+        world.limits.connected(A)
     for number in range(100):
         world.admits(f"198.51.100.{number}")
     assert len(list(world.limits.usages)) == 10
@@ -259,10 +259,10 @@ def test_twenty_people_behind_one_address_open_the_page_at_once() -> None:
         assert world.admits() == ""
         assert asks(world, 4) == 4, "the page, its style, script and icon"
         world.limits.charge(A, 1, exposed=True)  # the handshake
-        pace = world.limits.pace(A, exposed=True)
-        assert pace is not None
-        assert [pace.ask(), pace.ask()] == [0, 0], "who is there, and history"
-        pace.read(5000)
+        rate = world.limits.client_rate(A, exposed=True)
+        assert rate is not None
+        assert [rate.ask(), rate.ask()] == [0, 0], "who is there, and history"
+        rate.read(5000)
 
 
 def test_health_checks_have_a_bucket_of_their_own() -> None:
@@ -310,26 +310,26 @@ def test_requests_of_this_host_are_not_limited_by_themselves() -> None:
 
 def test_all_clients_of_an_address_together_have_limits_too() -> None:
     world = World(Config(limit_messages="off", limit_bytes="off", limit_address_messages="100"))
-    paces = [world.limits.pace(A, exposed=True) for _ in range(3)]
-    taken = [pace.take_some([1] * 150)[0] for pace in paces if pace is not None]
+    paces = [world.limits.client_rate(A, exposed=True) for _ in range(3)]
+    taken = [rate.take_some([1] * 150)[0] for rate in paces if rate is not None]
     assert taken == [150, 50, 0]
-    elsewhere = world.limits.pace(B, exposed=True)
+    elsewhere = world.limits.client_rate(B, exposed=True)
     assert elsewhere is not None
     assert elsewhere.take(1) == 0
 
 
 def test_their_text_is_limited_together() -> None:
     world = World(Config(limit_messages="off", limit_bytes="off", limit_address_messages="off"))
-    paces = [world.limits.pace(A, exposed=True) for _ in range(2)]
-    taken = [pace.take_some([16_384] * 100)[0] for pace in paces if pace is not None]
+    paces = [world.limits.client_rate(A, exposed=True) for _ in range(2)]
+    taken = [rate.take_some([16_384] * 100)[0] for rate in paces if rate is not None]
     assert taken == [64, 0]
 
 
 def test_posts_take_from_what_an_address_may_say() -> None:
     world = World(Config(limit_messages="5", limit_address_messages="6"))
-    pace = world.limits.pace(A, exposed=True)
-    assert pace is not None
-    assert pace.take_some([1] * 20)[0] == 10
+    rate = world.limits.client_rate(A, exposed=True)
+    assert rate is not None
+    assert rate.take_some([1] * 20)[0] == 10
     for _ in range(2):
         world.limits.post(A, 5, exposed=True)
     with pytest.raises(Refused):
@@ -341,7 +341,7 @@ def test_posts_take_from_what_an_address_may_say() -> None:
 
 def test_what_an_address_has_on_other_workers_counts(world: World) -> None:
     for _ in range(2):
-        world.limits.came(A)
+        world.limits.connected(A)
     [told] = world.limits.report()
     assert told == UsageCounts(A, 2, 0, 0)
     world.limits.learn([told], [UsageCounts(A, 3, 0, 0)])
@@ -352,7 +352,7 @@ def test_what_an_address_has_on_other_workers_counts(world: World) -> None:
 
 def test_what_an_address_had_elsewhere_does_not_count_when_that_is_long_ago(world: World) -> None:
     for _ in range(2):
-        world.limits.came(A)
+        world.limits.connected(A)
     told = world.limits.report()
     world.limits.learn(told, [UsageCounts(A, 40, 0, 0)])
     world.now += 15
@@ -395,7 +395,7 @@ def test_a_broker_that_lost_what_it_knew_costs_nobody_anything(world: World) -> 
 
 def test_those_who_do_next_to_nothing_are_not_told_of_and_forgotten(world: World) -> None:
     world.admits()
-    world.limits.came(B)
+    world.limits.connected(B)
     assert world.limits.report() == []
     world.now += 60
     world.limits.report()
@@ -404,10 +404,10 @@ def test_those_who_do_next_to_nothing_are_not_told_of_and_forgotten(world: World
 
 def test_that_an_address_has_no_connection_any_more_is_told_once(world: World) -> None:
     for _ in range(2):
-        world.limits.came(A)
+        world.limits.connected(A)
     world.limits.report()
     for _ in range(2):
-        world.limits.left(A)
+        world.limits.disconnected(A)
     assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
     assert world.limits.report() == []
 

@@ -19,7 +19,7 @@ from chatd.access.tokens import (
     check_writable,
     find_token,
     mint,
-    own_place,
+    scope_resume_key,
 )
 from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, RequestHead, RoomTarget, read_target
@@ -297,7 +297,7 @@ def test_a_nick_that_a_token_says_is_not_the_subject_of_that_name(token_verifier
     assert (subject.nick, nick.nick) == ("carl", "carl")
     assert subject.who != nick.who
     place = read_target(b"/ops?resume=a-key-of-mine")
-    assert own_place(subject, place) != own_place(nick, place)
+    assert scope_resume_key(subject, place) != scope_resume_key(nick, place)
 
 
 def test_a_nick_that_is_none_is_refused(token_verifier: TokenVerifier) -> None:
@@ -382,16 +382,16 @@ def test_who_may_not_is_told_403() -> None:
 def test_a_resume_key_is_of_one_subject() -> None:
     place = RoomTarget("ops", resume="0123456789", last=3)
     ann, ben, nick = (
-        own_place(permissions, place)
+        scope_resume_key(permissions, place)
         for permissions in (Permissions("ann"), Permissions("ben"), Permissions(nick="ann ben"))
     )
     assert len({each.resume for each in (ann, ben, nick, place)}) == 4
-    assert own_place(Permissions("ann", expires=1), place) == ann
+    assert scope_resume_key(Permissions("ann", expires=1), place) == ann
     assert (ann.room, ann.last) == ("ops", 3)
-    assert own_place(EVERYTHING, place) == place
+    assert scope_resume_key(EVERYTHING, place) == place
     with pytest.raises(Refused):
         read_target(b"/ops?resume=" + ann.resume.encode())  # who is nobody in particular can't be ann either
-    assert own_place(Permissions("ann"), RoomTarget("ops")) == RoomTarget("ops"), "without a key nothing is kept"
+    assert scope_resume_key(Permissions("ann"), RoomTarget("ops")) == RoomTarget("ops"), "without a key nothing is kept"
 
 
 # Where it stands
@@ -436,11 +436,11 @@ def test_several_are_refused(target: bytes, headers: dict[str, str]) -> None:
 
 def test_who_brings_none_or_a_bad_one_is_told_how(token_verifier: TokenVerifier) -> None:
     with pytest.raises(Refused) as caught:
-        token_verifier.let_in(RequestHead("GET", b"/ops"), NOW)
+        token_verifier.authenticate(RequestHead("GET", b"/ops"), NOW)
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
     assert caught.value.headers == (("WWW-Authenticate", 'Bearer realm="chatd"'),)
     with pytest.raises(Refused) as caught:
-        token_verifier.let_in(RequestHead("GET", f"/ops?token={token(nick='a:b')}".encode()), NOW)
+        token_verifier.authenticate(RequestHead("GET", f"/ops?token={token(nick='a:b')}".encode()), NOW)
     assert caught.value.headers == (
         (
             "WWW-Authenticate",
@@ -455,7 +455,7 @@ def test_where_no_key_could_be_read_nobody_is_told_that_a_token_is_bad(tmp_path:
     with pytest.raises(BadValue):
         token_verifier.read()
     with pytest.raises(Refused) as caught:
-        token_verifier.let_in(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+        token_verifier.authenticate(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
     assert (caught.value.status, caught.value.headers) == (503, (("Retry-After", "5"),))
 
 
@@ -494,11 +494,11 @@ def test_a_revoked_subject_or_token_is_refused_and_taken_no_more(tmp_path: Path)
 def test_where_the_list_could_not_be_read_no_token_is_taken_or_told_to_be_bad(tmp_path: Path) -> None:
     token_verifier = guard_of(tmp_path, public_pem(), revoked=str(tmp_path / "gone"))
     with pytest.raises(Refused) as caught:
-        token_verifier.let_in(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+        token_verifier.authenticate(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
     assert caught.value.status == 503
     (tmp_path / "gone").write_text("")
     token_verifier.revoked.read()
-    token_verifier.let_in(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
+    token_verifier.authenticate(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)
 
 
 # To make one

@@ -62,7 +62,7 @@ class Worker:
 
     def says(self, count: int, size: int) -> int:
         """Say so many messages of a size; give how many may be said at once."""
-        pace = self.limits.pace(A, exposed=True)
+        pace = self.limits.client_rate(A, exposed=True)
         assert pace is not None
         return pace.take_some([size] * count)[0]
 
@@ -74,7 +74,7 @@ class Worker:
                 self.limits.admit(address, exposed=True, counted=False)
             except Refused:
                 continue
-            self.limits.came(address)
+            self.limits.connected(address)
             taken += 1
         return taken
 
@@ -101,7 +101,7 @@ def test_connections_count_on_all_workers_together(clock: Clock, workers: Sequen
     assert third.comes(20) == 1
     assert third.comes(5, B) == 5
     for _ in range(12):
-        one.limits.left(A)
+        one.limits.disconnected(A)
     clock.advance(1)
     clock.advance(1)
     assert third.comes(5) == 5
@@ -115,7 +115,7 @@ def test_arrivals_count_on_all_workers_together(clock: Clock, workers: Sequence[
     for worker in (one, other):
         worker.comes(9)
         for _ in range(11):
-            worker.limits.left(A)
+            worker.limits.disconnected(A)
     clock.advance(1)
     clock.advance(1)
     assert one.comes(30) < 30 - 11 - 8

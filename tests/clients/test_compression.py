@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from chatd.config.settings import Config
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
-from tests.clients.test_websocket import CONFIG, Client, House
+from tests.clients.test_websocket import CONFIG, ChatServer, Client
 from tests.conformance.testee import CONFIG as ECHO
 from tests.conformance.testee import listen
 from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, handshake
@@ -42,8 +42,8 @@ def compressed(payload: bytes, *, fin: bool = True) -> bytes:
     return frame(payload, TEXT | RSV1, fin=fin)
 
 
-def client(house: House, offer: str = "permessage-deflate") -> Client:
-    return house.client(head=handshake(Sec_WebSocket_Extensions=offer))
+def client(server: ChatServer, offer: str = "permessage-deflate") -> Client:
+    return server.client(head=handshake(Sec_WebSocket_Extensions=offer))
 
 
 def sent(to: Client) -> list[tuple[int, bytes]]:
@@ -95,14 +95,14 @@ def peak_memory() -> Iterator[list[int]]:
 def test_the_first_offer_that_can_be_met_is_taken_up_and_without_one_it_goes_on_without(
     offer: str, taken_up: bool
 ) -> None:
-    answer = client(House(COMPRESSING), offer).heard
+    answer = client(ChatServer(COMPRESSING), offer).heard
     assert answer.status == 101
     asked = "; server_max_window_bits=15" if '="15"' in offer else ""
     assert answer.headers.get("sec-websocket-extensions", "") == (TAKEN_UP + asked if taken_up else "")
 
 
 def test_it_is_not_taken_up_unless_it_is_switched_on() -> None:
-    answer = client(House(CONFIG)).heard
+    answer = client(ChatServer(CONFIG)).heard
     assert answer.status == 101
     assert "sec-websocket-extensions" not in answer.headers
 
@@ -120,25 +120,25 @@ def test_a_deflated_frame_says_what_was_said_and_is_never_longer(text: str) -> N
 
 class MessageTests(TestCase):
     def setUp(self) -> None:
-        self.house = House(COMPRESSING)
-        self.client = client(self.house)
+        self.server = ChatServer(COMPRESSING)
+        self.client = client(self.server)
 
     def test_a_compressed_message_is_taken(self) -> None:
         self.client.send(compressed(deflated(LONG.encode())))
-        assert self.house.said() == [LONG]
+        assert self.server.said() == [LONG]
 
     def test_one_that_is_not_compressed_is_taken_too(self) -> None:
         self.client.send(frame(b"a") + compressed(deflated(b"b")) + frame(b"c"))
-        assert self.house.said() == ["a", "b", "c"]
+        assert self.server.said() == ["a", "b", "c"]
 
     def test_each_message_is_inflated_by_itself(self) -> None:
         self.client.send(*[compressed(deflated(LONG.encode()))] * 3)
-        assert self.house.said() == [LONG] * 3
+        assert self.server.said() == [LONG] * 3
 
     def test_fragments_with_a_ping_between_are_one_message(self) -> None:
         data = deflated(LONG.encode())
         self.client.send(compressed(data[:7], fin=False), frame(b"hi", PING), frame(data[7:], CONTINUATION))
-        assert self.house.said() == [LONG]
+        assert self.server.said() == [LONG]
         assert sent(self.client) == [(0x80 | PONG, b"hi")]
 
     def test_a_continuation_that_says_it_is_compressed_is_1002(self) -> None:
@@ -151,14 +151,14 @@ class MessageTests(TestCase):
         assert self.client.closed_with == 1002
 
     def test_a_compressed_frame_of_one_that_has_not_agreed_is_1002(self) -> None:
-        other = self.house.client()
+        other = self.server.client()
         other.send(compressed(deflated(b"hello")))
         assert other.closed_with == 1002
 
     def test_what_is_no_deflate_is_1007(self) -> None:
         self.client.send(compressed(b"\xff" * 20))
         assert self.client.closed_with == 1007
-        assert self.house.said() == []
+        assert self.server.said() == []
 
     def test_what_inflates_to_no_utf_8_is_1007(self) -> None:
         self.client.send(compressed(deflated(b"\xff\xff")))
@@ -166,16 +166,16 @@ class MessageTests(TestCase):
 
     def test_the_limit_is_on_what_it_inflates_to(self) -> None:
         self.client.send(compressed(deflated(b"x" * 1000)))
-        assert self.house.said() == ["x" * 1000]
+        assert self.server.said() == ["x" * 1000]
         self.client.send(compressed(deflated(b"x" * 1003)))
         assert self.client.closed_with == 1009
 
     def test_what_is_over_the_limit_is_never_cut_to_fit(self) -> None:
         for size in range(1001, 1300):
-            house = House(COMPRESSING)
-            victim = client(house)
+            server = ChatServer(COMPRESSING)
+            victim = client(server)
             victim.send(compressed(deflated(b"x" * 1000 + b"\r\n" + b"x" * (size - 1000))))
-            assert (victim.closed_with, house.said()) == (1009, [])
+            assert (victim.closed_with, server.said()) == (1009, [])
 
     def test_a_message_of_the_limit_is_taken_however_it_is_cut(self) -> None:
         whole = compressed(deflated(b"x" * 1000 + b"\r\n"))
@@ -183,7 +183,7 @@ class MessageTests(TestCase):
             self.client.send(whole[:cut], whole[cut:])
         for each in whole:
             self.client.send(bytes((each,)))
-        assert self.house.said() == ["x" * 1000] * len(whole)
+        assert self.server.said() == ["x" * 1000] * len(whole)
 
     def test_a_message_of_the_limit_that_compression_makes_longer_is_taken(self) -> None:
         stored = zlib.compressobj(level=0, wbits=-15)
@@ -196,24 +196,24 @@ class MessageTests(TestCase):
         nine_bits = (fixed.compress(text.encode()) + fixed.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
         assert min(len(in_blocks), len(nine_bits)) > 1002
         self.client.send(compressed(in_blocks), compressed(nine_bits))
-        assert self.house.said() == ["x" * 1000, text]
+        assert self.server.said() == ["x" * 1000, text]
 
     def test_a_message_without_its_end_is_1007(self) -> None:
         whole = deflated(LONG.encode())
         for size in range(len(whole)):
-            house = House(COMPRESSING)
-            victim = client(house)
+            server = ChatServer(COMPRESSING)
+            victim = client(server)
             victim.send(compressed(whole[:size]))
-            assert (victim.closed_with, house.said()) == (1007, [])
+            assert (victim.closed_with, server.said()) == (1007, [])
 
     def test_what_follows_the_end_of_a_deflate_stream_is_1007(self) -> None:
         ended = zlib.compressobj(wbits=-15)
         self.client.send(compressed(ended.compress(b"hello") + ended.flush(zlib.Z_FINISH) + deflated(b"more")))
-        assert (self.client.closed_with, self.house.said()) == (1007, [])
+        assert (self.client.closed_with, self.server.said()) == (1007, [])
 
     def test_a_bomb_is_1009_and_never_unpacked(self) -> None:
-        house = House(Config(max_message=100_000, compress=True))
-        victim = client(house)
+        server = ChatServer(Config(max_message=100_000, compress=True))
+        victim = client(server)
         bomb = frame(deflated(bytes(50_000_000)), TEXT | RSV1)
         assert len(bomb) < 100_000
         with peak_memory() as peak:
@@ -228,31 +228,31 @@ class MessageTests(TestCase):
 
     def test_what_a_program_hears_and_says_is_compressed(self) -> None:
         agreed = handshake(Sec_WebSocket_Protocol="chatd.v1", Sec_WebSocket_Extensions="permessage-deflate")
-        program = self.house.client(head=agreed)
-        self.house.say(1, 900)
+        program = self.server.client(head=agreed)
+        self.server.say(1, 900)
         first, payload = sent(program)[-1]
         assert first == 0x81 | RSV1
         assert b'"type":"message"' in inflated(payload)
         program.send(compressed(deflated(b'{"type":"publish","room":"lobby","text":"%b"}' % (b"x" * 1000))))
-        assert self.house.said() == ["x" * 1000]
+        assert self.server.said() == ["x" * 1000]
 
     def test_an_idle_client_keeps_nothing_of_a_compressed_message(self) -> None:
-        others = [client(self.house) for _ in range(40)]
+        others = [client(self.server) for _ in range(40)]
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         before = tracemalloc.get_traced_memory()[0]
         for each in others:
             each.send(compressed(deflated(LONG.encode())))
-        self.house.said()
+        self.server.said()
         for each in others:
             each.transport.clear()
-        self.house.bus.published.clear()
+        self.server.bus.published.clear()
         assert (tracemalloc.get_traced_memory()[0] - before) / len(others) < 4000
 
     def test_a_batch_is_compressed_once_for_all_who_agreed(self) -> None:
-        others, plain = [client(self.house) for _ in range(5)], self.house.client()
+        others, plain = [client(self.server) for _ in range(5)], self.server.client()
         self.client.send(frame(LONG.encode()), frame(b"short"))
-        self.house.said()
+        self.server.said()
         blobs = {other.transport.value().partition(b"\r\n\r\n")[2] for other in others}
         assert len(blobs) == 1
         [(first, payload), (second, short)] = sent(others[0])
@@ -269,10 +269,10 @@ class MessageTests(TestCase):
             return compressobj(**options)
 
         self.patch(zlib, "compressobj", counted)
-        others = [client(self.house) for _ in range(10)]
+        others = [client(self.server) for _ in range(10)]
         self.client.send(frame(b"one"), frame(LONG.encode()))
         others[0].send(frame(b"two"))
-        self.house.said()
+        self.server.said()
         assert len(made) == 3
         assert len(sent(others[1])) == 3
         assert (len(sent(others[0])), len(sent(self.client))) == (2, 1)
@@ -280,10 +280,10 @@ class MessageTests(TestCase):
     def test_what_it_hears_is_the_same_object_as_the_others_hear(self) -> None:
         """One blob in memory, however many have agreed."""
         heard: list[bytes] = []
-        for each in [client(self.house) for _ in range(3)]:
+        for each in [client(self.server) for _ in range(3)]:
             each.transport.write = heard.append  # type: ignore[method-assign, assignment]
         self.client.send(frame(LONG.encode()))
-        self.house.said()
+        self.server.said()
         assert len(heard) == 3
         assert heard[0] is heard[1] is heard[2]
 
@@ -318,6 +318,6 @@ class LibraryTests(TestCase):
 
 
 def test_a_binary_first_fragment_that_is_compressed_is_1003_at_once() -> None:
-    bare = client(House(COMPRESSING))
+    bare = client(ChatServer(COMPRESSING))
     bare.send(frame(deflated(b"abc"), BINARY | RSV1, fin=False))
     assert bare.closed_with == 1003

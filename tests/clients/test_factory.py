@@ -19,7 +19,7 @@ from tests.frames import CLOSE, Heard, frame, handshake, heard
 REVOKED = (4001).to_bytes(2) + b"the token was revoked"
 
 
-class House:
+class ChatServer:
     """A factory that asks for tokens, on a bus in memory and a clock."""
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class House:
     def client(self, text: str, query: str = "", **headers: str) -> FakeTransport:
         """Let a client in with a token; return its transport."""
         head = read_head(handshake(f"/ops?token={text}{query}", **headers))
-        connection = self.factory.let_in(head, "192.0.2.7")
+        connection = self.factory.accept(head, "192.0.2.7")
         transport = FakeTransport(self.clock, connection)
         connection.makeConnection(transport)
         self.clock.advance(0)
@@ -57,77 +57,79 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def server(tmp_path: Path) -> ChatServer:
+    return ChatServer(tmp_path)
 
 
 def told(transport: FakeTransport) -> Heard:
     return heard(transport.value())
 
 
-def test_when_a_key_is_gone_its_connections_are_closed_and_others_stay(house: House) -> None:
+def test_when_a_key_is_gone_its_connections_are_closed_and_others_stay(server: ChatServer) -> None:
     program = {"Sec_WebSocket_Protocol": "chatd.v1"}
     gone = [
-        house.client(token(sub="a")),
-        house.client(token(sub="b"), "&nick=b"),
-        house.client(token(sub="c"), **program),
+        server.client(token(sub="a")),
+        server.client(token(sub="b"), "&nick=b"),
+        server.client(token(sub="c"), **program),
     ]
-    stay = house.client(token("P-256", sub="a"))
-    house.factory.close_revoked()
+    stay = server.client(token("P-256", sub="a"))
+    server.factory.close_revoked()
     assert [told(each).close_code for each in (*gone, stay)] == [0, 0, 0, 0]
-    house.keys.write_bytes(public_pem("RSA"))
-    house.token_verifier.read()
-    house.factory.close_revoked()
+    server.keys.write_bytes(public_pem("RSA"))
+    server.token_verifier.read()
+    server.factory.close_revoked()
     assert [told(each).frames[-1] for each in gone] == [(CLOSE, REVOKED)] * 3
     assert json.loads(told(gone[2]).texts[-1]) == {"type": "bye", "code": 4001, "reason": "the token was revoked"}
     assert told(stay).close_code == 0
 
 
-def test_a_subject_or_token_that_is_put_on_the_list_is_closed_and_others_stay(house: House) -> None:
-    ann, ben, other = (house.client(token(sub=sub, jti=jti)) for sub, jti in (("ann", "1"), ("ben", "2"), ("ben", "3")))
-    house.revoke("sub ann\njti 2\n")
+def test_a_subject_or_token_that_is_put_on_the_list_is_closed_and_others_stay(server: ChatServer) -> None:
+    ann, ben, other = (
+        server.client(token(sub=sub, jti=jti)) for sub, jti in (("ann", "1"), ("ben", "2"), ("ben", "3"))
+    )
+    server.revoke("sub ann\njti 2\n")
     assert [told(each).close_code for each in (ann, ben, other)] == [4001, 4001, 0]
 
 
-def test_a_client_is_judged_by_the_token_that_it_has_by_now(house: House) -> None:
-    client = house.client(token(sub="ann", jti="1"), Sec_WebSocket_Protocol="chatd.v1")
+def test_a_client_is_judged_by_the_token_that_it_has_by_now(server: ChatServer) -> None:
+    client = server.client(token(sub="ann", jti="1"), Sec_WebSocket_Protocol="chatd.v1")
     renew = {"type": "auth", "token": token("P-256", sub="ann", jti="2")}
     client.receive(frame(json.dumps(renew).encode()))
-    house.clock.advance(0)
-    house.revoke("jti 1\n")
+    server.clock.advance(0)
+    server.revoke("jti 1\n")
     assert told(client).close_code == 0
     client.receive(frame(json.dumps(renew | {"token": token(sub="ann", jti="1"), "ref": 7}).encode()))
-    house.clock.advance(0)
+    server.clock.advance(0)
     answer = json.loads(told(client).texts[-1])
     assert (answer["type"], answer["message"], answer["ref"]) == ("error", "the token was revoked", 7)
-    house.revoke("jti 2\n")
+    server.revoke("jti 2\n")
     assert told(client).close_code == 4001
 
 
-def test_a_client_that_is_still_joining_is_answered_401(house: House) -> None:
-    house.bus.confirm_at_once = False
-    client = house.client(token(sub="ann"))
-    house.revoke("sub ann\n")
+def test_a_client_that_is_still_joining_is_answered_401(server: ChatServer) -> None:
+    server.bus.confirm_at_once = False
+    client = server.client(token(sub="ann"))
+    server.revoke("sub ann\n")
     answer = told(client)
     assert (answer.status, json.loads(answer.body)["message"]) == (401, "the token was revoked")
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
 
 
-def test_one_that_cannot_be_closed_keeps_no_other_open(house: House, events: Events) -> None:
-    first, second = house.client(token(sub="ann")), house.client(token(sub="ann"))
+def test_one_that_cannot_be_closed_keeps_no_other_open(server: ChatServer, events: Events) -> None:
+    first, second = server.client(token(sub="ann")), server.client(token(sub="ann"))
 
     def fails(close_code: object) -> None:
         raise RuntimeError(close_code)
 
-    broken: Any = next(iter(house.factory.connections))
+    broken: Any = next(iter(server.factory.connections))
     broken.close = fails
-    house.revoke("sub ann\n")
+    server.revoke("sub ann\n")
     assert [told(first).close_code, told(second).close_code] == [0, 4001]
     assert [text for _, text in events.said] == [f"{broken.session.id} could not be closed"]
 
 
-def test_where_no_tokens_are_asked_for_nobody_is_closed(house: House) -> None:
-    house.factory._token_verifier = None
-    client = house.client("")
-    house.factory.close_revoked()
+def test_where_no_tokens_are_asked_for_nobody_is_closed(server: ChatServer) -> None:
+    server.factory._token_verifier = None
+    client = server.client("")
+    server.factory.close_revoked()
     assert told(client).close_code == 0

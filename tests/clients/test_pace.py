@@ -17,7 +17,7 @@ from chatd.config.settings import Config
 from chatd.protocol.close_codes import FLOODING
 from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.message import Message
-from tests.clients.house import House, events, lines
+from tests.clients.server import ChatServer, events, lines
 from tests.fakes import FakeLine
 
 CONFIG = Config(
@@ -31,7 +31,7 @@ CONFIG = Config(
 )
 
 
-class Town(House):
+class Town(ChatServer):
     """A house whose clients may say ten messages at once, then five a second."""
 
     def __init__(self) -> None:
@@ -39,11 +39,11 @@ class Town(House):
         self.limits = RateLimits(CONFIG, self.clock.seconds)
 
     def paced(
-        self, kind: type[Any], name: str = "s1", place: RoomTarget | None = None, **options: Any
+        self, kind: type[Any], name: str = "s1", target: RoomTarget | None = None, **options: Any
     ) -> tuple[Any, FakeLine]:
-        pace = self.limits.pace("192.0.2.1", exposed=True)
-        place = place or RoomTarget("lobby", nick="ann" * (kind is TextSession))
-        session, line = self.come(kind, name, place, pace=pace, **options)
+        pace = self.limits.client_rate("192.0.2.1", exposed=True)
+        target = target or RoomTarget("lobby", nick="ann" * (kind is TextSession))
+        session, line = self.come(kind, name, target, rate=pace, **options)
         self.turn()
         lines(line)
         return session, line
@@ -107,7 +107,7 @@ def test_what_a_client_left_behind_is_said_at_its_pace(town: Town) -> None:
     session, line = town.paced(Session)
     session.received(TEXTS[:20])
     town.turn()
-    session.gone()
+    session.closed()
     assert town.wait(1.1) == TEXTS[10:15]
     assert town.wait(1.5) == TEXTS[15:20]
     assert "resume" not in line.events
@@ -122,8 +122,8 @@ def test_too_much_of_it_is_not_and_that_is_logged(town: Town) -> None:
         session.received(["x" * 30])
     town.turn()
     with capturedLogs() as events:
-        one.gone()
-        other.gone()
+        one.closed()
+        other.closed()
     assert [each["count"] for each in events] == [1]
     assert town.wait(1) == ["x" * 30]
     assert not town.clock.getDelayedCalls()
@@ -134,7 +134,7 @@ def test_how_much_is_left_behind_is_counted_in_bytes(town: Town) -> None:
     session.received([*TEXTS[:10], "\u00e9" * 30])
     town.turn()
     with capturedLogs() as events:
-        session.gone()
+        session.closed()
     assert [each["count"] for each in events] == [1]
 
 
@@ -144,7 +144,7 @@ def test_what_is_still_to_be_said_when_all_ends_is_said_at_once(town: Town) -> N
     for session in (one, other):
         session.received(TEXTS[:13])
     town.turn()
-    other.gone()
+    other.closed()
     town.limits.slowed.hurry()
     assert town.said() == TEXTS[10:13] * 2
 
@@ -188,8 +188,8 @@ def publish(text: str, **more: Any) -> str:
 
 
 def test_a_program_knows_how_fast_it_may_speak_and_is_told_when_to_try_again(town: Town) -> None:
-    pace = town.limits.pace("192.0.2.1", exposed=True)
-    session, line = town.come(JsonSession, "p1", RoomTarget("lobby"), pace=pace)
+    pace = town.limits.client_rate("192.0.2.1", exposed=True)
+    session, line = town.come(JsonSession, "p1", RoomTarget("lobby"), rate=pace)
     town.turn()
     assert events(line)[0]["limits"] == {"message_bytes": 100, "messages_per_s": 5.0, "rooms": 3}
     session.received([publish(text, ref=text) for text in TEXTS[:12]])
@@ -345,7 +345,7 @@ def test_what_is_read_for_a_client_that_has_left_is_charged_too(library: Library
     library.bus.answer_at_once = False
     ann.received(["/last 15"])
     library.turn()
-    ann.gone()
+    ann.closed()
     library.bus.answer()
     assert library.owes() == 1 + 1.5
 
@@ -354,9 +354,9 @@ def test_what_is_read_for_a_client_that_has_left_is_charged_too(library: Library
 def test_what_is_given_on_entering_is_charged_and_never_refused(library: Library, kind: type[Any]) -> None:
     library.limits.read("192.0.2.1", 10**9, exposed=True)
     before = library.owes()
-    pace = library.limits.pace("192.0.2.1", exposed=True)
-    place = RoomTarget("lobby", last=20, resume="a-key-of-mine", nick="ann" * (kind is TextSession))
-    _, line = library.come(kind, "s1", place, pace=pace)
+    pace = library.limits.client_rate("192.0.2.1", exposed=True)
+    target = RoomTarget("lobby", last=20, resume="a-key-of-mine", nick="ann" * (kind is TextSession))
+    _, line = library.come(kind, "s1", target, rate=pace)
     library.turn()
     assert b"".join(line.blobs).count(b"hello") == 20
     assert library.owes() > before
@@ -368,7 +368,7 @@ def test_who_reads_slowly_is_not_charged_for_what_history_gives_it(library: Libr
     library.bus.say("lobby", [Message("n0", 0, "other", "first")], 20, "elsewhere")
     library.turn()
     before = library.owes()
-    session.fell_behind()
+    session.became_slow()
     library.bus.say("lobby", [Message("n1", 0, "other", "second")], 21, "elsewhere")
     library.turn()
     session.drained()
@@ -378,7 +378,7 @@ def test_who_reads_slowly_is_not_charged_for_what_history_gives_it(library: Libr
 
 
 def test_a_program_that_comes_back_recovers_what_it_missed_though_it_owes(library: Library) -> None:
-    session, line = library.paced(JsonSession, place=RoomTarget("other"))
+    session, line = library.paced(JsonSession, target=RoomTarget("other"))
     library.limits.read("192.0.2.1", 20_000, exposed=True)
     top = library.bus.top("lobby")
     session.received(

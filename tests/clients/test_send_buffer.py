@@ -23,7 +23,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from chatd.clients import send_buffer
-from chatd.clients.send_buffer import SendBuffer, weigh_backlog
+from chatd.clients.send_buffer import SendBuffer, measure_backlogs
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.runtime.transports import UnixSocket
 from tests.fakes import reactor_by_hand
@@ -71,7 +71,7 @@ class Client(SendBuffer, Protocol):
         self.shut_out()
         self.lost = reason
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         self.told.append("behind")
 
     def drained(self) -> None:
@@ -275,7 +275,7 @@ def test_nothing_is_lost_doubled_or_out_of_order(reactor: Any, bound: int, steps
                 expected += data
             assert client.waiting <= max(bound, MARK + 60_005) + controls
         assert line.read_until(len(expected)) == expected
-        line.until(lambda: not (client.waiting or client.choked), "all of it to be written")
+        line.until(lambda: not (client.waiting or client.buffer_full), "all of it to be written")
         client.deliver(b"end", 1)
         assert line.read_until(len(expected) + 3) == expected + b"end"
         assert client.told[-1:] != ["behind"]
@@ -321,12 +321,12 @@ def test_once_it_has_read_all_it_is_drained_and_gets_what_comes_then(line: Line)
 
 def test_it_is_no_more_choked_when_it_is_told_to_be_drained(line: Line) -> None:
     size = deliver_until_behind(line)
-    choked: list[bool] = []
-    line.client.drained = lambda: choked.append(line.client.choked)  # type: ignore[method-assign]
-    assert line.client.choked
+    buffer_full: list[bool] = []
+    line.client.drained = lambda: buffer_full.append(line.client.buffer_full)  # type: ignore[method-assign]
+    assert line.client.buffer_full
     line.read_until(size)
-    line.until(lambda: choked, "it to be drained")
-    assert choked == [False]
+    line.until(lambda: buffer_full, "it to be drained")
+    assert buffer_full == [False]
 
 
 def test_reading_a_part_is_not_being_drained(line: Line) -> None:
@@ -337,7 +337,7 @@ def test_reading_a_part_is_not_being_drained(line: Line) -> None:
         line.turn()
     assert 0 < line.client.waiting < waiting
     assert line.client.told == ["behind"]
-    assert line.client.choked
+    assert line.client.buffer_full
     assert line.read_until(size) == b"x" * size
 
 
@@ -424,9 +424,9 @@ def test_when_some_have_read_what_waited_there_is_room_for_others(crowd: list[Li
     second.client.deliver(b"x", 1)
     assert second.client.missed == 1
     first.read_until(size - 10_000)
-    first.until(lambda: not first.client.choked, "it to be drained")
+    first.until(lambda: not first.client.buffer_full, "it to be drained")
     second.read_until(300_000)
-    weigh_backlog()
+    measure_backlogs()
     second.client.deliver(b"x", 1)
     assert second.client.missed == 1
 
@@ -438,7 +438,7 @@ def test_what_was_read_since_is_not_counted_when_it_is_weighed(crowd: list[Line]
     before = BACKLOG_BYTES.value
     crowd[0].read_until(50_000)
     assert BACKLOG_BYTES.value == before
-    weigh_backlog()
+    measure_backlogs()
     assert BACKLOG_BYTES.value == waits_for(crowd) < before
 
 
@@ -449,7 +449,7 @@ def give_what_is_read(lines: list[Line], give: Callable[[Client, bytes], object]
     for _ in range(40):
         for line in lines:
             line.read_down_to(80_000)
-            assert line.client.choked
+            assert line.client.buffer_full
             give(line.client, b"y" * 10_000)
 
 
@@ -460,7 +460,7 @@ def test_clients_that_read_all_they_are_given_do_not_fall_behind_however_much_it
 
 
 def test_answers_are_counted_as_they_wait_too(crowd: list[Line]) -> None:
-    give_what_is_read(crowd, lambda client, blob: client.tell(blob))
+    give_what_is_read(crowd, lambda client, blob: client.send(blob))
     assert BACKLOG_BYTES.value <= 300_000
 
 
@@ -480,12 +480,12 @@ def test_one_that_falls_behind_is_counted_as_it_is(crowd: list[Line]) -> None:
 def test_one_that_asks_for_more_while_too_much_waits_for_all_is_told_so_sooner(crowd: list[Line]) -> None:
     asking, other, _ = crowd
     asked: list[bool] = []
-    asking.client.overwhelmed = lambda: asked.append(True)  # type: ignore[method-assign]
-    asking.client.tell(b"x" * 200_000)
-    asking.client.tell(b"x" * 10)
+    asking.client.stopped_reading = lambda: asked.append(True)  # type: ignore[method-assign]
+    asking.client.send(b"x" * 200_000)
+    asking.client.send(b"x" * 10)
     assert asked == []
     other.client.deliver(b"x" * 200_000, 1)
-    asking.client.tell(b"x" * 10)
+    asking.client.send(b"x" * 10)
     assert asked == [True]
 
 
@@ -504,7 +504,7 @@ def test_one_may_fall_behind_again(line: Line) -> None:
     for _ in range(3):
         size = len(line.heard) + deliver_until_behind(line)
         line.read_until(size)
-        line.until(lambda: not line.client.choked, "it to be drained")
+        line.until(lambda: not line.client.buffer_full, "it to be drained")
     assert line.client.told == ["behind", "drained"] * 3
 
 

@@ -17,7 +17,7 @@ from chatd.protocol.close_codes import READ_ONLY, TOKEN_OUT
 from chatd.protocol.http_api import EVENTS, JSON, TEXT
 from chatd.protocol.http_head import RoomTarget
 from chatd.protocol.http_stream import stream
-from tests.clients.house import House, events, lines
+from tests.clients.server import ChatServer, events, lines
 from tests.fakes import FakeLine
 
 
@@ -39,8 +39,8 @@ def token_lifetime_of(clock: Clock, permissions: Permissions, **others: Permissi
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def server() -> ChatServer:
+    return ChatServer()
 
 
 # The time
@@ -165,104 +165,104 @@ def test_a_token_with_another_nick_does_not_renew_and_changes_nothing() -> None:
 # A bare client
 
 
-def bare(house: House, permissions: Permissions) -> tuple[Session, FakeLine]:
-    return house.come(Session, "s1", RoomTarget("lobby"), token_lifetime_of(house.clock, permissions))
+def bare(server: ChatServer, permissions: Permissions) -> tuple[Session, FakeLine]:
+    return server.come(Session, "s1", RoomTarget("lobby"), token_lifetime_of(server.clock, permissions))
 
 
-def test_a_bare_clients_lines_are_those_of_its_token(house: House) -> None:
-    (ann, own), (_, other) = bare(house, Permissions("ann", "ann")), house.session("s2")
-    house.turn()
+def test_a_bare_clients_lines_are_those_of_its_token(server: ChatServer) -> None:
+    (ann, own), (_, other) = bare(server, Permissions("ann", "ann")), server.session("s2")
+    server.turn()
     ann.received(["hello"])
-    house.turn()
+    server.turn()
     assert (lines(other), lines(own)) == (["ann: hello"], [])
 
 
-def test_a_bare_client_that_may_only_listen_is_closed_when_it_speaks(house: House) -> None:
-    session, line = bare(house, Permissions(rooms={"lobby": "r"}))
+def test_a_bare_client_that_may_only_listen_is_closed_when_it_speaks(server: ChatServer) -> None:
+    session, line = bare(server, Permissions(rooms={"lobby": "r"}))
     session.received(["\n"])
     assert line.events == []
     session.received(["hello"])
     assert line.events == [READ_ONLY]
-    assert house.turn() == []
+    assert server.turn() == []
 
 
-def test_a_bare_client_hears_nothing_before_its_token_runs_out_and_is_closed_then(house: House) -> None:
-    _, line = bare(house, Permissions(expires=50))
+def test_a_bare_client_hears_nothing_before_its_token_runs_out_and_is_closed_then(server: ChatServer) -> None:
+    _, line = bare(server, Permissions(expires=50))
     assert (lines(line), line.events) == ([], [])
-    house.clock.advance(50)
+    server.clock.advance(50)
     assert (lines(line), line.events) == ([], [TOKEN_OUT])
 
 
 @pytest.mark.parametrize("kind", [Session, TextSession, JsonSession])
-def test_who_is_gone_has_no_timer_left(house: House, kind: type[Any]) -> None:
-    session, _ = house.come(
-        kind, "s1", RoomTarget("lobby", nick="ann"), token_lifetime_of(house.clock, Permissions(expires=500))
+def test_who_is_gone_has_no_timer_left(server: ChatServer, kind: type[Any]) -> None:
+    session, _ = server.come(
+        kind, "s1", RoomTarget("lobby", nick="ann"), token_lifetime_of(server.clock, Permissions(expires=500))
     )
-    house.turn()
-    session.gone()
-    house.turn()
-    assert [call.getTime() for call in house.clock.getDelayedCalls() if call.getTime() > 400] == []
+    server.turn()
+    session.closed()
+    server.turn()
+    assert [call.getTime() for call in server.clock.getDelayedCalls() if call.getTime() > 400] == []
 
 
 # Somebody at a terminal
 
 
-def person(house: House, permissions: Permissions, nick: str = "ann") -> tuple[TextSession, FakeLine]:
-    session, line = house.come(
-        TextSession, "ann.1", RoomTarget("lobby", nick=nick), token_lifetime_of(house.clock, permissions)
+def person(server: ChatServer, permissions: Permissions, nick: str = "ann") -> tuple[TextSession, FakeLine]:
+    session, line = server.come(
+        TextSession, "ann.1", RoomTarget("lobby", nick=nick), token_lifetime_of(server.clock, permissions)
     )
-    house.turn()
+    server.turn()
     return session, line
 
 
-def test_its_nick_is_that_of_its_token_and_it_is_told(house: House) -> None:
-    ann, line = person(house, Permissions("ann", "ann"), nick="bob")
+def test_its_nick_is_that_of_its_token_and_it_is_told(server: ChatServer) -> None:
+    ann, line = person(server, Permissions("ann", "ann"), nick="bob")
     assert (ann.nick, lines(line)) == ("ann", ["* you are ann"])
-    _, line = person(house, Permissions("ann", "ann"))
+    _, line = person(server, Permissions("ann", "ann"))
     assert lines(line) == []
 
 
-def test_it_keeps_it(house: House) -> None:
-    ann, line = person(house, Permissions("ann", "ann"))
+def test_it_keeps_it(server: ChatServer) -> None:
+    ann, line = person(server, Permissions("ann", "ann"))
     ann.received(["/nick bob"])
-    house.turn()
+    server.turn()
     assert (ann.nick, lines(line)) == ("ann", ["* your nick is that of your token"])
 
 
-def test_it_may_only_listen_and_is_told_so(house: House) -> None:
-    ann, line = person(house, Permissions("ann", "ann", rooms={"*": "r"}))
+def test_it_may_only_listen_and_is_told_so(server: ChatServer) -> None:
+    ann, line = person(server, Permissions("ann", "ann", rooms={"*": "r"}))
     ann.received(["hello", "/ping", "/me waves"])
     told = "* not sent: the token does not let you speak in this room"
-    assert house.turn() == []
+    assert server.turn() == []
     assert [each for each in lines(line) if not each.startswith("* pong")] == [told, told]
     assert line.events == []
     ann.received(["/quit", "hello"])
     assert lines(line) == []
 
 
-def test_it_is_told_that_its_token_runs_out(house: House) -> None:
-    _, line = person(house, Permissions("ann", "ann", expires=100))
-    house.clock.advance(40)
+def test_it_is_told_that_its_token_runs_out(server: ChatServer) -> None:
+    _, line = person(server, Permissions("ann", "ann", expires=100))
+    server.clock.advance(40)
     assert lines(line) == ["* your token runs out in 60 seconds"]
-    house.clock.advance(60)
+    server.clock.advance(60)
     assert line.events == [TOKEN_OUT]
 
 
 # A program
 
 
-def program(house: House, permissions: Permissions, **others: Permissions) -> tuple[JsonSession, FakeLine]:
-    session, line = house.come(
-        JsonSession, "p1", RoomTarget("lobby"), token_lifetime_of(house.clock, permissions, **others)
+def program(server: ChatServer, permissions: Permissions, **others: Permissions) -> tuple[JsonSession, FakeLine]:
+    session, line = server.come(
+        JsonSession, "p1", RoomTarget("lobby"), token_lifetime_of(server.clock, permissions, **others)
     )
-    house.turn()
+    server.turn()
     lines(line)
     return session, line
 
 
-def asks(house: House, session: JsonSession, line: FakeLine, **request: Any) -> list[dict[str, Any]]:
+def asks(server: ChatServer, session: JsonSession, line: FakeLine, **request: Any) -> list[dict[str, Any]]:
     session.received([json.dumps(request)])
-    house.turn()
+    server.turn()
     return events(line)
 
 
@@ -270,72 +270,72 @@ def refused(message: str, **more: Any) -> dict[str, Any]:
     return {"type": "error", "code": "forbidden", "message": message} | more
 
 
-def test_a_program_may_do_in_each_room_what_its_token_says(house: House) -> None:
-    session, line = program(house, Permissions("ann", rooms={"lobby": "r", "ops": "rw", "drop": "w"}))
-    assert asks(house, session, line, type="publish", room="lobby", text="hi", ref=1) == [
+def test_a_program_may_do_in_each_room_what_its_token_says(server: ChatServer) -> None:
+    session, line = program(server, Permissions("ann", rooms={"lobby": "r", "ops": "rw", "drop": "w"}))
+    assert asks(server, session, line, type="publish", room="lobby", text="hi", ref=1) == [
         refused("the token does not let you speak in this room", ref=1)
     ]
     for room in ("drop", "other"):
-        assert asks(house, session, line, type="join", room=room, ref=2) == [
+        assert asks(server, session, line, type="join", room=room, ref=2) == [
             refused("the token does not let you into this room", ref=2)
         ]
-    assert [each["type"] for each in asks(house, session, line, type="join", room="ops")] == ["joined"]
-    assert [each["type"] for each in asks(house, session, line, type="publish", room="ops", text="hi")] == ["ack"]
+    assert [each["type"] for each in asks(server, session, line, type="join", room="ops")] == ["joined"]
+    assert [each["type"] for each in asks(server, session, line, type="publish", room="ops", text="hi")] == ["ack"]
 
 
-def test_a_programs_nick_is_that_of_its_token(house: House) -> None:
-    session, line = house.come(
-        JsonSession, "p1", RoomTarget("lobby", nick="bob"), token_lifetime_of(house.clock, Permissions("ann", "ann"))
+def test_a_programs_nick_is_that_of_its_token(server: ChatServer) -> None:
+    session, line = server.come(
+        JsonSession, "p1", RoomTarget("lobby", nick="bob"), token_lifetime_of(server.clock, Permissions("ann", "ann"))
     )
-    house.turn()
+    server.turn()
     assert events(line)[0]["nick"] == "ann"
-    assert asks(house, session, line, type="nick", nick="bob", ref=1) == [
+    assert asks(server, session, line, type="nick", nick="bob", ref=1) == [
         refused("nick: it is that of your token", ref=1)
     ]
 
 
-def test_a_program_is_warned_renews_its_token_and_stays(house: House) -> None:
-    session, line = program(house, Permissions("ann", expires=100), new=Permissions("ann", expires=200))
-    house.clock.advance(40)
-    house.turn()
+def test_a_program_is_warned_renews_its_token_and_stays(server: ChatServer) -> None:
+    session, line = program(server, Permissions("ann", expires=100), new=Permissions("ann", expires=200))
+    server.clock.advance(40)
+    server.turn()
     assert events(line) == [{"type": "auth", "expires_in": 60.0}]
-    assert asks(house, session, line, type="auth", token="new", ref=1) == [
+    assert asks(server, session, line, type="auth", token="new", ref=1) == [
         {"type": "auth", "expires_in": 160.0, "ref": 1}
     ]
-    house.clock.advance(60)
+    server.clock.advance(60)
     assert line.events == []
-    house.clock.advance(100)
+    server.clock.advance(100)
     assert line.events == [TOKEN_OUT]
 
 
-def test_a_program_that_renews_with_a_bad_one_is_told_and_stays_until_the_old_one_runs_out(house: House) -> None:
-    session, line = program(house, Permissions("ann", expires=100))
-    assert asks(house, session, line, type="auth", token="x", ref=1) == [refused("no such token", ref=1)]
+def test_a_program_that_renews_with_a_bad_one_is_told_and_stays_until_the_old_one_runs_out(server: ChatServer) -> None:
+    session, line = program(server, Permissions("ann", expires=100))
+    assert asks(server, session, line, type="auth", token="x", ref=1) == [refused("no such token", ref=1)]
     assert line.events == []
-    house.clock.advance(100)
+    server.clock.advance(100)
     assert line.events == [TOKEN_OUT]
 
 
-def test_a_program_leaves_the_rooms_that_a_new_token_does_not_let_it_read(house: House) -> None:
-    session, line = program(house, Permissions("ann"), new=Permissions("ann", rooms={"lobby": "rw"}))
-    asks(house, session, line, type="join", room="ops")
-    (_, other) = house.session("s2", "ops")
-    told = asks(house, session, line, type="auth", token="new")
+def test_a_program_leaves_the_rooms_that_a_new_token_does_not_let_it_read(server: ChatServer) -> None:
+    session, line = program(server, Permissions("ann"), new=Permissions("ann", rooms={"lobby": "rw"}))
+    asks(server, session, line, type="join", room="ops")
+    (_, other) = server.session("s2", "ops")
+    told = asks(server, session, line, type="auth", token="new")
     assert told == [
         {"type": "auth", "expires_in": None},
         refused("ops: the token does not let you into this room"),
         {"type": "left", "room": "ops"},
     ]
-    assert asks(house, session, line, type="publish", room="ops", text="hi")[0]["code"] == "not_joined"
-    assert [each["type"] for each in asks(house, session, line, type="publish", room="lobby", text="hi")] == ["ack"]
+    assert asks(server, session, line, type="publish", room="ops", text="hi")[0]["code"] == "not_joined"
+    assert [each["type"] for each in asks(server, session, line, type="publish", room="lobby", text="hi")] == ["ack"]
     assert lines(other) == []
 
 
-def test_where_no_tokens_are_taken_a_program_is_told(house: House) -> None:
-    session, line = house.program()
-    house.turn()
+def test_where_no_tokens_are_taken_a_program_is_told(server: ChatServer) -> None:
+    session, line = server.program()
+    server.turn()
     lines(line)
-    assert asks(house, session, line, type="auth", token="x", ref=1) == [
+    assert asks(server, session, line, type="auth", token="x", ref=1) == [
         {"type": "error", "code": "bad_request", "message": "this server takes no tokens", "ref": 1}
     ]
 
@@ -352,22 +352,22 @@ def test_where_no_tokens_are_taken_a_program_is_told(house: House) -> None:
         (EVENTS, "", b'event: auth\ndata: {"type":"auth","expires_in":50.0}\n\n'),
     ],
 )
-def test_who_follows_is_told_as_it_hears_the_room(house: House, form: str, nick: str, told: bytes) -> None:
+def test_who_follows_is_told_as_it_hears_the_room(server: ChatServer, form: str, nick: str, told: bytes) -> None:
     line = FakeLine()
     session = StreamSession(
-        house.hub,
-        house.config,
-        house.clock,
+        server.hub,
+        server.config,
+        server.clock,
         line,
         id="f1",
-        place=RoomTarget("lobby", nick=nick),
+        target=RoomTarget("lobby", nick=nick),
         address="192.0.2.1",
-        token_lifetime=token_lifetime_of(house.clock, Permissions(expires=50)),
-        stream=stream(form, chunked=False, told=bool(nick)),
+        token_lifetime=token_lifetime_of(server.clock, Permissions(expires=50)),
+        stream=stream(form, chunked=False, presence=bool(nick)),
         since=None,
     )
     session.join()
     session.opened()
     assert b"".join(line.blobs) == told
-    house.clock.advance(50)
+    server.clock.advance(50)
     assert line.events == [TOKEN_OUT]

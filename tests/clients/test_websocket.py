@@ -45,7 +45,7 @@ CONFIG = Config(max_message=1000, max_backlog=300_000, empty_fragments=20, flush
 KIB64 = b"x" * 65_536
 
 
-class House:
+class ChatServer:
     """A factory on a bus in memory and a clock."""
 
     def __init__(self, config: Config = CONFIG) -> None:
@@ -83,12 +83,12 @@ class House:
 class Client:
     """A client that talks to a connection."""
 
-    def __init__(self, house: House, target: str, head: bytes | None) -> None:
-        self.clock = house.clock
+    def __init__(self, server: ChatServer, target: str, head: bytes | None) -> None:
+        self.clock = server.clock
         asked, end, rest = (head or handshake(target)).partition(HEAD_END)
         upgrade = read_upgrade(read_head(asked + end))
-        self.connection: Connection = house.factory.make(upgrade, read_target(target.encode()), "192.0.2.7")
-        self.transport = FakeTransport(house.clock, self.connection)
+        self.connection: Connection = server.factory.make(upgrade, read_target(target.encode()), "192.0.2.7")
+        self.transport = FakeTransport(server.clock, self.connection)
         self.connection.makeConnection(self.transport)
         if rest:
             self.transport.receive(rest)
@@ -119,10 +119,10 @@ class Client:
 
 class HandshakeTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
+        self.server = ChatServer()
 
     def test_it_is_answered_as_rfc_6455_says(self) -> None:
-        answer = self.house.client().heard
+        answer = self.server.client().heard
         assert answer.status == 101
         assert answer.headers["sec-websocket-accept"] == ACCEPT
         assert answer.headers["upgrade"].lower() == "websocket"
@@ -130,163 +130,163 @@ class HandshakeTests(TestCase):
 
     def test_compression_is_not_taken_up(self) -> None:
         head = handshake(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
-        answer = self.house.client(head=head).heard
+        answer = self.server.client(head=head).heard
         assert answer.status == 101
         assert "sec-websocket-extensions" not in answer.headers
 
     def test_it_is_answered_only_once_the_room_is_subscribed(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         assert client.heard.status == 0
-        self.house.bus.confirm("ops")
+        self.server.bus.confirm("ops")
         assert client.heard.status == 101
 
     def test_it_is_answered_before_any_message(self) -> None:
-        self.house.bus.confirm_at_once = False
-        first, second = self.house.client("/ops"), self.house.client("/ops")
-        self.house.bus.confirm("ops")
+        self.server.bus.confirm_at_once = False
+        first, second = self.server.client("/ops"), self.server.client("/ops")
+        self.server.bus.confirm("ops")
         first.send(frame(b"a"))
-        self.house.said()
+        self.server.said()
         assert second.heard.status == 101
         assert second.heard.texts == ["a"]
 
     def test_a_frame_right_behind_it_is_not_lost(self) -> None:
-        self.house.client(head=handshake() + frame(b"a"))
-        assert self.house.said() == ["a"]
+        self.server.client(head=handshake() + frame(b"a"))
+        assert self.server.said() == ["a"]
 
     def test_frames_sent_while_joining_are_not_lost(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops", handshake("/ops") + frame(b"a")[:3])
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops", handshake("/ops") + frame(b"a")[:3])
         client.send(frame(b"a")[3:], frame(b"b"))
-        assert self.house.said() == []
-        self.house.bus.confirm("ops")
-        assert self.house.said() == ["a", "b"]
+        assert self.server.said() == []
+        self.server.bus.confirm("ops")
+        assert self.server.said() == ["a", "b"]
 
     def test_what_is_sent_while_joining_is_left_to_the_socket(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         assert client.transport.producerState == "paused"
-        self.house.bus.confirm("ops")
+        self.server.bus.confirm("ops")
         assert client.transport.producerState == "producing"
 
     def test_a_second_handshake_while_joining_is_not_taken_for_one(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.send(handshake("/ops"), frame(b"a"))
-        self.house.bus.confirm("ops")
-        assert self.house.said() == []
+        self.server.bus.confirm("ops")
+        assert self.server.said() == []
         assert client.heard.status == 101
         assert client.closed_with == 1002
 
     def test_a_room_that_cannot_be_joined_in_time_is_503(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
-        self.house.clock.advance(CONFIG.join_seconds - 0.1)
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
+        self.server.clock.advance(CONFIG.join_seconds - 0.1)
         assert client.heard.status == 0
-        self.house.clock.advance(0.1)
+        self.server.clock.advance(0.1)
         assert client.heard.status == 503
         assert client.heard.headers["retry-after"] == "5"
         assert json.loads(client.heard.body)["error"] == "unavailable"
         assert client.gone == "ConnectionDone"
-        assert self.house.bus.rooms == {}
+        assert self.server.bus.rooms == {}
 
     def test_after_the_503_nothing_waits_for_a_confirmation(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.transport.client_reads = False
-        waiters = self.house.bus.rooms["ops"]
+        waiters = self.server.bus.rooms["ops"]
         assert waiters
-        self.house.clock.advance(CONFIG.join_seconds)
-        assert (self.house.bus.rooms, waiters) == ({}, [])
+        self.server.clock.advance(CONFIG.join_seconds)
+        assert (self.server.bus.rooms, waiters) == ({}, [])
 
     def test_an_answer_of_the_broker_after_the_503_changes_nothing(self) -> None:
-        self.house.bus.answer_at_once = False
-        client = self.house.client("/ops?resume=abcdefgh")
+        self.server.bus.answer_at_once = False
+        client = self.server.client("/ops?resume=abcdefgh")
         client.transport.client_reads = False
-        self.house.bus.answer(1)  # where the order stands; not yet the place
-        self.house.clock.advance(CONFIG.join_seconds)
+        self.server.bus.answer(1)  # where the order stands; not yet the place
+        self.server.clock.advance(CONFIG.join_seconds)
         said = client.transport.value()
-        self.house.bus.answer()
+        self.server.bus.answer()
         assert client.heard.status == 503
         assert client.transport.value() == said
-        assert self.house.bus.rooms == {}
+        assert self.server.bus.rooms == {}
 
     def test_a_refused_client_that_does_not_read_is_aborted(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.transport.client_reads = False
-        self.house.clock.advance(CONFIG.join_seconds)
-        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.close_seconds - 0.1)
         assert client.gone == ""
-        self.house.clock.advance(0.1)
+        self.server.clock.advance(0.1)
         assert client.gone == "ConnectionAborted"
 
     def test_a_client_gone_while_joining_is_forgotten(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.transport.vanish()
-        assert self.house.bus.rooms == {}
-        assert len(self.house.factory.connections) == 0
-        self.house.clock.advance(CONFIG.join_seconds)
+        assert self.server.bus.rooms == {}
+        assert len(self.server.factory.connections) == 0
+        self.server.clock.advance(CONFIG.join_seconds)
         assert client.heard.status == 0
-        assert self.house.clock.getDelayedCalls() == []
+        assert self.server.clock.getDelayedCalls() == []
 
     def test_an_error_of_ours_while_joining_is_500_and_logged(self) -> None:
-        self.house.hub.join = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
-        client = self.house.client("/ops")
+        self.server.hub.join = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        client = self.server.client("/ops")
         assert client.heard.status == 500
         assert json.loads(client.heard.body)["message"] == OUR_FAULT.reason
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_an_error_of_ours_right_after_the_answer_is_1011_and_no_second_answer(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops", handshake("/ops") + frame(b"a"))
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops", handshake("/ops") + frame(b"a"))
         client.connection.consumeData = lambda: 1 // 0  # type: ignore[method-assign, assignment]
-        self.house.bus.confirm("ops")
+        self.server.bus.confirm("ops")
         assert client.heard.status == 101
         assert client.closed_with == 1011
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_a_wait_for_a_room_that_came_in_time_is_over(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
-        self.house.bus.confirm("ops")
-        self.house.clock.advance(CONFIG.join_seconds * 2)
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
+        self.server.bus.confirm("ops")
+        self.server.clock.advance(CONFIG.join_seconds * 2)
         assert (client.heard.status, client.gone) == (101, "")
 
 
 class MessageTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
-        self.client = self.house.client()
+        self.server = ChatServer()
+        self.client = self.server.client()
 
     def assert_closed_with(self, code: int) -> None:
         """See that a Close went out, that nothing of the fault was published, and that nothing is taken any more."""
         self.client.send(frame(b"too late"))
-        assert self.house.said() == []
+        assert self.server.said() == []
         assert self.client.closed_with == code
         assert [opcode for opcode, _ in self.client.heard.frames] == [CLOSE]
 
     def test_a_line_reaches_the_others_in_one_frame(self) -> None:
-        other = self.house.client()
+        other = self.server.client()
         self.client.send(frame(b"hello\n"))
-        assert self.house.said() == ["hello"]
+        assert self.server.said() == ["hello"]
         assert other.heard.texts == ["hello"]
         assert self.client.heard.texts == []
 
     def test_frames_in_pieces_are_put_together(self) -> None:
         for each in frame(b"hello") + frame(b"w" * 200) + frame("€".encode()):
             self.client.send(bytes([each]))
-        assert self.house.said() == ["hello", "w" * 200, "€"]
+        assert self.server.said() == ["hello", "w" * 200, "€"]
 
     def test_several_frames_in_one_read_are_one_batch(self) -> None:
         self.client.send(frame(b"a") + frame(b"b") + frame(b"c"))
-        assert self.house.said() == ["a", "b", "c"]
-        assert len(self.house.bus.published) == 1
+        assert self.server.said() == ["a", "b", "c"]
+        assert len(self.server.bus.published) == 1
 
     def test_a_message_in_fragments_is_one_message(self) -> None:
         self.client.send(frame(b"a\xe2", fin=False), frame(b"hi", PING), frame(b"\x82\xacb", CONTINUATION))
-        assert self.house.said() == ["a€b"]
+        assert self.server.said() == ["a€b"]
 
     def test_binary_is_1003(self) -> None:
         self.client.send(frame(b"hello", BINARY))
@@ -310,7 +310,7 @@ class MessageTests(TestCase):
 
     def test_a_line_end_is_not_counted(self) -> None:
         self.client.send(frame(b"x" * 1000 + b"\n"), frame(b"y" * 1000 + b"\r\n"))
-        assert self.house.said() == ["x" * 1000, "y" * 1000]
+        assert self.server.said() == ["x" * 1000, "y" * 1000]
         assert self.client.closed_with == 0
 
     def test_too_large_in_fragments_is_1009_before_the_last_one_comes(self) -> None:
@@ -329,7 +329,7 @@ class MessageTests(TestCase):
         self.client.send(header(TEXT, 2**62) + b"mask")
         assert self.client.closed_with == 1009
         self.client.send(KIB64)
-        assert self.house.said() == []
+        assert self.server.said() == []
 
     def test_a_length_of_2_to_the_63_is_refused(self) -> None:
         self.client.send(header(TEXT, 2**63) + b"mask")
@@ -337,11 +337,11 @@ class MessageTests(TestCase):
 
     def test_a_message_may_come_in_as_many_fragments_as_it_has_bytes(self) -> None:
         self.client.send(frame(b"x", fin=False), frame(b"x", CONTINUATION, fin=False) * 998, frame(b"y", CONTINUATION))
-        assert self.house.said() == ["x" * 999 + "y"]
+        assert self.server.said() == ["x" * 999 + "y"]
 
     def test_as_many_empty_fragments_as_allowed_are_taken(self) -> None:
         self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 20, frame(b"b", CONTINUATION))
-        assert self.house.said() == ["ab"]
+        assert self.server.said() == ["ab"]
 
     def test_one_empty_fragment_too_many_is_1009(self) -> None:
         self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 20)
@@ -353,28 +353,28 @@ class MessageTests(TestCase):
         for _ in range(3):
             self.client.send(frame(b"a", fin=False), *[frame(b"", CONTINUATION, fin=False)] * 19)
             self.client.send(frame(b"", CONTINUATION))
-        assert self.house.said() == ["a", "a", "a"]
+        assert self.server.said() == ["a", "a", "a"]
 
     def test_an_error_of_ours_is_1011_and_logged(self) -> None:
-        self.house.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        self.server.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         assert self.client.closed_with == 1011
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_an_error_with_one_message_leaves_other_clients_alone(self) -> None:
-        other = self.house.client()
-        publish = self.house.hub.publisher.publish
-        self.house.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
+        other = self.server.client()
+        publish = self.server.hub.publisher.publish
+        self.server.hub.publisher.publish = lambda *args: 1 // 0  # type: ignore[method-assign, assignment]
         self.client.send(frame(b"hello"))
         self.flushLoggedErrors(ZeroDivisionError)
-        self.house.hub.publisher.publish = publish  # type: ignore[method-assign]
+        self.server.hub.publisher.publish = publish  # type: ignore[method-assign]
         other.send(frame(b"still here"))
-        assert self.house.said() == ["still here"]
+        assert self.server.said() == ["still here"]
 
     def test_a_fault_of_the_client_is_not_for_our_log(self) -> None:
         with capturedLogs() as events:
             self.client.send(frame(b"ab\xff"))
-            self.house.clock.advance(CONFIG.close_seconds)
+            self.server.clock.advance(CONFIG.close_seconds)
         assert events == []
 
     def test_a_ping_is_answered_with_its_payload(self) -> None:
@@ -384,42 +384,42 @@ class MessageTests(TestCase):
     @given(st.lists(st.binary(max_size=40), max_size=8))
     @settings(max_examples=60)
     def test_any_bytes_after_the_handshake_end_in_frames_or_a_close(self, reads: list[bytes]) -> None:
-        house = House()
-        client = house.client()
+        server = ChatServer()
+        client = server.client()
         client.send(*reads)
-        house.said()
+        server.said()
         assert {opcode for opcode, _ in client.heard.frames} <= {PONG, CLOSE}
-        house.clock.pump([1.0] * 60)
+        server.clock.pump([1.0] * 60)
         assert client.gone
-        assert len(house.factory.connections) == 0
+        assert len(server.factory.connections) == 0
 
 
 class CloseTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
-        self.client = self.house.client()
+        self.server = ChatServer()
+        self.client = self.server.client()
 
     def test_a_close_is_answered_and_the_socket_closed(self) -> None:
         self.client.send(close_frame(1000))
         assert self.client.closed_with == 1000
         assert self.client.gone == "ConnectionDone"
-        assert self.house.clock.getDelayedCalls() == []
+        assert self.server.clock.getDelayedCalls() == []
 
     def test_a_client_that_closes_and_does_not_read_is_aborted(self) -> None:
         self.client.transport.client_reads = False
         self.client.connection.deliver(text_frame(b"x" * 60_000), 1)
         self.client.send(close_frame(1000))
-        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.close_seconds - 0.1)
         assert self.client.gone == ""
-        self.house.clock.advance(0.1)
+        self.server.clock.advance(0.1)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_does_not_answer_our_close_is_aborted(self) -> None:
         self.client.connection.close(STOPPING)
         assert self.client.closed_with == 1001
-        self.house.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.close_seconds - 0.1)
         assert self.client.gone == ""
-        self.house.clock.advance(0.1)
+        self.server.clock.advance(0.1)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_answers_our_close_is_gone_at_once(self) -> None:
@@ -445,7 +445,7 @@ class CloseTests(TestCase):
     def test_what_comes_after_our_close_is_not_published(self) -> None:
         self.client.connection.close(STOPPING)
         self.client.send(frame(b"hello"))
-        assert self.house.said() == []
+        assert self.server.said() == []
 
     def test_a_paused_client_can_answer_our_close(self) -> None:
         self.client.connection.pause()
@@ -454,7 +454,7 @@ class CloseTests(TestCase):
         assert self.client.gone
 
     def test_a_paused_client_that_broke_the_protocol_is_closed_in_order(self) -> None:
-        self.house.bus.away = "it is gone"
+        self.server.bus.away = "it is gone"
         self.client.send(frame(b"held") + frame(b"unmasked", mask=b""))
         assert self.client.closed_with == 1002
         assert self.client.transport.producerState == "producing"
@@ -488,32 +488,32 @@ class CloseTests(TestCase):
         assert self.client.connection.data == b""
 
     def test_closing_while_joining_refuses_the_handshake(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.connection.close(STOPPING)
         assert client.heard.status == 503
         said = client.transport.value()
         assert client.gone == "ConnectionDone"
-        self.house.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.join_seconds)
         assert client.transport.value() == said
 
     def test_one_whose_key_another_takes_over_while_it_joins_is_403(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = self.house.client("/ops")
+        self.server.bus.confirm_at_once = False
+        client = self.server.client("/ops")
         client.connection.close(TAKEN_OVER)
         assert client.heard.status == 403
 
     def test_the_one_gone_is_no_member_any_more(self) -> None:
-        other = self.house.client()
+        other = self.server.client()
         self.client.transport.vanish()
         other.send(frame(b"hello"))
-        self.house.said()
+        self.server.said()
         assert self.client.heard.texts == []
-        assert len(self.house.factory.connections) == 1
+        assert len(self.server.factory.connections) == 1
 
     def test_closing_all_fires_when_the_last_one_is_gone(self) -> None:
-        other = self.house.client()
-        closed = self.house.factory.close_all(STOPPING)
+        other = self.server.client()
+        closed = self.server.factory.close_all(STOPPING)
         assert (self.client.closed_with, other.closed_with) == (1001, 1001)
         self.client.send(close_frame(1001))
         assert self.client.gone
@@ -522,35 +522,35 @@ class CloseTests(TestCase):
         self.successResultOf(closed)
 
     def test_one_that_comes_in_meanwhile_is_closed_too(self) -> None:
-        self.house.factory.close_all(STOPPING)
-        assert self.house.client().closed_with == 1001
+        self.server.factory.close_all(STOPPING)
+        assert self.server.client().closed_with == 1001
 
     def test_closing_all_of_none_fires_at_once(self) -> None:
-        self.successResultOf(House().factory.close_all(STOPPING))
+        self.successResultOf(ChatServer().factory.close_all(STOPPING))
 
     def test_closing_all_takes_no_longer_than_it_takes_to_abort_them(self) -> None:
-        closed = self.house.factory.close_all(STOPPING)
-        self.house.clock.advance(CONFIG.close_seconds)
+        closed = self.server.factory.close_all(STOPPING)
+        self.server.clock.advance(CONFIG.close_seconds)
         assert self.client.gone == "ConnectionAborted"
         self.successResultOf(closed)
 
     def test_a_lost_connection_leaves_no_timer_behind(self) -> None:
         self.client.connection.close(STOPPING)
         self.client.transport.vanish()
-        self.house.clock.advance(CONFIG.close_seconds)
-        assert self.house.clock.getDelayedCalls() == []
+        self.server.clock.advance(CONFIG.close_seconds)
+        assert self.server.clock.getDelayedCalls() == []
 
 
 class PingTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
-        self.client = self.house.client()
+        self.server = ChatServer()
+        self.client = self.server.client()
 
     def pings(self) -> list[bytes]:
         return [payload for opcode, payload in self.client.heard.frames if opcode == PING]
 
     def advance(self, *seconds: float) -> None:
-        self.house.clock.pump(seconds)
+        self.server.clock.pump(seconds)
 
     def test_a_silent_client_is_pinged(self) -> None:
         self.advance(CONFIG.ping_seconds - 0.1)
@@ -575,7 +575,7 @@ class PingTests(TestCase):
         self.client.send(frame(b"hello")[:-1])
         self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
         assert self.client.gone == "ConnectionAborted"
-        assert self.house.said() == []
+        assert self.server.said() == []
 
     def test_a_frame_that_drips_is_no_sign_of_life(self) -> None:
         self.client.send(header(TEXT, 100) + b"mask")
@@ -604,8 +604,8 @@ class PingTests(TestCase):
         assert self.client.gone == ""
 
     def test_an_answer_at_once_is_one_however_late_it_is_looked_for(self) -> None:
-        self.house.clock.advance(CONFIG.timer_seconds * 0.34)  # between two ticks of the wheel
-        client = self.house.client()
+        self.server.clock.advance(CONFIG.timer_seconds * 0.34)  # between two ticks of the wheel
+        client = self.server.client()
         self.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
         client.send(frame(b"", PONG))
         self.advance(*[CONFIG.timer_seconds] * int(CONFIG.pong_seconds * 12))
@@ -711,19 +711,19 @@ class PingTests(TestCase):
         self.client.connection.pause()
         self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
         self.client.transport.vanish()
-        assert self.house.clock.getDelayedCalls() == []
+        assert self.server.clock.getDelayedCalls() == []
 
 
 class BackPressureTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
-        self.client = self.house.client()
+        self.server = ChatServer()
+        self.client = self.server.client()
 
     def fall_behind(self, *clients: "Client", count: int = 50) -> list[str]:
         """Let clients stop reading, and so many messages be said; give these."""
         for client in clients or (self.client,):
             client.transport.client_reads = False
-        return self.house.say(count)
+        return self.server.say(count)
 
     def test_a_client_that_does_not_read_is_sent_no_more_than_the_bound(self) -> None:
         said = self.fall_behind()
@@ -741,7 +741,7 @@ class BackPressureTests(TestCase):
     def test_it_hears_what_is_said_then(self) -> None:
         said = self.fall_behind()
         self.client.transport.catch_up()
-        said += self.house.say(3)
+        said += self.server.say(3)
         assert self.client.heard.texts == said
 
     def test_as_long_as_it_is_behind_it_gets_no_more_at_once_than_the_bound(self) -> None:
@@ -758,7 +758,7 @@ class BackPressureTests(TestCase):
     def test_what_is_said_while_it_is_behind_is_not_written_before_it_has_read(self) -> None:
         said = self.fall_behind()
         before = self.client.transport.value()
-        said += self.house.say(10)
+        said += self.server.say(10)
         assert self.client.transport.value() == before
         self.client.transport.catch_up()
         assert self.client.heard.texts == said
@@ -766,30 +766,30 @@ class BackPressureTests(TestCase):
     def test_its_own_messages_are_left_out_of_what_it_gets_later(self) -> None:
         said = self.fall_behind()
         self.client.send(frame(b"mine"))
-        self.house.said()
-        said += self.house.say(1)
+        self.server.said()
+        said += self.server.say(1)
         self.client.transport.catch_up()
         assert self.client.heard.texts == said
 
     def test_what_history_has_no_more_is_lost_and_it_stays(self) -> None:
-        self.house.bus.kept_messages = 10
+        self.server.bus.kept_messages = 10
         said = self.fall_behind()
         heard = self.client.heard.texts
         self.client.transport.catch_up()
         assert self.client.heard.texts == heard + said[-10:]
         assert (self.client.closed_with, self.client.gone) == (0, "")
-        assert self.client.heard.texts[-10:] + self.house.say(1) == self.client.heard.texts[-11:]
+        assert self.client.heard.texts[-10:] + self.server.say(1) == self.client.heard.texts[-11:]
 
     def test_one_that_never_reads_and_answers_pings_stays(self) -> None:
         self.fall_behind()
         for _ in range(600):
             self.client.send(frame(b"", PONG))
-            self.house.clock.advance(1)
+            self.server.clock.advance(1)
         assert (self.client.closed_with, self.client.gone) == (0, "")
 
     def test_one_that_is_silent_too_is_dropped_as_any_silent_one(self) -> None:
         self.fall_behind()
-        self.house.clock.pump([CONFIG.ping_seconds, CONFIG.pong_seconds + 0.2])
+        self.server.clock.pump([CONFIG.ping_seconds, CONFIG.pong_seconds + 0.2])
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_that_is_closed_for_another_reason_gets_what_waits_and_that_reason(self) -> None:
@@ -803,43 +803,43 @@ class BackPressureTests(TestCase):
     def test_one_that_is_lost_while_it_is_behind_leaves_nothing_behind(self) -> None:
         self.fall_behind()
         self.client.transport.vanish()
-        self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
-        assert self.house.clock.getDelayedCalls() == []
-        assert self.house.bus.rooms == {}
+        self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        assert self.server.clock.getDelayedCalls() == []
+        assert self.server.bus.rooms == {}
 
     def test_many_that_did_not_keep_up_are_one_line_in_the_log(self) -> None:
-        others = [self.house.client() for _ in range(3)]
+        others = [self.server.client() for _ in range(3)]
         with capturedLogs() as events:
             self.fall_behind(*others)
             assert events == []
-            self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+            self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
         assert [formatEvent(event) for event in events] == ["slow readers that fell behind: 3"]
         assert events[0]["log_level"] == LogLevel.warn
 
     def test_those_that_come_later_are_a_line_of_their_own(self) -> None:
         with capturedLogs() as events:
-            for client in (self.client, self.house.client()):
+            for client in (self.client, self.server.client()):
                 self.fall_behind(client)
                 client.transport.catch_up()
-                self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+                self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
         assert [event["clients"] for event in events] == [1, 1]
 
     def test_those_that_fell_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
         self.fall_behind()
         logged: list[int] = []
         with capturedLogs() as events:
-            closed = self.house.factory.close_all(STOPPING)
+            closed = self.server.factory.close_all(STOPPING)
             closed.addCallback(lambda _: logged.extend(event["clients"] for event in events))
             self.client.transport.vanish()
         assert logged == [1]
-        self.house.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
         assert len(events) == 1
 
     def test_one_that_keeps_up_is_in_no_log(self) -> None:
         with capturedLogs() as events:
-            self.house.say(10)
+            self.server.say(10)
             self.client.transport.vanish()
-            self.house.clock.advance(10)
+            self.server.clock.advance(10)
         assert events == []
 
     def test_one_that_reads_in_time_never_falls_behind(self) -> None:
@@ -847,26 +847,26 @@ class BackPressureTests(TestCase):
         with capturedLogs() as events:
             for _ in range(10):
                 self.client.transport.client_reads = False
-                said += self.house.say(4)
+                said += self.server.say(4)
                 self.client.transport.catch_up()
-            self.house.clock.advance(10)
+            self.server.clock.advance(10)
         assert (self.client.heard.texts, events) == (said, [])
 
     def test_what_was_read_in_time_does_not_count_later(self) -> None:
-        said = self.house.say(20, 60_000)  # below the mark of the transport, which so says nothing
+        said = self.server.say(20, 60_000)  # below the mark of the transport, which so says nothing
         with capturedLogs() as events:
             self.client.transport.client_reads = False
-            said += self.house.say(3)
+            said += self.server.say(3)
             self.client.transport.catch_up()
-            self.house.clock.advance(10)
+            self.server.clock.advance(10)
         assert (self.client.heard.texts, events) == (said, [])
 
     def test_others_do_not_wait_for_it(self) -> None:
         self.client.transport.client_reads = False
-        sender, reader = self.house.client(), self.house.client()
+        sender, reader = self.server.client(), self.server.client()
         for number in range(400):
             sender.send(frame(b"%03d" % number + b"x" * 997))
-            self.house.said()
+            self.server.said()
         expected = [f"{number:03d}" + "x" * 997 for number in range(400)]
         assert reader.heard.texts == expected
         heard = self.client.heard.texts
@@ -876,7 +876,7 @@ class BackPressureTests(TestCase):
 
     def test_of_a_client_that_does_not_read_the_newest_ping_is_answered_once_it_does(self) -> None:
         self.client.transport.client_reads = False
-        self.house.say(2)
+        self.server.say(2)
         before = len(self.client.transport.value())
         self.client.send(*[frame(b"x" * 125, PING)] * 1000)
         assert len(self.client.transport.value()) == before
@@ -890,36 +890,36 @@ class BackPressureTests(TestCase):
         self.client.connection.pause()
         self.client.connection.pause()
         self.client.send(frame(b"hello"))
-        assert self.house.said() == []
+        assert self.server.said() == []
         self.client.connection.resume()
         self.client.connection.resume()
-        self.house.clock.advance(0)
-        assert self.house.said() == ["hello"]
+        self.server.clock.advance(0)
+        assert self.server.said() == ["hello"]
 
     def test_a_full_window_stops_reading_until_there_is_room(self) -> None:
-        self.house.bus.full = True
+        self.server.bus.full = True
         self.client.send(frame(b"a"), frame(b"b"))
         assert self.client.transport.producerState == "paused"
-        self.house.bus.full = False
-        self.house.hub.bus_changed()
-        self.house.clock.advance(0)
-        assert self.house.said() == ["a", "b"]
+        self.server.bus.full = False
+        self.server.hub.bus_changed()
+        self.server.clock.advance(0)
+        assert self.server.said() == ["a", "b"]
 
     def test_a_bus_away_too_long_is_1013(self) -> None:
-        self.house.bus.away = "it is gone"
+        self.server.bus.away = "it is gone"
         self.client.send(frame(b"a"))
-        self.house.clock.advance(CONFIG.bus_patience)
+        self.server.clock.advance(CONFIG.bus_patience)
         assert self.client.closed_with == 1013
-        assert self.house.said() == []
+        assert self.server.said() == []
 
 
 class NoHistoryTests(TestCase):
     def setUp(self) -> None:
-        self.house = House(replace(CONFIG, history=0))
-        self.house.bus.kept_messages = 0
-        self.client = self.house.client()
+        self.server = ChatServer(replace(CONFIG, history=0))
+        self.server.bus.kept_messages = 0
+        self.client = self.server.client()
         self.client.transport.client_reads = False
-        self.said = self.house.say(50)
+        self.said = self.server.say(50)
 
     def test_one_that_falls_behind_is_told_what_it_missed_once_it_has_read(self) -> None:
         assert self.client.closed_with == 0
@@ -932,42 +932,42 @@ class NoHistoryTests(TestCase):
 
     def test_what_is_said_before_it_has_read_is_counted(self) -> None:
         missed = 50 - len(self.client.heard.texts)
-        self.house.say(7)
+        self.server.say(7)
         self.client.transport.catch_up()
         assert self.client.heard.frames[-1][1][2:].decode() == too_slow(missed + 7).reason
 
     def test_it_gets_nothing_after_that(self) -> None:
         self.client.transport.catch_up()
         said = self.client.transport.value()
-        self.house.say(1)
+        self.server.say(1)
         assert self.client.transport.value() == said
 
     def test_once_it_is_told_and_answers_it_is_gone(self) -> None:
         self.client.transport.catch_up()
         self.client.send(close_frame(1013))
         assert self.client.gone
-        assert len(self.house.factory.connections) == 0
+        assert len(self.server.factory.connections) == 0
 
     def test_one_that_was_told_and_does_not_answer_is_dropped(self) -> None:
         self.client.transport.catch_up()
-        self.house.clock.pump([1.0] * int(CONFIG.close_seconds + 1))
+        self.server.clock.pump([1.0] * int(CONFIG.close_seconds + 1))
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_that_keeps_up_stays(self) -> None:
-        other = self.house.client()
-        said = self.house.say(50)
+        other = self.server.client()
+        said = self.server.say(50)
         assert (other.heard.texts, other.closed_with) == (said, 0)
 
 
 class ReplayTests(TestCase):
     def setUp(self) -> None:
-        self.house = House()
-        self.reader = self.house.client()
-        self.said = self.house.say(5, 10)
+        self.server = ChatServer()
+        self.reader = self.server.client()
+        self.said = self.server.say(5, 10)
 
     def come(self, query: str) -> "Client":
-        client = self.house.client("/?" + query)
-        self.house.clock.advance(0)
+        client = self.server.client("/?" + query)
+        self.server.clock.advance(0)
         return client
 
     def test_the_last_messages_follow_the_answer_to_the_handshake(self) -> None:
@@ -978,24 +978,24 @@ class ReplayTests(TestCase):
     def test_without_asking_it_hears_only_what_is_said_from_then_on(self) -> None:
         client = self.come("")
         assert client.heard.texts == []
-        assert client.heard.texts + self.house.say(1, 10) == client.heard.texts
+        assert client.heard.texts + self.server.say(1, 10) == client.heard.texts
 
     def test_with_a_key_it_gets_what_was_said_while_it_was_away(self) -> None:
         client = self.come("resume=abcdefgh")
-        heard = self.house.say(1, 10)
+        heard = self.server.say(1, 10)
         assert client.heard.texts == heard
         client.takes_all()
         client.send(close_frame())
         client.transport.vanish()
-        missed = self.house.say(3, 10)
+        missed = self.server.say(3, 10)
         assert self.come("resume=abcdefgh").heard.texts == missed
 
     def test_what_had_not_arrived_when_it_vanished_comes_again(self) -> None:
         client = self.come("resume=abcdefgh")
         client.takes_all()
         session: Any = client.connection.session
-        self.house.hub.note("lobby", session)
-        heard = self.house.say(1, 10)
+        self.server.hub.note("lobby", session)
+        heard = self.server.say(1, 10)
         assert client.heard.texts == heard
         client.transport.vanish()  # whatever it was written, nothing more has arrived
         assert self.come("resume=abcdefgh").heard.texts == heard
@@ -1003,7 +1003,7 @@ class ReplayTests(TestCase):
     def test_the_newer_of_two_with_one_key_is_alone_with_it(self) -> None:
         older, newer = self.come("resume=abcdefgh"), self.come("resume=abcdefgh")
         assert older.heard.frames[-1] == (CLOSE, (1008).to_bytes(2) + TAKEN_OVER.reason.encode())
-        said = self.house.say(1, 10)
+        said = self.server.say(1, 10)
         assert (older.heard.texts, newer.heard.texts) == ([], said)
 
     def come_and_go(self) -> list[str]:
@@ -1011,9 +1011,9 @@ class ReplayTests(TestCase):
         client = self.come("resume=abcdefgh")
         client.takes_all()
         client.send(frame(b"mine"), close_frame())
-        self.house.said()
+        self.server.said()
         client.transport.vanish()
-        return self.house.say(1, 10)
+        return self.server.say(1, 10)
 
     def test_it_does_not_hear_what_it_said_itself_on_its_last_connection(self) -> None:
         missed = self.come_and_go()
@@ -1024,9 +1024,9 @@ class ReplayTests(TestCase):
         assert self.come("resume=abcdefgh&echo=1").heard.texts == ["mine", *missed]
 
 
-def program(house: House, target: str = "/", **headers: str) -> Client:
+def program(server: ChatServer, target: str = "/", **headers: str) -> Client:
     """Let a client come that speaks chatd.v1."""
-    return house.client(target, handshake(target, Sec_WebSocket_Protocol="chatd.v1", **headers))
+    return server.client(target, handshake(target, Sec_WebSocket_Protocol="chatd.v1", **headers))
 
 
 def ask(**request: Any) -> bytes:
@@ -1046,59 +1046,59 @@ class KindTests(TestCase):
     """Which session a client gets, and what its connection allows it."""
 
     def setUp(self) -> None:
-        self.house = House()
+        self.server = ChatServer()
 
     def test_with_a_subprotocol_it_is_a_program(self) -> None:
-        client = program(self.house)
+        client = program(self.server)
         assert client.heard.headers["sec-websocket-protocol"] == "chatd.v1"
         assert types(client) == ["welcome", "joined"]
 
     def test_with_a_nick_it_is_a_person(self) -> None:
-        client = self.house.client("/?nick=ann")
+        client = self.server.client("/?nick=ann")
         client.send(frame(b"/help"))
         assert client.heard.texts[0].startswith("* /help")
 
     def test_with_both_it_is_a_program_with_a_nick(self) -> None:
-        client = program(self.house, "/?nick=ann")
+        client = program(self.server, "/?nick=ann")
         assert json.loads(client.heard.texts[0])["nick"] == "ann"
 
     def test_with_neither_it_is_bare(self) -> None:
-        client = self.house.client()
+        client = self.server.client()
         client.send(frame(b"/help"))
-        assert self.house.said() == ["/help"]
+        assert self.server.said() == ["/help"]
         assert client.heard.texts == []
 
     def test_what_comes_right_behind_the_handshake_is_answered_after_the_welcome(self) -> None:
         head = handshake(Sec_WebSocket_Protocol="chatd.v1") + PUBLISH + ask(type="ping")
-        client = self.house.client(head=head)
-        self.house.said()
+        client = self.server.client(head=head)
+        self.server.said()
         assert types(client) == ["welcome", "joined", "pong", "ack"]
 
     def test_what_comes_while_it_joins_is_answered_once_it_has(self) -> None:
-        self.house.bus.confirm_at_once = False
-        client = program(self.house, "/ops")
+        self.server.bus.confirm_at_once = False
+        client = program(self.server, "/ops")
         client.send(ask(type="publish", room="ops", text="hi"))
-        self.house.said()
+        self.server.said()
         assert client.heard.status == 0
-        self.house.bus.confirm("ops")
-        self.house.said()
+        self.server.bus.confirm("ops")
+        self.server.said()
         assert types(client) == ["welcome", "joined", "ack"]
 
     def test_a_text_that_is_too_large_is_an_error_and_a_frame_that_no_text_needs_is_1009(self) -> None:
-        client = program(self.house)
+        client = program(self.server)
         client.send(ask(type="publish", room="lobby", text="x" * 1001))
-        self.house.said()
+        self.server.said()
         assert (types(client)[-1], client.closed_with) == ("error", 0)
         client.send(frame(b"x" * (client.connection.longest + 1)))
         assert client.closed_with == 1009
 
     def test_the_longest_text_is_taken_with_all_of_it_escaped(self) -> None:
-        client = program(self.house)
+        client = program(self.server)
         client.send(frame(b'{"type":"publish","room":"lobby","text":"' + b"\\u0001" * 1000 + b'"}'))
-        assert self.house.said() == ["\x01" * 1000]
+        assert self.server.said() == ["\x01" * 1000]
 
     def test_a_person_may_say_no_more_than_a_bare_client(self) -> None:
-        client = self.house.client("/?nick=ann")
+        client = self.server.client("/?nick=ann")
         client.send(frame(b"x" * 1003))
         assert client.closed_with == 1009
 
@@ -1107,8 +1107,8 @@ class FarewellTests(TestCase):
     """What is said before a Close frame."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.person, self.program = self.house.client("/?nick=ann"), program(self.house)
+        self.server = ChatServer()
+        self.person, self.program = self.server.client("/?nick=ann"), program(self.server)
 
     def said(self) -> tuple[str, dict[str, Any]]:
         """Give the last thing that each of them was told; a Close frame has to follow on it."""
@@ -1117,7 +1117,7 @@ class FarewellTests(TestCase):
         return self.person.heard.texts[-1], json.loads(self.program.heard.texts[-1])
 
     def test_both_are_told_why(self) -> None:
-        self.house.factory.close_all(STOPPING)
+        self.server.factory.close_all(STOPPING)
         line, bye = self.said()
         assert line == f"* closing: {STOPPING.reason}"
         assert (bye["type"], bye["code"], bye["reason"]) == ("bye", 1001, STOPPING.reason)
@@ -1143,26 +1143,26 @@ class FarewellTests(TestCase):
             assert (client.heard.texts, client.closed_with) == (before, 1000)
 
     def test_a_bare_client_is_told_nothing(self) -> None:
-        client = self.house.client()
-        self.house.factory.close_all(STOPPING)
+        client = self.server.client()
+        self.server.factory.close_all(STOPPING)
         assert [opcode for opcode, _ in client.heard.frames] == [CLOSE]
 
     def test_it_is_said_once(self) -> None:
-        self.house.factory.close_all(STOPPING)
-        self.house.factory.close_all(OUR_FAULT)
+        self.server.factory.close_all(STOPPING)
+        self.server.factory.close_all(OUR_FAULT)
         assert types(self.program).count("bye") == 1
 
     def test_one_that_quits_is_let_go(self) -> None:
         self.person.send(frame(b"/quit\n"), frame(b"too late"))
         assert self.person.heard.texts[-1] == "* closing: you left"
         assert self.person.closed_with == 1000
-        assert self.house.said() == []
+        assert self.server.said() == []
 
     def test_one_that_does_not_read_is_told_too_why_it_is_closed(self) -> None:
         for client in (self.person, self.program):
             client.transport.client_reads = False
-        self.house.say(50)
-        self.house.factory.close_all(STOPPING)
+        self.server.say(50)
+        self.server.factory.close_all(STOPPING)
         for client in (self.person, self.program):
             assert client.closed_with == STOPPING.code
         line, bye = self.said()
@@ -1170,47 +1170,47 @@ class FarewellTests(TestCase):
 
     def test_nothing_follows_on_it(self) -> None:
         self.program.send(ask(type="ping"))
-        self.house.factory.close_all(STOPPING)
-        self.house.say(1)
+        self.server.factory.close_all(STOPPING)
+        self.server.say(1)
         assert types(self.program)[-2:] == ["pong", "bye"]
 
     def test_one_that_comes_in_while_all_are_closed_is_closed_at_once(self) -> None:
-        self.house.factory.close_all(STOPPING)
-        assert program(self.house).closed_with == 1001
+        self.server.factory.close_all(STOPPING)
+        assert program(self.server).closed_with == 1001
 
 
 class OverwhelmedTests(TestCase):
     """Those who ask and do not read."""
 
     def setUp(self) -> None:
-        self.house = House()
+        self.server = ChatServer()
 
     def overwhelm(self, client: Client, question: bytes) -> Heard:
         """Let a client ask without reading until it is hung up on; give what it hears in the end."""
         client.transport.client_reads = False
         for _ in range(100):
             client.send(question * 100)
-            self.house.clock.advance(0)
+            self.server.clock.advance(0)
         assert len(client.transport.value()) < CONFIG.max_backlog * 1.5
         return client.heard
 
     def test_a_person_is_told_so_and_hung_up_on(self) -> None:
-        heard = self.overwhelm(self.house.client("/?nick=ann"), frame(b"/help"))
+        heard = self.overwhelm(self.server.client("/?nick=ann"), frame(b"/help"))
         assert heard.close_code == 1013
         assert heard.texts[-1] == f"* closing: {too_slow(None).reason}"
 
     def test_a_program_is_not_read_until_it_has_read(self) -> None:
-        client = program(self.house)
+        client = program(self.server)
         heard = self.overwhelm(client, ask(type="ping"))
         assert (heard.close_code, client.transport.producerState) == (0, "paused")
         client.transport.catch_up()
-        self.house.said()
+        self.server.said()
         client.send(PUBLISH)
-        assert self.house.said() == ["hi"]
+        assert self.server.said() == ["hi"]
         assert client.closed_with == 0
 
     def test_a_program_that_is_given_more_than_it_reads_is_hung_up_on(self) -> None:
-        client = program(self.house)
+        client = program(self.server)
         client.transport.client_reads = False
         session: Any = client.connection.session
         for _ in range(CONFIG.max_backlog // 500):
@@ -1221,7 +1221,7 @@ class OverwhelmedTests(TestCase):
         assert types(client).count("bye") == 1
 
     def test_one_that_reads_may_ask_as_long_as_it_likes(self) -> None:
-        client = self.house.client("/?nick=ann")
+        client = self.server.client("/?nick=ann")
         for _ in range(1000):
             client.send(frame(b"/help"))
         assert client.closed_with == 0
@@ -1229,24 +1229,24 @@ class OverwhelmedTests(TestCase):
 
 class MemoryTests(TestCase):
     def test_a_connection_that_has_seen_every_kind_of_frame_keeps_all_it_has_in_slots(self) -> None:
-        house = House()
-        client = house.client()
+        server = ChatServer()
+        client = server.client()
         client.send(frame(b"a"), frame(b"b", fin=False), frame(b"hi", PING), frame(b"c", CONTINUATION))
-        house.clock.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
+        server.clock.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
         client.send(frame(b"", PONG))
-        assert house.said() == ["a", "bc"]
+        assert server.said() == ["a", "bc"]
         assert vars(client.connection) == {}
 
 
 class FactoryTests(TestCase):
     def test_sessions_have_ids_of_their_own(self) -> None:
-        house = House()
-        ids = [house.client().connection.session.id for _ in range(3)]
+        server = ChatServer()
+        ids = [server.client().connection.session.id for _ in range(3)]
         assert ids == ["w.1", "w.2", "w.3"]
 
     def test_two_factories_keep_their_own_limits_and_time(self) -> None:
-        small, large = House(replace(CONFIG, max_message=10)), House(replace(CONFIG, max_message=2000))
-        clients = [house.client() for house in (small, large)]
+        small, large = ChatServer(replace(CONFIG, max_message=10)), ChatServer(replace(CONFIG, max_message=2000))
+        clients = [server.client() for server in (small, large)]
         small.clock.advance(CONFIG.ping_seconds)
         assert [[opcode for opcode, _ in client.heard.frames] for client in clients] == [[PING], []]
         for client in clients:
@@ -1255,14 +1255,14 @@ class FactoryTests(TestCase):
         assert large.said() == ["x" * 500]
 
     def test_an_address_is_the_sessions(self) -> None:
-        connection = House().factory.make(Upgrade(KEY), read_target(b"/ops?echo=1"), "198.51.100.4")
+        connection = ChatServer().factory.make(Upgrade(KEY), read_target(b"/ops?echo=1"), "198.51.100.4")
         assert connection.session.address == "198.51.100.4"
         assert connection.session.echo
 
-    def test_a_lost_client_in_a_house_that_closes_is_counted_once(self) -> None:
-        house = House()
-        client = house.client()
-        closed: Deferred[None] = house.factory.close_all(STOPPING)
+    def test_a_lost_client_on_a_server_that_closes_is_counted_once(self) -> None:
+        server = ChatServer()
+        client = server.client()
+        closed: Deferred[None] = server.factory.close_all(STOPPING)
         client.transport.vanish()
-        house.factory.connection_gone()
+        server.factory.connection_gone()
         self.successResultOf(closed)

@@ -52,11 +52,11 @@ def _as_binary(frame: bytes) -> bytes:
 class Echo(Session):
     """A session that sends every message back, to its sender alone."""
 
-    takes_binary = True
+    accepts_binary = True
 
     def __init__(self, connection: Connection, id: str, most: int) -> None:
         self.id = id
-        self._line = connection
+        self._connection = connection
         self._most = most
         self._receipts = None
         self.token_lifetime = UNLIMITED
@@ -72,14 +72,14 @@ class Echo(Session):
     def received_binary(self, payload: bytes) -> None:
         self._send(deflated_binary_frame if self._compresses else binary_frame, [payload])
 
-    def fell_behind(self) -> None:
+    def became_slow(self) -> None:
         """Hang up: an echo has no history."""
-        self._line.close(too_slow(1))
+        self._connection.close(too_slow(1))
 
     def drained(self) -> None:
         """Go on: nothing waits."""
 
-    def gone(self) -> None:
+    def closed(self) -> None:
         """Leave nothing behind: there is no room."""
 
     @property
@@ -90,9 +90,9 @@ class Echo(Session):
         """Send messages back, up to the first that is too large."""
         fit = next((place for place, each in enumerate(payloads) if len(each) > self._most), len(payloads))
         if fit:
-            self._line.deliver(b"".join(map(frame, payloads[:fit])), fit)
+            self._connection.deliver(b"".join(map(frame, payloads[:fit])), fit)
         if fit < len(payloads):
-            self._line.close(TOO_LARGE)
+            self._connection.close(TOO_LARGE)
 
 
 class EchoFactory(ConnectionFactory):
@@ -102,7 +102,7 @@ class EchoFactory(ConnectionFactory):
         nowhere: Any = None
         super().__init__(reactor, nowhere, config, "testee")
 
-    def new_session(self, connection: Connection, place: RoomTarget, protocol: str, **who: Any) -> Session:
+    def new_session(self, connection: Connection, target: RoomTarget, protocol: str, **who: Any) -> Session:
         return Echo(connection, who["id"], self.config.max_message)
 
 

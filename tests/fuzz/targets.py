@@ -51,7 +51,7 @@ def head(data: bytes) -> None:
         lambda: follows(request.target),
         lambda: tokens_of_target(request.target),
         lambda: http_api.read_event_id(request.headers.get("last-event-id", "")),
-        lambda: http_api.read_said(request.headers.get("content-type"), data, 1000),
+        lambda: http_api.read_publish_body(request.headers.get("content-type"), data, 1000),
     ):
         try:
             read()

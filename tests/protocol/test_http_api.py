@@ -15,7 +15,7 @@ from chatd.protocol.http_api import (
     PublishBody,
     choose_form,
     read_event_id,
-    read_said,
+    read_publish_body,
     takes_gzip,
 )
 from chatd.protocol.http_head import Refused
@@ -25,7 +25,7 @@ from chatd.protocol.message import StreamPosition
 def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
     """Give the status and text with which a body is refused."""
     with pytest.raises(Refused) as caught:
-        read_said(kind, body, most)
+        read_publish_body(kind, body, most)
     return caught.value.status, caught.value.message
 
 
@@ -130,24 +130,26 @@ def test_another_id_is_refused(text: str) -> None:
     ],
 )
 def test_a_body_is_the_text(kind: str | None) -> None:
-    assert read_said(kind, "a=b&c größe\n".encode(), 100) == PublishBody("a=b&c größe")
+    assert read_publish_body(kind, "a=b&c größe\n".encode(), 100) == PublishBody("a=b&c größe")
 
 
 @pytest.mark.parametrize(
     ("body", "text"), [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\nb\n", "a\nb"), (b" ", " ")]
 )
 def test_one_line_end_is_dropped(body: bytes, text: str) -> None:
-    assert read_said(None, body, 100).text == text
-    assert read_said(JSON, json.dumps({"text": body.decode()}).encode(), 100).text == text
+    assert read_publish_body(None, body, 100).text == text
+    assert read_publish_body(JSON, json.dumps({"text": body.decode()}).encode(), 100).text == text
 
 
 def test_json_has_text_nick_and_id() -> None:
     body = b'{"text": "hi", "nick": "ann", "id": "c-1", "type": "message"}'
-    assert read_said("application/json; charset=utf-8", body, 100) == PublishBody("hi", "ann", "c-1")
+    assert read_publish_body("application/json; charset=utf-8", body, 100) == PublishBody("hi", "ann", "c-1")
 
 
 def test_what_json_leaves_out_or_sets_to_null_is_not_there() -> None:
-    assert read_said(JSON, b'{"text": "hi"}', 100) == read_said(JSON, b'{"text": "hi", "nick": null, "id": null}', 100)
+    assert read_publish_body(JSON, b'{"text": "hi"}', 100) == read_publish_body(
+        JSON, b'{"text": "hi", "nick": null, "id": null}', 100
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_another_kind_of_body_is_refused(kind: str) -> None:
 
 
 def test_a_text_is_bounded_in_bytes_of_utf_8() -> None:
-    assert read_said(None, "ä".encode() * 5 + b"\n", 10).text == "ä" * 5
+    assert read_publish_body(None, "ä".encode() * 5 + b"\n", 10).text == "ä" * 5
     assert refusal(None, "ä".encode() * 5 + b"a", 10) == (413, "the text is longer than 10 bytes of UTF-8")
     assert refusal(JSON, b'{"text": "\\u00e4\\u00e4\\u00e4\\u00e4\\u00e4a"}', 10)[0] == 413
 
@@ -200,7 +202,7 @@ def test_a_text_is_bounded_in_bytes_of_utf_8() -> None:
 @given(st.binary(max_size=200), st.sampled_from([None, TEXT, JSON, "x", "text/plain; charset=utf-16"]))
 def test_any_body_is_read_or_refused(body: bytes, kind: str | None) -> None:
     try:
-        said = read_said(kind, body, 50)
+        said = read_publish_body(kind, body, 50)
     except Refused as refused:
         assert refused.status in (400, 413, 415)
     else:

@@ -18,16 +18,16 @@ from chatd.protocol.http_head import (
     Upgrade,
     accept,
     bad_request,
-    full_house,
     head_too_large,
     internal,
     match_line,
     quote_target,
     read_head,
-    read_place,
     read_target,
     read_upgrade,
+    read_upgrade_target,
     room_name,
+    server_full,
     too_late,
     unavailable,
 )
@@ -91,7 +91,7 @@ def test_a_forbidden_byte_in_the_target_is_refused(byte: int) -> None:
 
 @pytest.mark.parametrize("room", ["\u00c5", "\u0145", "\u0445"])
 def test_a_character_with_the_byte_0x85_may_stand_in_the_target_and_in_no_header(room: str) -> None:
-    assert read_place(read_head(handshake(f"/{room}?nick={room}"))) == RoomTarget(room, nick=room)
+    assert read_upgrade_target(read_head(handshake(f"/{room}?nick={room}"))) == RoomTarget(room, nick=room)
     assert refused_head(head(f"X: {room}".encode())).status == 400
 
 
@@ -293,7 +293,7 @@ def test_without_an_offer_none_is_spoken_and_none_is_answered() -> None:
 
 
 def key_of(target: str, offer: str) -> str:
-    return read_place(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).resume
+    return read_upgrade_target(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).resume
 
 
 @pytest.mark.parametrize(
@@ -753,7 +753,7 @@ def test_any_target_is_read_or_refused(path: bytes) -> None:
         (head_too_large(8192), b"HTTP/1.1 431 Request Header Fields Too Large"),
         (internal("our fault"), b"HTTP/1.1 500 Internal Server Error"),
         (unavailable("the bus"), b"HTTP/1.1 503 Service Unavailable"),
-        (full_house(), b"HTTP/1.1 503 Service Unavailable"),
+        (server_full(), b"HTTP/1.1 503 Service Unavailable"),
     ],
 )
 def test_an_answer_is_whole_json_and_ends_the_connection(refused: Refused, status_line: bytes) -> None:
@@ -769,8 +769,8 @@ def test_an_answer_is_whole_json_and_ends_the_connection(refused: Refused, statu
     assert body == refused.body() and body.endswith(b"\n")
 
 
-def test_a_full_house_says_when_to_come_back() -> None:
-    assert b"\r\nRetry-After: 5\r\n" in full_house().response()
+def test_a_full_server_says_when_to_come_back() -> None:
+    assert b"\r\nRetry-After: 5\r\n" in server_full().response()
 
 
 def test_a_head_that_is_too_large_hears_the_limit() -> None:

@@ -67,9 +67,9 @@ def events_in(data: bytes) -> list[dict[str, str]]:
     return found
 
 
-def sent(form: str, *, told: bool = True) -> bytes:
+def sent(form: str, *, presence: bool = True) -> bytes:
     """Give what is sent of all messages, a gap, and the end, in chunks."""
-    shown = stream(form, chunked=True, told=told)
+    shown = stream(form, chunked=True, presence=presence)
     begin = shown.beginning(2.5)
     parts = [
         begin,
@@ -104,7 +104,7 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_a_reader_that_ends_lines_at_other_characters_too_reads_the_same_lines(form: str) -> None:
     hostile = "".join(map(chr, LINE_ENDS)).join(["hi", "boss: transfer approved", "id: zzz-1", "retry: 99999999"])
-    shown = stream(form, chunked=False, told=True)
+    shown = stream(form, chunked=False, presence=True)
     message, change = Message("i", 0, "s", hostile, "ann"), PresenceEvent("join", "s2", "ben", "")
     batch = Batch("ops", "k3f9", 1, "w", 1, (message,))
     text = b"".join([*shown.format.frames([batch]), shown.format.change("ops", change)]).decode()
@@ -132,14 +132,14 @@ def test_events_hold_any_text_and_say_where_it_stands() -> None:
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_each_message_is_a_frame_of_its_own(form: str) -> None:
     for chunked in (False, True):
-        frames = stream(form, chunked=chunked, told=True).format.frames([BATCH, BATCH])
+        frames = stream(form, chunked=chunked, presence=True).format.frames([BATCH, BATCH])
         assert len(frames) == 2 * len(TEXTS)
         assert all(frames)
 
 
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_without_chunks_it_is_the_same(form: str) -> None:
-    whole, chunked = stream(form, chunked=False, told=True), stream(form, chunked=True, told=True)
+    whole, chunked = stream(form, chunked=False, presence=True), stream(form, chunked=True, presence=True)
     assert (whole.end, chunked.end) == (b"", LAST_CHUNK)
     assert whole.format.frames([BATCH]) == [unchunked(each) for each in chunked.format.frames([BATCH])]
     assert whole.close_code(TAKEN_OVER, None) == unchunked(chunked.close_code(TAKEN_OVER, None))
@@ -148,36 +148,39 @@ def test_without_chunks_it_is_the_same(form: str) -> None:
 
 @pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
 def test_who_is_not_to_be_told_hears_nothing_of_who_comes_and_goes(form: str) -> None:
-    assert stream(form, chunked=True, told=False).format.change("ops", JOIN) == b""
+    assert stream(form, chunked=True, presence=False).format.change("ops", JOIN) == b""
 
 
 def test_lines_do_not_tell_of_somebody_without_a_name() -> None:
-    assert stream(TEXT, chunked=True, told=True).format.change("ops", NAMELESS) == b""
+    assert stream(TEXT, chunked=True, presence=True).format.change("ops", NAMELESS) == b""
 
 
 def test_a_gap_of_unknown_size_is_told() -> None:
     gap = OffsetGap("k4", 3, None)
-    assert stream(TEXT, chunked=False, told=False).lost("ops", gap) == b"* some lines may be lost\n"
-    [event] = events_in(stream(EVENTS, chunked=False, told=False).lost("ops", gap))
+    assert stream(TEXT, chunked=False, presence=False).lost("ops", gap) == b"* some lines may be lost\n"
+    [event] = events_in(stream(EVENTS, chunked=False, presence=False).lost("ops", gap))
     data: dict[str, Any] = json.loads(event["data"])
     assert (event["id"], data["from"], data["to"]) == ("k4-3", None, None)
 
 
 def test_who_may_not_come_back_is_not_told_when() -> None:
-    [event] = events_in(stream(EVENTS, chunked=False, told=False).close_code(TAKEN_OVER, None))
+    [event] = events_in(stream(EVENTS, chunked=False, presence=False).close_code(TAKEN_OVER, None))
     assert "reconnect_after" not in json.loads(event["data"])
 
 
 def test_a_heartbeat_is_an_empty_line_or_a_comment_that_is_no_event() -> None:
-    assert stream(TEXT, chunked=False, told=True).heartbeat == b"\n"
-    assert stream(JSON, chunked=False, told=True).heartbeat == b"\n"
-    assert events_in(stream(EVENTS, chunked=False, told=True).heartbeat) == []
+    assert stream(TEXT, chunked=False, presence=True).heartbeat == b"\n"
+    assert stream(JSON, chunked=False, presence=True).heartbeat == b"\n"
+    assert events_in(stream(EVENTS, chunked=False, presence=True).heartbeat) == []
 
 
 def test_text_has_a_heartbeat_only_if_it_is_asked_for() -> None:
-    assert [stream(form, chunked=True, told=True).beats for form in (TEXT, JSON, EVENTS)] == [False, True, True]
+    assert [stream(form, chunked=True, presence=True).beats for form in (TEXT, JSON, EVENTS)] == [False, True, True]
 
 
 def test_all_who_hear_it_in_one_form_share_it() -> None:
-    assert stream(EVENTS, chunked=True, told=False) is stream(EVENTS, chunked=True, told=False)
-    assert stream(EVENTS, chunked=True, told=False).format.deflated is stream(EVENTS, chunked=True, told=False).format
+    assert stream(EVENTS, chunked=True, presence=False) is stream(EVENTS, chunked=True, presence=False)
+    assert (
+        stream(EVENTS, chunked=True, presence=False).format.deflated
+        is stream(EVENTS, chunked=True, presence=False).format
+    )

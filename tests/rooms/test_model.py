@@ -285,7 +285,7 @@ class Client(FakeMember):
     """Whether what it got last was said just then."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        if self.choked and self.backlog + len(blob) > self.world.config.max_backlog:
+        if self.buffer_full and self.backlog + len(blob) > self.world.config.max_backlog:
             self.world.house.hub.fall_behind(ROOM, self)
             return False
         self.replay(blob, count)
@@ -300,7 +300,7 @@ class Client(FakeMember):
         self.live = False
         if self.slow:
             self.backlog += len(blob)
-            self.choked = self.backlog > MARK
+            self.buffer_full = self.backlog > MARK
         return True
 
     def lost(self, gap: OffsetGap) -> None:
@@ -318,8 +318,8 @@ class Client(FakeMember):
         self.heard.append((item, self.world.bus.oldest))
 
     def read(self) -> None:
-        if self.here and self.choked:
-            self.backlog, self.choked = 0, False
+        if self.here and self.buffer_full:
+            self.backlog, self.buffer_full = 0, False
             self.world.house.hub.drained(ROOM, self)
 
 

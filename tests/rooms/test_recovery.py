@@ -30,7 +30,7 @@ class Reading(FakeMember):
     def replay(self, blob: bytes, count: int) -> bool:
         super().replay(blob, count)
         self.events += blob.decode("latin-1").replace("\x81\x02", " ").replace("\x81\x03", " ").split()
-        self.choked = self.count >= self.room
+        self.buffer_full = self.count >= self.room
         return True
 
 
@@ -89,7 +89,7 @@ class Walk:
     def drain(self) -> None:
         """Let the member read all it was given, and have room for as much."""
         self.member.room += self.member.room
-        self.member.choked = False
+        self.member.buffer_full = False
         self.step()
 
 
@@ -226,9 +226,9 @@ def test_a_tail_that_does_not_reach_back_so_far_is_no_use() -> None:
 
 def test_from_the_tail_too_it_gets_no_more_than_its_backlog_at_once_be_it_of_one_batch() -> None:
     walk = Walk(10, config=Config(max_backlog=3))
-    walk.member.choked = True
+    walk.member.buffer_full = True
     walk.hear(batch(11, 2))
-    walk.member.choked, walk.member.room = False, 1
+    walk.member.buffer_full, walk.member.room = False, 1
     walk.step()
     assert walk.member.events == ["e11"]
     walk.drain()

@@ -149,16 +149,16 @@ class Slow(FakeMember):
     def __init__(self, name: str, house: House) -> None:
         super().__init__(name)
         self.house = house
-        self.choked = True
+        self.buffer_full = True
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        if self.choked:
+        if self.buffer_full:
             self.house.hub.fall_behind("ops", self)
             return False
         return super().deliver(blob, count)
 
     def drain(self) -> None:
-        self.choked = False
+        self.buffer_full = False
         self.house.hub.drained("ops", self)
 
 
@@ -183,9 +183,9 @@ def test_nobody_waits_for_it(house: House) -> None:
 def test_it_is_not_given_again_what_it_took(house: House) -> None:
     slow = Slow("ann", house)
     joined(house, slow)
-    slow.choked = False
+    slow.buffer_full = False
     told(house, 2)
-    slow.choked = True
+    slow.buffer_full = True
     told(house, 2, 3)
     slow.drain()
     assert b"".join(slow.blobs) == frames("e1", "e2", "e3", "e4")
@@ -205,7 +205,7 @@ def test_what_it_took_before_a_gap_is_not_given_again(house: House) -> None:
     house.bus.kept_messages = 1
     slow = Slow("ann", house)
     joined(house, slow)
-    slow.choked = False
+    slow.buffer_full = False
     house.bring("e1", number=1)
     house.say("lost", number=2)
     house.bus.pump(lambda _: True)
@@ -213,7 +213,7 @@ def test_what_it_took_before_a_gap_is_not_given_again(house: House) -> None:
 
     def choke(gap: OffsetGap) -> None:
         lost(gap)
-        slow.choked = True
+        slow.buffer_full = True
 
     slow.lost = choke  # type: ignore[method-assign]
     house.bring("e3", number=3)

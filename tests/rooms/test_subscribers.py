@@ -291,12 +291,12 @@ def test_what_was_sent_is_counted_an_authors_own_left_out(house: House) -> None:
 
 def test_what_a_member_that_falls_behind_is_not_given_is_counted_once_when_history_gives_it(house: House) -> None:
     slow, _ = house.member("slow"), house.member("bob")
-    slow.choked = True
+    slow.buffer_full = True
     slow.fall_behind = lambda: house.hub.fall_behind("ops", slow)
     sent = Sent()
     house.hear("one", "two", number=1)
     assert sent.counted == (2, 0, len(frames("one", "two")))
-    slow.choked, slow.fall_behind = False, None
+    slow.buffer_full, slow.fall_behind = False, None
     house.hub.drained("ops", slow)
     house.bus.answer()
     assert slow.blobs == [frames("one", "two")]

@@ -42,7 +42,7 @@ def ask(one: socket.socket, target: str) -> int:
     return int(answer.split()[1]) if answer else 0
 
 
-def test_who_begins_with_a_probe_counts_with_its_next_request_and_the_house_still_tells_its_health(
+def test_who_begins_with_a_probe_counts_with_its_next_request_and_the_server_still_tells_its_health(
     tmp_path: Path,
 ) -> None:
     with Daemon(tmp_path, "--max-connections", "20") as daemon, ExitStack() as stack:

@@ -194,7 +194,7 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
     with Daemon(tmp_path, "--auth-key", KEY) as daemon:
         workers = daemon.worker_pids()
 
-        def let_in(text: str) -> bool:
+        def authenticate(text: str) -> bool:
             """Say whether every worker lets somebody in."""
             answers = []
             for worker in workers:
@@ -205,15 +205,15 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
                     answers.append(False)
             return all(answers)
 
-        assert let_in(old)
-        assert not let_in(new)
+        assert authenticate(old)
+        assert not authenticate(new)
         with daemon.connect(f"keys?token={old}") as client:
             key.write_bytes(b"no key\n")
             daemon.wait_for(r"auth.pem: a secret has at least 32 bytes.*the previous version stays in force")
             assert let_in(old)
             key.write_bytes(public_pem("P-256"))
-            until(lambda: let_in(new), "the new key")
-            assert not let_in(old)
+            until(lambda: authenticate(new), "the new key")
+            assert not authenticate(old)
             assert end_of(client) == (4001, "the token was revoked")
 
 

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from tests.fakes import reactor_by_hand
-from tests.web.asker import Asker, House
+from tests.web.http_client import ChatServer, HttpClient
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def server() -> ChatServer:
+    return ChatServer()
 
 
 @pytest.fixture
-def asker(house: House) -> Asker:
-    return Asker(house)
+def http_client(server: ChatServer) -> HttpClient:
+    return HttpClient(server)
 
 
 @pytest.fixture

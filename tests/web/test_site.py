@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from chatd.clients.send_buffer import CHOKED, weigh_backlog
+from chatd.clients.send_buffer import SLOW_CLIENTS, measure_backlogs
 from chatd.monitoring.metrics import BACKLOG_BYTES, REFUSED
 from chatd.web.channel import Channel
 from chatd.web.site import about
 from tests.fakes import Events
-from tests.web.asker import CONFIG, Asker, House, SlowAsker, error
+from tests.web.http_client import CONFIG, ChatServer, HttpClient, SlowHttpClient, error
 
 # What is there
 
@@ -34,101 +34,105 @@ from tests.web.asker import CONFIG, Asker, House, SlowAsker, error
         "GET /ops\r\nLast-Event-ID: ?\r\nAccept: text/event-stream",
     ],
 )
-def test_every_refusal_is_json_that_says_why(asker: Asker, lines: str) -> None:
+def test_every_refusal_is_json_that_says_why(http_client: HttpClient, lines: str) -> None:
     first, *rest = lines.split("\r\n")
-    answer = asker.ask(first, *rest)
+    answer = http_client.ask(first, *rest)
     assert 400 <= answer.status < 500
     assert answer.headers["content-type"] == "application/json"
     assert int(answer.headers["content-length"]) == len(answer.body)
     assert json.loads(answer.body).keys() == {"error", "message"}
 
 
-def test_a_target_may_have_bytes_that_are_not_ascii(asker: Asker) -> None:
-    asker.house.say("hello", room="\u010d\u00e9")
-    assert asker.ask("GET /\u010d\u00e9?last=1").body == asker.ask("GET /%C4%8D%C3%A9?last=1").body == b"hello\n"
-    assert asker.ask("POST /ops?nick=j\u00f6rg", "Content-Length: 2", body=b"hi").status == 201
-    assert asker.ask("GET /ops").body == "j\u00f6rg: hi\n".encode()
+def test_a_target_may_have_bytes_that_are_not_ascii(http_client: HttpClient) -> None:
+    http_client.server.say("hello", room="\u010d\u00e9")
+    assert (
+        http_client.ask("GET /\u010d\u00e9?last=1").body
+        == http_client.ask("GET /%C4%8D%C3%A9?last=1").body
+        == b"hello\n"
+    )
+    assert http_client.ask("POST /ops?nick=j\u00f6rg", "Content-Length: 2", body=b"hi").status == 201
+    assert http_client.ask("GET /ops").body == "j\u00f6rg: hi\n".encode()
 
 
 @pytest.mark.parametrize("name", ["\u00c5", "\u0445"])
-def test_a_target_may_have_the_byte_0x85_in_the_first_and_in_later_requests(asker: Asker, name: str) -> None:
-    asker.house.say("hello", room=name)
+def test_a_target_may_have_the_byte_0x85_in_the_first_and_in_later_requests(http_client: HttpClient, name: str) -> None:
+    http_client.server.say("hello", room=name)
     for _ in range(2):
-        assert asker.ask(f"GET /{name}?last=1").body == b"hello\n"
-    assert error(asker.ask(f"GET /{name}", f"X: {name}")) == (400, "bad_request")
+        assert http_client.ask(f"GET /{name}?last=1").body == b"hello\n"
+    assert error(http_client.ask(f"GET /{name}", f"X: {name}")) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "identity, gzip"])
-def test_a_body_that_is_compressed_is_415(asker: Asker, coding: str) -> None:
-    answer = asker.ask("POST /ops", "Content-Length: 5", f"Content-Encoding: {coding}", body=b"hello")
+def test_a_body_that_is_compressed_is_415(http_client: HttpClient, coding: str) -> None:
+    answer = http_client.ask("POST /ops", "Content-Length: 5", f"Content-Encoding: {coding}", body=b"hello")
     assert error(answer) == (415, "bad_request")
     assert answer.headers["accept-encoding"] == "identity"
-    assert asker.house.bus.published == []
+    assert http_client.server.bus.published == []
 
 
-def test_a_body_may_say_that_it_is_as_it_is(asker: Asker) -> None:
-    assert asker.ask("POST /ops", "Content-Length: 5", "Content-Encoding: identity", body=b"hello").status == 201
+def test_a_body_may_say_that_it_is_as_it_is(http_client: HttpClient) -> None:
+    assert http_client.ask("POST /ops", "Content-Length: 5", "Content-Encoding: identity", body=b"hello").status == 201
 
 
-def test_what_this_is_is_said_under_the_name_that_was_asked(asker: Asker) -> None:
-    answer = asker.ask("GET /-/")
+def test_what_this_is_is_said_under_the_name_that_was_asked(http_client: HttpClient) -> None:
+    answer = http_client.ask("GET /-/")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert answer.body.decode() == about("chat.example:3000")
     assert "websocat ws://chat.example:3000 " in answer.body.decode()
 
 
-def test_the_name_may_be_an_address_of_ipv6(asker: Asker) -> None:
-    assert "ws://[::1]:3000/ops" in asker.ask("GET /-/", host="[::1]:3000").body.decode()
+def test_the_name_may_be_an_address_of_ipv6(http_client: HttpClient) -> None:
+    assert "ws://[::1]:3000/ops" in http_client.ask("GET /-/", host="[::1]:3000").body.decode()
 
 
 @pytest.mark.parametrize("host", ["<script>", "a b", "x; rm -rf ~", "a/b", "", "x" * 256, "$(id)", "`id`", "ä.example"])
-def test_a_nasty_host_is_not_reflected(asker: Asker, host: str) -> None:
-    assert asker.ask("GET /-/", host=host).body.decode() == about("localhost:3000")
+def test_a_nasty_host_is_not_reflected(http_client: HttpClient, host: str) -> None:
+    assert http_client.ask("GET /-/", host=host).body.decode() == about("localhost:3000")
 
 
-def test_the_root_is_the_lobby(asker: Asker) -> None:
-    asker.house.say("hello", room="lobby")
-    assert asker.ask("GET /").body == asker.ask("GET /lobby").body == b"hello\n"
+def test_the_root_is_the_lobby(http_client: HttpClient) -> None:
+    http_client.server.say("hello", room="lobby")
+    assert http_client.ask("GET /").body == http_client.ask("GET /lobby").body == b"hello\n"
 
 
-def test_an_absolute_target_is_read_as_its_path(asker: Asker) -> None:
-    assert asker.ask("GET http://chat.example:3000/-/healthz").body == b"ok\n"
+def test_an_absolute_target_is_read_as_its_path(http_client: HttpClient) -> None:
+    assert http_client.ask("GET http://chat.example:3000/-/healthz").body == b"ok\n"
 
 
-def test_a_query_does_not_matter_to_the_servers_own_paths(asker: Asker) -> None:
-    assert asker.ask("GET /-/healthz?last=3").body == b"ok\n"
+def test_a_query_does_not_matter_to_the_servers_own_paths(http_client: HttpClient) -> None:
+    assert http_client.ask("GET /-/healthz?last=3").body == b"ok\n"
 
 
-def test_healthz_is_ok(asker: Asker) -> None:
-    answer = asker.ask("GET /-/healthz")
+def test_healthz_is_ok(http_client: HttpClient) -> None:
+    answer = http_client.ask("GET /-/healthz")
     assert (answer.status, answer.body) == (200, b"ok\n")
 
 
-def test_readyz_is_ready_while_the_bus_is(asker: Asker) -> None:
-    answer = asker.ask("GET /-/readyz")
+def test_readyz_is_ready_while_the_bus_is(http_client: HttpClient) -> None:
+    answer = http_client.ask("GET /-/readyz")
     assert (answer.status, answer.body) == (200, b"ready\n")
 
 
-def test_those_who_ask_for_readiness_at_the_same_time_share_one_probe(house: House) -> None:
+def test_those_who_ask_for_readiness_at_the_same_time_share_one_probe(server: ChatServer) -> None:
     probes: list[Deferred[None]] = []
 
     def probe() -> "Deferred[None]":
         probes.append(Deferred())
         return probes[-1]
 
-    house.bus.probe = probe  # type: ignore[method-assign]
-    askers = [Asker(house) for _ in range(20)]
-    for asker in askers:
-        asker.send("GET /-/readyz")
+    server.bus.probe = probe  # type: ignore[method-assign]
+    askers = [HttpClient(server) for _ in range(20)]
+    for http_client in askers:
+        http_client.send("GET /-/readyz")
     assert len(probes) == 1
     probes[0].callback(None)
-    assert [asker.transport.value()[:15] for asker in askers] == [b"HTTP/1.1 200 OK"] * 20
+    assert [http_client.transport.value()[:15] for http_client in askers] == [b"HTTP/1.1 200 OK"] * 20
 
 
-def test_readyz_says_what_is_broken_while_the_bus_is_away(asker: Asker) -> None:
-    asker.bus.away = "it is gone"
-    answer = asker.ask("GET /-/readyz")
+def test_readyz_says_what_is_broken_while_the_bus_is_away(http_client: HttpClient) -> None:
+    http_client.bus.away = "it is gone"
+    answer = http_client.ask("GET /-/readyz")
     assert answer.status == 503
     assert json.loads(answer.body) == {"error": "unavailable", "message": "message bus: it is gone"}
 
@@ -136,18 +140,18 @@ def test_readyz_says_what_is_broken_while_the_bus_is_away(asker: Asker) -> None:
 @pytest.mark.parametrize(
     "path", ["/-/", "/-/healthz", "/-/readyz", "/-/rooms", "/ops", "/ops/members", "/-/none", "/a/b"]
 )
-def test_head_is_get_without_a_body(asker: Asker, path: str) -> None:
-    asker.house.say("hello")
-    got = asker.ask(f"GET {path}")
-    head = asker.ask(f"HEAD {path}")
+def test_head_is_get_without_a_body(http_client: HttpClient, path: str) -> None:
+    http_client.server.say("hello")
+    got = http_client.ask(f"GET {path}")
+    head = http_client.ask(f"HEAD {path}")
     assert head.body == b""
     assert head.status == got.status
     assert int(head.headers["content-length"]) == len(got.body) > 0
 
 
 @pytest.mark.parametrize("path", ["/", "/-/", "/-/healthz", "/-/readyz", "/-/rooms", "/ops/members", "/-/none", "/-"])
-def test_no_answer_says_what_serves_it_or_may_be_kept_or_guessed_at(asker: Asker, path: str) -> None:
-    answer = asker.ask(f"GET {path}")
+def test_no_answer_says_what_serves_it_or_may_be_kept_or_guessed_at(http_client: HttpClient, path: str) -> None:
+    answer = http_client.ask(f"GET {path}")
     assert "server" not in answer.headers
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -159,13 +163,13 @@ def test_no_answer_says_what_serves_it_or_may_be_kept_or_guessed_at(asker: Asker
 
 
 @pytest.mark.parametrize("path", ["/-/none", "/-/healthz/", "/-/HEALTHZ", "/-/members"])
-def test_an_unknown_path_of_the_servers_own_is_404(asker: Asker, path: str) -> None:
-    assert asker.error(f"GET {path}") == (404, "not_found")
+def test_an_unknown_path_of_the_servers_own_is_404(http_client: HttpClient, path: str) -> None:
+    assert http_client.error(f"GET {path}") == (404, "not_found")
 
 
 @pytest.mark.parametrize("path", ["/-", "/-ops", "/a/b", "/a%20b", "/a/b/members", "/a%20b/members"])
-def test_a_bad_room_is_404(asker: Asker, path: str) -> None:
-    assert asker.error(f"GET {path}") == (404, "bad_room")
+def test_a_bad_room_is_404(http_client: HttpClient, path: str) -> None:
+    assert http_client.error(f"GET {path}") == (404, "bad_room")
 
 
 ROOM = "GET, HEAD, POST, OPTIONS"
@@ -182,21 +186,21 @@ PATHS = [
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "BREW"])
 @pytest.mark.parametrize(("path", "allowed"), PATHS)
-def test_another_method_is_405(asker: Asker, method: str, path: str, allowed: str) -> None:
-    answer = asker.ask(f"{method} {path}", "Content-Length: 0")
+def test_another_method_is_405(http_client: HttpClient, method: str, path: str, allowed: str) -> None:
+    answer = http_client.ask(f"{method} {path}", "Content-Length: 0")
     assert answer.status == 405
     assert answer.headers["allow"] == allowed
     assert json.loads(answer.body)["error"] == "bad_request"
 
 
 @pytest.mark.parametrize("path", ["/ops/members", "/-/rooms", "/-/healthz", "/-/"])
-def test_what_can_only_be_seen_takes_nothing(asker: Asker, path: str) -> None:
-    assert asker.post(path, "hello").status == 405
+def test_what_can_only_be_seen_takes_nothing(http_client: HttpClient, path: str) -> None:
+    assert http_client.post(path, "hello").status == 405
 
 
 @pytest.mark.parametrize(("path", "allowed"), PATHS)
-def test_options_says_what_may_be_done(asker: Asker, path: str, allowed: str) -> None:
-    answer = asker.ask(f"OPTIONS {path}")
+def test_options_says_what_may_be_done(http_client: HttpClient, path: str, allowed: str) -> None:
+    answer = http_client.ask(f"OPTIONS {path}")
     assert (answer.status, answer.headers["allow"], answer.body) == (204, allowed, b"")
     assert "content-length" not in answer.headers
 
@@ -207,109 +211,111 @@ MOST = 6 * CONFIG.max_message + 4096
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000000000", f"Content-Length: {MOST + 1}"])
-def test_a_body_that_is_too_large_is_refused_before_it_comes(asker: Asker, length: str) -> None:
-    assert asker.error("POST /ops", length) == (413, "too_large")
+def test_a_body_that_is_too_large_is_refused_before_it_comes(http_client: HttpClient, length: str) -> None:
+    assert http_client.error("POST /ops", length) == (413, "too_large")
 
 
-def test_a_body_without_end_is_refused_when_it_is_too_large(asker: Asker) -> None:
-    asker.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
-    assert asker.transport.value() == b""
-    asker.transport.receive(b"1\r\na\r\n")
-    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
+def test_a_body_without_end_is_refused_when_it_is_too_large(http_client: HttpClient) -> None:
+    http_client.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
+    assert http_client.transport.value() == b""
+    http_client.transport.receive(b"1\r\na\r\n")
+    assert http_client.transport.value().startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_refused_body_is_not_asked_for(asker: Asker) -> None:
-    answer = asker.ask("POST /ops", "Content-Length: 1000000000", "Expect: 100-continue")
+def test_a_refused_body_is_not_asked_for(http_client: HttpClient) -> None:
+    answer = http_client.ask("POST /ops", "Content-Length: 1000000000", "Expect: 100-continue")
     assert answer.status == 413
-    assert b"100 Continue" not in asker.transport.value()
+    assert b"100 Continue" not in http_client.transport.value()
 
 
-def test_a_body_that_is_welcome_is_asked_for(asker: Asker) -> None:
-    asker.send("POST /ops", "Content-Length: 5", "Expect: 100-continue")
-    assert asker.transport.value().startswith(b"HTTP/1.1 100 Continue\r\n")
+def test_a_body_that_is_welcome_is_asked_for(http_client: HttpClient) -> None:
+    http_client.send("POST /ops", "Content-Length: 5", "Expect: 100-continue")
+    assert http_client.transport.value().startswith(b"HTTP/1.1 100 Continue\r\n")
 
 
 @pytest.mark.parametrize("behind", [b"a" * 5000, b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3])
-def test_what_comes_behind_a_refusal_is_for_nobody(asker: Asker, behind: bytes) -> None:
-    asker.send("POST /ops", f"Content-Length: {MOST + 1}", body=behind)
-    asker.transport.receive(behind)
-    asker.clock.advance(0)
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
-    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
+def test_what_comes_behind_a_refusal_is_for_nobody(http_client: HttpClient, behind: bytes) -> None:
+    http_client.send("POST /ops", f"Content-Length: {MOST + 1}", body=behind)
+    http_client.transport.receive(behind)
+    http_client.clock.advance(0)
+    assert http_client.transport.value().count(b"HTTP/1.1 ") == 1
+    assert http_client.transport.value().startswith(b"HTTP/1.1 413 ")
 
 
-def test_who_is_refused_may_read_that_before_the_connection_is_gone(asker: Asker) -> None:
-    asker.transport.client_reads = False
-    asker.send("POST /ops", f"Content-Length: {MOST + 1}")
-    assert asker.transport.lost is None
-    assert len(asker.site.channels) == 1
-    asker.clock.advance(CONFIG.close_seconds + 0.2)
-    asker.clock.advance(0)
-    assert asker.transport.lost is not None
-    assert len(asker.site.channels) == 0
+def test_who_is_refused_may_read_that_before_the_connection_is_gone(http_client: HttpClient) -> None:
+    http_client.transport.client_reads = False
+    http_client.send("POST /ops", f"Content-Length: {MOST + 1}")
+    assert http_client.transport.lost is None
+    assert len(http_client.site.channels) == 1
+    http_client.clock.advance(CONFIG.close_seconds + 0.2)
+    http_client.clock.advance(0)
+    assert http_client.transport.lost is not None
+    assert len(http_client.site.channels) == 0
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 5", "Transfer-Encoding: chunked"])
-def test_a_body_that_does_not_come_is_not_waited_for(asker: Asker, length: str) -> None:
-    asker.send("POST /ops", length)
-    asker.clock.advance(3)
-    asker.transport.receive(b"1" if "chunked" in length else b"h")
-    asker.clock.advance(2.2)
-    assert asker.transport.value().startswith(b"HTTP/1.1 408 ")
+def test_a_body_that_does_not_come_is_not_waited_for(http_client: HttpClient, length: str) -> None:
+    http_client.send("POST /ops", length)
+    http_client.clock.advance(3)
+    http_client.transport.receive(b"1" if "chunked" in length else b"h")
+    http_client.clock.advance(2.2)
+    assert http_client.transport.value().startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_body_that_came_is_no_reason_to_hang_up(asker: Asker) -> None:
-    assert asker.post("/ops", "hello").status == 201
-    asker.clock.advance(6)
-    assert asker.ask("GET /-/healthz").status == 200
+def test_a_body_that_came_is_no_reason_to_hang_up(http_client: HttpClient) -> None:
+    assert http_client.post("/ops", "hello").status == 201
+    http_client.clock.advance(6)
+    assert http_client.ask("GET /-/healthz").status == 200
 
 
-def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(asker: Asker) -> None:
-    asker.send("POST /ops", "Content-Length: 5", body=b"he")
-    asker.transport.vanish()
-    assert asker.clock.getDelayedCalls() == []
+def test_a_client_that_leaves_within_a_body_leaves_nothing_behind(http_client: HttpClient) -> None:
+    http_client.send("POST /ops", "Content-Length: 5", body=b"he")
+    http_client.transport.vanish()
+    assert http_client.clock.getDelayedCalls() == []
 
 
 CHUNKS = b"5\r\nhello\r\n0\r\n"
 
 
 @pytest.mark.parametrize("split", [1, 100])
-def test_chunks_end_with_an_empty_line(asker: Asker, split: int) -> None:
-    asker.send("POST /ops", "Transfer-Encoding: chunked")
+def test_chunks_end_with_an_empty_line(http_client: HttpClient, split: int) -> None:
+    http_client.send("POST /ops", "Transfer-Encoding: chunked")
     data = CHUNKS + b"\r\n"
     for start in range(0, len(data), split):
-        asker.transport.receive(data[start : start + split])
-    asker.house.turn()
-    assert asker.transport.value().startswith(b"HTTP/1.1 201 ")
+        http_client.transport.receive(data[start : start + split])
+    http_client.server.turn()
+    assert http_client.transport.value().startswith(b"HTTP/1.1 201 ")
 
 
 @pytest.mark.parametrize(
     "trailer", [b"X: y\r\n\r\n", b"X", b"\n", b"\rX", b"X: y\n\n", b"GET / HTTP/1.1\r\n\r\n", b" \r\n"]
 )
-def test_trailers_are_refused(asker: Asker, trailer: bytes) -> None:
-    answer = asker.ask("POST /ops", "Transfer-Encoding: chunked", body=CHUNKS + trailer)
+def test_trailers_are_refused(http_client: HttpClient, trailer: bytes) -> None:
+    answer = http_client.ask("POST /ops", "Transfer-Encoding: chunked", body=CHUNKS + trailer)
     assert error(answer) == (400, "bad_request")
-    assert asker.bus.published == []
+    assert http_client.bus.published == []
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "image/png", "text/plain; charset=latin-1"])
-def test_a_body_of_a_bad_kind_is_refused_before_it_comes(asker: Asker, kind: str) -> None:
-    answer = asker.ask("POST /ops", "Content-Length: 500", f"Content-Type: {kind}", "Expect: 100-continue")
+def test_a_body_of_a_bad_kind_is_refused_before_it_comes(http_client: HttpClient, kind: str) -> None:
+    answer = http_client.ask("POST /ops", "Content-Length: 500", f"Content-Type: {kind}", "Expect: 100-continue")
     assert error(answer) == (415, "bad_request")
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+    assert http_client.transport.value().count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(
     ("path", "status"), [("/-/healthz", 405), ("/ops/members", 405), ("/-/none", 404), ("/-", 404)]
 )
-def test_where_nothing_can_be_said_the_kind_of_a_body_does_not_matter(asker: Asker, path: str, status: int) -> None:
-    assert asker.post(path, "hello", "image/png").status == status
+def test_where_nothing_can_be_said_the_kind_of_a_body_does_not_matter(
+    http_client: HttpClient, path: str, status: int
+) -> None:
+    assert http_client.post(path, "hello", "image/png").status == status
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
-def test_no_body_is_taken_apart_as_a_form(asker: Asker, kind: str) -> None:
+def test_no_body_is_taken_apart_as_a_form(http_client: HttpClient, kind: str) -> None:
     seen: list[Any] = []
-    resource: Any = asker.site.resource
+    resource: Any = http_client.site.resource
     render = resource.render
 
     def look(request: Any) -> Any:
@@ -319,13 +325,13 @@ def test_no_body_is_taken_apart_as_a_form(asker: Asker, kind: str) -> None:
 
     resource.render = look
     form = b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n' if "multipart" in kind else b"a=b"
-    asker.post("/-/none?last=3", form, kind)
+    http_client.post("/-/none?last=3", form, kind)
     assert seen == [({b"last": [b"3"]}, form)]
 
 
-def test_a_body_is_kept_only_if_it_may_be_wanted(asker: Asker) -> None:
+def test_a_body_is_kept_only_if_it_may_be_wanted(http_client: HttpClient) -> None:
     seen: list[bytes] = []
-    resource: Any = asker.site.resource
+    resource: Any = http_client.site.resource
     render = resource.render
 
     def look(request: Any) -> Any:
@@ -334,13 +340,13 @@ def test_a_body_is_kept_only_if_it_may_be_wanted(asker: Asker) -> None:
 
     resource.render = look
     for method in ("PUT", "GET", "BREW", "POST"):
-        asker.ask(f"{method} /ops", "Content-Length: 5", body=b"hello")
+        http_client.ask(f"{method} /ops", "Content-Length: 5", body=b"hello")
     assert seen == [b"", b"", b"", b"hello"]
 
 
-def test_a_body_where_none_is_wanted_is_passed_over(asker: Asker) -> None:
-    assert asker.ask("GET /-/healthz", "Content-Length: 5", body=b"hello").body == b"ok\n"
-    assert asker.ask("GET /-/healthz").body == b"ok\n"
+def test_a_body_where_none_is_wanted_is_passed_over(http_client: HttpClient) -> None:
+    assert http_client.ask("GET /-/healthz", "Content-Length: 5", body=b"hello").body == b"ok\n"
+    assert http_client.ask("GET /-/healthz").body == b"ok\n"
 
 
 # How often one may ask
@@ -349,62 +355,62 @@ LIMITED = replace(CONFIG, limit_requests="1", limit_requests_seconds=12.5)
 
 
 def test_every_request_takes_from_the_limit_of_its_address() -> None:
-    asker = Asker(House(LIMITED))
-    statuses = [asker.post("/ops", "hello").status]
+    http_client = HttpClient(ChatServer(LIMITED))
+    statuses = [http_client.post("/ops", "hello").status]
     for line in (
         *("GET /", "GET /ops", "GET /ops/members", "GET /-/", "GET /-/rooms", "GET /-/metrics", "GET /-/none"),
         *("OPTIONS /ops", "BREW /ops", "GET nonsense", "GET /-/assets/none"),
     ):
-        statuses.append(asker.ask(line).status)
+        statuses.append(http_client.ask(line).status)
     assert statuses == [201, 200, 200, 200, 200, 200, 200, 404, 204, 405, 400, 404]
     for line in ("GET /", "POST /ops", "OPTIONS /ops", "GET /-/rooms", "GET /-/metrics", "BREW /ops"):
-        answer = asker.ask(line)
+        answer = http_client.ask(line)
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
-    assert json.loads(asker.ask("GET /").body) == {
+    assert json.loads(http_client.ask("GET /").body) == {
         "error": "rate_limited",
         "message": "1 requests a second from one address at most",
     }
-    asker.clock.advance(1)
-    assert Asker(asker.house).ask("GET /").status == 200
+    http_client.clock.advance(1)
+    assert HttpClient(http_client.server).ask("GET /").status == 200
 
 
 def test_a_request_that_asks_for_no_stream_recovers_nothing() -> None:
-    asker = Asker(House(LIMITED))
-    statuses = [asker.ask("GET /-/none?resume=a-key-of-mine", "Last-Event-ID: e-1").status for _ in range(13)]
+    http_client = HttpClient(ChatServer(LIMITED))
+    statuses = [http_client.ask("GET /-/none?resume=a-key-of-mine", "Last-Event-ID: e-1").status for _ in range(13)]
     assert statuses == [404] * 12 + [429]
-    assert asker.ask("GET /ops/members", "Last-Event-ID: e-1").status == 429
-    assert asker.ask("GET /ops", "Accept: text/event-stream", "Last-Event-ID: e-1").status == 200
+    assert http_client.ask("GET /ops/members", "Last-Event-ID: e-1").status == 429
+    assert http_client.ask("GET /ops", "Accept: text/event-stream", "Last-Event-ID: e-1").status == 200
 
 
 def test_health_is_told_in_spite_of_a_flood_of_requests_and_is_limited_by_itself() -> None:
-    asker = Asker(House(LIMITED))
-    assert [asker.ask("GET /ops").status for _ in range(13)] == [200] * 12 + [429]
+    http_client = HttpClient(ChatServer(LIMITED))
+    assert [http_client.ask("GET /ops").status for _ in range(13)] == [200] * 12 + [429]
     probes = ["GET /-/healthz", "GET /-/readyz", "GET http://chat.example/-/healthz?x=1"]
-    assert [asker.ask(probes[number % 3]).status for number in range(13)] == [200] * 12 + [429]
+    assert [http_client.ask(probes[number % 3]).status for number in range(13)] == [200] * 12 + [429]
 
 
 def test_pages_of_other_origins_may_read_that_it_was_too_often() -> None:
-    asker = Asker(House(replace(LIMITED, origin=("https://app.example",))))
+    http_client = HttpClient(ChatServer(replace(LIMITED, origin=("https://app.example",))))
     for _ in range(12):
-        asker.ask("GET /ops")
-    answer = asker.ask("GET /ops", "Origin: https://app.example")
+        http_client.ask("GET /ops")
+    answer = http_client.ask("GET /ops", "Origin: https://app.example")
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (429, "https://app.example")
 
 
 # What goes wrong
 
 
-def test_an_error_of_ours_is_500_without_details(asker: Asker, events: Events) -> None:
-    asker.house.hub.publisher.publish = None  # type: ignore[method-assign, assignment]
-    answer = asker.post("/ops", "hello")
+def test_an_error_of_ours_is_500_without_details(http_client: HttpClient, events: Events) -> None:
+    http_client.server.hub.publisher.publish = None  # type: ignore[method-assign, assignment]
+    answer = http_client.post("/ops", "hello")
     assert (answer.status, json.loads(answer.body)["error"]) == (500, "internal")
     assert b"NoneType" not in answer.body
     assert [level for level, _ in events.said] == ["critical"]
 
 
-def test_an_error_of_ours_before_anything_is_asked_is_500_too(asker: Asker, events: Events) -> None:
-    asker.house.connections.new_id = None  # type: ignore[method-assign, assignment]
-    assert asker.error("GET /ops?follow=1") == (500, "internal")
+def test_an_error_of_ours_before_anything_is_asked_is_500_too(http_client: HttpClient, events: Events) -> None:
+    http_client.server.connections.new_id = None  # type: ignore[method-assign, assignment]
+    assert http_client.error("GET /ops?follow=1") == (500, "internal")
     assert [level for level, _ in events.said] == ["critical"]
 
 
@@ -413,31 +419,31 @@ def test_an_error_of_ours_before_anything_is_asked_is_500_too(asker: Asker, even
 ASKED = b"GET /ops?last=1000 HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def answers(asker: Asker) -> int:
+def answers(http_client: HttpClient) -> int:
     """Count the answers that were written."""
-    data: bytes = asker.transport.value()
+    data: bytes = http_client.transport.value()
     return data.count(b"HTTP/1.1 200 ")
 
 
-def fill(asker: Asker) -> None:
+def fill(http_client: HttpClient) -> None:
     """Fill the room with more than a transport likes to keep."""
-    asker.house.say(*(f"{number}{'x' * 1000}" for number in range(100)))
+    http_client.server.say(*(f"{number}{'x' * 1000}" for number in range(100)))
 
 
-def test_a_client_that_does_not_read_gets_no_second_answer(asker: Asker) -> None:
-    fill(asker)
-    asker.transport.client_reads = False
-    asker.transport.receive(ASKED * 20)
-    asker.house.turn()
-    assert answers(asker) == 1
-    assert asker.transport.producerState == "paused"
+def test_a_client_that_does_not_read_gets_no_second_answer(http_client: HttpClient) -> None:
+    fill(http_client)
+    http_client.transport.client_reads = False
+    http_client.transport.receive(ASKED * 20)
+    http_client.server.turn()
+    assert answers(http_client) == 1
+    assert http_client.transport.producerState == "paused"
 
 
-def test_answers_that_are_there_at_once_wait_for_the_client_too(asker: Asker) -> None:
-    asker.transport.client_reads = False
-    asker.transport.receive(b"GET /-/ HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
-    asker.house.turn()
-    assert len(asker.transport.value()) < 2 * asker.transport.MARK
+def test_answers_that_are_there_at_once_wait_for_the_client_too(http_client: HttpClient) -> None:
+    http_client.transport.client_reads = False
+    http_client.transport.receive(b"GET /-/ HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    http_client.server.turn()
+    assert len(http_client.transport.value()) < 2 * http_client.transport.MARK
 
 
 @pytest.mark.parametrize(
@@ -450,141 +456,143 @@ def test_answers_that_are_there_at_once_wait_for_the_client_too(asker: Asker) ->
     ],
     ids=["errors", "HEAD", "OPTIONS", "POST"],
 )
-def test_any_answer_waits_for_the_client(asker: Asker, request_: bytes) -> None:
-    fill(asker)
-    asker.transport.client_reads = False
-    asker.transport.receive(ASKED + request_ * 10)
-    asker.house.turn()
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
-    asker.transport.catch_up()
+def test_any_answer_waits_for_the_client(http_client: HttpClient, request_: bytes) -> None:
+    fill(http_client)
+    http_client.transport.client_reads = False
+    http_client.transport.receive(ASKED + request_ * 10)
+    http_client.server.turn()
+    assert http_client.transport.value().count(b"HTTP/1.1 ") == 1
+    http_client.transport.catch_up()
     for _ in range(10):
-        asker.house.turn()
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 11
+        http_client.server.turn()
+    assert http_client.transport.value().count(b"HTTP/1.1 ") == 11
 
 
-def test_who_reads_on_gets_all_answers_in_order(asker: Asker) -> None:
-    fill(asker)
-    asker.transport.client_reads = False
+def test_who_reads_on_gets_all_answers_in_order(http_client: HttpClient) -> None:
+    fill(http_client)
+    http_client.transport.client_reads = False
     for number in range(10):
-        asker.transport.receive(ASKED + b"GET /-/missing-%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
-    asker.transport.receive(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        http_client.transport.receive(ASKED + b"GET /-/missing-%d HTTP/1.1\r\nHost: x\r\n\r\n" % number)
+    http_client.transport.receive(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     for number in range(1, 11):
-        asker.house.turn()
-        assert answers(asker) == number
-        asker.transport.read_what_waits()
-    asker.transport.catch_up()
-    asker.house.turn()
-    assert answers(asker) == 11
-    assert asker.transport.value().endswith(b"ok\n")
-    assert asker.transport.lost is not None
+        http_client.server.turn()
+        assert answers(http_client) == number
+        http_client.transport.read_what_waits()
+    http_client.transport.catch_up()
+    http_client.server.turn()
+    assert answers(http_client) == 11
+    assert http_client.transport.value().endswith(b"ok\n")
+    assert http_client.transport.lost is not None
 
 
-def test_who_does_not_read_at_all_is_dropped_in_time(asker: Asker) -> None:
-    fill(asker)
+def test_who_does_not_read_at_all_is_dropped_in_time(http_client: HttpClient) -> None:
+    fill(http_client)
     before = REFUSED["unread"].value
-    asker.transport.client_reads = False
-    asker.transport.receive(ASKED * 2)
-    asker.house.turn()
-    asker.clock.advance(CONFIG.http_unread_seconds - 0.1)
-    assert asker.transport.lost is None
-    asker.clock.advance(0.3)
-    asker.clock.advance(0)
-    assert asker.transport.aborted
-    assert asker.transport.lost is not None
+    http_client.transport.client_reads = False
+    http_client.transport.receive(ASKED * 2)
+    http_client.server.turn()
+    http_client.clock.advance(CONFIG.http_unread_seconds - 0.1)
+    assert http_client.transport.lost is None
+    http_client.clock.advance(0.3)
+    http_client.clock.advance(0)
+    assert http_client.transport.aborted
+    assert http_client.transport.lost is not None
     assert REFUSED["unread"].value == before + 1
-    assert len(asker.site.channels) == 0
-    assert asker.clock.getDelayedCalls() == []
+    assert len(http_client.site.channels) == 0
+    assert http_client.clock.getDelayedCalls() == []
 
 
-def test_who_does_not_read_the_last_answer_is_dropped_too(asker: Asker) -> None:
-    fill(asker)
-    asker.transport.client_reads = False
-    asker.send("GET /ops?last=1000", "Connection: close")
-    asker.clock.advance(CONFIG.http_unread_seconds - 0.1)
-    assert asker.transport.lost is None
-    asker.clock.advance(0.3)
-    asker.clock.advance(0)
-    assert asker.transport.lost is not None
+def test_who_does_not_read_the_last_answer_is_dropped_too(http_client: HttpClient) -> None:
+    fill(http_client)
+    http_client.transport.client_reads = False
+    http_client.send("GET /ops?last=1000", "Connection: close")
+    http_client.clock.advance(CONFIG.http_unread_seconds - 0.1)
+    assert http_client.transport.lost is None
+    http_client.clock.advance(0.3)
+    http_client.clock.advance(0)
+    assert http_client.transport.lost is not None
 
 
-def test_who_reads_slowly_is_not_dropped_and_is_not_idle_either(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reads_slowly_is_not_dropped_and_is_not_idle_either(
+    http_client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = count()
     monkeypatch.setattr(Channel, "acknowledged", property(lambda _: next(taken)))  # there is no kernel here
-    fill(asker)
-    asker.transport.client_reads = False
-    asker.transport.receive(ASKED * 2)
-    asker.house.turn()
+    fill(http_client)
+    http_client.transport.client_reads = False
+    http_client.transport.receive(ASKED * 2)
+    http_client.server.turn()
     for _ in range(10):
-        asker.clock.advance(CONFIG.http_unread_seconds)
-    assert asker.transport.lost is None
-    asker.transport.catch_up()
-    asker.house.turn()
-    assert answers(asker) == 2
-    asker.clock.advance(CONFIG.http_idle_seconds - 0.1)
-    assert asker.transport.lost is None
-    asker.clock.advance(0.1)
-    asker.clock.advance(0)
-    assert asker.transport.lost is not None
+        http_client.clock.advance(CONFIG.http_unread_seconds)
+    assert http_client.transport.lost is None
+    http_client.transport.catch_up()
+    http_client.server.turn()
+    assert answers(http_client) == 2
+    http_client.clock.advance(CONFIG.http_idle_seconds - 0.1)
+    assert http_client.transport.lost is None
+    http_client.clock.advance(0.1)
+    http_client.clock.advance(0)
+    assert http_client.transport.lost is not None
 
 
 def test_who_stops_reading_is_dropped_in_time_after_what_it_read_last(
-    asker: Asker, monkeypatch: pytest.MonkeyPatch
+    http_client: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has = 0
     monkeypatch.setattr(Channel, "acknowledged", property(lambda _: has))
-    fill(asker)
-    asker.transport.client_reads = False
-    asker.transport.receive(ASKED * 2)
-    asker.house.turn()
+    fill(http_client)
+    http_client.transport.client_reads = False
+    http_client.transport.receive(ASKED * 2)
+    http_client.server.turn()
     for step in range(200):  # it reads for 20 seconds
-        asker.clock.advance(0.1)
+        http_client.clock.advance(0.1)
         has = step
     for _ in range(round(CONFIG.http_unread_seconds * 10) - 1):
-        asker.clock.advance(0.1)
-    assert asker.transport.lost is None
+        http_client.clock.advance(0.1)
+    assert http_client.transport.lost is None
     for _ in range(round(CONFIG.http_unread_look_seconds * 10) + 2):
-        asker.clock.advance(0.1)
-    assert asker.transport.lost is not None
-    assert asker.clock.getDelayedCalls() == []
+        http_client.clock.advance(0.1)
+    assert http_client.transport.lost is not None
+    assert http_client.clock.getDelayedCalls() == []
 
 
 # What waits for all clients
 
 
 @pytest.fixture
-def slow(house: House, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowAsker]:
+def slow(server: ChatServer, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHttpClient]:
     """Give a client for which an answer of a room's history waits."""
     monkeypatch.setattr(BACKLOG_BYTES, "value", 0)
-    house.say(*(f"{number}{'x' * 1000}" for number in range(200)))
-    slow = SlowAsker(house, reactor)
+    server.say(*(f"{number}{'x' * 1000}" for number in range(200)))
+    slow = SlowHttpClient(server, reactor)
     slow.send("GET /ops?last=1000")
     assert BACKLOG_BYTES.value > 100_000
     yield slow
     slow.close()
     assert BACKLOG_BYTES.value == 0
-    assert slow.channel not in CHOKED
+    assert slow.channel not in SLOW_CLIENTS
 
 
-def test_an_answer_that_waits_counts_until_it_is_read(slow: SlowAsker) -> None:
+def test_an_answer_that_waits_counts_until_it_is_read(slow: SlowHttpClient) -> None:
     assert BACKLOG_BYTES.value == slow.waiting > 100_000
     slow.read_down_to(90_000)
-    weigh_backlog()
+    measure_backlogs()
     assert BACKLOG_BYTES.value == slow.waiting <= 90_000
     slow.read_down_to(0)
     slow.until(lambda: not slow.channel._waitingForTransport, "the transport to say so")
     assert BACKLOG_BYTES.value == 0
-    weigh_backlog()
+    measure_backlogs()
     assert BACKLOG_BYTES.value == 0
     slow.send("GET /ops?last=1000")
     assert BACKLOG_BYTES.value == slow.waiting > 100_000
 
 
-def test_an_answer_that_waits_counts_no_more_once_its_client_is_gone(slow: SlowAsker) -> None:
+def test_an_answer_that_waits_counts_no_more_once_its_client_is_gone(slow: SlowHttpClient) -> None:
     slow.close()
     assert BACKLOG_BYTES.value == 0
 
 
-def test_an_answer_that_waits_counts_no_more_once_others_have_the_connection(slow: SlowAsker) -> None:
+def test_an_answer_that_waits_counts_no_more_once_others_have_the_connection(slow: SlowHttpClient) -> None:
     slow.channel.leave()
     assert BACKLOG_BYTES.value == 0
 
@@ -592,63 +600,63 @@ def test_an_answer_that_waits_counts_no_more_once_others_have_the_connection(slo
 # A client that asks for much at once
 
 
-def test_others_have_turns_between_requests_that_come_at_once(asker: Asker) -> None:
-    asker.transport.receive(FIRST * 200)
-    assert 0 < answers(asker) <= CONFIG.slice_requests
-    assert asker.transport.producerState == "paused"
-    other = Asker(asker.house)
+def test_others_have_turns_between_requests_that_come_at_once(http_client: HttpClient) -> None:
+    http_client.transport.receive(FIRST * 200)
+    assert 0 < answers(http_client) <= CONFIG.slice_requests
+    assert http_client.transport.producerState == "paused"
+    other = HttpClient(http_client.server)
     other.transport.receive(FIRST)
     assert answers(other) == 1
-    assert answers(asker) <= CONFIG.slice_requests
+    assert answers(http_client) <= CONFIG.slice_requests
     for _ in range(200):
-        asker.clock.advance(0.01)
-    assert answers(asker) == 200
-    assert asker.transport.producerState == "producing"
+        http_client.clock.advance(0.01)
+    assert answers(http_client) == 200
+    assert http_client.transport.producerState == "producing"
 
 
-def test_a_long_head_counts_as_several_requests(asker: Asker) -> None:
+def test_a_long_head_counts_as_several_requests(http_client: HttpClient) -> None:
     head = FIRST[:-2] + b"X: y\r\n" * 170 + b"\r\n"
-    asker.transport.receive(head * 20)
-    assert answers(asker) == CONFIG.slice_requests // (1 + len(head) // CONFIG.slice_bytes) + 1
+    http_client.transport.receive(head * 20)
+    assert answers(http_client) == CONFIG.slice_requests // (1 + len(head) // CONFIG.slice_bytes) + 1
 
 
-def test_others_have_turns_between_the_chunks_of_a_body(asker: Asker) -> None:
-    asker.transport.receive(b"POST /-/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-    asker.transport.receive(b"1\r\na\r\n" * 4000 + b"0\r\n\r\n" + FIRST)
-    assert asker.transport.producerState == "paused"
-    assert asker.transport.value() == b""
+def test_others_have_turns_between_the_chunks_of_a_body(http_client: HttpClient) -> None:
+    http_client.transport.receive(b"POST /-/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    http_client.transport.receive(b"1\r\na\r\n" * 4000 + b"0\r\n\r\n" + FIRST)
+    assert http_client.transport.producerState == "paused"
+    assert http_client.transport.value() == b""
     for _ in range(50):
-        asker.clock.advance(0.01)
-    assert asker.transport.value().startswith(b"HTTP/1.1 404 ")
-    assert answers(asker) == 1
-    assert asker.transport.producerState == "producing"
+        http_client.clock.advance(0.01)
+    assert http_client.transport.value().startswith(b"HTTP/1.1 404 ")
+    assert answers(http_client) == 1
+    assert http_client.transport.producerState == "producing"
 
 
-def test_who_leaves_before_its_turn_leaves_nothing_behind(asker: Asker) -> None:
-    asker.transport.receive(FIRST * 200)
-    before = answers(asker)
-    asker.transport.vanish()
-    asker.clock.advance(1)
-    assert answers(asker) == before
-    assert asker.clock.getDelayedCalls() == []
+def test_who_leaves_before_its_turn_leaves_nothing_behind(http_client: HttpClient) -> None:
+    http_client.transport.receive(FIRST * 200)
+    before = answers(http_client)
+    http_client.transport.vanish()
+    http_client.clock.advance(1)
+    assert answers(http_client) == before
+    assert http_client.clock.getDelayedCalls() == []
 
 
-def test_the_last_request_of_many_may_close_the_connection(asker: Asker) -> None:
-    asker.transport.receive(FIRST * (CONFIG.slice_requests - 1))
-    asker.transport.receive(FIRST * 40 + FIRST[:-2] + b"Connection: close\r\n\r\n" + FIRST * 40)
+def test_the_last_request_of_many_may_close_the_connection(http_client: HttpClient) -> None:
+    http_client.transport.receive(FIRST * (CONFIG.slice_requests - 1))
+    http_client.transport.receive(FIRST * 40 + FIRST[:-2] + b"Connection: close\r\n\r\n" + FIRST * 40)
     for _ in range(50):
-        asker.clock.advance(0.01)
-    assert answers(asker) == CONFIG.slice_requests - 1 + 41
-    assert asker.transport.lost is not None
+        http_client.clock.advance(0.01)
+    assert answers(http_client) == CONFIG.slice_requests - 1 + 41
+    assert http_client.transport.lost is not None
 
 
-def test_a_body_that_is_refused_twice_has_one_answer(asker: Asker) -> None:
-    asker.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
-    asker.house.turn()
-    asker.transport.receive(b"1\r\na\r\nno chunk\r\n")
-    asker.clock.advance(1)
-    assert asker.transport.value().startswith(b"HTTP/1.1 413 ")
-    assert asker.transport.value().count(b"HTTP/1.1 ") == 1
+def test_a_body_that_is_refused_twice_has_one_answer(http_client: HttpClient) -> None:
+    http_client.send("POST /ops", "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (MOST, b"a" * MOST))
+    http_client.server.turn()
+    http_client.transport.receive(b"1\r\na\r\nno chunk\r\n")
+    http_client.clock.advance(1)
+    assert http_client.transport.value().startswith(b"HTTP/1.1 413 ")
+    assert http_client.transport.value().count(b"HTTP/1.1 ") == 1
 
 
 # The head of a request
@@ -658,53 +666,53 @@ FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /ops HTTP/1.1\r\n", b"GET /ops HTTP/1.1\r\nHost: x\r\nX", b"\r"])
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
-def test_a_head_that_is_begun_ends_in_time(asker: Asker, begun: bytes, *, at_once: bool) -> None:
+def test_a_head_that_is_begun_ends_in_time(http_client: HttpClient, begun: bytes, *, at_once: bool) -> None:
     for data in [FIRST + begun] if at_once else [FIRST, begun]:
-        asker.transport.receive(data)
+        http_client.transport.receive(data)
     before = REFUSED["late"].value
     for _ in range(3):
-        asker.clock.advance(CONFIG.head_seconds / 4)
-        assert asker.transport.value().count(b"HTTP/1.1 ") == 1
-        asker.transport.receive(b"x" if b"\n" not in begun else b"x: y\r\nx")
-    asker.clock.advance(CONFIG.head_seconds / 4 + 0.2)
-    assert asker.transport.value().partition(b"ok\n")[2].startswith(b"HTTP/1.1 408 ")
+        http_client.clock.advance(CONFIG.head_seconds / 4)
+        assert http_client.transport.value().count(b"HTTP/1.1 ") == 1
+        http_client.transport.receive(b"x" if b"\n" not in begun else b"x: y\r\nx")
+    http_client.clock.advance(CONFIG.head_seconds / 4 + 0.2)
+    assert http_client.transport.value().partition(b"ok\n")[2].startswith(b"HTTP/1.1 408 ")
     assert REFUSED["late"].value == before + 1
 
 
-def test_a_head_behind_one_that_is_being_answered_has_its_time_from_when_it_is_read(asker: Asker) -> None:
-    asker.bus.answer_at_once = False
-    asker.transport.receive(b"GET /ops/members HTTP/1.1\r\nHost: x\r\n\r\nGET /-/healthz HTTP/1.1\r\n")
-    asker.clock.advance(CONFIG.head_seconds - 0.5)
-    assert answers(asker) == 0
-    asker.bus.answer()
-    assert answers(asker) == 1
-    asker.clock.advance(CONFIG.head_seconds - 0.5)
-    asker.transport.receive(b"Host: x\r\n\r\n")
-    assert answers(asker) == 2
-    asker.clock.advance(1)
-    assert asker.transport.lost is None
+def test_a_head_behind_one_that_is_being_answered_has_its_time_from_when_it_is_read(http_client: HttpClient) -> None:
+    http_client.bus.answer_at_once = False
+    http_client.transport.receive(b"GET /ops/members HTTP/1.1\r\nHost: x\r\n\r\nGET /-/healthz HTTP/1.1\r\n")
+    http_client.clock.advance(CONFIG.head_seconds - 0.5)
+    assert answers(http_client) == 0
+    http_client.bus.answer()
+    assert answers(http_client) == 1
+    http_client.clock.advance(CONFIG.head_seconds - 0.5)
+    http_client.transport.receive(b"Host: x\r\n\r\n")
+    assert answers(http_client) == 2
+    http_client.clock.advance(1)
+    assert http_client.transport.lost is None
 
 
-def test_a_head_that_came_is_no_reason_to_hang_up(asker: Asker) -> None:
+def test_a_head_that_came_is_no_reason_to_hang_up(http_client: HttpClient) -> None:
     for _ in range(3):
-        asker.transport.receive(FIRST[:20])
-        asker.transport.receive(FIRST[20:])
-        asker.clock.advance(CONFIG.head_seconds + 0.2)
-    assert answers(asker) == 3
-    assert asker.transport.lost is None
+        http_client.transport.receive(FIRST[:20])
+        http_client.transport.receive(FIRST[20:])
+        http_client.clock.advance(CONFIG.head_seconds + 0.2)
+    assert answers(http_client) == 3
+    assert http_client.transport.lost is None
 
 
 @pytest.mark.parametrize("split", [1, 100, 100_000])
-def test_a_later_head_has_the_size_of_the_first_one(asker: Asker, split: int) -> None:
+def test_a_later_head_has_the_size_of_the_first_one(http_client: HttpClient, split: int) -> None:
     def ask(size: int) -> bytes:
-        asker.transport.clear()
+        http_client.transport.clear()
         head = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n"
         lines, rest = divmod(size - len(head) - 2, 50)
         head += b"X: %b\r\n" % (b"y" * 45) * (lines - 1) + b"X: %b\r\n\r\n" % (b"y" * (45 + rest))
         assert len(head) == size
         for start in range(0, size, split):
-            asker.transport.receive(head[start : start + split])
-        answer: bytes = asker.transport.value()
+            http_client.transport.receive(head[start : start + split])
+        answer: bytes = http_client.transport.value()
         return answer
 
     assert ask(100).startswith(b"HTTP/1.1 200 ")
@@ -712,43 +720,43 @@ def test_a_later_head_has_the_size_of_the_first_one(asker: Asker, split: int) ->
     assert ask(CONFIG.head_bytes + 1).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_line_without_end_is_431_too(asker: Asker) -> None:
-    asker.transport.receive(FIRST)
-    asker.transport.receive(b"GET /" + b"x" * CONFIG.head_bytes)
-    assert b"HTTP/1.1 431 " in asker.transport.value()
+def test_a_line_without_end_is_431_too(http_client: HttpClient) -> None:
+    http_client.transport.receive(FIRST)
+    http_client.transport.receive(b"GET /" + b"x" * CONFIG.head_bytes)
+    assert b"HTTP/1.1 431 " in http_client.transport.value()
 
 
-def test_too_many_headers_are_an_error_in_json_too(asker: Asker) -> None:
-    assert asker.error("GET /ops", *["a:"] * 1000) == (400, "bad_request")
+def test_too_many_headers_are_an_error_in_json_too(http_client: HttpClient) -> None:
+    assert http_client.error("GET /ops", *["a:"] * 1000) == (400, "bad_request")
 
 
 # The connection
 
 
-def test_a_second_request_on_the_connection_works(asker: Asker) -> None:
-    assert asker.ask("GET /").status == 200
-    assert asker.ask("GET /ops").status == 200
-    assert asker.ask("GET /-/healthz").status == 200
-    assert asker.transport.lost is None
+def test_a_second_request_on_the_connection_works(http_client: HttpClient) -> None:
+    assert http_client.ask("GET /").status == 200
+    assert http_client.ask("GET /ops").status == 200
+    assert http_client.ask("GET /-/healthz").status == 200
+    assert http_client.transport.lost is None
 
 
-def test_a_client_that_asks_to_close_is_closed(asker: Asker) -> None:
-    assert asker.ask("GET /", "Connection: close").status == 200
-    assert asker.transport.lost is not None
+def test_a_client_that_asks_to_close_is_closed(http_client: HttpClient) -> None:
+    assert http_client.ask("GET /", "Connection: close").status == 200
+    assert http_client.transport.lost is not None
 
 
-def test_a_silent_connection_is_closed_in_its_time(asker: Asker) -> None:
-    asker.ask("GET /")
-    asker.clock.advance(6.9)
-    assert asker.transport.lost is None
-    asker.clock.advance(0.1)
-    asker.clock.advance(0)
-    assert asker.transport.lost is not None
+def test_a_silent_connection_is_closed_in_its_time(http_client: HttpClient) -> None:
+    http_client.ask("GET /")
+    http_client.clock.advance(6.9)
+    assert http_client.transport.lost is None
+    http_client.clock.advance(0.1)
+    http_client.clock.advance(0)
+    assert http_client.transport.lost is not None
 
 
-def test_a_connection_counts_until_it_is_lost(asker: Asker) -> None:
-    asker.ask("GET /")
-    assert len(asker.site.channels) == 1
-    asker.transport.vanish()
-    assert len(asker.site.channels) == 0
-    assert asker.clock.getDelayedCalls() == []
+def test_a_connection_counts_until_it_is_lost(http_client: HttpClient) -> None:
+    http_client.ask("GET /")
+    assert len(http_client.site.channels) == 1
+    http_client.transport.vanish()
+    assert len(http_client.site.channels) == 0
+    assert http_client.clock.getDelayedCalls() == []

@@ -33,7 +33,7 @@ PEER = IPv4Address("TCP", "192.0.2.7", 40000)
 GET = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class House:
+class ChatServer:
     """The doors of a worker on a bus in memory and a clock."""
 
     def __init__(self, config: Config = CONFIG, most: int = 10) -> None:
@@ -64,10 +64,10 @@ class House:
 class Visitor:
     """A client that comes to the door."""
 
-    def __init__(self, house: House, data: tuple[bytes, ...], peer: IAddress) -> None:
-        protocol: Any = house.incomings.buildProtocol(peer)
-        self.clock = house.clock
-        self.transport = FakeTransport(house.clock, protocol, peer)
+    def __init__(self, server: ChatServer, data: tuple[bytes, ...], peer: IAddress) -> None:
+        protocol: Any = server.incomings.buildProtocol(peer)
+        self.clock = server.clock
+        self.transport = FakeTransport(server.clock, protocol, peer)
         protocol.makeConnection(self.transport)
         self.send(*data)
 
@@ -104,93 +104,93 @@ class Visitor:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def server() -> ChatServer:
+    return ChatServer()
 
 
 # Whom it hands over to
 
 
-def test_a_websocket_in_one_piece_is_let_in(house: House) -> None:
-    assert house.visitor(handshake()).status == 101
+def test_a_websocket_in_one_piece_is_let_in(server: ChatServer) -> None:
+    assert server.visitor(handshake()).status == 101
 
 
-def test_a_websocket_byte_by_byte_is_let_in(house: House) -> None:
-    visitor = house.visitor(*[bytes([each]) for each in handshake() + frame(b"hello")])
+def test_a_websocket_byte_by_byte_is_let_in(server: ChatServer) -> None:
+    visitor = server.visitor(*[bytes([each]) for each in handshake() + frame(b"hello")])
     assert visitor.status == 101
-    assert house.said() == ["hello"]
+    assert server.said() == ["hello"]
 
 
 @given(st.lists(st.integers(0, len(handshake() + frame(b"hello"))), max_size=5))
 @settings(max_examples=50)
 def test_however_the_bytes_are_cut_none_is_lost(cuts: list[int]) -> None:
-    house = House()
+    server = ChatServer()
     data = handshake() + frame(b"hello")
     edges = [0, *sorted(cuts), len(data)]
-    visitor = house.visitor(*[data[start:end] for start, end in pairwise(edges) if start < end])
+    visitor = server.visitor(*[data[start:end] for start, end in pairwise(edges) if start < end])
     assert visitor.status == 101
-    assert house.said() == ["hello"]
+    assert server.said() == ["hello"]
 
 
-def test_what_follows_the_head_in_one_segment_is_not_lost(house: House) -> None:
-    visitor = house.visitor(handshake("/ops") + frame(b"a") + frame(b"b") + close_frame())
-    assert house.said() == ["a", "b"]
+def test_what_follows_the_head_in_one_segment_is_not_lost(server: ChatServer) -> None:
+    visitor = server.visitor(handshake("/ops") + frame(b"a") + frame(b"b") + close_frame())
+    assert server.said() == ["a", "b"]
     assert visitor.heard.close_code == 1000
 
 
-def test_frames_may_hold_bytes_that_a_head_may_not(house: House) -> None:
-    house.visitor(handshake() + frame(b"\x00\x85\x0b", mask=b"\x00\x00\x00\x00").replace(b"\x85\x0b", b"\x1c\x0b"))
-    assert house.said() == ["\x00\x1c\x0b"]
+def test_frames_may_hold_bytes_that_a_head_may_not(server: ChatServer) -> None:
+    server.visitor(handshake() + frame(b"\x00\x85\x0b", mask=b"\x00\x00\x00\x00").replace(b"\x85\x0b", b"\x1c\x0b"))
+    assert server.said() == ["\x00\x1c\x0b"]
 
 
-def test_http_in_one_piece_is_answered(house: House) -> None:
-    assert house.visitor(GET).status == 200
+def test_http_in_one_piece_is_answered(server: ChatServer) -> None:
+    assert server.visitor(GET).status == 200
 
 
-def test_http_byte_by_byte_is_answered(house: House) -> None:
-    assert house.visitor(*[bytes([each]) for each in GET]).status == 200
+def test_http_byte_by_byte_is_answered(server: ChatServer) -> None:
+    assert server.visitor(*[bytes([each]) for each in GET]).status == 200
 
 
-def test_two_http_requests_in_one_segment_are_both_answered(house: House) -> None:
-    assert house.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
+def test_two_http_requests_in_one_segment_are_both_answered(server: ChatServer) -> None:
+    assert server.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
 
 
 @pytest.mark.parametrize("request_head", [GET, handshake()], ids=["HTTP", "a WebSocket"])
-def test_an_empty_line_before_a_request_is_passed_over(house: House, request_head: bytes) -> None:
-    alone = house.visitor(request_head).status
-    assert house.visitor(b"\r\n" + request_head).status == alone < 300
-    assert house.visitor(*[bytes([each]) for each in b"\r\n" + request_head]).status == alone
-    again = house.visitor(GET + b"\r\n" + request_head)
+def test_an_empty_line_before_a_request_is_passed_over(server: ChatServer, request_head: bytes) -> None:
+    alone = server.visitor(request_head).status
+    assert server.visitor(b"\r\n" + request_head).status == alone < 300
+    assert server.visitor(*[bytes([each]) for each in b"\r\n" + request_head]).status == alone
+    again = server.visitor(GET + b"\r\n" + request_head)
     assert again.raw.count(b"HTTP/1.1 ") == 2
     assert b" 400 " not in again.raw
 
 
 @pytest.mark.parametrize("before", [b"", GET], ids=["at first", "later"])
-def test_lines_without_end_before_a_request_are_refused(house: House, before: bytes) -> None:
-    visitor = house.visitor(before + b"\r\n" * 2 + GET)
+def test_lines_without_end_before_a_request_are_refused(server: ChatServer, before: bytes) -> None:
+    visitor = server.visitor(before + b"\r\n" * 2 + GET)
     assert visitor.raw.count(b"HTTP/1.1 400 ") == 1
 
 
-def test_a_websocket_where_http_was_spoken_before_is_let_in(house: House) -> None:
-    visitor = house.visitor(GET)
+def test_a_websocket_where_http_was_spoken_before_is_let_in(server: ChatServer) -> None:
+    visitor = server.visitor(GET)
     assert visitor.status == 200
     visitor.transport.clear()
     visitor.send(handshake("/ops"))
     assert visitor.status == 101
     visitor.send(frame(b"a"))
-    assert house.said() == ["a"]
+    assert server.said() == ["a"]
     visitor.transport.vanish()
-    assert (house.bus.rooms, house.clock.getDelayedCalls()) == ({}, [])
+    assert (server.bus.rooms, server.clock.getDelayedCalls()) == ({}, [])
 
 
-def test_what_follows_such_a_head_in_one_segment_is_not_lost(house: House) -> None:
-    visitor = house.visitor(GET + handshake("/ops") + frame(b"a") + frame(b"b"))
+def test_what_follows_such_a_head_in_one_segment_is_not_lost(server: ChatServer) -> None:
+    visitor = server.visitor(GET + handshake("/ops") + frame(b"a") + frame(b"b"))
     assert visitor.transport.value().count(b"HTTP/1.1 101 ") == 1
-    assert house.said() == ["a", "b"]
+    assert server.said() == ["a", "b"]
 
 
-def test_such_a_websocket_is_refused_as_at_the_incoming(house: House) -> None:
-    visitor = house.visitor(GET)
+def test_such_a_websocket_is_refused_as_at_the_incoming(server: ChatServer) -> None:
+    visitor = server.visitor(GET)
     for head, status in (
         (handshake(Origin="https://evil.example"), 403),
         (handshake("/a/b"), 404),
@@ -200,62 +200,62 @@ def test_such_a_websocket_is_refused_as_at_the_incoming(house: House) -> None:
         visitor.transport.clear()
         visitor.send(head)
         assert visitor.status == status
-    assert house.bus.rooms == {}
+    assert server.bus.rooms == {}
 
 
-def test_such_a_websocket_counts_once(house: House) -> None:
-    guests = [house.visitor(GET) for _ in range(9)]
+def test_such_a_websocket_counts_once(server: ChatServer) -> None:
+    guests = [server.visitor(GET) for _ in range(9)]
     for guest in guests:
         guest.transport.clear()
         guest.send(handshake())
     assert [guest.status for guest in guests] == [101] * 9
-    assert house.visitor(handshake()).status == 101
-    house.visitor(handshake()).assert_refused(503, "unavailable")
+    assert server.visitor(handshake()).status == 101
+    server.visitor(handshake()).assert_refused(503, "unavailable")
 
 
-def test_an_upgrade_to_something_else_is_http(house: House) -> None:
-    assert house.visitor(handshake(Upgrade="h2c")).status == 200
+def test_an_upgrade_to_something_else_is_http(server: ChatServer) -> None:
+    assert server.visitor(handshake(Upgrade="h2c")).status == 200
 
 
-def test_a_websocket_among_several_upgrades_is_one(house: House) -> None:
-    assert house.visitor(handshake(Upgrade="h2c, WebSocket")).status == 101
+def test_a_websocket_among_several_upgrades_is_one(server: ChatServer) -> None:
+    assert server.visitor(handshake(Upgrade="h2c, WebSocket")).status == 101
 
 
 @pytest.mark.parametrize("peer", [PEER, IPv4Address("TCP", "198.51.100.9", 1)])
-def test_a_client_is_known_by_where_it_comes_from(house: House, peer: IPv4Address) -> None:
-    house.visitor(handshake() + frame(b"a"), peer=peer)
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == [peer.host]
+def test_a_client_is_known_by_where_it_comes_from(server: ChatServer, peer: IPv4Address) -> None:
+    server.visitor(handshake() + frame(b"a"), peer=peer)
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == [peer.host]
 
 
-def test_a_client_on_a_unix_socket_is_known_as_such(house: House) -> None:
-    house.visitor(handshake() + frame(b"a"), peer=UNIXAddress(None))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == ["unix"]
+def test_a_client_on_a_unix_socket_is_known_as_such(server: ChatServer) -> None:
+    server.visitor(handshake() + frame(b"a"), peer=UNIXAddress(None))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == ["unix"]
 
 
-def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(house: House) -> None:
-    house.incomings = WrappingFactory(house.incomings)
-    visitor = house.visitor(handshake() + frame(b"a"))
+def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(server: ChatServer) -> None:
+    server.incomings = WrappingFactory(server.incomings)
+    visitor = server.visitor(handshake() + frame(b"a"))
     visitor.send(frame(b"b"))
     assert visitor.status == 101
-    assert house.said() == ["a", "b"]
+    assert server.said() == ["a", "b"]
     visitor.transport.vanish()
-    assert house.bus.rooms == {}
+    assert server.bus.rooms == {}
 
 
-def test_http_in_a_wrapper_is_answered(house: House) -> None:
-    house.incomings = WrappingFactory(house.incomings)
-    assert house.visitor(GET).status == 200
+def test_http_in_a_wrapper_is_answered(server: ChatServer) -> None:
+    server.incomings = WrappingFactory(server.incomings)
+    assert server.visitor(GET).status == 200
 
 
-def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(house: House) -> None:
+def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(server: ChatServer) -> None:
     reactor = MemoryReactor()
-    serverFromString(reactor, "haproxy:tcp:3000").listen(house.incomings)
-    house.incomings = reactor.tcpServers[0][1]
-    house.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
-    assert house.said() == ["a"]
-    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+    serverFromString(reactor, "haproxy:tcp:3000").listen(server.incomings)
+    server.incomings = reactor.tcpServers[0][1]
+    server.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
+    assert server.said() == ["a"]
+    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
 
 
 @pytest.mark.parametrize("peer", [IPv4Address("TCP", "10.0.0.1", 40000), UNIXAddress(None)])
@@ -263,25 +263,25 @@ def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(
     peer: IAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeTransport, "may_be_proxy", True, raising=False)
-    house = House(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
-    house.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
-    assert house.said() == ["a"]
-    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+    server = ChatServer(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
+    server.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
+    assert server.said() == ["a"]
+    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
 
 
 def test_a_user_of_a_unix_socket_that_may_not_be_a_proxy_is_a_client() -> None:
-    house = House(replace(CONFIG, trusted_proxy=("unix",)))
-    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=UNIXAddress(None))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == ["unix"]
+    server = ChatServer(replace(CONFIG, trusted_proxy=("unix",)))
+    server.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=UNIXAddress(None))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == ["unix"]
 
 
-def sealed(house: House) -> None:
+def sealed(server: ChatServer) -> None:
     """Have the visitors of a house come to a port that expects the PROXY protocol, as a worker sets it up."""
     reactor = MemoryReactor()
-    incomings: Any = house.incomings
-    serverFromString(reactor, "haproxy:tcp:3000").listen(incomings.port(exposed=True, told=True))
-    house.incomings = check_proxy_headers(reactor.tcpServers[0][1])
+    incomings: Any = server.incomings
+    serverFromString(reactor, "haproxy:tcp:3000").listen(incomings.port(exposed=True, proxied=True))
+    server.incomings = check_proxy_headers(reactor.tcpServers[0][1])
 
 
 def announced(client: bytes, form: bytes = b"TCP4 ") -> bytes:
@@ -293,13 +293,13 @@ def announced(client: bytes, form: bytes = b"TCP4 ") -> bytes:
     "client",
     [b"not-an-address", b"zz", b"unix", b"1.2.3.4\x1b[2J", "1.2.3.4\u202e".encode(), b"1.2.3", b"fe80::1%eth0", b""],
 )
-def test_a_client_that_is_announced_without_an_address_is_dropped(house: House, client: bytes) -> None:
-    sealed(house)
+def test_a_client_that_is_announced_without_an_address_is_dropped(server: ChatServer, client: bytes) -> None:
+    sealed(server)
     before = REFUSED["untrusted"].value
-    visitor = house.visitor(announced(client) + handshake() + frame(b"a"))
+    visitor = server.visitor(announced(client) + handshake() + frame(b"a"))
     assert (visitor.transport.value(), visitor.gone) == (b"", "ConnectionAborted")
     assert REFUSED["untrusted"].value == before + 1
-    assert house.said() == []
+    assert server.said() == []
 
 
 @pytest.mark.parametrize(
@@ -310,9 +310,11 @@ def test_a_client_that_is_announced_without_an_address_is_dropped(house: House, 
         b"\r\n\r\n\0\r\nQUIT\n\x21\x13\0\x0c" + bytes(12),
     ],
 )
-def test_a_header_that_cannot_be_read_ends_the_connection_and_is_no_error_of_ours(house: House, header: bytes) -> None:
-    sealed(house)
-    visitor = house.visitor(header + handshake())
+def test_a_header_that_cannot_be_read_ends_the_connection_and_is_no_error_of_ours(
+    server: ChatServer, header: bytes
+) -> None:
+    sealed(server)
+    visitor = server.visitor(header + handshake())
     assert visitor.transport.value() == b""
     assert visitor.gone
 
@@ -324,138 +326,138 @@ THROUGH_UNIX = b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8" + b"/run/x".ljust(108, b"\0
 
 
 @pytest.mark.parametrize("header", [LOCAL, b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN x y\r\n"])
-def test_a_proxy_that_names_nobody_is_the_client_itself(house: House, header: bytes) -> None:
-    sealed(house)
-    house.visitor(header + handshake() + frame(b"a"))
-    assert house.said() == ["a"]
-    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+def test_a_proxy_that_names_nobody_is_the_client_itself(server: ChatServer, header: bytes) -> None:
+    sealed(server)
+    server.visitor(header + handshake() + frame(b"a"))
+    assert server.said() == ["a"]
+    assert [each.address for each in server.chat_log.entries] == [PEER.host]
 
 
 def test_a_client_that_came_to_the_proxy_through_a_unix_socket_is_no_proxy() -> None:
-    house = House(replace(CONFIG, trusted_proxy=("unix", PEER.host)))
-    sealed(house)
-    house.visitor(THROUGH_UNIX + handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == ["unix"]
+    server = ChatServer(replace(CONFIG, trusted_proxy=("unix", PEER.host)))
+    sealed(server)
+    server.visitor(THROUGH_UNIX + handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == ["unix"]
 
 
 def test_clients_are_announced_by_trusted_proxies_alone_if_there_are_any(events: Events) -> None:
     for trusted, taken in (((), True), ((PEER.host,), True), (("198.51.100.1",), False), (("unix",), False)):
-        house = House(replace(CONFIG, trusted_proxy=trusted))
-        sealed(house)
-        visitor = house.visitor(announced(b"203.0.113.5") + handshake() + frame(b"a"))
-        assert (visitor.gone == "", bool(house.said())) == (taken, taken), trusted
+        server = ChatServer(replace(CONFIG, trusted_proxy=trusted))
+        sealed(server)
+        visitor = server.visitor(announced(b"203.0.113.5") + handshake() + frame(b"a"))
+        assert (visitor.gone == "", bool(server.said())) == (taken, taken), trusted
     text = f"a connection to a haproxy: port from {PEER.host} is closed: --trusted-proxy does not name that address"
     assert events.said == [("warn", text)] * 2
 
 
 def test_several_such_headers_are_one_list() -> None:
-    house = House(replace(CONFIG, trusted_proxy=("192.0.2.0/24",)))
+    server = ChatServer(replace(CONFIG, trusted_proxy=("192.0.2.0/24",)))
     forged = b"X-Forwarded-For: 198.51.100.1\r\nHost: "
-    house.visitor(handshake(X_Forwarded_For="203.0.113.5").replace(b"Host: ", forged) + frame(b"a"))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5"]
+    server.visitor(handshake(X_Forwarded_For="203.0.113.5").replace(b"Host: ", forged) + frame(b"a"))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
 
 
-def test_a_header_of_anybody_else_is_not_believed(house: House) -> None:
-    house.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == [PEER.host]
+def test_a_header_of_anybody_else_is_not_believed(server: ChatServer) -> None:
+    server.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == [PEER.host]
 
 
 def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
-    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
-    visitor = house.visitor()
+    server = ChatServer(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    visitor = server.visitor()
     for address in ("203.0.113.5", "203.0.113.6"):
         forwarded = f"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: {address}"
         visitor.send(f"POST /ops HTTP/1.1\r\nHost: x\r\n{forwarded}\r\nContent-Length: 1\r\n\r\na".encode())
-        house.said()
-    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "203.0.113.6"]
+        server.said()
+    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5", "203.0.113.6"]
 
 
 def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -> None:
-    house = House(replace(CONFIG, trusted_proxy=(PEER.host,)))
+    server = ChatServer(replace(CONFIG, trusted_proxy=(PEER.host,)))
     reactor = MemoryReactor()
-    serverFromString(reactor, "haproxy:tcp:3000").listen(house.incomings)
-    house.incomings = reactor.tcpServers[0][1]
+    serverFromString(reactor, "haproxy:tcp:3000").listen(server.incomings)
+    server.incomings = reactor.tcpServers[0][1]
     for source in ("203.0.113.5", PEER.host):
         line = f"PROXY TCP4 {source} 192.0.2.1 5000 3000\r\n".encode()
-        house.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
-    house.said()
-    assert [each.address for each in house.chat_log.entries] == ["203.0.113.5", "198.51.100.1"]
+        server.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
+    server.said()
+    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5", "198.51.100.1"]
 
 
-def test_our_own_page_is_let_in(house: House) -> None:
-    assert house.visitor(handshake(Host="chat.example", Origin="https://chat.example")).status == 101
+def test_our_own_page_is_let_in(server: ChatServer) -> None:
+    assert server.visitor(handshake(Host="chat.example", Origin="https://chat.example")).status == 101
 
 
 def test_a_page_of_an_allowed_origin_is_let_in() -> None:
-    house = House(replace(CONFIG, origin=("https://*.example.org",)))
-    assert house.visitor(handshake(Origin="https://app.example.org")).status == 101
+    server = ChatServer(replace(CONFIG, origin=("https://*.example.org",)))
+    assert server.visitor(handshake(Origin="https://app.example.org")).status == 101
 
 
 # What it refuses
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost", "null", "nonsense"])
-def test_any_other_page_is_403_before_the_upgrade(house: House, events: Events, origin: str) -> None:
-    house.visitor(handshake(Origin=origin) + frame(b"a")).assert_refused(403, "forbidden")
-    assert (house.said(), house.bus.rooms, house.clock.getDelayedCalls()) == ([], {}, [])
+def test_any_other_page_is_403_before_the_upgrade(server: ChatServer, events: Events, origin: str) -> None:
+    server.visitor(handshake(Origin=origin) + frame(b"a")).assert_refused(403, "forbidden")
+    assert (server.said(), server.bus.rooms, server.clock.getDelayedCalls()) == ([], {}, [])
     assert all("--origin" in text for _, text in events.said)
 
 
-def test_two_origins_are_none(house: House) -> None:
+def test_two_origins_are_none(server: ChatServer) -> None:
     own = b"Origin: http://localhost:3000\r\n"
-    house.visitor(handshake().replace(b"Host: ", own + own + b"Host: ")).assert_refused(403, "forbidden")
+    server.visitor(handshake().replace(b"Host: ", own + own + b"Host: ")).assert_refused(403, "forbidden")
 
 
-def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(house: House) -> None:
-    house.visitor(handshake("/a/b", Origin="https://evil.example")).assert_refused(403, "forbidden")
+def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(server: ChatServer) -> None:
+    server.visitor(handshake("/a/b", Origin="https://evil.example")).assert_refused(403, "forbidden")
 
 
-def test_a_head_of_the_longest_size_is_taken(house: House) -> None:
+def test_a_head_of_the_longest_size_is_taken(server: ChatServer) -> None:
     size = CONFIG.head_bytes - len(handshake(X="."))
-    assert house.visitor(handshake(X="x" * (size + 1))).status == 101
+    assert server.visitor(handshake(X="x" * (size + 1))).status == 101
 
 
-def test_a_head_one_byte_longer_is_431(house: House) -> None:
+def test_a_head_one_byte_longer_is_431(server: ChatServer) -> None:
     size = CONFIG.head_bytes - len(handshake(X="."))
-    house.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
+    server.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
 
 
 @pytest.mark.parametrize("piece", [102_400, 1000])
-def test_100_kb_of_header_are_431(house: House, piece: int) -> None:
+def test_100_kb_of_header_are_431(server: ChatServer, piece: int) -> None:
     data = handshake(X="x" * 102_400)
-    visitor = house.visitor(*[data[start : start + piece] for start in range(0, len(data), piece)])
+    visitor = server.visitor(*[data[start : start + piece] for start in range(0, len(data), piece)])
     visitor.assert_refused(431, "too_large")
 
 
-def test_a_header_without_end_is_431_at_the_limit(house: House) -> None:
-    visitor = house.visitor(b"x" * CONFIG.head_bytes)
+def test_a_header_without_end_is_431_at_the_limit(server: ChatServer) -> None:
+    visitor = server.visitor(b"x" * CONFIG.head_bytes)
     assert visitor.status == 0
     visitor.send(b"x")
     visitor.assert_refused(431, "too_large")
 
 
-def test_frames_behind_the_head_do_not_count(house: House) -> None:
-    house.visitor(handshake() + frame(b"x" * 9000))
-    assert house.said() == ["x" * 9000]
+def test_frames_behind_the_head_do_not_count(server: ChatServer) -> None:
+    server.visitor(handshake() + frame(b"x" * 9000))
+    assert server.said() == ["x" * 9000]
 
 
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
-def test_a_slow_head_is_408(house: House, start: bytes) -> None:
-    visitor = house.visitor(start) if start else house.visitor()
-    house.clock.advance(CONFIG.head_seconds - 0.1)
+def test_a_slow_head_is_408(server: ChatServer, start: bytes) -> None:
+    visitor = server.visitor(start) if start else server.visitor()
+    server.clock.advance(CONFIG.head_seconds - 0.1)
     assert visitor.gone == ""
-    house.clock.advance(0.1)
+    server.clock.advance(0.1)
     visitor.assert_refused(408, "bad_request")
 
 
-def test_a_head_that_drips_is_408(house: House) -> None:
-    visitor = house.visitor()
+def test_a_head_that_drips_is_408(server: ChatServer) -> None:
+    visitor = server.visitor()
     for each in GET[:10]:
         visitor.send(bytes([each]))
-        house.clock.advance(0.5)
+        server.clock.advance(0.5)
     visitor.assert_refused(408, "bad_request")
 
 
@@ -463,50 +465,50 @@ CONTROLS = [bytes([each]) for each in [*range(9), 0x0B, 0x0C, *range(0x0E, 0x20)
 
 
 @pytest.mark.parametrize("control", [*CONTROLS, b"\x85"])
-def test_a_control_byte_in_a_header_is_400(house: House, control: bytes) -> None:
+def test_a_control_byte_in_a_header_is_400(server: ChatServer, control: bytes) -> None:
     head = handshake(X_Junk="a?X-Forwarded-User: admin").replace(b"?", control)
-    house.visitor(head).assert_refused(400, "bad_request")
+    server.visitor(head).assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_control_byte_is_400_before_the_head_ends(house: House, control: bytes) -> None:
-    house.visitor(b"GET /" + control).assert_refused(400, "bad_request")
+def test_a_control_byte_is_400_before_the_head_ends(server: ChatServer, control: bytes) -> None:
+    server.visitor(b"GET /" + control).assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize("name", ["\u00c5", "\u0445"])
-def test_a_url_with_the_byte_0x85_is_read_in_pieces_too(house: House, name: str) -> None:
+def test_a_url_with_the_byte_0x85_is_read_in_pieces_too(server: ChatServer, name: str) -> None:
     for head, status in (handshake(f"/{name}"), 101), (GET.replace(b"healthz", f"healthz?{name}".encode()), 200):
         middle = head.index(b"\x85") + 1
-        assert house.visitor(head[:middle], head[middle:]).status == status
-    assert list(house.bus.rooms) == [name]
+        assert server.visitor(head[:middle], head[middle:]).status == status
+    assert list(server.bus.rooms) == [name]
 
 
 @pytest.mark.parametrize("end", [b"\r", b"\n"])
-def test_half_a_line_end_is_400(house: House, end: bytes) -> None:
-    house.visitor(handshake(X_Junk="a?b: c").replace(b"?", end)).assert_refused(400, "bad_request")
+def test_half_a_line_end_is_400(server: ChatServer, end: bytes) -> None:
+    server.visitor(handshake(X_Junk="a?b: c").replace(b"?", end)).assert_refused(400, "bad_request")
 
 
-def test_tls_on_a_plain_port_is_400_at_once(house: House) -> None:
-    house.visitor(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").assert_refused(400, "bad_request")
+def test_tls_on_a_plain_port_is_400_at_once(server: ChatServer) -> None:
+    server.visitor(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize("line", ["HELO there", "GET /", "GET / HTTP/2.0", "GET  / HTTP/1.1"])
-def test_another_protocol_is_400(house: House, line: str) -> None:
-    house.visitor(line.encode() + b"\r\n\r\n").assert_refused(400, "bad_request")
+def test_another_protocol_is_400(server: ChatServer, line: str) -> None:
+    server.visitor(line.encode() + b"\r\n\r\n").assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize(
     "path",
     [*("/-ops", "/a/b", "/a%2Fb", "/a%20b", "/%0A", "/%C2%85", "/%FF", "/" + "x" * 65), *("/-/x", "/-/healthz")],
 )
-def test_a_bad_room_is_404_before_the_upgrade(house: House, path: str) -> None:
-    visitor = house.visitor(handshake(path))
+def test_a_bad_room_is_404_before_the_upgrade(server: ChatServer, path: str) -> None:
+    visitor = server.visitor(handshake(path))
     visitor.assert_refused(404, "not_found" if path.startswith("/-/") else "bad_room")
-    assert house.bus.rooms == {}
+    assert server.bus.rooms == {}
 
 
-def test_a_bad_parameter_is_400_before_the_upgrade(house: House) -> None:
-    house.visitor(handshake("/ops?echo=2")).assert_refused(400, "bad_request")
+def test_a_bad_parameter_is_400_before_the_upgrade(server: ChatServer) -> None:
+    server.visitor(handshake("/ops?echo=2")).assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -522,18 +524,20 @@ def test_a_bad_parameter_is_400_before_the_upgrade(house: House) -> None:
     ],
     ids=["key", "host", "connection", "version", "no version", "method", "http/1.0"],
 )
-def test_a_bad_handshake_is_refused_and_leaves_nothing(house: House, events: Events, head: bytes, status: int) -> None:
-    house.visitor(head).assert_refused(status, "bad_request")
-    assert (house.bus.rooms, house.clock.getDelayedCalls(), events.said) == ({}, [], [])
+def test_a_bad_handshake_is_refused_and_leaves_nothing(
+    server: ChatServer, events: Events, head: bytes, status: int
+) -> None:
+    server.visitor(head).assert_refused(status, "bad_request")
+    assert (server.bus.rooms, server.clock.getDelayedCalls(), events.said) == ({}, [], [])
 
 
-def test_another_version_is_told_which_would_do(house: House) -> None:
-    answer = house.visitor(handshake(Sec_WebSocket_Version="8")).heard
+def test_another_version_is_told_which_would_do(server: ChatServer) -> None:
+    answer = server.visitor(handshake(Sec_WebSocket_Version="8")).heard
     assert (answer.headers["sec-websocket-version"], answer.headers["upgrade"]) == ("13", "websocket")
 
 
-def test_nothing_is_read_after_a_refusal(house: House) -> None:
-    visitor = house.visitor()
+def test_nothing_is_read_after_a_refusal(server: ChatServer) -> None:
+    visitor = server.visitor()
     visitor.transport.client_reads = False
     visitor.send(b"GET /\x00")
     before = visitor.transport.value()
@@ -541,75 +545,75 @@ def test_nothing_is_read_after_a_refusal(house: House) -> None:
     assert visitor.transport.value() == before
 
 
-def test_a_refused_client_that_does_not_read_is_aborted(house: House) -> None:
-    visitor = house.visitor()
+def test_a_refused_client_that_does_not_read_is_aborted(server: ChatServer) -> None:
+    visitor = server.visitor()
     visitor.transport.client_reads = False
     visitor.send(b"\x00")
-    house.clock.advance(CONFIG.close_seconds - 0.1)
+    server.clock.advance(CONFIG.close_seconds - 0.1)
     assert visitor.gone == ""
-    house.clock.advance(0.1)
+    server.clock.advance(0.1)
     assert visitor.gone == "ConnectionAborted"
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
 @settings(max_examples=60)
 def test_any_bytes_end_in_an_answer_and_leave_nothing_behind(reads: list[bytes]) -> None:
-    house = House()
-    visitor = house.visitor(*reads)
-    house.clock.pump([1.0] * 60)
+    server = ChatServer()
+    visitor = server.visitor(*reads)
+    server.clock.pump([1.0] * 60)
     assert visitor.status >= 400
     assert visitor.gone
-    assert house.clock.getDelayedCalls() == []
+    assert server.clock.getDelayedCalls() == []
 
 
 # How many
 
 
-def test_one_connection_too_many_is_503(house: House) -> None:
-    guests = [house.visitor(handshake()) for _ in range(10)]
-    last = house.visitor(handshake())
+def test_one_connection_too_many_is_503(server: ChatServer) -> None:
+    guests = [server.visitor(handshake()) for _ in range(10)]
+    last = server.visitor(handshake())
     last.assert_refused(503, "unavailable")
     assert last.heard.headers["retry-after"] == "5"
     assert all(guest.status == 101 for guest in guests)
 
 
-def test_one_that_leaves_makes_room(house: House) -> None:
-    guests = [house.visitor(handshake()) for _ in range(10)]
+def test_one_that_leaves_makes_room(server: ChatServer) -> None:
+    guests = [server.visitor(handshake()) for _ in range(10)]
     guests[0].transport.vanish()
-    assert house.visitor(handshake()).status == 101
+    assert server.visitor(handshake()).status == 101
 
 
-def test_those_still_at_the_incoming_are_counted(house: House) -> None:
-    waiting = [house.visitor() for _ in range(10)]
-    house.visitor(handshake()).assert_refused(503, "unavailable")
+def test_those_still_at_the_incoming_are_counted(server: ChatServer) -> None:
+    waiting = [server.visitor() for _ in range(10)]
+    server.visitor(handshake()).assert_refused(503, "unavailable")
     waiting[0].transport.vanish()
-    assert house.visitor(handshake()).status == 101
+    assert server.visitor(handshake()).status == 101
 
 
-def test_connections_that_speak_http_are_counted(house: House) -> None:
-    asking = [house.visitor(GET) for _ in range(10)]
-    house.visitor(handshake()).assert_refused(503, "unavailable")
+def test_connections_that_speak_http_are_counted(server: ChatServer) -> None:
+    asking = [server.visitor(GET) for _ in range(10)]
+    server.visitor(handshake()).assert_refused(503, "unavailable")
     asking[0].transport.vanish()
-    assert house.visitor(handshake()).status == 101
+    assert server.visitor(handshake()).status == 101
 
 
-def test_a_full_house_is_said_when_it_begins_and_when_it_ends(house: House, events: Events) -> None:
-    guests = [house.visitor(handshake()) for _ in range(10)]
+def test_a_full_server_is_said_when_it_begins_and_when_it_ends(server: ChatServer, events: Events) -> None:
+    guests = [server.visitor(handshake()) for _ in range(10)]
     for _ in range(5):
-        house.visitor(handshake())
+        server.visitor(handshake())
     full = ("warn", "10 connections are open, as many as may be: new ones are answered 503")
     assert events.said == [full]
     for guest in guests[:3]:
         guest.transport.vanish()
-    house.clock.advance(0)
-    house.visitor(handshake())
+    server.clock.advance(0)
+    server.visitor(handshake())
     assert events.said == [full, ("info", "there is room for connections again")]
 
 
-def test_a_full_house_lets_an_event_source_come_back(house: House) -> None:
+def test_a_full_server_lets_an_event_source_come_back(server: ChatServer) -> None:
     for _ in range(10):
-        house.visitor()
-    late = house.visitor()
+        server.visitor()
+    late = server.visitor()
     late.send(b"GET /ops HTTP/1.1\r\nHost: chat.example\r\nAccept: text/event-stream\r\n\r\n")
     head, _, body = late.transport.value().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
@@ -618,21 +622,21 @@ def test_a_full_house_lets_an_event_source_come_back(house: House) -> None:
     assert b"\n\nevent: bye\ndata: " in body
 
 
-def test_a_full_house_still_tells_its_health(house: House) -> None:
+def test_a_full_server_still_tells_its_health(server: ChatServer) -> None:
     for _ in range(10):
-        house.visitor(handshake())
-    assert house.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
+        server.visitor(handshake())
+    assert server.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
 
 
 def get(target: str) -> bytes:
     return GET.replace(b"/-/healthz", target.encode())
 
 
-def test_in_a_full_house_a_connection_that_began_with_a_probe_is_asked_nothing_else(house: House) -> None:
+def test_in_a_full_server_a_connection_that_began_with_a_probe_is_asked_nothing_else(server: ChatServer) -> None:
     for _ in range(10):
-        house.visitor(handshake())
+        server.visitor(handshake())
     for request in (get("/ops"), get("/-/rooms"), get("/-/"), get("/-/assets/x"), handshake()):
-        visitor = house.visitor(GET)
+        visitor = server.visitor(GET)
         assert visitor.status == 200
         visitor.transport.clear()
         visitor.send(GET)
@@ -642,79 +646,79 @@ def test_in_a_full_house_a_connection_that_began_with_a_probe_is_asked_nothing_e
         visitor.assert_refused(503, "unavailable")
 
 
-def test_a_full_house_still_tells_what_it_counts_and_nothing_else_after_that(house: House) -> None:
+def test_a_full_server_still_tells_what_it_counts_and_nothing_else_after_that(server: ChatServer) -> None:
     for _ in range(10):
-        house.visitor(handshake())
-    visitor = house.visitor(get("/-/metrics"))
+        server.visitor(handshake())
+    visitor = server.visitor(get("/-/metrics"))
     assert visitor.status == 200
     visitor.transport.clear()
     visitor.send(get("/ops"))
     visitor.assert_refused(503, "unavailable")
-    house.visitor(get("/-/rooms")).assert_refused(503, "unavailable")
+    server.visitor(get("/-/rooms")).assert_refused(503, "unavailable")
 
 
-def test_who_is_in_is_asked_for_room_once(house: House) -> None:
-    visitor = house.visitor(get("/ops"))
+def test_who_is_in_is_asked_for_room_once(server: ChatServer) -> None:
+    visitor = server.visitor(get("/ops"))
     for _ in range(9):
-        house.visitor(handshake())
-    late = house.visitor(GET)
+        server.visitor(handshake())
+    late = server.visitor(GET)
     visitor.transport.clear()
     visitor.send(get("/ops"))
     assert visitor.status == 200
     late.transport.vanish()
 
 
-def test_that_the_house_was_full_is_counted_as_that(house: House) -> None:
+def test_that_the_server_was_full_is_counted_as_that(server: ChatServer) -> None:
     for _ in range(10):
-        house.visitor(handshake())
+        server.visitor(handshake())
     before = REFUSED["full"].value
-    house.visitor(get("/ops"))
-    house.visitor(GET).send(get("/ops"))
+    server.visitor(get("/ops"))
+    server.visitor(GET).send(get("/ops"))
     assert REFUSED["full"].value == before + 2
 
 
-def test_far_too_many_are_dropped_at_once(house: House) -> None:
+def test_far_too_many_are_dropped_at_once(server: ChatServer) -> None:
     for _ in range(10 + CONFIG.full_house_margin):
-        house.visitor()
-    dropped = house.visitor(handshake())
+        server.visitor()
+    dropped = server.visitor(handshake())
     assert dropped.gone == "ConnectionAborted"
     assert dropped.transport.value() == b""
 
 
-def test_those_dropped_do_not_count(house: House) -> None:
-    waiting = [house.visitor() for _ in range(10 + CONFIG.full_house_margin)]
+def test_those_dropped_do_not_count(server: ChatServer) -> None:
+    waiting = [server.visitor() for _ in range(10 + CONFIG.full_house_margin)]
     for _ in range(5):
-        assert house.visitor().gone
+        assert server.visitor().gone
     for each in waiting:
         each.transport.vanish()
-    assert house.visitor(handshake()).status == 101
+    assert server.visitor(handshake()).status == 101
 
 
 # What it leaves behind
 
 
-def test_a_client_gone_at_the_incoming_leaves_no_timer(house: House) -> None:
-    house.visitor(b"GET").transport.vanish()
-    assert house.clock.getDelayedCalls() == []
+def test_a_client_gone_at_the_incoming_leaves_no_timer(server: ChatServer) -> None:
+    server.visitor(b"GET").transport.vanish()
+    assert server.clock.getDelayedCalls() == []
 
 
-def test_a_refused_client_leaves_no_timer(house: House) -> None:
-    assert house.visitor(b"\x00").gone
-    assert house.clock.getDelayedCalls() == []
+def test_a_refused_client_leaves_no_timer(server: ChatServer) -> None:
+    assert server.visitor(b"\x00").gone
+    assert server.clock.getDelayedCalls() == []
 
 
-def test_one_let_in_is_not_late_any_more(house: House) -> None:
-    visitor = house.visitor(handshake())
-    house.clock.advance(CONFIG.head_seconds)
+def test_one_let_in_is_not_late_any_more(server: ChatServer) -> None:
+    visitor = server.visitor(handshake())
+    server.clock.advance(CONFIG.head_seconds)
     assert visitor.gone == ""
 
 
 def test_a_silent_http_connection_is_closed_in_its_time() -> None:
-    house = House(replace(CONFIG, http_idle_seconds=7))
-    visitor = house.visitor(GET)
-    house.clock.advance(6.9)
+    server = ChatServer(replace(CONFIG, http_idle_seconds=7))
+    visitor = server.visitor(GET)
+    server.clock.advance(6.9)
     assert visitor.gone == ""
-    house.clock.advance(0.1)
+    server.clock.advance(0.1)
     assert visitor.gone
 
 
@@ -722,86 +726,86 @@ def test_a_silent_http_connection_is_closed_in_its_time() -> None:
 
 
 def test_of_too_many_that_have_said_nothing_the_oldest_gives_way() -> None:
-    house = House(replace(CONFIG, waiting_least=3), most=8)
-    waiting = [house.visitor() for _ in range(3)]
+    server = ChatServer(replace(CONFIG, waiting_least=3), most=8)
+    waiting = [server.visitor() for _ in range(3)]
     assert [each.gone for each in waiting] == [""] * 3
-    newest = house.visitor()
+    newest = server.visitor()
     assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""]
     newest.send(handshake())
     assert newest.status == 101
-    another = house.visitor()
+    another = server.visitor()
     assert [each.gone for each in waiting] == ["ConnectionAborted", "", ""], "who is in is not among them"
     assert another.gone == ""
 
 
-def banned(folder: Path, *lines: str, **options: Any) -> House:
+def banned(folder: Path, *lines: str, **options: Any) -> ChatServer:
     path = folder / "bans"
     path.write_text("\n".join(lines))
-    house = House(replace(CONFIG, ban_list=str(path), **options))
-    incomings: Any = house.incomings
+    server = ChatServer(replace(CONFIG, ban_list=str(path), **options))
+    incomings: Any = server.incomings
     incomings.connections.bans.read()
-    return house
+    return server
 
 
 def test_who_is_banned_is_hung_up_on_at_once(tmp_path: Path) -> None:
-    house = banned(tmp_path, "192.0.2.0/24")
-    assert house.visitor().gone == "ConnectionAborted"
-    assert house.visitor(peer=IPv4Address("TCP", "198.51.100.1", 1)).gone == ""
+    server = banned(tmp_path, "192.0.2.0/24")
+    assert server.visitor().gone == "ConnectionAborted"
+    assert server.visitor(peer=IPv4Address("TCP", "198.51.100.1", 1)).gone == ""
 
 
 def test_who_comes_through_a_proxy_and_is_banned_is_told(tmp_path: Path) -> None:
-    house = banned(tmp_path, "198.51.100.7", trusted_proxy=("192.0.2.7",))
-    house.visitor(handshake(x_forwarded_for="198.51.100.7")).assert_refused(403, "banned")
+    server = banned(tmp_path, "198.51.100.7", trusted_proxy=("192.0.2.7",))
+    server.visitor(handshake(x_forwarded_for="198.51.100.7")).assert_refused(403, "banned")
     get = GET.replace(b"/-/healthz", b"/ops")
-    house.visitor(get.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")).assert_refused(403, "banned")
-    assert house.visitor(handshake(x_forwarded_for="198.51.100.8")).status == 101
+    server.visitor(get.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 198.51.100.7\r\n\r\n")).assert_refused(403, "banned")
+    assert server.visitor(handshake(x_forwarded_for="198.51.100.8")).status == 101
 
 
 def test_those_who_are_put_on_the_list_are_closed(tmp_path: Path) -> None:
-    house = banned(tmp_path)
-    visitor = house.visitor(handshake())
+    server = banned(tmp_path)
+    visitor = server.visitor(handshake())
     (tmp_path / "bans").write_text("192.0.2.7\n")
-    incomings: Any = house.incomings
+    incomings: Any = server.incomings
     incomings.connections.bans.read()
     incomings.connections.close_banned()
     assert visitor.heard.close_code == 1008
 
 
 def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> None:
-    house = House(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
-    incomings: Any = house.incomings
-    house.incomings = incomings.port(exposed=True)
-    inside = [house.visitor(handshake()) for _ in range(2)]
+    server = ChatServer(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
+    incomings: Any = server.incomings
+    server.incomings = incomings.port(exposed=True)
+    inside = [server.visitor(handshake()) for _ in range(2)]
     assert [each.status for each in inside] == [101, 101]
-    house.visitor(handshake()).assert_refused(429, "rate_limited")
-    waiting = [house.visitor() for _ in range(4)]
+    server.visitor(handshake()).assert_refused(429, "rate_limited")
+    waiting = [server.visitor() for _ in range(4)]
     assert [each.gone for each in waiting] == ["", "", "ConnectionAborted", "ConnectionAborted"], (
         "no more than twice so many"
     )
-    assert house.visitor(handshake(), peer=IPv4Address("TCP", "198.51.100.1", 1)).status == 101
+    assert server.visitor(handshake(), peer=IPv4Address("TCP", "198.51.100.1", 1)).status == 101
     for each in (*inside, *waiting[:2]):
         each.transport.vanish()
-    assert house.visitor(handshake()).status == 101
+    assert server.visitor(handshake()).status == 101
 
 
 def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is_known() -> None:
-    house = House(replace(CONFIG, limit_connections="2"))
-    incomings: Any = house.incomings
-    house.incomings = incomings.port(exposed=True, told=True)
-    waiting = [house.visitor() for _ in range(6)]
+    server = ChatServer(replace(CONFIG, limit_connections="2"))
+    incomings: Any = server.incomings
+    server.incomings = incomings.port(exposed=True, proxied=True)
+    waiting = [server.visitor() for _ in range(6)]
     assert [each.gone for each in waiting] == [""] * 6
 
 
 def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_it_may_speak() -> None:
-    house = House(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
-    incomings: Any = house.incomings
+    server = ChatServer(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
+    incomings: Any = server.incomings
     codes = []
     for port in (incomings.port(exposed=True), incomings.port(exposed=False)):
-        house.incomings = port
-        visitor = house.visitor(handshake("/lobby", sec_websocket_protocol="chatd.v1"))
+        server.incomings = port
+        visitor = server.visitor(handshake("/lobby", sec_websocket_protocol="chatd.v1"))
         for room in ("a", "b", "c"):
             visitor.send(frame(json.dumps({"type": "join", "room": room, "ref": room}).encode()))
-        house.said()
+        server.said()
         codes.append([json.loads(each).get("code") for each in visitor.heard.texts if '"ref"' in each])
     assert codes[0].count("rate_limited") >= 1
     assert codes[1].count("rate_limited") == 0
@@ -816,34 +820,34 @@ def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
         "a probe": rebound.replace(b" / ", b" /-/healthz "),
         "our own name": handshake(),
     }
-    house = House()
-    incomings: Any = house.incomings
+    server = ChatServer()
+    incomings: Any = server.incomings
     ports = {
         "loopback": incomings.port(exposed=False),
         "exposed": incomings.port(exposed=True),
         "unix": incomings.port(exposed=False, unix=True),
-        "PROXY": incomings.port(exposed=False, told=True),
+        "PROXY": incomings.port(exposed=False, proxied=True),
     }
     refused = []
     for name, port in ports.items():
-        house.incomings = port
-        refused += [(name, request) for request, data in requests.items() if b" 403 " in house.visitor(data).raw]
+        server.incomings = port
+        refused += [(name, request) for request, data in requests.items() if b" 403 " in server.visitor(data).raw]
     assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]
 
 
 # What an address may ask for
 
 
-def exposed(**limits: Any) -> House:
-    house = House(replace(CONFIG, **limits))
-    incomings: Any = house.incomings
-    house.incomings = incomings.port(exposed=True)
-    return house
+def exposed(**limits: Any) -> ChatServer:
+    server = ChatServer(replace(CONFIG, **limits))
+    incomings: Any = server.incomings
+    server.incomings = incomings.port(exposed=True)
+    return server
 
 
 def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -> None:
-    house = exposed(limit_connections="2", limit_arrivals="off")
-    visitors = [house.visitor(GET) for _ in range(3)]
+    server = exposed(limit_connections="2", limit_arrivals="off")
+    visitors = [server.visitor(GET) for _ in range(3)]
     for visitor in visitors:
         visitor.transport.clear()
         visitor.send(get("/ops"))
@@ -852,8 +856,8 @@ def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -
 
 
 def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
-    house = exposed(limit_arrivals="2")
-    visitors = [house.visitor(GET) for _ in range(3)]
+    server = exposed(limit_arrivals="2")
+    visitors = [server.visitor(GET) for _ in range(3)]
     for visitor in visitors:
         visitor.transport.clear()
         visitor.send(get("/ops"))
@@ -866,51 +870,51 @@ def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
 
 
 def test_a_handshake_that_reads_is_refused_where_the_address_has_asked_for_too_much() -> None:
-    house = exposed(limit_requests="1")
-    visitor = house.visitor(*[get("/ops")] * 11)
+    server = exposed(limit_requests="1")
+    visitor = server.visitor(*[get("/ops")] * 11)
     assert visitor.transport.value().count(b"HTTP/1.1 200 ") == 10
     assert visitor.transport.value().count(b"HTTP/1.1 429 ") == 1
-    house.visitor(handshake("/ops?last=20")).assert_refused(429, "rate_limited")
-    assert house.visitor(handshake("/ops")).status == 101
-    assert house.visitor(handshake("/ops?last=20&resume=a-key-of-mine")).status == 101
+    server.visitor(handshake("/ops?last=20")).assert_refused(429, "rate_limited")
+    assert server.visitor(handshake("/ops")).status == 101
+    assert server.visitor(handshake("/ops?last=20&resume=a-key-of-mine")).status == 101
 
 
-def statuses_of(house: House, requests: Iterable[bytes]) -> list[int | None]:
+def statuses_of(server: ChatServer, requests: Iterable[bytes]) -> list[int | None]:
     """Return how requests are answered, each on a connection of its own that then ends."""
     found: list[int | None] = []
     for request in requests:
-        visitor = house.visitor(request)
+        visitor = server.visitor(request)
         found.append(visitor.status)
         visitor.transport.vanish()
     return found
 
 
 def test_a_made_up_resume_key_reads_no_more_than_the_address_may_owe() -> None:
-    house = exposed(limit_requests="1", limit_arrivals="off", limit_rooms="off")
+    server = exposed(limit_requests="1", limit_arrivals="off", limit_rooms="off")
     keys = (handshake(f"/ops?resume=a-made-up-key-{number}") for number in range(40))
-    assert statuses_of(house, keys) == [101] * 25 + [429] * 15
+    assert statuses_of(server, keys) == [101] * 25 + [429] * 15
 
 
 def test_a_request_that_is_refused_by_its_head_is_one_of_its_address() -> None:
-    house = exposed(limit_requests="1", limit_arrivals="off")
+    server = exposed(limit_requests="1", limit_arrivals="off")
     image = b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n"
-    assert statuses_of(house, [b"GARBAGE\r\n\r\n", image] * 5) == [400, 415] * 5
-    assert house.visitor(get("/ops")).status == 429
+    assert statuses_of(server, [b"GARBAGE\r\n\r\n", image] * 5) == [400, 415] * 5
+    assert server.visitor(get("/ops")).status == 429
 
 
 def test_a_handshake_that_is_refused_was_a_request_too() -> None:
-    house = exposed(limit_requests="1")
-    visitor = house.visitor(GET)
+    server = exposed(limit_requests="1")
+    visitor = server.visitor(GET)
     for number in range(10):
         visitor.transport.clear()
         visitor.send(handshake(Sec_WebSocket_Version="8") if number % 2 else handshake(Origin="https://evil.example"))
         assert visitor.status in (403, 426)
-    assert house.visitor(get("/ops")).status == 429
+    assert server.visitor(get("/ops")).status == 429
 
 
 def test_behind_a_proxy_each_request_is_one_of_its_client() -> None:
-    house = exposed(limit_requests="1", trusted_proxy=(PEER.host,))
-    visitor = house.visitor()
+    server = exposed(limit_requests="1", trusted_proxy=(PEER.host,))
+    visitor = server.visitor()
     statuses = []
     for address in ["203.0.113.5"] * 11 + ["203.0.113.6"]:
         visitor.transport.clear()

@@ -52,8 +52,8 @@ class Bus(FakeBus):
         if self.refuse is not None:
             return answer
         first = answer.result.first
-        for place, each in enumerate(new):
-            self._known[room, each.session, each.given] = StreamPosition(first.epoch, first.offset + place)
+        for target, each in enumerate(new):
+            self._known[room, each.session, each.given] = StreamPosition(first.epoch, first.offset + target)
         return self._answer_with(PublishResult(first, again))
 
     def publishes(self) -> None:
@@ -70,7 +70,7 @@ class Bus(FakeBus):
         return done
 
 
-class House:
+class ChatServer:
     """A hub, and who is in its rooms."""
 
     def __init__(self, config: Config = CONFIG) -> None:
@@ -85,30 +85,30 @@ class House:
         """Let a bare client come in."""
         return self.come(Session, name, RoomTarget(room, echo))
 
-    def person(self, nick: str = "ann", room: str = "lobby", **place: Any) -> tuple[TextSession, FakeLine]:
+    def person(self, nick: str = "ann", room: str = "lobby", **target: Any) -> tuple[TextSession, FakeLine]:
         """Let somebody with a nick come in; its id is the nick with a number."""
-        return self.come(TextSession, f"{nick}.1", RoomTarget(room, nick=nick, **place))
+        return self.come(TextSession, f"{nick}.1", RoomTarget(room, nick=nick, **target))
 
-    def program(self, name: str = "p1", room: str = "lobby", **place: Any) -> tuple[JsonSession, FakeLine]:
+    def program(self, name: str = "p1", room: str = "lobby", **target: Any) -> tuple[JsonSession, FakeLine]:
         """Let a client come in that speaks chatd.v1."""
-        return self.come(JsonSession, name, RoomTarget(room, **place))
+        return self.come(JsonSession, name, RoomTarget(room, **target))
 
     def come(
-        self, kind: type[Kind], name: str, place: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
+        self, kind: type[Kind], name: str, target: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
         """Let a client come in."""
-        session, line = self.make(kind, name, place, token_lifetime, **options)
+        session, line = self.make(kind, name, target, token_lifetime, **options)
         session.join()
         session.opened()
         return session, line
 
     def make(
-        self, kind: type[Kind], name: str, place: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
+        self, kind: type[Kind], name: str, target: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
         """Make a client that has not joined yet."""
         line = FakeLine()
         hub: Any = (lambda room: self.hub) if kind is JsonSession else self.hub
-        who = {"id": name, "place": place, "address": "192.0.2.1", "token_lifetime": token_lifetime, **options}
+        who = {"id": name, "target": target, "address": "192.0.2.1", "token_lifetime": token_lifetime, **options}
         return kind(hub, self.config, self.clock, line, **who), line
 
     def turn(self) -> list[tuple[str, str]]:

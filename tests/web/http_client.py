@@ -23,7 +23,7 @@ CONFIG = Config(http_idle_seconds=7, flush_interval=0, max_message=100, body_sec
 NOON = 1_790_000_000
 
 
-class House:
+class ChatServer:
     """A worker's HTTP side."""
 
     def __init__(self, config: Config = CONFIG, **options: Any) -> None:
@@ -59,12 +59,12 @@ class House:
         return member
 
 
-class Asker:
+class HttpClient:
     """A client on a connection of its own."""
 
-    def __init__(self, house: House | None = None) -> None:
-        self.house = house or House()
-        self.clock, self.bus, self.site = self.house.clock, self.house.bus, self.house.site
+    def __init__(self, server: ChatServer | None = None) -> None:
+        self.server = server or ChatServer()
+        self.clock, self.bus, self.site = self.server.clock, self.server.bus, self.server.site
         protocol: Any = self.site.buildProtocol(None)
         self.transport = FakeTransport(self.clock, protocol)
         protocol.makeConnection(self.transport)
@@ -74,7 +74,7 @@ class Asker:
         self.transport.clear()
         version = "" if " HTTP/" in line else " HTTP/1.1"
         self.transport.receive("\r\n".join([f"{line}{version}", f"Host: {host}", *lines, "", ""]).encode() + body)
-        self.house.turn()
+        self.server.turn()
 
     def ask(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> Heard:
         """Send a request; give what came back of it."""
@@ -92,11 +92,11 @@ class Asker:
         return error(self.ask(line, *lines, body=body))
 
 
-class SlowAsker:
+class SlowHttpClient:
     """A client on a TCP connection with small buffers, which reads when the test says so."""
 
-    def __init__(self, house: House, reactor: Any) -> None:
-        self.house, self.reactor = house, reactor
+    def __init__(self, server: ChatServer, reactor: Any) -> None:
+        self.server, self.reactor = server, reactor
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             self.socket = socket.socket()
@@ -105,7 +105,7 @@ class SlowAsker:
             near, address = listener.accept()
         near.setblocking(False)
         self.socket.setblocking(False)
-        self.channel: Any = house.site.buildProtocol(None)
+        self.channel: Any = server.site.buildProtocol(None)
         port: Any = None
         self.transport = Server(near, self.channel, address, port, 0, reactor)
         self.channel.makeConnection(self.transport)
@@ -128,7 +128,7 @@ class SlowAsker:
 
         def step() -> bool:
             self.reactor.iterate(0)
-            self.house.turn()
+            self.server.turn()
             return bool(condition())
 
         until(step, why)

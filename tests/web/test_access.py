@@ -10,22 +10,22 @@ from chatd.access.tokens import TokenVerifier
 from chatd.config.settings import Config
 from tests.access.issuer import NOW, public_pem, token
 from tests.frames import Heard
-from tests.web.asker import CONFIG, Asker, House, error
+from tests.web.http_client import CONFIG, ChatServer, HttpClient, error
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> House:
+def guarded(tmp_path: Path) -> ChatServer:
     path = tmp_path / "key"
     path.write_bytes(public_pem())
     token_verifier = TokenVerifier([str(path)])
     token_verifier.read()
-    return House(token_verifier=token_verifier, now=lambda: NOW)
+    return ChatServer(token_verifier=token_verifier, now=lambda: NOW)
 
 
-def ask(house: House, line: str, *headers: str, body: bytes = b"", sub: str = "ann", **claims: Any) -> Heard:
+def ask(server: ChatServer, line: str, *headers: str, body: bytes = b"", sub: str = "ann", **claims: Any) -> Heard:
     """Ask with a token that has these claims."""
     bearer = f"Authorization: Bearer {token(sub=sub, exp=NOW + 60, **claims)}"
-    return Asker(house).ask(line, bearer, *headers, *length(body), body=body)
+    return HttpClient(server).ask(line, bearer, *headers, *length(body), body=body)
 
 
 def length(body: bytes) -> list[str]:
@@ -43,9 +43,9 @@ def length(body: bytes) -> list[str]:
         "HEAD /ops",
     ],
 )
-def test_who_brings_no_token_is_told_that_one_is_needed(guarded: House, line: str) -> None:
+def test_who_brings_no_token_is_told_that_one_is_needed(guarded: ChatServer, line: str) -> None:
     body = b"hi" if line.startswith("POST") else b""
-    answer = Asker(guarded).ask(line, *length(body), body=body)
+    answer = HttpClient(guarded).ask(line, *length(body), body=body)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == 'Bearer realm="chatd"'
     if not line.startswith("HEAD"):
@@ -53,19 +53,19 @@ def test_who_brings_no_token_is_told_that_one_is_needed(guarded: House, line: st
 
 
 @pytest.mark.parametrize("path", ["/-/healthz", "/-/", "/-/metrics"])
-def test_what_says_nothing_of_rooms_needs_none(guarded: House, path: str) -> None:
-    assert Asker(guarded).ask(f"GET {path}").status == 200
+def test_what_says_nothing_of_rooms_needs_none(guarded: ChatServer, path: str) -> None:
+    assert HttpClient(guarded).ask(f"GET {path}").status == 200
 
 
-def test_the_page_needs_none_it_will_ask_for_one(guarded: House) -> None:
-    assert Asker(guarded).ask("GET /ops", "Accept: text/html").status == 200
+def test_the_page_needs_none_it_will_ask_for_one(guarded: ChatServer) -> None:
+    assert HttpClient(guarded).ask("GET /ops", "Accept: text/html").status == 200
 
 
-def test_a_browser_that_asks_in_advance_needs_none(guarded: House) -> None:
-    assert Asker(guarded).ask("OPTIONS /ops").status == 204
+def test_a_browser_that_asks_in_advance_needs_none(guarded: ChatServer) -> None:
+    assert HttpClient(guarded).ask("OPTIONS /ops").status == 204
 
 
-def test_who_has_a_good_one_may_do_what_it_says(guarded: House) -> None:
+def test_who_has_a_good_one_may_do_what_it_says(guarded: ChatServer) -> None:
     rooms = {"ops": "rw", "news": "r", "drop": "w"}
     assert ask(guarded, "POST /ops", body=b"hi", rooms=rooms).status == 201
     assert ask(guarded, "GET /ops", rooms=rooms).body == b"ann: hi\n"
@@ -81,50 +81,50 @@ def test_who_has_a_good_one_may_do_what_it_says(guarded: House) -> None:
     assert [error(each) for each in refused] == [(403, "forbidden")] * 5
 
 
-def test_it_may_stand_in_the_url(guarded: House) -> None:
-    assert Asker(guarded).ask(f"GET /ops?token={token(sub='ann')}").status == 200
-    assert Asker(guarded).ask("GET /ops?token=a.b.c").status == 401
+def test_it_may_stand_in_the_url(guarded: ChatServer) -> None:
+    assert HttpClient(guarded).ask(f"GET /ops?token={token(sub='ann')}").status == 200
+    assert HttpClient(guarded).ask("GET /ops?token=a.b.c").status == 401
 
 
-def test_a_follower_whose_token_is_revoked_is_told_and_closed(guarded: House, tmp_path: Path) -> None:
-    asker = Asker(guarded)
+def test_a_follower_whose_token_is_revoked_is_told_and_closed(guarded: ChatServer, tmp_path: Path) -> None:
+    http_client = HttpClient(guarded)
     text = token(sub="ann", exp=NOW + 60)
-    asker.send(f"GET /ops?token={text}", "Accept: text/event-stream")
+    http_client.send(f"GET /ops?token={text}", "Accept: text/event-stream")
     (tmp_path / "key").write_bytes(public_pem("P-256"))
     guarded.token_verifier.read()
     guarded.connections.close_revoked()
-    end = asker.transport.value()
+    end = http_client.transport.value()
     assert b'{"type":"bye","code":4001,"reason":"the token was revoked"}' in end
     assert end.endswith(b"0\r\n\r\n")
 
 
 def test_a_follower_that_is_still_joining_when_its_token_is_revoked_is_answered_401(
-    guarded: House, tmp_path: Path
+    guarded: ChatServer, tmp_path: Path
 ) -> None:
     guarded.bus.confirm_at_once = False
-    asker = Asker(guarded)
-    asker.send(f"GET /ops?follow=1&token={token(sub='ann', exp=NOW + 60)}")
+    http_client = HttpClient(guarded)
+    http_client.send(f"GET /ops?follow=1&token={token(sub='ann', exp=NOW + 60)}")
     (tmp_path / "key").write_bytes(public_pem("P-256"))
     guarded.token_verifier.read()
     guarded.connections.close_revoked()
-    assert asker.transport.value().startswith(b"HTTP/1.1 401 ")
+    assert http_client.transport.value().startswith(b"HTTP/1.1 401 ")
 
 
-def test_only_rooms_that_may_be_read_are_listed(guarded: House) -> None:
+def test_only_rooms_that_may_be_read_are_listed(guarded: ChatServer) -> None:
     guarded.say("hi", room="ops")
     guarded.say("hi", room="board")
     listed = json.loads(ask(guarded, "GET /-/rooms", rooms={"ops": "r", "board": "w"}).body)["rooms"]
     assert [each["room"] for each in listed] == ["ops"]
 
 
-def test_whatever_nick_it_asks_for_it_has_that_of_its_token(guarded: House) -> None:
+def test_whatever_nick_it_asks_for_it_has_that_of_its_token(guarded: ChatServer) -> None:
     ask(guarded, "POST /ops?nick=root", body=b"one")
     ask(guarded, "POST /ops", "Content-Type: application/json", body=b'{"text": "two", "nick": "root"}')
     ask(guarded, "POST /ops?nick=root", body=b"three", nick="anna")
     assert ask(guarded, "GET /ops").body == b"ann: one\nann: two\nanna: three\n"
 
 
-def test_what_is_said_with_tokens_of_one_subject_has_one_author_and_nobody_elses(guarded: House) -> None:
+def test_what_is_said_with_tokens_of_one_subject_has_one_author_and_nobody_elses(guarded: ChatServer) -> None:
     ask(guarded, "POST /ops", body=b"one", nick="x")
     ask(guarded, "POST /ops", body=b"two", nick="y")
     ask(guarded, "POST /ops", body=b"three", nick="x", sub="bob")
@@ -139,12 +139,12 @@ NAMED = Config(**vars(CONFIG) | {"host": ("chat.example.org",)})
 
 @pytest.mark.parametrize("line", ["GET /ops", "POST /ops", "GET /-/rooms", "GET /-/metrics", "GET /-/assets/chat.js"])
 def test_who_asks_for_another_server_is_refused(line: str) -> None:
-    house = House(NAMED)
+    server = ChatServer(NAMED)
     for host in ("evil.example", "127.0.0.1:3000"):
         body = b"hi" if line.startswith("POST") else b""
-        assert error(Asker(house).ask(line, *length(body), host=host, body=body)) == (403, "forbidden")
-    assert Asker(house).ask("GET /ops", host="chat.example.org:3000").status == 200
+        assert error(HttpClient(server).ask(line, *length(body), host=host, body=body)) == (403, "forbidden")
+    assert HttpClient(server).ask("GET /ops", host="chat.example.org:3000").status == 200
 
 
 def test_our_health_is_told_under_any_name() -> None:
-    assert Asker(House(NAMED)).ask("GET /-/healthz", host="10.0.0.7:3000").status == 200
+    assert HttpClient(ChatServer(NAMED)).ask("GET /-/healthz", host="10.0.0.7:3000").status == 200
