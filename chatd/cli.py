@@ -17,10 +17,7 @@ import chatd
 from chatd.access.keys import read_signing_key
 from chatd.access.tokens import mint
 from chatd.broker.credentials import check_credentials
-from chatd.chatlog.histories import read_histories
-from chatd.chatlog.ledger import Ledger
-from chatd.chatlog.logs import LogFiles
-from chatd.chatlog.unreadable import Unreadable
+from chatd.chatlog.verify import Ledger, LogFiles, Unreadable, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.loading import did_you_mean
 from chatd.config.settings import Config, options

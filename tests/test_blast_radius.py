@@ -18,7 +18,7 @@ from chatd.broker.presence_list import Identity
 from chatd.broker.publish_queue import NotPublished
 from chatd.broker.queries import PUBLISH, Queries
 from chatd.broker.resume_positions import ResumePosition as Stored
-from chatd.chatlog.sync import Sync
+from chatd.chatlog.writer import Sync
 from chatd.clients.turns import Turns
 from chatd.config.settings import Config
 from chatd.monitoring.prometheus import Meter, MetricsDirectory
@@ -535,7 +535,7 @@ def _() -> Seen:
     for synced in (fail, told.append):
         listener: Any = SimpleNamespace(synced=synced)
         sync.listen(listener)
-    sync.ask()
+    sync.request()
     syncing.callback(None)
     return told, [1]
 
@@ -548,7 +548,7 @@ def _() -> Seen:
     for refused in (fail, lambda ticket, why: told.append(ticket)):
         listener: Any = SimpleNamespace(sync_failed=refused)
         sync.listen(listener)
-    sync.ask()
+    sync.request()
     syncing.errback(OSError("no"))
     return told, [1]
 

@@ -1,27 +1,31 @@
-"""The chat log: the twisted.logger observer that owns ``logs/chat.log``.
+"""The writer of ``logs/chat.log``: a twisted.logger observer, and syncs to the disk.
 
-A message is a line (``logline``), appended before the message is published.
+A message is one line (``chatlog/line``), appended before the message is published.
 
-Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor,
-made while holding the log's lock (``loglock``). So the next writer can tell a line that was torn by a full disk or
-a killed process from one that is being written. A batch that can't be written wholly is taken back. Nobody writes to
-a file that was renamed while the lock was held (``chatlog/rotation``).
+Several workers, and several chatds, may append to one file. Each batch is one write on an O_APPEND descriptor, made
+while holding the lock of the log (``chatlog/lock``). So the next writer can tell a line that was torn by a full disk or
+a killed process from one that is being written. A batch that cannot be written completely is removed again. Nobody
+writes to a file that was renamed while the lock was held (``chatlog/rotation``).
 """
 
 import errno
 import os
 import re
 import time as clock
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from chatd.chatlog.file import is_regular, open_log
 from chatd.chatlog.line import LogEntry, message_lines, message_objects, outcome_lines, outcome_objects
 from chatd.chatlog.lock import LogLock
 from chatd.monitoring.metrics import LOG_WRITE_SECONDS
+
+log = Logger()
 
 _SHAPES = (b"0000-00-00T00:00:00.000Z ", b'{"time":"0000-00-00T00:00:00.000Z",')  # how a line begins
 _DIGIT = re.compile(rb"[0-9]")
@@ -30,19 +34,18 @@ _NAP = 0.0001  # seconds between two looks at the lock
 
 
 class LogBusy(BlockingIOError):
-    """Another process holds the lock of the chat log for now: nothing was written, and the next try may succeed."""
+    """Another process holds the lock of the chat log: nothing was written, and the next try may succeed."""
 
 
 @implementer(ILogObserver)
 class ChatLog:
-    """Appends the entries of an event to the file.
+    """The observer that appends the entries of an event to the file.
 
-    Give it to a Logger of its own (``Logger(observer=chat_log)``): called that way its OSError reaches whoever
-    logs, where the global publisher would swallow it, and no other observer sees what people say. An event has
-    ``entries``, and ``outcome`` and ``now`` where they say what became of entries logged before.
+    Use a Logger of its own (``Logger(observer=chat_log)``): its OSError then reaches the caller, and no other observer
+    sees messages. An event has ``entries``, and ``outcome`` and ``now`` if it reports the outcome of earlier entries.
 
-    It does not wait for a lock that another process holds, but raises LogBusy: try again in some milliseconds. Once
-    the lock was held for ``lock_seconds`` it raises another OSError, as if the disk were full.
+    If another process holds the lock, LogBusy is raised: try again in some milliseconds. After ``lock_seconds``
+    another OSError is raised, as if the disk were full.
     """
 
     def __init__(
@@ -56,12 +59,11 @@ class ChatLog:
         json: bool = False,
         synced: bool = False,
     ) -> None:
-        """Take the file's path, the server's own log, and three times in seconds.
+        """Prepare to append to a path; ``log`` is the server's own log.
 
-        The first is how long another process may hold the lock before messages are refused. The second is how long
-        one call waits for the lock. The third is how long after a write that failed the file is taken to be good
-        again if no write of that size has shown it before. Then whether lines are JSON, and whether somebody calls
-        ``take_unsynced``.
+        Another process may hold the lock for ``lock_seconds`` before messages are refused. One call waits for the lock
+        for ``spin_seconds``. ``calm_seconds`` after a failed write the file is tried again, if no write of that size
+        has succeeded before. ``synced``: ``take_unsynced`` will be called.
         """
         self._path = path
         self._folder = os.path.dirname(path) or "."
@@ -69,7 +71,7 @@ class ChatLog:
         self._lock = LogLock(path)
         self._lock_seconds = lock_seconds
         self._spin_seconds = spin_seconds
-        self._busy_since = 0.0  # since when others have had the lock; 0: they do not
+        self._busy_since = 0.0  # when another process was first seen holding the lock; 0: none does
         self._file = -1
         self._regular = True
         self._calm_seconds = calm_seconds
@@ -101,10 +103,10 @@ class ChatLog:
             raise
         except OSError as error:
             self._needed, self._failed_at = needed, clock.monotonic()
-            self._say_broken(error)
+            self._report_broken(error)
             raise
         if needed >= self._needed:  # a smaller one may still fit on a full disk
-            self._say_mended()
+            self._report_repaired()
         LOG_WRITE_SECONDS.observe(clock.monotonic() - began)
 
     def check(self) -> None:
@@ -115,10 +117,10 @@ class ChatLog:
             elif self._broken and (not self._needed or clock.monotonic() >= self._failed_at + self._calm_seconds):
                 self._probe()
         except OSError as error:
-            self._say_broken(error)
+            self._report_broken(error)
 
     def hurry(self, lock_seconds: float) -> None:
-        """Wait no longer than so many seconds for a lock that others hold: the worker stops."""
+        """Reduce the time to wait for the lock, because the worker stops."""
         self._lock_seconds = min(self._lock_seconds, lock_seconds)
 
     def close(self) -> None:
@@ -127,20 +129,20 @@ class ChatLog:
         self._lock.close()
 
     def take_unsynced(self) -> list[int]:
-        """Give descriptors, the caller's to close, of what may not be on the disk: files, and folders with names."""
-        taken: list[int] = []
+        """Return descriptors of the files and folders that may not be on the disk. The caller closes them."""
+        descriptors: list[int] = []
         try:
             if self._new:
-                taken.append(os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC))
+                descriptors.append(os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC))
             if self._file >= 0 and self._regular:
-                taken.append(os.dup(self._file))
-        except OSError:  # what is unsynced is so still, for the next time
-            for each in taken:
-                os.close(each)
+                descriptors.append(os.dup(self._file))
+        except OSError:  # they are returned the next time
+            for descriptor in descriptors:
+                os.close(descriptor)
             raise
         unsynced, self._unsynced = self._unsynced, []
         self._new = self._dirty = False
-        return unsynced + taken
+        return unsynced + descriptors
 
     def _format(self, event: dict[str, Any]) -> bytes:
         entries: Iterable[LogEntry] = event["entries"]
@@ -154,7 +156,7 @@ class ChatLog:
         if not self._regular:  # /dev/null: nothing to lock, nothing to take back
             self._write_whole(data)
             return
-        self._lock_the_one_in_place()
+        self._lock_current_file()
         try:
             size = os.lseek(self._file, 0, os.SEEK_END)
             if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -173,8 +175,8 @@ class ChatLog:
         if os.write(self._file, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
 
-    def _lock_the_one_in_place(self) -> None:
-        """Take the lock, and have the file open that the path names: who had it before may have renamed that."""
+    def _lock_current_file(self) -> None:
+        """Take the lock and open the file at the path: a previous holder may have renamed the open one."""
         self._take_lock()
         try:
             if self._moved():
@@ -184,18 +186,18 @@ class ChatLog:
             raise
 
     def _take_lock(self) -> None:
-        """Take the lock, which others hold for some microseconds: a frozen holder must not freeze us."""
+        """Take the lock. Others hold it for microseconds; a frozen holder must not block this process."""
         give_up = 0.0
         while not self._lock.take():
             now = clock.monotonic()
             give_up = give_up or now + self._spin_seconds
             if self._broken or now >= give_up:
-                self._say_busy(now)
+                self._raise_busy(now)
             clock.sleep(_NAP)
         self._busy_since = 0.0
 
-    def _say_busy(self, now: float) -> None:
-        """Raise LogBusy while the lock may come free in time, else an OSError that messages are refused with."""
+    def _raise_busy(self, now: float) -> None:
+        """Raise LogBusy while the lock may be released in time, else an OSError."""
         self._busy_since = self._busy_since or now
         if not self._broken and now < self._busy_since + self._lock_seconds:
             raise LogBusy
@@ -203,9 +205,9 @@ class ChatLog:
         raise OSError(errno.EAGAIN, f"another process holds {self._lock.path!r}")
 
     def _cut_torn_line(self, size: int) -> int:
-        """Take away the half line that a killed writer left; it was never published. Gives the new size.
+        """Remove the incomplete line of a killed writer, which was never published. Return the new size.
 
-        What does not begin like a line of ours is not touched: somebody named the wrong file.
+        A line that does not begin like one of the chat log is kept: it is the wrong file.
         """
         whole = size
         while whole:
@@ -252,8 +254,8 @@ class ChatLog:
         self._new = self._synced and self._regular
 
     def _probe(self) -> None:
-        """Try, while the file can't be written, whether it can be again: only the disk knows."""
-        if not self._regular:  # what was written could not be taken back: the next message tells
+        """Try whether a file that could not be written can be written again."""
+        if not self._regular:  # a test write could not be removed: wait for the next message
             return
         self._take_lock()
         try:
@@ -264,9 +266,9 @@ class ChatLog:
                 os.ftruncate(self._file, size)
         finally:
             self._lock.release()
-        self._say_mended()
+        self._report_repaired()
 
-    def _say_broken(self, error: OSError) -> None:
+    def _report_broken(self, error: OSError) -> None:
         if not self._broken:
             self._broken = True
             self._log.error(
@@ -276,7 +278,7 @@ class ChatLog:
                 problem="chat log",
             )
 
-    def _say_mended(self) -> None:
+    def _report_repaired(self) -> None:
         if self._broken:
             self._broken = False
             self._log.info(
@@ -284,11 +286,109 @@ class ChatLog:
             )
 
 
-def log_entries(log: Logger, entries: Sequence[LogEntry]) -> None:
+def log_entries(chat: Logger, entries: Sequence[LogEntry]) -> None:
     """Append entries through a Logger whose observer is the ChatLog. Raise LogBusy or another OSError."""
-    log.info("{entries}", entries=entries)
+    chat.info("{entries}", entries=entries)
 
 
-def log_outcome(log: Logger, entries: Sequence[LogEntry], outcome: str, now: int) -> None:
-    """Append what became of entries that were logged before: refused, unknown, duplicate. Raise LogBusy or OSError."""
-    log.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)
+def log_outcome(chat: Logger, entries: Sequence[LogEntry], outcome: str, now: int) -> None:
+    """Append the outcome of entries that were logged before: refused, unknown, duplicate. Raise LogBusy or OSError."""
+    chat.info("{outcome}: {entries}", entries=entries, outcome=outcome, now=now)
+
+
+class SyncListener(Protocol):
+    """What a Sync calls: it holds messages until they are on the disk."""
+
+    def synced(self, ticket: int) -> None:
+        """Handle that everything up to a ticket is on the disk."""
+
+    def sync_failed(self, ticket: int, why: str) -> None:
+        """Handle that what is not synced up to this ticket may never be on the disk."""
+
+
+class Sync:
+    """The syncs of a worker's chat log: one at a time, in a thread, each for all that was written before it.
+
+    Each request gets a ticket (1, 2, 3 …). When a sync is over, everything up to its ticket may be published.
+    """
+
+    def __init__(
+        self,
+        take_unsynced: Callable[[], Sequence[int]],
+        in_thread: Callable[..., "Deferred[Any]"],
+        flush: Callable[[Sequence[int]], None] | None = None,
+    ) -> None:
+        """``take_unsynced`` returns descriptors to sync, ``in_thread`` calls ``flush`` in a thread."""
+        self._take_unsynced = take_unsynced
+        self._in_thread = in_thread
+        self._flush = flush or flush_and_close
+        self._listeners: list[SyncListener] = []
+        self._written = 0
+        self._running = False
+        self._failed = False
+
+    def listen(self, listener: SyncListener) -> None:
+        """Call a listener after each sync."""
+        self._listeners.append(listener)
+
+    def request(self) -> int:
+        """Request a sync of what was written, after one that is running. Return its ticket."""
+        self._written += 1
+        if not self._running:
+            self._run()
+        return self._written
+
+    def _run(self) -> None:
+        ticket, self._running = self._written, True
+        try:
+            syncing = self._in_thread(self._flush, self._take_unsynced())
+        except OSError as error:  # no descriptors; reported later: the caller has no ticket yet
+            syncing = self._in_thread(_fail, error)
+        syncing.addCallbacks(self._synced, self._sync_failed, callbackArgs=(ticket,), errbackArgs=(ticket,)).addErrback(
+            lambda failure: log.failure("what became of a sync was not told", failure)
+        )
+
+    def _synced(self, _: object, ticket: int) -> None:
+        if self._failed:
+            self._failed = False
+            log.info("the chat log can be synced again", problem="chat log sync", resolved=True)
+        self._run_next(ticket)
+        for listener in self._listeners:
+            with log.failuresHandled("messages that the disk has were not published"):
+                listener.synced(ticket)
+
+    def _sync_failed(self, failure: Failure, ticket: int) -> None:
+        why = failure.getErrorMessage()
+        if not self._failed:
+            self._failed = True
+            log.error("the chat log cannot be synced, messages are refused: {why}", why=why, problem="chat log sync")
+        self._run_next(ticket)
+        for listener in self._listeners:
+            with log.failuresHandled("messages that the disk may not have were not refused"):
+                listener.sync_failed(ticket, why)
+
+    def _run_next(self, ticket: int) -> None:
+        self._running = False
+        if self._written > ticket:
+            self._run()
+
+
+def flush_and_close(descriptors: Sequence[int]) -> None:
+    """Sync descriptors to the disk (fdatasync(2)) and close them. Raise OSError.
+
+    If one fails, the others are synced all the same: nobody has their descriptors to try again.
+    """
+    trouble: OSError | None = None
+    for descriptor in descriptors:
+        try:
+            os.fdatasync(descriptor)
+        except OSError as error:
+            trouble = trouble or error
+        finally:
+            os.close(descriptor)
+    if trouble is not None:
+        raise trouble
+
+
+def _fail(error: OSError) -> None:
+    raise error

@@ -24,15 +24,14 @@ from twisted.python.failure import Failure
 from chatd.broker.bus import Bus
 from chatd.broker.presence_list import Identity, OccupiedRoom
 from chatd.broker.resume_positions import KeyContested, ResumePosition, TakenOver
-from chatd.chatlog.sync import Sync
+from chatd.chatlog.writer import Sync
 from chatd.config.settings import Config
 from chatd.monitoring.log_events import Tally
 from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, LOST_MESSAGES, MAYBE_LOST, ROOMS
 from chatd.protocol.close_codes import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVER, WRITES_REFUSED, CloseCode
 from chatd.protocol.message import Batch, HistoryPage, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item
-from chatd.rooms.pacer import Pacer
-from chatd.rooms.publisher import Publisher
+from chatd.rooms.publisher import Pacer, Publisher
 from chatd.rooms.room import Room, Subscriber
 from chatd.runtime.single_flight import SingleFlight
 from chatd.runtime.timers import Periodic
@@ -92,7 +91,7 @@ class Hub:
         self._heard_bytes = 0
         self._now = now
         self._received_at: list[int] = []  # by this worker, in milliseconds: the first message of each batch
-        self._fan_outs = Pacer(clock, config.flush_interval / 1000, self._fan_out)
+        self._broadcasts = Pacer(clock, config.flush_interval / 1000, self._fan_out)
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
         self._contested = Tally(clock, config.report_seconds, log, CONTESTED_SAYS)
@@ -425,12 +424,12 @@ class Hub:
     def deliver(self, batch: Batch) -> None:
         """Take a batch for the members of its room; they get it with the next fan-out, once nothing is missing."""
         if (incoming := self._incomings.get(batch.room)) is not None:
-            incoming.room.ordering.hear(batch)
+            incoming.room.ordering.receive(batch)
 
     def recover(self, name: str, top: StreamPosition) -> None:
         """Take where a room's order stood, when all that was published up to there should have come."""
         if (incoming := self._incomings.get(name)) is not None:
-            incoming.room.ordering.compare(top)
+            incoming.room.ordering.recover(top)
 
     def disconnect(self, name: str, id: str) -> ResumePosition | None:
         """Hang up on a member, for it has come back on another connection; give how far it has come, if it is here."""
@@ -455,7 +454,7 @@ class Hub:
     def presence_changed(self, name: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Take who came to a room and went, for those who listen, behind the message that was the newest then."""
         if (incoming := self._incomings.get(name)) is not None:
-            incoming.room.ordering.present(after, changes)
+            incoming.room.ordering.receive_presence(after, changes)
 
     def renamed(self, name: str, author: str, nick: str) -> None:
         """Let a member know that it has another nick."""
@@ -468,7 +467,7 @@ class Hub:
 
     def fan_out(self) -> None:
         """Deliver at once what came from the bus."""
-        self._fan_outs.run()
+        self._broadcasts.run()
 
     def _pending(self, room: Room, item: Item) -> None:
         """Have what is next in a room delivered."""
@@ -478,7 +477,7 @@ class Hub:
             if item.publisher == self.bus.publisher and item.messages:
                 self._received_at.append(item.messages[0].time)
         if self._heard_bytes < self._config.batch_bytes:
-            self._fan_outs.ask()
+            self._broadcasts.request()
         else:  # a blob larger than that would wait whole for each client that does not read
             self.fan_out()
 

@@ -1,13 +1,13 @@
-"""The way in: what members say is taken, logged, and handed to the bus, a batch at a time.
+"""Publishing on this worker: messages are logged and handed to the bus, a batch at a time.
 
-What it promises:
+It promises:
 
-* A message is in the chat log before it is published, and on the disk where that is asked for (``chatlog/sync``); where
-  it can't be logged, its author is told and nobody hears it.
-* What is taken between two flushes is logged in one write and published in one batch a room.
-* While another process holds the chat log's lock, messages are kept in their order. They count in the window, so
-  senders are held back. A timer tries again; nothing else waits.
-* Who may not hand over messages now is called when it may.
+* A message is in the chat log before it is published, and on the disk with a ``Sync``. If it cannot be logged, its
+  sender is told and nobody receives it.
+* The messages between two flushes are logged in one write and published in one batch per room.
+* While another process holds the lock of the chat log, messages are kept in order. They count in the window, so senders
+  are held back. A timer tries again; nothing else waits.
+* A sender that may not publish now is called when it may.
 """
 
 from collections import deque
@@ -24,13 +24,11 @@ from chatd.access.token_bucket import SlowedClients
 from chatd.broker.bus import Bus
 from chatd.broker.publish_queue import NotPublished, NotSynced, PublishResult
 from chatd.chatlog.line import LogEntry
-from chatd.chatlog.sync import Sync
-from chatd.chatlog.writer import LogBusy, log_entries, log_outcome
+from chatd.chatlog.writer import LogBusy, Sync, log_entries, log_outcome
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, CloseCode
 from chatd.protocol.message import Message, StreamPosition
-from chatd.rooms.pacer import Pacer
 
 log = Logger()
 
@@ -68,6 +66,43 @@ class Receipt(Protocol):
 
     def refused(self, message: Message, close_code: CloseCode) -> None:
         """Learn that it was not published, and why."""
+
+
+class Pacer:
+    """Runs a function at the end of the reactor turn in which it was requested, but at most once per interval.
+
+    So what one turn brings is handled together. Under load batches get larger, queues do not get longer.
+    """
+
+    def __init__(self, clock: Any, interval: float, work: Callable[[], None]) -> None:
+        """``interval`` is the least number of seconds from the end of one run to the next."""
+        self._clock = clock
+        self._interval = interval
+        self._work = work
+        self._due = 0.0
+        self._timer: Any = None
+
+    def request(self) -> None:
+        """Run the function at the end of this turn, or when the interval is over."""
+        if self._timer is None:
+            wait = self._due - self._clock.seconds()
+            self._timer = self._clock.callLater(max(0.0, wait), self.run)
+
+    @property
+    def due(self) -> bool:
+        """Return whether a run is requested and the interval is over."""
+        return self._timer is not None and self._clock.seconds() >= self._due
+
+    def run(self) -> None:
+        """Run the function now, in place of a requested run."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self._due = self._clock.seconds() + self._interval  # the function itself may request a run
+        try:
+            self._work()
+        finally:
+            self._due = self._clock.seconds() + self._interval
 
 
 class _Taken(NamedTuple):
@@ -190,7 +225,7 @@ class Publisher:
         known = f"{among} {given}" if among and given else given
         self._taken.append(_Taken(author, LogEntry(room, author.address, messages), weight, receipt, known))
         self._taken_weight += weight
-        self._flushes.ask()
+        self._flushes.request()
 
     def wait(self, author: Author) -> None:
         """Call ``author.carry_on`` once messages are taken again."""
@@ -297,7 +332,7 @@ class Publisher:
         self.bus_changed()
 
     def _publish(self, taken: Sequence[_Taken]) -> None:
-        ticket = self._sync.ask() if self._sync is not None else 0
+        ticket = self._sync.request() if self._sync is not None else 0
         rooms: dict[str, list[_Taken]] = {}
         for each in taken:
             rooms.setdefault(each.entry.room, []).append(each)

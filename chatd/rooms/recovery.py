@@ -18,9 +18,7 @@ from chatd.monitoring.metrics import BACKLOG_BYTES, SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT, CloseCode
 from chatd.protocol.message import Batch, HistoryRange, OffsetGap, StreamPosition
 from chatd.protocol.text import Format, utf8_size
-from chatd.rooms.cursor import Cursor
-from chatd.rooms.ordering import Ordering, Read
-from chatd.rooms.repeats import Repeats
+from chatd.rooms.ordering import Cursor, Ordering, Read, Repeats
 
 log = Logger()
 
@@ -250,7 +248,7 @@ class Recovery:
         """Send batches, and say between them what is lost."""
         share: list[Batch] = []
         for batch in batches:
-            for each in self._cursor.take(self._repeats.mark(self._ordering.repeats.look(batch))):
+            for each in self._cursor.advance(self._repeats.mark(self._ordering.repeats.look(batch))):
                 if isinstance(each, OffsetGap):
                     self._send(share)
                     share = []

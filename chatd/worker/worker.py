@@ -31,8 +31,7 @@ from zope.interface import implementer
 from chatd.access.revoked_tokens import RevokedTokens
 from chatd.access.tokens import TokenVerifier
 from chatd.broker.bus import Bus
-from chatd.chatlog.sync import Sync
-from chatd.chatlog.writer import ChatLog
+from chatd.chatlog.writer import ChatLog, Sync
 from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import measure_backlogs
 from chatd.config.broker_url import broker_address

@@ -142,10 +142,10 @@ class Follower(Ears):
             self.missed.append(batch)
             self.look()
         else:
-            self._orderings[batch.room].hear(batch)
+            self._orderings[batch.room].receive(batch)
 
     def recover(self, room: str, top: StreamPosition) -> None:
-        self._orderings[room].compare(top)
+        self._orderings[room].recover(top)
         super().recover(room, top)
 
     def _out(self, each: Item, _: Batch | None) -> None:

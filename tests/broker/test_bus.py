@@ -18,8 +18,7 @@ from chatd.broker.bus import Bus
 from chatd.broker.presence_list import Identity
 from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.broker.resume_positions import ResumePosition
-from chatd.chatlog.histories import read_histories
-from chatd.chatlog.ledger import Ledger
+from chatd.chatlog.verify import Ledger, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.settings import Config
 from chatd.protocol.message import OffsetGap, StreamPosition, encode

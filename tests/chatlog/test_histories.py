@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.chatlog.histories import read_histories
-from chatd.chatlog.ledger import Ledger
-from chatd.chatlog.unreadable import Unreadable
+from chatd.chatlog.verify import Ledger, Unreadable, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.settings import Config
 from tests.broker.server import Client, Server

@@ -1,7 +1,7 @@
 """What is wrong between histories and logs, and what is not."""
 
-from chatd.chatlog.ledger import Ledger
 from chatd.chatlog.line import read_line
+from chatd.chatlog.verify import Ledger
 from chatd.protocol.message import Batch
 from tests.chatlog.streams import batch, lines, message, outcome
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.chatlog.logs import LogFiles
-from chatd.chatlog.unreadable import Unreadable
+from chatd.chatlog.verify import LogFiles, Unreadable
 from chatd.config.settings import Config
 from tests.chatlog.streams import lines, message
 

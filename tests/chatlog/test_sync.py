@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from chatd.chatlog.sync import Sync, flush_and_close
+from chatd.chatlog.writer import Sync, flush_and_close
 from tests.fakes import Events
 
 
@@ -48,7 +48,7 @@ def disk() -> Disk:
 
 
 def test_what_is_written_is_synced_at_once(disk: Disk) -> None:
-    assert disk.sync.ask() == 1
+    assert disk.sync.request() == 1
     assert [descriptors for _, descriptors, _ in disk.running] == [[100]]
     assert disk.told == []
     disk.over()
@@ -56,7 +56,7 @@ def test_what_is_written_is_synced_at_once(disk: Disk) -> None:
 
 
 def test_what_comes_while_a_sync_runs_goes_with_the_next_one(disk: Disk) -> None:
-    tickets = [disk.sync.ask() for _ in range(5)]
+    tickets = [disk.sync.request() for _ in range(5)]
     assert tickets == [1, 2, 3, 4, 5]
     assert len(disk.running) == 1
     disk.over()
@@ -67,12 +67,12 @@ def test_what_comes_while_a_sync_runs_goes_with_the_next_one(disk: Disk) -> None
 
 
 def test_one_that_fails_is_told_and_the_next_one_is_tried(disk: Disk, events: Events) -> None:
-    disk.sync.ask()
-    disk.sync.ask()
+    disk.sync.request()
+    disk.sync.request()
     disk.fails()
     assert disk.told == [(1, "[Errno 5] Input/output error")]
     disk.fails()
-    disk.sync.ask()
+    disk.sync.request()
     disk.over()
     assert disk.told[2:] == [3]
     assert events.said == [
@@ -89,7 +89,7 @@ def test_where_no_descriptor_can_be_had_it_fails(events: Events) -> None:
 
     sync = Sync(refuse, disk.in_thread)
     sync.listen(disk)
-    assert sync.ask() == 1
+    assert sync.request() == 1
     assert disk.told == [], "whoever asks hands over what it has the ticket for after that"
     [(function, error, done)] = disk.running
     maybeDeferred(function, error).chainDeferred(done)

@@ -7,8 +7,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger
 from zope.interface import implementer
 
-from chatd.chatlog.sync import Sync
-from chatd.chatlog.writer import LogBusy
+from chatd.chatlog.writer import LogBusy, Sync
 from chatd.config.settings import Config
 from chatd.protocol.message import Message
 from chatd.protocol.websocket_frames import text_frame

@@ -6,7 +6,7 @@ import pytest
 
 from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.protocol.message import UNBEGUN, Batch, Message, OffsetGap, StreamPosition
-from chatd.rooms.cursor import Cursor
+from chatd.rooms.ordering import Cursor
 
 
 def batch(first: int, count: int = 1, epoch: str = "e", before: StreamPosition | None = None) -> Batch:
@@ -16,13 +16,13 @@ def batch(first: int, count: int = 1, epoch: str = "e", before: StreamPosition |
 
 def take(cursor: Cursor, each: Batch) -> list[tuple[int, int] | OffsetGap]:
     """Take a batch; give first and last of what came of it, and the gaps."""
-    return [item if isinstance(item, OffsetGap) else (item.first, item.last) for item in cursor.take(each)]
+    return [item if isinstance(item, OffsetGap) else (item.first, item.last) for item in cursor.advance(each)]
 
 
 def test_what_follows_is_given_whole() -> None:
     cursor = Cursor(StreamPosition("e", 4))
     whole = batch(5, 3)
-    assert list(cursor.take(whole)) == [whole]
+    assert list(cursor.advance(whole)) == [whole]
     assert cursor.position == StreamPosition("e", 7)
 
 
@@ -34,7 +34,7 @@ def test_what_lies_behind_is_not_given() -> None:
 
 def test_of_a_batch_that_it_stands_in_the_rest_is_given() -> None:
     cursor = Cursor(StreamPosition("e", 5))
-    [rest] = cursor.take(batch(5, 3))
+    [rest] = cursor.advance(batch(5, 3))
     assert isinstance(rest, Batch)
     assert (rest.first, [each.id for each in rest.messages]) == (6, ["w.6", "w.7"])
 
@@ -47,7 +47,7 @@ def test_a_hole_is_told_with_its_size() -> None:
 
 def test_where_a_gap_is_told_the_position_stands_behind_it() -> None:
     cursor = Cursor(StreamPosition("e", 4))
-    steps = [cursor.position for _ in cursor.take(batch(8, 2))]
+    steps = [cursor.position for _ in cursor.advance(batch(8, 2))]
     assert steps == [StreamPosition("e", 7), StreamPosition("e", 9)]
 
 
@@ -116,7 +116,7 @@ def test_of_what_comes_again_only_what_was_not_given_before_is_given(
     before: StreamPosition, given: Sequence[int]
 ) -> None:
     cursor = Cursor(StreamPosition("e", 4))
-    gap, rest = cursor.take(batch(1, 3, "f", before))
+    gap, rest = cursor.advance(batch(1, 3, "f", before))
     assert gap == OffsetGap("f", 0, None)
     assert isinstance(rest, Batch)
     assert [each.id for each in rest.messages] == [f"w.{each}" for each in given]
@@ -125,8 +125,8 @@ def test_of_what_comes_again_only_what_was_not_given_before_is_given(
 
 def test_what_comes_again_later_in_an_epoch_is_known_too() -> None:
     cursor = Cursor(StreamPosition("e", 4))
-    list(cursor.take(batch(1, 2, "f")))
-    [rest] = cursor.take(batch(3, 1, "f", StreamPosition("e", 4)))
+    list(cursor.advance(batch(1, 2, "f")))
+    [rest] = cursor.advance(batch(3, 1, "f", StreamPosition("e", 4)))
     assert isinstance(rest, Batch)
     assert rest.messages == ()
 
@@ -134,7 +134,7 @@ def test_what_comes_again_later_in_an_epoch_is_known_too() -> None:
 def test_what_comes_again_in_one_more_epoch_is_known_too() -> None:
     cursor = Cursor(StreamPosition("e", 4))
     list(cursor.skip_to(StreamPosition("f", 0)))
-    _, rest = cursor.take(batch(1, 1, "g", StreamPosition("e", 4)))
+    _, rest = cursor.advance(batch(1, 1, "g", StreamPosition("e", 4)))
     assert isinstance(rest, Batch)
     assert rest.messages == ()
 
@@ -148,6 +148,6 @@ def test_only_the_last_epochs_are_remembered() -> None:
 
 def test_it_may_be_told_where_the_epochs_before_ended() -> None:
     cursor = Cursor(StreamPosition("f", 0), (StreamPosition("e", 4),))
-    [rest] = cursor.take(batch(1, 2, "f", StreamPosition("e", 4)))
+    [rest] = cursor.advance(batch(1, 2, "f", StreamPosition("e", 4)))
     assert isinstance(rest, Batch)
     assert (rest.first, len(rest.messages)) == (2, 1)

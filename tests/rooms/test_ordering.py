@@ -82,7 +82,7 @@ def test_it_begins_where_the_order_stands() -> None:
 def test_what_came_before_it_knew_where_it_stands_is_given_where_it_follows() -> None:
     line = Line(Config(), None)
     for each in (batch(3), batch(4), batch(5), batch(6)):
-        line.ordering.hear(each)
+        line.ordering.receive(each)
     line.answer(span(StreamPosition("e", 5)))
     assert line.out == ["e6"]
 
@@ -96,7 +96,7 @@ def test_a_start_that_fails_says_so() -> None:
 
 
 def test_one_that_stops_does_not_wait_for_an_answer(line: Line, events: Events) -> None:
-    line.ordering.hear(batch(9))
+    line.ordering.receive(batch(9))
     line.ordering.stop()
     assert line.asked[0][1].called
     assert (line.out, events.said) == ([], [])
@@ -111,14 +111,14 @@ def test_one_that_asks_nothing_stops_too(line: Line) -> None:
 
 
 def test_what_follows_is_given_out_at_once(line: Line) -> None:
-    line.ordering.hear(batch(5, 2))
-    line.ordering.hear(batch(7))
+    line.ordering.receive(batch(5, 2))
+    line.ordering.receive(batch(7))
     assert (line.out, line.asked, line.ordering.position) == (["e5", "e6", "e7"], [], StreamPosition("e", 7))
 
 
 def test_what_comes_once_more_is_dropped(line: Line) -> None:
     for each in (batch(5, 2), batch(5, 2), batch(4), batch(7), batch(5, 2)):
-        line.ordering.hear(each)
+        line.ordering.receive(each)
     assert (line.out, line.asked) == (["e5", "e6", "e7"], [])
 
 
@@ -126,29 +126,29 @@ def test_what_comes_once_more_is_dropped(line: Line) -> None:
 
 
 def test_a_hole_is_filled_from_history_before_what_came_behind_it(line: Line) -> None:
-    line.ordering.hear(batch(7))
+    line.ordering.receive(batch(7))
     assert line.out == []
     assert line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7))) == StreamPosition("e", 4)
-    line.ordering.hear(batch(8))
+    line.ordering.receive(batch(8))
     assert (line.out, line.asked) == (["e5", "e6", "e7", "e8"], [])
 
 
 def test_meanwhile_it_asks_no_more(line: Line) -> None:
     for each in (batch(7), batch(8), batch(9)):
-        line.ordering.hear(each)
+        line.ordering.receive(each)
     assert len(line.asked) == 1
 
 
 def test_what_came_behind_what_history_gave_is_given_then(line: Line) -> None:
     for each in (batch(7), batch(8), batch(9)):
-        line.ordering.hear(each)
+        line.ordering.receive(each)
     line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7)))
     assert (line.out, line.asked) == (["e5", "e6", "e7", "e8", "e9"], [])
 
 
 def test_a_hole_behind_what_history_gave_is_filled_next(line: Line) -> None:
-    line.ordering.hear(batch(7))
-    line.ordering.hear(batch(9))
+    line.ordering.receive(batch(7))
+    line.ordering.receive(batch(9))
     line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7)))
     assert line.out == ["e5", "e6", "e7"]
     assert line.answer(span(StreamPosition("e", 9), batch(8), batch(9))) == StreamPosition("e", 7)
@@ -156,37 +156,37 @@ def test_a_hole_behind_what_history_gave_is_filled_next(line: Line) -> None:
 
 
 def test_a_long_hole_is_read_in_steps(line: Line) -> None:
-    line.ordering.hear(batch(9))
+    line.ordering.receive(batch(9))
     assert line.answer(span(StreamPosition("e", 9), batch(5), batch(6), more=True)) == StreamPosition("e", 4)
     assert line.answer(span(StreamPosition("e", 9), batch(7), batch(8), batch(9))) == StreamPosition("e", 6)
     assert line.out == ["e5", "e6", "e7", "e8", "e9"]
 
 
 def test_what_history_no_longer_has_is_told(line: Line) -> None:
-    line.ordering.hear(batch(9))
+    line.ordering.receive(batch(9))
     line.answer(span(StreamPosition("e", 9), batch(8), batch(9)))
     assert line.out == [OffsetGap("e", 7, 3), "e8", "e9"]
 
 
 def test_where_history_has_nothing_all_up_to_the_top_is_told(line: Line) -> None:
-    line.ordering.hear(batch(9))
+    line.ordering.receive(batch(9))
     line.answer(span(StreamPosition("e", 9)))
     assert line.out == [OffsetGap("e", 8, 4), "e9"]
 
 
 def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(line: Line, events: Events) -> None:
-    line.ordering.hear(batch(7))
+    line.ordering.receive(batch(7))
     line.asked.pop()[1].errback(ValueError("WRONGTYPE"))
     assert line.out == [OffsetGap("e", 6, 2), "e7"]
     assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
-    line.ordering.hear(batch(8))
+    line.ordering.receive(batch(8))
     assert line.out[2:] == ["e8"]
 
 
 def test_what_is_held_is_bounded_and_the_rest_is_read() -> None:
     line = Line(Config(held_bytes=2))
     for first in (7, 8, 9, 10):
-        line.ordering.hear(batch(first))
+        line.ordering.receive(batch(first))
     line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7)))
     assert line.out == ["e5", "e6", "e7", "e8"]
     assert line.answer(span(StreamPosition("e", 10), batch(9), batch(10))) == StreamPosition("e", 8)
@@ -204,9 +204,9 @@ def test_what_all_rooms_hold_together_is_bounded_and_the_rest_is_read(held: Numb
     config = Config(held_total_bytes=3)
     one, two = Line(config), Line(config)
     for first in (7, 8):
-        one.ordering.hear(batch(first))
+        one.ordering.receive(batch(first))
     for first in (7, 8, 9):
-        two.ordering.hear(batch(first))
+        two.ordering.receive(batch(first))
     assert held.value == 3
     for line, missing in ((one, ()), (two, (8, 9))):
         line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7)))
@@ -220,7 +220,7 @@ def test_what_all_rooms_hold_together_is_bounded_and_the_rest_is_read(held: Numb
 def test_a_room_that_stops_or_cannot_read_holds_nothing(held: Number, events: Events) -> None:
     stopped, unlucky = Line(Config()), Line(Config())
     for line in (stopped, unlucky):
-        line.ordering.hear(batch(9))
+        line.ordering.receive(batch(9))
     assert held.value == 2
     stopped.ordering.stop()
     assert held.value == 1
@@ -233,19 +233,19 @@ def test_a_room_that_stops_or_cannot_read_holds_nothing(held: Number, events: Ev
 
 @pytest.mark.parametrize("top", [StreamPosition("e", 4), StreamPosition("e", 3), StreamPosition("e", 0)])
 def test_one_that_has_all_asks_nothing(line: Line, top: StreamPosition) -> None:
-    line.ordering.compare(top)
+    line.ordering.recover(top)
     assert line.asked == []
 
 
 def test_a_lost_last_message_is_read(line: Line) -> None:
-    line.ordering.compare(StreamPosition("e", 5))
+    line.ordering.recover(StreamPosition("e", 5))
     line.answer(span(StreamPosition("e", 5), batch(5)))
     assert line.out == ["e5"]
 
 
 def test_one_that_has_not_begun_is_not_compared() -> None:
     line = Line(Config(), None)
-    line.ordering.compare(StreamPosition("e", 5))
+    line.ordering.recover(StreamPosition("e", 5))
     assert len(line.asked) == 1
 
 
@@ -253,36 +253,36 @@ def test_one_that_has_not_begun_is_not_compared() -> None:
 
 
 def test_another_epoch_is_told_as_a_gap_of_unknown_size(line: Line) -> None:
-    line.ordering.hear(batch(1, 1, "f"))
+    line.ordering.receive(batch(1, 1, "f"))
     line.answer(span(StreamPosition("f", 1), batch(1, 1, "f")))
     assert line.out == [OffsetGap("f", 0, None), "f1"]
 
 
 def test_what_history_still_has_of_the_epoch_that_is_over_comes_first(line: Line) -> None:
-    line.ordering.hear(batch(1, 1, "f"))
+    line.ordering.receive(batch(1, 1, "f"))
     line.answer(span(StreamPosition("f", 1), batch(5), more=True))
     assert line.answer(span(StreamPosition("f", 1), batch(1, 1, "f"))) == StreamPosition("e", 5)
     assert line.out == ["e5", OffsetGap("f", 0, None), "f1"]
 
 
 def test_what_was_heard_of_the_epoch_that_is_over_comes_before_the_gap(line: Line) -> None:
-    line.ordering.hear(batch(6))
-    line.ordering.hear(batch(1, 1, "f"))
+    line.ordering.receive(batch(6))
+    line.ordering.receive(batch(1, 1, "f"))
     line.answer(span(StreamPosition("f", 1)))
     assert line.out == [OffsetGap("e", 5, 1), "e6", OffsetGap("f", 0, None), "f1"]
 
 
 def test_it_does_not_go_back_to_an_epoch_that_is_over(line: Line) -> None:
-    line.ordering.compare(StreamPosition("f", 0))
+    line.ordering.recover(StreamPosition("f", 0))
     line.answer(span(StreamPosition("f", 0)))
-    line.ordering.hear(batch(5))
+    line.ordering.receive(batch(5))
     line.answer(span(StreamPosition("f", 0)))
     assert (line.out, line.ordering.position, line.asked) == ([OffsetGap("f", 0, None)], StreamPosition("f", 0), [])
 
 
 def test_what_came_since_the_epoch_was_asked_for_makes_it_ask_again(line: Line) -> None:
-    line.ordering.hear(batch(6))
-    line.ordering.hear(batch(1, 1, "f"))
+    line.ordering.receive(batch(6))
+    line.ordering.receive(batch(1, 1, "f"))
     line.answer(span(StreamPosition("e", 6), batch(5), batch(6)))
     assert line.out == ["e5", "e6"]
     line.answer(span(StreamPosition("f", 1), batch(1, 1, "f")))
@@ -290,7 +290,7 @@ def test_what_came_since_the_epoch_was_asked_for_makes_it_ask_again(line: Line) 
 
 
 def test_where_the_room_is_not_known_any_more_the_order_is_asked_for(line: Line) -> None:
-    line.ordering.compare(StreamPosition("", 0))
+    line.ordering.recover(StreamPosition("", 0))
     line.answer(span(StreamPosition("f", 0)))
     assert line.out == [OffsetGap("f", 0, None)]
 
@@ -299,9 +299,9 @@ def test_where_the_room_is_not_known_any_more_the_order_is_asked_for(line: Line)
 
 
 def test_what_its_publisher_knows_to_come_again_is_given_to_nobody_but_whole_to_those_behind(line: Line) -> None:
-    line.ordering.hear(batch(5, 2, sequence=9, publisher="w"))
+    line.ordering.receive(batch(5, 2, sequence=9, publisher="w"))
     again = replace(batch(1, 3, "f", 8, "w"), before=StreamPosition("e", 4))
-    line.ordering.hear(again)
+    line.ordering.receive(again)
     line.answer(span(StreamPosition("f", 3), again))
     assert line.out == ["e5", "e6", OffsetGap("f", 0, None)]
     assert line.wholes[-1] == again
@@ -309,16 +309,16 @@ def test_what_its_publisher_knows_to_come_again_is_given_to_nobody_but_whole_to_
 
 
 def test_what_its_publisher_does_not_know_to_come_again_is_known_by_its_number(line: Line) -> None:
-    line.ordering.hear(batch(5, 2, sequence=9, publisher="w"))
+    line.ordering.receive(batch(5, 2, sequence=9, publisher="w"))
     again = batch(1, 2, "f", 9, "w")
-    line.ordering.hear(again)
+    line.ordering.receive(again)
     line.answer(span(StreamPosition("f", 2), again))
     assert line.out == ["e5", "e6", OffsetGap("f", 0, None)]
     assert line.wholes[-1] == replace(again, before=StreamPosition("e", 5))
 
 
 def test_it_knows_whether_it_came_as_far_as_another_before(line: Line) -> None:
-    line.ordering.compare(StreamPosition("f", 0))
+    line.ordering.recover(StreamPosition("f", 0))
     line.answer(span(StreamPosition("f", 0)))
     assert line.ordering.before == (StreamPosition("e", 4),)
     e4, e5, d9, x1 = StreamPosition("e", 4), StreamPosition("e", 5), StreamPosition("d", 9), StreamPosition("x", 1)
@@ -330,33 +330,33 @@ def test_it_knows_whether_it_came_as_far_as_another_before(line: Line) -> None:
 
 
 def test_without_history_a_hole_is_told_at_once(bare: Line) -> None:
-    bare.ordering.hear(batch(7))
+    bare.ordering.receive(batch(7))
     assert (bare.out, bare.asked) == ([OffsetGap("e", 6, 2), "e7"], [])
 
 
 def test_without_history_a_lost_last_message_is_told_at_once(bare: Line) -> None:
-    bare.ordering.compare(StreamPosition("e", 6))
+    bare.ordering.recover(StreamPosition("e", 6))
     assert (bare.out, bare.asked) == ([OffsetGap("e", 6, 2)], [])
 
 
 def test_without_history_what_may_still_be_on_its_way_is_not_told_as_lost(bare: Line) -> None:
-    bare.ordering.compare(StreamPosition("f", 0))
+    bare.ordering.recover(StreamPosition("f", 0))
     bare.answer(span(StreamPosition("f", 3)))
-    bare.ordering.hear(batch(1, 1, "f"))
-    bare.ordering.hear(batch(2, 2, "f"))
+    bare.ordering.receive(batch(1, 1, "f"))
+    bare.ordering.receive(batch(2, 2, "f"))
     assert bare.out == [OffsetGap("f", 0, None), "f1", "f2", "f3"]
 
 
 def test_without_history_it_does_not_go_back_to_an_epoch_that_is_over(bare: Line) -> None:
     for top in (StreamPosition("f", 0), StreamPosition("e", 4)):
-        bare.ordering.compare(top)
+        bare.ordering.recover(top)
         bare.answer(span(StreamPosition("f", 0)))
-    bare.ordering.hear(batch(5))
+    bare.ordering.receive(batch(5))
     bare.answer(span(StreamPosition("f", 0)))
     assert (bare.out, bare.ordering.position) == ([OffsetGap("f", 0, None)], StreamPosition("f", 0))
 
 
 def test_without_history_a_comparison_waits_for_an_answer_that_is_on_its_way(bare: Line) -> None:
-    bare.ordering.hear(batch(1, 1, "f"))
-    bare.ordering.compare(StreamPosition("e", 9))
+    bare.ordering.receive(batch(1, 1, "f"))
+    bare.ordering.recover(StreamPosition("e", 9))
     assert bare.out == []

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.broker.publish_queue import NotPublished, NotSynced
 from chatd.chatlog.line import LogEntry
-from chatd.chatlog.sync import Sync
+from chatd.chatlog.writer import Sync
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT
 from chatd.protocol.message import Message

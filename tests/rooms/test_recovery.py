@@ -10,8 +10,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.protocol.close_codes import OUR_FAULT
 from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, StreamPosition
-from chatd.rooms.cursor import Cursor
-from chatd.rooms.ordering import Ordering
+from chatd.rooms.ordering import Cursor, Ordering
 from chatd.rooms.recovery import Recovery, Tail, first_bytes
 from tests.fakes import Events, FakeMember
 from tests.rooms.house import frames
@@ -79,12 +78,12 @@ class Walk:
     def hear(self, each: Batch) -> None:
         """Let the room move on."""
         self.tail.add(each)
-        self.ordering.hear(each)
+        self.ordering.receive(each)
 
     def end_epoch(self) -> None:
         """Let the room learn that another epoch has begun."""
         self.top = StreamPosition("f", 0)
-        self.ordering.compare(self.top)
+        self.ordering.recover(self.top)
 
     def drain(self) -> None:
         """Let the member read all it was given, and have room for as much."""
@@ -441,7 +440,7 @@ def test_what_was_read_before_is_known_when_it_comes_again_without_saying_so() -
 
 def test_what_the_room_has_seen_before_is_known_when_it_comes_again_without_saying_so() -> None:
     walk = Walk(11)
-    walk.ordering.hear(batch(11, 1, publisher="w", sequence=9))
+    walk.ordering.receive(batch(11, 1, publisher="w", sequence=9))
     walk.end_epoch()
     walk.step()
     walk.answer(batch(1, 1, "f", publisher="w", sequence=9), batch(2, 1, "f"), top=2, epoch="f")

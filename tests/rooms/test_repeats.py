@@ -1,7 +1,7 @@
 """Batches that came again, though their publisher does not know it."""
 
 from chatd.protocol.message import Batch, Message, StreamPosition
-from chatd.rooms.repeats import Repeats
+from chatd.rooms.ordering import Repeats
 
 
 def batch(epoch: str, first: int, sequence: int, publisher: str = "w", before: StreamPosition | None = None) -> Batch:

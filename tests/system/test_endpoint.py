@@ -11,8 +11,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 
 from chatd.broker.connection import broker_endpoint
-from chatd.chatlog.histories import read_histories
-from chatd.chatlog.ledger import Ledger
+from chatd.chatlog.verify import Ledger, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.settings import Config
 from tests.authority import Authority, SparingAuthority
