@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from twisted.logger import globalLogPublisher
 
 from chatd.supervisor.private_broker import find_server
+from tests.depth import depth
 from tests.fakes import Events
 from tests.waiting import until
 
@@ -115,7 +116,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a script's &; what we start would too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Seconds say nothing where others share the cores.
-    settings.register_profile("chatd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "chatd", max_examples=depth(200), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("chatd")
 
 

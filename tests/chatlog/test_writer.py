@@ -22,6 +22,7 @@ from chatd.chatlog.lock import LogLock
 from chatd.chatlog.writer import ChatLog, LogBusy, log_entries, log_outcome
 from chatd.protocol.message import Message
 from tests.chatlog.log_writer import MESSAGES
+from tests.depth import depth
 from tests.fakes import Events
 from tests.waiting import until
 
@@ -221,7 +222,7 @@ def test_close_closes_the_file_and_a_later_write_opens_it_again(file: File) -> N
 
 
 def test_several_processes_never_mix_or_lose_lines(tmp_path: Path) -> None:
-    path, names, batches = tmp_path / "chat.log", "abcd", 500
+    path, names, batches = tmp_path / "chat.log", "abcd", depth(1000)
     with (
         writer(path, "a", batches, 50) as a,
         writer(path, "b", batches, 500) as b,

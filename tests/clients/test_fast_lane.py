@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from chatd.config.settings import Config
 from chatd.protocol.http_head import RoomTarget, Upgrade
 from tests.conformance.testee import EchoFactory
+from tests.depth import depth
 from tests.fakes import FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame, header
 
@@ -138,7 +139,7 @@ BAD = st.one_of(
 STREAMS = st.lists(GOOD | GOOD | GOOD | BAD, max_size=12).map(b"".join)
 
 
-@settings(max_examples=400)
+@settings(max_examples=depth(400))
 @given(STREAMS, st.lists(st.integers(0, 3000), max_size=20))
 @example(frame(b"ab\xed\xa0\x80"), [9, 10])
 @example(header(TEXT, 200) + bytes(4) + b"ab\xff", [8])
@@ -154,13 +155,13 @@ def test_any_first_byte_is_taken_as_autobahn_takes_it(second: int) -> None:
         assert_same(SMALL, [frame(b"a") + bytes((first, second)) + bytes(13), frame(b"later")])
 
 
-@settings(max_examples=60)
+@settings(max_examples=depth(60))
 @given(STREAMS)
 def test_any_stream_byte_by_byte_is_taken_as_autobahn_takes_it(stream: bytes) -> None:
     assert_same(SMALL, [bytes((each,)) for each in stream])
 
 
-@settings(max_examples=40)
+@settings(max_examples=depth(40))
 @given(
     st.lists(st.integers(65_525, 65_545) | st.integers(69_995, 70_005) | st.integers(0, 8000), max_size=4),
     st.sampled_from([b"", b"\xff", b"\xe2\x82"]),

@@ -26,6 +26,7 @@ from chatd.clients import send_buffer
 from chatd.clients.send_buffer import SendBuffer, measure_backlogs
 from chatd.monitoring.metrics import BACKLOG_BYTES
 from chatd.runtime.transports import UnixSocket
+from tests.depth import depth
 from tests.fakes import reactor_by_hand
 from tests.waiting import until
 
@@ -249,7 +250,7 @@ STEPS = st.lists(
 
 @pytest.mark.parametrize("bound", [MARK, 1 << 30])
 @given(steps=STEPS)
-@settings(max_examples=60)
+@settings(max_examples=depth(60))
 def test_nothing_is_lost_doubled_or_out_of_order(reactor: Any, bound: int, steps: list[tuple[str, int]]) -> None:
     with connected(reactor, 4096) as line:
         client = line.client

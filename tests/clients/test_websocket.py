@@ -23,6 +23,7 @@ from chatd.protocol.http_head import HEAD_END, Upgrade, read_head, read_target, 
 from chatd.protocol.message import Message
 from chatd.protocol.websocket_frames import text_frame
 from chatd.rooms.hub import Hub
+from tests.depth import depth
 from tests.fakes import FakeBus, FakeChatLog, FakeTransport
 from tests.frames import (
     ACCEPT,
@@ -382,7 +383,7 @@ class MessageTests(TestCase):
         assert self.client.heard.frames == [(PONG, b"abc")]
 
     @given(st.lists(st.binary(max_size=40), max_size=8))
-    @settings(max_examples=60)
+    @settings(max_examples=depth(60))
     def test_any_bytes_after_the_handshake_end_in_frames_or_a_close(self, reads: list[bytes]) -> None:
         server = ChatServer()
         client = server.client()

@@ -25,6 +25,7 @@ from chatd.config.settings import Config
 from chatd.protocol.close_codes import TAKEN_OVER, CloseCode
 from chatd.protocol.message import Batch, Message, OffsetGap, StreamPosition
 from chatd.protocol.text import TextFormat
+from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import House, make_house
 
@@ -609,7 +610,7 @@ def play(config: Config, kept: int, steps: Steps) -> None:
 
 
 @given(st.sampled_from(BOUNDS), st.lists(STEP, min_size=5, max_size=40))
-@settings(max_examples=300, derandomize=True, database=None)
+@settings(max_examples=depth(300), derandomize=True, database=None)
 def test_each_member_hears_what_it_must_once_in_order_or_is_told(bounds: tuple[Config, int], steps: Steps) -> None:
     play(*bounds, steps)
 
@@ -639,7 +640,7 @@ def fails(bounds: tuple[Config, int], steps: Steps) -> bool:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_nor_does_it_fail_by_the_thousand(seed: int) -> None:
-    play_some(seed, 1000)
+    play_some(seed, depth(1000))
 
 
 if __name__ == "__main__":

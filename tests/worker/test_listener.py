@@ -25,6 +25,7 @@ from chatd.rooms.sharding import Shard, Shards
 from chatd.runtime.transports import check_proxy_headers
 from chatd.web.site import Site
 from chatd.worker.listener import ListenerFactory
+from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
@@ -122,7 +123,7 @@ def test_a_websocket_byte_by_byte_is_let_in(server: ChatServer) -> None:
 
 
 @given(st.lists(st.integers(0, len(handshake() + frame(b"hello"))), max_size=5))
-@settings(max_examples=50)
+@settings(max_examples=depth(50))
 def test_however_the_bytes_are_cut_none_is_lost(cuts: list[int]) -> None:
     server = ChatServer()
     data = handshake() + frame(b"hello")
@@ -556,7 +557,7 @@ def test_a_refused_client_that_does_not_read_is_aborted(server: ChatServer) -> N
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
-@settings(max_examples=60)
+@settings(max_examples=depth(60))
 def test_any_bytes_end_in_an_answer_and_leave_nothing_behind(reads: list[bytes]) -> None:
     server = ChatServer()
     visitor = server.visitor(*reads)
