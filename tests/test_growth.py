@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests.growth import FEWEST, growth
+from tests.rows import rows
 
 LENGTH = 30
 
@@ -15,12 +16,12 @@ def noisy(seed: int, noise: float, rise: float = 0.0) -> list[float]:
     return [100 + rise * at / (LENGTH - 1) + chance.gauss(0, noise) for at in range(LENGTH)]
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.5, 5.0])
+@rows("noise", [0.0, 0.5, 5.0])
 def test_what_is_flat_is_not_said_to_grow_more_often_than_one_in_a_hundred_times(noise: float) -> None:
     assert sum(growth(noisy(seed, noise)).too_much() for seed in range(200)) <= 4
 
 
-@pytest.mark.parametrize(("noise", "rise"), [(0.0, 3.0), (0.5, 3.0), (1.0, 4.0), (5.0, 20.0)])
+@rows(("noise", "rise"), [(0.0, 3.0), (0.5, 3.0), (1.0, 4.0), (5.0, 20.0)])
 def test_what_grows_is_seen_through_the_noise(noise: float, rise: float) -> None:
     assert all(growth(noisy(seed, noise, rise)).too_much() for seed in range(100))
 

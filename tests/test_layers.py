@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import chatd
+from tests.rows import rows
 
 FOLDER = Path(chatd.__file__).parent
 TABLE = Path(__file__).parents[1] / "docs" / "architecture.md"
@@ -236,12 +235,12 @@ NEW_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("path", "lines", "fault"), NEW_FAULTS)
+@rows(("path", "lines", "fault"), NEW_FAULTS)
 def test_a_bad_import_is_found(path: str, lines: str, fault: str) -> None:
     assert any(fault in found for found in layers_with(path, lines).faults())
 
 
-@pytest.mark.parametrize(
+@rows(
     ("path", "lines"),
     [
         ("rooms/hub.py", "from chatd.protocol import text"),

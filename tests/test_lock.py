@@ -9,6 +9,7 @@ from packaging.utils import canonicalize_name
 
 from tests import lock
 from tests.lock import LOCKS, ROOT
+from tests.rows import rows
 
 
 def path_of(name: str) -> Path:
@@ -19,7 +20,7 @@ def test_each_lock_is_known() -> None:
     assert {each.stem for each in (ROOT / "requirements").iterdir()} == set(LOCKS)
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@rows("name", LOCKS)
 def test_a_lock_has_what_setup_cfg_asks_for(name: str) -> None:
     pins = lock.read(path_of(name))
     missing = [
@@ -32,7 +33,7 @@ def test_a_lock_has_what_setup_cfg_asks_for(name: str) -> None:
     assert not missing, "run: make lock"
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@rows("name", LOCKS)
 def test_a_lock_has_what_is_needed_here_once(name: str) -> None:
     here = [pin.name for pin in lock.read(path_of(name)) if pin.is_for_here]
     assert sorted(here) == sorted(set(here))

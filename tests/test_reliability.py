@@ -4,10 +4,9 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 from chatd.config.loading import name_of
 from chatd.config.settings import options
+from tests.rows import rows
 
 ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "docs" / "reliability.md").read_text().splitlines()
@@ -30,7 +29,7 @@ def test_there_are_rows() -> None:
     assert {len(row) for row in ROWS} == {4}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:60])
+@rows("row", ROWS)
 def test_every_row_names_a_test_that_there_is(row: list[str]) -> None:
     path, _, name = row[3].partition("::")
     assert (ROOT / path).is_file()

@@ -21,6 +21,7 @@ from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.service import ChatService
 from chatd.tap import Options, makeService
 from tests.fakes import Events
+from tests.rows import rows
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 
@@ -172,14 +173,14 @@ LISTS = [
 ]
 
 
-@pytest.mark.parametrize(("option", "values"), LISTS)
+@rows(("option", "values"), LISTS)
 def test_a_list_is_given_one_by_one_and_keeps_its_order(option: str, values: tuple[str, ...]) -> None:
     one, other, last = values
     config = config_of(f"--{option}", one, "--workers", "2", f"--{option}={other}", f"--{option}", last)
     assert getattr(config, option.replace("-", "_")) == values
 
 
-@pytest.mark.parametrize(("option", "values"), LISTS)
+@rows(("option", "values"), LISTS)
 def test_one_command_line_lists_nothing_for_the_next(option: str, values: tuple[str, ...]) -> None:
     config_of(f"--{option}", values[0])
     assert getattr(config_of(), option.replace("-", "_")) == ()
@@ -302,9 +303,7 @@ def test_show_config_says_what_auto_is(words: list[str], auto: str, capsys: pyte
 # Help
 
 
-@pytest.mark.parametrize(
-    "knob", [knob for knob in options() if knob.default not in (False, ())], ids=lambda knob: knob.name
-)
+@rows("knob", [knob for knob in options() if knob.default not in (False, ())])
 def test_the_help_says_an_option_with_default_and_unit(knob: Field[Any]) -> None:
     said = help_of(knob.name.replace("_", "-"))
     assert f"[default: {'none' if knob.default == '' else knob.default}" in said
@@ -316,9 +315,7 @@ def test_the_help_says_a_switch_without_a_value() -> None:
     assert "permessage-deflate" in help_of("compress")
 
 
-@pytest.mark.parametrize(
-    ("option", "unit"), [("max-message", "bytes"), ("bus-patience", "seconds"), ("max-connections", "connections")]
-)
+@rows(("option", "unit"), [("max-message", "bytes"), ("bus-patience", "seconds"), ("max-connections", "connections")])
 def test_a_number_with_a_unit_says_it(option: str, unit: str) -> None:
     assert unit in help_of(option)
 
@@ -328,7 +325,7 @@ def test_the_help_says_where_chatd_listens_by_default() -> None:
     assert all(each in said for each in LOOPBACK_LISTEN)
 
 
-@pytest.mark.parametrize("option", ["listen", "origin", "host", "trusted-proxy", "auth-key", "redis"])
+@rows("option", ["listen", "origin", "host", "trusted-proxy", "auth-key", "redis"])
 def test_the_help_says_what_may_be_given_several_times(option: str) -> None:
     assert "May be given several times" in help_of(option)
 
@@ -353,7 +350,7 @@ def test_help_is_what_h_prints_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "-h, --help" in shown[0]
 
 
-@pytest.mark.parametrize("knob", options(), ids=lambda knob: knob.name)
+@rows("knob", options())
 def test_the_help_of_an_option_can_be_read_alone(knob: Field[Any]) -> None:
     text = knob.metadata["help"].partition("[default")[0]
     assert re.match(r"[A-Z][a-z]+(?=[ -])", text), "it begins with what the option is or does"
@@ -366,7 +363,7 @@ def test_the_help_of_an_option_can_be_read_alone(knob: Field[Any]) -> None:
 SIZE = "must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB, 1MB)"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("words", "line"),
     [
         (["--redis", "redis://a", "--redis", "rediss://x:y@a:6379/1"], "--redis names one server twice: a:6379"),
@@ -417,7 +414,7 @@ def test_a_bad_value_is_refused_with_one_line(words: list[str], line: str) -> No
     assert refusal(*words) == f"twistd chatd: {line}"
 
 
-@pytest.mark.parametrize(
+@rows(
     "words",
     [
         ["--redis", "redis://:hunter2@broker/db"],
@@ -435,7 +432,7 @@ def test_a_password_is_never_repeated(words: list[str]) -> None:
     assert "hunter2" not in said and "\n" not in said
 
 
-@pytest.mark.parametrize(
+@rows(
     "endpoint",
     ["", "nonsense", "nonsense:3000", "tcp", "tcp:x", "tcp:3000:bogus=1", "tcp:99999", "unix", "ssl:0", "a\nb"],
 )
@@ -443,7 +440,7 @@ def test_a_bad_endpoint_is_refused_with_one_line(endpoint: str) -> None:
     assert re.fullmatch(r"twistd chatd: [^\n]+", refusal("--redis", "redis://broker", "--listen", endpoint))
 
 
-@pytest.mark.parametrize("origin", ["", "chat.example.org", "https://chat.example.org/", "null", "https://*", "a\nb"])
+@rows("origin", ["", "chat.example.org", "https://chat.example.org/", "null", "https://*", "a\nb"])
 def test_a_bad_origin_is_refused_with_one_line(origin: str) -> None:
     assert refusal("--redis", "redis://broker", "--listen", LOCAL, "--origin", origin) == (
         "twistd chatd: --origin must be like https://chat.example.org, https://chat.example.org:8443, "
@@ -461,7 +458,7 @@ def test_a_list_of_revoked_tokens_needs_keys_and_good_lines(tmp_path: Path) -> N
     assert said == f"twistd chatd: --revoked {listed}, line 2: must be: sub NAME, or jti ID, not 'ann'"
 
 
-@pytest.mark.parametrize("network", ["", "proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80", "a\nb"])
+@rows("network", ["", "proxy.example.org", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.1:80", "a\nb"])
 def test_a_bad_proxy_is_refused_with_one_line(network: str) -> None:
     assert refusal("--redis", "redis://broker", "--listen", LOCAL, "--trusted-proxy", network) == (
         "twistd chatd: --trusted-proxy must be an IP address, a network that begins where it says (10.0.0.0/8), "

@@ -8,6 +8,7 @@ from chatd.access.client_address import TrustedProxies
 from chatd.config.tuning import FORWARDED_MOST
 from chatd.config.values import BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
+from tests.rows import rows
 
 PROXY = "10.0.0.1"
 NETWORKS = ("10.0.0.0/8", "2001:db8:1::/48", "unix")
@@ -21,17 +22,17 @@ def client(forwarded_for: str | None, peer: str = PROXY) -> str:
     return PROXIES.client(peer, forwarded_for)
 
 
-@pytest.mark.parametrize("peer", ["192.0.2.7", "2001:db8::7", "11.0.0.1", "unix-like", ""])
+@rows("peer", ["192.0.2.7", "2001:db8::7", "11.0.0.1", "unix-like", ""])
 def test_the_header_of_an_untrusted_peer_is_ignored(peer: str) -> None:
     assert client("203.0.113.9", peer) == peer
 
 
-@pytest.mark.parametrize("peer", [PROXY, "unix"])
+@rows("peer", [PROXY, "unix"])
 def test_by_default_no_proxy_is_trusted(peer: str) -> None:
     assert TrustedProxies(()).client(peer, "203.0.113.9") == peer
 
 
-@pytest.mark.parametrize("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
+@rows("peer", [PROXY, "10.255.255.255", "2001:db8:1:ffff::7", UNIX_PROXY])
 def test_the_header_of_a_trusted_proxy_counts(peer: str) -> None:
     assert client("203.0.113.9", peer) == "203.0.113.9"
 
@@ -69,7 +70,7 @@ def test_an_invalid_entry_ends_the_list_and_the_last_valid_one_counts() -> None:
     assert [bad for bad in rows if client(f"198.51.100.1, {bad}") != PROXY] == []
 
 
-@pytest.mark.parametrize("listed", ["203.0.113.9, ", "203.0.113.9,", "203.0.113.9, ,\t, 10.1.1.1,,", ",203.0.113.9"])
+@rows("listed", ["203.0.113.9, ", "203.0.113.9,", "203.0.113.9, ,\t, 10.1.1.1,,", ",203.0.113.9"])
 def test_empty_entries_are_skipped(listed: str) -> None:
     assert client(f"198.51.100.1,{listed}") == client(listed) == "203.0.113.9"
 
@@ -94,7 +95,7 @@ def test_ipv4_in_ipv6_is_the_same_peer() -> None:
     assert client("203.0.113.9", "::ffff:192.0.2.7") == "192.0.2.7"
 
 
-@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:a00:1", "::ffff:0:0/96"])
+@rows("network", ["::ffff:10.0.0.0/104", "::ffff:a00:1", "::ffff:0:0/96"])
 def test_ipv4_in_ipv6_is_the_same_network(network: str) -> None:
     assert TrustedProxies((network,)).client(PROXY, "203.0.113.9") == "203.0.113.9"
 
@@ -115,7 +116,7 @@ def test_no_more_of_a_list_is_read_than_its_bound() -> None:
     assert client(",".join([*hops, "10.3.3.3"])) == "10.2.2.2"
 
 
-@pytest.mark.parametrize(
+@rows(
     "network",
     [
         *("", "*", "proxy", "10.0.0", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/", "/8", "::1/129", "10.0.0.1:80"),
@@ -127,9 +128,7 @@ def test_an_invalid_network_is_refused(network: str) -> None:
         TrustedProxies(("10.0.0.0/8", network))
 
 
-@pytest.mark.parametrize(
-    ("peer", "trusted"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)]
-)
+@rows(("peer", "trusted"), [(PROXY, True), (UNIX_PROXY, True), (UNIX, False), ("192.0.2.7", False), ("", False)])
 def test_the_addresses_of_proxies_are_trusted(peer: str, trusted: bool) -> None:
     assert PROXIES.trusts(peer) is trusted
     assert PROXIES.may_announce(peer) is trusted

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from chatd.access.keys import fingerprint, read_key_file, read_keys, read_signing_key
 from chatd.config.values import BadValue
 from tests.access.issuer import KINDS, SECRET, encoded, jwk, private_key, private_pem, public_pem
+from tests.rows import rows
 
 RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 OWN = {
@@ -44,7 +45,7 @@ def refusal(data: bytes) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@rows("kind", KINDS)
 def test_a_public_key_has_the_algorithms_of_its_kind(kind: str) -> None:
     [key] = read_keys(public_pem(kind))
     assert key.algorithms == OWN[kind]
@@ -61,14 +62,14 @@ def test_a_key_has_one_fingerprint_in_all_its_forms_and_no_other_has_it() -> Non
     assert len(prints) == len(KINDS) + 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@rows("kind", KINDS)
 def test_a_public_key_in_der_is_no_secret(kind: str) -> None:
     der = private_key(kind).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     [key] = read_keys(der)
     assert key.algorithms == OWN[kind]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("length", "algorithms"),
     [(32, ("HS256",)), (47, ("HS256",)), (48, ("HS256", "HS384")), (64, ("HS256", "HS384", "HS512"))],
 )
@@ -94,13 +95,13 @@ PUBLIC = {
 }
 
 
-@pytest.mark.parametrize("data", PUBLIC.values(), ids=PUBLIC)
+@rows("data", PUBLIC.values())
 def test_what_may_be_public_is_no_secret(data: bytes) -> None:
     known = "no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48"
     assert refusal(data) == known
 
 
-@pytest.mark.parametrize("secret", [b"\n" + bytes(range(0x80, 0x9E)) + b" ", b"-" * 4 + b"_" * 28, b"-" + b"Az_" * 16])
+@rows("secret", [b"\n" + bytes(range(0x80, 0x9E)) + b" ", b"-" * 4 + b"_" * 28, b"-" + b"Az_" * 16])
 def test_random_bytes_are_a_secret_as_they_are_and_so_is_what_urls_may_hold(secret: bytes) -> None:
     (key,) = read_keys(secret)
     assert key.material == read_signing_key(secret).material == secret
@@ -125,7 +126,7 @@ def test_no_key_shows_itself() -> None:
     assert SECRET.decode() not in repr(read_keys(SECRET)[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@rows("kind", KINDS)
 def test_a_jwk_is_read(kind: str) -> None:
     [key] = read_keys(json.dumps(jwk(kind, kid="k1")).encode())
     assert (key.id, key.algorithms) == ("k1", OWN[kind])
@@ -158,7 +159,7 @@ def test_a_set_of_keys_is_read_and_what_is_for_something_else_is_passed_over() -
     ]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "why"),
     [
         (b"", "a secret has at least 32 bytes: openssl rand -base64 48"),
@@ -188,7 +189,6 @@ def test_a_set_of_keys_is_read_and_what_is_for_something_else_is_passed_over() -
             "there is a private key among them; the server needs the public ones only",
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_key_is_told_in_a_line_that_repeats_nothing_of_it(data: bytes, why: str) -> None:
     assert refusal(data) == why
@@ -206,9 +206,7 @@ def test_a_weak_key_is_refused() -> None:
     assert refusal(weak.public_bytes(Encoding.PEM, PublicFormat.PKCS1)) == "an RSA key has at least 2048 bits"
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: ec.generate_private_key(ec.SECP256K1()), lambda: dsa.generate_private_key(1024)]
-)
+@rows("make", [lambda: ec.generate_private_key(ec.SECP256K1()), lambda: dsa.generate_private_key(1024)])
 def test_a_key_of_another_kind_is_refused(make: Callable[[], Any]) -> None:
     public = make().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     assert refusal(public) == "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
@@ -228,7 +226,7 @@ def test_a_file_is_named_where_it_can_not_be_used(tmp_path: Path) -> None:
 # To sign
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@rows("kind", KINDS)
 def test_a_private_key_signs(kind: str) -> None:
     assert read_signing_key(private_pem(kind)).algorithms == OWN[kind]
 
@@ -237,7 +235,7 @@ def test_a_private_jwk_signs_under_its_name() -> None:
     assert read_signing_key(json.dumps(private_jwk()).encode()).id == "k7"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "why"),
     [
         (public_pem(), "no private key"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatd.access.origins import ALL, HOST_LENGTH, Hosts, Origins, check_follower
 from chatd.config.values import BadValue
 from chatd.protocol.http_head import Refused, RequestHead
+from tests.rows import rows
 
 OWN = Origins(())
 HOST = "chat.example.org"
@@ -48,7 +49,7 @@ def passes(origins: Origins, origin: str | None, host: str | None = HOST) -> boo
 # What is reported
 
 
-@pytest.mark.parametrize(
+@rows(
     ("origin", "options"),
     [
         ("http://localhost:8000", ["http://localhost:8000"]),
@@ -77,7 +78,7 @@ def test_no_more_refused_origins_are_reported_than_that() -> None:
 # Programs, and own pages
 
 
-@pytest.mark.parametrize("host", [HOST, "", None])
+@rows("host", [HOST, "", None])
 def test_a_request_without_an_origin_passes(host: str | None) -> None:
     assert passes(OWN, None, host)
 
@@ -206,8 +207,8 @@ def test_any_text_is_refused_or_accepted(origin: str, host: str | None) -> None:
 # Requests of browsers that carry no Origin
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site", "none,cross-site", "", "nonsense"])
-@pytest.mark.parametrize(
+@rows("site", ["cross-site", "same-site", "none,cross-site", "", "nonsense"])
+@rows(
     ("method", "mode"), [("GET", "no-cors"), ("GET", "cors"), ("GET", None), ("HEAD", "no-cors"), ("POST", "navigate")]
 )
 def test_another_site_sends_nothing_without_an_origin(site: str, method: str, mode: str | None) -> None:
@@ -215,8 +216,8 @@ def test_another_site_sends_nothing_without_an_origin(site: str, method: str, mo
     assert not lets(lambda: Origins((ALL,)).check(request))
 
 
-@pytest.mark.parametrize("site", ["same-origin", "none", None])
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@rows("site", ["same-origin", "none", None])
+@rows("method", ["GET", "HEAD", "POST"])
 def test_the_own_page_and_a_typed_address_need_no_origin(site: str | None, method: str) -> None:
     request = head(method, host=HOST, sec_fetch_site=site, sec_fetch_mode="no-cors", user_agent=CHROME)
     assert lets(lambda: OWN.check(request))
@@ -242,7 +243,7 @@ def test_a_browser_without_origin_and_sec_fetch_site_may_not_follow_under_a_name
     check_follower(silent, named=False)
 
 
-@pytest.mark.parametrize("agent", [None, "curl/8.5.0", "Python-urllib/3.11", "", "libwww Mozilla/5.0"])
+@rows("agent", [None, "curl/8.5.0", "Python-urllib/3.11", "", "libwww Mozilla/5.0"])
 def test_a_program_follows_under_a_name(agent: str | None) -> None:
     check_follower(head(host=HOST, user_agent=agent), named=True)
 
@@ -335,7 +336,7 @@ def test_the_longest_name_is_accepted_and_none_longer() -> None:
 # What an operator may have typed
 
 
-@pytest.mark.parametrize(
+@rows(
     "allowed",
     [
         *("", "null", "chat.example.org", "https://", "https://chat.example.org/", "https://chat.example.org:0"),
@@ -439,13 +440,13 @@ def test_a_machine_without_a_name_has_no_local_name() -> None:
         Hosts((), machine="").check("", loopback=True)
 
 
-@pytest.mark.parametrize("name", ["", "chat.example.org:3000", "https://chat.example.org", "a b", "*.example.org", "é"])
+@rows("name", ["", "chat.example.org:3000", "https://chat.example.org", "a b", "*.example.org", "é"])
 def test_an_invalid_host_option_is_refused(name: str) -> None:
     with pytest.raises(BadValue, match="--host must be a name or an address without a port"):
         Hosts((name,))
 
 
-@pytest.mark.parametrize("name", ["0.0.0.0", "0.0.0.0:8080", "0", "*", "*:8080", "::", "[::]", "[::]:8080", "0:0::0"])
+@rows("name", ["0.0.0.0", "0.0.0.0:8080", "0", "*", "*:8080", "::", "[::]", "[::]:8080", "0:0::0"])
 def test_a_wildcard_address_is_no_host_option(name: str) -> None:
     with pytest.raises(BadValue) as caught:
         Hosts([name])
@@ -456,6 +457,6 @@ def test_a_wildcard_address_is_no_host_option(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["127.0.0.1", "192.0.2.7", "::1", "2001:db8::7", "fe80::1", "0a.example.org"])
+@rows("name", ["127.0.0.1", "192.0.2.7", "::1", "2001:db8::7", "fe80::1", "0a.example.org"])
 def test_an_address_may_be_a_host_option(name: str) -> None:
     Hosts([name]).check(f"[{name}]" if ":" in name else name)

@@ -10,6 +10,7 @@ from chatd.access.rate_limits import ConnectionsByAddress, RateLimits
 from chatd.config.settings import Config, options
 from chatd.config.values import BadValue, limit
 from chatd.protocol.http_head import Refused
+from tests.rows import rows
 
 CONFIG = Config(limit_connections="3", limit_arrivals="6", limit_rooms="2", limit_handshakes="off", limit_messages="5")
 A, B = "192.0.2.1", "192.0.2.2"
@@ -44,7 +45,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("address", "counted"),
     [
         ("192.0.2.1", "192.0.2.1"),
@@ -60,7 +61,7 @@ def test_an_ipv6_address_counts_with_its_network(address: str, counted: str) -> 
     assert group(address) == counted
 
 
-@pytest.mark.parametrize("text", ["", "5x", "0", "-1", "nan", "inf", "1e10", "on", "5/s"])
+@rows("text", ["", "5x", "0", "-1", "nan", "inf", "1e10", "on", "5/s"])
 def test_what_is_no_limit_is_refused(text: str) -> None:
     checks = {each.name: each.metadata["check"] for each in options()}
     for name in (each for each in checks if each.startswith("limit_") and each != "limit_burst"):

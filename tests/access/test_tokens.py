@@ -36,6 +36,7 @@ from tests.access.issuer import (
     signed,
     token,
 )
+from tests.rows import rows
 
 LATER = NOW + 600
 
@@ -397,7 +398,7 @@ def test_a_resume_key_is_of_one_subject() -> None:
 # Where it stands
 
 
-@pytest.mark.parametrize(
+@rows(
     ("target", "headers"),
     [
         (b"/ops?token=a.b.c", {}),
@@ -414,12 +415,12 @@ def test_a_token_is_found(target: bytes, headers: dict[str, str]) -> None:
     assert find_token(RequestHead("GET", target, headers)) == "a.b.c"
 
 
-@pytest.mark.parametrize("headers", [{}, {"authorization": "Basic a.b.c"}, {"authorization": "Bearer"}])
+@rows("headers", [{}, {"authorization": "Basic a.b.c"}, {"authorization": "Bearer"}])
 def test_where_there_is_none_none_is_found(headers: dict[str, str]) -> None:
     assert find_token(RequestHead("GET", b"/ops?token=", headers)) == ""
 
 
-@pytest.mark.parametrize(
+@rows(
     ("target", "headers"),
     [
         (b"/ops?token=a.b.c", {"authorization": "Bearer d.e.f"}),

@@ -28,6 +28,7 @@ from tests.broker.listening import BusTestCase, Ears, messages, saved
 from tests.broker.server import Client, Server
 from tests.broker.wire import Wire
 from tests.fakes import Comparing, Events, FakeBus
+from tests.rows import rows
 
 TEXTS = ["007", "1_000", "1.50", "👋 Å", "a\nb\r", "\0\x1b[2J", " ", "x" * 16384, *map(chr, range(256))]
 
@@ -786,13 +787,13 @@ def prepared(info: bytes) -> tuple[list[tuple[Any, ...]], str]:
     return wire.calls, "".join(failed)
 
 
-@pytest.mark.parametrize("version", ["6.0.16", "5.9", "3.2.1"])
+@rows("version", ["6.0.16", "5.9", "3.2.1"])
 def test_a_broker_that_is_too_old_is_not_used(version: str) -> None:
     calls, why = prepared(f"# Server\r\nredis_version:{version}\r\nrun_id:x\r\n".encode())
     assert (len(calls), why) == (1, f"it is Redis {version}; 6.2 or newer is needed")
 
 
-@pytest.mark.parametrize("version", ["6.2.0", "6.10.1", "7.2.4", "10.0"])
+@rows("version", ["6.2.0", "6.10.1", "7.2.4", "10.0"])
 def test_any_newer_one_is(version: str) -> None:
     calls, why = prepared(f"# Server\r\nredis_version:{version}\r\nrun_id:x\r\n".encode())
     assert (calls[1][0], why) == ("SCRIPT LOAD", "")

@@ -14,6 +14,7 @@ from chatd.broker.connection import BrokerConnection, LinkLost, PublishConnectio
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from tests.fakes import Events, FakeTransport
+from tests.rows import rows
 
 CONFIG = Config(bus_retry_first_seconds=0.1, bus_retry_most_seconds=1, bus_tick_seconds=1, bus_silent_ticks=4)
 
@@ -254,7 +255,7 @@ def message(channel: bytes, data: bytes) -> bytes:
     return b"*3\r\n$7\r\nmessage\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(channel), channel, len(data), data)
 
 
-@pytest.mark.parametrize("data", [b"007", b"1_000", b"1.50", bytes(range(256)), "👋".encode(), b"", b"QUEUED"])
+@rows("data", [b"007", b"1_000", b"1.50", bytes(range(256)), "👋".encode(), b"", b"QUEUED"])
 def test_a_message_comes_as_it_is(data: bytes) -> None:
     near = Nearby(SubscribeConnection)
     near.up()

@@ -11,6 +11,7 @@ from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.config.values import BadValue
 from tests.authority import Authority
+from tests.rows import rows
 
 TLS = BrokerAddress(host="broker", tls=True)
 PLAIN = BrokerAddress(host="broker")
@@ -69,7 +70,7 @@ def test_a_chain_of_certificates_is_shown_whole(authority: Authority) -> None:
     assert tls_options("localhost", config) is not None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("addresses", "options", "told"),
     [
         ([PLAIN], {"redis_ca": "/x"}, "--redis-ca is for rediss:// only"),

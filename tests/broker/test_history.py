@@ -13,6 +13,7 @@ from chatd.config.settings import Config
 from chatd.protocol.message import HistoryRange, Message, StreamPosition, encode
 from tests.broker.wire import Wire
 from tests.fakes import Events
+from tests.rows import rows
 
 NOW = 1_000_000.0
 """Seconds since 1970."""
@@ -74,7 +75,7 @@ def test_where_the_order_stands_is_asked_for_without_a_position() -> None:
     assert archive.wire.calls[0][9:11] == ("", 0)
 
 
-@pytest.mark.parametrize("off", [{"history": 0}, {"history_ttl": 0}])
+@rows("off", [{"history": 0}, {"history_ttl": 0}])
 def test_without_history_none_is_asked_for(off: dict[str, Any]) -> None:
     archive = Archive(**off)
     archive.history.read("ops", StreamPosition("e", 7), 500)

@@ -1,9 +1,8 @@
 """Who is in a room, as far as a worker knows."""
 
-import pytest
-
 from chatd.broker.presence_list import Identity, MemberList, PresenceList, PresentMember
 from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition
+from tests.rows import rows
 
 AFTER = StreamPosition("e", 7)
 ANN = PresentMember("s1", "ann", 1)
@@ -46,7 +45,7 @@ def test_where_something_is_missing_all_is_to_be_read() -> None:
     assert presence_list.version == 5
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "now", "changes"),
     [
         ((ANN,), (ANN, BOB), [joined("s2", "bob")]),

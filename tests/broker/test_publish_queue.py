@@ -13,6 +13,7 @@ from chatd.config.settings import Config
 from chatd.protocol.message import Batch, Message, StreamPosition, decode, encode
 from tests.broker.wire import Wire, outcome
 from tests.fakes import Events
+from tests.rows import rows
 
 AWAY = ["LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "NOREPLICAS", "NOAUTH", "NOPERM"]
 
@@ -158,7 +159,7 @@ def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
     assert call[13:] == (44, 22, 500, 33, Config.recent_seconds, Config.recent_bytes)
 
 
-@pytest.mark.parametrize("off", [{"history": 0}, {"history_ttl": 0}])
+@rows("off", [{"history": 0}, {"history_ttl": 0}])
 def test_without_history_the_script_is_told_to_keep_none(off: dict[str, Any]) -> None:
     office = Office(Config(**off))
     office.connect()

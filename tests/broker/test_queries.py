@@ -12,6 +12,7 @@ from chatd.broker.queries import TOPS, Queries, _Query
 from chatd.config.settings import Config
 from tests.broker.wire import Wire, outcome
 from tests.fakes import Comparing, Events
+from tests.rows import rows
 
 CONFIG = Config(bus_queries=2, bus_retry_most_seconds=3)
 
@@ -227,7 +228,7 @@ def test_what_is_refused_for_long_is_given_up_and_the_first_refusal_is_said(desk
     assert events.said == [("warn", "the message bus refuses what it is asked: NOPERM why")]
 
 
-@pytest.mark.parametrize(
+@rows(
     "why",
     [
         "OOM command not allowed",

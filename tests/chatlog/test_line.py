@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from chatd.chatlog.line import (
     unescape,
 )
 from chatd.protocol.message import Message
+from tests.rows import rows
 
 ANY_TEXT = st.text(st.characters())
 """Lone surrogates too, which a plain ``st.text()`` leaves out."""
@@ -66,7 +66,7 @@ def test_any_text_is_one_line_of_utf_8(text: str) -> None:
     assert unescape(decoded[:-1].split(" ", 4)[4]) == text
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "escaped"),
     [
         ("a\nb", r"a\nb"),
@@ -119,7 +119,7 @@ def test_an_outcome_is_a_second_line_with_the_same_id() -> None:
     assert outcome_lines(entry("secret"), "refused", TIME + 1877) == "2026-11-22T20:33:47.000Z ops ! s.1 refused\n"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("nick", "action", "subject", "who"),
     [
         ("ann", False, "u-17", "ann:u-17@::1"),
@@ -192,13 +192,13 @@ def test_both_kinds_of_line_read_back_as_the_same(text: str, room: str, nick: st
         assert plain == packed
 
 
-@pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
+@rows("outcome", ["refused", "unknown", "duplicate"])
 def test_both_kinds_of_second_line_read_back_as_the_same(outcome: str) -> None:
     one, other = (each(entry(), outcome, TIME).encode()[:-1] for each in (outcome_lines, outcome_objects))
     assert read_line(one) == read_line(other)
 
 
-@pytest.mark.parametrize(
+@rows(
     "line",
     [
         *(b"{", b"{}", b'{"time":1}', b"{" * 100_000, b'{"a":"\xff"}', b"{1:2}"),
@@ -218,7 +218,7 @@ def test_a_line_reads_back_as_what_was_written(room: str, text: str) -> None:
     assert read_line(line) == LogLine("2026-11-22T20:33:45.123Z", room, "-@192.0.2.1", "s.1", text)
 
 
-@pytest.mark.parametrize("outcome", ["refused", "unknown", "duplicate"])
+@rows("outcome", ["refused", "unknown", "duplicate"])
 def test_a_second_line_reads_back_as_an_outcome(outcome: str) -> None:
     line = read_line(outcome_lines(entry(), outcome, TIME).encode()[:-1])
     assert line == LogLine("2026-11-22T20:33:45.123Z", "ops", "!", "s.1", outcome)
@@ -231,7 +231,7 @@ def test_a_message_is_no_outcome_whatever_it_says() -> None:
     assert not line.is_outcome
 
 
-@pytest.mark.parametrize(
+@rows(
     "line",
     [b"", b"hello", b"2026-11-22T20:33:45.123Z ops - id", b"2026-11-22 ops - id text", line().encode(), b"\xff"],
 )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as real_reactor
@@ -20,6 +19,7 @@ from tests.clients.test_websocket import CONFIG, ChatServer, Client
 from tests.conformance.testee import CONFIG as ECHO
 from tests.conformance.testee import listen
 from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, handshake
+from tests.rows import rows
 
 COMPRESSING = Config(max_message=1000, compress=True, flush_interval=0)
 RSV1 = 0x40
@@ -69,7 +69,7 @@ def peak_memory() -> Iterator[list[int]]:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("offer", "taken_up"),
     [
         ("permessage-deflate", True),

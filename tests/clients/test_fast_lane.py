@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pytest
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from tests.conformance.testee import EchoFactory
 from tests.depth import depth
 from tests.fakes import FakeTransport
 from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, close_frame, frame, header
+from tests.rows import rows
 
 AT_ONCE = 1_000_000
 SMALL = Config(max_message=300, empty_fragments=6, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
@@ -149,7 +149,7 @@ def test_any_stream_cut_anywhere_is_taken_as_autobahn_takes_it(stream: bytes, pl
     assert_same(SMALL, list(cut(stream, places)))
 
 
-@pytest.mark.parametrize("second", [0x05, 0x7E, 0x80, 0x81, 0x85, 0xFD, 0xFE, 0xFF])
+@rows("second", [0x05, 0x7E, 0x80, 0x81, 0x85, 0xFD, 0xFE, 0xFF])
 def test_any_first_byte_is_taken_as_autobahn_takes_it(second: int) -> None:
     for first in range(256):
         assert_same(SMALL, [frame(b"a") + bytes((first, second)) + bytes(13), frame(b"later")])

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.values import BadValue
+from tests.rows import rows
 
 
 def refusal(url: str) -> str:
@@ -14,7 +15,7 @@ def refusal(url: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "address"),
     [
         ("redis://broker", BrokerAddress(host="broker")),
@@ -49,7 +50,7 @@ def test_a_broker_url_is_read(url: str, address: BrokerAddress) -> None:
     assert broker_address(url) == address
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "",
@@ -100,7 +101,7 @@ def test_a_bad_broker_url_is_refused_with_one_line_that_shows_the_form(url: str)
         broker_address(url)
 
 
-@pytest.mark.parametrize(
+@rows(
     "url",
     [
         "redis://:hunter2@broker/db",
@@ -121,7 +122,7 @@ def test_a_refusal_never_repeats_a_password(url: str) -> None:
     assert "hunter2" not in refusal(url)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "name"),
     [
         ("redis://ann:secret@broker", "redis://broker:6379/0"),

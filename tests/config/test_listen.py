@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from chatd.config.listen import check_endpoint, is_local, suggestion
 from chatd.config.settings import LOOPBACK_LISTEN
 from chatd.config.values import BadValue
+from tests.rows import rows
 
 
 def refusal(endpoint: str) -> str:
@@ -35,7 +36,7 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("endpoint", GOOD)
+@rows("endpoint", GOOD)
 def test_an_endpoint_string_is_let_be(endpoint: str) -> None:
     check_endpoint(endpoint)
 
@@ -69,13 +70,13 @@ MEANT = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "meant"), MEANT)
+@rows(("typed", "meant"), MEANT)
 def test_what_other_servers_take_is_refused_with_what_was_meant(typed: str, meant: str) -> None:
     assert refusal(typed).endswith(f"; use {meant}")
     check_endpoint(meant.strip("'").replace("KEY.pem:", "/none:"))
 
 
-@pytest.mark.parametrize(
+@rows(
     "typed",
     [
         "",
@@ -97,7 +98,7 @@ def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -
     assert "\n" not in said
 
 
-@pytest.mark.parametrize(
+@rows(
     ("endpoint", "said"),
     [
         ("tcp", ": tcp needs port="),
@@ -141,7 +142,7 @@ def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
     suggestion(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("endpoint", "local"),
     [
         ("tcp:3000", False),

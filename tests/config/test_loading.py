@@ -8,6 +8,7 @@ import pytest
 from chatd.config.loading import combine, name_of, read_file, show
 from chatd.config.settings import LOOPBACK_LISTEN, Config, options
 from chatd.config.values import BadValue
+from tests.rows import rows
 
 WORKERS = max(2, os.cpu_count() or 1)
 
@@ -188,7 +189,7 @@ def test_where_it_listens_is_shown_where_nobody_said_so() -> None:
     assert shown["listen"] == list(LOOPBACK_LISTEN)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("url", "shown"),
     [
         ("redis://ann:secret@broker:7000/2", "redis://ann:***@broker:7000/2"),

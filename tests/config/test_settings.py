@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chatd.config.settings import Config, options
 from chatd.config.values import BadValue, milliseconds, seconds, size, whole_number
+from tests.rows import rows
 
 KNOBS = {knob.name: knob for knob in options()}
 
@@ -26,40 +27,40 @@ def refusal(knob: str, text: str) -> str:
 # Checks
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", 1), ("16", 16), ("1_0", 10), ("07", 7)])
+@rows(("text", "value"), [("1", 1), ("16", 16), ("1_0", 10), ("07", 7)])
 def test_a_whole_number_within_its_bounds_is_taken(text: str, value: int) -> None:
     assert whole_number(1, 16)(text) == value
 
 
-@pytest.mark.parametrize("text", ["0", "17", "-1", "", "x", "1.5", "1e1", "0x1", "nan", "9" * 5000])
+@rows("text", ["0", "17", "-1", "", "x", "1.5", "1e1", "0x1", "nan", "9" * 5000])
 def test_any_other_whole_number_is_refused_with_its_bounds(text: str) -> None:
     with pytest.raises(BadValue, match="must be a whole number from 1 to 16, not "):
         whole_number(1, 16)(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.25", 0.25), ("10", 10.0), ("1e1", 10.0)])
+@rows(("text", "value"), [("0", 0.0), ("0.25", 0.25), ("10", 10.0), ("1e1", 10.0)])
 def test_a_time_within_its_bounds_is_taken(text: str, value: float) -> None:
     assert seconds(0, 10)(text) == value
 
 
-@pytest.mark.parametrize("text", ["-0.1", "10.5", "", "x", "10 s", "nan", "inf", "-inf"])
+@rows("text", ["-0.1", "10.5", "", "x", "10 s", "nan", "inf", "-inf"])
 def test_any_other_time_is_refused_with_its_bounds(text: str) -> None:
     with pytest.raises(BadValue, match="must be a number of seconds from 0 to 10, not "):
         seconds(0, 10)(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.5", 0.5), ("2", 2.0), ("1e3", 1000.0)])
+@rows(("text", "value"), [("0", 0.0), ("0.5", 0.5), ("2", 2.0), ("1e3", 1000.0)])
 def test_an_interval_is_read_in_milliseconds(text: str, value: float) -> None:
     assert milliseconds(0, 1000)(text) == value
 
 
-@pytest.mark.parametrize("text", ["-1", "1001", "", "2 ms", "nan", "inf"])
+@rows("text", ["-1", "1001", "", "2 ms", "nan", "inf"])
 def test_any_other_interval_is_refused_with_its_bounds(text: str) -> None:
     with pytest.raises(BadValue, match="must be a number of milliseconds from 0 to 1000, not "):
         milliseconds(0, 1000)(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("knob", "least", "most"),
     [
         ("workers", 0, 256),
@@ -94,7 +95,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "value"), SIZES)
+@rows(("text", "value"), SIZES)
 def test_a_size_is_read_in_the_same_way_for_every_option(text: str, value: int) -> None:
     assert size(text) == value
     assert [check(knob, text) for knob in ("max_message", "max_backlog", "max_backlog_total")] == [value] * 3
@@ -103,21 +104,19 @@ def test_a_size_is_read_in_the_same_way_for_every_option(text: str, value: int) 
         assert float(check(knob, text)) == value
 
 
-@pytest.mark.parametrize(
-    "text", ["", "10", "9999", "9kB", "day ", "1 day", "-1MB", "1.5MB", "100k", "100M", "1TB", "x"]
-)
+@rows("text", ["", "10", "9999", "9kB", "day ", "1 day", "-1MB", "1.5MB", "100k", "100M", "1TB", "x"])
 def test_any_other_size_for_a_rotation_is_refused(text: str) -> None:
     assert refusal("chat_log_rotate", text) == f"must be day, or a size of at least 10kB such as 100MB, not {text!r}"
 
 
-@pytest.mark.parametrize("text", ["", "0", "10MB", "10k", "-5", "1.5kB", "x", "9" * 5000])
+@rows("text", ["", "0", "10MB", "10k", "-5", "1.5kB", "x", "9" * 5000])
 def test_any_other_size_of_a_message_is_refused_with_its_unit(text: str) -> None:
     assert refusal("max_message", text) == (
         f"must be from 1 to 1048576 bytes, as a number or with a unit (64kB, 64KiB, 1MB), not {text!r}"
     )
 
 
-@pytest.mark.parametrize("text", ["auto", "off", "0.5", "1e6", "65536"])
+@rows("text", ["auto", "off", "0.5", "1e6", "65536"])
 def test_a_limit_in_bytes_is_kept_as_it_was_given(text: str) -> None:
     assert check("limit_bytes", text) == text
 
@@ -136,17 +135,17 @@ def test_a_home_folder_is_found_in_every_path(knob: str, monkeypatch: pytest.Mon
     assert "begins with ~nobody-of-it, which is no home folder here" in refusal(knob, "~nobody-of-it/kept")
 
 
-@pytest.mark.parametrize("prefix", ["chatd", "a", "A-b_c.d:9", "x" * 64])
+@rows("prefix", ["chatd", "a", "A-b_c.d:9", "x" * 64])
 def test_a_prefix_of_letters_digits_and_a_few_marks_is_taken(prefix: str) -> None:
     assert check("redis_prefix", prefix) == prefix
 
 
-@pytest.mark.parametrize("prefix", ["", "x" * 65, "a b", "a\n", "a*", "é", "a{b}", "a/b"])
+@rows("prefix", ["", "x" * 65, "a b", "a\n", "a*", "é", "a{b}", "a/b"])
 def test_any_other_prefix_is_refused(prefix: str) -> None:
     assert "1 to 64 letters" in refusal("redis_prefix", prefix)
 
 
-@pytest.mark.parametrize("url", ["redis://broker", "unix:///run/valkey.sock"])
+@rows("url", ["redis://broker", "unix:///run/valkey.sock"])
 def test_a_broker_is_kept_as_it_was_given(url: str) -> None:
     assert check("redis", url) == url
 
@@ -166,7 +165,7 @@ def test_a_chat_log_that_is_a_folder_is_refused(tmp_path: Path) -> None:
     assert "is a folder" in refusal("chat_log", str(tmp_path))
 
 
-@pytest.mark.parametrize("path", ["", " ", "a\0b", "a\nb", "not-there-yet/"])
+@rows("path", ["", " ", "a\0b", "a\nb", "not-there-yet/"])
 def test_a_chat_log_that_names_no_file_is_refused(path: str) -> None:
     assert refusal("chat_log", path) == "must name a file"
 
@@ -186,7 +185,7 @@ def test_a_state_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a file" in refusal("state", str(path))
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "a\nb"])
+@rows("path", ["", "a\0b", "a\nb"])
 def test_a_state_folder_without_a_name_that_can_be_said_is_refused(path: str) -> None:
     assert refusal("state", path) == "must name a folder"
 
@@ -301,7 +300,7 @@ def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -
     assert config.timer_seconds * 10 <= min(*waits, config.report_seconds)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("config", "kept"),
     [(Config(), True), (Config(history=0), False), (Config(history_ttl=0), False), (Config(history=1), True)],
 )
@@ -309,7 +308,7 @@ def test_no_messages_or_no_time_is_no_history(config: Config, kept: bool) -> Non
     assert config.keeps_history == kept
 
 
-@pytest.mark.parametrize(("ttl", "whole"), [(86_400.0, 86_400), (0.2, 1), (0.0, 1), (1.6, 2)])
+@rows(("ttl", "whole"), [(86_400.0, 86_400), (0.2, 1), (0.0, 1), (1.6, 2)])
 def test_the_broker_keeps_history_for_whole_seconds_and_one_at_least(ttl: float, whole: int) -> None:
     assert Config(history_ttl=ttl).history_seconds == whole
 
@@ -344,11 +343,11 @@ def test_the_default_log_lies_under_the_working_folder() -> None:
     assert not os.path.isabs(Config().chat_log)
 
 
-@pytest.mark.parametrize("text", ["auto", "32MiB", "512MiB", "1GiB", "100000000"])
+@rows("text", ["auto", "32MiB", "512MiB", "1GiB", "100000000"])
 def test_the_memory_of_the_broker_is_a_size_or_left_to_us(text: str) -> None:
     assert check("broker_memory", text) == text
 
 
-@pytest.mark.parametrize("text", ["", "31MiB", "0", "half", "off", "1 TB"])
+@rows("text", ["", "31MiB", "0", "half", "off", "1 TB"])
 def test_any_other_memory_of_the_broker_is_refused(text: str) -> None:
     assert refusal("broker_memory", text) == f"must be auto, or a size of at least 32MiB such as 512MiB, not {text!r}"

@@ -1,13 +1,12 @@
 """RFC 6455, sections 5.5.1 and 7: Close frames, what they may say, and how the socket ends."""
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.raw import BOTH_WAYS, Chop
 from tests.conformance.testee import LIMIT
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
+from tests.rows import rows
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
+both_ways = rows("chop", BOTH_WAYS)
 
 GOOD_CODES = [
     *(1000, 1001, 1002, 1003),
@@ -24,7 +23,7 @@ BAD_CODES = [
 
 
 @both_ways
-@pytest.mark.parametrize("body", [b"", *(code.to_bytes(2) for code in GOOD_CODES)])
+@rows("body", [b"", *(code.to_bytes(2) for code in GOOD_CODES)])
 def test_an_empty_close_or_its_code_comes_back_and_the_server_ends_the_socket(
     connect: Connect, body: bytes, chop: Chop
 ) -> None:
@@ -35,7 +34,7 @@ def test_an_empty_close_or_its_code_comes_back_and_the_server_ends_the_socket(
 
 
 @both_ways
-@pytest.mark.parametrize("code", BAD_CODES)
+@rows("code", BAD_CODES)
 def test_a_bad_close_code_is_1002(connect: Connect, code: int, chop: Chop) -> None:
     with connect() as client:
         client.send(close_frame(code), chop)
@@ -49,7 +48,7 @@ def test_a_bad_close_code_with_a_reason_is_1002(connect: Connect) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("byte", [0x00, 0x03, 0xFF])
+@rows("byte", [0x00, 0x03, 0xFF])
 def test_a_close_of_one_byte_is_1002(connect: Connect, byte: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(bytes((byte,)), CLOSE), chop)
@@ -57,9 +56,7 @@ def test_a_close_of_one_byte_is_1002(connect: Connect, byte: int, chop: Chop) ->
 
 
 @both_ways
-@pytest.mark.parametrize(
-    "reason", [b"", b"x", b"x" * 123, "€".encode() * 41, "Grüße 𝄞".encode()], ids=["0", "1", "123", "euros", "mixed"]
-)
+@rows("reason", [b"", b"x", b"x" * 123, "€".encode() * 41, "Grüße 𝄞".encode()])
 def test_any_reason_that_is_utf_8_is_taken(connect: Connect, reason: bytes, chop: Chop) -> None:
     with connect() as client:
         client.send(close_frame(1000, reason), chop)
@@ -69,7 +66,7 @@ def test_any_reason_that_is_utf_8_is_taken(connect: Connect, reason: bytes, chop
 
 
 @both_ways
-@pytest.mark.parametrize(
+@rows(
     "reason",
     [
         b"\xff",
@@ -81,7 +78,6 @@ def test_any_reason_that_is_utf_8_is_taken(connect: Connect, reason: bytes, chop
         b"\xc0\xaf",
         b"x" * 122 + b"\xe2",
     ],
-    ids=bytes.hex,
 )
 def test_a_reason_that_is_not_utf_8_is_1007(connect: Connect, reason: bytes, chop: Chop) -> None:
     with connect() as client:
@@ -97,7 +93,7 @@ def test_a_reason_of_124_bytes_is_1002(connect: Connect, chop: Chop) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize(
+@rows(
     "later",
     [
         frame(b"Hello"),
@@ -109,7 +105,6 @@ def test_a_reason_of_124_bytes_is_1002(connect: Connect, chop: Chop) -> None:
         header(TEXT, 2**62),
         bytes(range(256)) * 100,
     ],
-    ids=["text", "binary", "ping", "close", "unmasked", "no UTF-8", "endless", "rubbish"],
 )
 def test_what_comes_after_a_close_is_not_read(connect: Connect, later: bytes, chop: Chop) -> None:
     with connect() as client:
@@ -160,10 +155,9 @@ def test_when_both_sides_close_at_once_each_says_it_once(connect: Connect) -> No
         client.expect_end()
 
 
-@pytest.mark.parametrize(
+@rows(
     "answer",
     [frame(b"", CLOSE), close_frame(1005), frame(b"\x03", CLOSE), close_frame(1000, b"\xff"), frame(b"x", mask=b"")],
-    ids=["empty", "bad code", "one byte", "bad reason", "unmasked"],
 )
 def test_whatever_answers_the_servers_close_it_says_nothing_more(connect: Connect, answer: bytes) -> None:
     with connect() as client:

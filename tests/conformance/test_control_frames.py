@@ -1,18 +1,15 @@
 """RFC 6455, section 5.5: pings and pongs, and what no control frame may be."""
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.raw import BOTH_WAYS, Chop
 from tests.frames import CLOSE, PING, PONG, TEXT, frame
+from tests.rows import rows
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
+both_ways = rows("chop", BOTH_WAYS)
 
 
 @both_ways
-@pytest.mark.parametrize(
-    "payload", [b"", b"x", b"Hello", bytes(range(125)), b"\xff\xfe\xc3" * 41], ids=["0", "1", "5", "125", "no UTF-8"]
-)
+@rows("payload", [b"", b"x", b"Hello", bytes(range(125)), b"\xff\xfe\xc3" * 41])
 def test_a_ping_is_answered_with_its_payload(connect: Connect, payload: bytes, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(payload, PING), chop)
@@ -35,7 +32,7 @@ def test_a_flood_of_pings_is_answered_in_order(connect: Connect) -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("size", [0, 1, 125])
+@rows("size", [0, 1, 125])
 def test_a_pong_that_nobody_asked_for_is_not_answered(connect: Connect, size: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(b"x" * size, PONG) * 3, chop)
@@ -43,8 +40,8 @@ def test_a_pong_that_nobody_asked_for_is_not_answered(connect: Connect, size: in
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [CLOSE, PING, PONG], ids=["close", "ping", "pong"])
-@pytest.mark.parametrize("size", [126, 127, 65_535, 65_536])
+@rows("opcode", [CLOSE, PING, PONG])
+@rows("size", [126, 127, 65_535, 65_536])
 def test_a_control_frame_of_more_than_125_bytes_is_1002(connect: Connect, size: int, opcode: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(b"\x03\xe8" + b"x" * (size - 2), opcode) + frame(b"", PING), chop)
@@ -52,8 +49,8 @@ def test_a_control_frame_of_more_than_125_bytes_is_1002(connect: Connect, size: 
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [CLOSE, PING, PONG], ids=["close", "ping", "pong"])
-@pytest.mark.parametrize("payload", [b"", b"\x03\xe8"], ids=["empty", "2 bytes"])
+@rows("opcode", [CLOSE, PING, PONG])
+@rows("payload", [b"", b"\x03\xe8"])
 def test_a_control_frame_in_fragments_is_1002(connect: Connect, payload: bytes, opcode: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(payload, opcode, fin=False) + frame(b"", 0), chop)

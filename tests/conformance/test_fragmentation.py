@@ -1,13 +1,12 @@
 """RFC 6455, section 5.4: messages in fragments, and control frames between them."""
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.raw import BOTH_WAYS, Chop, at_once
 from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame
+from tests.rows import rows
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
-both_kinds = pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+both_ways = rows("chop", BOTH_WAYS)
+both_kinds = rows("opcode", [TEXT, BINARY])
 
 
 def fragments(*parts: bytes, opcode: int = TEXT) -> list[bytes]:
@@ -21,7 +20,7 @@ def fragments(*parts: bytes, opcode: int = TEXT) -> list[bytes]:
 
 @both_ways
 @both_kinds
-@pytest.mark.parametrize(
+@rows(
     "parts",
     [
         (b"Hel", b"lo"),
@@ -32,7 +31,6 @@ def fragments(*parts: bytes, opcode: int = TEXT) -> list[bytes]:
         (b"H", b"e", b"l", b"l", b"o"),
         (b"x" * 125, b"y" * 126, b"z" * 65_535, b"!" * 65_536),
     ],
-    ids=lambda parts: "+".join(str(len(part)) for part in parts),
 )
 def test_fragments_are_put_together(connect: Connect, parts: tuple[bytes, ...], opcode: int, chop: Chop) -> None:
     with connect() as client:
@@ -85,8 +83,8 @@ def test_messages_in_fragments_and_whole_ones_keep_their_order(connect: Connect,
 
 @both_ways
 @both_kinds
-@pytest.mark.parametrize("fin", [True, False], ids=["final", "fragment"])
-@pytest.mark.parametrize("second", [TEXT, BINARY], ids=["text", "binary"])
+@rows("fin", [True, False])
+@rows("second", [TEXT, BINARY])
 def test_a_second_message_inside_one_in_fragments_is_1002(
     connect: Connect, opcode: int, second: int, fin: bool, chop: Chop
 ) -> None:
@@ -96,15 +94,15 @@ def test_a_second_message_inside_one_in_fragments_is_1002(
 
 
 @both_ways
-@pytest.mark.parametrize("fin", [True, False], ids=["final", "fragment"])
-@pytest.mark.parametrize("size", [0, 5])
+@rows("fin", [True, False])
+@rows("size", [0, 5])
 def test_a_continuation_of_nothing_is_1002(connect: Connect, size: int, fin: bool, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(b"x" * size, CONTINUATION, fin=fin) + frame(b"Hello"), chop)
         client.expect_failure(1002)
 
 
-@pytest.mark.parametrize("before", [[frame(b"whole")], fragments(b"who", b"le")], ids=["whole", "fragments"])
+@rows("before", [[frame(b"whole")], fragments(b"who", b"le")])
 def test_a_continuation_of_what_has_ended_is_1002(connect: Connect, before: list[bytes]) -> None:
     with connect() as client:
         client.send(b"".join(before) + frame(b"more", CONTINUATION), at_once)

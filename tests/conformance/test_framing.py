@@ -1,12 +1,11 @@
 """RFC 6455, section 5.2: frames, their lengths, masks, reserved bits and opcodes."""
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.raw import BOTH_WAYS, Chop, at_once
 from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, header
+from tests.rows import rows
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
+both_ways = rows("chop", BOTH_WAYS)
 
 HELLO = frame(b"Hello")
 MASK = b"\x01\x02\x03\x04"
@@ -21,8 +20,8 @@ def payload(size: int) -> bytes:
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
-@pytest.mark.parametrize("size", [0, 1, 2, 124, 125, 126, 127, 128, 255, 256, 65_534, 65_535, 65_536, 65_537, 1 << 20])
+@rows("opcode", [TEXT, BINARY])
+@rows("size", [0, 1, 2, 124, 125, 126, 127, 128, 255, 256, 65_534, 65_535, 65_536, 65_537, 1 << 20])
 def test_a_message_of_any_length_comes_back(connect: Connect, size: int, opcode: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(payload(size), opcode), chop)
@@ -37,10 +36,8 @@ def extended(size: int, length_bytes: int, opcode: int = TEXT) -> bytes:
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
-@pytest.mark.parametrize(
-    ("size", "length_bytes"), [(0, 2), (1, 2), (125, 2), (0, 8), (1, 8), (125, 8), (126, 8), (65_535, 8)]
-)
+@rows("opcode", [TEXT, BINARY])
+@rows(("size", "length_bytes"), [(0, 2), (1, 2), (125, 2), (0, 8), (1, 8), (125, 8), (126, 8), (65_535, 8)])
 def test_a_length_in_more_bytes_than_needed_is_1002(
     connect: Connect, size: int, length_bytes: int, opcode: int, chop: Chop
 ) -> None:
@@ -51,8 +48,8 @@ def test_a_length_in_more_bytes_than_needed_is_1002(
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [TEXT, BINARY, CONTINUATION, PING])
-@pytest.mark.parametrize("length", [1 << 63, (1 << 63) + 5, (1 << 64) - 1])
+@rows("opcode", [TEXT, BINARY, CONTINUATION, PING])
+@rows("length", [1 << 63, (1 << 63) + 5, (1 << 64) - 1])
 def test_a_length_with_its_top_bit_set_is_1002(connect: Connect, length: int, opcode: int, chop: Chop) -> None:
     with connect() as client:
         client.send(bytes((0x80 | opcode, 0xFF)) + length.to_bytes(8) + MASK, chop)
@@ -63,8 +60,8 @@ def test_a_length_with_its_top_bit_set_is_1002(connect: Connect, length: int, op
 
 
 @both_ways
-@pytest.mark.parametrize("mask", [bytes(4), b"\xff\xff\xff\xff", b"\x00\x00\x00\x01", b"\x80\x00\x00\x00", b"Hell"])
-@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 125, 126, 70_000])
+@rows("mask", [bytes(4), b"\xff\xff\xff\xff", b"\x00\x00\x00\x01", b"\x80\x00\x00\x00", b"Hell"])
+@rows("size", [0, 1, 3, 4, 5, 125, 126, 70_000])
 def test_any_mask_is_taken_off(connect: Connect, mask: bytes, size: int, chop: Chop) -> None:
     with connect() as client:
         client.send(frame(payload(size), mask=mask) + frame(payload(size), BINARY, mask=mask), chop)
@@ -72,8 +69,8 @@ def test_any_mask_is_taken_off(connect: Connect, mask: bytes, size: int, chop: C
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [CONTINUATION, TEXT, BINARY, 0x8, PING, PONG])
-@pytest.mark.parametrize("size", [0, 5, 125])
+@rows("opcode", [CONTINUATION, TEXT, BINARY, 0x8, PING, PONG])
+@rows("size", [0, 5, 125])
 def test_an_unmasked_frame_is_1002(connect: Connect, size: int, opcode: int, chop: Chop) -> None:
     with connect() as client:
         client.send(HELLO + frame(b"x" * size, opcode, mask=b"") + HELLO, chop)
@@ -85,8 +82,8 @@ def test_an_unmasked_frame_is_1002(connect: Connect, size: int, opcode: int, cho
 
 
 @both_ways
-@pytest.mark.parametrize("bits", range(1, 8))
-@pytest.mark.parametrize("opcode", [TEXT, BINARY, PING, PONG, 0x8])
+@rows("bits", range(1, 8))
+@rows("opcode", [TEXT, BINARY, PING, PONG, 0x8])
 def test_a_reserved_bit_is_1002(connect: Connect, opcode: int, bits: int, chop: Chop) -> None:
     bad = bytearray(frame(b"\x03\xe8Hello", opcode))
     bad[0] |= bits << 4
@@ -96,7 +93,7 @@ def test_a_reserved_bit_is_1002(connect: Connect, opcode: int, bits: int, chop: 
         client.expect_failure(1002)
 
 
-@pytest.mark.parametrize("bits", range(1, 8))
+@rows("bits", range(1, 8))
 def test_a_reserved_bit_on_a_continuation_is_1002(connect: Connect, bits: int) -> None:
     bad = bytearray(frame(b"lo", CONTINUATION))
     bad[0] |= bits << 4
@@ -106,9 +103,9 @@ def test_a_reserved_bit_on_a_continuation_is_1002(connect: Connect, bits: int) -
 
 
 @both_ways
-@pytest.mark.parametrize("fin", [True, False], ids=["final", "fragment"])
-@pytest.mark.parametrize("size", [0, 5, 126])
-@pytest.mark.parametrize("opcode", [3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF])
+@rows("fin", [True, False])
+@rows("size", [0, 5, 126])
+@rows("opcode", [3, 4, 5, 6, 7, 0xB, 0xC, 0xD, 0xE, 0xF])
 def test_a_reserved_opcode_is_1002(connect: Connect, opcode: int, size: int, fin: bool, chop: Chop) -> None:
     with connect() as client:
         client.send(HELLO + frame(b"x" * size, opcode, fin=fin) + frame(b"", PING), chop)

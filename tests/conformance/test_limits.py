@@ -1,12 +1,11 @@
 """RFC 6455, sections 7.4.1 and 10.4: what is larger than the server takes is 1009, and not waited for."""
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.testee import CONFIG, LIMIT
 from tests.frames import BINARY, CONTINUATION, PING, TEXT, frame, header
+from tests.rows import rows
 
-both_kinds = pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+both_kinds = rows("opcode", [TEXT, BINARY])
 ZEROS = bytes(4)  # a mask that changes nothing
 
 
@@ -42,7 +41,7 @@ def test_one_byte_more_in_fragments_is_1009(connect: Connect, opcode: int) -> No
 
 
 @both_kinds
-@pytest.mark.parametrize("length", [LIMIT + 1000, 2**31, 2**32, 2**62, 2**63 - 1])
+@rows("length", [LIMIT + 1000, 2**31, 2**32, 2**62, 2**63 - 1])
 def test_a_frame_that_is_announced_too_large_is_1009_before_it_comes(
     connect: Connect, length: int, opcode: int
 ) -> None:

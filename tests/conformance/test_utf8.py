@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from itertools import product
 
-import pytest
-
 from tests.conformance.conftest import Connect
 from tests.conformance.raw import BOTH_WAYS, Chop, in_pieces
 from tests.frames import BINARY, CONTINUATION, TEXT, frame, header
+from tests.rows import rows
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
+both_ways = rows("chop", BOTH_WAYS)
 
 TAIL = (0x80, 0xBF)
 TABLE_3_7 = [
@@ -68,7 +67,7 @@ def test_the_tables_are_what_they_should_be() -> None:
 
 
 @both_ways
-@pytest.mark.parametrize("around", [b"", b"x", b"x" * 200, b"x" * 70_000], ids=["bare", "short", "long", "longer"])
+@rows("around", [b"", b"x", b"x" * 200, b"x" * 70_000])
 def test_well_formed_text_comes_back(connect: Connect, around: bytes, chop: Chop) -> None:
     with connect() as client:
         for each in WELL_FORMED[:: 1 if len(around) < 1000 else 8]:
@@ -84,7 +83,7 @@ def test_all_of_it_in_one_message_comes_back(connect: Connect) -> None:
         client.expect([(TEXT, b"".join(WELL_FORMED) * 10)])
 
 
-@pytest.mark.parametrize("text", [SHORT, *WELL_FORMED[2:]], ids=bytes.hex)
+@rows("text", [SHORT, *WELL_FORMED[2:]])
 def test_text_may_be_cut_at_every_byte_into_fragments(connect: Connect, text: bytes) -> None:
     with connect() as client:
         for cut in range(len(text) + 1):
@@ -123,7 +122,7 @@ def test_each_message_begins_anew(connect: Connect) -> None:
 # What is not
 
 
-@pytest.mark.parametrize("bad", ILL_FORMED, ids=bytes.hex)
+@rows("bad", ILL_FORMED)
 def test_ill_formed_text_is_1007(connect: Connect, bad: bytes) -> None:
     with connect() as client:
         client.send(frame(b"good") + frame(b"ab" + bad + b"\x80\x80\x80") + frame(b"later"))
@@ -131,15 +130,15 @@ def test_ill_formed_text_is_1007(connect: Connect, bad: bytes) -> None:
         client.expect_failure(1007)
 
 
-@pytest.mark.parametrize("around", [b"x" * 200, b"x" * 70_000], ids=["long", "longer"])
-@pytest.mark.parametrize("bad", ILL_FORMED[::20], ids=bytes.hex)
+@rows("around", [b"x" * 200, b"x" * 70_000])
+@rows("bad", ILL_FORMED[::20])
 def test_ill_formed_text_in_a_long_message_is_1007(connect: Connect, bad: bytes, around: bytes) -> None:
     with connect() as client:
         client.send(frame(around + bad + around), in_pieces)
         client.expect_failure(1007)
 
 
-@pytest.mark.parametrize("bad", ILL_FORMED, ids=bytes.hex)
+@rows("bad", ILL_FORMED)
 def test_a_fragment_fails_at_its_first_bad_byte_and_no_earlier(connect: Connect, bad: bytes) -> None:
     with connect() as client:
         client.send(frame(b"ab" + bad[:-1], fin=False))
@@ -148,8 +147,8 @@ def test_a_fragment_fails_at_its_first_bad_byte_and_no_earlier(connect: Connect,
         client.expect_failure(1007)
 
 
-@pytest.mark.parametrize("announced", [100, 1000, 100_000])
-@pytest.mark.parametrize("bad", ILL_FORMED, ids=bytes.hex)
+@rows("announced", [100, 1000, 100_000])
+@rows("bad", ILL_FORMED)
 def test_a_frame_fails_at_its_first_bad_byte_though_more_has_to_come(
     connect: Connect, bad: bytes, announced: int
 ) -> None:
@@ -159,7 +158,7 @@ def test_a_frame_fails_at_its_first_bad_byte_though_more_has_to_come(
         client.expect_failure(1007)
 
 
-@pytest.mark.parametrize("whole", [each for each in WELL_FORMED if len(each) > 1], ids=bytes.hex)
+@rows("whole", [each for each in WELL_FORMED if len(each) > 1])
 def test_text_that_ends_inside_a_character_is_1007(connect: Connect, whole: bytes) -> None:
     for cut in range(1, len(whole)):
         with connect() as client:

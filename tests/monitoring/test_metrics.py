@@ -6,6 +6,7 @@ import pytest
 
 from chatd.monitoring import metrics
 from chatd.monitoring.metrics import REFUSED, SAMPLES, Histogram, LabelledNumbers, Number, names
+from tests.rows import rows
 
 
 def test_each_sample_is_there_once() -> None:
@@ -13,7 +14,7 @@ def test_each_sample_is_there_once() -> None:
     assert len(told) == len(set(told))
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda each: f"{each.name}{dict(each.labels) or ''}")
+@rows("sample", SAMPLES)
 def test_names_follow_the_conventions_of_prometheus(sample: metrics.Sample) -> None:
     assert re.fullmatch(r"chatd_[a-z][a-z_]*", sample.name)
     assert (sample.kind == "counter") == sample.name.endswith("_total")

@@ -5,6 +5,7 @@ import pytest
 
 from chatd.protocol import close_codes
 from chatd.protocol.close_codes import CloseCode
+from tests.rows import rows
 
 EVERY = [each for each in vars(close_codes).values() if isinstance(each, CloseCode)]
 EVERY += [close_codes.too_slow(1), close_codes.too_slow(2**63)]
@@ -17,17 +18,17 @@ def test_there_are_reasons_to_hang_up() -> None:
     assert len(EVERY) >= 7
 
 
-@pytest.mark.parametrize("each", EVERY, ids=str)
+@rows("each", EVERY)
 def test_a_close_code_may_be_sent(each: CloseCode) -> None:
     assert each.code in SENDABLE
 
 
-@pytest.mark.parametrize("each", EVERY, ids=str)
+@rows("each", EVERY)
 def test_a_reason_fits_in_a_close_frame(each: CloseCode) -> None:
     assert 1 <= len(each.reason.encode()) <= 123
 
 
-@pytest.mark.parametrize("each", EVERY, ids=str)
+@rows("each", EVERY)
 def test_a_reason_is_one_line_for_a_person(each: CloseCode) -> None:
     assert each.reason.isprintable()
 
@@ -36,7 +37,7 @@ def test_no_reason_stands_twice() -> None:
     assert len({each.reason for each in EVERY}) == len(EVERY)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("each", "code"),
     [
         (close_codes.STOPPING, 1001),
@@ -50,7 +51,6 @@ def test_no_reason_stands_twice() -> None:
         (close_codes.LOG_AWAY, 1013),
         (close_codes.too_slow(3), 1013),
     ],
-    ids=str,
 )
 def test_a_reason_has_the_code_that_clients_are_promised(each: CloseCode, code: int) -> None:
     assert each.code == code

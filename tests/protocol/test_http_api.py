@@ -20,6 +20,7 @@ from chatd.protocol.http_api import (
 )
 from chatd.protocol.http_head import Refused
 from chatd.protocol.message import StreamPosition
+from tests.rows import rows
 
 
 def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
@@ -32,7 +33,7 @@ def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
 # The form
 
 
-@pytest.mark.parametrize(
+@rows(
     ("accept", "form"),
     [
         (None, TEXT),
@@ -67,7 +68,7 @@ def test_any_header_gives_a_form(accept: str) -> None:
     assert choose_form(accept) in (TEXT, JSON, JSON_LINES, EVENTS, HTML)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("accept", "takes"),
     [
         *((None, False), ("", False), ("br", False), ("identity", False), ("gzipped", False)),
@@ -105,9 +106,7 @@ def test_the_id_of_an_event_is_a_position() -> None:
     assert read_event_id("k3f9-1042") == StreamPosition("k3f9", 1042)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-", "k3f9", "k3f9-", "-3", "k-3-4", "k3f9-x", "k 3-4", "k-1\n", "ä-1", "k-\u0661", "k" * 65 + "-1"]
-)
+@rows("text", ["", "-", "k3f9", "k3f9-", "-3", "k-3-4", "k3f9-x", "k 3-4", "k-1\n", "ä-1", "k-\u0661", "k" * 65 + "-1"])
 def test_another_id_is_refused(text: str) -> None:
     with pytest.raises(Refused) as caught:
         read_event_id(text)
@@ -117,7 +116,7 @@ def test_another_id_is_refused(text: str) -> None:
 # What is said
 
 
-@pytest.mark.parametrize(
+@rows(
     "kind",
     [
         None,
@@ -133,9 +132,7 @@ def test_a_body_is_the_text(kind: str | None) -> None:
     assert read_publish_body(kind, "a=b&c größe\n".encode(), 100) == PublishBody("a=b&c größe")
 
 
-@pytest.mark.parametrize(
-    ("body", "text"), [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\nb\n", "a\nb"), (b" ", " ")]
-)
+@rows(("body", "text"), [(b"a\n", "a"), (b"a\r\n", "a"), (b"a\n\n", "a\n"), (b"a\nb\n", "a\nb"), (b" ", " ")])
 def test_one_line_end_is_dropped(body: bytes, text: str) -> None:
     assert read_publish_body(None, body, 100).text == text
     assert read_publish_body(JSON, json.dumps({"text": body.decode()}).encode(), 100).text == text
@@ -152,7 +149,7 @@ def test_what_json_leaves_out_or_sets_to_null_is_not_there() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@rows(
     "body",
     [
         b"",
@@ -180,12 +177,12 @@ def test_bad_json_is_refused(body: bytes) -> None:
     assert message.isprintable()
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b"\r\n", b"\xff", b"\xc3"])
+@rows("body", [b"", b"\n", b"\r\n", b"\xff", b"\xc3"])
 def test_a_body_without_text_is_refused(body: bytes) -> None:
     assert refusal(None, body)[0] == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     "kind",
     ["image/png", "multipart/form-data; boundary=x", "application/xml", "nonsense", "text/plain; charset=latin-1"],
 )

@@ -34,6 +34,7 @@ from chatd.protocol.http_head import (
 from chatd.protocol.nick import BadNick, read_nick, shows
 from tests.depth import code_points
 from tests.frames import ACCEPT, KEY, handshake
+from tests.rows import rows
 
 CONTROL_BYTES = [*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]
 FORBIDDEN = [*CONTROL_BYTES, 0x85]
@@ -78,19 +79,19 @@ def test_a_head_may_hold_no_headers() -> None:
     assert read_head(head()) == RequestHead("GET", b"/", {})
 
 
-@pytest.mark.parametrize("byte", FORBIDDEN)
-@pytest.mark.parametrize("before", [b"X: a", b"X", b"X: "])
+@rows("byte", FORBIDDEN)
+@rows("before", [b"X: a", b"X", b"X: "])
 def test_a_forbidden_byte_in_a_header_is_refused(byte: int, before: bytes) -> None:
     refused = refused_head(head(before + bytes([byte]) + b"b: c"))
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
-@pytest.mark.parametrize("byte", [*CONTROL_BYTES, *b"\t\r\n"])
+@rows("byte", [*CONTROL_BYTES, *b"\t\r\n"])
 def test_a_forbidden_byte_in_the_target_is_refused(byte: int) -> None:
     assert refused_head(b"GET /a%cb HTTP/1.1\r\n\r\n" % byte).status == 400
 
 
-@pytest.mark.parametrize("room", ["\u00c5", "\u0145", "\u0445"])
+@rows("room", ["\u00c5", "\u0145", "\u0445"])
 def test_a_character_with_the_byte_0x85_may_stand_in_the_target_and_in_no_header(room: str) -> None:
     assert read_upgrade_target(read_head(handshake(f"/{room}?nick={room}"))) == RoomTarget(room, nick=room)
     assert refused_head(head(f"X: {room}".encode())).status == 400
@@ -107,7 +108,7 @@ def test_no_program_ends_a_request_line_within_a_quoted_target(target: bytes) ->
     assert quoted.decode("latin-1").splitlines() == [quoted.decode("ascii")]
 
 
-@pytest.mark.parametrize("byte", [each for each in range(256) if each not in FORBIDDEN and each not in b"\r\n"])
+@rows("byte", [each for each in range(256) if each not in FORBIDDEN and each not in b"\r\n"])
 def test_any_other_byte_may_stand_in_a_value(byte: int) -> None:
     assert read_head(head(b"X: a%cb" % byte)).headers == {"x": f"a{chr(byte)}b"}
 
@@ -116,7 +117,7 @@ def test_the_forbidden_bytes_are_known_before_the_head_is_whole() -> None:
     assert [byte for byte in range(256) if CONTROL.search(bytes([byte]))] == CONTROL_BYTES
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         head(b"X: a\rY: b"),
@@ -133,7 +134,7 @@ def test_a_bare_line_end_is_refused(data: bytes) -> None:
     assert refused_head(data).status == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     "line",
     [
         b"no colon",
@@ -156,7 +157,7 @@ def test_a_folded_line_is_refused_at_the_end_too() -> None:
     assert refused_head(head(b"Host: a", b" b")).status == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     "first",
     [
         b"",
@@ -198,7 +199,7 @@ def test_a_byte_over_127_in_a_value_stays_one_character() -> None:
     assert read_head(head("X: é".encode())).headers == {"x": "Ã©"}
 
 
-@pytest.mark.parametrize("space", [b" ", b"\t"])
+@rows("space", [b" ", b"\t"])
 def test_a_head_full_of_space_is_read_at_once(space: bytes) -> None:
     data = head(b"X: a" + space * 20_000 + b"b")
     start = time.process_time()
@@ -214,7 +215,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         assert refused.status == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     "lines",
     [
         (b"Upgrade: websocket",),
@@ -227,9 +228,7 @@ def test_an_upgrade_to_websocket_is_seen(lines: tuple[bytes, ...]) -> None:
     assert read_head(head(*lines)).upgrades
 
 
-@pytest.mark.parametrize(
-    "line", [b"Host: websocket", b"Upgrade:", b"Upgrade: h2c", b"Upgrade: websockets", b"Upgrade: a websocket"]
-)
+@rows("line", [b"Host: websocket", b"Upgrade:", b"Upgrade: h2c", b"Upgrade: websockets", b"Upgrade: a websocket"])
 def test_what_is_no_upgrade_to_websocket_is_none(line: bytes) -> None:
     assert not read_head(head(line)).upgrades
 
@@ -260,22 +259,20 @@ def test_what_extensions_are_offered_is_kept() -> None:
     assert read_upgrade(read_head(handshake(Sec_WebSocket_Extensions=offer))) == Upgrade(KEY, offer)
 
 
-@pytest.mark.parametrize("offer", ["chatd.v1", "mqtt, chatd.v1", "chatd.v1,chatd.v2", "mqtt,\tchatd.v1 , stomp"])
+@rows("offer", ["chatd.v1", "mqtt, chatd.v1", "chatd.v1,chatd.v2", "mqtt,\tchatd.v1 , stomp"])
 def test_the_subprotocol_is_chosen_where_it_is_offered_among_others(offer: str) -> None:
     upgrade = read_upgrade(read_head(handshake(Sec_WebSocket_Protocol=offer)))
     assert upgrade == Upgrade(KEY, protocol="chatd.v1")
     assert b"\r\nSec-WebSocket-Protocol: chatd.v1\r\n" in accept(upgrade)
 
 
-@pytest.mark.parametrize("first", ["mqtt", "chatd.v1", "chatd.v1,mqtt"])
+@rows("first", ["mqtt", "chatd.v1", "chatd.v1,mqtt"])
 def test_a_subprotocol_may_be_offered_in_several_headers(first: str) -> None:
     data = handshake(Sec_WebSocket_Protocol=first).replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chatd.v1\r\n\r\n")
     assert read_upgrade(read_head(data)).protocol == "chatd.v1"
 
 
-@pytest.mark.parametrize(
-    "offer", ["mqtt", "mqtt, stomp", "chatd.v2", "chatd", "CHATD.V1", "Chatd.v1", "chatd.v1;x", ","]
-)
+@rows("offer", ["mqtt", "mqtt, stomp", "chatd.v2", "chatd", "CHATD.V1", "Chatd.v1", "chatd.v1;x", ","])
 def test_of_unknown_subprotocols_alone_the_answer_is_400_and_names_what_is_spoken(offer: str) -> None:
     refused = refused_upgrade(handshake(Sec_WebSocket_Protocol=offer))
     assert (refused.status, refused.code) == (400, "bad_request")
@@ -297,7 +294,7 @@ def key_of(target: str, offer: str) -> str:
     return read_upgrade_target(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).resume
 
 
-@pytest.mark.parametrize(
+@rows(
     ("target", "offer"),
     [
         ("/ops", "chatd.v1, resume.a-key.of~mine"),
@@ -312,7 +309,7 @@ def test_a_resume_key_comes_in_the_url_or_among_the_subprotocols(target: str, of
     assert read_upgrade(read_head(handshake(target, Sec_WebSocket_Protocol=offer))).protocol == "chatd.v1"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("target", "offer", "message"),
     [
         ("/ops?resume=0123456789", "chatd.v1, resume.a-key.of~mine", "there are several resume keys; one is enough"),
@@ -333,18 +330,18 @@ def test_a_resume_key_is_never_the_subprotocol_that_is_spoken() -> None:
     assert refused_upgrade(handshake(Sec_WebSocket_Protocol="resume.a-key.of~mine")).status == 400
 
 
-@pytest.mark.parametrize("connection", ["upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade,TE", "\tUpgrade "])
+@rows("connection", ["upgrade", "UPGRADE", "keep-alive, Upgrade", "Upgrade,TE", "\tUpgrade "])
 def test_a_connection_header_may_list_other_things_too(connection: str) -> None:
     assert read_upgrade(read_head(handshake(Connection=connection))).key == KEY
 
 
-@pytest.mark.parametrize("connection", ["", "keep-alive", "upgraded", "Up grade"])
+@rows("connection", ["", "keep-alive", "upgraded", "Up grade"])
 def test_a_connection_that_is_not_upgraded_is_400(connection: str) -> None:
     refused = refused_upgrade(handshake(Connection=connection))
     assert (refused.status, refused.code) == (400, "bad_request")
 
 
-@pytest.mark.parametrize(
+@rows(
     "key",
     [
         "",
@@ -366,7 +363,7 @@ def test_a_key_of_the_client_is_never_repeated() -> None:
     assert "secret" not in refused_upgrade(handshake(Sec_WebSocket_Key="secret")).message
 
 
-@pytest.mark.parametrize("host", ["", "a,b"])
+@rows("host", ["", "a,b"])
 def test_a_handshake_needs_one_host(host: str) -> None:
     assert refused_upgrade(handshake(Host=host)).status == 400
 
@@ -375,14 +372,14 @@ def test_two_hosts_are_400() -> None:
     assert refused_upgrade(handshake().replace(b"\r\n\r\n", b"\r\nHost: other\r\n\r\n")).status == 400
 
 
-@pytest.mark.parametrize("version", ["", "8", "14", "013", "13, 8", "x"])
+@rows("version", ["", "8", "14", "013", "13, 8", "x"])
 def test_another_version_is_426_and_told_which_would_do(version: str) -> None:
     refused = refused_upgrade(handshake(Sec_WebSocket_Version=version))
     assert refused.status == 426
     assert dict(refused.headers) == {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
 
-@pytest.mark.parametrize("method", [b"POST", b"HEAD", b"get"])
+@rows("method", [b"POST", b"HEAD", b"get"])
 def test_another_method_is_405(method: bytes) -> None:
     refused = refused_upgrade(handshake().replace(b"GET", method, 1))
     assert (refused.status, dict(refused.headers)) == (405, {"Allow": "GET"})
@@ -413,9 +410,7 @@ def test_a_path_is_a_room() -> None:
     assert read_target(b"/ops") == RoomTarget("ops", echo=False)
 
 
-@pytest.mark.parametrize(
-    "target", ["/", "/?echo=0", "http://example.org/", "http://example.org", "http://example.org?a=b"]
-)
+@rows("target", ["/", "/?echo=0", "http://example.org/", "http://example.org", "http://example.org?a=b"])
 def test_the_bare_root_is_the_lobby(target: str) -> None:
     assert room_at(target) == "lobby"
 
@@ -444,23 +439,23 @@ def test_case_makes_another_room() -> None:
     assert room_at("/Ops") != room_at("/ops")
 
 
-@pytest.mark.parametrize("target", ["/cafe%CC%81", "/caf%C3%A9", "/cafe\u0301"])
+@rows("target", ["/cafe%CC%81", "/caf%C3%A9", "/cafe\u0301"])
 def test_a_room_is_normalised_to_nfc(target: str) -> None:
     assert room_at(target) == "caf\u00e9"
 
 
-@pytest.mark.parametrize("target", [b"/%FF", b"/\xff", b"/%C3", b"/%ED%A0%80", b"/%C0%AF"])
+@rows("target", [b"/%FF", b"/\xff", b"/%C3", b"/%ED%A0%80", b"/%C0%AF"])
 def test_a_room_that_is_no_utf8_is_refused(target: bytes) -> None:
     refused = refused_target(target)
     assert (refused.status, refused.code) == (404, "bad_room")
 
 
-@pytest.mark.parametrize("name", ["a", "a" * 64, "é" * 64, "😀" * 64, "e\u0301" * 64])
+@rows("name", ["a", "a" * 64, "é" * 64, "😀" * 64, "e\u0301" * 64])
 def test_a_name_of_1_to_64_characters_is_good(name: str) -> None:
     assert room_at("/" + quote(name)) == unicodedata.normalize("NFC", name)
 
 
-@pytest.mark.parametrize("name", ["a" * 65, "é" * 65, "e\u0301" * 65, "\u0958" * 33])
+@rows("name", ["a" * 65, "é" * 65, "e\u0301" * 65, "\u0958" * 33])
 def test_a_name_longer_than_64_characters_once_normalised_is_refused(name: str) -> None:
     refused = refused_target("/" + quote(name))
     assert (refused.status, refused.code) == (404, "bad_room")
@@ -470,7 +465,7 @@ SPACES = [chr(each) for each in range(0x110000) if chr(each).isspace()]
 CONTROLS = [chr(each) for each in range(0x110000) if unicodedata.category(chr(each)) == "Cc"]
 
 
-@pytest.mark.parametrize("character", sorted({*SPACES, *CONTROLS}), ids=lambda each: f"U+{ord(each):04X}")
+@rows("character", sorted({*SPACES, *CONTROLS}))
 def test_white_space_and_control_characters_are_refused(character: str) -> None:
     for name in (character, f"a{character}", f"{character}a", f"a{character}b"):
         refused = refused_target("/" + quote(name))
@@ -494,7 +489,7 @@ HIDDEN = [
 """Characters that do not show: format characters, blank ones, private ones and such as are not assigned."""
 
 
-@pytest.mark.parametrize("character", HIDDEN, ids=lambda each: f"U+{ord(each):04X}")
+@rows("character", HIDDEN)
 def test_a_character_that_does_not_show_is_refused_and_named(character: str) -> None:
     for name in (character, f"ops{character}", f"{character}ops", f"o{character}ps"):
         refused = refused_target("/" + quote(name))
@@ -516,13 +511,13 @@ def test_a_room_may_hold_the_characters_that_a_nick_may_hold() -> None:
         assert room_at("/" + quote(character))
 
 
-@pytest.mark.parametrize("target", ["/a/b", "/a%2Fb", "//a", "/%2F", "/a/", "//", "/../a"])
+@rows("target", ["/a/b", "/a%2Fb", "//a", "/%2F", "/a/", "//", "/../a"])
 def test_a_slash_in_a_name_is_refused(target: str) -> None:
     refused = refused_target(target)
     assert (refused.status, refused.code) == (404, "bad_room")
 
 
-@pytest.mark.parametrize("target", ["/-", "/-a", "/%2D", "/%2da", "/%2D/x"])
+@rows("target", ["/-", "/-a", "/%2D", "/%2da", "/%2D/x"])
 def test_a_name_that_starts_with_a_hyphen_is_refused(target: str) -> None:
     refused = refused_target(target)
     assert (refused.status, refused.code) == (404, "bad_room")
@@ -532,7 +527,7 @@ def test_a_hyphen_further_on_is_good() -> None:
     assert room_at("/a-b-") == "a-b-"
 
 
-@pytest.mark.parametrize("target", ["/-/x", "/-/", "/-/healthz?echo=7", "http://example.org/-/x"])
+@rows("target", ["/-/x", "/-/", "/-/healthz?echo=7", "http://example.org/-/x"])
 def test_a_path_of_the_server_is_no_room(target: str) -> None:
     refused = refused_target(target)
     assert (refused.status, refused.code) == (404, "not_found")
@@ -542,33 +537,31 @@ def test_a_room_of_a_path_without_its_slash_is_read_alike() -> None:
     assert (room_name(b"caf%C3%A9"), room_name(b"")) == ("café", "lobby")
 
 
-@pytest.mark.parametrize(("target", "echo"), [(b"/ops?echo=1", True), (b"/ops?echo=0", False), (b"/ops?", False)])
+@rows(("target", "echo"), [(b"/ops?echo=1", True), (b"/ops?echo=0", False), (b"/ops?", False)])
 def test_echo_is_asked_for_with_1(target: bytes, echo: bool) -> None:
     assert read_target(target) == RoomTarget("ops", echo)
 
 
-@pytest.mark.parametrize("query", ["echo=%31", "%65cho=1", "&&echo=1&", "a=b&echo=1&c", "echo=0&echo=1"])
+@rows("query", ["echo=%31", "%65cho=1", "&&echo=1&", "a=b&echo=1&c", "echo=0&echo=1"])
 def test_echo_is_found_however_it_is_written(query: str) -> None:
     assert read_target(b"/ops?" + query.encode()).echo
 
 
-@pytest.mark.parametrize(
-    "query", ["echo", "echo=", "echo=2", "echo=true", "echo=11", "echo=1%20", "echo=+1", "echo=1?x", "echo=%FF"]
-)
+@rows("query", ["echo", "echo=", "echo=2", "echo=true", "echo=11", "echo=1%20", "echo=+1", "echo=1?x", "echo=%FF"])
 def test_a_bad_value_of_echo_is_refused_with_a_line_that_names_it(query: str) -> None:
     refused = refused_target(f"/ops?{query}")
     assert (refused.status, refused.code) == (400, "bad_request")
     assert "echo" in refused.message and "\n" not in refused.message
 
 
-@pytest.mark.parametrize(
+@rows(
     "query", ["nickname=:", "x=1", "Echo=2", "=2", "=", "x=%FF%00", "echo.=2", "since=x;echo=2", "Last=x", "resumed=1"]
 )
 def test_an_unknown_parameter_is_ignored(query: str) -> None:
     assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("query", "last"),
     [
         ("last=20", 20),
@@ -584,7 +577,7 @@ def test_the_last_messages_are_asked_for_by_their_number(query: str, last: int) 
     assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops", last=last)
 
 
-@pytest.mark.parametrize(
+@rows(
     "query",
     [
         "last",
@@ -608,7 +601,7 @@ def test_a_bad_number_of_last_messages_is_refused_with_a_line_that_names_it(quer
     assert refused.message.startswith("last must be ") and "\n" not in refused.message
 
 
-@pytest.mark.parametrize(
+@rows(
     ("query", "key"),
     [
         ("resume=abcdefgh", "abcdefgh"),
@@ -623,7 +616,7 @@ def test_a_resume_key_is_taken_as_it_is(query: str, key: str) -> None:
     assert read_target(b"/ops?" + query.encode()) == RoomTarget("ops", resume=key)
 
 
-@pytest.mark.parametrize(
+@rows(
     "key",
     [
         "",
@@ -651,7 +644,7 @@ def test_a_resume_key_without_a_value_is_refused() -> None:
     assert refused_target("/ops?resume").status == 400
 
 
-@pytest.mark.parametrize(
+@rows(
     ("query", "nick"),
     [
         ("nick=ann", "ann"),
@@ -667,7 +660,7 @@ def test_a_nick_is_percent_decoded_and_normalised(query: str, nick: str) -> None
     assert read_target(f"/ops?{query}".encode()) == RoomTarget("ops", nick=nick)
 
 
-@pytest.mark.parametrize(
+@rows(
     "query",
     [
         "nick",
@@ -695,21 +688,19 @@ def test_all_parameters_go_together() -> None:
     assert read_target(target) == RoomTarget("ops", echo=True, last=5, resume="abcdefgh", nick="ann")
 
 
-@pytest.mark.parametrize("query", ["echo=2", "last=x", "resume=x", "nick=:"])
+@rows("query", ["echo=2", "last=x", "resume=x", "nick=:"])
 def test_a_bad_room_counts_before_a_bad_parameter(query: str) -> None:
     assert refused_target(f"/a/b?{query}").status == 404
 
 
-@pytest.mark.parametrize(
+@rows(
     "target", ["http://example.org/ops?echo=1", "HTTPS://example.org:3000/ops?echo=1", "http://[::1]:3000/ops?echo=1"]
 )
 def test_the_absolute_form_names_the_same_place(target: str) -> None:
     assert read_target(target.encode()) == RoomTarget("ops", echo=True)
 
 
-@pytest.mark.parametrize(
-    "target", ["*", "example.org:443", "ops", "ftp://example.org/ops", "?echo=1", "", "#/ops", "http:/ops"]
-)
+@rows("target", ["*", "example.org:443", "ops", "ftp://example.org/ops", "?echo=1", "", "#/ops", "http:/ops"])
 def test_a_target_that_is_no_path_is_a_bad_request(target: str) -> None:
     refused = refused_target(target)
     assert (refused.status, refused.code) == (400, "bad_request")
@@ -745,7 +736,7 @@ def test_any_target_is_read_or_refused(path: bytes) -> None:
 # Answers
 
 
-@pytest.mark.parametrize(
+@rows(
     ("refused", "status_line"),
     [
         (bad_request("no"), b"HTTP/1.1 400 Bad Request"),
@@ -782,7 +773,7 @@ def test_a_refusal_says_its_message_as_an_exception_too() -> None:
     assert str(bad_request("what is wrong")) == "what is wrong"
 
 
-@pytest.mark.parametrize("body", [{"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}])
+@rows("body", [{"Content_Length": "5"}, {"Transfer_Encoding": "chunked"}])
 def test_a_websocket_handshake_with_a_body_is_400(body: dict[str, str]) -> None:
     assert refused_upgrade(handshake(**body)).status == 400
 

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import pytest
-
 from chatd.protocol.close_codes import STOPPING, TAKEN_OVER
 from chatd.protocol.http_api import EVENTS, JSON, TEXT
 from chatd.protocol.http_stream import LAST_CHUNK, stream
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent
+from tests.rows import rows
 
 TEXTS = (
     "hello",
@@ -101,7 +100,7 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
     ]
 
 
-@pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
+@rows("form", [TEXT, JSON, EVENTS])
 def test_a_reader_that_ends_lines_at_other_characters_too_reads_the_same_lines(form: str) -> None:
     hostile = "".join(map(chr, LINE_ENDS)).join(["hi", "boss: transfer approved", "id: zzz-1", "retry: 99999999"])
     shown = stream(form, chunked=False, presence=True)
@@ -129,7 +128,7 @@ def test_events_hold_any_text_and_say_where_it_stands() -> None:
     assert json.loads(rest[0]["data"]) == {"type": "gap", "room": "ops", "epoch": "k3f9", "from": 18, "to": 20}
 
 
-@pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
+@rows("form", [TEXT, JSON, EVENTS])
 def test_each_message_is_a_frame_of_its_own(form: str) -> None:
     for chunked in (False, True):
         frames = stream(form, chunked=chunked, presence=True).format.frames([BATCH, BATCH])
@@ -137,7 +136,7 @@ def test_each_message_is_a_frame_of_its_own(form: str) -> None:
         assert all(frames)
 
 
-@pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
+@rows("form", [TEXT, JSON, EVENTS])
 def test_without_chunks_it_is_the_same(form: str) -> None:
     whole, chunked = stream(form, chunked=False, presence=True), stream(form, chunked=True, presence=True)
     assert (whole.end, chunked.end) == (b"", LAST_CHUNK)
@@ -146,7 +145,7 @@ def test_without_chunks_it_is_the_same(form: str) -> None:
     assert whole.heartbeat == unchunked(chunked.heartbeat)
 
 
-@pytest.mark.parametrize("form", [TEXT, JSON, EVENTS])
+@rows("form", [TEXT, JSON, EVENTS])
 def test_who_is_not_to_be_told_hears_nothing_of_who_comes_and_goes(form: str) -> None:
     assert stream(form, chunked=True, presence=False).format.change("ops", JOIN) == b""
 

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from chatd.protocol.http_head import Refused
 from chatd.protocol.json_line import encode
 from chatd.protocol.json_v1 import change_json, message_json
 from chatd.protocol.message import Message, PresenceEvent
+from tests.rows import rows
 
 LINE_ENDS = "".join(each for each in map(chr, range(0x110000)) if len(f"{each}x".splitlines()) > 1)
 """The characters at which Python's ``str.splitlines`` ends a line."""
@@ -30,12 +30,12 @@ def test_any_text_is_one_line_and_comes_back_as_it_was(text: str) -> None:
     assert json.loads(written) == {text: [text]}
 
 
-@pytest.mark.parametrize("text", ["größe", "\U0001f600", "\u2027\u202a", "\u0084\u0086", "“”…"])
+@rows("text", ["größe", "\U0001f600", "\u2027\u202a", "\u0084\u0086", "“”…"])
 def test_other_characters_stay_as_they_are(text: str) -> None:
     assert encode(text).decode() == f'"{text}"'
 
 
-@pytest.mark.parametrize("character", LINE_ENDS)
+@rows("character", LINE_ENDS)
 def test_messages_changes_and_errors_are_written_so(character: str) -> None:
     text = f"a{character}b"
     for written in (

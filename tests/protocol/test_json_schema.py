@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
@@ -11,6 +10,7 @@ from chatd.protocol.json_schema import schema
 from chatd.protocol.json_v1 import BadRequest, Event, Request, message_json, read_request
 from chatd.protocol.message import Message
 from tests.protocol.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
+from tests.rows import rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "chatd.v1.schema.json"
 SCHEMA = schema()
@@ -31,24 +31,24 @@ def test_the_schema_is_one() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize(("text", "_"), REQUESTS)
+@rows(("text", "_"), REQUESTS)
 def test_every_request_of_the_contract_is_valid(text: str, _: Request) -> None:
     REQUEST.validate(json.loads(text))
     ANY.validate(json.loads(text))
 
 
-@pytest.mark.parametrize(("_", "text"), EVENTS)
+@rows(("_", "text"), EVENTS)
 def test_every_event_is_valid(_: Event, text: str) -> None:
     EVENT.validate(json.loads(text))
     ANY.validate(json.loads(text))
 
 
-@pytest.mark.parametrize("text", [text for text, _, _ in NO_REQUESTS])
+@rows("text", [text for text, _, _ in NO_REQUESTS])
 def test_what_is_no_request_is_not_valid(text: str) -> None:
     assert not REQUEST.is_valid(json.loads(text))
 
 
-@pytest.mark.parametrize("ref", [ref for ref, _ in NO_REFERENCES])
+@rows("ref", [ref for ref, _ in NO_REFERENCES])
 def test_what_is_no_reference_is_not_valid(ref: str) -> None:
     assert not REQUEST.is_valid({"type": "ping", "ref": json.loads(ref)})
 
@@ -63,7 +63,7 @@ SOMETIMES = {
 """The fields of events that may be left out, beside the reference."""
 
 
-@pytest.mark.parametrize(("_", "text"), EVENTS)
+@rows(("_", "text"), EVENTS)
 def test_an_event_without_one_of_its_fields_is_not_valid(_: Event, text: str) -> None:
     event = json.loads(text)
     for name in event:

@@ -25,6 +25,7 @@ from chatd.protocol.json_v1 import (
 )
 from chatd.protocol.message import Message, StreamPosition
 from tests.protocol.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
+from tests.rows import rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
@@ -45,7 +46,7 @@ def refused(text: str | bytes) -> BadRequest:
 # What comes in
 
 
-@pytest.mark.parametrize(("text", "request_"), REQUESTS)
+@rows(("text", "request_"), REQUESTS)
 def test_each_request_of_the_contract_is_read(text: str, request_: Request) -> None:
     assert read_request(text) == request_
     assert read_request(text.encode()) == request_
@@ -68,35 +69,35 @@ def test_a_type_that_comes_twice_must_be_the_same() -> None:
     assert refused('{"type":"ping","ref":1,"type":"leave","room":"ops"}').message.startswith("type: expected one of ")
 
 
-@pytest.mark.parametrize("text", ["\0", "\x1b[31m", "a\nb", "\u2028", "é", "\U0001f600", "007", " "])
+@rows("text", ["\0", "\x1b[31m", "a\nb", "\u2028", "é", "\U0001f600", "007", " "])
 def test_any_text_that_is_not_empty_stays_as_it_is(text: str) -> None:
     for written in (json.dumps(text), json.dumps(text, ensure_ascii=True)):
         assert read_request(f'{{"type":"publish","room":"ops","text":{written}}}') == Publish("ops", text)
 
 
-@pytest.mark.parametrize("ref", [0, -1, 2**53 - 1, 1 - 2**53, "", "x" * 64, "é" * 64, "\U0001f600" * 64, "1"])
+@rows("ref", [0, -1, 2**53 - 1, 1 - 2**53, "", "x" * 64, "é" * 64, "\U0001f600" * 64, "1"])
 def test_a_reference_is_an_integer_or_a_short_string(ref: int | str) -> None:
     assert read_request(json.dumps({"type": "ping", "ref": ref})) == Ping(ref=ref)
 
 
-@pytest.mark.parametrize(("ref", "complaint"), NO_REFERENCES)
+@rows(("ref", "complaint"), NO_REFERENCES)
 def test_anything_else_is_no_reference(ref: str, complaint: str) -> None:
     refusal = refused(f'{{"type":"ping","ref":{ref}}}')
     assert (refusal.ref, refusal.message) == (UNSET, f"ref: {complaint}")
 
 
-@pytest.mark.parametrize(("text", "ref", "complaint"), NO_REQUESTS)
+@rows(("text", "ref", "complaint"), NO_REQUESTS)
 def test_what_is_wrong_is_said_with_the_field_and_the_reference(text: str, ref: object, complaint: str) -> None:
     refusal = refused(text)
     assert (refusal.ref, refusal.message) == (ref, complaint)
 
 
-@pytest.mark.parametrize("limit", [1, 1000])
+@rows("limit", [1, 1000])
 def test_a_page_of_history_may_have_as_many_messages_as_it_may(limit: int) -> None:
     assert read_request(f'{{"type":"history","room":"ops","limit":{limit}}}') == History("ops", limit=limit)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "complaint"),
     [
         ("[]", "expected object, got array"),
@@ -114,20 +115,20 @@ def test_what_is_no_object_is_refused_without_a_reference(text: str, complaint: 
     assert (refusal.ref, refusal.message) == (UNSET, complaint)
 
 
-@pytest.mark.parametrize("half", ["\\ud83d", "\\ude00", "\\ud83dx", "\\ud83d\\ud83d", "\\ude00\\ud83d", "\ud83d"])
-@pytest.mark.parametrize("field", ["text", "id", "room", "x"])
+@rows("half", ["\\ud83d", "\\ude00", "\\ud83dx", "\\ud83d\\ud83d", "\\ude00\\ud83d", "\ud83d"])
+@rows("field", ["text", "id", "room", "x"])
 def test_half_a_character_is_refused_and_its_field_named(half: str, field: str) -> None:
     refusal = refused(f'{{"type":"publish","ref":1,"room":"ops","text":"hi","{field}":"{half}"}}')
     assert (refusal.ref, refusal.message) == (1, f"{field}: half of a surrogate pair")
 
 
-@pytest.mark.parametrize("half", ["\\ud83d", "\ud83d"])
+@rows("half", ["\\ud83d", "\ud83d"])
 def test_a_name_that_is_half_a_character_is_refused(half: str) -> None:
     refusal = refused(f'{{"type":"ping","ref":1,"{half}":2}}')
     assert (refusal.ref, refusal.message) == (1, r"\ud83d: half of a surrogate pair")
 
 
-@pytest.mark.parametrize("text", ['{"ref":"\\ud83d"}', '{"ref":"\ud83d"}', '{"type":"ping","ref":"\\ude00"}'])
+@rows("text", ['{"ref":"\\ud83d"}', '{"ref":"\ud83d"}', '{"type":"ping","ref":"\\ude00"}'])
 def test_half_a_character_never_comes_back_as_a_reference(text: str) -> None:
     assert refused(text).ref is UNSET
 
@@ -136,12 +137,12 @@ def test_a_reference_is_found_where_the_rest_is_nearly_json() -> None:
     assert refused('{"type":"ping","ref":5,"x":NaN}').ref == 5
 
 
-@pytest.mark.parametrize("text", [DEEP, f'{{"type":"ping","x":{DEEP}}}', f'{{"x":{DEEP},"type":"ping"}}', DEEP[:9000]])
+@rows("text", [DEEP, f'{{"type":"ping","x":{DEEP}}}', f'{{"x":{DEEP},"type":"ping"}}', DEEP[:9000]])
 def test_what_is_nested_too_deep_is_refused(text: str) -> None:
     assert refused(text).ref is UNSET
 
 
-@pytest.mark.parametrize("text", [b"\xff", b'{"type":"publish","room":"ops","text":"\xff"}', b"\xef\xbb\xbf{}"])
+@rows("text", [b"\xff", b'{"type":"publish","room":"ops","text":"\xff"}', b"\xef\xbb\xbf{}"])
 def test_bytes_that_are_no_utf_8_are_refused(text: bytes) -> None:
     assert refused(text).message.startswith("not JSON: ")
 
@@ -182,7 +183,7 @@ def test_what_is_nearly_a_request_is_one_or_refused(fields: dict[str, object], p
     is_read_or_refused(text[: len(text) - place])
 
 
-@pytest.mark.parametrize(
+@rows(
     ("since", "position", "last"),
     [
         (UNSET, None, 0),
@@ -200,7 +201,7 @@ def test_who_joins_wants_what_came_after_a_position_or_the_last_so_many(
 # What goes out
 
 
-@pytest.mark.parametrize(("event", "text"), EVENTS)
+@rows(("event", "text"), EVENTS)
 def test_each_event_is_written_as_the_contract_says(event: Event, text: str) -> None:
     assert encode(event).decode() == text
 
@@ -217,7 +218,7 @@ def test_the_codes_of_errors_are_those_of_the_contract() -> None:
 MESSAGE = Message("s.1.7", 1_767_268_800_123, "s.1", "hi")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("changes", "id", "nick", "rest"),
     [
         ({}, "s.1.7", None, {}),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.protocol.message import LATEST, Batch, Message, StreamPosition, again, decode, encode, rfc3339_ms
+from tests.rows import rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1)
@@ -34,7 +35,7 @@ def test_any_batch_travels_unchanged(batch: Batch) -> None:
     assert decode(batch.room, data) == replace(batch, size=len(data))
 
 
-@pytest.mark.parametrize("text", ["007", "1_000", "1.50", "", "a\nb", "é\0"])
+@rows("text", ["007", "1_000", "1.50", "", "a\nb", "é\0"])
 def test_a_text_stays_text(text: str) -> None:
     message = msgspec.structs.replace(HELLO, text=text)
     assert decode("ops", b"e 1 w 1\n" + encode([message])).messages == (message,)
@@ -54,13 +55,13 @@ def test_a_message_of_an_older_chatd_may_hold_less() -> None:
     assert decode("ops", b"e 1 w 1\n" + older).messages == (HELLO,)
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@rows("count", [1, 3])
 def test_the_last_offset_of_a_batch_is_that_of_its_newest_message(count: int) -> None:
     batch = Batch("ops", "e", 5, "w", 1, (HELLO,) * count)
     assert batch.last == 5 + count - 1
 
 
-@pytest.mark.parametrize(
+@rows(
     "data",
     [
         b"",
@@ -107,7 +108,7 @@ def test_what_is_published_again_says_where_it_stood_first_however_often(
     assert decode(batch.room, data) == replace(batch, before=before, size=len(data))
 
 
-@pytest.mark.parametrize("mark", [b"!", b"!\n", b"!e\n", b"!e x\n", b"!e 1 2\n", b"!\xff 1\n"])
+@rows("mark", [b"!", b"!\n", b"!e\n", b"!e x\n", b"!e 1 2\n", b"!\xff 1\n"])
 def test_a_mark_that_names_no_position_is_a_value_error(mark: bytes) -> None:
     with pytest.raises(ValueError):
         decode("ops", b"e 1 w 1\n" + mark + encode([HELLO]))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from chatd.protocol.nick import BadNick, as_nick, candidates, folded, keys, read_nick
 from tests.depth import code_points
+from tests.rows import rows
 
 BLANK = {
     0x034F,
@@ -34,35 +35,33 @@ def fault(text: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("nick", ["a", "ann", "a" * 32, "😀" * 32, "Åsa", "王", "@#$/\\-", "/who", "42", "משה"])
+@rows("nick", ["a", "ann", "a" * 32, "😀" * 32, "Åsa", "王", "@#$/\\-", "/who", "42", "משה"])
 def test_a_good_nick_is_taken_as_it_is(nick: str) -> None:
     assert read_nick(nick) == nick
 
 
-@pytest.mark.parametrize(
-    ("text", "nick"), [("a\u030asa", "åsa"), ("e\u0301" * 32, "é" * 32), ("\u03b1\u0313\u0300\u0345" * 32, "ᾂ" * 32)]
-)
+@rows(("text", "nick"), [("a\u030asa", "åsa"), ("e\u0301" * 32, "é" * 32), ("\u03b1\u0313\u0300\u0345" * 32, "ᾂ" * 32)])
 def test_a_nick_is_normalised_to_nfc_before_it_is_measured(text: str, nick: str) -> None:
     assert read_nick(text) == nick
 
 
-@pytest.mark.parametrize("text", ["", "a" * 33, "é" * 33, "e\u0301" * 33, "\u0958" * 17, "a" * 1000])
+@rows("text", ["", "a" * 33, "é" * 33, "e\u0301" * 33, "\u0958" * 17, "a" * 1000])
 def test_a_nick_has_1_to_32_characters(text: str) -> None:
     assert fault(text) == "a nick must have 1 to 32 characters"
 
 
-@pytest.mark.parametrize("character", [":", "*"])
+@rows("character", [":", "*"])
 def test_what_marks_a_line_of_a_nick_is_refused(character: str) -> None:
     assert fault(f"a{character}") == f'a nick must not hold "{character}"'
 
 
-@pytest.mark.parametrize("space", [" ", "\t", "\n", "\x85", "\xa0", "\u2028", "\u2029", "\u3000"])
+@rows("space", [" ", "\t", "\n", "\x85", "\xa0", "\u2028", "\u2029", "\u3000"])
 def test_white_space_is_refused(space: str) -> None:
     for text in (space, f"a{space}", f"{space}a", f"a{space}b"):
         assert fault(text) == "a nick must not hold white space"
 
 
-@pytest.mark.parametrize(
+@rows(
     "character",
     ["\0", "\x1b", "\x7f", "\x9b", "\xad", "\u061c", "\u200d", "\u202e", "\u2066", "\ud800", "\ue000", "\uffff"],
 )
@@ -161,7 +160,7 @@ def test_a_text_becomes_itself_where_it_is_a_nick_and_else_one_that_no_client_ca
         assert nick == text
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [("Ann", "ann"), ("STRASSE", "straße"), ("ann", "\uff41\uff4e\uff4e"), ("ΣΑΣ", "σας"), ("ﬁn", "FIN")],
 )
@@ -169,7 +168,7 @@ def test_nicks_that_differ_in_case_or_form_alone_are_one(one: str, other: str) -
     assert folded(one) == folded(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann*2")])
+@rows(("one", "other"), [("ann", "anna"), ("ann", "ånn"), ("ann", "ann*2")])
 def test_other_nicks_are_two(one: str, other: str) -> None:
     assert folded(one) != folded(other)
 
@@ -178,7 +177,7 @@ def are_one(one: str, other: str) -> bool:
     return bool(set(keys(one)) & set(keys(other)))
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         ("ann", "Ann"),
@@ -200,7 +199,7 @@ def test_nicks_that_look_alike_are_one(one: str, other: str) -> None:
     assert are_one(one, other)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         ("ann", "anna"),

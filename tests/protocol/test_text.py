@@ -1,4 +1,3 @@
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +34,7 @@ from chatd.protocol.text import (
     you_are,
 )
 from chatd.protocol.websocket_frames import text_frame
+from tests.rows import rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -62,12 +62,12 @@ def answer(line: str) -> str:
             raise AssertionError(f"{other} is no answer of one line")
 
 
-@pytest.mark.parametrize("text", ["hello\n", "hello\r\n", "hello"])
+@rows("text", ["hello\n", "hello\r\n", "hello"])
 def test_one_line_end_is_dropped(text: str) -> None:
     assert read_line(text) == "hello"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "line"),
     [
         ("a\n\n", "a\n"),
@@ -87,12 +87,12 @@ def test_nothing_but_one_line_end_is_dropped(text: str, line: str) -> None:
     assert read_line(text) == line
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\r\n"])
+@rows("text", ["", "\n", "\r\n"])
 def test_what_holds_nothing_but_a_line_end_is_empty(text: str) -> None:
     assert read_line(text) == ""
 
 
-@pytest.mark.parametrize("text", ["007", "1_000", "1.50", "null", '{"type":"publish"}', "/help", "\x1b[31m", "\0"])
+@rows("text", ["007", "1_000", "1.50", "null", '{"type":"publish"}', "/help", "\x1b[31m", "\0"])
 def test_a_line_that_looks_like_something_else_stays_text(text: str) -> None:
     assert read_line(text) == text
 
@@ -117,7 +117,7 @@ def test_a_bare_client_sees_a_message_as_it_is(text: str) -> None:
     assert BARE.frames([batch(message(text))]) == [text_frame(text.encode())]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("said", "line"),
     [
         (message("hello"), "hello"),
@@ -130,7 +130,7 @@ def test_a_message_shows_its_author_where_that_has_a_nick(said: Message, line: s
     assert bare(said) == named(said) == line
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         *("* ann left", "ann: I agree", ": hello", "*\tann left", "ann:\thello", "ann*2: hello", "Error: no space"),
@@ -153,7 +153,7 @@ def test_a_pipe_speaks_neither_as_the_server_nor_as_somebody_with_a_nick(text: s
     assert bare(message(text)) == text
 
 
-@pytest.mark.parametrize(
+@rows(
     "text",
     [
         "hello",
@@ -173,7 +173,7 @@ def test_what_else_it_says_is_shown_as_it_is(text: str) -> None:
     assert named(message(text)) == text
 
 
-@pytest.mark.parametrize("nick", ["ann", "日本"])
+@rows("nick", ["ann", "日本"])
 def test_what_somebody_with_a_nick_says_stands_behind_the_nick(nick: str) -> None:
     assert named(message("* bob left", nick)) == f"{nick}: * bob left"
 
@@ -187,7 +187,7 @@ def test_a_named_client_gets_each_message_safe_in_one_frame() -> None:
     assert shown == [text_frame(rb"ann: \x1b[2J"), text_frame(r"å\x0a".encode())]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "shown"),
     [
         ("\x1b[31mred", r"\x1b[31mred"),
@@ -228,7 +228,7 @@ def test_a_format_gives_each_message_a_frame_in_their_order() -> None:
     assert loud.frames([]) == []
 
 
-@pytest.mark.parametrize(
+@rows(
     ("change", "line"),
     [
         (PresenceEvent("join", "s", "ann", ""), b"* ann joined"),
@@ -254,7 +254,7 @@ def test_the_deflated_format_shows_the_same() -> None:
 # What the server says
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "shown"),
     [
         (joined("ann"), "* ann joined"),
@@ -282,7 +282,7 @@ def test_a_notice_reads_as_the_contract_has_it(line: str, shown: str) -> None:
     assert line == shown
 
 
-@pytest.mark.parametrize(
+@rows(
     ("nicks", "bare_count", "line"),
     [
         (["ann"], 0, "* here: ann"),
@@ -311,7 +311,7 @@ def test_no_notice_holds_anything_unsafe_that_was_typed(one: str, other: str) ->
 # What people type
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "command"),
     [
         ("/help", Answer(HELP)),
@@ -335,7 +335,7 @@ def test_a_line_with_one_slash_is_a_command(line: str, command: Command) -> None
     assert read_command(line) == command
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "text"),
     [("hello", "hello"), (" /quit", " /quit"), ("a /quit", "a /quit"), ("//quit", "/quit"), ("///", "//"), ("//", "/")],
 )
@@ -343,7 +343,7 @@ def test_any_other_line_is_said(line: str, text: str) -> None:
     assert read_command(line) == Say(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "word"),
     [
         ("/foo", "/foo"),
@@ -361,7 +361,7 @@ def test_a_command_that_does_not_exist_is_told_so(line: str, word: str) -> None:
     assert answer(line) == f"* no such command: {word} (try /help)"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "usage"),
     [
         ("/help me", "/help"),
@@ -384,7 +384,7 @@ def test_an_argument_that_does_not_fit_is_answered_with_the_usage(line: str, usa
     assert answer(line) == f"* usage: {usage}"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "told"),
     [
         ("/nick a:b", '* a nick must not hold ":"'),

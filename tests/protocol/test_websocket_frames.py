@@ -1,11 +1,11 @@
 from collections.abc import Iterator, Sequence
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chatd.protocol.websocket_frames import LONGEST, take_texts, text_frame
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame, header
+from tests.rows import rows
 
 # What goes out
 
@@ -31,7 +31,7 @@ def test_a_frame_is_as_the_rfc_shows_it() -> None:
     assert text_frame(b"Hello") == bytes.fromhex("81 05 48 65 6c 6c 6f")  # RFC 6455, section 5.7
 
 
-@pytest.mark.parametrize(
+@rows(
     ("size", "head"),
     [
         (0, "81 00"),
@@ -57,7 +57,7 @@ ZEROS = bytes(4)
 EURO = "€".encode()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("data", "texts", "left"),
     [
         (b"", [], b""),
@@ -72,7 +72,6 @@ EURO = "€".encode()
         (frame(b"a") + frame(b"", PING) + frame(b"b"), ["a"], frame(b"", PING) + frame(b"b")),
         (frame(b"a") + frame(b"\xff") + frame(b"b"), ["a"], frame(b"\xff") + frame(b"b")),
     ],
-    ids=lambda each: f"{len(each)}",
 )
 def test_whole_texts_are_taken_up_to_the_first_that_is_none(data: bytes, texts: list[str], left: bytes) -> None:
     taken, used, _ = take_texts(data, LONGEST)
@@ -106,14 +105,14 @@ NOT_FOR_THE_FAST_LANE = {
 }
 
 
-@pytest.mark.parametrize("data", NOT_FOR_THE_FAST_LANE.values(), ids=NOT_FOR_THE_FAST_LANE)
+@rows("data", NOT_FOR_THE_FAST_LANE.values())
 def test_anything_else_is_left_and_not_waited_for(data: bytes) -> None:
     before = frame(b"before")
     assert take_texts(data, 1000) == ([], 0, False)
     assert take_texts(before + data + frame(b"after"), 1000) == (["before"], len(before), False)
 
 
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 1000])
+@rows("size", [0, 1, 125, 126, 1000])
 def test_a_frame_that_is_not_whole_is_waited_for_wherever_it_is_cut(size: int) -> None:
     whole = frame(b"x" * size)
     for cut in range(len(whole)):
@@ -121,14 +120,14 @@ def test_a_frame_that_is_not_whole_is_waited_for_wherever_it_is_cut(size: int) -
         assert take_texts(whole + whole[:cut], 1000) == (["x" * size], len(whole), True)
 
 
-@pytest.mark.parametrize("most", [1, 124, 125, 126, 127, 65_535])
+@rows("most", [1, 124, 125, 126, 127, 65_535])
 def test_a_message_may_have_as_many_bytes_as_it_may_and_not_one_more(most: int) -> None:
     assert take_texts(frame(b"x" * most, mask=ZEROS), most) == (["x" * most], len(frame(b"x" * most, mask=ZEROS)), True)
     if most < LONGEST:
         assert take_texts(header(TEXT, most + 1) + ZEROS, most) == ([], 0, False)
 
 
-@pytest.mark.parametrize("begin", ["ff", "c0", "80", "61 ff", "e0 9f", "ed a0", "ed bf", "f0 8f", "f4 90", "e2 82 41"])
+@rows("begin", ["ff", "c0", "80", "61 ff", "e0 9f", "ed a0", "ed bf", "f0 8f", "f4 90", "e2 82 41"])
 def test_a_payload_that_cannot_become_utf_8_is_not_waited_for(begin: str) -> None:
     payload = bytes.fromhex(begin)
     whole = frame(payload + b"x" * 100)

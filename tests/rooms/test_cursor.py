@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import pytest
-
 from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.protocol.message import UNBEGUN, Batch, Message, OffsetGap, StreamPosition
 from chatd.rooms.ordering import Cursor
+from tests.rows import rows
 
 
 def batch(first: int, count: int = 1, epoch: str = "e", before: StreamPosition | None = None) -> Batch:
@@ -70,7 +69,7 @@ def test_a_hole_at_the_begin_of_another_epoch_is_told_too() -> None:
     assert take(cursor, batch(3, 1, "f")) == [OffsetGap("f", 0, None), OffsetGap("f", 2, 2), (3, 3)]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("top", "gaps"),
     [
         (StreamPosition("e", 4), []),
@@ -102,7 +101,7 @@ def test_it_knows_what_follows_and_what_it_has() -> None:
 # What comes again, in another epoch
 
 
-@pytest.mark.parametrize(
+@rows(
     ("before", "given"),
     [
         (StreamPosition("e", 2), []),  # 2, 3, 4: had all of them

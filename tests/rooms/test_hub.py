@@ -14,6 +14,7 @@ from chatd.protocol.close_codes import BUS_AWAY, WRITES_REFUSED
 from chatd.protocol.message import Batch, HistoryPage, HistoryRange, Message, StreamPosition
 from tests.fakes import Comparing, Events, FakeBus, FakeMember
 from tests.rooms.house import INTERVAL, PACED, TURNS, House, frames, make_house
+from tests.rows import rows
 
 SHORT = INTERVAL / 16
 
@@ -311,7 +312,7 @@ def test_what_was_heard_is_fanned_out_at_once_where_it_gets_large(house: House) 
     assert bob.blobs == [frames("x")]
 
 
-@pytest.mark.parametrize(("members", "times"), [(2, 1), (3, 0)])
+@rows(("members", "times"), [(2, 1), (3, 0)])
 def test_a_few_with_a_key_learn_soon_how_far_they_have_come(members: int, times: int) -> None:
     house = make_house(replace(TURNS, marked_members=2), FakeBus())
     keyed = [FakeMember(str(number), key=f"key {number}") for number in range(members)]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -28,6 +27,7 @@ from chatd.protocol.text import TextFormat
 from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import House, make_house
+from tests.rows import rows
 
 ROOM = "ops"
 LINE = 40
@@ -638,7 +638,7 @@ def fails(bounds: tuple[Config, int], steps: Steps) -> bool:
     return False
 
 
-@pytest.mark.parametrize("seed", range(4))
+@rows("seed", range(4))
 def test_nor_does_it_fail_by_the_thousand(seed: int) -> None:
     play_some(seed, depth(1000))
 

@@ -14,6 +14,7 @@ from chatd.rooms.ordering import Cursor, Ordering
 from chatd.rooms.recovery import Recovery, Tail, first_bytes
 from tests.fakes import Events, FakeMember
 from tests.rooms.house import frames
+from tests.rows import rows
 
 
 def batch(first: int, count: int = 1, epoch: str = "e", **others: Any) -> Batch:
@@ -139,7 +140,7 @@ def test_of_a_batch_that_it_stands_in_it_gets_the_rest() -> None:
     assert walk.member.blobs == [frames("e6", "e7", "e8", "e9", "e10")]
 
 
-@pytest.mark.parametrize(("history", "backlog", "most"), [(300, 200, 200), (300, 400, 300)])
+@rows(("history", "backlog", "most"), [(300, 200, 200), (300, 400, 300)])
 def test_a_step_is_no_longer_than_the_backlog(history: int, backlog: int, most: int) -> None:
     walk = Walk(config=Config(history_bytes=history, max_backlog=backlog))
     walk.step()
@@ -397,7 +398,7 @@ def test_a_position_that_nobody_can_have_had_is_told_as_a_gap_and_begins_at_the_
     assert (walk.member.events, walk.live) == ([OffsetGap("e", 10, None)], 1)
 
 
-@pytest.mark.parametrize("config", [Config(), Config(history=0)])
+@rows("config", [Config(), Config(history=0)])
 def test_one_that_has_what_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(config: Config) -> None:
     walk = Walk(12, config=config)
     walk.step()
@@ -411,7 +412,7 @@ def test_one_that_has_what_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(c
     assert (walk.member.events, walk.asked, walk.live) == (["e13"], [], 1)
 
 
-@pytest.mark.parametrize("config", [Config(), Config(history=0)])
+@rows("config", [Config(), Config(history=0)])
 def test_one_in_an_epoch_that_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(config: Config) -> None:
     walk = Walk(2, "f", config=config)
     walk.step()
@@ -489,7 +490,7 @@ def test_without_history_the_tail_is_given_where_it_reaches_back(bare: Config) -
 # How much at once
 
 
-@pytest.mark.parametrize(
+@rows(
     ("most", "firsts"),
     [(1, [(5, 1)]), (4, [(5, 2)]), (5, [(5, 3)]), (6, [(5, 3)]), (7, [(5, 3), (8, 1)]), (12, [(5, 3), (8, 3)])],
 )

@@ -11,6 +11,7 @@ from chatd.protocol.close_codes import TAKEN_OVER
 from chatd.protocol.message import OffsetGap, StreamPosition
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import TURNS, House, frames, make_house
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_of_the_last_messages_those_there_are_come_and_nothing_is_said_of_the_re
     assert (ann.blobs, ann.events) == ([frames("e1", "e2")], [])
 
 
-@pytest.mark.parametrize(("kept", "events"), [(3, []), (5, [])])
+@rows(("kept", "events"), [(3, []), (5, [])])
 def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[OffsetGap]) -> None:
     house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
     told(house, 5)
@@ -68,7 +69,7 @@ def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[Offse
     assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], events)
 
 
-@pytest.mark.parametrize("kept", [3, 5])
+@rows("kept", [3, 5])
 def test_one_that_was_away_for_longer_is_told_so(kept: int) -> None:
     house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
     told(house, 5)

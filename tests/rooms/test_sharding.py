@@ -1,7 +1,6 @@
 from collections import Counter
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -11,6 +10,7 @@ from chatd.broker.publish_queue import NotPublished
 from chatd.config.broker_url import broker_address
 from chatd.protocol.message import StreamPosition
 from chatd.rooms.sharding import Shard, Shards
+from tests.rows import rows
 
 ROOMS = [f"room-{number}" for number in range(2000)]
 NAMES = ["a:6379", "b:6379", "c:6379", "d:6379"]
@@ -79,7 +79,7 @@ def test_a_room_is_where_it_always_was() -> None:
     assert homes(NAMES[:3], ["lobby", "ops", "dev", "räksmörgås"]) == ["a:6379", "c:6379", "a:6379", "c:6379"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         ("redis://broker", "rediss://ann:secret@broker:6379/0"),
@@ -91,7 +91,7 @@ def test_a_broker_has_one_identity_however_it_is_reached(one: str, other: str) -
     assert broker_address(one).identity == broker_address(other).identity
 
 
-@pytest.mark.parametrize(
+@rows(
     ("one", "other"),
     [
         ("redis://broker", "redis://broker:6380"),
@@ -146,7 +146,7 @@ class Unlisted(dict[str, None]):
         raise AssertionError("a room was looked at")
 
 
-@pytest.mark.parametrize("brokers", [1, 2])
+@rows("brokers", [1, 2])
 def test_counting_rooms_looks_at_none_of_them(brokers: int) -> None:
     parts: list[Any] = [Part() for _ in range(brokers)]
     for part in parts:

@@ -19,6 +19,7 @@ from chatd.runtime.ipc import (
     read_order,
     read_report,
 )
+from tests.rows import rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -51,7 +52,7 @@ def test_every_knob_reaches_the_worker() -> None:
     assert read_assignment(encode(Assignment(changed, (), ()))).config == changed
 
 
-@pytest.mark.parametrize("order", [HOLD, STOP])
+@rows("order", [HOLD, STOP])
 def test_an_order_arrives_as_it_was_sent(order: str) -> None:
     assert read_order(encode(order)) == order
 
@@ -60,7 +61,7 @@ def test_the_orders_differ() -> None:
     assert len({HOLD, STOP}) == 2
 
 
-@pytest.mark.parametrize("report", [Ready(), PublishingStopped(), LogRecord("warn", "a worker\nsays 007")])
+@rows("report", [Ready(), PublishingStopped(), LogRecord("warn", "a worker\nsays 007")])
 def test_a_report_arrives_as_what_it_was(report: Report) -> None:
     assert read_report(encode(report)) == report
 
@@ -72,20 +73,18 @@ def test_whatever_a_log_line_holds_it_arrives_on_one_line(level: str, text: str)
     assert read_report(line) == LogRecord(level, text)
 
 
-@pytest.mark.parametrize("value", [ASSIGNMENT, HOLD, Ready(), LogRecord("info", "a\r\nb\n")])
+@rows("value", [ASSIGNMENT, HOLD, Ready(), LogRecord("info", "a\r\nb\n")])
 def test_a_value_is_one_line(value: Assignment | Report | str) -> None:
     assert len(encode(value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "line", [b"", b"\n", b"ready", b"{}", b'{"type":"gone"}', b'{"type":"log"}', b'"ready"', b"\xff"]
-)
+@rows("line", [b"", b"\n", b"ready", b"{}", b'{"type":"gone"}', b'{"type":"log"}', b'"ready"', b"\xff"])
 def test_what_is_no_report_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
         read_report(line)
 
 
-@pytest.mark.parametrize(
+@rows(
     "line", [b"", b"{}", b'"stop"', b'{"type":"ready"}', encode(ASSIGNMENT).replace(b'"workers":3', b'"workers":"3"')]
 )
 def test_what_is_no_assignment_is_a_value_error(line: bytes) -> None:
@@ -93,7 +92,7 @@ def test_what_is_no_assignment_is_a_value_error(line: bytes) -> None:
         read_assignment(line)
 
 
-@pytest.mark.parametrize("line", [b"", b"stop", b"{}", b"7", b"null"])
+@rows("line", [b"", b"stop", b"{}", b"7", b"null"])
 def test_what_is_no_order_is_a_value_error(line: bytes) -> None:
     with pytest.raises(ValueError):
         read_order(line)

@@ -4,6 +4,7 @@ import pytest
 
 from chatd.config.settings import Config
 from chatd.runtime.rlimits import max_worker_connections, raise_open_files_limit
+from tests.rows import rows
 
 
 @pytest.mark.parametrize(("hard", "files"), [(5000, 5000), (resource.RLIM_INFINITY, 0)])
@@ -24,7 +25,7 @@ def test_a_limit_that_cannot_be_raised_is_kept_to(monkeypatch: pytest.MonkeyPatc
     assert raise_open_files_limit() == 1000
 
 
-@pytest.mark.parametrize(("files", "most"), [(65_536, 10_000), (0, 10_000), (1000, 872), (100, 1), (10, 1)])
+@rows(("files", "most"), [(65_536, 10_000), (0, 10_000), (1000, 872), (100, 1), (10, 1)])
 def test_connections_leave_files_for_the_rest_and_for_those_who_are_refused(files: int, most: int) -> None:
     assert max_worker_connections(Config(), files) == most
 

@@ -18,6 +18,7 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 
 from chatd.runtime.transports import address_of, adopt, hand_over, is_local
+from tests.rows import rows
 from tests.waiting import until
 
 
@@ -111,7 +112,7 @@ def test_the_other_end_of_a_unix_socket_may_be_a_proxy_by_its_user_and_groups(
     assert accepted == [address]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("family", "address", "local"),
     [
         (socket.AF_INET, "127.0.0.1", True),

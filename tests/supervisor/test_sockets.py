@@ -19,6 +19,7 @@ from chatd.config.values import BadValue
 from chatd.supervisor import sockets
 from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, check_identity, inheritance
 from tests.authority import Authority
+from tests.rows import rows
 from tests.waiting import PATIENCE
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -439,7 +440,7 @@ def test_a_systemd_endpoint_that_means_no_socket_says_which_there_are() -> None:
 # What is no endpoint
 
 
-@pytest.mark.parametrize(
+@rows(
     "endpoint",
     [
         *("", "3000", "tcp", "tcp:", "tcp:http", "tcp:0:colour=red", "tcp:0:backlog=x", "foo:1", "stdio:"),
@@ -452,7 +453,7 @@ def test_what_is_no_server_endpoint_is_refused_in_one_line(endpoint: str) -> Non
     assert "\n" not in said
 
 
-@pytest.mark.parametrize(
+@rows(
     "endpoint",
     [
         *("ssl:0:privateKey=", "tcp:70000", "tcp:-1", "tcp:0:interface=192.0.2.1", "unix:"),
@@ -685,7 +686,7 @@ def test_what_is_new_takes_no_connections_before_it_is_told_to() -> None:
     after.close()
 
 
-@pytest.mark.parametrize(("old", "new"), [("127.0.0.1", ""), ("", "127.0.0.1")])
+@rows(("old", "new"), [("127.0.0.1", ""), ("", "127.0.0.1")])
 def test_a_port_of_ours_may_be_had_on_another_address(old: str, new: str) -> None:
     with occupied() as free:
         port = port_of(free)
