@@ -352,7 +352,7 @@ def test_what_can_not_be_minted_is_told_in_a_line(
 
 def test_new_lineage_changes_the_token_of_a_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = DataDir(str(tmp_path), 0)
-    state.take()
+    state.acquire()
     state.release()
     assert main(["new-lineage", "--state", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}: the next start begins a new lineage\n"

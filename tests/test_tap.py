@@ -481,7 +481,7 @@ def test_without_any_broker_one_line_says_what_to_do(monkeypatch: pytest.MonkeyP
 
 def test_a_state_folder_that_another_chatd_uses_is_refused_with_one_line(tmp_path: Path) -> None:
     other = DataDir(str(tmp_path), 0)
-    other.take()
+    other.acquire()
     assert refusal("--listen", LOCAL, "--state", str(tmp_path)) == (
         f"twistd chatd: --state {tmp_path} is in use by another chatd"
     )
@@ -538,7 +538,7 @@ def test_nothing_is_made_in_the_state_folder_before_it_runs(tmp_path: Path) -> N
 
 def test_with_a_redis_server_the_state_folder_is_not_looked_at(tmp_path: Path) -> None:
     other = DataDir(str(tmp_path), 0)
-    other.take()
+    other.acquire()
     parsed = Options()
     parsed.parseOptions(["--redis", "redis://broker", "--state", str(tmp_path), "--listen", LOCAL])
     assert IService.providedBy(makeService(parsed))

@@ -1,6 +1,6 @@
-"""Files that are read again when they change; where what stands there then is no good, what was read before stays.
+"""Files that are read again after a change. If their new version cannot be used, the previous one stays in force.
 
-A change is read once it is over: half of a list is another list.
+A file is read when it has stopped changing, because an incomplete list would be a different list.
 """
 
 import os
@@ -12,27 +12,27 @@ from chatd.config.values import BadValue
 
 log = Logger()
 
-_Seen = tuple[tuple[int, ...] | None, ...]
+_State = tuple[tuple[int, ...] | None, ...]
 
 
 class WatchedFiles:
-    """Some files that are read together."""
+    """Files that are read together."""
 
-    def __init__(self, paths: Sequence[str], read: Callable[[], object], most_looks: int) -> None:
-        """Take the paths, and what reads all of them and uses what it finds. BadValue: it can use none.
+    def __init__(self, paths: Sequence[str], read: Callable[[], object], most_checks: int) -> None:
+        """Set the paths, and the function that reads all of them; it raises BadValue if it cannot use them.
 
-        After so many looks they are read though they still change.
+        After ``most_checks`` checks the files are read even if they still change.
         """
         self._paths = paths
         self._read = read
-        self._most_looks = most_looks
-        self._seen = self._look()
-        self._changing = 0  # looks since they began to change
+        self._most_checks = most_checks
+        self._state = self._current_state()
+        self._changing = 0  # checks since the change began
         self.loaded = False
-        """Whether they have ever been read."""
+        """Whether they have been read at least once."""
 
     def read(self) -> None:
-        """Read them now; what is wrong is logged."""
+        """Read the files now, and log a failure."""
         paths = ", ".join(self._paths)
         problem = f"reading {paths}"
         try:
@@ -42,27 +42,27 @@ class WatchedFiles:
                 log.warn("{why}; the previous version stays in force", why=str(error), problem=problem)
             else:
                 log.error("{why}; the worker is not ready until it can be used", why=str(error), problem=problem)
-        except Exception:  # noqa: BLE001 - it is ours; the next change is read all the same
-            log.failure("{paths} could not be read; the previous version stays in force", paths=paths)
+        except Exception:  # noqa: BLE001 - an internal error; the next change is read
+            log.failure("reading {paths} failed; the previous version stays in force", paths=paths)
         else:
             self.loaded = True
             log.info("{paths}: read", paths=paths, problem=problem, resolved=True)
 
     def check(self) -> None:
-        """Read them again if one of them has changed, was replaced, or is there again, and does not change any more."""
-        seen = self._look()
-        if seen != self._seen or self._changing:
+        """Read the files again if one of them was changed, replaced or created, and does not change any more."""
+        state = self._current_state()
+        if state != self._state or self._changing:
             self._changing += 1
-        if self._changing and (seen == self._seen or self._changing >= self._most_looks):
-            self._changing = 0 if seen == self._seen else 1
+        if self._changing and (state == self._state or self._changing >= self._most_checks):
+            self._changing = 0 if state == self._state else 1
             self.read()
-        self._seen = seen
+        self._state = state
 
-    def _look(self) -> _Seen:
-        return tuple(map(_state, self._paths))
+    def _current_state(self) -> _State:
+        return tuple(map(_state_of, self._paths))
 
 
-def _state(path: str) -> tuple[int, ...] | None:
+def _state_of(path: str) -> tuple[int, ...] | None:
     try:
         found = os.stat(path)
     except OSError:

@@ -1,8 +1,7 @@
-"""The pipe between the parent and a worker: one JSON value a line, in both directions.
+"""The pipes between the supervisor and a worker: one JSON value per line, in both directions.
 
-The parent's first line is an Assignment; later ones are orders. A worker's lines are Ready, Pulse, Held and Log.
-The end of the pipe means that the other side is gone: a worker then stops by itself, so that a parent
-that was killed leaves nobody behind.
+The first line of the supervisor is an Assignment, and later ones are orders. A worker sends reports. When the pipe is
+closed, the worker stops by itself, so that no worker survives a supervisor that was killed.
 """
 
 from typing import Final
@@ -12,73 +11,73 @@ import msgspec
 from chatd.config.settings import Config
 
 LISTEN: Final = "listen"
-"""Order: take connections."""
+"""Order: accept connections."""
 DRAIN: Final = "drain"
-"""Order: take no more connections; let clients come back elsewhere, spread over the drain time, then end."""
+"""Order: accept no connections, close those that are open over the drain time, then end."""
 HOLD: Final = "hold"
-"""Order: take no more messages, publish what was taken, then say Held."""
+"""Order: accept no messages, publish those that were accepted, then send PublishingStopped."""
 STOP: Final = "stop"
-"""Order: deliver what has been published, close the clients and end."""
+"""Order: deliver what has been published, close the clients, then end."""
 
 
 class ListeningSocket(msgspec.Struct, frozen=True):
     """A listening socket that a worker inherits."""
 
     endpoint: str
-    """An endpoint string to parse for what is put around the socket: TLS, the PROXY protocol."""
+    """An endpoint string for its wrappers: TLS, the PROXY protocol."""
     descriptor: int
-    """Its number in the worker."""
+    """Its descriptor in the worker."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a worker is to be."""
+    """What a worker needs to start."""
 
     config: Config
     brokers: tuple[str, ...]
-    """The URLs of the brokers; the private one's too."""
+    """The URLs of the brokers, the private one included."""
     listeners: tuple[ListeningSocket, ...]
-    run: str = ""
-    """The lineage of the private broker's data; empty: what counts is the broker's own run id."""
+    lineage: str = ""
+    """The lineage of the private broker's data; empty: the broker's own run id names its data."""
     metrics: str = ""
-    """The path of its share of the metrics; empty: there are none."""
+    """The path of its metrics files; empty: metrics are unavailable."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """A probe came back through the bus: the worker can serve, once it is to listen."""
+    """A probe came back through the broker: the worker can serve."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """How a worker is, each ``pulse_seconds``: where none comes, it is frozen."""
+    """The state of a worker, every ``worker_heartbeat_seconds``. A worker that sends none is frozen."""
 
     clients: int = 0
     rooms: int = 0
-    """Rooms that have members here."""
+    """Rooms with subscribers on this worker."""
     messages: int = 0
-    """Messages that it has taken, ever."""
+    """Messages that it has accepted since its start."""
     away: str = ""
-    """Why nothing can be published now; empty while it can."""
+    """Why it cannot publish; empty while it can."""
 
 
 class PublishingStopped(msgspec.Struct, frozen=True, tag="held"):
-    """The worker takes no more messages, and all it took have been published or refused."""
+    """The worker accepts no messages any more, and all it accepted have been published or refused."""
 
 
 class LogRecord(msgspec.Struct, frozen=True, tag="log"):
-    """An event for the server's own log."""
+    """A log event, for the server log."""
 
     level: str
     """``info``, ``warn``, ``error`` or ``critical``."""
     text: str
     problem: str = ""
-    """What all workers share, where this is about that: the bus, the chat log. It is said once, not once a worker."""
+    """The name of a problem that workers share, such as the bus or the chat log; it is logged once for all of them."""
     resolved: bool = False
-    """Whether this trouble has ended for the worker."""
+    """Whether the worker has the problem no longer."""
     namespace: str = ""
-    """Which part of the worker says it."""
+    """The namespace of the worker's logger."""
     key: str = ""
-    """What it tells, whatever stands in it: one that comes again and again is said once in a while."""
+    """What equal events share (``log_events.event_key``); repeated ones are counted."""
     fields: dict[str, int | float | str] = {}
-    """Numbers and reasons in it."""
+    """Its numbers and reasons (``log_events.fields_of``)."""
 
 
 Report = Ready | Heartbeat | PublishingStopped | LogRecord
@@ -90,20 +89,20 @@ _reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
 def encode(value: Assignment | Report | str) -> bytes:
-    """Give a value as a line, newline included."""
+    """Return a value as a line, newline included."""
     return _encoder.encode(value) + b"\n"
 
 
 def read_assignment(line: bytes) -> Assignment:
-    """Read the parent's first line. Raises ValueError (msgspec.ValidationError) for anything else."""
+    """Parse the first line of the supervisor. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""
     return _assignments.decode(line)
 
 
 def read_order(line: bytes) -> str:
-    """Read one of the parent's later lines: LISTEN, DRAIN, HOLD or STOP."""
+    """Parse a later line of the supervisor: LISTEN, DRAIN, HOLD or STOP. Raise ValueError."""
     return _orders.decode(line)
 
 
 def read_report(line: bytes) -> Report:
-    """Read a worker's line. Raises ValueError (msgspec.ValidationError, msgspec.DecodeError) for anything else."""
+    """Parse a line of a worker. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""
     return _reports.decode(line)

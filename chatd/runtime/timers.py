@@ -1,7 +1,7 @@
-"""Timers that no exception ends: work that is done again and again, and a timer wheel.
+"""Timers that no exception stops: periodic calls, and a timer wheel.
 
-The wheel has one timer of the reactor for the many that clients need, nearly all of which are cancelled. A timer comes
-up to one tick late, never early. Setting and cancelling one cost the same however many there are.
+The wheel has one timer of the reactor for the many timers of clients, nearly all of which are cancelled. A timer is up
+to one tick late, and never early. Setting and cancelling a timer take the same time however many there are.
 """
 
 import heapq
@@ -17,26 +17,26 @@ log = Logger()
 
 
 class Periodic:
-    """Calls a function every few seconds, from ``start`` to ``stop``.
+    """Calls a function periodically, from ``start`` to ``stop``.
 
-    A call that fails is logged, and the next one comes all the same. If the function returns a Deferred, the next call
-    waits for it. A call that is late does not make the following ones come sooner.
+    A failed call is logged, and the function is called again. If the function returns a Deferred, the next call waits
+    for it. The interval is at least that long after a late call, too.
     """
 
     def __init__(self, clock: Any, seconds: float, function: Callable[[], object], work: str) -> None:
-        """Take the reactor, the seconds from one call to the next, the function, and words for the log: its work."""
+        """Set the reactor, the interval in seconds, the function, and its work in words for the log."""
         self._clock = clock
         self._seconds = seconds
         self._function = function
         self._work = work
-        self._began = 0.0  # the newest call
-        self._coming: Any = None
+        self._began = 0.0  # the last call
+        self._timer: Any = None
         self._failing = False
         self.running = False
-        """Whether it was started and not stopped since."""
+        """Whether it is between ``start`` and ``stop``."""
 
     def start(self, *, now: bool = True) -> None:
-        """Call the function from now on: at once, or for the first time when the interval is over."""
+        """Start the calls: now, or after the first interval."""
         self.running = True
         if now:
             self._call()
@@ -45,21 +45,21 @@ class Periodic:
             self._call_later()
 
     def stop(self) -> None:
-        """Call the function no more; a Deferred of the newest call is left alone."""
+        """Stop the calls. A call in progress is not cancelled."""
         self.running = False
-        if self._coming is not None:
-            self._coming.cancel()
-            self._coming = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _call(self) -> None:
-        self._coming = None
+        self._timer = None
         self._began = self._clock.seconds()
         maybeDeferred(self._function).addCallbacks(self._succeeded, self._failed).addBoth(lambda _: self._call_later())
 
     def _call_later(self) -> None:
         if self.running:
             wait = self._began + self._seconds - self._clock.seconds()
-            self._coming = self._clock.callLater(max(0.0, wait), self._call)
+            self._timer = self._clock.callLater(max(0.0, wait), self._call)
 
     def _failed(self, failure: Failure) -> None:
         self._failing = True
@@ -73,7 +73,7 @@ class Periodic:
 
 
 class Timer:
-    """One call to come; an IDelayedCall as far as ``active`` and ``cancel`` go."""
+    """A scheduled call: an IDelayedCall with ``active`` and ``cancel`` only."""
 
     __slots__ = ("_args", "_function", "_slot", "_wheel")
 
@@ -91,40 +91,40 @@ class Timer:
         slot[self] = None
 
     def active(self) -> bool:
-        """Whether it is still to come."""
+        """Return whether the call is still scheduled."""
         return self in self._slot
 
     def cancel(self) -> None:
-        """Let it not come. Where it came, or was cancelled already, nothing changes."""
+        """Cancel the call. Do nothing if it was made or cancelled before."""
         if self in self._slot:
             del self._slot[self]
-            self._wheel.forget()
+            self._wheel.removed()
 
     def run(self) -> None:
-        """Make the call. What goes wrong is logged."""
+        """Make the call, and log its failure."""
         self.cancel()
         try:
             self._function(*self._args)
-        except Exception:  # noqa: BLE001 - the other timers of the tick come all the same
+        except Exception:  # noqa: BLE001 - the other timers of the tick must run
             log.failure("a timer failed")
 
 
 class TimerWheel:
-    """Timers on a clock, by the tick at which they come."""
+    """Timers by the tick in which they are due, on one timer of the reactor."""
 
     def __init__(self, clock: Any, tick: float) -> None:
-        """Take the reactor, or another IReactorTime, and the length of a tick in seconds."""
+        """Set the reactor and the length of a tick in seconds."""
         self._clock = clock
         self._tick = tick
         self._slots: dict[int, dict[Timer, None]] = {}
         self._ticks: list[int] = []
-        """Those that have a slot; a heap."""
+        """The ticks that have a slot, as a heap."""
         self._count = 0
         self._wakeup: Any = None
         self._next = 0
 
     def callLater(self, delay: float, function: Callable[..., object], *args: Any) -> Timer:
-        """Call function with args in delay seconds, or up to one tick later."""
+        """Schedule a call in delay seconds, or up to one tick later."""
         tick = math.ceil((self._clock.seconds() + delay) / self._tick)
         slot = self._slots.get(tick)
         if slot is None:
@@ -135,8 +135,8 @@ class TimerWheel:
         self._count += 1
         return Timer(self, slot, function, args)
 
-    def forget(self) -> None:
-        """Count one timer less; when the last one is gone the clock is left alone."""
+    def removed(self) -> None:
+        """Count a removed timer. Cancel the timer of the reactor if it was the last one."""
         self._count -= 1
         if not self._count:
             self._slots.clear()
@@ -144,7 +144,7 @@ class TimerWheel:
             self._wind()
 
     def _wind(self) -> None:
-        """Set the clock to the next tick that has a slot."""
+        """Set the timer of the reactor to the next tick with a slot."""
         if self._wakeup is not None:
             self._wakeup.cancel()
             self._wakeup = None
@@ -155,7 +155,7 @@ class TimerWheel:
 
     def _turn(self) -> None:
         self._wakeup = None
-        now = self._clock.seconds() / self._tick + 0.001  # a clock that was set to a tick may come a hair before it
+        now = self._clock.seconds() / self._tick + 0.001  # the reactor may call slightly early
         due: list[dict[Timer, None]] = []
         while self._ticks and self._ticks[0] <= now:
             due.append(self._slots.pop(heapq.heappop(self._ticks)))

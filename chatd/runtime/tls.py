@@ -39,12 +39,12 @@ def read_key(path: str, certificate: x509.Certificate) -> Any:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise BadValue("no private key in PEM form") from error
     if key.public_key() != certificate.public_key():
-        raise BadValue("the key is not that of the certificate")
+        raise BadValue("the key does not belong to the certificate")
     return key
 
 
 def read_identity(endpoint: str) -> dict[str, Any]:
-    """Return what an ssl: endpoint shows to its clients, as CertificateOptions takes it; nothing for other endpoints.
+    """Return the certificates and the key of an ssl: endpoint for CertificateOptions; nothing for other endpoints.
 
     Twisted's own (26.10) sends the first certificate of ``certKey`` alone. A file as certbot makes it has the whole
     chain, which is needed by clients that do not know the issuer. ``extraCertChain`` is sent behind it. Raise OSError,
@@ -56,12 +56,12 @@ def read_identity(endpoint: str) -> dict[str, Any]:
     files = inspect.signature(endpoints._parseSSL).bind(None, *positional, **named).arguments
     key = files.get("privateKey", "server.pem")
     paths = [files.get("certKey", key), *([files["extraCertChain"]] if "extraCertChain" in files else [])]
-    own, *chain = dict.fromkeys(each for path in paths for each in _naming(path, read_certificates))
+    own, *chain = dict.fromkeys(found for path in paths for found in _naming(path, read_certificates))
     return {"certificate": own, "extraCertChain": chain, "privateKey": _naming(key, partial(read_key, certificate=own))}
 
 
 def _naming(path: str, read: Callable[[str], T]) -> T:
-    """Read a file; if what is in it cannot be used, say which file it is. Raise OSError or BadValue."""
+    """Read a file, and put its name into the BadValue if it cannot be used. Raise OSError or BadValue."""
     try:
         return read(path)
     except BadValue as error:
@@ -69,9 +69,9 @@ def _naming(path: str, read: Callable[[str], T]) -> T:
 
 
 def server_options(options: Any, endpoint: str) -> Any:
-    """Return TLS options as an endpoint makes them, with its whole chain, and forward secrecy.
+    """Return the TLS options of an endpoint, with its whole chain and with forward secrecy.
 
-    Without that a key that is stolen later could decrypt what was sent before.
+    Without forward secrecy, a stolen key could decrypt recorded connections.
     """
     if not isinstance(options, CertificateOptions):
         return options

@@ -1,7 +1,7 @@
-"""What transports and ports do not do by themselves, whatever lies between it and them: TLS, the PROXY protocol.
+"""Transports and ports below TLS and the PROXY protocol, and the addresses of clients.
 
-And who is at the other end of a connection. The address comes from the socket, or from a PROXY header if the port
-expects one. A word in that header never makes a connection one through a unix socket.
+An address comes from the socket, or from a PROXY header if the port expects one. No header can make a TCP connection
+count as one through a unix socket.
 """
 
 import os
@@ -23,9 +23,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 UNIX = "unix"
-"""The address of a client that comes through a unix socket."""
+"""The address of a client on a unix socket."""
 UNIX_PROXY = "unix proxy"
-"""The address of the other end of a unix socket that may be a proxy, by the user and the groups that it has."""
+"""The address of a peer on a unix socket that may be a proxy, because of its user or groups."""
 
 _SO_PEERGROUPS = 59  # socket(7), Linux 4.13; Python 3.11 has no name for it
 _SHORT_UNKNOWN = b"PROXY UNKNOWN\r\n"
@@ -33,7 +33,7 @@ _GROUPS_BYTES = 1024  # as much as Python's getsockopt reads: 256 groups
 
 
 def hand_over(transport: Any, protocol: IProtocol) -> None:
-    """Make another protocol the transport's, and begin it."""
+    """Replace the protocol of a transport, and connect the new one."""
     if isinstance(transport, ProtocolWrapper):
         transport.wrappedProtocol = protocol
     else:
@@ -42,23 +42,23 @@ def hand_over(transport: Any, protocol: IProtocol) -> None:
 
 
 def innermost(transport: Any) -> Any:
-    """Return the transport below TLS and the PROXY protocol: a socket, where there is one."""
+    """Return the transport below TLS and the PROXY protocol, usually a socket."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
 
 
 def family_of(descriptor: int) -> int:
-    """Return the family of a socket's addresses (AF_INET, AF_INET6, AF_UNIX), AF_UNSPEC for what is no socket."""
+    """Return the family of a socket's addresses (AF_INET, AF_INET6, AF_UNIX), or AF_UNSPEC if it is not a socket."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as one:
             return one.family
-    except OSError:  # whoever listens finds out
+    except OSError:  # listening on it will fail
         return socket.AF_UNSPEC
 
 
 def is_local(descriptor: int) -> bool:
-    """Whether only this host can connect to a listening socket: it is a unix socket, or on a loopback address."""
+    """Return whether only this host can connect to a socket, because it is a unix socket or on a loopback address."""
     family = family_of(descriptor)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return family == socket.AF_UNIX
@@ -67,27 +67,27 @@ def is_local(descriptor: int) -> bool:
 
 
 class UnixSocket(socket.socket):
-    """A connected unix socket that counts what it sends; of TCP the kernel keeps that count."""
+    """A connected unix socket that counts the bytes it sends; for TCP the kernel counts them."""
 
     sent = 0
-    """How many bytes the kernel took."""
+    """Bytes that the kernel has accepted."""
 
     def send(self, *what: Any) -> int:
-        """Send, and count."""
+        """Send bytes and count them."""
         sent = super().send(*what)
         self.sent += sent
         return sent
 
 
 class _UnixServer(unix.Server):
-    """One connection through a unix socket, which knows whether its other end may be a proxy."""
+    """A connection on a unix socket, and whether its peer may be a proxy."""
 
     def __init__(self, sock: socket.socket, *about: Any) -> None:
         super().__init__(UnixSocket(fileno=sock.detach()), *about)
 
     @cached_property
     def may_be_proxy(self) -> bool:
-        """Whether the other end is root, chatd's own user, the socket file's owner, or in the file's group.
+        """Return whether the peer is root, chatd's own user, the owner of the socket's file, or in the file's group.
 
         These decide who may connect at all, unless the file's mode lets everybody do so.
         """
@@ -107,7 +107,7 @@ class _UnixServer(unix.Server):
 
 
 class _SharedUnixPort(unix.Port):
-    """A unix socket that is not this process's alone, nor is its name.
+    """A unix socket that several processes share.
 
     Twisted's own (26.10) takes the name for its own: it lets everybody connect, removes it in the end, and shuts the
     socket down for all who have it. And it makes the queue 50 long.
@@ -131,7 +131,7 @@ class _SharedUnixPort(unix.Port):
 
 @implementer(IHalfCloseableProtocol)
 class _ProxyProtocol(HAProxyProtocolWrapper):
-    """A connection that begins with a PROXY header. One that cannot be read ends it.
+    """A connection that begins with a PROXY header. An invalid header closes it.
 
     Twisted's own (26.10) lets some errors of its parser through: a port that is no number, bytes that are no text.
     And it does not know the short form of a header that names nobody, which HAProxy sends with its health checks.
@@ -148,7 +148,7 @@ class _ProxyProtocol(HAProxyProtocolWrapper):
             self.abortConnection()
 
     def readConnectionLost(self) -> None:  # noqa: N802 - Twisted's name
-        """Tell the protocol behind it, if it goes on with half a connection."""
+        """Pass it to the wrapped protocol if that supports half-closed connections; else close the connection."""
         protocol = IHalfCloseableProtocol(self.wrappedProtocol, None)
         if protocol is not None:
             protocol.readConnectionLost()
@@ -157,11 +157,11 @@ class _ProxyProtocol(HAProxyProtocolWrapper):
             transport.connectionLost(Failure(ConnectionDone()))
 
     def writeConnectionLost(self) -> None:  # noqa: N802 - Twisted's name
-        """Nothing: no protocol here closes our half alone through a proxy."""
+        """Do nothing: no protocol of chatd closes only its own half through a proxy."""
 
 
 def adopt(reactor: Any, descriptor: int, factory: Any) -> IListeningPort:
-    """Listen on a socket that others have as well; the descriptor stays the caller's."""
+    """Listen on a socket that other processes share. The caller keeps the descriptor."""
     family = family_of(descriptor)
     if family != socket.AF_UNIX:
         port: IListeningPort = reactor.adoptStreamPort(descriptor, family, factory)
@@ -172,7 +172,7 @@ def adopt(reactor: Any, descriptor: int, factory: Any) -> IListeningPort:
 
 
 def check_proxy_headers(factory: Any) -> Any:
-    """Return a factory as an endpoint gives it, with PROXY headers read strictly if it reads them at all."""
+    """Return the factory of an endpoint; if it reads PROXY headers, it reads them strictly."""
     if isinstance(factory, HAProxyWrappingFactory):
         factory.protocol = _ProxyProtocol  # type: ignore[assignment]
     return factory
@@ -191,7 +191,7 @@ def address_of(transport: Any) -> str:
 
 
 def peer_of(transport: Any) -> str:
-    """Return the address of the other end of the socket, whatever a PROXY header says."""
+    """Return the address of the socket's peer, whatever a PROXY header says."""
     transport = innermost(transport)
     peer = transport.getPeer()
     if isinstance(peer, UNIXAddress):
@@ -200,7 +200,7 @@ def peer_of(transport: Any) -> str:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a host is an IP address, without a scope: behind the ``%`` anything may stand."""
+    """Return whether a host is an IP address without a scope, because a scope may be any text."""
     with suppress(ValueError):
         return "%" not in host and bool(ip_address(host))
     return False

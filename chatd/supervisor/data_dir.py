@@ -24,7 +24,7 @@ LINEAGE = "lineage"
 
 
 class DataDir:
-    """A state folder, from ``take`` to ``release``."""
+    """A state folder, from ``acquire`` to ``release``."""
 
     def __init__(self, path: str, lock_seconds: float) -> None:
         """Use the folder at path, which need not exist; wait up to lock_seconds for another process to release it."""
@@ -32,21 +32,21 @@ class DataDir:
         self.broker = self.path / BROKER
         """The broker's folder."""
         self.lineage = ""
-        """The token, after ``take``."""
+        """The token, after ``acquire``."""
         self.lock = -1
         """A descriptor. The lock is held until this one and those that children inherited are closed."""
         self._lock_seconds = lock_seconds
 
     def check(self) -> None:
-        """Raise BadValue if the folder could not be taken. Create nothing."""
+        """Raise BadValue if ``acquire`` would. Create nothing."""
         with self._as_bad_value():
             if (self.path / LOCK).exists():
                 os.close(self._open_locked(os.O_RDONLY))
-            existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+            existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
                 raise BadValue(f"--state {self.path} cannot be used: {existing} cannot be written to")
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Lock the folder, create what is missing and set ``lineage``. Raise BadValue."""
         with self._as_bad_value():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ class DataDir:
                 _write(self.broker / LINEAGE, self.lineage)
 
     def begin_new_lineage(self) -> None:
-        """Remove the token, so that the next ``take`` makes another. Raise BadValue, also if the folder is in use."""
+        """Remove the token, so that the next ``acquire`` creates another. Raise BadValue, e.g. if it is in use."""
         with self._as_bad_value():
             if not (self.path / LOCK).exists():
                 raise BadValue(f"{self.path} is not a state folder of chatd")
@@ -114,8 +114,8 @@ def _write(path: Path, token: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(directory)
     finally:
-        os.close(folder)
+        os.close(directory)

@@ -105,7 +105,7 @@ class PrivateBroker:
         """Create its directory (mode 0700) and start it. Raise BadValue if the state folder cannot be used."""
         _remove_stale()
         if self._state is not None:
-            self._state.take()
+            self._state.acquire()
             self._directory = str(self._state.broker)
         if self._state is None or not _fits(self._directory):
             self._create_directory()

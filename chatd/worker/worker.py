@@ -191,7 +191,7 @@ class Worker:
 
         def shard(url: str) -> Shard:
             address = broker_address(url)
-            bus = Bus(reactor, address, config, name, run=assignment.run)
+            bus = Bus(reactor, address, config, name, run=assignment.lineage)
             sync.listen(bus.queues)
             hub = Hub(bus, chat, config, reactor, sync=sync if synced else None, numbers=numbers)
             return Shard(address.identity, bus, hub)

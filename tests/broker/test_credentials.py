@@ -113,7 +113,8 @@ def test_a_file_with_something_else_in_it_is_said(tmp_path: Path, authority: Aut
     told = f"--redis-key {certificate}: no private key in PEM form"
     assert refused([TLS], redis_cert=certificate, redis_key=certificate) == told
     assert (
-        refused([TLS], redis_cert=other, redis_key=key) == f"--redis-key {key}: the key is not that of the certificate"
+        refused([TLS], redis_cert=other, redis_key=key)
+        == f"--redis-key {key}: the key does not belong to the certificate"
     )
     told = f"--redis-key {locked}: the key must not be encrypted"
     assert refused([TLS], redis_cert=certificate, redis_key=locked) == told

@@ -13,7 +13,7 @@ from chatd.supervisor.data_dir import DataDir
 
 def taken(folder: Path, *, lock_seconds: float = 0) -> DataDir:
     state = DataDir(str(folder), lock_seconds)
-    state.take()
+    state.acquire()
     return state
 
 
@@ -51,7 +51,7 @@ def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path: Path) -> No
 
 def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
     first = taken(tmp_path)
-    for attempt in (DataDir(str(tmp_path), 0).take, DataDir(str(tmp_path), 0).check):
+    for attempt in (DataDir(str(tmp_path), 0).acquire, DataDir(str(tmp_path), 0).check):
         with pytest.raises(BadValue, match=rf"^--state {tmp_path} is in use by another chatd$"):
             attempt()
     first.release()
@@ -70,7 +70,7 @@ def test_it_is_in_use_while_a_child_lives_that_inherited_the_lock_and_who_comes_
         with pytest.raises(BadValue, match="is in use"):
             taken(tmp_path)
         following = DataDir(str(tmp_path), 20)
-        waiting = threading.Thread(target=following.take)
+        waiting = threading.Thread(target=following.acquire)
         waiting.start()
         child.kill()
         waiting.join(20)

@@ -345,7 +345,7 @@ def test_a_stop_keeps_the_state_folder_and_lets_the_next_one_have_it(kept: Fixtu
 
 def test_one_whose_state_folder_is_in_use_is_not_started(kept: Fixture, tmp_path: Path) -> None:
     other = DataDir(str(tmp_path / "state"), 0)
-    other.take()
+    other.acquire()
     late = PrivateBroker(
         kept.reactor, "/opt/valkey-server", Config(state=str(tmp_path / "state"), state_lock_seconds=0.01)
     )

@@ -94,7 +94,7 @@ def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
     first, _ = of.start()
     assignment = read_assignment(first.told[0])
     assert assignment.config == CONFIG
-    assert (assignment.brokers, assignment.run) == ((f"{URL}.1",), "line")
+    assert (assignment.brokers, assignment.lineage) == ((f"{URL}.1",), "line")
     tcp, unix = of.ports.bound
     assert assignment.listeners == (
         ListeningSocket(tcp.endpoint, 3),

@@ -43,7 +43,7 @@ def test_the_brokers_in_temporary_folders_are_found(
 
 def test_a_broker_in_a_state_folder_is_found_by_its_folder(tmp_path: Path, listening: socket.socket) -> None:
     state = DataDir(str(tmp_path / "kept here"), 0)
-    state.take()
+    state.acquire()
     path = str(tmp_path / "kept here" / "broker" / "broker.sock")
     listening.bind(path)
     listening.listen()

@@ -123,14 +123,14 @@ def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
 def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
     broker, *workers = of.start()
     told = [read_assignment(each.told[0]) for each in workers]
-    assert [(each.brokers, each.run) for each in told] == [((f"unix://{broker.folder}/broker.sock",), "")] * 2
+    assert [(each.brokers, each.lineage) for each in told] == [((f"unix://{broker.folder}/broker.sock",), "")] * 2
 
 
 def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
     processes = of.start(redis=REDIS)
     assert [process.command for process in processes] == [list(worker_pool.COMMAND)] * 2
     told = [read_assignment(each.told[0]) for each in processes]
-    assert [(each.brokers, each.run) for each in told] == [((REDIS,), "")] * 2
+    assert [(each.brokers, each.lineage) for each in told] == [((REDIS,), "")] * 2
 
 
 def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(
@@ -157,7 +157,7 @@ def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
     assert broker.folder == str(tmp_path / "state" / "broker")
     told = [read_assignment(each.told[0]) for each in workers]
     lineage = Path(broker.folder, "lineage").read_text().split()[0]
-    assert [(each.config.state, each.run) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
+    assert [(each.config.state, each.lineage) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
 
 
 def test_with_a_redis_server_the_state_folder_is_left_alone(of: Fixture, tmp_path: Path) -> None:
