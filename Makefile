@@ -77,6 +77,8 @@ soak: $(VENV)/full.stamp
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell *.md chatd docs benchmarks deploy
+	@$(BIN)/python -m tests.prose
 
 types: $(VENV)/test.stamp
 	$(BIN)/mypy
