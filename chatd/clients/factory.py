@@ -31,7 +31,7 @@ from chatd.clients.turns import Turns
 from chatd.clients.websocket import LINE_END, Connection
 from chatd.config.settings import Config
 from chatd.monitoring.log_events import Tally
-from chatd.monitoring.metrics import CLIENTS, SLOW_READERS
+from chatd.monitoring.metrics import CLIENTS, SLOW_CONSUMERS
 from chatd.protocol.close_codes import BANNED, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import (
     PROTOCOL,
@@ -112,7 +112,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self._sessions = 0
         self._emptied: Deferred[None] | None = None
         text = "slow readers that fell behind: {clients}"
-        self.slow = Tally(self.timers, config.report_seconds, log, text, {"clients": SLOW_READERS})
+        self.slow = Tally(self.timers, config.report_seconds, log, text, {"clients": SLOW_CONSUMERS})
         self.setProtocolOptions(
             failByDrop=False,
             openHandshakeTimeout=0,  # the door has waited for the headers, we wait for the room

@@ -3,8 +3,8 @@
 A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
 gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
 
-``BACKLOG_BYTES`` counts what waits for all clients of the process, those of HTTP included (``web/site``). What waits
-for a client that does not keep up is counted at each write to it, and once a second. While the sum is more than
+``SEND_BUFFER_BYTES`` counts the bytes that wait for all clients of the process, those of HTTP included (``web/site``).
+The send buffer of a slow consumer is counted at each write to it, and once a second. While the sum is more than
 ``max_backlog_total`` such a client falls behind at once.
 """
 
@@ -21,7 +21,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 from zope.interface import implementer
 
-from chatd.monitoring.metrics import BACKLOG_BYTES, BACKLOG_CLIENTS
+from chatd.monitoring.metrics import SEND_BUFFER_BYTES, SEND_BUFFER_CLIENTS
 from chatd.runtime.timers import Timer, TimerWheel
 from chatd.runtime.transports import UnixSocket, innermost
 
@@ -30,7 +30,7 @@ SLOW_CLIENTS: "set[CountedBacklog]" = set()
 
 
 class CountedBacklog:
-    """What writes to a client, and counts in ``BACKLOG_BYTES`` what waits for it while it is in CHOKED."""
+    """What writes to a client, and counts in ``SEND_BUFFER_BYTES`` what waits for it while it is in CHOKED."""
 
     __slots__ = ()
 
@@ -71,17 +71,17 @@ class CountedBacklog:
 
     def _begin_backlog(self) -> None:
         SLOW_CLIENTS.add(self)
-        BACKLOG_BYTES.value += self._backlog
+        SEND_BUFFER_BYTES.value += self._backlog
         self.measure()
 
     def _count_backlog(self, size: int) -> None:
-        BACKLOG_BYTES.value += size - self._backlog
+        SEND_BUFFER_BYTES.value += size - self._backlog
         self._backlog = size  # type: ignore[misc]  # its slot is that of who inherits
 
     def _forget_backlog(self) -> None:
         if self in SLOW_CLIENTS:
             SLOW_CLIENTS.discard(self)
-            BACKLOG_BYTES.value -= self._backlog
+            SEND_BUFFER_BYTES.value -= self._backlog
 
 
 @implementer(IPushProducer)
@@ -156,7 +156,7 @@ class SendBuffer(CountedBacklog):
             return self.deliver(blob, count)
         if self.buffer_full:
             self.measure()  # it may have read since: without that the sum would grow by all that it is given
-            if BACKLOG_BYTES.value > self.max_backlog_total or self._backlog + len(blob) > self.max_backlog:
+            if SEND_BUFFER_BYTES.value > self.max_backlog_total or self._backlog + len(blob) > self.max_backlog:
                 self.became_slow()
                 return False
         return self.replay(blob, count)
@@ -164,7 +164,7 @@ class SendBuffer(CountedBacklog):
     def send(self, blob: bytes) -> None:
         """Write frames that are for this client alone; where it does not read, say so."""
         if self.opened and blob:
-            crowded = BACKLOG_BYTES.value > self.max_backlog_total
+            crowded = SEND_BUFFER_BYTES.value > self.max_backlog_total
             if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
                 self.stopped_reading()
             else:
@@ -253,7 +253,7 @@ class SendBuffer(CountedBacklog):
 
 def measure_backlogs() -> None:
     """Gauge what waits for all of them."""
-    BACKLOG_CLIENTS.value = len(SLOW_CLIENTS)
+    SEND_BUFFER_CLIENTS.value = len(SLOW_CLIENTS)
     for client in SLOW_CLIENTS:
         client.measure()
 

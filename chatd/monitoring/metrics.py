@@ -164,16 +164,16 @@ BUSES_LIVE = _number(
 BUS_ROUND_TRIP_SECONDS = _histogram(
     "chatd_bus_round_trip_seconds", "Time from publishing a probe to receiving it.", _SECONDS
 )
-HOLES_FILLED = _number("counter", "chatd_holes_filled_total", "Gaps in a room that were filled from history.")
+GAPS_FILLED = _number("counter", "chatd_gaps_filled_total", "Gaps in a room that were filled from history.")
 HELD_BYTES = _number(
     "gauge", "chatd_held_bytes", "Bytes of messages that are held back until the gap before them is filled."
 )
 
 # Slow consumers
 
-BACKLOG_BYTES = _number("gauge", "chatd_backlog_bytes", "Bytes in the send buffers with more than 64 KiB.")
-BACKLOG_CLIENTS = _number("gauge", "chatd_backlog_clients", "Clients with more than 64 KiB in their send buffer.")
-SLOW_READERS = _number("counter", "chatd_slow_readers_total", "Times that a client became a slow consumer.")
+SEND_BUFFER_BYTES = _number("gauge", "chatd_send_buffer_bytes", "Bytes in the send buffers with more than 64 KiB.")
+SEND_BUFFER_CLIENTS = _number("gauge", "chatd_send_buffer_clients", "Clients with such a send buffer.")
+SLOW_CONSUMERS = _number("counter", "chatd_slow_consumers_total", "Times that a client became a slow consumer.")
 LOST_MESSAGES = _number(
     "counter",
     "chatd_lost_messages_total",

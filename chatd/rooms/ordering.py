@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
 from chatd.config.tuning import EPOCHS_KNOWN
-from chatd.monitoring.metrics import HELD_BYTES, HOLES_FILLED
+from chatd.monitoring.metrics import GAPS_FILLED, HELD_BYTES
 from chatd.protocol.message import UNBEGUN, Batch, HistoryRange, OffsetGap, PresenceEvent, StreamPosition
 
 log = Logger()
@@ -262,7 +262,7 @@ class Ordering:
         before = self._cursor.position
         for batch in span.batches:
             self._emit(batch)
-        HOLES_FILLED.value += self._cursor.position != before
+        GAPS_FILLED.value += self._cursor.position != before
         if span.more:
             self._read_gap()
         else:

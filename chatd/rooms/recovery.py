@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import BACKLOG_BYTES, SENT_BYTES, SENT_MESSAGES
+from chatd.monitoring.metrics import SEND_BUFFER_BYTES, SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT, CloseCode
 from chatd.protocol.message import Batch, HistoryRange, OffsetGap, StreamPosition
 from chatd.protocol.text import Format, utf8_size
@@ -162,7 +162,7 @@ class Recovery:
         """Return about how many bytes it is given at once: fewer while too much waits for all clients."""
         config = self._config
         most = min(config.history_bytes, config.max_backlog)
-        return min(most, config.crowded_step) if BACKLOG_BYTES.value > config.max_backlog_total else most
+        return min(most, config.crowded_step) if SEND_BUFFER_BYTES.value > config.max_backlog_total else most
 
     def stop(self) -> None:
         """Let it be: it is gone."""

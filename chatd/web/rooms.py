@@ -14,7 +14,7 @@ from chatd.clients.stream_session import StreamSession
 from chatd.clients.subscription import listed
 from chatd.clients.token_lifetime import TokenLifetime, origin
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import BACKLOG_BYTES, REFUSED_MESSAGES
+from chatd.monitoring.metrics import REFUSED_MESSAGES, SEND_BUFFER_BYTES
 from chatd.protocol import http_api, json_v1
 from chatd.protocol.close_codes import BUS_AWAY, CloseCode, try_later
 from chatd.protocol.http_head import Refused, RoomTarget, bad_request, follows, read_target, unavailable
@@ -87,7 +87,7 @@ class RoomPages:
 
     def _check_backlog(self) -> None:
         """Raise Refused (503) while too much waits for all clients of the worker: an answer may be large."""
-        if BACKLOG_BYTES.value > self._config.max_backlog_total:
+        if SEND_BUFFER_BYTES.value > self._config.max_backlog_total:
             raise unavailable("too much data waits for clients that do not read; try again later")
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from chatd.clients import send_buffer
 from chatd.clients.send_buffer import SendBuffer, measure_backlogs
-from chatd.monitoring.metrics import BACKLOG_BYTES
+from chatd.monitoring.metrics import SEND_BUFFER_BYTES
 from chatd.runtime.transports import UnixSocket
 from tests.depth import depth
 from tests.fakes import reactor_by_hand
@@ -378,14 +378,14 @@ def test_what_is_no_message_is_written_to_one_that_is_behind(line: Line) -> None
 @pytest.fixture
 def crowd(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Line]]:
     """Give three clients that do not read, for which no more than 300,000 bytes may wait together; 1 MB for each."""
-    monkeypatch.setattr(BACKLOG_BYTES, "value", 0)
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 0)
     lines = [Line(reactor, 4096) for _ in range(3)]
     for line in lines:
         line.client.max_backlog, line.client.max_backlog_total = 1_000_000, 300_000
     yield lines
     for line in lines:
         line.close()
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
 
 
 def waits_for(lines: list[Line]) -> int:
@@ -436,11 +436,11 @@ def test_what_was_read_since_is_not_counted_when_it_is_weighed(crowd: list[Line]
     for line in crowd:
         line.client.deliver(b"x" * 150_000, 1)
         line.client.deliver(b"x" * 10_000, 1)
-    before = BACKLOG_BYTES.value
+    before = SEND_BUFFER_BYTES.value
     crowd[0].read_until(50_000)
-    assert BACKLOG_BYTES.value == before
+    assert SEND_BUFFER_BYTES.value == before
     measure_backlogs()
-    assert BACKLOG_BYTES.value == waits_for(crowd) < before
+    assert SEND_BUFFER_BYTES.value == waits_for(crowd) < before
 
 
 def give_what_is_read(lines: list[Line], give: Callable[[Client, bytes], object]) -> None:
@@ -457,12 +457,12 @@ def give_what_is_read(lines: list[Line], give: Callable[[Client, bytes], object]
 def test_clients_that_read_all_they_are_given_do_not_fall_behind_however_much_it_is(crowd: list[Line]) -> None:
     give_what_is_read(crowd, lambda client, blob: client.deliver(blob, 1))
     assert [line.client.missed for line in crowd] == [0, 0, 0]
-    assert BACKLOG_BYTES.value <= 300_000
+    assert SEND_BUFFER_BYTES.value <= 300_000
 
 
 def test_answers_are_counted_as_they_wait_too(crowd: list[Line]) -> None:
     give_what_is_read(crowd, lambda client, blob: client.send(blob))
-    assert BACKLOG_BYTES.value <= 300_000
+    assert SEND_BUFFER_BYTES.value <= 300_000
 
 
 def test_one_that_falls_behind_is_counted_as_it_is(crowd: list[Line]) -> None:
@@ -475,7 +475,7 @@ def test_one_that_falls_behind_is_counted_as_it_is(crowd: list[Line]) -> None:
     assert slow.client.missed == 1
     other.client.deliver(b"y" * 10_000, 1)
     assert other.client.missed == 0
-    assert BACKLOG_BYTES.value == waits_for(crowd) < 300_000
+    assert SEND_BUFFER_BYTES.value == waits_for(crowd) < 300_000
 
 
 def test_one_that_asks_for_more_while_too_much_waits_for_all_is_told_so_sooner(crowd: list[Line]) -> None:
@@ -495,10 +495,10 @@ def test_a_connection_that_ends_leaves_nothing_counted(crowd: list[Line]) -> Non
         crowd, (SendBuffer.shut_out, SendBuffer.stopProducing, SendBuffer.resumeProducing), strict=True
     ):
         line.client.deliver(b"x" * 150_000, 1)
-        assert BACKLOG_BYTES.value > 0
+        assert SEND_BUFFER_BYTES.value > 0
         end(line.client)
         end(line.client)
-        assert BACKLOG_BYTES.value == 0
+        assert SEND_BUFFER_BYTES.value == 0
 
 
 def test_one_may_fall_behind_again(line: Line) -> None:

@@ -7,7 +7,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import BACKLOG_BYTES
+from chatd.monitoring.metrics import SEND_BUFFER_BYTES
 from chatd.protocol.close_codes import OUR_FAULT
 from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, StreamPosition
 from chatd.rooms.ordering import Cursor, Ordering
@@ -149,10 +149,10 @@ def test_a_step_is_no_longer_than_the_backlog(history: int, backlog: int, most: 
 
 def test_a_step_is_short_while_too_much_waits_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     walk = Walk(config=Config(max_backlog_total=1000, crowded_step=70))
-    monkeypatch.setattr(BACKLOG_BYTES, "value", 1001)
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 1001)
     walk.step()
     assert walk.asked[0][1] == 70
-    monkeypatch.setattr(BACKLOG_BYTES, "value", 1000)
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 1000)
     walk.answer(batch(5, 2), more=True)
     assert walk.asked[0][1] == walk.config.history_bytes
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from chatd.broker.publish_queue import NotPublished, PublishResult
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import BACKLOG_BYTES, Number
+from chatd.monitoring.metrics import SEND_BUFFER_BYTES, Number
 from chatd.protocol.message import StreamPosition
 from tests.fakes import Events
 from tests.frames import heard
@@ -180,8 +180,8 @@ def test_and_is_refused_if_that_does_not_come_in_time(http_client: HttpClient) -
 @pytest.fixture
 def backlog(monkeypatch: pytest.MonkeyPatch) -> Number:
     """Let as much wait for all clients as may."""
-    monkeypatch.setattr(BACKLOG_BYTES, "value", CONFIG.max_backlog_total)
-    return BACKLOG_BYTES
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", CONFIG.max_backlog_total)
+    return SEND_BUFFER_BYTES
 
 
 @pytest.mark.parametrize("line", ["GET /ops", "HEAD /ops", "GET /ops?last=3"])

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.clients.send_buffer import SLOW_CLIENTS, measure_backlogs
-from chatd.monitoring.metrics import BACKLOG_BYTES, REFUSED
+from chatd.monitoring.metrics import REFUSED, SEND_BUFFER_BYTES
 from chatd.web.channel import Channel
 from chatd.web.site import about
 from tests.fakes import Events
@@ -562,39 +562,39 @@ def test_who_stops_reading_is_dropped_in_time_after_what_it_read_last(
 @pytest.fixture
 def slow(server: ChatServer, reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowHttpClient]:
     """Give a client for which an answer of a room's history waits."""
-    monkeypatch.setattr(BACKLOG_BYTES, "value", 0)
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 0)
     server.say(*(f"{number}{'x' * 1000}" for number in range(200)))
     slow = SlowHttpClient(server, reactor)
     slow.send("GET /ops?last=1000")
-    assert BACKLOG_BYTES.value > 100_000
+    assert SEND_BUFFER_BYTES.value > 100_000
     yield slow
     slow.close()
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
     assert slow.channel not in SLOW_CLIENTS
 
 
 def test_an_answer_that_waits_counts_until_it_is_read(slow: SlowHttpClient) -> None:
-    assert BACKLOG_BYTES.value == slow.waiting > 100_000
+    assert SEND_BUFFER_BYTES.value == slow.waiting > 100_000
     slow.read_down_to(90_000)
     measure_backlogs()
-    assert BACKLOG_BYTES.value == slow.waiting <= 90_000
+    assert SEND_BUFFER_BYTES.value == slow.waiting <= 90_000
     slow.read_down_to(0)
     slow.until(lambda: not slow.channel._waitingForTransport, "the transport to say so")
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
     measure_backlogs()
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
     slow.send("GET /ops?last=1000")
-    assert BACKLOG_BYTES.value == slow.waiting > 100_000
+    assert SEND_BUFFER_BYTES.value == slow.waiting > 100_000
 
 
 def test_an_answer_that_waits_counts_no_more_once_its_client_is_gone(slow: SlowHttpClient) -> None:
     slow.close()
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
 
 
 def test_an_answer_that_waits_counts_no_more_once_others_have_the_connection(slow: SlowHttpClient) -> None:
     slow.channel.leave()
-    assert BACKLOG_BYTES.value == 0
+    assert SEND_BUFFER_BYTES.value == 0
 
 
 # A client that asks for much at once
