@@ -278,7 +278,7 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     bad, good = member(house, "bad", lost=fail), member(house, "good")
-    house.hub._incomings["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
+    house.hub._entries["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
     house.end_turn()
     return (bad.events, good.events), ([OUR_FAULT], [OffsetGap("e0", 3, 3)])
 
@@ -290,7 +290,7 @@ def _() -> Seen:
     good = FakeMember("good")
     house.hub.join("dev", good)
     behind: Any = SimpleNamespace(step=fail)
-    house.hub._incomings["ops"].room._behind = {"bad": behind}
+    house.hub._entries["ops"].room._recoveries = {"bad": behind}
     house.bring("one", number=1)
     house.hear("two", number=1, room="dev")
     return good.blobs, [frames("two")]
@@ -671,15 +671,15 @@ def _() -> Seen:
 def shards(part: Any) -> tuple[Shards, list[str]]:
     did: list[str] = []
     other: Any = SimpleNamespace(
-        fan_out=lambda: did.append("another"), stop=lambda: did.append("another"), rooms=(), publisher=None
+        broadcast=lambda: did.append("another"), stop=lambda: did.append("another"), rooms=(), publisher=None
     )
     return Shards([Shard("bad", part, part), Shard("good", other, other)]), did
 
 
 @row("delivery from one broker")
 def _() -> Seen:
-    made, did = shards(SimpleNamespace(fan_out=fail))
-    made.fan_out()
+    made, did = shards(SimpleNamespace(broadcast=fail))
+    made.broadcast()
     return did, ["another"]
 
 
@@ -789,10 +789,10 @@ def _() -> Seen:
     client.asks(join("ops"), join("dev"))
     leave = house.hub.leave
 
-    def leave_all_but(name: str, member: Any) -> None:
+    def leave_all_but(name: str, subscriber: Any) -> None:
         if name == "lobby":
             fail()
-        leave(name, member)
+        leave(name, subscriber)
 
     house.hub.leave = leave_all_but  # type: ignore[method-assign]
     client.session.closed()
@@ -824,7 +824,7 @@ def _() -> Seen:
     client.asks(join("ops"))
     drained: list[str] = []
 
-    def note(name: str, member: Any) -> None:
+    def note(name: str, subscriber: Any) -> None:
         drained.append(name)
         if name == "lobby":
             fail()

@@ -1,7 +1,7 @@
-"""One member that is behind its room: it came back, asked for what was said before, or read too slowly.
+"""Recovery: sending a subscriber what it missed, asked for, or read too slowly, from history.
 
-It keeps nothing but its position. While it can take more it gets the next stretch of history, and in the end, in one
-turn, what the room's tail still has; then it is live: each message once, none missing, whatever was said meanwhile.
+It keeps nothing but a position. While the send buffer has room the next part of the history is read and sent. When the
+rest is in the tail of the room, it is sent in one turn, and the subscriber is live: each message once, none missing.
 """
 
 from collections import deque
@@ -24,61 +24,61 @@ log = Logger()
 
 
 class Reader(Protocol):
-    """What is asked of a member that is behind."""
+    """A client that is sent history."""
 
     author: str
-    """Whose messages are its own."""
+    """Its sender id."""
     format: Format
-    """How it sees messages."""
+    """How messages are encoded for it."""
 
     @property
     def echo(self) -> bool:
-        """Whether it hears its own."""
+        """Return whether it receives its own messages."""
 
     @property
     def buffer_full(self) -> bool:
-        """Whether it has enough to read for now; once it has read that, ``step`` is to be called."""
+        """Return whether its send buffer is full. Once it is empty, ``step`` must be called."""
 
     @property
     def begins(self) -> bool:
-        """Whether it is told in one piece, by ``began``, what history gives at first."""
+        """Return whether it gets the first history in one call of ``began``."""
 
     def began(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
-        """Take what history gave at first, what of it is lost, where the order stood, and whether more follows."""
+        """Handle the first history: the newest position, gaps, batches, and whether more follows."""
 
     def replay(self, blob: bytes, count: int) -> bool:
-        """Send these frames, which are count messages, however much waits; return whether they could be sent."""
+        """Send frames, which are ``count`` messages, even if the send buffer is full. Return whether it is open."""
 
     def lost(self, gap: OffsetGap) -> None:
-        """Learn that these messages can't be had any more."""
+        """Handle a gap."""
 
     def refused(self, close_code: CloseCode) -> None:
-        """Learn that it can't go on."""
+        """Close the client."""
 
     def too_slow(self, gap: OffsetGap) -> None:
-        """Learn that these messages can't be had, for there is no history and it read too slowly."""
+        """Handle a gap that exists because it reads too slowly and there is no history."""
 
 
 class Tail:
-    """The newest batches of a room while somebody is behind: what comes in while history is read."""
+    """The newest batches of a room, kept while it has recoveries."""
 
     def __init__(self, most: int) -> None:
-        """Take how many bytes to keep, about."""
+        """Keep about ``most`` bytes."""
         self._most = most
         self._bytes = 0
         self._batches: deque[Batch] = deque()
 
     def add(self, batch: Batch) -> None:
-        """Take what was said now."""
+        """Add a batch."""
         self._batches.append(batch)
         self._bytes += batch.size
         while self._bytes > self._most and len(self._batches) > 1:
             self._bytes -= self._batches.popleft().size
 
     def after(self, cursor: Cursor) -> list[Batch]:
-        """Give what follows on a position; nothing where it does not reach back so far."""
+        """Return the batches after a position; none if the tail does not reach back so far."""
         rest: list[Batch] = []
         for batch in reversed(self._batches):
             if cursor.has(batch):
@@ -90,7 +90,7 @@ class Tail:
 
 
 class Recovery:
-    """A member on its way to being live."""
+    """The recovery of one subscriber, until it is live."""
 
     __slots__ = (
         "_around",
@@ -109,12 +109,12 @@ class Recovery:
         "_repeats",
         "_slow",
         "_tail",
-        "member",
+        "subscriber",
     )
 
     def __init__(
         self,
-        member: Reader,
+        subscriber: Reader,
         position: StreamPosition,
         config: Config,
         *,
@@ -128,16 +128,15 @@ class Recovery:
         floor: StreamPosition | None = None,
         before: tuple[StreamPosition, ...] = (),
     ) -> None:
-        """Take who is behind and where it stands, its room's history, tail and timeline, what makes it live, and what
-        counts what how many members have lost.
+        """Start at a position. ``live`` is called when the subscriber has everything, ``losses`` with each gap.
 
-        Slow is who was live before. Who asked for messages that history need not have is lenient: what is lost at
-        first is not told up to that offset. Floor is how far back it may go.
+        ``slow``: it was live before. ``lenient``: gaps up to this offset are not reported before the first message.
+        ``floor``: the earliest position that it may read.
         """
-        self.member = member
+        self.subscriber = subscriber
         self._cursor = Cursor(position, before)
         self._config = config
-        self._around = config.message_overhead_bytes if member.begins else 0
+        self._around = config.message_overhead_bytes if subscriber.begins else 0
         self._read = read
         self._tail = tail
         self._ordering = ordering
@@ -147,139 +146,141 @@ class Recovery:
         self._slow = slow
         self._lenient = lenient
         self._floor = floor
-        self._opening: tuple[list[OffsetGap], list[Batch]] | None = ([], []) if member.begins and not slow else None
+        self._opening: tuple[list[OffsetGap], list[Batch]] | None = ([], []) if subscriber.begins and not slow else None
         self._over = False
         self._looked: StreamPosition | None = None  # where the room stood when all that history had was asked for
         self._reading: Deferred[HistoryRange] | None = None
 
     @property
     def position(self) -> StreamPosition:
-        """Up to where it was given everything."""
+        """Return the position up to which everything was sent."""
         return self._cursor.position
 
     @property
     def _most(self) -> int:
-        """Return about how many bytes it is given at once: fewer while too much waits for all clients."""
+        """Return about how many bytes to send at once: fewer while too much waits for all clients."""
         config = self._config
         most = min(config.history_bytes, config.max_backlog)
         return min(most, config.crowded_step) if SEND_BUFFER_BYTES.value > config.max_backlog_total else most
 
     def stop(self) -> None:
-        """Let it be: it is gone."""
+        """Stop, because the subscriber has left."""
         self._over = True
         if self._reading is not None:
             self._reading.cancel()
 
     def step(self) -> None:
-        """Go on, where it can take more: from the tail where that reaches back so far, else from history."""
+        """Send more if the send buffer has room: from the tail if it reaches back so far, else from history."""
         try:
             self._step()
-        except Exception:  # noqa: BLE001 - one member's trouble is not the others'
+        except Exception:  # noqa: BLE001 - one subscriber's trouble is not the others'
             self._failed()
 
     def _step(self) -> None:
         if self._over:
             return
         if self._floor is not None and self._floor.epoch == self._cursor.epoch:
-            self._tell(self._cursor.skip_to(self._floor))
+            self._report(self._cursor.skip_to(self._floor))
         self._floor = None
         cursor = self._cursor
-        while not (self._over or self._reading is not None or self.member.buffer_full):
+        while not (self._over or self._reading is not None or self.subscriber.buffer_full):
             top = self._ordering.position
             behind = cursor.epoch == top.epoch and cursor.offset < top.offset
             ahead = cursor.epoch == top.epoch and cursor.offset > top.offset
             if cursor.position == top:
                 self._open(top)
                 if not self._ordering.knows(cursor.before):
-                    return  # the tail has to do: it would get twice what comes again for the others
+                    return  # stay on the tail: repeated batches differ from those of live subscribers
                 self._over = True
                 self._live()
             elif rest := self._tail.after(cursor):
-                self._give(first_bytes(rest, cursor, self._most, self._around))
+                self._send_batches(first_bytes(rest, cursor, self._most, self._around))
             elif behind and not self._config.keeps_history:
-                self._tell(cursor.skip_to(top))
+                self._report(cursor.skip_to(top))
             elif self._looked == top or (ahead and self._looked is not None):
-                return  # history had what the bus has yet to bring
+                return  # the bus has yet to deliver what history had
             else:
-                self._ask(top)
+                self._read_history(top)
 
-    def _ask(self, top: StreamPosition) -> None:
+    def _read_history(self, top: StreamPosition) -> None:
         self._reading = self._read(self.position, self._most)
-        self._reading.addCallbacks(self._arrived, self._not_read, callbackArgs=(top,), errbackArgs=(top,)).addErrback(
-            self._failed
-        )
+        self._reading.addCallbacks(
+            self._received_history, self._history_failed, callbackArgs=(top,), errbackArgs=(top,)
+        ).addErrback(self._failed)
 
-    def _arrived(self, span: HistoryRange, top: StreamPosition) -> None:
+    def _received_history(self, span: HistoryRange, top: StreamPosition) -> None:
         self._reading = None
         if span.top.epoch == self._cursor.epoch and span.top.offset < self._cursor.offset:
-            self._tell([self._cursor.reset(span.top)])  # there is no such position
+            self._report([self._cursor.reset(span.top)])  # the position does not exist
         batches = first_bytes(span.batches, self._cursor, self._most, self._around)
-        self._give(batches)
+        self._send_batches(batches)
         if not span.more and batches is span.batches:
-            self._tell(self._cursor.skip_to(span.top))
+            self._report(self._cursor.skip_to(span.top))
             self._looked = top
         self._open(span.top)
         self.step()
 
     def _open(self, top: StreamPosition) -> None:
-        """Tell what was gathered for it, where it is told that in one piece."""
+        """Call ``began`` with what was gathered, once."""
         if self._opening is not None:
             gaps, batches = self._opening
             self._opening = None
-            self.member.began(top, gaps, batches, more=self._cursor.position != top)
+            self.subscriber.began(top, gaps, batches, more=self._cursor.position != top)
 
-    def _not_read(self, failure: Failure, top: StreamPosition) -> None:
+    def _history_failed(self, failure: Failure, top: StreamPosition) -> None:
         self._reading = None
         self._looked = top
         if not failure.check(CancelledError):
             log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
-            self._tell(self._cursor.skip_to(self._ordering.position))
+            self._report(self._cursor.skip_to(self._ordering.position))
             self._open(top)
             self.step()
 
     def _failed(self, failure: Failure | None = None) -> None:
-        """Log what just went wrong, and hang up on the member."""
-        log.failure("{member} was not given what it missed", failure, member=self.member.author)
+        """Log the exception and close the subscriber."""
+        log.failure("{subscriber} was not given what it missed", failure, subscriber=self.subscriber.author)
         self.stop()
-        with log.failuresHandled("{member} was not closed", member=self.member.author):
-            self.member.refused(OUR_FAULT)
+        with log.failuresHandled("{subscriber} was not closed", subscriber=self.subscriber.author):
+            self.subscriber.refused(OUR_FAULT)
 
-    def _give(self, batches: Sequence[Batch]) -> None:
-        """Send batches, and say between them what is lost."""
+    def _send_batches(self, batches: Sequence[Batch]) -> None:
+        """Send batches, with the gaps between them."""
         share: list[Batch] = []
         for batch in batches:
-            for each in self._cursor.advance(self._repeats.mark(self._ordering.repeats.look(batch))):
-                if isinstance(each, OffsetGap):
+            for item in self._cursor.advance(self._repeats.mark(self._ordering.repeats.look(batch))):
+                if isinstance(item, OffsetGap):
                     self._send(share)
                     share = []
-                    self._tell([each])
+                    self._report([item])
                 else:
-                    share.append(each)
+                    share.append(item)
         self._send(share)
 
     def _send(self, batches: list[Batch]) -> None:
-        member = self.member
+        subscriber = self.subscriber
         if self._opening is not None:
             self._lenient = 0 if batches else self._lenient
-            own = "" if member.echo else member.author
+            own = "" if subscriber.echo else subscriber.author
             self._opening[1].extend(part for batch in batches for part in batch.without(own))
             return
         messages = [message for batch in batches for message in batch.messages]
-        frames = member.format.frames(batches)
-        if not member.echo:
-            frames = [frame for frame, each in zip(frames, messages, strict=True) if each.session != member.author]
+        frames = subscriber.format.frames(batches)
+        if not subscriber.echo:
+            frames = [
+                frame for frame, message in zip(frames, messages, strict=True) if message.session != subscriber.author
+            ]
         if frames:
             blob = b"".join(frames)
-            if member.replay(blob, len(frames)):
+            if subscriber.replay(blob, len(frames)):
                 SENT_MESSAGES["history"].value += len(frames)
                 SENT_BYTES["history"].value += len(blob)
         if messages:
             self._lenient = 0
 
-    def _tell(self, gaps: Iterable[OffsetGap]) -> None:
-        for each in gaps:
+    def _report(self, gaps: Iterable[OffsetGap]) -> None:
+        for reported in gaps:
             lenient, self._lenient = self._lenient, 0
-            gap = each
+            gap = reported
             if gap.count is not None and gap.last - gap.count < lenient:
                 gap = replace(gap, count=max(0, gap.last - lenient))
             if gap.count == 0:
@@ -288,21 +289,21 @@ class Recovery:
             if self._opening is not None:
                 self._opening[0].append(gap)
             elif self._slow and not self._config.keeps_history:
-                self.member.too_slow(gap)
+                self.subscriber.too_slow(gap)
             else:
-                self.member.lost(gap)
+                self.subscriber.lost(gap)
 
 
 def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int, around: int = 0) -> Sequence[Batch]:
-    """Give batches up to the message, behind a position, that makes so many bytes; one may be longer than that.
+    """Return batches up to about ``most`` bytes after a position, but at least one message.
 
-    Around is what a message takes beside its text.
+    ``around`` is the size of a message beside its text.
     """
     size = 0
-    for place, batch in enumerate(batches):
+    for index, batch in enumerate(batches):
         known = max(0, cursor.offset + 1 - batch.first) if batch.epoch == cursor.epoch else 0
         for count, message in enumerate(batch.messages[known:], known + 1):
             size += utf8_size(message.text) + around
-            if size >= most and (count < len(batch.messages) or place + 1 < len(batches)):
-                return [*batches[:place], batch.first_ones(count)]
+            if size >= most and (count < len(batch.messages) or index + 1 < len(batches)):
+                return [*batches[:index], batch.first_ones(count)]
     return batches

@@ -1,4 +1,4 @@
-"""One room on this worker: who of it is live, who is behind, and what is to be delivered next."""
+"""One room on this worker: its order, its live subscribers, and those in recovery."""
 
 from collections.abc import Callable
 from itertools import groupby
@@ -10,72 +10,71 @@ from twisted.logger import Logger
 from chatd.broker.presence_list import Identity
 from chatd.config.settings import Config
 from chatd.protocol.message import Batch, HistoryRange, OffsetGap, PresenceEvent, StreamPosition
-from chatd.rooms import subscribers
 from chatd.rooms.ordering import Item, Ordering
 from chatd.rooms.recovery import Recovery, Tail
-from chatd.rooms.subscribers import Subscribers
+from chatd.rooms.subscribers import LiveSubscriber, Subscribers
 
 log = Logger()
 
 
-class Subscriber(subscribers.LiveSubscriber, Protocol):
-    """What is asked of a client that joins a room."""
+class Subscriber(LiveSubscriber, Protocol):
+    """A client that joins a room."""
 
     @property
     def identity(self) -> Identity:
-        """What it wants to be called, and with which right."""
+        """Return the nick that it wants, and its right to it."""
 
     @property
     def key(self) -> str:
-        """Its resume key; empty where it has none."""
+        """Return its resume key; empty: none."""
 
     @property
     def lingers(self) -> bool:
-        """Whether it may come back unnoticed."""
+        """Return whether its leave event is delayed, so that it may return."""
 
     @property
     def listens(self) -> bool:
-        """Whether it wants to know who comes and goes."""
+        """Return whether it receives presence events."""
 
     def renamed(self, nick: str) -> None:
-        """Learn that it has another nick."""
+        """Handle that its nick was changed."""
 
     def missed_changes(self) -> None:
-        """Learn that it was not told of all who came and went, while it was behind."""
+        """Handle that presence events were missed during recovery."""
 
     @property
     def since(self) -> StreamPosition | None:
-        """From where on it wants to hear, where it has no place under its key."""
+        """Return the position to start from, if it has no resume position."""
 
     @property
     def last(self) -> int:
-        """Else, how many messages that were said before."""
+        """Return how many earlier messages to send without a position."""
 
     def given(self, position: StreamPosition) -> StreamPosition | None:
-        """Learn that it was given all up to a position. Gives up to where it has surely got it, if that is known."""
+        """Handle that everything up to a position was sent. Return up to where it was received, if known."""
 
     @property
     def got_all(self) -> bool:
-        """Whether it had got all that was written to it, its end included, when its connection ended."""
+        """Return whether it had received everything when its connection ended."""
 
     def given_early(self, position: StreamPosition) -> None:
-        """Learn that it was given all up to a position, soon after it was."""
+        """Handle that everything up to a position was sent, soon after it was."""
 
 
 class Room:
-    """Whose members are here. What its timeline gives out is pending until ``deliver`` is called."""
+    """A room: its order and its subscribers. Items of the order are pending until ``deliver``."""
 
     __slots__ = (
-        "_behind",
         "_config",
         "_done",
-        "_heard",
+        "_events",
         "_losses",
+        "_on_pending",
         "_pending",
         "_read",
+        "_recoveries",
         "_subscribers",
         "_tail",
-        "_told",
         "name",
         "ordering",
     )
@@ -89,83 +88,83 @@ class Room:
         pending: Callable[["Room", Item], None],
         losses: Callable[[OffsetGap, int], None],
     ) -> None:
-        """Take what reads a room's history, what hears that something is pending, and what counts who lost what."""
+        """``read`` reads history, ``pending`` is called with each item, ``losses`` with a gap and its subscribers."""
         self.name = name
         self.ordering = Ordering(config, lambda after, most: read(name, after, most), self._in_order)
         """Its order."""
         self._config = config
         self._read = read
-        self._heard = pending
+        self._on_pending = pending
         self._losses = losses
         self._subscribers = Subscribers()
-        self._behind: dict[str, Recovery] = {}  # by author
-        self._tail: Tail | None = None  # while anybody is behind
+        self._recoveries: dict[str, Recovery] = {}  # by author
+        self._tail: Tail | None = None  # while there are recoveries
         self._pending: list[Item] = []
-        self._told = 0  # changes of who is here, so far
-        self._done = StreamPosition("", 0)  # up to where those who are live have been given everything
+        self._events = 0  # presence events so far
+        self._done = StreamPosition("", 0)  # up to where live subscribers were sent everything
 
-    # Who is here
+    # Subscribers
 
     def __bool__(self) -> bool:
-        """Whether anybody is."""
-        return bool(self._subscribers or self._behind)
+        """Return whether the room has subscribers."""
+        return bool(self._subscribers or self._recoveries)
 
-    def member(self, author: str) -> Subscriber | None:
-        """Give the member that is this author, if it is here."""
-        behind = self._behind.get(author)
-        return cast("Subscriber | None", behind.member if behind is not None else self._subscribers.get(author))
+    def subscriber(self, author: str) -> Subscriber | None:
+        """Return the subscriber with a sender id, if it is here."""
+        recovery = self._recoveries.get(author)
+        return cast("Subscriber | None", recovery.subscriber if recovery is not None else self._subscribers.get(author))
 
-    def position(self, member: Subscriber) -> StreamPosition:
-        """Say up to where a member that is here was given everything."""
-        if (behind := self._behind.get(member.author)) is not None:
-            return behind.position
+    def position(self, subscriber: Subscriber) -> StreamPosition:
+        """Return the position up to which a subscriber was sent everything."""
+        if (recovery := self._recoveries.get(subscriber.author)) is not None:
+            return recovery.position
         return self._done if self._pending else self.ordering.position
 
-    def admit(self, member: Subscriber, start: StreamPosition | None) -> Callable[[], None] | None:
-        """Let a member in, to hear what follows on a position, or on as many messages as it asks for.
+    def admit(self, subscriber: Subscriber, start: StreamPosition | None) -> Callable[[], None] | None:
+        """Add a subscriber that starts at a position, or at the messages that it asks for.
 
-        What is given, if anything, is to be called once the member can be sent something.
+        Return a function to call once it can be sent something, or None.
         """
         top = self.ordering.position
         floor = StreamPosition(
             top.epoch, max(0, top.offset - self._config.history)
-        )  # the broker may keep more, for holes
+        )  # the broker may keep more, for gaps
         lenient = 0
         if start is None:
-            start = StreamPosition(top.epoch, max(floor.offset, top.offset - member.last))
+            start = StreamPosition(top.epoch, max(floor.offset, top.offset - subscriber.last))
             lenient = top.offset
         if start == top:
-            self._make_live(member)
-            if member.begins:
-                member.began(top, (), ())
+            self._make_live(subscriber)
+            if subscriber.begins:
+                subscriber.began(top, (), ())
             return None
-        return self._put_behind(member, start, lenient=lenient, floor=floor).step
+        return self._start_recovery(subscriber, start, lenient=lenient, floor=floor).step
 
-    def remove(self, member: Subscriber) -> None:
-        """Let a member go."""
-        self._subscribers.remove(member)
-        if (behind := self._behind.get(member.author)) is not None and behind.member is member:
-            behind.stop()
-            self._no_longer_behind(member)
+    def remove(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber."""
+        self._subscribers.remove(subscriber)
+        if (recovery := self._recoveries.get(subscriber.author)) is not None and recovery.subscriber is subscriber:
+            recovery.stop()
+            self._end_recovery(subscriber)
 
-    def fall_behind(self, member: Subscriber) -> None:
-        """Take a live member that can't take what it is just given out of the way."""
-        if self._subscribers.remove(member):
+    def recover(self, subscriber: Subscriber) -> None:
+        """Move a live subscriber, whose send buffer is full, to recovery."""
+        if self._subscribers.remove(subscriber):
             before = tuple(end for end in self.ordering.before if end.epoch != self._done.epoch)
-            self._put_behind(member, self._done, slow=True, before=before)
+            self._start_recovery(subscriber, self._done, slow=True, before=before)
 
-    def drained(self, member: Subscriber) -> None:
-        """Go on with a member that has read all it was given, where it is behind."""
-        if (behind := self._behind.get(member.author)) is not None:
-            behind.step()
+    def drained(self, subscriber: Subscriber) -> None:
+        """Continue the recovery of a subscriber whose send buffer is empty."""
+        if (recovery := self._recoveries.get(subscriber.author)) is not None:
+            recovery.step()
 
-    def _make_live(self, member: Subscriber) -> None:
-        self.deliver()  # not to this one: it begins behind that
-        self._subscribers.add(member)
+    def _make_live(self, subscriber: Subscriber) -> None:
+        self.deliver()  # not to this one: it starts after that
+        self._subscribers.add(subscriber)
 
-    def _put_behind(
+    def _start_recovery(
         self,
-        member: Subscriber,
+        subscriber: Subscriber,
         position: StreamPosition,
         *,
         slow: bool = False,
@@ -173,17 +172,17 @@ class Room:
         floor: StreamPosition | None = None,
         before: tuple[StreamPosition, ...] = (),
     ) -> Recovery:
-        told = self._told
+        events = self._events
 
         def live() -> None:
-            self._no_longer_behind(member)
-            self._make_live(member)
-            if told != self._told:
-                member.missed_changes()
+            self._end_recovery(subscriber)
+            self._make_live(subscriber)
+            if events != self._events:
+                subscriber.missed_changes()
 
         self._tail = self._tail or Tail(self._config.batch_bytes)
-        self._behind[member.author] = behind = Recovery(
-            member,
+        self._recoveries[subscriber.author] = recovery = Recovery(
+            subscriber,
             position,
             self._config,
             read=lambda after, most: self._read(self.name, after, most),
@@ -196,23 +195,23 @@ class Room:
             floor=floor,
             before=before,
         )
-        return behind
+        return recovery
 
-    def _no_longer_behind(self, member: Subscriber) -> None:
-        del self._behind[member.author]
-        if not self._behind:
+    def _end_recovery(self, subscriber: Subscriber) -> None:
+        del self._recoveries[subscriber.author]
+        if not self._recoveries:
             self._tail = None
 
-    # What they hear
+    # Delivery
 
     def begin(self) -> None:
-        """Note that the timeline has started."""
+        """Set the position of live subscribers, once the order has started."""
         self._done = self.ordering.position
 
     def deliver(self) -> None:
-        """Give what is pending to those who are live; then those who are behind may have come near.
+        """Send what is pending to live subscribers. Then continue the recoveries.
 
-        An error that is not one member's closes all who are live: nobody knows what they have missed.
+        An error that is not one subscriber's closes all live ones: nobody knows what they have missed.
         """
         if not self._pending:
             return
@@ -222,27 +221,27 @@ class Room:
             log.failure("messages of room {room} were not delivered", room=self.name)
             self._subscribers.refuse()
         self._pending = []
-        for behind in list(self._behind.values()):
-            behind.step()
+        for recovery in list(self._recoveries.values()):
+            recovery.step()
 
     def _deliver(self) -> None:
         for kind, group in groupby(self._pending, type):
             items: Any = list(group)
             if kind is PresenceEvent:
-                self._told += len(items)
-                self._subscribers.tell(self.name, items)
+                self._events += len(items)
+                self._subscribers.send_events(self.name, items)
                 continue
             if kind is Batch:
                 self._subscribers.send(items)
             else:
                 for gap in items:
-                    self._done = StreamPosition(gap.epoch, gap.last)  # who can't take this must not be told of it again
+                    self._done = StreamPosition(gap.epoch, gap.last)  # a full send buffer must not repeat the gap
                     self._losses(gap, self._subscribers.lost(gap))
             self._done = StreamPosition(items[-1].epoch, items[-1].last)
 
     def _in_order(self, item: Item, whole: Batch | None) -> None:
-        """Take what is next in the room's order; who is behind need not know what of it the room knows."""
+        """Handle the next item of the order. Recoveries get whole batches, of which the room may know a part."""
         if whole is not None and self._tail is not None:
             self._tail.add(whole)
         self._pending.append(item)
-        self._heard(self, item)
+        self._on_pending(self, item)

@@ -1,9 +1,9 @@
 """The shards of a worker: a bus and a hub for each broker, and which of them has a room.
 
-Rooms are spread over independent brokers by rendezvous hashing: a room is on the broker whose hash together with the
-room's name is the highest. Every worker on every host finds the same one, in whatever order it was told of them, and
-where a broker is added only the rooms that it wins move. Each shard has its own links, order, history and outage; one
-that is away stops its own rooms alone. With one broker there is one shard, and nothing is hashed.
+Rooms are distributed over independent brokers by rendezvous hashing: the broker with the highest hash of its name and
+the room's name has the room. Every worker on every host finds the same one, in any order of the options. If a broker is
+added, only the rooms that it wins move. Each shard has its own connections, order, history and outages. With one broker
+there is one shard, and nothing is hashed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,65 +30,65 @@ _ROOMS_KNOWN = 4096
 
 @dataclass(frozen=True)
 class Shard:
-    """One broker, as this worker has it."""
+    """One broker, with its bus and hub on this worker."""
 
     identity: str
-    """What names the broker on all hosts."""
+    """The name of the broker on all hosts."""
     bus: Bus
     hub: Hub
 
 
 class Shards:
-    """All of them: what is about a room goes to one, the rest to each."""
+    """The shards of a worker. Methods about a room use one, the others use each."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        """Take at least one."""
+        """Take at least one shard."""
         self._shards = list(shards)
         self._place: Callable[[str], Shard] = lru_cache(_ROOMS_KNOWN)(self._find)
 
     def __iter__(self) -> Iterator[Shard]:
-        """Give them, in the order of the options."""
+        """Iterate over the shards in the order of the options."""
         return iter(self._shards)
 
     def hub(self, room: str) -> Hub:
-        """Give the hub that has a room."""
+        """Return the hub of a room."""
         shards = self._shards
         return shards[0].hub if len(shards) == 1 else self._place(room).hub
 
     def _find(self, room: str) -> Shard:
         return max(self._shards, key=lambda shard: score(shard.identity, room))
 
-    # From beginning to end
+    # Lifetime
 
     def start(self) -> None:
-        """Dial all brokers."""
+        """Connect to all brokers."""
         for shard in self._shards:
             shard.bus.start()
             shard.hub.start()
 
     def share(self, limits: RateLimits) -> None:
-        """Share with all workers what addresses do on this one: through the same broker on all hosts."""
+        """Share usage counts per address with all workers, through the same broker on all hosts."""
         min(self._shards, key=lambda shard: shard.identity).bus.shared_limits.share(limits)
 
     def evict(self) -> None:
-        """Keep the memory of the brokers, which are private ones, from running out."""
+        """Start to drop old histories of the private brokers before their memory is full."""
         for shard in self._shards:
             shard.bus.eviction.start()
 
     def hold(self) -> "Deferred[Any]":
-        """Take no more messages; fires when all that were taken are published."""
+        """Accept no more messages. Return a Deferred that fires when all accepted ones are published."""
         for shard in self._shards:
             shard.hub.publisher.hold()
         return gatherResults([shard.hub.publisher.flushed() for shard in self._shards], consumeErrors=True)
 
-    def fan_out(self) -> None:
-        """Deliver at once what has come."""
+    def broadcast(self) -> None:
+        """Broadcast what has arrived from the brokers."""
         for shard in self._shards:
             with log.failuresHandled("messages from {broker} were not delivered", broker=shard.identity):
-                shard.hub.fan_out()
+                shard.hub.broadcast()
 
     def saved(self) -> "Deferred[Any]":
-        """Fire once all places are kept, and it is said who has left."""
+        """Return a Deferred that fires when resume positions and presence are stored."""
         stored = [
             stored
             for shard in self._shards
@@ -97,33 +97,33 @@ class Shards:
         return gatherResults(stored, consumeErrors=True)
 
     def logged(self) -> "Deferred[Any]":
-        """Fire once the chat log has all that is known to be said, or its lock was held for too long."""
+        """Return a Deferred that fires when the chat log has all messages, or its lock was held for too long."""
         return gatherResults([shard.hub.publisher.logged() or succeed(None) for shard in self._shards])
 
     def stop(self) -> None:
-        """Hang up."""
+        """Disconnect from all brokers."""
         for shard in self._shards:
             with log.failuresHandled("the link to {broker} was not stopped in order", broker=shard.identity):
                 shard.hub.stop()
                 shard.bus.stop()
 
-    # How they are
+    # State
 
     def probe(self) -> "Deferred[list[str]]":
-        """Publish to ourselves through each; fires with what is wrong, a line for each that is, when all are known."""
+        """Probe each broker. Return a Deferred that fires with one line for each that is not usable."""
 
-        def tell(results: list[tuple[bool, Any]]) -> list[str]:
+        def describe(results: list[tuple[bool, Any]]) -> list[str]:
             return [
                 f"{shard.identity}: {result.value}" if len(self._shards) > 1 else str(result.value)
                 for shard, (well, result) in zip(self._shards, results, strict=True)
                 if not well and (result.check(NotPublished) or result.raiseException())
             ]
 
-        return DeferredList([shard.bus.probe() for shard in self._shards], consumeErrors=True).addCallback(tell)
+        return DeferredList([shard.bus.probe() for shard in self._shards], consumeErrors=True).addCallback(describe)
 
     @property
     def away(self) -> str:
-        """Why nothing can be published through one of them now; empty while it can through each."""
+        """Return why nothing can be published through some broker, or an empty string."""
         troubles = [(shard.identity, shard.bus.away) for shard in self._shards if shard.bus.away]
         return "; ".join(f"{name}: {why}" if len(self._shards) > 1 else why for name, why in troubles)
 
@@ -134,24 +134,24 @@ class Shards:
 
     @property
     def taken(self) -> int:
-        """How many messages were taken, ever."""
+        """Return the number of messages accepted so far."""
         return sum(shard.hub.publisher.taken for shard in self._shards)
 
     @property
     def unreachable(self) -> str:
-        """Why nothing can be read now of any room; empty while there is one of which it can."""
+        """Return why no room can be read now, or an empty string."""
         troubles = [shard.bus.unreachable for shard in self._shards]
         return "" if not all(troubles) else troubles[0]
 
     def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
-        """List the rooms that have members or messages, by name, and say whether there may be more.
+        """Return a Deferred that fires with the rooms that have members or messages, and whether there may be more.
 
-        Those of a broker that can't be reached are left out, unless none can.
+        Rooms of a broker that cannot be reached are left out, unless none can.
         """
         well = [shard for shard in self._shards if not shard.bus.unreachable] or self._shards
 
         def together(lists: list[tuple[Sequence[OccupiedRoom], bool]]) -> tuple[Sequence[OccupiedRoom], bool]:
-            rooms = sorted((each for listed, _ in lists for each in listed), key=lambda each: each.room)
+            rooms = sorted((room for listed, _ in lists for room in listed), key=lambda room: room.room)
             return rooms, len(well) < len(self._shards) or any(more for _, more in lists)
 
         listing = gatherResults([shard.hub.list_rooms() for shard in well], consumeErrors=True)
@@ -159,7 +159,7 @@ class Shards:
 
 
 def _first_failure(failure: Failure) -> Failure:
-    """Return what ``gatherResults`` wraps: the failure of one shard, or that nobody waits for it any more."""
+    """Return the failure that ``gatherResults`` wraps."""
     failure.trap(FirstError)
     error: Any = failure.value
     first: Failure = error.subFailure
@@ -167,5 +167,5 @@ def _first_failure(failure: Failure) -> Failure:
 
 
 def score(identity: str, room: str) -> bytes:
-    """Give what a broker bids for a room; the highest has it."""
+    """Return the score of a broker for a room; the highest has it."""
     return blake2b(f"{identity} {room}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""The live members of one room on this worker, and the one loop that fans messages out to them."""
+"""The live subscribers of one room on this worker, and the loop that broadcasts to them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -19,89 +19,89 @@ LIVE_MESSAGES, LIVE_BYTES = SENT_MESSAGES["live"], SENT_BYTES["live"]
 
 
 class LiveSubscriber(Author, Reader, Protocol):
-    """What is asked of a client in a room."""
+    """A client that is sent messages as they arrive."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        """Send these frames, which are count messages, and return True; or fall behind, and return False."""
+        """Send frames, which are ``count`` messages. Return False if its send buffer is full."""
 
 
 Deliver = Callable[[bytes, int], bool]
 
 
 class Subscribers:
-    """Those who hear what is said now."""
+    """The live subscribers of a room."""
 
     __slots__ = ("_by_format", "_members")
 
     def __init__(self) -> None:
-        self._members: dict[str, LiveSubscriber] = {}  # by author
+        self._members: dict[str, LiveSubscriber] = {}  # by sender id
         self._by_format: dict[Format, list[tuple[str, Deliver]]] | None = None
-        # How to deliver to each of them, where that was looked up since the last one came or went.
+        # None after a change of the subscribers.
 
     def __bool__(self) -> bool:
-        """Whether there is anybody."""
+        """Return whether there are any."""
         return bool(self._members)
 
     def get(self, author: str) -> LiveSubscriber | None:
-        """Give the member that is this author, if it is here."""
+        """Return the subscriber with a sender id, if it is live."""
         return self._members.get(author)
 
-    def add(self, member: LiveSubscriber) -> None:
-        """Let it hear what is sent from now on."""
-        self._members[member.author] = member
+    def add(self, subscriber: LiveSubscriber) -> None:
+        """Add a subscriber."""
+        self._members[subscriber.author] = subscriber
         self._by_format = None
 
-    def remove(self, member: LiveSubscriber) -> bool:
-        """Let it hear no more; give whether it did."""
-        if self._members.get(member.author) is not member:
+    def remove(self, subscriber: LiveSubscriber) -> bool:
+        """Remove a subscriber. Return whether it was live."""
+        if self._members.get(subscriber.author) is not subscriber:
             return False
-        del self._members[member.author]
+        del self._members[subscriber.author]
         self._by_format = None
         return True
 
     def lost(self, gap: OffsetGap) -> int:
-        """Tell them what can't be had; give how many they are."""
-        members = list(self._members.values())
-        for member in members:
+        """Tell all subscribers of a gap. Return their number."""
+        subscribers = list(self._members.values())
+        for subscriber in subscribers:
             try:
-                member.lost(gap)
-            except Exception:  # noqa: BLE001 - one member's trouble is not the others'
-                self._failed(member.author)
-        return len(members)
+                subscriber.lost(gap)
+            except Exception:  # noqa: BLE001 - the other subscribers go on
+                self._failed(subscriber.author)
+        return len(subscribers)
 
     def refuse(self, authors: Iterable[str] | None = None) -> None:
-        """Close some members, or all of them, because of an error of ours: they missed something."""
+        """Close some or all subscribers, which missed something because of an internal error."""
         for author in list(self._members) if authors is None else authors:
-            with log.failuresHandled("{member} was not closed", member=author):
-                if member := self._members.get(author):  # it may have left on the way
-                    member.refused(OUR_FAULT)
+            with log.failuresHandled("{subscriber} was not closed", subscriber=author):
+                if subscriber := self._members.get(author):  # it may have left meanwhile
+                    subscriber.refused(OUR_FAULT)
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Write messages to every member: framed once a dress, one write a member, an author's own left out."""
+        """Broadcast batches: encoded once per format, one write per subscriber, without its own messages."""
         own: dict[str, list[int]] = {}
-        for place, message in enumerate([message for batch in batches for message in batch.messages]):
-            if (speaker := self._members.get(message.session)) is not None and not speaker.echo:
-                own.setdefault(message.session, []).append(place)
+        for index, message in enumerate([message for batch in batches for message in batch.messages]):
+            if (sender := self._members.get(message.session)) is not None and not sender.echo:
+                own.setdefault(message.session, []).append(index)
         LIVE_MESSAGES.value += self._write(lambda format: format.frames(batches), own)
 
-    def tell(self, room: str, changes: Sequence[PresenceEvent]) -> None:
-        """Tell every member who came and went, but those of whom it is told."""
+    def send_events(self, room: str, events: Sequence[PresenceEvent]) -> None:
+        """Broadcast presence events, except to the subscribers that they are about."""
         own: dict[str, list[int]] = {}
-        for place, change in enumerate(changes):
-            own.setdefault(change.session, []).append(place)
-        self._write(lambda format: [format.change(room, change) for change in changes], own)
+        for index, event in enumerate(events):
+            own.setdefault(event.session, []).append(index)
+        self._write(lambda format: [format.change(room, event) for event in events], own)
 
     def _write(self, show: Callable[[Format], list[bytes]], own: Mapping[str, Sequence[int]]) -> int:
-        """Write frames, made once a dress, to every member; own are those that an author does not get.
+        """Write frames to every subscriber. ``own`` are the indexes of the frames that a sender does not get.
 
-        Return how many frames were sent, over all members. An error in one dress closes those who wear it.
+        Return the number of frames sent to all. An error in one format closes the subscribers with that format.
         """
         written = 0
-        for format, delivers in self._look_up().items():
+        for format, delivers in self._group().items():
             try:
                 frames = show(format)
                 blob = b"".join(frames)
-            except Exception:  # noqa: BLE001 - one dress's trouble is not the others'
+            except Exception:  # noqa: BLE001 - the other formats go on
                 log.failure("messages for {clients} clients could not be framed", clients=len(delivers))
                 self.refuse([author for author, _ in delivers])
                 continue
@@ -109,12 +109,12 @@ class Subscribers:
                 written += self._deliver(frames, blob, delivers, own)
         return written
 
-    def _look_up(self) -> Mapping[Format, Sequence[tuple[str, Deliver]]]:
-        """Return how to deliver to each member, by dress."""
+    def _group(self) -> Mapping[Format, Sequence[tuple[str, Deliver]]]:
+        """Return the ``deliver`` methods by format."""
         if self._by_format is None:
             self._by_format = {}
-            for author, member in self._members.items():
-                self._by_format.setdefault(member.format, []).append((author, member.deliver))
+            for author, subscriber in self._members.items():
+                self._by_format.setdefault(subscriber.format, []).append((author, subscriber.deliver))
         return self._by_format
 
     def _deliver(
@@ -124,7 +124,7 @@ class Subscribers:
         delivers: Sequence[tuple[str, Deliver]],
         own: Mapping[str, Sequence[int]],
     ) -> int:
-        """Write frames, which blob has joined, to members of one dress; return how many were sent, over all members."""
+        """Write frames, joined in ``blob``, to the subscribers of a format. Return the number sent to all."""
         count, whole, messages, size = len(frames), 0, 0, 0
         starts: list[int] = []  # of each frame in the blob, and its end
         for author, deliver in delivers:
@@ -144,13 +144,13 @@ class Subscribers:
         return messages + whole * count
 
     def _failed(self, author: str) -> None:
-        """Log what just went wrong, and hang up on the member, if it has not left on the way."""
-        log.failure("something was not delivered to {member}", member=author)
+        """Log the current exception and close a subscriber."""
+        log.failure("something was not delivered to {subscriber}", subscriber=author)
         self.refuse([author])
 
 
 def _without(blob: bytes, starts: Sequence[int], places: Sequence[int]) -> bytes:
-    """Return joined frames without those at some places, in order; starts are where each begins, and the end."""
+    """Return joined frames without some of them. ``starts`` are the offsets of all frames, and the end."""
     pieces, at = [], 0
     for place in places:
         if at < starts[place]:

@@ -356,7 +356,7 @@ class Worker:
 
         # Whatever other workers published before they said Held is delivered when our own probe is back.
         await wait(self._shards.probe(), config.stop_probe_part)
-        self._shards.fan_out()
+        self._shards.broadcast()
         await wait(self._connections.close_all(self._close_code), config.stop_close_part)
         await wait(self._shards.saved(), config.stop_save_part)
         self._chat_log.hurry(config.stop_seconds * config.stop_lock_part)

@@ -735,7 +735,7 @@ def test_what_was_answered_is_sent_before_what_is_heard_then(server: ChatServer,
     server.clock.advance(0)
     client.sends({"type": "ping"})
     server.bus.pump()
-    server.hub.fan_out()
+    server.hub.broadcast()
     assert brief(events(client.line)) == ["pong", "message first"]
 
 

@@ -224,9 +224,9 @@ def test_what_came_from_the_bus_can_be_had_at_once(paced: House) -> None:
     paced.bring("one", number=1)
     paced.end_turn()
     paced.bring("two", number=2)
-    paced.hub.fan_out()
+    paced.hub.broadcast()
     assert bob.blobs == [frames("one"), frames("two")]
-    paced.hub.fan_out()
+    paced.hub.broadcast()
     assert len(bob.blobs) == 2
     assert paced.clock.getDelayedCalls() == []
 

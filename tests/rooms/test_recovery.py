@@ -335,7 +335,7 @@ def test_one_that_fails_is_hung_up_on(events: Events) -> None:
             raise RuntimeError("no")
 
     walk = Walk()
-    walk.catch_up.member = member = Failing("ann")
+    walk.catch_up.subscriber = member = Failing("ann")
     walk.step()
     walk.answer(batch(5, 6))
     assert (member.events, walk.live, walk.asked) == ([OUR_FAULT], 0, [])
@@ -348,7 +348,7 @@ def test_one_that_fails_at_the_tail_is_hung_up_on(events: Events) -> None:
             raise RuntimeError("no")
 
     walk = Walk(10)
-    walk.catch_up.member = member = Failing("ann")
+    walk.catch_up.subscriber = member = Failing("ann")
     walk.hear(batch(11))
     walk.step()
     assert (member.events, walk.live) == ([OUR_FAULT], 0)

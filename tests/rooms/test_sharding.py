@@ -125,12 +125,12 @@ def test_what_is_about_all_is_done_with_each() -> None:
     made = shards(*parts)
     made.start()
     made.hold()
-    made.fan_out()
+    made.broadcast()
     made.saved()
     made.stop()
     for part in parts:
         # each part is bus, hub and intake in one
-        assert part.did == ["start", "start", "hold", "flushed", "fan_out", "saved", "flushed", "stop", "stop"]
+        assert part.did == ["start", "start", "hold", "flushed", "broadcast", "saved", "flushed", "stop", "stop"]
 
 
 def test_messages_and_rooms_are_counted_over_all() -> None:
