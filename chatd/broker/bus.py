@@ -116,25 +116,11 @@ class Bus:
         self.queues = self._make_publish_queues()
         self.history = HistoryReader(queries, config, self._channel, now)
         self.presence = self._make_presence(now)
-        self.resume_positions = ResumePositions(
-            reactor,
-            queries,
-            config,
-            publisher,
-            lambda *args: self.listener.disconnect(*args),  # noqa: PLW0108 - the listener is set later
-        )
+        self.resume_positions = self._make_resume_positions()
         self.shared_limits = SharedLimits(reactor, queries, config, publisher)
         self.eviction = Eviction(reactor, queries, config, publisher)
         self._probes = LivenessProbes(reactor, config, publisher)
-        self._comparison = Comparison(
-            reactor,
-            config,
-            self.history,
-            self.presence,
-            rooms=self._confirmed_rooms,
-            probe=self.probe,
-            recover=self._recover,
-        )
+        self._comparison = self._make_comparison()
         self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
         self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
         self._endpoint = self._sentinels or broker_endpoint(reactor, address, config)
@@ -159,7 +145,7 @@ class Bus:
             now=self._clock.seconds,
             answered=self._answered,
             refused=self._refused,
-            window_changed=lambda: self.listener.bus_changed(),  # noqa: PLW0108 - as above
+            window_changed=lambda: self.listener.bus_changed(),  # noqa: PLW0108 - set later
         )
 
     def _make_presence(self, now: Callable[[], float]) -> PresenceStore:
@@ -170,9 +156,26 @@ class Bus:
             self.publisher,
             channel=self._channel,
             now=now,
-            changed=lambda *args: self.listener.presence_changed(*args),  # noqa: PLW0108 - as above
-            renamed=lambda *args: self.listener.renamed(*args),  # noqa: PLW0108 - as above
+            changed=lambda *args: self.listener.presence_changed(*args),  # noqa: PLW0108 - set later
+            renamed=lambda *args: self.listener.renamed(*args),  # noqa: PLW0108 - set later
             published=self._published,
+        )
+
+    def _make_resume_positions(self) -> ResumePositions:
+        def disconnect(room: str, session: str) -> ResumePosition | None:
+            return self.listener.disconnect(room, session)
+
+        return ResumePositions(self._clock, self._queries, self._config, self.publisher, disconnect)
+
+    def _make_comparison(self) -> Comparison:
+        return Comparison(
+            self._clock,
+            self._config,
+            self.history,
+            self.presence,
+            rooms=self._confirmed_rooms,
+            probe=self.probe,
+            recover=self._recover,
         )
 
     def _connection(self, kind: type[Any], prepare: Any) -> BrokerConnection:

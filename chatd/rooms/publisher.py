@@ -34,38 +34,38 @@ log = Logger()
 
 
 class Author(Protocol):
-    """What is asked of who says something."""
+    """A client that publishes messages."""
 
     id: str
-    """Its connection: unique among all that ever were."""
+    """Its connection id, which is never used again."""
     author: str
-    """Who it is to those who hear it: its connection, or its first one with the same resume key."""
+    """Its sender id: its connection id, or that of its first connection with the same resume key."""
     nick: str
-    """Its name; empty where it has none."""
+    """Its nick; empty: none."""
     address: str
 
     @property
     def subject(self) -> str:
-        """Who its token says it is; empty where it has none."""
+        """Return the subject of its token; empty: none."""
 
     def carry_on(self) -> None:
-        """Publish what was held back: messages are taken again."""
+        """Publish what was held back: messages are accepted again."""
 
     def bus_away(self) -> None:
-        """Learn, while holding messages back, that the bus is away."""
+        """Handle that the bus is away while messages are held back."""
 
     def not_sent(self, close_code: CloseCode) -> None:
-        """Learn that something it said was not published, and why; a client that can't be told is hung up on."""
+        """Handle that a message was not published. A client that cannot be told is closed."""
 
 
 class Receipt(Protocol):
-    """Who wants to know what becomes of each message."""
+    """A receiver of the outcome of each message."""
 
     def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
-        """Learn where it stands; a duplicate was published before, by its author under the same id."""
+        """Handle that a message has a position. A duplicate was published before with the same id."""
 
     def refused(self, message: Message, close_code: CloseCode) -> None:
-        """Learn that it was not published, and why."""
+        """Handle that a message was not published."""
 
 
 class Pacer:
@@ -105,45 +105,45 @@ class Pacer:
             self._due = self._clock.seconds() + self._interval
 
 
-class _Taken(NamedTuple):
-    """What one author said at once."""
+class _Submission(NamedTuple):
+    """The messages of one ``publish`` call."""
 
     author: Author
     entry: LogEntry
     weight: int
     receipt: Receipt | None
     id: str
-    """By which it is known should it be published again; empty: not at all."""
+    """The id by which a repeated message is found; empty: none."""
 
 
-def _count(taken: Sequence[_Taken]) -> int:
-    return sum(len(each.entry.messages) for each in taken)
+def _count(submissions: Sequence[_Submission]) -> int:
+    return sum(len(submission.entry.messages) for submission in submissions)
 
 
-def _ids(taken: Sequence[_Taken]) -> dict[int, str]:
-    """Return the ids of messages that have one, by their number among all of them."""
+def _ids(submissions: Sequence[_Submission]) -> dict[int, str]:
+    """Return the ids of messages by their index, for those that have one."""
     ids: dict[int, str] = {}
     number = 0
-    for each in taken:
-        if each.id:
-            ids[number] = each.id
-        number += len(each.entry.messages)
+    for submission in submissions:
+        if submission.id:
+            ids[number] = submission.id
+        number += len(submission.entry.messages)
     return ids
 
 
-def _parts(taken: Sequence[_Taken], most: int) -> Iterator[Sequence[_Taken]]:
-    """Split it into what makes a batch each: the bus splits nothing. What one author said at once stays together."""
+def _parts(submissions: Sequence[_Submission], most: int) -> Iterator[Sequence[_Submission]]:
+    """Split submissions into batches. The messages of one submission stay together."""
     start, weight = 0, 0
-    for place, each in enumerate(taken):
-        if start < place and weight + each.weight > most:
-            yield taken[start:place]
-            start, weight = place, 0
-        weight += each.weight
-    yield taken[start:]
+    for index, submission in enumerate(submissions):
+        if start < index and weight + submission.weight > most:
+            yield submissions[start:index]
+            start, weight = index, 0
+        weight += submission.weight
+    yield submissions[start:]
 
 
 class Publisher:
-    """Everything that was said on this worker and is not with the bus yet."""
+    """The messages of this worker that the bus does not have yet."""
 
     def __init__(
         self,
@@ -156,23 +156,21 @@ class Publisher:
         sync: Sync | None = None,
         numbers: Iterator[int] | None = None,
     ) -> None:
-        """Take the bus, the Logger of the chat log, the reactor, and the time of day in seconds since 1970.
+        """Publish to a bus. ``chat`` is the Logger of the chat log, ``now`` returns seconds since 1970.
 
-        With a sync nothing is published before it is on the disk. Numbers make the ids of messages: several intakes
-        share them, for a client may talk to more than one.
+        With ``sync`` nothing is published before it is on the disk. Publishers of one worker share the ``numbers`` of
+        message ids.
         """
+        self._config = config
         self._bus = bus
         self._queues = bus.queues
         self._chat = chat
         self._sync = sync
         self._clock = clock
         self._now = now
-        self._most = config.batch_bytes
-        self._overhead = config.message_overhead_bytes
-        self._taken: list[_Taken] = []
-        self._taken_weight = 0
+        self._pending: list[_Submission] = []
+        self._pending_weight = 0
         self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
-        self._retry_seconds = config.log_retry_seconds
         self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
         self._outcomes: deque[tuple[Sequence[LogEntry], str, int]] = (
             deque()
@@ -180,22 +178,22 @@ class Publisher:
         self._logged: list[Deferred[None]] = []
         self._waiting: dict[str, Author] = {}
         self.left = SlowedClients(config.left_bytes)
-        """Those of them who are gone, and what they left behind."""
-        self._change: Any = None  # the call that lets them carry on
+        """Waiting senders that have disconnected, and their messages."""
+        self._change: Any = None  # the timer that resumes them
         self._holding = False
         self._numbers = numbers if numbers is not None else count(1)
         self.taken = 0
-        """How many messages were taken, ever."""
+        """The number of messages accepted so far."""
         self._counted = 0
 
     @property
     def open(self) -> bool:
-        """Whether ``publish`` may be called; an author that would and may not calls ``wait``."""
-        return not self._holding and self._queues.open and self._taken_weight < self._queues.space
+        """Return whether ``publish`` may be called. If not, call ``wait``."""
+        return not self._holding and self._queues.open and self._pending_weight < self._queues.space
 
     @property
     def away(self) -> str:
-        """Why nothing can be published for now, where it is for more than a full window or a start; else empty."""
+        """Return why nothing can be published, other than a full window or a start; else an empty string."""
         return "" if self._bus.starting else self._bus.away
 
     def publish(
@@ -209,67 +207,67 @@ class Publisher:
         among: str = "",
         receipt: Receipt | None = None,
     ) -> None:
-        """Take messages, log and publish them at the next flush; a failure reaches the receipt, or the author.
+        """Log and publish messages at the next flush. A failure is reported to the receipt, or the author.
 
-        Given is the id that the author gave to the one message that it says: once published it is not published again.
-        Among says whose ids these are, where several have one author.
+        ``given`` is the sender's id of a single message, which is not published twice. ``among`` tells the ids of
+        several clients with one sender id apart.
         """
         id, name, time = author.id, author.author, int(self._now() * 1000)
         nick, subject = author.nick, author.subject
         self.taken += len(texts)
-        messages = [  # texts come first: no number is taken for nothing
+        messages = [  # texts first: zip must not skip a number
             Message(f"{id}.{number}", time, name, text, nick, action, given, subject)
             for text, number in zip(texts, self._numbers, strict=False)
         ]
         weight = self._queues.weight(messages)
         known = f"{among} {given}" if among and given else given
-        self._taken.append(_Taken(author, LogEntry(room, author.address, messages), weight, receipt, known))
-        self._taken_weight += weight
+        self._pending.append(_Submission(author, LogEntry(room, author.address, messages), weight, receipt, known))
+        self._pending_weight += weight
         self._flushes.request()
 
     def wait(self, author: Author) -> None:
-        """Call ``author.carry_on`` once messages are taken again."""
+        """Call ``author.carry_on`` once messages are accepted again."""
         self._waiting[author.id] = author
 
     @property
     def waiting(self) -> int:
-        """How many authors wait."""
+        """Return the number of senders that wait."""
         return len(self._waiting)
 
     def stop_waiting(self, author: Author) -> None:
-        """Do not call it any more."""
+        """Do not call the author any more."""
         self._waiting.pop(author.id, None)
 
     def hold(self) -> None:
-        """Take no more messages, for good: the worker stops."""
+        """Accept no more messages, because the worker stops."""
         self._holding = True
 
     def flush(self) -> None:
-        """Log and publish at once what was taken, or keep it while another process holds the chat log's lock."""
+        """Log and publish what is pending now, or keep it while another process holds the lock of the chat log."""
         self._flushes.run()
 
     def logged(self) -> "Deferred[None] | None":
-        """Fire once all that is kept is logged and handed to the bus, or refused. Return None if nothing is kept."""
+        """Return a Deferred that fires when kept messages are with the bus or refused, or None if none are kept."""
         if self._retry is None:
             return None
         self._logged.append(Deferred())
         return self._logged[-1]
 
     def flushed(self) -> "Deferred[None]":
-        """Flush; fire once all that was taken is published, or refused."""
+        """Flush. Return a Deferred that fires when everything is published or refused."""
         self.flush()
         return (self.logged() or succeed(None)).addCallback(lambda _: self._queues.flushed())
 
     def flush_due(self) -> None:
-        """Do so if it need not wait any more."""
+        """Flush if the interval is over."""
         if self._flushes.due:
             self.flush()
 
     def bus_changed(self) -> None:
-        """Let those who wait carry on, or tell them that the bus is away."""
+        """Resume the senders that wait, or tell them that the bus is away."""
         if self.open:
             for author in list(self._waiting.values()):
-                if not self.open:  # those before it filled the window, or have to wait once more: behind it
+                if not self.open:  # earlier ones filled the window
                     break
                 if self._waiting.pop(author.id, None) is not None:
                     with log.failuresHandled("{author} did not carry on", author=author.id):
@@ -283,12 +281,12 @@ class Publisher:
         self._try(self._log_all)
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write to the chat log; what can't be written while another process holds its lock is kept for later."""
+        """Write to the chat log, or later if another process holds its lock."""
         if self._retry is None:
             try:
                 write()
             except LogBusy:
-                self._retry = self._clock.callLater(self._retry_seconds, self._try_again)
+                self._retry = self._clock.callLater(self._config.log_retry_seconds, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -300,107 +298,111 @@ class Publisher:
 
     def _log_all(self) -> None:
         self._log_outcomes()
-        self._log_taken()
+        self._log_pending()
 
-    def _log_taken(self) -> None:
-        """Log what was taken, and publish it or refuse it. Raise LogBusy if all of it is kept."""
-        taken = self._taken
+    def _log_pending(self) -> None:
+        """Log what is pending, and publish or refuse it. Raise LogBusy if it is kept."""
+        submissions = self._pending
         refused: CloseCode | None = None
-        if taken:
+        if submissions:
             try:
-                log_entries(self._chat, [each.entry for each in taken])
+                log_entries(self._chat, [submission.entry for submission in submissions])
             except LogBusy:
                 raise
-            except OSError:  # said by the chat log itself, once
+            except OSError:  # logged by the chat log
                 refused = LOG_AWAY
             except Exception:  # noqa: BLE001 - their authors are told
                 log.failure("messages could not be logged, they are refused")
                 refused = OUR_FAULT
-        weight, self._taken, self._taken_weight = self._taken_weight, [], 0
-        if self._waiting and self._change is None:  # there was no room for more; now there may be
+        weight, self._pending, self._pending_weight = self._pending_weight, [], 0
+        if self._waiting and self._change is None:  # there may be room now
             self._change = self._clock.callLater(0, self._carry_on)
-        if taken:
+        if submissions:
             self._count(weight)
             if refused is not None:
-                REFUSED_MESSAGES["chat_log" if refused is LOG_AWAY else "refused"].value += _count(taken)
-                self._tell_refused(taken, refused)
+                REFUSED_MESSAGES["chat_log" if refused is LOG_AWAY else "refused"].value += _count(submissions)
+                self._report_refused(submissions, refused)
             else:
-                self._publish(taken)
+                self._publish(submissions)
 
     def _carry_on(self) -> None:
         self._change = None
         self.bus_changed()
 
-    def _publish(self, taken: Sequence[_Taken]) -> None:
+    def _publish(self, submissions: Sequence[_Submission]) -> None:
         ticket = self._sync.request() if self._sync is not None else 0
-        rooms: dict[str, list[_Taken]] = {}
-        for each in taken:
-            rooms.setdefault(each.entry.room, []).append(each)
+        rooms: dict[str, list[_Submission]] = {}
+        for submission in submissions:
+            rooms.setdefault(submission.entry.room, []).append(submission)
         for name, share in rooms.items():
-            for part in _parts(share, self._most):
-                messages = [message for each in part for message in each.entry.messages]
-                weight = sum([each.weight for each in part])
+            for part in _parts(share, self._config.batch_bytes):
+                messages = [message for submission in part for message in submission.entry.messages]
+                weight = sum([submission.weight for submission in part])
                 maybeDeferred(self._queues.publish, name, messages, _ids(part), ticket, weight).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
                 ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
 
     def _count(self, weight: int) -> None:
-        """Count what was taken since the last time, which has that weight."""
+        """Count the messages accepted since the last call, and their weight."""
         count, self._counted = self.taken - self._counted, self.taken
         RECEIVED_MESSAGES.value += count
-        RECEIVED_BYTES.value += weight - count * self._overhead
+        RECEIVED_BYTES.value += weight - count * self._config.message_overhead_bytes
 
-    def _published(self, published: PublishResult, taken: Sequence[_Taken]) -> None:
-        """Tell those who want to know."""
-        if not any(each.receipt for each in taken):  # nearly always
+    def _published(self, published: PublishResult, submissions: Sequence[_Submission]) -> None:
+        """Report positions to the receipts."""
+        if not any(submission.receipt for submission in submissions):  # nearly always
             return
         number, offset = 0, published.first.offset
-        for each in taken:
-            for message in each.entry.messages:
+        for submission in submissions:
+            for message in submission.entry.messages:
                 before = published.duplicates.get(number)
                 position = before or StreamPosition(published.first.epoch, offset)
                 number, offset = number + 1, offset + (before is None)
                 if before is not None:
-                    self._log_outcome([replace(each.entry, messages=[message])], "duplicate")
-                if each.receipt is not None:
-                    with log.failuresHandled("{author} was not told what it published", author=each.author.id):
-                        each.receipt.published(message, position, duplicate=before is not None)
+                    self._log_outcome([replace(submission.entry, messages=[message])], "duplicate")
+                if submission.receipt is not None:
+                    with log.failuresHandled("{author} was not told what it published", author=submission.author.id):
+                        submission.receipt.published(message, position, duplicate=before is not None)
 
-    def _not_published(self, failure: Failure, taken: Sequence[_Taken]) -> None:
+    def _not_published(self, failure: Failure, submissions: Sequence[_Submission]) -> None:
         error = failure.value
         unknown = isinstance(error, NotPublished) and error.unknown
         if not isinstance(error, NotPublished):
             log.failure("a batch was not published", failure)
         outcome = "unknown" if unknown else "refused"
-        REFUSED_MESSAGES["chat_log" if isinstance(error, NotSynced) else outcome].value += _count(taken)
-        self._log_outcome([each.entry for each in taken], outcome)
-        self._tell_refused(taken, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
+        REFUSED_MESSAGES["chat_log" if isinstance(error, NotSynced) else outcome].value += _count(submissions)
+        self._log_outcome([submission.entry for submission in submissions], outcome)
+        self._report_refused(submissions, LOG_AWAY if isinstance(error, NotSynced) else OUR_FAULT)
 
     def _log_outcome(self, entries: Sequence[LogEntry], outcome: str) -> None:
         self._outcomes.append((entries, outcome, int(self._now() * 1000)))
         self._try(self._log_outcomes)
 
     def _log_outcomes(self) -> None:
-        """Log what became of entries that were logged before. Raise LogBusy if some of it is kept."""
+        """Log the outcomes of entries that were logged before. Raise LogBusy if some are kept."""
         while self._outcomes:
             entries, outcome, now = self._outcomes[0]
             try:
                 log_outcome(self._chat, entries, outcome, now)
             except LogBusy:
                 raise
-            except OSError:  # said by the chat log itself
+            except OSError:  # logged by the chat log
                 count = sum(len(entry.messages) for entry in entries)
                 log.error("{count} messages in the chat log were not published", count=count)
             except Exception:  # noqa: BLE001 - what comes next is logged all the same
                 log.failure("the chat log does not say that messages in it were not published")
             self._outcomes.popleft()
 
-    def _tell_refused(self, taken: Sequence[_Taken], close_code: CloseCode) -> None:
-        for each in taken:
-            if each.receipt is not None:
-                for message in each.entry.messages:
-                    with log.failuresHandled("{author} was not told what was refused", author=each.author.id):
-                        each.receipt.refused(message, close_code)
-        for author in {each.author.id: each.author for each in taken if each.receipt is None}.values():
+    def _report_refused(self, submissions: Sequence[_Submission], close_code: CloseCode) -> None:
+        authors: dict[str, Author] = {}
+        for submission in submissions:
+            author, receipt = submission.author, submission.receipt
+            if receipt is None:
+                authors[author.id] = author
+                continue
+            for message in submission.entry.messages:
+                with log.failuresHandled("{author} was not told what was refused", author=author.id):
+                    receipt.refused(message, close_code)
+        for author in authors.values():
             with log.failuresHandled("{author} was not told what was refused", author=author.id):
                 author.not_sent(close_code)

@@ -686,7 +686,7 @@ def test_where_the_window_fills_again_the_rest_is_held_again(server: ChatServer,
     client.sends(*[publish("12345678", ref=ref) for ref in range(4)])
     server.bus.space = 16
     server.bus_comes_back()
-    assert len(server.hub.publisher._taken) == 2  # the others have to wait for room
+    assert len(server.hub.publisher._pending) == 2  # the others have to wait for room
     assert client.line.events[-1] == "pause"
     assert brief(client.hears()) == ["ack 0", "ack 1", "ack 2", "ack 3"]
     assert client.line.events[-1] == "resume"
