@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,10 @@ def opened(options: dict[str, Any], **config: Any) -> tuple[ServerLog, Logger]:
     return log, Logger(namespace="chatd.test", observer=observer)
 
 
-def test_text_is_as_twistd_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_text_has_the_form_of_twistds_own_log(capsys: pytest.CaptureFixture[str]) -> None:
     _, log = opened(STDOUT)
     log.warn("it is {why}", why="full")
-    written: Any = sys.stdout
-    assert written.getvalue().endswith(" [chatd.test#warn] it is full\n")
+    assert capsys.readouterr().out.endswith(" [chatd.test#warn] it is full\n")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +62,7 @@ def test_in_the_journal_text_has_no_time_of_its_own(
     assert (tmp_path / "journal").read_text().startswith(at_the_start)
 
 
-def test_what_leads_elsewhere_than_to_the_journal_has_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_text_elsewhere_than_in_the_journal_has_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # that of a service which we were started from, in a file
     with (tmp_path / "file").open("w") as file:
         monkeypatch.setattr(sys, "stdout", file)
@@ -74,12 +71,10 @@ def test_what_leads_elsewhere_than_to_the_journal_has_the_time(monkeypatch: pyte
     assert re.match(r"\d{4}-\d\d-\d\dT\S+ \[chatd.test#warn\] it is full\n", (tmp_path / "file").read_text())
 
 
-def test_json_is_an_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_each_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     _, log = opened(STDOUT, log_format="json")
     log.warn("{who}: it is {why},\nfor {seconds:g} s \x1b[2J\u2028", who="ann", why="full", seconds=3.0)
-    written: Any = sys.stdout
-    line = written.getvalue()
+    line = capsys.readouterr().out
     assert line.isascii()
     assert line.count("\n") == 1
     said = json.loads(line)
@@ -94,15 +89,13 @@ def test_json_is_an_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_what_a_worker_says_is_told_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_an_event_of_a_worker_has_its_namespace_pid_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     server_log, log = opened(STDOUT, log_format="json")
     about: dict[str, Any] = {"source": "chatd.rooms.hub", "key": "lost", "fields": {"messages": 3}}
     for _ in range(3):
         log.warn("worker {worker}: {text}", worker=2, worker_pid=77, text="lost: 3", **about)
     server_log.close()
-    written: Any = sys.stdout
-    first, last = map(json.loads, written.getvalue().splitlines())
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
     for each in (first, last):
         del each["time"]
     assert first == {
@@ -116,12 +109,10 @@ def test_what_a_worker_says_is_told_as_its_own(monkeypatch: pytest.MonkeyPatch) 
     assert last == first | {"text": "worker 2: lost: 3 (2 more in 0 s)", "fields": {"messages": 3, "times": 2}}
 
 
-def test_a_failure_has_its_traceback_in_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_a_failure_has_its_traceback_in_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     _, log = opened(STDOUT, log_format="json")
     log.failure("it went wrong", Failure(KeyError("a")))
-    written: Any = sys.stdout
-    said = json.loads(written.getvalue())
+    said = json.loads(capsys.readouterr().out)
     assert said["level"] == "critical"
     assert said["text"].startswith("it went wrong\nTraceback")
 
@@ -165,18 +156,15 @@ def test_a_daemon_has_no_stdout() -> None:
         opened({"logfile": "-"})
 
 
-def test_a_reload_may_change_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_a_reload_may_change_the_format(capsys: pytest.CaptureFixture[str]) -> None:
     server_log, log = opened(STDOUT)
     server_log.configure(Config(log_format="json", log_repeat=0))
     for _ in range(2):
         log.warn("it is so")
-    written: Any = sys.stdout
-    assert [json.loads(line)["text"] for line in written.getvalue().splitlines()] == ["it is so"] * 2
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["it is so"] * 2
 
 
-def test_what_repeats_is_said_when_it_is_looked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", StringIO())
+def test_repetitions_are_logged_by_flush_old(capsys: pytest.CaptureFixture[str]) -> None:
     reactor = Reactor()
     server_log = ServerLog(reactor, STDOUT, Config())
     server_log.open()
@@ -186,23 +174,20 @@ def test_what_repeats_is_said_when_it_is_looked(monkeypatch: pytest.MonkeyPatch)
         log.warn("it is so")
     reactor.advance(60)
     server_log.flush_old()
-    written: Any = sys.stdout
-    assert [line.partition("] ")[2] for line in written.getvalue().splitlines()] == [
+    assert [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()] == [
         "it is so",
         "it is so (4 more in 60 s)",
     ]
 
 
-def test_every_line_that_python_prints_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_line_that_python_prints_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """Twistd has them logged so (LoggingFile), all as one kind."""
-    monkeypatch.setattr(sys, "stdout", StringIO())
     server_log, _ = opened(STDOUT)
     observer: Any = server_log
     printed = LoggingFile(Logger(namespace="stderr", observer=observer), LogLevel.error)
     lines = ["Traceback (most recent call last):", '  File "x.py", line 1', "OSError: it is full"]
     printed.write("\n".join(lines) + "\n")
-    written: Any = sys.stdout
-    assert [line.partition("] ")[2] for line in written.getvalue().splitlines()] == lines
+    assert [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()] == lines
 
 
 @pytest.mark.parametrize(
@@ -239,39 +224,39 @@ def test_a_log_that_cannot_be_written_ends_it_with_one_line(tmp_path: Path) -> N
     assert caught.value.code == f"twistd chatd: cannot write the server log {tmp_path}: {why}"
 
 
-class House:
-    """A log of which trouble is said once a minute."""
+class RepeatedLog:
+    """A log whose repeated events are logged once a minute, on a clock."""
 
     def __init__(self, seconds: float = 60.0, most: int = 10) -> None:
         self.clock = Clock()
         self.events = Events()
-        self.repetition = RepeatedEvents(self.events, seconds, most, self.clock.seconds)
-        observer: Any = self.repetition
+        self.events_repeated = RepeatedEvents(self.events, seconds, most, self.clock.seconds)
+        observer: Any = self.events_repeated
         self.log = Logger(namespace="chatd.test", observer=observer)
 
     @property
-    def said(self) -> list[str]:
-        """What was said since it was asked the last time."""
-        said = [text for _, text in self.events.said]
+    def lines(self) -> list[str]:
+        """The lines since the last call."""
+        lines = [text for _, text in self.events.said]
         self.events.events.clear()
-        return said
+        return lines
 
     def wait(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.advance(1)
-            self.repetition.flush_old()
+            self.events_repeated.flush_old()
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def repeated() -> RepeatedLog:
+    return RepeatedLog()
 
 
-def test_trouble_is_said_at_once_and_then_once_a_minute_with_how_often(house: House) -> None:
+def test_an_event_is_logged_at_once_and_its_repetitions_once_a_minute_with_their_number(repeated: RepeatedLog) -> None:
     for number in range(200):
-        house.log.warn("trouble number {number}", number=number)
-        house.wait(1)
-    assert house.said == [
+        repeated.log.warn("trouble number {number}", number=number)
+        repeated.wait(1)
+    assert repeated.lines == [
         "trouble number 0",
         "trouble number 59 (59 more in 60 s)",
         "trouble number 119 (60 more in 60 s)",
@@ -279,65 +264,48 @@ def test_trouble_is_said_at_once_and_then_once_a_minute_with_how_often(house: Ho
     ]
 
 
-def test_the_count_stands_in_a_field_too(house: House) -> None:
+def test_the_number_is_a_field_too(repeated: RepeatedLog) -> None:
     for _ in range(3):
-        house.log.warn("trouble", why="it is full")
-    house.wait(60)
-    first, second = house.events.events
+        repeated.log.warn("trouble", why="it is full")
+    repeated.wait(60)
+    first, second = repeated.events.events
     assert "times" not in first
     assert (second["times"], second["why"]) == (2, "it is full")
 
 
-def test_what_came_no_more_is_forgotten(house: House) -> None:
-    house.log.warn("trouble")
-    house.wait(61)
-    house.log.warn("trouble")
-    assert house.said == ["trouble", "trouble"]
+def test_events_with_different_keys_are_counted_separately(repeated: RepeatedLog) -> None:
+    repeated.log.warn("one")
+    repeated.log.warn("two")
+    repeated.log.warn("one")
+    repeated.wait(60)
+    assert repeated.lines == ["one", "two", "one (1 more in 60 s)"]
 
 
-def test_kinds_are_counted_apart(house: House) -> None:
-    house.log.warn("one")
-    house.log.warn("two")
-    house.log.warn("one")
-    house.wait(60)
-    assert house.said == ["one", "two", "one (1 more in 60 s)"]
-
-
-def test_what_is_no_trouble_passes(house: House) -> None:
-    for _ in range(3):
-        house.log.info("worker {n} is ready", n=1)
-    assert house.said == ["worker 1 is ready"] * 3
-
-
-def test_a_line_of_a_traceback_passes(house: House) -> None:
-    for _ in range(3):
-        house.log.error("{line}", line="  ^^^^", always=True)
-    assert house.said == ["  ^^^^"] * 3
-
-
-def test_an_outage_is_told_with_its_end_and_those_after_it_as_it_stands_at_the_end_of_the_minute(house: House) -> None:
+def test_a_first_outage_is_logged_with_its_end_and_later_ones_by_their_last_state(
+    repeated: RepeatedLog,
+) -> None:
     def outage() -> None:
-        house.log.warn("the bus is away", problem="bus")
-        house.wait(2)
-        house.log.info("the bus is back", problem="bus", resolved=True)
-        house.wait(2)
+        repeated.log.warn("the bus is away", problem="bus")
+        repeated.wait(2)
+        repeated.log.info("the bus is back", problem="bus", resolved=True)
+        repeated.wait(2)
 
     outage()
-    assert house.said == ["the bus is away", "the bus is back"]
+    assert repeated.lines == ["the bus is away", "the bus is back"]
     for _ in range(5):
         outage()
-    assert house.said == []
-    house.wait(40)
-    assert house.said == ["the bus is back (5 more in 60 s)"]
+    assert repeated.lines == []
+    repeated.wait(40)
+    assert repeated.lines == ["the bus is back (5 more in 60 s)"]
 
 
-def test_an_outage_that_goes_on_at_the_end_of_the_minute_is_said_to_and_its_end_is_said_at_once(house: House) -> None:
-    house.log.warn("the bus is away", problem="bus")
-    house.log.info("the bus is back", problem="bus", resolved=True)
-    house.log.warn("the bus is away", problem="bus")
-    house.wait(60)
-    house.log.info("the bus is back", problem="bus", resolved=True)
-    assert house.said == [
+def test_the_end_of_an_outage_that_was_logged_at_the_end_of_the_minute_is_logged_at_once(repeated: RepeatedLog) -> None:
+    repeated.log.warn("the bus is away", problem="bus")
+    repeated.log.info("the bus is back", problem="bus", resolved=True)
+    repeated.log.warn("the bus is away", problem="bus")
+    repeated.wait(60)
+    repeated.log.info("the bus is back", problem="bus", resolved=True)
+    assert repeated.lines == [
         "the bus is away",
         "the bus is back",
         "the bus is away (1 more in 60 s)",
@@ -345,42 +313,49 @@ def test_an_outage_that_goes_on_at_the_end_of_the_minute_is_said_to_and_its_end_
     ]
 
 
-def test_the_same_from_several_workers_is_the_same(house: House) -> None:
+def test_events_of_several_workers_with_one_key_are_counted_together(repeated: RepeatedLog) -> None:
     for worker in (1, 2, 3):
-        house.log.warn("worker {worker}: {text}", worker=worker, text="slow readers: 3", key="slow readers: {clients}")
-    house.log.warn("worker {worker}: {text}", worker=1, text="something else", key="something else")
-    assert house.said == ["worker 1: slow readers: 3", "worker 1: something else"]
+        repeated.log.warn(
+            "worker {worker}: {text}", worker=worker, text="slow readers: 3", key="slow readers: {clients}"
+        )
+    repeated.log.warn("worker {worker}: {text}", worker=1, text="something else", key="something else")
+    assert repeated.lines == ["worker 1: slow readers: 3", "worker 1: something else"]
 
 
-def test_a_failure_has_its_traceback_once(house: House) -> None:
+def test_the_traceback_of_a_repeated_failure_is_logged_once(repeated: RepeatedLog) -> None:
     for _ in range(2):
-        house.log.failure("it went wrong", Failure(KeyError("a")))
-    house.wait(60)
-    first, second = house.events.events
+        repeated.log.failure("it went wrong", Failure(KeyError("a")))
+    repeated.wait(60)
+    first, second = repeated.events.events
     assert "log_failure" in first
     assert "log_failure" not in second
 
 
-def test_no_more_kinds_are_known_than_may_be_and_none_is_lost() -> None:
-    house = House(most=10)
+def test_the_number_of_keys_is_bounded_and_no_event_is_lost() -> None:
+    repeated = RepeatedLog(most=10)
     for number in range(100):
         for _ in range(2):
-            house.log.warn(f"trouble of kind {number}")
-    assert len(house.said) == 100 + 90
-    house.repetition.flush()
-    assert house.said == [f"trouble of kind {number} (1 more in 0 s)" for number in range(90, 100)]
+            repeated.log.warn(f"trouble of kind {number}")
+    assert len(repeated.lines) == 100 + 90
+    repeated.events_repeated.flush()
+    assert repeated.lines == [f"trouble of kind {number} (1 more in 0 s)" for number in range(90, 100)]
 
 
-def test_what_was_counted_is_said_at_the_end(house: House) -> None:
+def test_infos_and_lines_of_a_traceback_are_never_counted_nor_is_anything_without_an_interval() -> None:
+    for seconds, level, always in ((60.0, "info", False), (60.0, "error", True), (0.0, "warn", False)):
+        fixture = RepeatedLog(seconds)
+        for _ in range(3):
+            fixture.log.emit(LogLevel.levelWithName(level), "{line}", line="  ^^^^", always=always)
+        fixture.wait(60)
+        assert fixture.lines == ["  ^^^^"] * 3
+
+
+def test_an_old_problem_is_forgotten_and_close_logs_what_was_counted(
+    repeated: RepeatedLog,
+) -> None:
+    repeated.log.warn("problem")
+    repeated.wait(61)
     for _ in range(3):
-        house.log.warn("trouble")
-    house.repetition.flush()
-    assert house.said == ["trouble", "trouble (2 more in 0 s)"]
-
-
-def test_all_can_be_said() -> None:
-    house = House(seconds=0)
-    for _ in range(3):
-        house.log.warn("trouble")
-    house.repetition.flush_old()
-    assert house.said == ["trouble"] * 3
+        repeated.log.warn("problem")
+    repeated.events_repeated.flush()
+    assert repeated.lines == ["problem", "problem", "problem (2 more in 0 s)"]
