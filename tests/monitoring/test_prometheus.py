@@ -1,4 +1,4 @@
-"""What several processes have counted, added up, while they die and others take their shares."""
+"""The metrics of several processes, added up, while processes end and others get their numbers."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def value(folder: MetricsDirectory, name: str) -> float | None:
     return float(found[1]) if found else None
 
 
-def test_shares_add_up(folder: MetricsDirectory) -> None:
+def test_the_files_of_processes_are_added_up(folder: MetricsDirectory) -> None:
     one, two = MetricsFile(folder.allocate()), MetricsFile(folder.allocate())
     JOINS.value, ROOMS.value = 3, 2
     one.write()
@@ -52,14 +52,14 @@ def test_shares_add_up(folder: MetricsDirectory) -> None:
     assert value(folder, "chatd_rooms") == 3
 
 
-def test_all_is_there_from_the_beginning(folder: MetricsDirectory) -> None:
+def test_all_metrics_are_there_from_the_beginning(folder: MetricsDirectory) -> None:
     MetricsFile(folder.allocate())
     assert value(folder, 'chatd_refused_total{reason="late"}') == 0
     assert value(folder, 'chatd_delivery_seconds_bucket{le="0.0005"}') == 0
     assert value(folder, "chatd_delivery_seconds_count") == 0
 
 
-def test_buckets_are_told_as_prometheus_adds_them_up(folder: MetricsDirectory) -> None:
+def test_buckets_are_exposed_cumulatively(folder: MetricsDirectory) -> None:
     share = MetricsFile(folder.allocate())
     for seconds in (0.0004, 0.0015, 0.0015, 99):
         DELIVERY_SECONDS.observe(seconds)
@@ -101,7 +101,7 @@ def test_a_thousand_deaths_leave_no_more_files(folder: MetricsDirectory) -> None
     assert len(os.listdir(folder.path)) == 6
 
 
-def test_what_did_not_change_is_not_written(folder: MetricsDirectory) -> None:
+def test_unchanged_numbers_are_not_written(folder: MetricsDirectory) -> None:
     path = folder.allocate()
     share = MetricsFile(path)
     share.write()
@@ -168,8 +168,8 @@ class FakeReactor(Clock):
         function(*args, **options)
 
 
-class House:
-    """A meter on a clock."""
+class MeterOnClock:
+    """A meter on a clock, and threads that the test runs."""
 
     def __init__(self, path: str) -> None:
         self.reactor = FakeReactor()
@@ -187,86 +187,86 @@ class House:
 
 
 @pytest.fixture
-def house(folder: MetricsDirectory) -> Iterator[House]:
-    made = House(folder.allocate())
+def on_clock(folder: MetricsDirectory) -> Iterator[MeterOnClock]:
+    made = MeterOnClock(folder.allocate())
     made.meter.start()
     yield made
     made.meter.stop()
     assert made.reactor.getDelayedCalls() == []
 
 
-def test_the_process_is_looked_at_each_second_and_told_how_late(house: House) -> None:
-    house.reactor.advance(1)
-    house.reactor.advance(1.25)
-    house.reactor.advance(1)
-    assert house.late == [0, 0, 0.25, 0]
+def test_the_process_is_measured_each_second_with_the_delay_of_the_timer(on_clock: MeterOnClock) -> None:
+    on_clock.reactor.advance(1)
+    on_clock.reactor.advance(1.25)
+    on_clock.reactor.advance(1)
+    assert on_clock.late == [0, 0, 0.25, 0]
 
 
-def test_what_was_counted_is_written_each_second(house: House, folder: MetricsDirectory) -> None:
+def test_metrics_are_written_each_second(on_clock: MeterOnClock, folder: MetricsDirectory) -> None:
     JOINS.value = 7
     assert b"chatd_joins_total 0.0\n" in expose(folder.path)
-    house.reactor.advance(1)
+    on_clock.reactor.advance(1)
     assert b"chatd_joins_total 7.0\n" in expose(folder.path)
 
 
-def test_what_was_counted_last_is_not_lost(folder: MetricsDirectory) -> None:
-    house = House(folder.allocate())
-    house.meter.start()
+def test_stop_writes_once_more(folder: MetricsDirectory) -> None:
+    on_clock = MeterOnClock(folder.allocate())
+    on_clock.meter.start()
     JOINS.value = 8
-    house.meter.stop()
+    on_clock.meter.stop()
     assert b"chatd_joins_total 8.0\n" in expose(folder.path)
 
 
-def test_who_asks_gets_what_this_process_counted_up_to_now(house: House) -> None:
+def test_a_request_gets_the_current_numbers_of_this_process(on_clock: MeterOnClock) -> None:
     JOINS.value = 5
-    answer = house.ask()
+    answer = on_clock.ask()
     assert answer == []  # a thread is at it
-    house.work()
+    on_clock.work()
     assert b"chatd_joins_total 5.0\n" in answer[0]
 
 
-def test_many_who_ask_at_once_cost_one_sum(house: House) -> None:
-    answers = [house.ask() for _ in range(100)]
-    assert len(house.reactor.pool.work) == 1
-    house.work()
+def test_simultaneous_requests_share_one_sum(on_clock: MeterOnClock) -> None:
+    answers = [on_clock.ask() for _ in range(100)]
+    assert len(on_clock.reactor.pool.work) == 1
+    on_clock.work()
     assert {bytes(answer[0]) for answer in answers} == {answers[0][0]}
 
 
-def test_a_sum_is_good_for_a_moment(house: House) -> None:
-    house.ask()
-    house.work()
+def test_a_sum_is_used_for_half_a_second(on_clock: MeterOnClock) -> None:
+    on_clock.ask()
+    on_clock.work()
     JOINS.value = 9
-    house.reactor.advance(0.4)
-    assert b"chatd_joins_total 0.0\n" in house.ask()[0]
-    house.reactor.advance(0.2)
-    answer = house.ask()
-    house.work()
+    on_clock.reactor.advance(0.4)
+    assert b"chatd_joins_total 0.0\n" in on_clock.ask()[0]
+    on_clock.reactor.advance(0.2)
+    answer = on_clock.ask()
+    on_clock.work()
     assert b"chatd_joins_total 9.0\n" in answer[0]
 
 
-def test_who_leaves_does_not_take_the_answer_of_others_along(house: House) -> None:
-    leaving = house.meter.exposed()
+def test_a_cancelled_request_does_not_affect_others(on_clock: MeterOnClock) -> None:
+    leaving = on_clock.meter.exposed()
     leaving.addErrback(lambda _: None)
-    answer = house.ask()
+    answer = on_clock.ask()
     leaving.cancel()
-    house.work()
+    on_clock.work()
     assert answer[0].startswith(b"# HELP ")
 
 
-def test_a_process_without_a_share_has_no_metrics() -> None:
-    house = House("")
-    house.meter.start()
-    assert house.ask()[0].check(NoMetrics)
-    house.meter.stop()
+def test_a_process_without_a_path_has_no_metrics() -> None:
+    on_clock = MeterOnClock("")
+    on_clock.meter.start()
+    assert on_clock.ask()[0].check(NoMetrics)
+    on_clock.meter.stop()
 
 
-def test_where_nothing_can_be_written_it_is_said_and_the_process_goes_on(
+def test_a_failure_to_open_the_files_is_logged_and_the_process_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = Events()
     monkeypatch.setattr(prometheus.log, "observer", events)
-    house = House(f"{tmp_path}/gone/1")
-    house.meter.start()
+    on_clock = MeterOnClock(f"{tmp_path}/gone/1")
+    on_clock.meter.start()
     assert events.said[0][0] == "warn"
     assert events.said[0][1].startswith("metrics are unavailable: ")
-    assert house.ask()[0].check(NoMetrics)
+    assert on_clock.ask()[0].check(NoMetrics)

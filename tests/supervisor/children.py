@@ -1,4 +1,4 @@
-"""Doubles for the tests of the parent: a reactor that starts no process, and what is said in the server's own log."""
+"""Doubles for the tests of the supervisor: a reactor that starts no process, and the events of the server log."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ real_reactor: Any = reactor
 
 @dataclass(eq=False)
 class FakeProcess:
-    """A child process that does what the test says, and remembers what it was told."""
+    """A child process that the test controls, and what was written to it."""
 
     pid: int
     protocol: ProcessProtocol
@@ -45,7 +45,7 @@ class FakeProcess:
         self.signals.append(name)
 
     def say(self, data: bytes, descriptor: int = 1) -> None:
-        """Write to a descriptor that the parent reads."""
+        """Write to a descriptor that the supervisor reads."""
         self.protocol.childDataReceived(descriptor, data)
 
     def end(self, exit_code: int = 0, signal: int | None = None) -> None:
@@ -56,7 +56,7 @@ class FakeProcess:
 
 
 class FakeReactor(Clock):
-    """A clock that starts processes, in the test's imagination."""
+    """A clock that starts fake processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class FakeReactor(Clock):
         env: Mapping[str, str],
         childFDs: Mapping[int, Any],  # noqa: N803 - Twisted's
     ) -> FakeProcess:
-        """Take what Twisted can do without a fork (26.10.0): no folder to run in, no other user or group."""
+        """Accept only what Twisted does without a fork (26.10.0): no directory to run in, no other user or group."""
         if self.refuse is not None:
             raise self.refuse
         assert executable == args[0]
@@ -85,7 +85,7 @@ class FakeReactor(Clock):
 
 @implementer(ILogObserver)
 class Said:
-    """What is said in the server's own log from now on: ``lines`` such as ``info: worker 1 (pid 7) is ready``."""
+    """The events of the server log from now on: ``lines`` such as ``info: worker 1 (pid 7) is ready``."""
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
@@ -107,7 +107,7 @@ class Said:
         return [f"{event['log_level'].name}: {formatEvent(event)}" for event in self.events]
 
     def next(self, part: str) -> "Deferred[LogEvent]":
-        """Fire with the next event whose text holds that part, once whoever said it is done."""
+        """Fire with the next event whose text has that part, after the code that logged it has returned."""
         heard: Deferred[LogEvent] = Deferred()
         self._waiting.append((part, heard))
         return heard

@@ -14,7 +14,7 @@ from tests.supervisor.children import Said
 
 
 class Systemd:
-    """What a service manager hears."""
+    """The socket of a service manager."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -38,7 +38,7 @@ def systemd(tmp_path: Path) -> Iterator[tuple[Systemd, str]]:
         yield one, address
 
 
-def test_each_state_is_told_with_a_line_for_people(systemd: tuple[Systemd, str]) -> None:
+def test_each_state_is_sent_with_a_status_line(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
     notifier = SystemdNotifier(Clock(), address)
     notifier.ready("2 clients")
@@ -47,7 +47,7 @@ def test_each_state_is_told_with_a_line_for_people(systemd: tuple[Systemd, str])
     assert listening.heard() == ["READY=1", "STATUS=2 clients", "STATUS=3 clients", "STOPPING=1", "STATUS=bye"]
 
 
-def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
+def test_a_reload_is_sent_with_its_time(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
     SystemdNotifier(Clock(), address).reloading("again")
     first, time, status = listening.heard()
@@ -55,7 +55,7 @@ def test_a_reload_is_told_with_its_time(systemd: tuple[Systemd, str]) -> None:
     assert int(time.removeprefix("MONOTONIC_USEC=")) > 0
 
 
-def test_a_start_may_take_longer(systemd: tuple[Systemd, str]) -> None:
+def test_the_timeout_of_a_start_is_extended(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
     SystemdNotifier(Clock(), address).extend_timeout(2.5)
     assert listening.heard() == ["EXTEND_TIMEOUT_USEC=2500000"]
@@ -77,7 +77,7 @@ def test_an_abstract_socket_is_one() -> None:
         assert one.heard() == ["STATUS=hello"]
 
 
-def test_the_environment_says_whom_to_tell_and_children_do_not_see_it(
+def test_the_environment_has_the_socket_and_children_do_not_inherit_it(
     systemd: tuple[Systemd, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listening, address = systemd
@@ -94,19 +94,19 @@ def test_the_environment_says_whom_to_tell_and_children_do_not_see_it(
 @pytest.mark.parametrize(
     "said", [{"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_PID": "1"}]
 )
-def test_a_watchdog_of_somebody_else_is_none(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_of_another_process_is_ignored(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ({"NOTIFY_SOCKET": "/nowhere"} | said).items():
         monkeypatch.setenv(name, value)
     assert SystemdNotifier.from_environment(Clock()).watchdog == 0.0
 
 
-def test_where_nobody_wants_to_know_nobody_is_told(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
+def test_without_a_socket_nothing_is_sent_or_logged(monkeypatch: pytest.MonkeyPatch, said: Said) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     SystemdNotifier.from_environment(Clock()).ready("hello")
     assert said.lines == []
 
 
-def test_one_that_cannot_be_told_is_said_once(tmp_path: Path, said: Said) -> None:
+def test_a_failure_is_logged_once(tmp_path: Path, said: Said) -> None:
     notifier = SystemdNotifier(Clock(), str(tmp_path / "none"))
     notifier.status("one")
     notifier.status("two")
@@ -114,12 +114,12 @@ def test_one_that_cannot_be_told_is_said_once(tmp_path: Path, said: Said) -> Non
 
 
 def fill(notifier: SystemdNotifier, said: Said) -> None:
-    """Fill the queue: what comes again is not kept, and said to be lost."""
+    """Fill the queue; a status line is not kept, and its loss is logged."""
     while not said.lines:
         notifier.status("busy")
 
 
-def test_what_is_said_but_once_is_kept_in_its_order_while_the_queue_is_full(
+def test_changes_of_state_are_kept_in_their_order_while_the_queue_is_full(
     systemd: tuple[Systemd, str], said: Said
 ) -> None:
     listening, address = systemd
@@ -162,7 +162,7 @@ def test_nothing_waits_in_the_event_loop_for_a_full_queue(
     assert set(waits) == {0.0}
 
 
-def test_what_cannot_be_said_for_a_while_is_given_up(systemd: tuple[Systemd, str], said: Said) -> None:
+def test_a_change_of_state_is_dropped_after_its_deadline(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
     notifier = SystemdNotifier(clock, address)
@@ -173,7 +173,7 @@ def test_what_cannot_be_said_for_a_while_is_given_up(systemd: tuple[Systemd, str
     assert set(listening.heard()) == {"STATUS=busy"}
 
 
-def test_no_more_is_kept_than_may_be(systemd: tuple[Systemd, str], said: Said) -> None:
+def test_the_number_of_kept_changes_is_bounded(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
     notifier = SystemdNotifier(clock, address)
@@ -188,7 +188,7 @@ def test_no_more_is_kept_than_may_be(systemd: tuple[Systemd, str], said: Said) -
     assert heard[1::2] == [f"STATUS={number}" for number in range(3, NOTIFY_KEPT + 3)]
 
 
-def test_at_the_end_what_is_kept_is_said(systemd: tuple[Systemd, str], said: Said) -> None:
+def test_flush_sends_what_is_kept(systemd: tuple[Systemd, str], said: Said) -> None:
     listening, address = systemd
     clock = Clock()
     notifier = SystemdNotifier(clock, address)
@@ -200,14 +200,14 @@ def test_at_the_end_what_is_kept_is_said(systemd: tuple[Systemd, str], said: Sai
     assert clock.getDelayedCalls() == []
 
 
-def test_a_status_that_is_no_text_is_told_all_the_same(systemd: tuple[Systemd, str]) -> None:
+def test_a_status_that_is_not_utf_8_is_escaped(systemd: tuple[Systemd, str]) -> None:
     listening, address = systemd
     SystemdNotifier(Clock(), address).status("\udcff")
     assert listening.heard() == ["STATUS=\\udcff"]
 
 
-class Told:
-    """A notifier that remembers."""
+class FakeNotifier:
+    """A notifier that stores what it is called with."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -221,7 +221,7 @@ class Told:
 
 
 class FakeWorker:
-    """A worker that says how it is."""
+    """A worker and its last heartbeat."""
 
     def __init__(self) -> None:
         self.ready = True
@@ -231,8 +231,8 @@ class FakeWorker:
         self.heartbeat = Heartbeat(clients, rooms, messages, away)
 
 
-class FakeFleet:
-    """A fleet of two workers."""
+class FakeWorkerPools:
+    """Worker pools with two workers."""
 
     def __init__(self) -> None:
         self.workers = [FakeWorker(), FakeWorker()]
@@ -243,8 +243,8 @@ class FakeFleet:
 class Fixture:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.told = Told()
-        self.worker_pools = FakeFleet()
+        self.told = FakeNotifier()
+        self.worker_pools = FakeWorkerPools()
         worker_pools: Any = self.worker_pools
         told: Any = self.told
         self.reporter = StatusReporter(self.clock, told)
@@ -263,7 +263,7 @@ def of() -> Fixture:
     return made
 
 
-def test_until_it_is_ready_it_says_how_far_it_is(of: Fixture) -> None:
+def test_during_a_start_the_line_has_the_number_of_ready_workers(of: Fixture) -> None:
     of.worker_pools.workers[1].ready = False
     assert of.tick() == ["feed_watchdog", "extend_timeout: 30.0", "status: starting: 1 of 2 workers are ready"]
     of.worker_pools.workers[1].say(0, 0, 0, "Connection refused")
@@ -305,7 +305,7 @@ def test_a_worker_that_ended_takes_nothing_off_the_rate(of: Fixture) -> None:
     assert of.tick()[-1] == "status: clients: 1, rooms: 1, messages/s: 7, bus: ok"
 
 
-def test_a_line_that_is_the_same_is_not_told_again(of: Fixture) -> None:
+def test_an_unchanged_line_is_not_sent_again(of: Fixture) -> None:
     of.reporter.ready()
     of.tick()
     assert of.tick() == ["feed_watchdog"]
@@ -340,6 +340,6 @@ def test_a_reload_that_failed_does_not_end_a_start(of: Fixture) -> None:
     assert of.tick()[-1] == "status: starting: 2 of 2 workers are ready"
 
 
-def test_a_stop_is_told(of: Fixture) -> None:
+def test_a_stop_is_reported(of: Fixture) -> None:
     of.reporter.stopping()
     assert of.told.since() == ["stopping: stopping: closing clients"]
