@@ -165,6 +165,8 @@ FAST: dict[str, Any] = {
     "bus_settle_seconds": 0.05,
 }
 """What makes outages short."""
+PATIENT = {"bus_silent_ticks": 200}
+"""With FAST, a broker that a busy machine keeps from answering for a moment is not taken for dead."""
 
 
 class BusTestCase(TestCase):

@@ -24,7 +24,7 @@ from chatd.config.settings import Config
 from chatd.protocol.message import OffsetGap, StreamPosition, encode
 from chatd.rooms.hub import Hub
 from tests.blocks import block
-from tests.broker.listening import BusTestCase, Ears, messages, saved
+from tests.broker.listening import PATIENT, BusTestCase, Ears, messages, saved
 from tests.broker.server import Client, Server
 from tests.broker.wire import Wire
 from tests.fakes import Comparing, Events, FakeBus
@@ -739,14 +739,14 @@ class TestBus(Contract, BusTestCase):
         await subscribed
 
     async def test_a_probe_fails_at_once_while_a_link_is_away(self) -> None:
-        bus, ears = await self.ready(self.valkey_url)
+        bus, ears = await self.ready(self.valkey_url, **PATIENT)
         self.cut("normal")
         await ears.until(lambda: not bus.queues.open)
         with pytest.raises(NotPublished, match="connection lost"):
             await bus.probe()
 
     async def test_a_probe_under_way_fails_when_a_link_breaks(self) -> None:
-        bus, _ = await self.ready(self.valkey_url)
+        bus, _ = await self.ready(self.valkey_url, **PATIENT)
         probe = bus.probe()
         self.cut("normal")
         with pytest.raises(NotPublished, match="connection lost"):

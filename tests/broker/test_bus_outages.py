@@ -23,7 +23,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES_LIVE
 from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
 from chatd.rooms.recovery import Recovery, Tail
-from tests.broker.listening import FAST, BusTestCase, Ears, Follower, messages, saved
+from tests.broker.listening import FAST, PATIENT, BusTestCase, Ears, Follower, messages, saved
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
 from tests.rooms.house import frames
@@ -215,7 +215,7 @@ class TestOutages(BusTestCase):
 
     async def test_a_broker_without_memory_is_away_until_it_has_some(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
-        bus, ears = await self.ready(self.url, "ops")
+        bus, ears = await self.ready(self.url, "ops", **PATIENT)
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
         published = bus.queues.publish("ops", messages("hello"))
         await self.away(bus, ears)
