@@ -68,7 +68,7 @@ class WorkerPools:
         self._checking.start(now=False)
 
     async def replace(self, config: Config, ports: ListeningSockets) -> None:
-        """Let a new worker pool take over. Raise NotReady, and change nothing, if it cannot."""
+        """Replace the serving pool by a new one. Raise NotReady, and change nothing, if that fails."""
         new = self._preparing = self._worker_pool(config, ports)
         try:
             await new.prepare()
@@ -83,7 +83,7 @@ class WorkerPools:
             pool.send(STOP)
 
     async def stop(self) -> None:
-        """Let all workers stop publishing, then stop all, each in its time; then kill those that are left."""
+        """Order all workers to stop publishing, then to stop, each within a limit. Kill those that are left."""
         self._checking.stop()
         pools = [self._serving, *self._draining, *([self._preparing] if self._preparing else [])]
         for pool in pools:

@@ -300,7 +300,7 @@ class ListeningSockets:
             raise
 
     def listen(self) -> None:
-        """Let all sockets accept connections. Raise OSError."""
+        """Listen on all sockets that do not listen yet. Raise OSError."""
         for bound in self._sockets():
             if not bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 bound.listen(self._backlog)

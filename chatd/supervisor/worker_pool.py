@@ -108,7 +108,7 @@ class WorkerProcess(ProcessProtocol):
         self.heartbeat: Heartbeat | None = None
         """Its last heartbeat."""
         self.missed_heartbeats = 0
-        """Heartbeat intervals that have passed since then."""
+        """Intervals without a heartbeat since then."""
         self.publishing_stopped: Deferred[None] = Deferred()
         """Fires when it has published all messages that it accepted, or has ended."""
         self.ended: Deferred[None] = Deferred()
@@ -235,12 +235,12 @@ class WorkerPool:
         return self.ready
 
     def take_over(self) -> None:
-        """Let the prepared workers listen, and replace them from now on."""
+        """Order the prepared workers to listen, and replace them from now on."""
         self._serving = True
         self.send(LISTEN)
 
     def drain(self) -> None:
-        """Let all workers close their clients over the drain time and end. Kill those that are late."""
+        """Order all workers to close their clients over the drain time and end. Kill those that are late."""
         self.stop_replacing()
         self.send(DRAIN)
         config = self.config

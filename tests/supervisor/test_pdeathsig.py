@@ -37,7 +37,7 @@ class Family:
         self.child = int(self.parent.stdout.readline())
 
     def echo(self, text: str) -> str:
-        """Say something to the child and give its answer: empty where it is gone."""
+        """Send a line to the child and return its answer; empty if it has ended."""
         assert self.parent.stdin is not None and self.parent.stdout is not None
         print(text, file=self.parent.stdin, flush=True)
         return self.parent.stdout.readline().rstrip()

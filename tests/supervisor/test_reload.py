@@ -695,7 +695,7 @@ def test_a_stop_stops_all_pools(of: Fixture) -> None:
 
 
 def heartbeats(of: Fixture, seconds: float, *silent: FakeProcess) -> None:
-    """Let time pass, in which all but these send heartbeats."""
+    """Advance the clock by seconds in which all but these send heartbeats."""
     for _ in range(round(seconds)):
         for process in of.processes:
             if process not in silent and not process.gone:
