@@ -1,7 +1,7 @@
-"""What each address uses on this worker: its connections and its token buckets, in a bounded table.
+"""The usage of each address on this worker: its connections and its token buckets, in a bounded table.
 
-All workers add up what addresses use (``shared_limits``). The table says in turns which addresses they are told of, so
-the work of a second depends on what addresses did in it, never on how many are known.
+The workers add up their usage (``shared_limits``). The table reports addresses in turns, so the work of a second
+depends on the addresses that were active in it, not on the number of known ones.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,7 @@ from chatd.config.settings import Config
 
 
 class UsageCounts(NamedTuple):
-    """What an address has used, on one worker since it was last told, or on all of them ever."""
+    """The usage of an address: on one worker since its last report, or on all workers ever."""
 
     address: str
     connections: int
@@ -32,7 +32,7 @@ class UsageCounts(NamedTuple):
 
 
 COUNTED = UsageCounts._fields[2:]
-"""What is counted of an address beside its connections; each has a bucket."""
+"""The counts of an address beside its connections; each has a bucket."""
 _NOTHING = (0,) * len(COUNTED)
 
 
@@ -46,7 +46,7 @@ def group(address: str) -> str:
 
 
 class AddressUsage:
-    """What one address uses. A bucket that is None limits nothing."""
+    """The usage of one address. A bucket that is None limits nothing."""
 
     __slots__ = (
         "_touched",
@@ -79,16 +79,16 @@ class AddressUsage:
         self.posts: ClientRate | None = None
         """Of all messages that the address posts over HTTP."""
         self.elsewhere = 0
-        """Connections on other workers, as told at heard_at."""
+        """Connections on other workers, as reported at heard_at."""
         self.heard_at = 0.0
         self.heard: tuple[int, ...] = _NOTHING
-        """What all workers together had counted then."""
+        """The totals of all workers at that time."""
         self.reported = 0
-        """Connections here that other workers were told of."""
+        """Connections here that were reported to other workers."""
         self._touched = touched
 
     def touch(self) -> None:
-        """Note that something changed."""
+        """Record that a count has changed."""
         self._touched[self.address] = self
 
     def counted(self) -> tuple[TokenBucket | None, ...]:
@@ -109,7 +109,7 @@ class AddressUsage:
         return any(self.heard) and not self.settled(now)
 
     def tell(self) -> UsageCounts:
-        """Return what to tell of it, in whole numbers. What is told is not told again."""
+        """Return the counts to report, in whole numbers. Counts that were reported are not reported again."""
         used = []
         for bucket in self.counted():
             count = int(bucket.untold) if bucket is not None else 0
@@ -120,7 +120,7 @@ class AddressUsage:
         return UsageCounts(self.address, self.connections, *used)
 
     def learn(self, own: UsageCounts, total: UsageCounts, now: float) -> None:
-        """Learn what all workers have counted, this one included; own is what it told them."""
+        """Store the totals of all workers, this one included; own is what this worker has reported."""
         before, self.heard = self.heard, total[2:]
         self.elsewhere, self.heard_at = max(0, total.connections - own.connections), now
         if not any(before):  # what others counted before is not known to be new
@@ -186,9 +186,9 @@ class AddressUsageTable:
             usage.touch()
 
     def report(self) -> Sequence[UsageCounts]:
-        """Return what to tell other workers now; forget addresses of which nothing is left.
+        """Return the counts to report to other workers now; forget addresses without any.
 
-        An address that uses next to nothing is not told of. If there are too many, each has its turn.
+        Addresses with next to no usage are not reported. If there are too many, they take turns.
         """
         now = self._seconds()
         for name in list(islice(self._touched, self._config.limit_looked)):
@@ -207,7 +207,7 @@ class AddressUsageTable:
         return told
 
     def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
-        """Learn what all workers, this one included, have counted of what was told."""
+        """Store the totals of all workers, this one included, for what was reported."""
         now = self._seconds()
         for own, total in zip(told, totals, strict=True):
             if (usage := self._get(own.address)) is not None:
@@ -217,7 +217,7 @@ class AddressUsageTable:
         return self._connected.get(name) or self._loose.get(name)
 
     def _forget(self, now: float) -> None:
-        """Look at some addresses without connections, in turns, and forget those of which nothing is left."""
+        """Forget some addresses without connections and usage, in turns."""
         for name in list(islice(self._loose, self._config.limit_looked)):
             if name not in self._shared and self._loose[name].settled(now):
                 self._drop(name)

@@ -1,7 +1,7 @@
-"""Who may not come in at all: a list of addresses and networks in a file.
+"""The ban list: addresses and networks in a file that may not connect.
 
-One a line, ``#`` begins a comment: ``192.0.2.7``, ``198.51.100.0/24``, ``2001:db8::/32``. An IPv4 address that comes as
-IPv6 (``::ffff:192.0.2.7``) is what it is.
+Each line has one, ``#`` begins a comment: ``192.0.2.7``, ``198.51.100.0/24``, ``2001:db8::/32``. An IPv4 address that
+is written as IPv6 (``::ffff:192.0.2.7``) is treated as IPv4.
 """
 
 from ipaddress import ip_network
@@ -16,13 +16,13 @@ class BanList:
     """The list, which may be read anew at any time."""
 
     def __init__(self, path: str) -> None:
-        """Take the path of the file; empty: nobody is on the list."""
+        """Store the path of the file; empty: the list is empty."""
         self._path = path
         self._networks: dict[tuple[int, int], set[int]] = {}  # by version and bits that do not matter
         self._whole = False
 
     def read(self) -> None:
-        """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last.
+        """Read the file. Raise BadValue, one line that names it; the list is then the one that was read last.
 
         Where none was yet, it is what can be read of this one.
         """
@@ -46,7 +46,7 @@ class BanList:
         self._whole = True
 
     def has(self, address: str) -> bool:
-        """Whether an address, or a network that it is in, is on the list."""
+        """Return whether an address, or a network that it is in, is on the list."""
         if not self._networks:
             return False
         found = read_address(address)
@@ -56,6 +56,6 @@ class BanList:
         return any(of == version and number >> rest in known for (of, rest), known in self._networks.items())
 
     def check(self, address: str) -> None:
-        """Let in who is not on the list. Raises Refused: 403."""
+        """Raise Refused (403) for an address on the list."""
         if self.has(address):
             raise Refused(403, "banned", "this address is banned")

@@ -1,7 +1,7 @@
-"""Keys by which tokens are known: read from PEM, DER, JWK or a plain secret, each with the algorithms that are its own.
+"""Keys that verify tokens: parsed from PEM, DER, JWK or a plain secret, each with its own algorithms.
 
-What a key may be used for follows from the key alone, never from a token (RFC 8725, section 3.1): a token that names
-another algorithm, or none, is not looked at with it. So no public key is ever taken for a secret.
+The key alone decides its algorithms, never a token (RFC 8725, section 3.1). A token that names another algorithm, or
+none, is not checked with that key. A public key is therefore never used as a secret.
 """
 
 import json
@@ -32,7 +32,7 @@ from cryptography.x509 import load_der_x509_certificate
 from chatd.config.values import BadValue
 
 LEAST_SECRET = 32
-"""Bytes of a secret: as many as the shortest hash gives (RFC 7518, section 3.2)."""
+"""Bytes of a secret: as many as the shortest hash has (RFC 7518, section 3.2)."""
 LEAST_RSA = 2048
 """Bits of an RSA key (RFC 7518, section 3.3)."""
 
@@ -44,10 +44,10 @@ _JWK_CURVES = {
     "OKP": {"Ed25519": "EdDSA", "Ed448": "EdDSA"},
 }
 _SECRET = re.compile(rb"(?!-----|----\s|.*://)[^\x00-\x20\x7f-\xff\"<\[{][\x20-\x7e]*")
-"""A line that is no JSON, HTML, URL, or key in an armour that we don't know: those may be known to everybody."""
+"""A line of JSON, HTML, a URL, or a key in an unknown armour, any of which may be public."""
 
 Material = Any
-"""A key as PyJWT 2.15 takes it: a secret's bytes, or one of the classes of ``cryptography``."""
+"""A key as PyJWT 2.15 accepts it: the bytes of a secret, or a class of ``cryptography``."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,7 +57,7 @@ class Key:
     material: Material
     algorithms: tuple[str, ...]
     id: str = ""
-    """What tokens may name it by (``kid``)."""
+    """The name that tokens may give it (``kid``)."""
 
 
 def fingerprint(material: Material) -> str:
@@ -68,7 +68,7 @@ def fingerprint(material: Material) -> str:
 
 
 def read_key_file(path: str) -> list[Key]:
-    """Read the keys in a file. Raises BadValue, one line that names it."""
+    """Read the keys in a file. Raise BadValue, one line that names it."""
     try:
         with open(path, "rb") as file:
             return read_keys(file.read())
@@ -79,11 +79,12 @@ def read_key_file(path: str) -> list[Key]:
 
 
 def read_keys(data: bytes) -> list[Key]:
-    """Read the keys in a file with which tokens are checked. Raises BadValue, which does not repeat what stands there.
+    """Parse a file of keys that verify tokens. Raise BadValue, which does not repeat the content.
 
-    A public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret: a line of at least 32 characters, or as
-    many random bytes.
-    What may be anything else is no secret, for then everybody could know it.
+    The file has a public key in PEM or DER, a JWK or a set of them (RFC 7517), or a secret: a line of at least 32
+    characters, or as many random bytes.
+
+    Content that may be anything else is refused as a secret, because it may be public.
     """
     text = data.removeprefix(BOM_UTF8).strip()
     if text.startswith(b"{"):
@@ -95,7 +96,7 @@ def read_keys(data: bytes) -> list[Key]:
 
 
 def read_signing_key(data: bytes) -> Key:
-    """Read the key in a file with which tokens are signed: a private key, or the secret. Raises BadValue."""
+    """Read the key in a file with which tokens are signed: a private key, or the secret. Raise BadValue."""
     text = data.removeprefix(BOM_UTF8).strip()
     if text.startswith(b"{"):
         jwk = _parse(text)
@@ -136,7 +137,7 @@ def _is_der(data: bytes, load: Any, *more: Any) -> bool:
 
 
 def _load_public(data: bytes, text: bytes) -> Material | None:
-    """Give the public key that this is; None where it is no key of that kind. Raises BadValue."""
+    """Return the public key that this is; None where it is no key of that kind. Raise BadValue."""
     if _is_pem(text):
         if b"PRIVATE KEY" in text:
             raise BadValue("that is a private key; the server needs the public one only")
@@ -152,7 +153,7 @@ def _load_public(data: bytes, text: bytes) -> Material | None:
 
 
 def _secret(data: bytes, text: bytes) -> bytes:
-    """Take a secret: a line of text without the line's end, or bytes as they are. Raises BadValue."""
+    """Return a secret: a line of text without its end, or bytes unchanged. Raise BadValue."""
     if text.startswith((b"ssh-", b"ecdsa-", b"sk-")):
         raise BadValue("a key of OpenSSH; write it as PEM: ssh-keygen -e -m PKCS8")
     random = _is_random(data)
@@ -168,7 +169,7 @@ def _secret(data: bytes, text: bytes) -> bytes:
 
 
 def _is_random(data: bytes) -> bool:
-    """Whether it is neither text, UTF-16 included, nor of a structure (ASN.1) that may be a certificate's."""
+    """Return whether it is neither text, UTF-16 included, nor of a structure (ASN.1) that may be a certificate's."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -179,7 +180,7 @@ def _is_random(data: bytes) -> bool:
 
 
 def _is_bare(text: bytes) -> bool:
-    """Whether it is a key, as many services show theirs: in base64 and nothing else."""
+    """Return whether it is a key, as many services show theirs: in base64 and nothing else."""
     try:
         der = b64decode(text, validate=True)
     except ValueError:
@@ -192,7 +193,7 @@ def _is_bare(text: bytes) -> bool:
 
 
 def _algorithms(material: Material) -> tuple[str, ...]:
-    """Say which algorithms are a key's own. Raises BadValue."""
+    """Return the algorithms of a key. Raise BadValue."""
     if isinstance(material, bytes):
         return tuple(name for least, name in _HMAC.items() if len(material) >= least)
     if isinstance(material, RSAPublicKey | RSAPrivateKey):
@@ -235,13 +236,13 @@ def _read_jwks(found: dict[str, Any]) -> list[Key]:
 
 
 def _verifies(jwk: dict[str, Any]) -> bool:
-    """Whether a JWK is for signatures (RFC 7517, sections 4.2 and 4.3)."""
+    """Return whether a JWK is for signatures (RFC 7517, sections 4.2 and 4.3)."""
     operations = jwk.get("key_ops")
     return jwk.get("use", "sig") == "sig" and (not isinstance(operations, list) or "verify" in operations)
 
 
 def _from_jwk(jwk: dict[str, Any]) -> Material | None:
-    """Give the key that a JWK is; None where it is of a kind that we don't know. Raises BadValue."""
+    """Return the key that a JWK is; None where it is of a kind that we don't know. Raise BadValue."""
     kind, curve = str(jwk.get("kty")), str(jwk.get("crv"))
     # the algorithm names a class of PyJWT's that reads keys of this kind: which one of its kind does not matter
     algorithm = {"oct": "HS256", "RSA": "RS256"}.get(kind) or _JWK_CURVES.get(kind, {}).get(curve)
@@ -257,7 +258,7 @@ def _from_jwk(jwk: dict[str, Any]) -> Material | None:
 
 
 def _narrowed(algorithms: Sequence[str], jwk: dict[str, Any]) -> tuple[str, ...]:
-    """Keep the one algorithm that a JWK is for, where it says so (RFC 7517, section 4.4)."""
+    """Return only the algorithm that a JWK names, if it names one (RFC 7517, section 4.4)."""
     return tuple(each for each in algorithms if each == jwk.get("alg", each))
 
 

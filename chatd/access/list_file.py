@@ -1,10 +1,10 @@
-"""The text of a list in a file that an option names."""
+"""Reading of list files that options name."""
 
 from chatd.config.values import BadValue
 
 
 def read_list(option: str, path: str) -> str:
-    """Return the text, UTF-8 with or without a byte order mark. Raises BadValue, one line that names the file."""
+    """Return the text, UTF-8 with or without a byte order mark. Raise BadValue, one line that names the file."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()

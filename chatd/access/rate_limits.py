@@ -1,8 +1,8 @@
-"""How much one client, and one address, may do: messages, requests, connections, rooms, arrivals in a minute.
+"""The limits of a client and of an address: messages, requests, connections, rooms, new connections in a minute.
 
-``auto`` limits clients of other hosts and nobody else. What an address uses is counted in ``address_usage``; its use on
-other workers arrives up to a second later (``shared_limits``), so an address may exceed its limits for that second. An
-IPv6 address counts with its /64, which is what one customer gets.
+``auto`` limits clients of other hosts only. ``address_usage`` counts what an address uses. Its use on other workers
+arrives up to a second later (``shared_limits``), so an address may exceed its limits for that second. An IPv6 address
+counts with its /64, which one customer gets.
 """
 
 from collections import OrderedDict
@@ -56,7 +56,7 @@ class RateLimits:
         self._rates = (_rates(config, auto=False), _rates(config, auto=True))  # by whether a listener is exposed
         self._counts = any(rates.of_addresses for rates in self._rates)
         self.usages = AddressUsageTable(config, seconds, max(2, int((self._rates[True].connections or 64) / 32)))
-        """What addresses use."""
+        """The usage of addresses."""
         self._made: OrderedDict[str, None] = OrderedDict()  # rooms
         self._handshakes: TokenBucket | None = None
         self.slowed = SlowedClients(config.overdue_bytes)
@@ -105,7 +105,7 @@ class RateLimits:
     def request(
         self, address: str, *, exposed: bool, count: int = 1, probe: bool = False, recovers: bool = False
     ) -> None:
-        """Take a request of an address, or so many. Raise Refused: 429.
+        """Charge an address for requests. Raise Refused: 429.
 
         Probes have a bucket of their own. A request that recovers missed messages may owe (``TokenBucket.request``).
         """
@@ -122,7 +122,7 @@ class RateLimits:
         usage.touch()
 
     def charge(self, address: str, requests: float, *, exposed: bool) -> None:
-        """Take what an address has used already from its requests: the next ones wait for it."""
+        """Charge an address for requests that were made already: the next ones wait."""
         rates = self._rates[exposed]
         if rates.requests and (usage := self.usages.find(address)) is not None:
             now = self._seconds()
@@ -145,13 +145,16 @@ class RateLimits:
             self.usages.disconnected(address)
 
     def crowded(self, address: str) -> bool:
-        """Return whether an address has so many connections that there is no time to tell it."""
+        """Return whether an address has so many connections that further ones are dropped without an answer."""
         most = self._rates[True].connections
         usage = self.usages.get(address)
         return bool(most) and usage is not None and usage.connections >= 2 * most
 
     def admit(self, address: str, *, exposed: bool, counted: bool) -> None:
-        """Let one more connection in, which may be counted already. Raise Refused: 429, or 503 where many come."""
+        """Check the limits for one more connection, which may be counted already.
+
+        Raise Refused: 429, or 503 in a crowd.
+        """
         now, rates = self._seconds(), self._rates[exposed]
         self.stay(address, exposed=exposed, counted=counted)
         rate = rates.arrivals
@@ -167,7 +170,7 @@ class RateLimits:
                 raise unavailable("too many come at once; try again")
 
     def stay(self, address: str, *, exposed: bool, counted: bool) -> None:
-        """Let a connection be one of its address, where it may be counted already. Raise Refused: 429."""
+        """Check the limits for a connection of an address, if it is not counted yet. Raise Refused: 429."""
         most = self._rates[exposed].connections
         if not most or (usage := self.usages.find(address)) is None:
             return
@@ -176,11 +179,11 @@ class RateLimits:
             raise too_many(f"{most:g} connections from one address at most", 5.0)
 
     def minds_rooms(self, *, exposed: bool) -> bool:
-        """Return whether it matters who makes rooms."""
+        """Return whether the creation of rooms is limited."""
         return self._rates[exposed].rooms > 0
 
     def enter(self, address: str, room: str, *, exposed: bool) -> None:
-        """Let it into a room, or say something there, where nobody was. Raise Refused: 429."""
+        """Charge an address for a room in which no client was. Raise Refused: 429."""
         rate = self._rates[exposed].rooms
         if not rate or room in self._made or (usage := self.usages.find(address)) is None:
             return
@@ -194,9 +197,9 @@ class RateLimits:
             self._made.popitem(last=False)
 
     def post(self, address: str, size: int, *, exposed: bool) -> None:
-        """Take a message of so many bytes that is posted over HTTP. Raise Refused: 429.
+        """Charge an address for a message of so many bytes over HTTP. Raise Refused: 429.
 
-        All posts of an address have the pace of one client.
+        All posts of an address share the rate of one client.
         """
         if (usage := self.usages.find(address)) is None:
             return
@@ -211,7 +214,7 @@ class RateLimits:
         return self.usages.report()
 
     def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
-        """Learn what all workers, this one too, have counted of what was reported."""
+        """Store the totals of all workers, this one included, for what was reported."""
         self.usages.learn(told, totals)
 
 
@@ -221,14 +224,14 @@ def too_many(message: str, wait: float) -> Refused:
 
 
 class ConnectionsByAddress(Generic[Member]):
-    """Connections of one kind, counted by where they come from."""
+    """Connections of one kind, counted by client address."""
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
         self._members: dict[Member, str] = {}
 
     def add(self, member: Member, address: str) -> None:
-        """Count one in; an empty address is nobody's."""
+        """Add a connection; without an address it is not counted for one."""
         self._members[member] = address
         self._limits.connected(address)
 

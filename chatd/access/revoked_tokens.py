@@ -1,8 +1,8 @@
-"""Tokens that are refused although their keys are good: a list of subjects and of token ids in a file.
+"""The revocation list: subjects and token ids in a file whose tokens are refused, although their keys are valid.
 
-One entry a line: ``sub NAME`` refuses all tokens of a subject, ``jti ID`` one token. A ``#`` begins a comment at the
-beginning of a line or after white space. A value with white space at its ends, or with `` #`` in it, is written as a
-JSON string: ``sub "ann #2"``.
+Each line has one entry: ``sub NAME`` refuses all tokens of a subject, ``jti ID`` one token. A ``#`` begins a comment at
+the beginning of a line or after white space. A value with white space at its ends, or with `` #`` in it, is written as
+a JSON string: ``sub "ann #2"``.
 """
 
 import re
@@ -20,14 +20,14 @@ class RevokedTokens:
     """The list, which may be read again at any time."""
 
     def __init__(self, path: str) -> None:
-        """Take the path of the file; empty: no token is on the list."""
+        """Store the path of the file; empty: no token is on the list."""
         self._path = path
         self._entries: frozenset[tuple[str, str]] = frozenset()
         self.good = not path
         """Whether it has ever been read."""
 
     def read(self) -> None:
-        """Read the file. Raises BadValue, one line that names it; the list is then the one that was read last."""
+        """Read the file. Raise BadValue, one line that names it; the list is then the one that was read last."""
         lines = read_list("--revoked", self._path).split("\n")
         found = set()
         for number, line in enumerate(lines, 1):
@@ -45,7 +45,7 @@ class RevokedTokens:
 
 
 def _read(line: str) -> tuple[str, str]:
-    """Read one entry. Raises ValueError."""
+    """Read one entry. Raise ValueError."""
     entry = _ENTRY.fullmatch(line)
     if entry is None:
         raise ValueError(line)

@@ -1,4 +1,4 @@
-"""Token buckets: so much at once, then so much a second. They know no clock: it is told with each question."""
+"""Token buckets: a burst, then a rate. They read no clock: each call has the time."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ NO_TIME = 1e-6
 """Seconds that are none: what floats leave over."""
 
 _TOLD_LEAST, _TOLD_PART = 2, 32
-"""Other workers are told of what was taken from a bucket when it is at least so much, and such a part of its burst."""
+"""Other workers are told of usage when it is at least so much, and such a part of the burst."""
 
 
 class TokenBucket:
@@ -16,20 +16,20 @@ class TokenBucket:
     __slots__ = ("_at", "_burst", "_level", "debt", "rate", "untold")
 
     def __init__(self, rate: float, burst: float, now: float, debt: float = 0.0) -> None:
-        """Set what comes in a second, what the bucket holds (it starts full), and how much it may owe.
+        """Store how much is added each second, the capacity (the bucket starts full), and the additional debt.
 
         It may always owe as much as it holds.
         """
         self.rate = rate
         self.debt = max(burst, debt)
         self.untold = 0.0
-        """What was taken here since other workers were last told (``usage``)."""
+        """How much was taken here since the last report to other workers (``usage``)."""
         self._burst = burst
         self._level = burst
         self._at = now
 
     def take(self, count: float, now: float) -> bool:
-        """Take so much, if it is there."""
+        """Take an amount if it is available; return whether it was."""
         self._fill(now)
         if count > self._level:
             return False
@@ -38,9 +38,9 @@ class TokenBucket:
         return True
 
     def request(self, count: float, now: float, *, recovers: bool) -> float:
-        """Take a request that costs so much and return 0; or return in how many seconds it may be made.
+        """Take the cost of a request and return 0; or return after how many seconds it is allowed.
 
-        A request that recovers missed messages may owe: it waits only if half of what may be owed is owed.
+        A request that recovers missed messages may owe: it waits only if half of the allowed debt is used.
         """
         wait = self.wait(-self.debt / 2 if recovers else 1, now)
         if wait > NO_TIME:
@@ -49,7 +49,7 @@ class TokenBucket:
         return 0.0
 
     def spend(self, count: float, now: float) -> None:
-        """Take so much even if it is more than there is: what was used already has to be paid. The debt is bounded."""
+        """Take an amount even if it is not available: it was used already. The debt is bounded."""
         self.spend_elsewhere(count, now)
         self.untold += count
 
@@ -64,11 +64,11 @@ class TokenBucket:
         return max(0.0, (min(count, self._burst) - self._level) / self.rate)
 
     def much(self) -> bool:
-        """Return whether so much was taken and not told that it matters on other workers."""
+        """Return whether so much was taken since the last report that other workers need to know."""
         return self.untold >= max(_TOLD_LEAST, self._burst / _TOLD_PART)
 
     def full(self, now: float) -> bool:
-        """Whether nothing was taken for so long that it is as if it were new."""
+        """Return whether it is as full as a new one."""
         self._fill(now)
         return self._level >= self._burst
 
@@ -78,17 +78,17 @@ class TokenBucket:
 
 
 class SlowedClient(Protocol):
-    """Somebody who has something still to say, at its pace."""
+    """A client that has kept messages because of its rate."""
 
     def hurry(self) -> None:
-        """Say it now: there is no time any more."""
+        """Publish the kept messages at once."""
 
 
 class SlowedClients:
-    """Clients that are slowed down. What those that are gone left behind is bounded."""
+    """The clients that have kept messages because of their rate. Those of disconnected clients are bounded."""
 
     def __init__(self, most: int) -> None:
-        """Set how many bytes of UTF-8 the clients that are gone may have left behind, together."""
+        """Store how many bytes of UTF-8 the disconnected clients may have left, together."""
         self._most = most
         self._left: dict[SlowedClient, int] = {}
         self._total = 0
@@ -98,9 +98,9 @@ class SlowedClients:
         self._left.setdefault(client, 0)
 
     def leave(self, client: SlowedClient, size: int) -> bool:
-        """Note that a client is gone and left so many bytes behind. Return whether they may still be published.
+        """Keep so many bytes of a client that disconnected; return whether they may still be published.
 
-        If they may not, the client is forgotten: it counts no more.
+        If not, the client is forgotten.
         """
         total = self._total + size - self._left.get(client, 0)
         if total > self._most:
@@ -115,20 +115,20 @@ class SlowedClients:
         self._total -= self._left.pop(client, 0)
 
     def hurry(self) -> None:
-        """Let all of them publish at once what they still have."""
+        """Make all clients publish at once what they have kept."""
         for client in list(self._left):
             client.hurry()
 
 
 class SharedBuckets(Protocol):
-    """What a pace needs of the usage of its address, which all clients of the address share."""
+    """The usage of an address, as far as a client's rate needs it; all clients of the address share it."""
 
     messages: TokenBucket | None
     bytes: TokenBucket | None
     requests: TokenBucket | None
 
     def touch(self) -> None:
-        """Note that something was taken from a bucket."""
+        """Record that something was taken from a bucket."""
 
 
 class ClientRate:
@@ -147,7 +147,7 @@ class ClientRate:
         shared: SharedBuckets | None = None,
         read_bytes: int = 1,
     ) -> None:
-        """Take the client's buckets of messages, bytes and joins, the clock, and the clients that wait.
+        """Store the client's buckets of messages, bytes and joins, the clock, and the clients that wait.
 
         The usage of its address is shared. So many bytes that are read cost one request of the address.
         """
@@ -162,7 +162,7 @@ class ClientRate:
 
     @property
     def refused(self) -> int:
-        """Return how many messages were refused since one was taken, and how many requests."""
+        """How many messages, and requests, were refused since the last accepted one."""
         return sum(self._refused)
 
     @property
@@ -177,10 +177,10 @@ class ClientRate:
         return all(bucket is None or bucket.full(now) for bucket in buckets)
 
     def take(self, size: int, count: int = 1) -> float:
-        """Take a message of so many bytes and return 0; or return in how many seconds it may be taken.
+        """Take a message of so many bytes and return 0; or return after how many seconds it is allowed.
 
-        Count is how many messages it costs. One is enough to begin: the rest is owed, and the next one waits for it.
-        The same goes for the bytes of the address, so that small messages of others do not keep out a large one.
+        Count is how many messages it costs. One is enough to start: the rest is owed, and the next message waits for
+        it. The same holds for the bytes of the address, so that small messages of others do not keep out a large one.
         """
         now, shared = self._seconds(), self._shared
         wait = self._messages.wait(1, now) if self._messages is not None else 0.0
@@ -205,7 +205,10 @@ class ClientRate:
         return 0.0
 
     def take_some(self, sizes: Sequence[int]) -> tuple[int, float]:
-        """Take as many of these messages as may go now. Return how many, and in how many seconds the next one may."""
+        """Take as many of these messages as are allowed now.
+
+        Return how many, and after how many seconds the next one is.
+        """
         for place, size in enumerate(sizes):
             if wait := self.take(size):
                 return place, wait
@@ -219,7 +222,7 @@ class ClientRate:
         return self._joins.wait(1, now)
 
     def ask(self, count: int = 1, *, recovers: bool = False) -> float:
-        """Take a request of the address, or so many, as ``TokenBucket.request`` does."""
+        """Take requests of the address, as ``TokenBucket.request`` does."""
         shared = self._shared
         if shared is None or shared.requests is None:
             return 0.0

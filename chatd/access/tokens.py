@@ -1,12 +1,12 @@
-"""Who may come in with a token, as whom, and what it may do there: JSON Web Tokens (RFC 7519), read strictly.
+"""Access tokens: who a client is and what it may do. JSON Web Tokens (RFC 7519), parsed strictly.
 
-The claims: ``sub`` and ``nick`` say who it is, ``exp`` and ``nbf`` when the token is good, ``iss`` and ``aud`` whose it
-is and for whom, ``jti`` what it is called, ``rooms`` where it may read (``r``) and write (``w``)::
+The claims: ``sub`` and ``nick`` identify the bearer, ``exp`` and ``nbf`` limit the time, ``iss`` and ``aud`` name
+issuer and audience, ``jti`` is the id of the token, ``rooms`` has the rooms to read (``r``) and write (``w``)::
 
     {"sub": "ann", "exp": 1767225600, "rooms": {"ops": "rw", "news": "r", "team-*": "rw"}}
 
-A name that ends in ``*`` stands for all rooms that begin so; of several that fit the longest counts, and the exact one
-before them all. A token without ``rooms`` may do everything everywhere. A claim that is null is refused.
+A name that ends in ``*`` matches all rooms with that prefix. The exact name counts first, then the longest match. A
+token without ``rooms`` has all rights in all rooms. A claim that is null is refused.
 """
 
 import re
@@ -44,7 +44,7 @@ _When = Annotated[float, Meta(ge=0, le=253_402_300_799)]  # to the end of the ye
 
 
 class _Claims(Struct, frozen=True, gc=False):
-    """What a token says, as far as it matters here."""
+    """The claims of a token that are used."""
 
     sub: Annotated[str, Meta(max_length=SUBJECT_LENGTH)] | UnsetType = UNSET
     nick: str | UnsetType = UNSET
@@ -62,7 +62,7 @@ _RIGHTS = frozenset(("", "r", "w", "rw", "wr"))
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What somebody may do, as its token says; without arguments: everything."""
+    """What the bearer of a token may do; without arguments: everything."""
 
     subject: str = ""
     nick: str = ""
@@ -70,27 +70,27 @@ class Permissions:
     expires: float | None = None
     """When it ends, in seconds since 1970; None: never."""
     rooms: Mapping[str, str] | None = None
-    """What may be done where; None: everything everywhere."""
+    """The rights by room; None: all rights in all rooms."""
     anonymous: bool = False
-    """Whether it is of a token that names nobody. The nick that its bearer chooses is marked as not proved."""
+    """Whether its token names no one. The nick that the bearer chooses is then marked as not proved."""
     id: str = ""
-    """What the token is called (``jti``); empty: nothing."""
+    """The id of the token (``jti``); empty: none."""
     key: str = field(default="", compare=False)
     """The fingerprint of the key that has signed the token."""
 
     @property
     def who(self) -> str:
-        """Return whom the token names, a subject or a nick, which are two name spaces; empty: nobody."""
+        """The name in the token, of a subject or a nick, which are two name spaces; empty: none."""
         if self.subject:
             return f"sub\0{self.subject}"
         return f"nick\0{self.nick}" if self.nick else ""
 
     def may_read(self, room: str) -> bool:
-        """Whether it may hear a room, and see who is there and what was said."""
+        """Return whether the bearer may receive a room's messages, history and members."""
         return self.rooms is None or "r" in self._rights(room)
 
     def may_write(self, room: str) -> bool:
-        """Whether it may speak in a room."""
+        """Return whether the bearer may publish in a room."""
         return self.rooms is None or "w" in self._rights(room)
 
     def _rights(self, room: str) -> str:
@@ -102,7 +102,7 @@ class Permissions:
 
 
 EVERYTHING = Permissions()
-"""Of those who come in where no tokens are asked for."""
+"""The permissions of all clients if no tokens are required."""
 
 
 class BadToken(Exception):
@@ -110,7 +110,7 @@ class BadToken(Exception):
 
 
 def unauthorized(message: str, *, error: str = "") -> Refused:
-    """Refuse who brings no token, or one that is not good (RFC 6750, section 3)."""
+    """Return the error for a missing or invalid token (RFC 6750, section 3)."""
     described = message.replace('"', "'")
     challenge = 'Bearer realm="chatd"' + (f', error="{error}", error_description="{described}"' if error else "")
     return Refused(401, "unauthorized", message, (("WWW-Authenticate", challenge),))
@@ -124,19 +124,19 @@ def refused_by(close_code: CloseCode) -> Refused:
 
 
 def check_readable(permissions: Permissions, room: str) -> None:
-    """Let who may read a room go on. Raises Refused: 403."""
+    """Raise Refused (403) for a room that may not be read."""
     if not permissions.may_read(room):
         raise _insufficient("the token does not let you into this room")
 
 
 def check_writable(permissions: Permissions, room: str) -> None:
-    """Let who may write there go on. Raises Refused: 403."""
+    """Raise Refused (403) for a room that may not be written."""
     if not permissions.may_write(room):
         raise _insufficient(READ_ONLY.reason)
 
 
 def scope_resume_key(permissions: Permissions, target: RoomTarget) -> RoomTarget:
-    """Give a place whose resume key is of one subject: who comes with another's key has not come back as the other."""
+    """Return a target whose resume key holds for the token's subject only: a key is useless to other subjects."""
     if not (permissions.who and target.resume):
         return target
     own = sha256(f"{permissions.who} {target.resume}".encode()).hexdigest()  # no key has a space,
@@ -149,7 +149,7 @@ def _insufficient(message: str) -> Refused:
 
 
 class TokenVerifier:
-    """Knows good tokens, by keys that may be replaced at any time."""
+    """The verifier of tokens, with keys that may be replaced at any time."""
 
     def __init__(
         self,
@@ -160,10 +160,10 @@ class TokenVerifier:
         *,
         require: Sequence[str] = (),
     ) -> None:
-        """Take the files with the keys, and whose and for whom tokens must be; empty: that does not matter.
+        """Store the files with the keys, and the required issuer and audience; empty: any.
 
-        Revoked is the file that lists tokens which are refused; empty: there is none. Require names the claims
-        (``exp``, ``rooms``, ``sub``) without which a token is refused.
+        Revoked is the file that lists refused tokens; empty: there is none. Require names the claims (``exp``,
+        ``rooms``, ``sub``) without which a token is refused.
         """
         self.revoked = RevokedTokens(revoked)
         """Tokens that are refused although their keys are good."""
@@ -174,14 +174,14 @@ class TokenVerifier:
         self._require = require
 
     def read(self) -> None:
-        """Read the keys. Raises BadValue, one line that names the file; the keys are then those that were read last."""
+        """Read the keys. Raise BadValue, one line that names the file; the keys are then those that were read last."""
         keys = [key for path in self._paths for key in read_key_file(path)]
         self._keys = [(fingerprint(key.material), key) for key in keys]
 
     def authenticate(self, head: RequestHead, now: float) -> Permissions:
-        """Give what the bearer of a request's token may do, at that time.
+        """Return what the bearer of a request's token may do, at that time.
 
-        Raises Refused: 401, 400 for several, or 503 where the keys or the list of revoked tokens could not be read yet.
+        Raise Refused: 401, 400 for several, or 503 where the keys or the list of revoked tokens could not be read yet.
         """
         if not self._keys:
             raise unavailable("this server has no keys by which it could know a token; its log says why")
@@ -196,7 +196,7 @@ class TokenVerifier:
             raise unauthorized(str(bad), error="invalid_token") from None
 
     def check(self, token: str, now: float) -> Permissions:
-        """Give what the bearer of a token may do; now is in seconds since 1970. Raises BadToken."""
+        """Return what the bearer of a token may do; now is in seconds since 1970. Raise BadToken."""
         payload, key = self._payload(token)
         claims = _read_claims(payload)
         for name in self._require:
@@ -222,7 +222,7 @@ class TokenVerifier:
         return known and not self.revoked.has(permissions.subject, permissions.id)
 
     def _payload(self, token: str) -> tuple[bytes, str]:
-        """Give what a token says, and the fingerprint of the key that has signed it. Raises BadToken."""
+        """Return the payload of a token, and the fingerprint of the key that has signed it. Raise BadToken."""
         try:
             header = _JWS.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, TypeError) as error:
@@ -240,12 +240,12 @@ class TokenVerifier:
 
 
 def _named_so(key: Key, named: object) -> bool:
-    """Whether a key may be the one that a token names; either may have no name."""
+    """Return whether a key may be the one that a token names; either may have no name."""
     return named is None or not key.id or key.id == named
 
 
 def find_token(head: RequestHead) -> str:
-    """Give the token that a request carries, empty where it has none. Raises Refused: 400, where it has several.
+    """Return the token that a request carries, empty where it has none. Raise Refused: 400, where it has several.
 
     From ``Authorization: Bearer``, the parameter ``token``, or the subprotocol ``bearer.…`` (RFC 6750, section 2).
     """
@@ -267,7 +267,7 @@ def _read_claims(payload: bytes) -> _Claims:
 
 
 def _complaint(error: Exception) -> str:
-    """Say which claim is wrong and what is accepted, without its value: ``exp, in the token: expected float``."""
+    """Return which claim is wrong and what is accepted, without its value: ``exp, in the token: expected float``."""
     found = re.fullmatch(r"Expected (.*?)(, got `[a-z]+`)? - at `\$\.(\w+).*`", str(error))
     if found is None:
         return "the claims of the token are not what they must be"
@@ -282,7 +282,7 @@ def _permissions(claims: _Claims, key: str = "") -> Permissions:
 
 
 def _nick(claims: _Claims) -> str:
-    """Return the nick that a token says: its ``nick``, else one for its ``sub``; empty if it names nobody."""
+    """Return the nick of a token: its ``nick``, else one made of its ``sub``; empty if it has neither."""
     if claims.nick is UNSET:
         return as_nick(claims.sub or "")
     try:
@@ -292,7 +292,7 @@ def _nick(claims: _Claims) -> str:
 
 
 def _rooms(claims: _Claims) -> Mapping[str, str] | None:
-    """Give what may be done where, the names as those of rooms are (NFC): else what is forbidden in one is not."""
+    """Return what may be done where, the names as those of rooms are (NFC): else what is forbidden in one is not."""
     if claims.rooms is UNSET:
         return None
     if not _RIGHTS.issuperset(claims.rooms.values()):
@@ -310,9 +310,9 @@ def _rooms(claims: _Claims) -> Mapping[str, str] | None:
 
 
 def mint(key: Key, claims: Mapping[str, object], algorithm: str = "") -> str:
-    """Make a token that says this, signed with a key. Raises BadValue, where the algorithm is not one of the key's.
+    """Return a token with these claims, signed with a key. Raise BadValue for a foreign algorithm.
 
-    Or where no server would take the token.
+    Raise it for a token that no server would accept, too.
     """
     if algorithm and algorithm not in key.algorithms:
         raise BadValue(f"must be {' or '.join(key.algorithms)} with this key, not {algorithm!r}")

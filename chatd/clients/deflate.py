@@ -1,7 +1,7 @@
-"""permessage-deflate (RFC 7692) for one client: whether it is taken up, and what comes in compressed.
+"""permessage-deflate (RFC 7692) for one client: the negotiation, and the decompression of incoming messages.
 
-Always without context takeover, both ways: a message that goes out is compressed once for all who have agreed, and
-nothing is kept for a client between two messages. What goes out is framed in ``protocol/websocket_frames``.
+Neither side keeps a context: an outgoing message is compressed once for all clients, and nothing is kept for a client
+between two messages. ``protocol/websocket_frames`` frames outgoing messages.
 """
 
 import contextlib
@@ -28,28 +28,37 @@ def take_up(offers: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> str:
 
 
 def longest_deflated(size: int) -> int:
-    """How long a message of size bytes may be compressed: a literal of 8 bits can take 9, and a block has a header."""
+    """Return how long a compressed message of size bytes may be:
+
+    a literal of 8 bits can take 9, and blocks have headers.
+    """
     return size + size // 4 + 64
 
 
 class Inflater(PerMessageDeflate):
-    """Takes a client's messages out of permessage-deflate, each by itself; between two it keeps nothing of 40 KB."""
+    """The decompressor of one client. Each message is decompressed by itself; nothing is kept between two."""
 
     _decompressor: Any
 
     def __init__(self, most: int) -> None:
-        """Take how many bytes a message may have."""
+        """Store how many bytes a message may have."""
         super().__init__(True, True, True, zlib.MAX_WBITS, zlib.MAX_WBITS, None, most + 1)
 
     def decompress_message_data(self, data: bytes, max_output_len: int | None = None) -> bytes:
-        """Inflate. A message of one byte too many ends here: zlib does not always tell that there is more."""
+        """Decompress.
+
+        A message with one byte too many is refused here, because zlib does not always report that there is more.
+        """
         inflated: bytes = super().decompress_message_data(data, max_output_len)
         if self._decompress_message_size >= self.max_message_size:
             raise PayloadExceededError("too large")
         return inflated
 
     def end_decompress_message(self) -> None:
-        """See that the message is whole: with what its sender left out it ends at a block, and nothing follows."""
+        """Check that the message is complete:
+
+        with the tail that its sender omitted it ends at a block, and nothing follows.
+        """
         inflate, self._decompressor = self._decompressor, None
         try:
             more = inflate.decompress(_DEFLATE_END, 1)

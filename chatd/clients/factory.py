@@ -1,6 +1,6 @@
-"""Makes the connections of a worker for the door, and knows them all: to close them, and to say what befell many.
+"""The factory of a worker's client connections: it applies all limits, makes connections, and closes them.
 
-Autobahn's factory is the base: it holds the options of the protocol, once for all connections.
+It extends Autobahn's factory, which holds the options of the protocol once for all connections.
 """
 
 import socket
@@ -51,18 +51,18 @@ uniform = SystemRandom().uniform
 
 
 class Closable(Protocol):
-    """What all connections have in common."""
+    """A connection with a session."""
 
     @property
     def session(self) -> Session | JsonSession:
-        """What the client may do."""
+        """The session of the client."""
 
     def close(self, close_code: CloseCode) -> None:
-        """Hang up, and say why."""
+        """Close the connection with this close code."""
 
 
 class ConnectionFactory(WebSocketServerFactory):
-    """Makes connections for the door, and knows them all."""
+    """The factory of a worker's client connections. It also holds their limits, and the set of all open ones."""
 
     noisy = False
 
@@ -77,10 +77,11 @@ class ConnectionFactory(WebSocketServerFactory):
         now: Callable[[], float] = time.time,
         most: int | None = None,
     ) -> None:
-        """Take what gives the hub of a room, and this worker's unique name, with which session ids begin.
+        """Store what returns the hub of a room, and the unique name of this worker, which is the prefix of connection
+        ids.
 
-        The guard knows tokens, where they are asked for; now is the time of day, in seconds since 1970. Most is how
-        many connections the worker may have, if it is not what the configuration says.
+        Now returns the time of day, in seconds since 1970. Most is how many connections the worker may have, if that
+        differs from the configuration.
         """
         super().__init__(server="", reactor=reactor)
         self.timers = TimerWheel(reactor, config.timer_seconds)
@@ -88,36 +89,39 @@ class ConnectionFactory(WebSocketServerFactory):
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
         self.origins = Origins(config.origin, _log_refused_page, config.refused_origins_told)
-        """Whose pages may talk to this worker."""
         self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
-        """What this worker is called."""
         self.proxies = TrustedProxies(config.trusted_proxy)
-        """Whose word is taken on where a client comes from."""
         self.limits = RateLimits(config, reactor.seconds)
-        """How much clients and addresses may do."""
         self.bans = BanList(config.ban_list)
-        """Who may not come in at all."""
         self.traffic = TrafficStats()
         self.connections: ConnectionsByAddress[Closable] = ConnectionsByAddress(self.limits)
         """Also those of HTTP clients that follow a room."""
         self.close_code: CloseCode | None = None
-        """Why everybody is being closed, once they are."""
+        """The close code for all connections, once the worker closes them."""
         self._hub_of = hub_of
         self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
         self._enter_local = partial(self.enter, exposed=False)
         self._followers_most = int((most or config.worker_connections) * config.followers_share)
         self._token_verifier = token_verifier
-        self._now = now
-        self._worker = worker
-        self._sessions = 0
+        self._now, self._worker, self._sessions = now, worker, 0
         self._emptied: Deferred[None] | None = None
-        text = "slow readers that fell behind: {clients}"
-        self.slow = Tally(self.timers, config.report_seconds, log, text, {"clients": SLOW_CONSUMERS})
+        self.slow = Tally(
+            self.timers,
+            config.report_seconds,
+            log,
+            "slow readers that fell behind: {clients}",
+            {"clients": SLOW_CONSUMERS},
+        )
+        self._set_protocol_options()
+
+    def _set_protocol_options(self) -> None:
+        """Make the two classes of connections: for messages, and for JSON requests, which are longer."""
+        config = self.config
         self.setProtocolOptions(
             failByDrop=False,
-            openHandshakeTimeout=0,  # the door has waited for the headers, we wait for the room
+            openHandshakeTimeout=0,  # the listener has waited for the headers, the connection waits for the room
             closeHandshakeTimeout=config.close_seconds,
-            autoPingInterval=0,  # we look for life ourselves: Autobahn sets two timers anew for each message
+            autoPingInterval=0,  # the connection pings by itself: Autobahn sets two timers anew for each message
         )
         options = {name: getattr(self, name) for name in Connection.CONFIG_ATTRS}
         options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
@@ -125,13 +129,13 @@ class ConnectionFactory(WebSocketServerFactory):
         options |= {"CONFIG_ATTRS": (), "__slots__": ()}
         options |= {name: getattr(config, name) for name in ("max_backlog", "max_backlog_total", "crowded_backlog")}
         self.protocol = _limited(options, config, config.max_message + LINE_END)
-        self._programs = _limited(options, config, longest_json(config.max_message))
+        self._json_protocol = _limited(options, config, longest_json(config.max_message))
 
     def accept(self, request: RequestHead, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
-        """Make the connection of a client that asks for a WebSocket, if it may have one. Raises Refused.
+        """Return the connection of a client that asks for a WebSocket. Raise Refused.
 
-        Peer is the address of the other end, exposed whether others than this host could connect where it did,
-        loopback whether that was a TCP port on a loopback address.
+        Peer is the address of the other end. Exposed: other hosts can connect to that listener. Loopback: it is a TCP
+        port on a loopback address.
         """
         headers = request.headers
         address = self.proxies.client(peer, headers.get("x-forwarded-for"))
@@ -151,7 +155,10 @@ class ConnectionFactory(WebSocketServerFactory):
         )
 
     def admit(self, request: RequestHead, peer: str, *, exposed: bool) -> str:
-        """Let a connection in that begins with this request; give where it is from. Raises Refused: 403, 429, 503."""
+        """Check the limits for a connection that begins with this request; return its client address.
+
+        Raise Refused: 403, 429, 503.
+        """
         address = self.proxies.client(peer, request.headers.get("x-forwarded-for"))
         self._admit(address, peer, exposed=exposed)
         return address
@@ -161,12 +168,12 @@ class ConnectionFactory(WebSocketServerFactory):
         self.limits.admit(address, exposed=exposed, counted=not self.proxies.trusts(peer))
 
     def enter(self, address: str, room: str, *, exposed: bool) -> None:
-        """Let somebody into a room, or say something there. Raises Refused: 429, where it makes too many."""
+        """Check that an address may use a room, which may be new. Raise Refused (429) if it creates too many."""
         if self.limits.minds_rooms(exposed=exposed) and room not in self._hub_of(room).rooms:
             self.limits.enter(address, room, exposed=exposed)
 
     def stay(self, address: str, peer: str, *, exposed: bool) -> None:
-        """Let an answer have no end, also on a connection of a proxy that brought other requests.
+        """Check the limits for a response without end, also on a connection of a proxy that brought other requests.
 
         Raise Refused: 429 for the address, 503 while too many clients of the worker follow rooms.
         """
@@ -175,11 +182,11 @@ class ConnectionFactory(WebSocketServerFactory):
         self.limits.stay(address, exposed=exposed, counted=not self.proxies.trusts(peer))
 
     def close_banned(self) -> None:
-        """Hang up on those who are on the list by now."""
+        """Close the connections of addresses that are on the ban list now."""
         self._close_some(BANNED, lambda session: self.bans.has(session.address))
 
     def close_revoked(self) -> None:
-        """Close the connections whose token was revoked, or whose key is not one of ours any more."""
+        """Close the connections whose token was revoked, or whose key is not configured any more."""
         if token_verifier := self._token_verifier:
             self._close_some(
                 TOKEN_REVOKED, lambda session: not token_verifier.still_takes(session.token_lifetime.permissions)
@@ -192,7 +199,7 @@ class ConnectionFactory(WebSocketServerFactory):
                     connection.close(close_code)
 
     def token_lifetime(self, request: RequestHead) -> TokenLifetime:
-        """Give what the sender of a request may do. Raises Refused: 401 where it needs a token, 400 for several."""
+        """Return what the sender of a request may do. Raise Refused: 401 where it needs a token, 400 for several."""
         if self._token_verifier is None:
             return UNLIMITED
         return TokenLifetime(
@@ -212,49 +219,46 @@ class ConnectionFactory(WebSocketServerFactory):
         *,
         exposed: bool = False,
     ) -> Connection:
-        """Make the connection of a client that asks to upgrade, whose URL names place, and that is at address."""
-        who: dict[str, Any] = {
+        """Return the connection of a client that asks to upgrade: its room and parameters, and its address."""
+        client: dict[str, Any] = {
             "id": self.new_id(),
             "address": address,
             "token_lifetime": token_lifetime,
             "rate": self.limits.client_rate(address, exposed=exposed),
         }
-        connection: Connection = (self._programs if upgrade.protocol else self.protocol)(upgrade)
+        connection: Connection = (self._json_protocol if upgrade.protocol else self.protocol)(upgrade)
         connection.factory = self
-        connection.session = self.new_session(connection, target, upgrade.protocol, exposed=exposed, **who)
+        connection.session = self.new_session(connection, target, upgrade.protocol, exposed=exposed, **client)
         return connection
 
     def new_id(self) -> str:
-        """Give the id of a connection: no other has it, or ever had it."""
+        """Return the id of a connection: no other has it, or ever had it."""
         self._sessions += 1
         return f"{self._worker}.{self._sessions}"
 
     def new_session(
-        self, connection: Connection, target: RoomTarget, protocol: str, *, exposed: bool = False, **who: Any
+        self, connection: Connection, target: RoomTarget, protocol: str, *, exposed: bool = False, **client: Any
     ) -> Session | JsonSession:
-        """Make the session that a connection carries: whatever joins, takes messages and goes as a Session does.
-
-        Who has what a Session is to know of its client: id, address, lease and pace.
-        """
+        """Return the session that a connection carries. Client has the options that all sessions share."""
         if protocol == PROTOCOL:
             enter = self._enter_exposed if exposed else self._enter_local
-            return JsonSession(self._hub_of, self.config, self.timers, connection, target=target, enter=enter, **who)
+            return JsonSession(self._hub_of, self.config, self.timers, connection, target=target, enter=enter, **client)
         kind: type[Session] = TextSession if target.nick else Session
-        return kind(self._hub_of(target.room), self.config, self.timers, connection, target=target, **who)
+        return kind(self._hub_of(target.room), self.config, self.timers, connection, target=target, **client)
 
     def add(self, connection: Closable) -> None:
-        """Know one more; ``left`` is to be called when it is gone."""
+        """Register a connection; call ``remove`` when it has ended."""
         self.connections.add(connection, connection.session.address)
         CLIENTS[connection.session.protocol].value += 1
 
     def remove(self, connection: Closable) -> None:
-        """Know it no more."""
+        """Forget a connection."""
         if connection in self.connections:
             self.connections.discard(connection)
             CLIENTS[connection.session.protocol].value -= 1
 
     def close_all(self, close_code: CloseCode) -> "Deferred[None]":
-        """Close every connection; fires when the last one is gone."""
+        """Close all connections; fires when the last one has ended."""
         self.close_code = close_code
         emptied = self._emptied = Deferred()
         self._close_some(close_code, lambda session: True)
@@ -267,7 +271,7 @@ class ConnectionFactory(WebSocketServerFactory):
             self.timers.callLater(uniform(0, seconds), connection.close, close_code)
 
     def connection_gone(self) -> None:
-        """Look whether it was the last one."""
+        """Report if the last connection has ended."""
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
             self.slow.flush()  # the end of the worker would be sooner
@@ -280,7 +284,7 @@ def _log_refused_page(page: str, option: str) -> None:
 
 
 def _limited(options: dict[str, Any], config: Config, longest: int) -> type[Connection]:
-    """Give the class of connections on which a message is no longer than that, in bytes."""
+    """Return the class of connections on which a message is no longer than that, in bytes."""
     most = longest_deflated(longest) if config.compress else longest
     limits = {"longest": longest, "maxFramePayloadSize": most, "maxMessagePayloadSize": most}
     return type("Connection", (Connection,), options | limits)

@@ -1,4 +1,4 @@
-"""A session that speaks ``chatd.v1``: JSON both ways, several rooms on one connection, an answer to each request."""
+"""The session of a ``chatd.v1`` client: JSON both ways, several rooms on one connection, an answer to each request."""
 
 from collections.abc import Callable, Sequence
 from math import ceil
@@ -42,7 +42,7 @@ READ_AGAIN = 1.0
 
 
 class _Published:
-    """Answers one request to publish."""
+    """The receipt of one request to publish."""
 
     __slots__ = ("_program", "_ref", "_room")
 
@@ -60,7 +60,7 @@ class _Published:
 
 
 class JsonSession:
-    """One connection that speaks ``chatd.v1``."""
+    """One connection with the subprotocol ``chatd.v1``."""
 
     protocol = "json"
     accepts_binary = False
@@ -105,39 +105,34 @@ class JsonSession:
         rate: ClientRate | None = None,
         enter: Callable[[str, str], None] = lambda address, room: None,
     ) -> None:
-        """Take what a Session takes, but what gives the hub of a room.
-
-        Enter lets an address into a room, or raises Refused.
-        """
+        """Store what a Session stores, but what returns the hub of a room; enter raises Refused for a room."""
         self._hub_of = hub_of
         self._target = target
         self._timers = timers
         self._rooms: dict[str, Subscription] = {}
-        self._early: list[json_v1.Event] | None = []  # what is to be said once the handshake is answered
+        self._early: list[json_v1.Event] | None = []  # to be sent once the handshake is answered
         self._outgoing: list[bytes] = []
         self._flushing: Any = None
         self._held: list[Request | BadRequest] = []
-        self._waiting: Subscription | None = None  # in whose name it waits for the bus
+        self._waiting: Subscription | None = None  # for which it waits for the publisher
         self._closed = False
         self._questions = 0
         self._rate = rate
         self._enters = enter
         self.config = config
         self.connection = connection
-        self.id = id
-        self.author = id
+        self.id = self.author = id
         self.address = address
         self.token_lifetime = token_lifetime
-        self.nick = token_lifetime.permissions.nick or target.nick
-        self.wanted = self.nick
-        """The nick that it asked for, or that of its token."""
+        self.nick = self.wanted = token_lifetime.permissions.nick or target.nick
+        """The nick that the client asked for, or that of its token."""
         self.format: Format = JSON
         self.delivering: Subscription | None = None
-        """In which room the client is just given something."""
+        """The subscription for which frames are being written."""
 
     @property
     def echo(self) -> bool:
-        """Whether it hears its own messages."""
+        """Whether the client receives its own messages."""
         return self._target.echo
 
     @property
@@ -148,7 +143,7 @@ class JsonSession:
     # The connection calls
 
     def compress(self) -> None:
-        """Let what is sent be compressed."""
+        """Compress messages to the client from now on."""
         self.format = self.format.deflated
         for each in self._rooms.values():
             each.format = self.format
@@ -164,7 +159,7 @@ class JsonSession:
         return self._hub_of(self._target.room).why_not_joined()
 
     def opened(self) -> None:
-        """Say who the client is, then what happened since."""
+        """Send the welcome event, then the events since the client joined."""
         member = self._rooms[self._target.room]
         member.joined = True  # a client may speak at once, though history is still being read for it
         self.author, self.nick = member.author, member.nick
@@ -188,11 +183,11 @@ class JsonSession:
         self.say(json_v1.token_ends(seconds))
 
     def received(self, texts: Sequence[str]) -> None:
-        """Take the text messages of one read, each a request."""
+        """Handle the text messages of one read, each of them a request."""
         self._do_all([_read(text) for text in texts])
 
     def _do_all(self, requests: Sequence[Request | BadRequest]) -> None:
-        """Do one after the other, as long as the bus takes what they say, and the client what is answered."""
+        """Handle requests in order, as long as the publisher accepts messages and the client reads the answers."""
         for index, request in enumerate(requests):
             if self._held or self.connection.buffer_full:
                 self._held += requests[index:]
@@ -201,23 +196,23 @@ class JsonSession:
             self._do(request)
 
     def received_binary(self, payload: bytes) -> None:
-        """Never: the connection closes at the first frame of a binary message."""
+        """Do nothing: the connection closes at the first frame of a binary message."""
 
     def farewell(self, close_code: CloseCode) -> bytes:
-        """Say why the connection closes, and when to come back: each client at another time."""
+        """Return the last frame: why the connection closes, and when to reconnect, each client at another time."""
         self.flush()
         return text_frame(
             encode(json_v1.bye(close_code, come_back_after(close_code, self.config.retry_seconds, uniform)))
         )
 
     def became_slow(self) -> None:
-        """Let history give it what it can't take now."""
+        """Serve the room from history until the client has caught up."""
         if self.delivering is not None:
             self.delivering.pays = False  # it did not ask for that
             self._hub_of(self.delivering.room).fall_behind(self.delivering.room, self.delivering)
 
     def drained(self) -> None:
-        """Go on in rooms where it is behind."""
+        """Continue in rooms that are served from history."""
         for room, member in list(self._rooms.items()):
             with log.failuresHandled("{client} does not go on in room {room}", client=self.id, room=room):
                 self._hub_of(room).drained(room, member)
@@ -225,7 +220,7 @@ class JsonSession:
             self.carry_on()
 
     def record_positions(self) -> None:
-        """Note, before the connection closes, up to where it was given everything."""
+        """Record, before the connection closes, up to where everything was delivered."""
         for room, member in self._rooms.items():
             if member.key:
                 with log.failuresHandled(
@@ -235,7 +230,7 @@ class JsonSession:
                 member.seal()
 
     def record_arrival(self) -> None:
-        """See, while the socket is still there, what has arrived."""
+        """Record, while the socket still exists, what has arrived."""
         for room, member in self._rooms.items():
             with log.failuresHandled("the position of {client} in room {room} is not known", client=self.id, room=room):
                 member.close()
@@ -279,7 +274,7 @@ class JsonSession:
                 self.say(json_v1.Pong(ref=request.ref))
 
     def _member(self, room: str, ref: Ref) -> Subscription | None:
-        """Give its membership of a room; where it has none, say so."""
+        """Return the subscription of a room; if there is none, send an error."""
         member = self._rooms.get(room)
         if member is None or not member.joined:
             self.refuse(ref, "not_joined", "join the room first")
@@ -313,7 +308,7 @@ class JsonSession:
             self._hold(request, member)
 
     def _is_too_fast(self, ref: Ref, size: int, count: int = 1) -> bool:
-        """Whether something may not be said yet, and so is not; the client is told, and hung up on in the end.
+        """Return whether a message exceeds the rate. If so, send an error, and close the connection after too many.
 
         Count is how many messages it costs.
         """
@@ -324,7 +319,7 @@ class JsonSession:
         return True
 
     def _may_read(self, ref: Ref, *, count: int = 1, recovers: bool = False) -> bool:
-        """Return whether the address may make one more request, or so many; if not, tell the client."""
+        """Return whether the address may make count more requests; if not, send an error."""
         if self._rate is None or not (wait := self._rate.ask(count, recovers=recovers)):
             return True
         REFUSED["rate_limited"].value += 1
@@ -332,7 +327,7 @@ class JsonSession:
         return False
 
     def _warn(self, rate: ClientRate, ref: Ref, wait: float) -> None:
-        """Tell the client that it was too fast; close the connection after too many warnings."""
+        """Send the error for exceeding the rate; close the connection after too many of them."""
         if rate.refused > self.config.flood_warnings:
             self.connection.close(FLOODING)
         else:
@@ -346,7 +341,7 @@ class JsonSession:
         self._hub_of(member.room).publisher.wait(member)
 
     def carry_on(self) -> None:
-        """Go on with what waited."""
+        """Continue with the requests that waited."""
         self._stop_waiting()
         held, self._held = self._held, []
         if not self._closed:
@@ -386,9 +381,9 @@ class JsonSession:
                 self._enter(room, member)
 
     def _may_go(self, request: json_v1.Join, *, again: bool) -> bool:
-        """Return whether what a join reads may be read; if not, tell the client.
+        """Return whether a join may read history; if not, send an error.
 
-        To enter a room is no read. What is missing since a position is never dear: the text alone is charged.
+        A join without history is free. Recovery from a position is never refused: only its text is charged.
         """
         if request.position is not None:
             return self._may_read(request.ref, count=int(again), recovers=True)
@@ -434,7 +429,7 @@ class JsonSession:
             self.say(json_v1.Left(room, ref=request.ref))
 
     def _renew(self, request: json_v1.Auth) -> None:
-        """Go on with another token; leave the rooms that it does not let the client read."""
+        """Replace the token; leave the rooms that the new one may not read."""
         if self.token_lifetime is UNLIMITED:
             self.refuse(request.ref, "bad_request", "this server takes no tokens")
             return
@@ -471,7 +466,7 @@ class JsonSession:
         self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), tell)
 
     async def _rename_everywhere(self, nick: str) -> str:
-        """Take a nick in all rooms, the same wherever that is free; give that of the first."""
+        """Change the nick in all rooms, to the same one wherever it is free; return that of the first room."""
         identity = self.token_lifetime.identify(nick, self.address)
         has = ""
         for room, member in list(self._rooms.items()):
@@ -482,13 +477,13 @@ class JsonSession:
         return has or next(identity.choices())
 
     def renamed(self, nick: str) -> None:
-        """Say which nick it has now."""
+        """Send the new nick."""
         was, self.nick = self.nick, nick
         if nick != was:  # it may be told so in several rooms
             self.say(json_v1.NickAnswer(nick, was or None))
 
     def tell_members(self, room: str, ref: Ref) -> None:
-        """Say who is in a room."""
+        """Send the list of members of a room."""
 
         def tell(members: MemberList) -> None:
             self.say(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
@@ -514,7 +509,7 @@ class JsonSession:
             self._rate.read(size)
 
     def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
-        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        """Ask the broker and send the answer when it comes; only a few questions may be open."""
         if self._questions >= self.config.questions:
             self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
             return
@@ -533,12 +528,12 @@ class JsonSession:
     # What it is told
 
     def refuse(self, ref: Ref, code: json_v1.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
-        """Say why something is not done, and when it may be, where it helps to ask again."""
+        """Send an error, and after how many seconds to try again, if that helps."""
         after = after or (self.config.retry_seconds if again else 0.0)
         self.say(json_v1.Error(code, message, after or UNSET, ref=ref))
 
     def say(self, event: json_v1.Event) -> None:
-        """Say something, at the end of the turn or before what comes next."""
+        """Send an event, at the end of the reactor turn or before other frames."""
         if self._closed:
             return
         if self._early is not None:
@@ -549,7 +544,7 @@ class JsonSession:
             self._flushing = self._hub_of(self._target.room).soon(self._flush)
 
     def flush(self) -> None:
-        """Send what was said."""
+        """Write the events that were sent."""
         if self._outgoing:
             outgoing, self._outgoing = self._outgoing, []
             self.connection.send(b"".join(outgoing))

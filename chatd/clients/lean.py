@@ -1,6 +1,6 @@
-"""What makes a connection on Autobahn light: what Autobahn keeps, says and times for each one, done with less.
+"""Parts that make a connection on Autobahn light: slots, a silent log, and timers on the timer wheel.
 
-It is written for Autobahn 26.10.2; with another version it would cost more memory, and nothing else.
+They are written for Autobahn 26.10.2. Another version would cost more memory, and nothing else.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from chatd.runtime.timers import TimerWheel
 
 
 class Quiet:
-    """Autobahn's own log, said to nobody: all it tells is a client's fault, and told to the client."""
+    """A log that drops everything. Autobahn logs faults of clients only, which the client is told."""
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         return self._drop
 
     def _drop(self, *args: object, **fields: object) -> None:
-        """Say nothing."""
+        """Drop the event."""
 
 
 class Timers:
-    """Autobahn's timers, on the wheel: its own, on the global reactor, come early."""
+    """Autobahn's timers, on the timer wheel instead of the global reactor."""
 
     def __init__(self, timers: TimerWheel) -> None:
         self.call_later = timers.callLater
@@ -77,5 +77,5 @@ LASTING = (
     "websocket_extensions_in_use",
     "websocket_protocol_in_use",
 )
-"""What Autobahn 26.10.2 keeps in an open connection. In slots it takes a third of the memory; another version's
-further attributes go into a dict, and only cost more."""
+"""The attributes of Autobahn 26.10.2 in an open connection. Slots take a third of the memory. Further attributes of
+another version go into a dict, at the cost of memory only."""

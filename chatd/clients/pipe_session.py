@@ -1,7 +1,7 @@
-"""A session: what one client may do and what it hears. It knows no sockets.
+"""The session of a pipe client, and the base of the others: what the client sends and receives, without sockets.
 
-A bare client's contract is a pipe's: what it says goes to the others unchanged, and nothing but their messages
-comes back. So the only way to tell it something is to stop reading it for a while, or to close with a reason.
+The contract is that of a pipe: messages go to the other subscribers unchanged, and nothing but their messages comes
+back. The only ways to tell such a client something are to stop reading, or to close with a reason.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def answer_to(failure: Failure, id: str, late: CloseCode) -> Refused:
 
 
 class ClientConnection(Protocol):
-    """What a session asks of the connection that carries it."""
+    """The connection that carries a session."""
 
     buffer_full: bool
     """Whether more data waits for the client than its transport buffers."""
@@ -73,7 +73,7 @@ class ClientConnection(Protocol):
         """Read again."""
 
     def close(self, close_code: CloseCode) -> None:
-        """Hang up, and say why."""
+        """Close the connection with this close code."""
 
 
 class Session(Acknowledging):
@@ -82,11 +82,11 @@ class Session(Acknowledging):
     protocol = "pipe"
     """The label of the client in ``chatd_clients``."""
     accepts_binary = False
-    """Whether binary messages may come; where not, the connection closes at the first frame of one."""
+    """Whether binary messages are accepted; if not, the connection closes at the first frame of one."""
     listens = False
-    """Whether it is told who comes and goes, and has a nick of its own."""
+    """Whether it receives presence events, and has a nick of its own."""
     begins = False
-    """Whether it is told in one piece what it gets from history at first."""
+    """Whether it receives the history of a join in one event."""
     usual_format: Format = BARE
     """How it sees messages, where they are not compressed."""
 
@@ -126,9 +126,9 @@ class Session(Acknowledging):
         token_lifetime: TokenLifetime = UNLIMITED,
         rate: ClientRate | None = None,
     ) -> None:
-        """Take what it stands on, who it is (id is unique for ever), where it goes and comes from, what it may do.
+        """Store the connection, the id (unique for ever), the room and parameters, the address and the permissions.
 
-        Pace limits how fast it may publish and read; None: no limit.
+        Rate limits how fast it may publish and read; None: no limit.
         """
         self._hub = hub
         self._config = config
@@ -148,23 +148,23 @@ class Session(Acknowledging):
         self.token_lifetime = token_lifetime
         self.nick = token_lifetime.permissions.nick or target.nick
         self.wanted = self.nick
-        """The nick that it asked for, or that of its token."""
+        """The nick that the client asked for, or that of its token."""
         self.format = self.usual_format
         self.deliver = connection.deliver  # the hub's loop calls it for each client and batch
 
     @property
     def echo(self) -> bool:
-        """Whether it hears its own messages."""
+        """Whether the client receives its own messages."""
         return self._target.echo
 
     @property
     def subject(self) -> str:
-        """Who its token says it is; empty where it has none."""
+        """The subject of its token; empty if there is none."""
         return self.token_lifetime.permissions.subject
 
     @property
     def identity(self) -> Identity:
-        """What it wants to be called, and with which right."""
+        """The nick that it wants, and its right to it."""
         return self.token_lifetime.identify(self.wanted, self.address)
 
     @property
@@ -174,17 +174,17 @@ class Session(Acknowledging):
 
     @property
     def lingers(self) -> bool:
-        """Whether it may come back unnoticed."""
+        """Whether it may come back without presence events."""
         return bool(self.key)
 
     @property
     def last(self) -> int:
-        """How many messages it wants to hear that were said before."""
+        """How many earlier messages it wants."""
         return self._target.last
 
     @property
     def since(self) -> StreamPosition | None:
-        """Nothing: a bare client knows no positions."""
+        """None: a pipe client has no positions."""
         return None
 
     @property
@@ -195,15 +195,15 @@ class Session(Acknowledging):
     # The connection calls
 
     def join(self) -> "Deferred[None]":
-        """Enter the room; fires once the session hears it, in time or never."""
+        """Join the room; fires once messages of the room are delivered, or never."""
         return self._hub.join(self._target.room, self)
 
     def why_not_joined(self) -> CloseCode:
-        """Return the reason why it did not hear the room in time."""
+        """Return the reason why the room could not be joined in time."""
         return self._hub.why_not_joined()
 
     def received(self, texts: Sequence[str]) -> None:
-        """Take the text messages of one read, in their order."""
+        """Handle the text messages of one read, in order."""
         lines = [line for text in texts if (line := read_line(text))]
         most = self._config.max_message
         for index, line in enumerate(lines):
@@ -215,7 +215,7 @@ class Session(Acknowledging):
         self._take(lines)
 
     def received_binary(self, payload: bytes) -> None:
-        """Hang up. The connection has done so at the first frame: this is for sessions that take such messages."""
+        """Close the connection. It has done so at the first frame: this is for sessions that accept binary messages."""
         self._connection.close(NOT_TEXT)
 
     def _take(self, lines: Sequence[str]) -> None:
@@ -231,7 +231,7 @@ class Session(Acknowledging):
             self._publish_in_time(lines, self._rate)
 
     def _publish_in_time(self, lines: Sequence[str], rate: ClientRate) -> None:
-        """Publish what may be said by now; hold the rest, and read no more, until it may be."""
+        """Publish what the rate allows now; keep the rest, and stop reading until it may be published."""
         fit, wait = rate.take_some([utf8_size(line) for line in lines])
         if fit:
             self._publish(lines[:fit])
@@ -251,7 +251,7 @@ class Session(Acknowledging):
         self._go_on()
 
     def _leave_behind(self, rate: ClientRate) -> None:
-        """Let what is held be said though the client is gone, unless too much is left behind already."""
+        """Keep the messages of a client that disconnected, unless too many are kept already."""
         if not rate.slowed.leave(self, sum(map(utf8_size, self._held))):
             self._give_up_held()
 
@@ -261,14 +261,14 @@ class Session(Acknowledging):
         log.warn("{count} messages of a client that left came too fast, and were not taken", count=len(held))
 
     def _go_on(self) -> None:
-        """Say what was held, as far as it may be said now; read on once there is nothing left of it."""
+        """Publish the kept messages as far as the rate allows; resume reading once none is left."""
         held, self._held = self._held, ()
         self._take(held)
         if not self._held and not self._closed:
             self._connection.resume()
 
     def hurry(self) -> None:
-        """Say at once what was held back for coming too fast: there is no time any more."""
+        """Publish the kept messages at once, because the worker stops."""
         if self._slowed is not None:
             self._slowed.cancel()
             if self._rate is not None:
@@ -281,46 +281,46 @@ class Session(Acknowledging):
         self._hub.publisher.publish(self._target.room, self, lines)
 
     def _not_allowed(self, lines: Sequence[str]) -> None:
-        """Hang up: there is no other way to tell a bare client that it may only listen."""
+        """Close the connection: a pipe client can not be told otherwise that it may only read."""
         REFUSED_MESSAGES["forbidden"].value += len(lines)
         self._connection.close(READ_ONLY)
 
     def compress(self) -> None:
-        """Let what is sent be compressed."""
+        """Compress messages to the client from now on."""
         self.format = self.format.deflated
 
     def opened(self) -> None:
-        """Learn that the handshake was answered."""
+        """Start the token's timer: the handshake was answered."""
         self.token_lifetime.begin(self.token_ends, lambda: self._connection.close(TOKEN_OUT))
 
     def token_ends(self, seconds: float) -> None:
-        """Say nothing: a bare client gets messages and nothing else."""
+        """Do nothing: a pipe client receives messages and nothing else."""
 
     def farewell(self, close_code: CloseCode) -> bytes:
-        """Give the frames that go out before the connection closes for this reason."""
+        """Return the frames that go out before the connection closes for this reason."""
         return b""
 
     def became_slow(self) -> None:
-        """Let history give it what it can't take now; it did not ask for that, so it is not charged."""
+        """Serve the client from history until it has caught up; it did not ask for that, so it is not charged."""
         self._pays = False
         self._hub.fall_behind(self._target.room, self)
 
     def drained(self) -> None:
-        """Go on with that, where it is behind."""
+        """Continue from history, if it is not caught up."""
         self._hub.drained(self._target.room, self)
 
     def record_positions(self) -> None:
-        """Note, before the connection closes, up to where it was given everything."""
+        """Record, before the connection closes, up to where everything was delivered."""
         if self._receipts is not None:
             self._hub.note(self._target.room, self)
             self.seal()
 
     def record_arrival(self) -> None:
-        """See, while the socket is still there, what has arrived."""
+        """Record, while the socket still exists, what has arrived."""
         self.close()
 
     def closed(self) -> None:
-        """Leave the room: the connection is lost. What is held back is published if the bus comes back in time."""
+        """Leave the room: the connection is lost. Kept messages are published if the broker comes back in time."""
         self._closed = True
         self.token_lifetime.stop()
         self._hub.leave(self._target.room, self)
@@ -344,23 +344,23 @@ class Session(Acknowledging):
             self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
 
     def refused(self, close_code: CloseCode) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close(close_code)
 
     def not_sent(self, close_code: CloseCode) -> None:
-        """Hang up: there is no other way to tell a bare client that its message was not taken."""
+        """Close the connection: a pipe client can not be told otherwise that its message was refused."""
         self._connection.close(close_code)
 
     def renamed(self, nick: str) -> None:
-        """Learn that it has another nick; one without has none to lose."""
+        """Do nothing: a pipe client has no nick."""
 
     def began(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
-        """Never: what history has for it comes as any message does."""
+        """Do nothing: history is delivered like any message."""
 
     def missed_changes(self) -> None:
-        """Learn that it was not told of all who came and went."""
+        """Do nothing: a pipe client receives no presence events."""
 
     def replay(self, blob: bytes, count: int) -> bool:
         """Send these frames, which are count messages that others have had before."""
@@ -369,10 +369,10 @@ class Session(Acknowledging):
         return self._connection.replay(blob, count)
 
     def lost(self, gap: OffsetGap) -> None:
-        """Say nothing: a bare client gets messages and nothing else."""
+        """Do nothing: a pipe client receives messages and nothing else."""
 
     def too_slow(self, gap: OffsetGap) -> None:
-        """Hang up: without history there is no other way to tell a bare client that it missed something."""
+        """Close the connection: without history a pipe client can not be told otherwise about a gap."""
         self._connection.close(too_slow(gap.count))
 
     # What was read and can't be published yet: bounded by what one read brings, for reading stops
@@ -390,7 +390,7 @@ class Session(Acknowledging):
             self._leave_waiting()
 
     def _leave_waiting(self) -> None:
-        """Let what is held wait for the bus though the client is gone, unless too much of that waits already."""
+        """Keep the messages of a disconnected client until the broker is back, unless too many are kept already."""
         publisher, overhead = self._hub.publisher, self._config.message_overhead_bytes
         size = sum(utf8_size(line) + overhead for line in self._held)
         if not publisher.left.leave(self, size) or publisher.waiting > self._config.worker_connections:

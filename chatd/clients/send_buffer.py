@@ -1,11 +1,11 @@
-"""What goes out to one client: straight to its socket while it keeps up, to a bounded backlog where it does not.
+"""The outgoing data of one client: written to its socket directly, or to a bounded send buffer if it is slow.
 
-A client with more than ``max_backlog`` unread is written to no more, and said to fall behind: what it was not given it
-gets later, when it has read what waits for it. Nobody else notices. Of WebSockets it knows nothing.
+A client with more than ``max_backlog`` unread bytes gets no further messages. It receives them later from history, once
+it has read the waiting data; other clients are not affected. This module knows nothing of WebSockets.
 
-``SEND_BUFFER_BYTES`` counts the bytes that wait for all clients of the process, those of HTTP included (``web/site``).
-The send buffer of a slow consumer is counted at each write to it, and once a second. While the sum is more than
-``max_backlog_total`` such a client falls behind at once.
+``SEND_BUFFER_BYTES`` is the amount that waits for all clients of the process, HTTP clients included (``web/site``). The
+share of a slow client is counted at each write to it, and once a second. While the sum exceeds ``max_backlog_total``,
+slow clients get no further messages at once.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ SLOW_CLIENTS: "set[CountedBacklog]" = set()
 
 
 class CountedBacklog:
-    """What writes to a client, and counts in ``SEND_BUFFER_BYTES`` what waits for it while it is in CHOKED."""
+    """A client's outgoing data, counted in ``SEND_BUFFER_BYTES`` while the client is in SLOW_CLIENTS."""
 
     __slots__ = ()
 
@@ -39,13 +39,13 @@ class CountedBacklog:
 
     @property
     def waiting(self) -> int:
-        """How many bytes wait for the client; where the transport does not tell, all since it had too many."""
+        """How many bytes wait for the client; if the transport does not tell, all since its buffer was full."""
         unwritten = _unwritten(self.transport)
         return self._backlog if unwritten is None else unwritten
 
     @property
     def unacknowledged(self) -> int:
-        """How many bytes the client's kernel has not said that it has; what waits here is among them."""
+        """How many bytes the client's kernel has not acknowledged, those that wait here included."""
         return self.waiting + _ask_kernel(self.transport)[1]
 
     @property
@@ -59,9 +59,9 @@ class CountedBacklog:
 
     @property
     def window(self) -> int | None:
-        """How many bytes more the client's kernel takes (RFC 9293, section 3.8.6); None if it does not say.
+        """How many more bytes the client's kernel accepts (RFC 9293, section 3.8.6); None if unknown.
 
-        It gets smaller by what comes, and larger by what the client reads of it.
+        It shrinks with what arrives, and grows with what the client reads.
         """
         return _ask_tcp(self.transport, _WINDOW)
 
@@ -88,7 +88,7 @@ class CountedBacklog:
 class SendBuffer(CountedBacklog):
     """The outgoing half of a connection, open from ``open_out`` to ``shut_out``.
 
-    To its transport it is a push producer, which hears at ``pauseProducing`` that more than 64 KiB wait.
+    To its transport it is a push producer: ``pauseProducing`` means that more than 64 KiB wait.
     """
 
     # One message a client means one walk over all clients: what each of them costs is mostly the memory it touches.
@@ -102,7 +102,7 @@ class SendBuffer(CountedBacklog):
     """The most bytes of answers that may wait for a client while more than that waits for all."""
 
     def prepare(self) -> None:
-        """Be shut, on a transport that may still be somebody else's."""
+        """Initialize the closed state, on a transport that another protocol may still use."""
         self.opened = False
         self.buffer_full = False
         """Whether the transport has more to write than it likes to keep."""
@@ -110,7 +110,7 @@ class SendBuffer(CountedBacklog):
         self._idle: Any = None  # the socket, while it may be written to directly
 
     def attach(self) -> None:
-        """Take the transport that we were given."""
+        """Register as the producer of the transport."""
         self.prepare()
         self.transport.registerProducer(self, True)
 
@@ -130,7 +130,7 @@ class SendBuffer(CountedBacklog):
         self.transport.write(data)
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        """Write frames that are count messages; if the client does not read, say so and write none of them.
+        """Write frames that are count messages, unless the client is too slow.
 
         Return whether they were written.
         """
@@ -147,7 +147,7 @@ class SendBuffer(CountedBacklog):
         return True
 
     def _deliver_in_order(self, blob: bytes, count: int) -> bool:
-        """Write behind what waits for the client; a plain socket for which nothing waits is idle from now on."""
+        """Write after the waiting data. A plain socket without waiting data is written to directly from now on."""
         if not self.opened:
             return False
         transport = self.transport
@@ -162,7 +162,7 @@ class SendBuffer(CountedBacklog):
         return self.replay(blob, count)
 
     def send(self, blob: bytes) -> None:
-        """Write frames that are for this client alone; where it does not read, say so."""
+        """Write frames that are for this client alone, unless it is too slow."""
         if self.opened and blob:
             crowded = SEND_BUFFER_BYTES.value > self.max_backlog_total
             if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
@@ -198,9 +198,9 @@ class SendBuffer(CountedBacklog):
         return isinstance(self.transport, Socket) and not self.transport.TLS
 
     def progress(self) -> tuple[int, int]:
-        """How many bytes were written, and how many of them the client's kernel has; both counted from anywhere.
+        """Return how many bytes were written, and how many the client's kernel has; both counted from anywhere.
 
-        What knows no such numbers has either everything or nothing. What was written may be less than it says.
+        Without such numbers, either everything or nothing has arrived. Less may have been written than is returned.
         """
         acknowledged, sent = _ask_kernel(self.transport)
         ahead = self.waiting + sent
@@ -222,32 +222,32 @@ class SendBuffer(CountedBacklog):
         return bool(silent >= seconds * 1000 and (sent_again > 0 or probed >= probes))
 
     def became_slow(self) -> None:
-        """Learn that the client does not get what was just delivered."""
+        """Handle that messages were not written, because too much data waits for the client."""
 
     def stopped_reading(self) -> None:
-        """Learn that the client asks for more than it reads."""
+        """Handle that the client asks for more than it reads."""
 
     def drained(self) -> None:
-        """Learn that the client has read all that waited for it."""
+        """Handle that the client has read all waiting data."""
 
     # The transport calls
 
     def pauseProducing(self) -> None:
-        """Note that the client does not keep up in reading. Twisted's sockets say so again at every write."""
+        """Count the client as slow. Twisted's sockets call this at every write."""
         if self.buffer_full:
             return
         self.buffer_full = True
         self._begin_backlog()
 
     def resumeProducing(self) -> None:
-        """Note that it has read everything."""
+        """Count the client as fast again: it has read everything."""
         self.buffer_full = False
         self._forget_backlog()
         self._backlog = 0
         self.drained()
 
     def stopProducing(self) -> None:
-        """Note that the socket is gone; connectionLost says so too."""
+        """Stop counting: the socket is gone. connectionLost follows."""
         self._forget_backlog()
 
 
@@ -268,7 +268,7 @@ def _unwritten(transport: Any) -> int | None:
 
 
 def _is_held_back(transport: Any) -> bool:
-    """Whether TLS keeps something that was written, as it does up to the end of the turn; its length is not known."""
+    """Return whether TLS buffers written data, as it does up to the end of the turn; its length is not known."""
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, BufferingTLSTransport):  # Twisted 26.10 has no public way to ask
             aggregated: Any = getattr(transport._aggregator, "_buffer", None)
@@ -288,10 +288,10 @@ _ACKNOWLEDGED = struct.Struct("=2xBB52xI")
 
 
 def _ask_kernel(transport: Any) -> tuple[int | None, int]:
-    """Give how many bytes the other side of a socket has acknowledged, where it tells, and how many it has yet to.
+    """Return how many bytes the peer's kernel has acknowledged, None if unknown, and how many it has not.
 
-    Behind a unix socket is no second kernel: acknowledged is what was read, or somewhat less, because the kernel gives
-    the memory that the rest takes.
+    A unix socket has no second kernel: acknowledged is what was read, or somewhat less, because the kernel reports the
+    memory that the rest takes.
     """
     try:
         handle = innermost(transport).getHandle()
@@ -304,7 +304,7 @@ def _ask_kernel(transport: Any) -> tuple[int | None, int]:
 
 
 def _ask_tcp(transport: Any, field: struct.Struct) -> int | None:
-    """Give a field of what Linux knows of a TCP connection; None if it is no such, or the kernel has no such field."""
+    """Return a field of Linux's ``struct tcp_info``; None for another socket, or a kernel without that field."""
     try:
         info = innermost(transport).getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.size)
         found: int = field.unpack(info)[0]

@@ -1,4 +1,4 @@
-"""A session that only listens: somebody who follows a room over HTTP."""
+"""The session of a client that follows a room over HTTP, and so only receives."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from chatd.protocol.message import OffsetGap, StreamPosition
 
 
 class StreamSession(Session):
-    """One client that follows one room; with a nick it is seen there, and sees who comes and goes."""
+    """One client that follows one room over HTTP; with a nick it is listed there, and receives presence events."""
 
     protocol = "http"
 
     __slots__ = ("_since", "_stream")
 
     def __init__(self, *args: Any, stream: Stream, since: StreamPosition | None, **options: Any) -> None:
-        """Take what a Session takes, how the client hears the room, and from where on it wants to."""
+        """Store what a Session stores, the encoding of the stream, and the position after which to start."""
         super().__init__(*args, **options)
         if not self._target.nick:  # nobody sees it, whatever its token says
             self.nick = self.wanted = ""
@@ -25,29 +25,29 @@ class StreamSession(Session):
 
     @property
     def listens(self) -> bool:  # type: ignore[override]
-        """Whether it is told who comes and goes, and has a nick of its own."""
+        """Whether it receives presence events, and has a nick of its own."""
         return bool(self._target.nick)
 
     @property
     def since(self) -> StreamPosition | None:
-        """From where on it wants to hear the room."""
+        """The position after which the client wants to continue."""
         return self._since
 
     def opened(self) -> None:
-        """Say which nick it got, where that is not the one it wanted."""
+        """Send the nick, if it is not the requested one."""
         if self._target.nick and self.nick != self._target.nick:
             self._connection.send(self._stream.another_nick(self._target.nick, self.nick))
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
-        """Say so."""
+        """Send when the token ends."""
         if told := self._stream.token_ends(seconds):
             self._connection.send(told)
 
     def lost(self, gap: OffsetGap) -> None:
-        """Say what is gone for good."""
+        """Send the gap."""
         self._connection.send(self._stream.lost(self._target.room, gap))
 
     def too_slow(self, gap: OffsetGap) -> None:
-        """Say what it missed, and go on."""
+        """Send the gap, and stay open."""
         self.lost(gap)

@@ -1,4 +1,4 @@
-"""A member that speaks ``chatd.v1``: one connection in one of its rooms."""
+"""One room of a ``chatd.v1`` connection, as a subscriber of that room."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,11 +16,11 @@ from chatd.protocol.message import Batch, OffsetGap, StreamPosition, rfc3339_ms
 from chatd.protocol.text import Format
 
 Ref = int | str | UnsetType
-"""What a client calls a request of its own; it comes back with the answer."""
+"""A client's own id of a request; the answer repeats it."""
 
 
 class Owner(Protocol):
-    """What is asked of the connection's session, which has all its memberships."""
+    """The session that owns the subscriptions of a connection."""
 
     id: str
     address: str
@@ -35,29 +35,29 @@ class Owner(Protocol):
 
     @property
     def echo(self) -> bool:
-        """Whether the client hears its own messages."""
+        """Whether the client receives its own messages."""
 
     @property
     def key(self) -> str:
         """Its resume key."""
 
     def say(self, event: json_v1.Event) -> None:
-        """Say something to it."""
+        """Send an event."""
 
     def flush(self) -> None:
-        """Send what was said, for something else is about to be sent."""
+        """Write the events that were sent, because other frames follow."""
 
     def renamed(self, nick: str) -> None:
-        """Say which nick it has now."""
+        """Send the new nick."""
 
     def tell_members(self, room: str, ref: Ref) -> None:
-        """Say who is in a room."""
+        """Send the list of members of a room."""
 
     def was_read(self, size: int) -> None:
         """Charge the address for so many bytes of text that were read for the client."""
 
     def carry_on(self) -> None:
-        """Go on with what waited for the bus."""
+        """Continue with the requests that waited for the broker."""
 
     def bus_away(self) -> None:
         """Refuse what waited for it."""
@@ -88,7 +88,7 @@ class Subscription(Acknowledging):
     )
 
     def __init__(self, program: Owner, room: str, key: str = "") -> None:
-        """Take whose it is, and the key under which its place is kept, if any."""
+        """Store the owner, the room, and the resume key, if any."""
         self._program = program
         self._receipts = Receipts(program.connection.progress, program.config.marks) if key else None
         self.id = program.id
@@ -103,32 +103,32 @@ class Subscription(Acknowledging):
         self.since: StreamPosition | None = None
         self.last = 0
         self.joined = False
-        """Whether it may speak."""
+        """Whether it may publish."""
         self.joining = True
-        """Whether it is still to be told how it begins."""
+        """Whether the answer to its join is still to be sent."""
         self.pays = True
-        """Whether it is charged for what history has for it: it asked for that."""
+        """Whether history that is read for it is charged: the client asked for it."""
 
     @property
     def echo(self) -> bool:
-        """Whether it hears its own messages."""
+        """Whether the client receives its own messages."""
         return self._program.echo
 
     @property
     def subject(self) -> str:
-        """Who its token says it is; empty where it has none."""
+        """The subject of its token; empty if there is none."""
         return self._program.token_lifetime.permissions.subject
 
     @property
     def identity(self) -> Identity:
-        """What it wants to be called, in all its rooms the same where no token says it, and with which right."""
+        """The nick that it wants, in all rooms the same if no token has one, and its right to it."""
         program = self._program
         identity = program.token_lifetime.identify(program.wanted, program.address)
         return identity if identity.owner else identity.keeping(program.nick)
 
     @property
     def lingers(self) -> bool:
-        """Whether it may come back unnoticed."""
+        """Whether it may come back without presence events."""
         return bool(self._program.key)
 
     @property
@@ -137,7 +137,7 @@ class Subscription(Acknowledging):
         return self._program.connection.buffer_full
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        """Send these frames and return True, or fall behind in this room."""
+        """Write frames and return True, unless the client is too slow."""
         program = self._program
         program.flush()
         program.delivering = self
@@ -153,7 +153,7 @@ class Subscription(Acknowledging):
     def began(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
-        """Begin with what was asked for, what of it is lost, and whether more of it follows."""
+        """Send the answer to a join: the requested messages, what of them is lost, and whether more follow."""
         lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
         said = [event for batch in batches for event in json_v1.message_events(batch)]
         self._program.was_read(sum(batch.size for batch in batches))
@@ -164,30 +164,30 @@ class Subscription(Acknowledging):
         self._program.say(answer)
 
     def lost(self, gap: OffsetGap) -> None:
-        """Say what is gone for good."""
+        """Send the gap."""
         self._program.say(json_v1.gap_event(self.room, gap))
 
     def too_slow(self, gap: OffsetGap) -> None:
-        """Say what it missed."""
+        """Send the gap."""
         self.lost(gap)
 
     def renamed(self, nick: str) -> None:
-        """Say which nick it has now."""
+        """Send the new nick."""
         self._program.renamed(nick)
 
     def missed_changes(self) -> None:
-        """Say who is there: it does not know who came and went while it was behind."""
+        """Send the list of members: presence events were skipped while the client was slow."""
         self._program.tell_members(self.room, UNSET)
 
     def refused(self, close_code: CloseCode) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._program.connection.close(close_code)
 
     def not_sent(self, close_code: CloseCode) -> None:
-        """Nothing: each of its messages has a receipt."""
+        """Do nothing: each of its messages has a receipt."""
 
     def carry_on(self) -> None:
-        """Go on with what waited."""
+        """Continue with the requests that waited."""
         self._program.carry_on()
 
     def bus_away(self) -> None:
@@ -196,7 +196,7 @@ class Subscription(Acknowledging):
 
 
 def listed(members: MemberList) -> Sequence[json_v1.Member] | None:
-    """List who is in a room as programs are told; None where they are too many."""
+    """Return the members of a room for a JSON client; None if they are too many."""
     if members.present is None:
         return None
     return [

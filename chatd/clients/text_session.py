@@ -1,4 +1,4 @@
-"""A session of somebody at a terminal: a nick, commands, and lines of the server, which start with ``* ``."""
+"""The session of a client with a nick at a terminal: commands, and lines of the server, which start with ``* ``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,30 +37,30 @@ class TextSession(Session):
     __slots__ = ("_questions",)
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Take what a Session takes."""
+        """Store what a Session stores."""
         super().__init__(*args, **options)
         self._questions = 0  # that have no answer yet
 
     # The connection calls
 
     def opened(self) -> None:
-        """Say which nick it got, where that is not the one it wanted."""
+        """Send the nick, if it is not the requested one."""
         if self.nick != self._target.nick:
             self._tell_nick(self.token_lifetime.permissions.nick or self._target.nick, self.nick)
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
-        """Say so."""
+        """Send when the token ends."""
         self._say(text.token_ends(seconds))
 
     def farewell(self, close_code: CloseCode) -> bytes:
-        """Say why the connection closes: websocat does not show the reason."""
+        """Return the last line: why the connection closes, which websocat does not show."""
         return text_frame(text.closing_notice(close_code.reason).encode())
 
     # What it types
 
     def _publish_in_time(self, lines: Sequence[str], rate: ClientRate) -> None:
-        """Publish what may be said by now, and say of the rest that it was not."""
+        """Publish what the rate allows now; refuse the rest with a notice."""
         fit: list[str] = []
         for line in lines:
             if not isinstance(read_command(line), Say) or not (wait := rate.take(utf8_size(line))):
@@ -74,7 +74,7 @@ class TextSession(Session):
         self._publish(fit)
 
     def _warn(self, rate: ClientRate, wait: float) -> bool:
-        """Tell the client that it was too fast; close the connection and return False after too many warnings."""
+        """Send the notice of exceeding the rate; close the connection and return False after too many."""
         if rate.refused > self._config.flood_warnings:
             self._connection.close(FLOODING)
             return False
@@ -112,7 +112,7 @@ class TextSession(Session):
         self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
 
     def _turn_down(self, lines: Sequence[str], reason: str, told: str) -> None:
-        """Publish nothing of it, and say so; commands are obeyed."""
+        """Refuse messages with a notice; execute commands."""
         for command in map(read_command, lines):
             if isinstance(command, Say):
                 REFUSED_MESSAGES[reason].value += 1
@@ -160,7 +160,7 @@ class TextSession(Session):
             self._ask(question, tell)
 
     def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
-        """Ask the bus, and tell the answer when it comes; no more than a few at a time."""
+        """Ask the broker and send the answer when it comes; only a few questions may be open."""
         if self._questions >= self._config.questions:
             self._say(text.not_sent(FULL))
             return
@@ -208,7 +208,7 @@ class TextSession(Session):
     # The hub calls
 
     def bus_away(self) -> None:
-        """Give back what was held; what somebody left behind waits for the bus."""
+        """Refuse what was kept; messages of a client that disconnected wait for the broker."""
         if self._closed:
             super().bus_away()
             return
@@ -218,19 +218,19 @@ class TextSession(Session):
         self._connection.resume()
 
     def not_sent(self, close_code: CloseCode) -> None:
-        """Say so, and stay."""
+        """Send a notice, and stay open."""
         self._say(text.not_sent(close_code.reason.removeprefix("not sent: ")))
 
     def lost(self, gap: OffsetGap) -> None:
-        """Say how much is gone for good."""
+        """Send the size of the gap."""
         self._say(text.lost(gap.count))
 
     def too_slow(self, gap: OffsetGap) -> None:
-        """Say how much it missed, and stay."""
+        """Send the size of the gap, and stay open."""
         self._say(text.lost(None) if gap.count is None else text.missed(gap.count))
 
     def renamed(self, nick: str) -> None:
-        """Say which nick it has now."""
+        """Send the new nick."""
         self._say(text.you_are(nick))
 
     def _say(self, *lines: str) -> None:

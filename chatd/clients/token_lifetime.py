@@ -1,4 +1,4 @@
-"""What a client may do, for as long as its token is good: it is warned before the end, and may bring another token."""
+"""The permissions of a client and their end: a warning, a replacement of the token, or the close of the connection."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,17 +19,17 @@ LOOK_SECONDS = 3600.0
 
 @lru_cache(maxsize=4096)
 def origin(address: str) -> str:
-    """Return what is the same for all clients of an address (of IPv6: of its /64), in a fixed length; empty: none.
+    """Return a short hash that all clients of an address (of IPv6: of its /64) share; empty for no address.
 
-    It hides the address from a glance only: whoever reads it can hash all IPv4 addresses and compare. The broker has
-    it, and no client is told it.
+    It hides the address only from a glance: all IPv4 addresses can be hashed and compared. The broker stores it;
+    clients never receive it.
     """
     target = group(address)
     return sha256(target.encode()).hexdigest()[:_ORIGIN_LENGTH] if target else ""
 
 
 class TokenLifetime:
-    """What one client may do."""
+    """The permissions of one client, and how long they are valid."""
 
     __slots__ = ("_end", "_now", "_timer", "_timers", "_token_verifier", "_warn", "_warned", "_warning", "permissions")
 
@@ -41,7 +41,9 @@ class TokenLifetime:
         config: Config,
         now: Callable[[], float],
     ) -> None:
-        """Take what its token says, who knows tokens, timers, and the time of day in seconds since 1970."""
+        """Store the permissions, the verifier of new tokens, timers, and what returns the time of day in seconds since
+        1970.
+        """
         self.permissions = permissions
         self._token_verifier = token_verifier
         self._timers = timers
@@ -58,7 +60,7 @@ class TokenLifetime:
         return None if self.permissions.expires is None else max(0.0, self.permissions.expires - self._now())
 
     def identify(self, nick: str, address: str) -> Identity:
-        """Return who a client at an address is in a room where it wants a nick."""
+        """Return the identity of a client at an address that wants a nick."""
         return Identity(nick, self.permissions.who, self.permissions.anonymous)
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
@@ -67,13 +69,13 @@ class TokenLifetime:
         self._look()
 
     def stop(self) -> None:
-        """Call nobody any more: the client is gone."""
+        """Stop the timer: the client is gone."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def renew(self, token: str) -> None:
-        """Go on with a new token of the same subject. Raises BadToken, and then nothing has changed."""
+        """Replace the token by another one of the same subject. Raise BadToken, and then nothing has changed."""
         permissions = self._token_verifier.check(token, self._now())
         if permissions.who != self.permissions.who:
             raise BadToken("the token is somebody else's")
@@ -103,7 +105,7 @@ class TokenLifetime:
 
 
 class _Unlimited(TokenLifetime):
-    """What everybody may do where no tokens are asked for: one for all, without timers."""
+    """The permissions of all clients if no tokens are required: one object for all, without timers."""
 
     __slots__ = ()
 
@@ -111,17 +113,17 @@ class _Unlimited(TokenLifetime):
         self.permissions = EVERYTHING
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
-        """Go on for ever."""
+        """Do nothing: the permissions never end."""
 
     def stop(self) -> None:
-        """Nothing was begun."""
+        """Do nothing: there is no timer."""
 
     def identify(self, nick: str, address: str) -> Identity:
-        """Return the same; without tokens clients from one place may be one client."""
+        """Return the identity with a hash of the address: without tokens clients of one address may be one client."""
         return Identity(nick, origin=origin(address)) if nick else _NOBODY
 
     def renew(self, token: str) -> None:
-        """Take no token. Raises BadToken."""
+        """Raise BadToken: tokens are not accepted."""
         raise BadToken("this server takes no tokens")
 
 

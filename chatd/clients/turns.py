@@ -1,8 +1,8 @@
-"""Whose frames are handled when: connections that send more small frames than a turn has room for wait for each other.
+"""Turns of connections that send more small frames than fit in one reactor turn.
 
-A frame costs the same however small it is, so 64 KiB of pings would stop everybody for half a second. A connection has
-so many frames handled at once; the rest waits, unread, and gets a slice of that size when its time comes, one
-connection after the other. What is no message is handled in a share of the time only: after each slice there is rest.
+A frame costs the same however small it is, so 64 KiB of pings would stop all others for half a second. A connection has
+a limited number of frames handled at once. The rest waits, unread, and gets slices of that size, in turns with other
+connections. Frames other than messages get a share of the time only: after each slice there is a pause.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ class Turns:
     """The slices of one worker."""
 
     def __init__(self, clock: Any, rest: float) -> None:
-        """Take the reactor, and for how many times as long as a slice took there is rest after it."""
+        """Store the reactor, and for how many times as long as a slice took there is rest after it."""
         self._clock = clock
         self._rest = rest
         self._waiting: deque[Callable[[], bool]] = deque()

@@ -1,8 +1,8 @@
 """One client's WebSocket on Autobahn's, from the answer to its handshake to the end of its socket.
 
-A thin adapter: bytes, back-pressure and closing are here, what a client may do is its session's. Frames that the
-fast lane leaves are Autobahn's; where it leaves something unbounded, the bound is put here. Names in camelCase are
-Autobahn's and Twisted's, who call them.
+A thin adapter for bytes, back-pressure and closing; the session decides what the client may do. Autobahn parses the
+frames that do not take the fast lane, and bounds that it lacks are added here. Names in camelCase are called by
+Autobahn and Twisted.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class _ReadingState(NamedTuple):
 
 
 class Connection(SendBuffer, WebSocketServerProtocol):
-    """One client's connection. Its options stand on a subclass that the factory makes once."""
+    """One client's connection. The factory sets its options on a subclass."""
 
     __slots__ = (
         *LASTING,
@@ -81,14 +81,14 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     message_data: list[bytes]
 
     longest: int
-    """The longest message that may come in, in bytes."""
+    """The longest message that is accepted, in bytes."""
 
     log = Quiet()
     is_open = is_closed = Quiet()  # Autobahn's Deferreds, on which nobody waits
     websocket_version = 13
 
     def __init__(self, upgrade: Upgrade) -> None:
-        """Take the handshake that is to be answered."""
+        """Store the handshake that is to be answered."""
         self.session: Session | JsonSession
         self._upgrade: Upgrade | None = upgrade
         self._paused = False  # not reading, for the session
@@ -160,7 +160,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     # Twisted calls: what comes in
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what was read."""
+        """Handle the data that was read."""
         self.data += data
         if not self._queued:
             self.consumeData()
@@ -170,7 +170,9 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         self._handle_frames()
 
     def _handle_frames(self) -> bool:
-        """Handle what was read, or a slice of it; whether there were messages, and nothing else that takes long."""
+        """Handle the data that was read, or a slice of it; return whether it had messages, and nothing else that is
+        slow.
+        """
         config, messages = self.factory.config, False
         steps = config.slice_steps
         while self.state in (self.STATE_OPEN, self.STATE_CLOSING):
@@ -197,7 +199,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         return self.state == self.STATE_OPEN and self.current_frame is None and not self.inside_message
 
     def _take_texts(self) -> tuple[list[str], bool]:
-        """Take the messages that the buffer begins with; give them, and whether what is left, if any, has to wait."""
+        """Handle the messages at the start of the buffer; return them, and whether the rest, if any, has to wait."""
         config = self.factory.config
         texts, used, wait = take_texts(self.data, min(LONGEST, self.longest), config.slice_texts)
         if used:
@@ -227,7 +229,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         return messages
 
     def _look_for_flood(self, *, messages: bool) -> None:
-        """Hang up on a client that has sent more than can be handled of what is no message, for long."""
+        """Close the connection of a client that has sent too many frames other than messages for too long."""
         now, longest = self._queued_at, self.factory.config.flood_seconds
         if messages:
             self._flooding_since = now
@@ -258,13 +260,13 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._fail_connection(TOO_LARGE.code, TOO_LARGE.reason)
 
     def onMessageEnd(self) -> None:
-        """Put a message together."""
+        """Join the fragments of a message."""
         payload, self.message_data = b"".join(self.message_data), []
         if not self.failedByMe:
             self.onMessage(payload, self.message_is_binary)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """Hand a message on that did not come down the fast lane, unless we are closing already."""
+        """Handle a message that did not take the fast lane, unless the connection is closing."""
         if self.state != self.STATE_OPEN:
             return
         if isBinary:
@@ -273,7 +275,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._received([payload.decode()])
 
     def onFrameEnd(self) -> bool | None:
-        """Note that the client lives: a whole frame of it came."""
+        """Record that the client is alive: a whole frame came."""
         self._heard()
         ended: bool | None = super().onFrameEnd()
         return ended
@@ -286,7 +288,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             super().onPing(payload)
 
     def resumeProducing(self) -> None:
-        """Note that the client has read everything, and answer its newest ping."""
+        """Resume after the client has read everything, and answer its newest ping."""
         owed, self._owed = self._owed, None
         super().resumeProducing()
         if owed is not None:
@@ -384,7 +386,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self.dropConnection(abort=False)
 
     def _fail_connection(self, code: int, reason: str) -> None:
-        """Fail the connection (RFC 6455, section 7.1.7): say why, take nothing more, close the socket."""
+        """Fail the connection (RFC 6455, section 7.1.7): send the reason, read nothing more, close the socket."""
         if self.state != self.STATE_CLOSED:
             if code == TOO_LARGE.code:
                 REFUSED_MESSAGES["too_large"].value += 1
@@ -402,22 +404,22 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         self._drop = self.hang_up(self.factory.timers, self.factory.config.close_seconds)
 
     def _shut(self) -> None:
-        """Deliver no more, and note how far the client has come."""
+        """Stop delivering, and record how far the client has come."""
         self.session.record_positions()
         self.shut_out()
 
     def unregisterProducer(self) -> None:
-        """See what has arrived: Autobahn hangs up, and the transport will say no more when the socket is closed."""
+        """Record what has arrived: Autobahn disconnects, and the transport does not report the end."""
         self.stopProducing()
         super().unregisterProducer()
 
     def stopProducing(self) -> None:
-        """See what has arrived: the socket is about to be closed."""
+        """Record what has arrived: the socket is about to be closed."""
         self._shut()
         self.session.record_arrival()
 
     def connectionLost(self, reason: Failure) -> None:
-        """End: the socket is gone."""
+        """Leave the rooms: the socket is gone."""
         while self._queued and self._between_messages and self._take_texts()[0]:
             pass  # what was read is taken
         self.shut_out()
@@ -433,16 +435,16 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     # The session and the hub call
 
     def became_slow(self) -> None:
-        """Let the session see that the client gets it later."""
+        """Serve the client from history until it has caught up."""
         self.factory.slow.add(clients=1)
         self.session.became_slow()
 
     def stopped_reading(self) -> None:
-        """Hang up on a client that reads nothing of what it asks for."""
+        """Close the connection of a client that does not read its answers."""
         self.close(too_slow(None))
 
     def drained(self) -> None:
-        """Tell the session that there is room for more."""
+        """Continue from history."""
         self.session.drained()
 
     def pause(self) -> None:

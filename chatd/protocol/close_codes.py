@@ -1,7 +1,7 @@
-"""Why we hang up on a client: each reason once, with its close code (RFC 6455, section 7.4).
+"""The reasons for which the server closes a connection, with their close codes (RFC 6455, section 7.4).
 
-Autobahn itself finds frames that are wrong (1002), not UTF-8 (1007) or announced too large (1009), and says what is
-wrong with them. Every other reason stands here. All leave by ``client.connection.Connection``.
+Autobahn itself detects invalid frames (1002), invalid UTF-8 (1007) and frames that are announced too large (1009), with
+its own texts. All other reasons are defined here. They are sent by ``clients.websocket.Connection``.
 """
 
 from collections.abc import Callable
@@ -55,13 +55,13 @@ def come_back_after(close_code: CloseCode, most: float, chance: Callable[[float,
 
 
 def too_slow(missed: int | None) -> CloseCode:
-    """Give the reason for a client that read too slowly, and so missed as many messages; None: nobody knows."""
+    """Return the reason for a client that read too slowly, and so missed as many messages; None: nobody knows."""
     count = "some" if missed is None else missed
     return CloseCode(1013, f"read too slowly: {count} messages were missed; try again later")
 
 
 def frame_says(code: int | None, reason: bytes | None) -> CloseCode:
-    """Give what a Close frame of ours tells the client."""
+    """Return what a Close frame of ours tells the client."""
     return CloseCode(code or 1000, (reason or b"").decode())
 
 

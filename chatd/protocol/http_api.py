@@ -1,4 +1,4 @@
-"""What HTTP clients ask of a room beside what their URL says, and the JSON they get."""
+"""The HTTP interface of a room beyond its URL: content negotiation, headers, bodies, and the JSON of answers."""
 
 import re
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def choose_form(accept: str | None) -> str:
 
 
 def takes_gzip(accept_encoding: str | None) -> bool:
-    """Whether the client takes what is compressed with gzip, and likes it no less than as it is (section 12.5.3)."""
+    """Return whether the client accepts gzip, and prefers it at least as much as no compression (section 12.5.3)."""
     likes = dict(_weighted(accept_encoding))
     gzip = likes.get("gzip", likes.get("x-gzip", likes.get("*", 0.0)))  # x-gzip: its name of old (section 8.4.1.3)
     return gzip > 0 and gzip >= likes.get("identity", 0.0)
@@ -75,7 +75,7 @@ def asks_for_events(head: RequestHead) -> bool:
 
 
 def read_event_id(text: str) -> StreamPosition:
-    """Read where a stream of events broke off, ``EPOCH-OFFSET``. Raises Refused: 400."""
+    """Read where a stream of events broke off, ``EPOCH-OFFSET``. Raise Refused: 400."""
     if found := _EVENT_ID.fullmatch(text):
         return StreamPosition(found[1], int(found[2]))
     raise bad_request("Last-Event-ID must be that of an event: EPOCH-OFFSET")
@@ -147,7 +147,7 @@ def check_coding(content_encoding: str | None) -> None:
 
 
 def read_publish_body(content_type: str | None, body: bytes, most: int) -> PublishBody:
-    """Read the body of a request to publish, whose text may have so many bytes. Raises Refused: 400, 413 or 415."""
+    """Read the body of a request to publish, whose text may have so many bytes. Raise Refused: 400, 413 or 415."""
     if media_type(content_type) == JSON:
         said = _read_json(body)
     else:

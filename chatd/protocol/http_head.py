@@ -1,8 +1,8 @@
-"""The head of an HTTP request: checked, parsed, and refused where it must be; the room that its target names.
+"""The head of an HTTP request: checked, parsed or refused; and the room that its target names.
 
-The opening handshake of a WebSocket is read and answered here. A plain HTTP request is only looked at, for the door
-to choose: twisted.web then reads the same bytes for itself. What it would read differently than a proxy before us
-(RFC 9112, section 11.2) never reaches it.
+The opening handshake of a WebSocket is parsed and answered here. The head of a plain HTTP request is only checked:
+twisted.web then parses the same bytes itself. Bytes that it would parse differently than a proxy before it (RFC 9112,
+section 11.2) never reach it.
 """
 
 import re
@@ -58,7 +58,7 @@ class Refused(Exception):
     def __init__(
         self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = (), *, reason: str = ""
     ) -> None:
-        """Take the HTTP status, our short code for programs, one line for people, and further headers.
+        """Store the HTTP status, our short code for programs, one line for people, and further headers.
 
         The reason is for the metrics, if the code does not say it.
         """
@@ -79,7 +79,7 @@ class Refused(Exception):
         return encode({"error": self.code, "message": self.message}) + b"\n"
 
     def response(self) -> bytes:
-        """Give the whole response; the connection closes after it."""
+        """Return the whole response; the connection closes after it."""
         body = self.body()
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
@@ -142,12 +142,12 @@ class RequestHead(Struct, frozen=True):
         return "websocket" in self.listed("upgrade")
 
     def listed(self, name: str) -> list[str]:
-        """Give the values of a header that is a list, in lower case."""
+        """Return the values of a header that is a list, in lower case."""
         return [each.strip() for each in self.headers.get(name, "").lower().split(",")]
 
 
 def read_head(data: bytes) -> RequestHead:
-    """Read a head, its closing empty line included. Raises Refused."""
+    """Read a head, its closing empty line included. Raise Refused."""
     first, *rest = data.removesuffix(HEAD_END).split(b"\r\n")
     request = match_line(first, first=True)
     headers: dict[str, str] = {}
@@ -174,7 +174,7 @@ def quote_target(line: bytes) -> bytes:
 
 
 def check_framing(head: RequestHead) -> None:
-    """See that a request says in one way alone where its body ends (RFC 9112, section 6.3). Raises Refused: 400."""
+    """See that a request says in one way alone where its body ends (RFC 9112, section 6.3). Raise Refused: 400."""
     coding = head.headers.get("transfer-encoding")
     if coding is None:
         return
@@ -195,7 +195,7 @@ class Upgrade(Struct, frozen=True):
 
 
 def read_upgrade(head: RequestHead) -> Upgrade:
-    """Check the opening handshake of a client (RFC 6455, section 4.2.1). Raises Refused: 400, 405, 426 or 505."""
+    """Check the opening handshake of a client (RFC 6455, section 4.2.1). Raise Refused: 400, 405, 426 or 505."""
     headers = head.headers
     if head.method != "GET":
         raise Refused(405, "bad_request", "a WebSocket handshake is a GET", (("Allow", "GET"),))
@@ -217,7 +217,7 @@ def read_upgrade(head: RequestHead) -> Upgrade:
 
 
 def _protocol(offered: str | None) -> str:
-    """Choose a subprotocol (RFC 6455, sections 1.9 and 4.2.2). Raises Refused: 400, where it knows none of those."""
+    """Choose a subprotocol (RFC 6455, sections 1.9 and 4.2.2). Raise Refused: 400, where it knows none of those."""
     if offered is None:
         return ""
     if PROTOCOL in _offered(offered):
@@ -235,7 +235,7 @@ def _carried(offered: str | None, prefix: str) -> set[str]:
 
 
 def bearer_of_protocols(offered: str | None) -> str:
-    """Give the token among the subprotocols that a client offers; empty where there is none."""
+    """Return the token among the subprotocols that a client offers; empty where there is none."""
     tokens = _carried(offered, BEARER)
     if len(tokens) > 1:
         raise bad_request("there are several tokens; one is enough")
@@ -243,7 +243,7 @@ def bearer_of_protocols(offered: str | None) -> str:
 
 
 def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
-    """Give the answer that opens the WebSocket (RFC 6455, section 4.2.2), with the extensions that are taken up."""
+    """Return the answer that opens the WebSocket (RFC 6455, section 4.2.2), with the extensions that are taken up."""
     proof = b64encode(sha1(upgrade.key.encode("ascii") + _GUID, usedforsecurity=False).digest())
     lines = [
         "HTTP/1.1 101 Switching Protocols",
@@ -271,7 +271,7 @@ class RoomTarget(Struct, frozen=True):
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
-    """Give path and query of a request target, which may be absolute (RFC 9112, section 3.2). Raises Refused: 400."""
+    """Return path and query of a request target, which may be absolute (RFC 9112, section 3.2). Raise Refused: 400."""
     absolute = _AUTHORITY.match(target)
     path, _, query = target[absolute.end() if absolute else 0 :].partition(b"?")
     if not path.startswith(b"/") and not (absolute and not path):
@@ -280,7 +280,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def read_target(target: bytes, last: int = 0) -> RoomTarget:
-    """Read the room and the parameters from a request target (``/ops?echo=1``). Raises Refused: 404 or 400.
+    """Read the room and the parameters from a request target (``/ops?echo=1``). Raise Refused: 404 or 400.
 
     Last is how many messages are wanted where the target does not say so.
     """
@@ -301,7 +301,7 @@ def read_target(target: bytes, last: int = 0) -> RoomTarget:
 def read_upgrade_target(head: RequestHead) -> RoomTarget:
     """Read the URL of a WebSocket's handshake, and the resume key that may be among its subprotocols.
 
-    Raises Refused: 404 or 400.
+    Raise Refused: 404 or 400.
     """
     place = read_target(head.target)
     carried = _carried(head.headers.get("sec-websocket-protocol"), RESUME)
@@ -318,7 +318,7 @@ def _resume_key(value: bytes) -> str:
 
 
 def room_name(path: bytes) -> str:
-    """Read the name of a room from a path without its first slash; an empty one is the lobby. Raises Refused: 404."""
+    """Read the name of a room from a path without its first slash; an empty one is the lobby. Raise Refused: 404."""
     if path.startswith(b"-/"):
         raise Refused(404, "not_found", "nothing here; paths under /-/ are the server's own")
     try:
@@ -328,7 +328,7 @@ def room_name(path: bytes) -> str:
 
 
 def compose_room(text: str) -> str:
-    """Compose the name of a room (NFC), which may be written in several ways. Raises Refused: 404 for a long one."""
+    """Compose the name of a room (NFC), which may be written in several ways. Raise Refused: 404 for a long one."""
     if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
         raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
     return unicodedata.normalize("NFC", text)
@@ -336,7 +336,7 @@ def compose_room(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def read_room(text: str) -> str:
-    """Read the name of a room. Raises Refused: 404."""
+    """Read the name of a room. Raise Refused: 404."""
     name = compose_room(text)
     if not name:
         raise Refused(404, "bad_room", "the name of a room must not be empty")
@@ -362,7 +362,7 @@ def _nick(value: bytes) -> str:
 
 
 def follows(target: bytes) -> bool:
-    """Whether a request target asks to follow the room (``/ops?follow=1``). Raises Refused: 400."""
+    """Return whether a request target asks to follow the room (``/ops?follow=1``). Raise Refused: 400."""
     follow = parameter(target, b"follow") or b"0"
     if follow not in (b"0", b"1"):
         raise bad_request("follow must be 0 or 1")
@@ -375,7 +375,7 @@ def parameter(target: bytes, name: bytes) -> bytes | None:
 
 
 def tokens_of_target(target: bytes) -> list[str]:
-    """Give the tokens in a request target (``/ops?token=…``): one, none, or several."""
+    """Return the tokens in a request target (``/ops?token=…``): one, none, or several."""
     return [value.decode("latin-1") for name, value in _pairs(split_target(target)[1]) if name == b"token"]
 
 

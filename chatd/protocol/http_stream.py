@@ -1,7 +1,7 @@
-"""What a client hears that follows a room over HTTP: lines, JSON lines or events, in an answer without end.
+"""The formats of a stream over HTTP: lines, JSON lines or events, in a response without end.
 
-To HTTP/1.1 it goes in chunks, each message one (RFC 9112, section 7.1), and so ends where it is meant to end or is
-seen to have been cut off; to HTTP/1.0 as it is. It is framed once for all who hear it in one form.
+HTTP/1.1 gets each message as a chunk (RFC 9112, section 7.1), so that a client can tell an end from a broken
+connection. HTTP/1.0 gets the bytes alone. A message is encoded once for all clients of one form.
 """
 
 from collections.abc import Callable
@@ -173,7 +173,7 @@ _STREAMS = {
 
 
 def stream(form: str, *, chunked: bool, presence: bool) -> Stream:
-    """Give a form, the same one for all who ask: members that share a dress share its frames.
+    """Return a form, the same one for all who ask: members that share a dress share its frames.
 
     Told is who hears who comes and goes.
     """

@@ -14,7 +14,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema() -> dict[str, Any]:
-    """Give the schema: any message, as ``#/$defs/Request`` or ``#/$defs/Event``; each has a definition of its own."""
+    """Return the schema: any message, as ``#/$defs/Request`` or ``#/$defs/Event``; each has a definition of its own."""
     kinds = {"Request": get_args(Request), "Event": get_args(Event)}
     _, each = msgspec.json.schema_components([Request, Event], ref_template="#/$defs/{name}")
     either = {kind: {"anyOf": [_reference(one.__name__) for one in classes]} for kind, classes in kinds.items()}

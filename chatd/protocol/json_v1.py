@@ -1,11 +1,11 @@
-"""The JSON dress, ``chatd.v1``: what a client may ask, and everything that the server says, as values and as bytes.
+"""The JSON format, ``chatd.v1``: the requests of a client and the events of the server, as values and as bytes.
 
 A frame holds one JSON object; its ``type`` names the class here, as the tags of the classes say. Requests are checked
-as they are read: a field is of its type, or the request is refused. Null is not the same as left out. Fields that
-nobody knows are passed over. Of a field that is given twice the last one counts, but each must be right, and
-two ``type`` must be the same.
+while they are parsed: a field has its type, or the request is refused. Null differs from an absent field. Unknown
+fields are ignored. Of a field that is given twice the last one counts, but each must be valid, and two ``type`` must
+be equal.
 
-What goes out is not checked: the types say what is right. ``protocol/json_schema`` writes both down as JSON Schema.
+Events are not checked: the types are. ``protocol/json_schema`` writes both down as JSON Schema.
 """
 
 import json
@@ -147,7 +147,7 @@ class BadRequest(Exception):
     """What a client sent is no request."""
 
     def __init__(self, ref: int | str | UnsetType, message: str) -> None:
-        """Take the reference that it has nevertheless, and one line that says what is wrong, and in which field."""
+        """Store the reference that it has nevertheless, and one line that says what is wrong, and in which field."""
         super().__init__(message)
         self.ref = ref
         self.message = message
@@ -159,7 +159,7 @@ _TYPES = ", ".join(each.__struct_config__.tag for each in get_args(Request))
 
 
 def read_request(text: str | bytes) -> Request:
-    """Read the text of a frame. Raises BadRequest."""
+    """Read the text of a frame. Raise BadRequest."""
     try:
         return _decoder.decode(text)
     except RecursionError:  # which would come again, were its reference looked for
@@ -424,17 +424,17 @@ def message_events(batch: Batch) -> list[MessageEvent]:
 
 
 def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
-    """Give the text of the frame in which a message goes to everybody."""
+    """Return the text of the frame in which a message goes to everybody."""
     return encode(message_event(message, room, epoch, offset))
 
 
 def change_json(room: str, change: PresenceEvent) -> bytes:
-    """Give the text of the frame in which a change is told."""
+    """Return the text of the frame in which a change is told."""
     return encode(presence_event(room, change))
 
 
 def longest_json(text: int) -> int:
-    """Give the longest frame that is read of a client, in bytes, where a text may have so many."""
+    """Return the longest frame that is read of a client, in bytes, where a text may have so many."""
     return 6 * text + _AROUND  # each byte may come as \\u0000
 
 
@@ -450,7 +450,7 @@ class JsonFormat:
         tell: Callable[[str, PresenceEvent], bytes] = change_json,
         deflated: "JsonFormat | None" = None,
     ) -> None:
-        """Take how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
+        """Store how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
 
         Deflated is the same dress for clients that have agreed to compression.
         """
@@ -461,7 +461,7 @@ class JsonFormat:
         self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Give each message's frame."""
+        """Return each message's frame."""
         frame, show = self._frame, self._show
         return [
             frame(show(message, batch.room, batch.epoch, offset))
@@ -470,7 +470,7 @@ class JsonFormat:
         ]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Give the frame that tells who came, went, or took another nick; empty where that is not told."""
+        """Return the frame that tells who came, went, or took another nick; empty where that is not told."""
         return self._frame(self._tell(room, change)) if self._presence else b""
 
 

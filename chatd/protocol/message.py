@@ -1,7 +1,7 @@
-"""What travels from a client through the bus to all members of a room, and where it stands in the room's order.
+"""Messages, batches of them and presence events: their values, and their encoding on the bus and in histories.
 
-A batch on the bus, and in a room's history, is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in
-msgpack. The script ``broker/scripts/publish.lua`` puts the first line before the messages, which it does not read.
+A batch is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in msgpack. The script
+``broker/scripts/publish.lua`` writes the first line before the messages, which it does not parse.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,16 +93,16 @@ class Batch:
         return self.first + len(self.messages) - 1
 
     def first_ones(self, count: int) -> "Batch":
-        """Give it up to so many messages."""
+        """Return it up to so many messages."""
         return replace(self, messages=self.messages[:count])
 
     def without_first(self, count: int) -> "Batch":
-        """Give the rest of it, behind so many messages."""
+        """Return the rest of it, behind so many messages."""
         before = self.before and StreamPosition(self.before.epoch, self.before.offset + count)
         return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
 
     def without(self, session: str) -> "Iterator[Batch]":
-        """Give it without one author's messages: what remains, in pieces that have their offsets."""
+        """Return it without one author's messages: what remains, in pieces that have their offsets."""
         start = 0
         for place, message in enumerate(self.messages):
             if message.session == session:
@@ -165,12 +165,12 @@ def again(payload: bytes, first: StreamPosition) -> bytes:
 
 
 def encode(messages: Sequence[Message]) -> bytes:
-    """Give the bytes in which messages travel on the bus, without the first line."""
+    """Return the bytes in which messages travel on the bus, without the first line."""
     return _encoder.encode(messages)
 
 
 def decode(room: str, data: bytes) -> Batch:
-    """Read what came from the bus, or from history, for a room. Raises ValueError for what is no batch."""
+    """Read what came from the bus, or from history, for a room. Raise ValueError for what is no batch."""
     head, _, payload = data.partition(b"\n")
     epoch, first, publisher, sequence = head.decode("ascii").split(" ")
     before = None
@@ -214,12 +214,12 @@ _changes_decoder = msgspec.msgpack.Decoder(tuple[PresenceEvent, ...])
 
 
 def tells_changes(data: bytes) -> bool:
-    """Whether what came from the bus for a room is Changes, and not a batch."""
+    """Return whether what came from the bus for a room is Changes, and not a batch."""
     return data.startswith(_CHANGES)
 
 
 def decode_changes(data: bytes) -> PresenceUpdate:
-    """Read it. Raises ValueError for what is none."""
+    """Read it. Raise ValueError for what is none."""
     head, _, payload = data.partition(b"\n")
     version, epoch, top, count = head.removeprefix(_CHANGES).decode("ascii").split(" ")
     changes = _changes_decoder.decode(payload) if payload else None

@@ -46,7 +46,7 @@ class BadNick(ValueError):
 
 
 def read_nick(text: str) -> str:
-    """Read a nick. Raises BadNick."""
+    """Read a nick. Raise BadNick."""
     nick = unicodedata.normalize("NFC", text) if len(text) <= _DECOMPOSED else text  # many marks take long
     if not 0 < len(nick) <= NICK_LENGTH:
         raise BadNick(f"a nick must have 1 to {NICK_LENGTH} characters")

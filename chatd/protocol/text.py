@@ -70,10 +70,10 @@ class Format(Protocol):
         """The same for clients that have agreed to compression."""
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Give the frame of each message, in their order."""
+        """Return the frame of each message, in their order."""
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Give the frame that tells who came or went; empty where such clients are not told."""
+        """Return the frame that tells who came or went; empty where such clients are not told."""
 
 
 class TextFormat:
@@ -86,7 +86,7 @@ class TextFormat:
         frame: Callable[[bytes], bytes] = text_frame,
         deflated: Format | None = None,
     ) -> None:
-        """Take how a message reads, how it reads that somebody came or went, and how UTF-8 is framed.
+        """Store how a message reads, how it reads that somebody came or went, and how UTF-8 is framed.
 
         Deflated is the same dress for clients that have agreed to compression.
         """
@@ -96,12 +96,12 @@ class TextFormat:
         self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Give each message's frame."""
+        """Return each message's frame."""
         show, frame = self._show, self._frame
         return [frame(show(each).encode()) for batch in batches for each in batch.messages]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Give the frame that tells it, of somebody who has a name."""
+        """Return the frame that tells it, of somebody who has a name."""
         return b"" if self._tell is None or not change.nick else self._frame(self._tell(change).encode())
 
 

@@ -83,7 +83,7 @@ def _unmasked(mask: bytes, payload: bytes) -> bytes:
 
 
 def _may_become_text(begin: bytes, most: int) -> bool:
-    """Whether the first bytes of a frame, less than its header, leave open that it is one for the fast lane."""
+    """Return whether the first bytes of a frame, less than its header, leave open that it is one for the fast lane."""
     if begin[:1] not in (b"", b"\x81"):
         return False
     if len(begin) < 2:
@@ -98,7 +98,7 @@ def _may_become_text(begin: bytes, most: int) -> bool:
 
 
 def _may_become_utf8(begin: bytes) -> bool:
-    """Whether the first bytes of a payload leave open that all of it is UTF-8: else it fails at once."""
+    """Return whether the first bytes of a payload leave open that all of it is UTF-8: else it fails at once."""
     try:
         utf_8_decode(begin, "strict", False)
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""A connection that speaks HTTP, on twisted.web's: the bounds of its requests, and of answers that are not read."""
+"""An HTTP connection on twisted.web's: the bounds of its requests, and of responses that are not read."""
 
 from typing import Any
 
@@ -44,19 +44,19 @@ def is_probe(target: bytes) -> bool:
 
 
 class Request(WebRequest):
-    """A request whose body is bounded in size and time, and refused by its headers where they suffice."""
+    """A request whose body is bounded in size and time, and which is refused by its headers if they suffice."""
 
     channel: Any
 
     charged = False
-    """Whether the address of the asker was charged for it."""
+    """Whether the client's address was charged for it."""
     _most = 0
     _taken = 0
     _refused = False
     _late: Timer | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body that is too large or of a bad kind before it comes; None is one without end, or none at all."""
+        """Refuse a body that is too large or of a wrong type before it is read; None: chunked, or no body."""
         super().gotLength(0)  # it is kept in memory: a file would be made for a longer one
         channel, site = self.channel, self.channel.site
         # Twisted says so when the body is there.
@@ -76,7 +76,7 @@ class Request(WebRequest):
             self._late = site.connections.timers.callLater(late, self._refuse, too_late())
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Take a piece of the body; keep it if a resource may want it."""
+        """Read a piece of the body; keep it if a resource may want it."""
         self._taken += len(data)
         try:
             self._check_size(self._taken)
@@ -106,7 +106,7 @@ class Request(WebRequest):
             super().process()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Learn that the client is gone."""
+        """Stop the timer: the client is gone."""
         self._stop_clock()
         super().connectionLost(reason)
 
@@ -116,7 +116,7 @@ class Request(WebRequest):
 
 
 def is_room(target: bytes) -> bool:
-    """Whether a request target names a room."""
+    """Return whether a request target names a room."""
     try:
         room_name(split_target(target)[0][1:])
     except Refused:
@@ -126,11 +126,11 @@ def is_room(target: bytes) -> bool:
 
 @implementer(IHalfCloseableProtocol)
 class Channel(CountedBacklog, HTTPChannel):
-    """One connection that speaks HTTP, counted: it may stay open between requests.
+    """One HTTP connection, counted: it may stay open between requests.
 
-    It answers one request after the other, a few in a turn, and none while the client leaves the answers before it
-    unread. These count in what waits for all clients. The head of each request has the size and the time that the door
-    gives the first one.
+    It answers one request after the other, a few in a turn, and none while the client does not read earlier answers.
+    Unread answers count in the backlog of the worker. The head of each request has the same bounds of size and time as
+    the first one of a connection.
     """
 
     site: Any
@@ -138,9 +138,9 @@ class Channel(CountedBacklog, HTTPChannel):
     exposed = False
     """Whether others than this host can connect where this connection did."""
     loopback = False
-    """Whether it came to a TCP port on a loopback address."""
+    """Whether the listener is a TCP port on a loopback address."""
     admitted = False
-    """Whether a request other than a probe has come, and so the connection counts like any other."""
+    """Whether a request other than a probe has come, so that the connection counts like any other."""
     _head_size = 0
     _late: Timer | None = None
     """The end of the time that the request's head has."""
@@ -154,14 +154,14 @@ class Channel(CountedBacklog, HTTPChannel):
     """Whether the client has closed its half: it asks for nothing more, and waits for the answers."""
 
     def connectionMade(self) -> None:
-        """Begin, on a transport that the door hands over."""
+        """Register the connection, on the transport that the listener hands over."""
         super().connectionMade()
         self.MAX_LENGTH = self.site.config.head_bytes  # of a line
         peer = address_of(self.transport)
         self.site.channels.add(self, self.site.connections.proxies.counted(peer))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End: the socket is gone."""
+        """Stop all timers: the socket is gone."""
         self._stop_waiting()
         self._end_backlog()
         self.site.channels.discard(self)
@@ -177,7 +177,7 @@ class Channel(CountedBacklog, HTTPChannel):
     # The head of a request
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what came; a head that is begun has to end in time."""
+        """Handle data; a head that has begun must end in time."""
         if not self._busyReceiving:
             self._slice = self.site.config.slice_requests
         super().dataReceived(data)
@@ -187,7 +187,7 @@ class Channel(CountedBacklog, HTTPChannel):
             self._late = self.site.connections.timers.callLater(seconds, self.refuse, too_late())
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of a head: as strictly as the door takes the first one of a connection."""
+        """Handle a line of a head, as strictly as the listener parses the first head of a connection."""
         first = not self._head_size
         self._head_size += len(line) + len(self.delimiter)
         try:
@@ -212,7 +212,7 @@ class Channel(CountedBacklog, HTTPChannel):
         self.refuse(head_too_large(self.site.config.head_bytes))
 
     def allHeadersReceived(self) -> None:
-        """Begin with the body. Refuse trailers: Twisted reads them in another way than a proxy may."""
+        """Start to read the body. Refuse trailers: Twisted parses them in another way than a proxy may."""
         decoder: Any = self._transferDecoder
         if self.length is None:  # it comes in chunks
             decoder._maxTrailerHeadersSize = len(self.delimiter)  # Twisted 26.10 has no public way
@@ -225,7 +225,9 @@ class Channel(CountedBacklog, HTTPChannel):
     # One request after the other
 
     def requestDone(self, request: Any) -> None:
-        """Go on with the next request, but not before the client has read what waits for it, and others had a turn."""
+        """Continue with the next request, once the client has read the waiting answers and other connections had a
+        turn.
+        """
         full = self._waitingForTransport
         self._slice -= 1
         stops = self.paused = full or self._slice <= 0  # then what has been read of the next ones stays unanswered
@@ -243,7 +245,10 @@ class Channel(CountedBacklog, HTTPChannel):
         self._close_if_done()
 
     def rawDataReceived(self, data: bytes) -> None:
-        """Take a piece of the body: one in chunks little by little, because a chunk costs the same however small."""
+        """Handle a piece of the body.
+
+        A chunked body is handled in slices, because a chunk costs the same however small.
+        """
         chunked = self.length is None and not self._handlingRequest
         size = self.site.config.slice_bytes if chunked else len(data)
         super().rawDataReceived(data[:size])
@@ -259,7 +264,7 @@ class Channel(CountedBacklog, HTTPChannel):
         self.site.connections.turns.wait(self.handle_slice)
 
     def handle_slice(self) -> bool:
-        """Go on where others had to have a turn; what comes now counts as no message."""
+        """Continue after other connections had a turn; return False, because requests are no chat messages."""
         if self._queued:
             self._queued = False
             if not self._waitingForTransport:
@@ -280,7 +285,7 @@ class Channel(CountedBacklog, HTTPChannel):
         self._backlog = 0
 
     def resumeProducing(self) -> None:
-        """Go on: all that waited for the client is on its way."""
+        """Continue: all waiting data is on its way."""
         self._end_backlog()
         super().resumeProducing()
         if self._queued:
@@ -298,12 +303,12 @@ class Channel(CountedBacklog, HTTPChannel):
     # A client that closes its half
 
     def readConnectionLost(self) -> None:
-        """Answer what was asked, and close. A stream ends when it would begin: it is not for half a connection."""
+        """Answer the requests that were read, then close. A stream is not sent on half a connection."""
         self._ended = True
         self._close_if_done()
 
     def writeConnectionLost(self) -> None:
-        """Nothing: we close both halves at once."""
+        """Do nothing: we close both halves at once."""
 
     def _close_if_done(self) -> None:
         """Close the connection if no request of a client that has closed its half is left to be answered."""
@@ -313,7 +318,7 @@ class Channel(CountedBacklog, HTTPChannel):
     # A client that asks or reads nothing
 
     def timeoutConnection(self) -> None:
-        """Close the connection: nothing was asked for a while."""
+        """Close the connection: no request came for a while."""
         self.loseConnection()
 
     def loseConnection(self) -> None:
@@ -322,13 +327,13 @@ class Channel(CountedBacklog, HTTPChannel):
         super().loseConnection()
 
     def _watch(self) -> None:
-        """Drop the connection if the client takes nothing more of what waits for it."""
+        """Drop the connection if the client reads nothing more of the waiting data."""
         if self._unread is not None:
             self._unread.cancel()
         self._look_later(self.acknowledged, self.site.reactor.seconds())
 
     def _look_later(self, before: int, since: float) -> None:
-        """Look whether the client takes something; since then it has taken nothing."""
+        """Check later whether the client has read something; since then it has read nothing."""
         config = self.site.config
         wait = min(config.http_unread_look_seconds, since + config.http_unread_seconds - self.site.reactor.seconds())
         self._unread = self.site.connections.timers.callLater(wait, self._look, before, since)
@@ -347,7 +352,7 @@ class Channel(CountedBacklog, HTTPChannel):
     # Others that take over the connection
 
     def leave(self) -> None:
-        """Let another protocol have the connection."""
+        """Hand the connection over to another protocol."""
         self.setTimeout(None)
         self._stop_waiting()
         self._end_backlog()
@@ -358,9 +363,9 @@ class Channel(CountedBacklog, HTTPChannel):
         transport.resumeProducing()
 
     def admit(self, head: RequestHead, peer: str = "") -> None:
-        """Let the connection in with its first request that is no probe. Raise Refused: 403, 429, 503.
+        """Count the connection from its first request that is no probe. Raise Refused: 403, 429, 503.
 
-        A full worker still answers probes, and metrics, which are a request but no reason to stay.
+        A full worker still answers probes, and metrics, but closes the connection of the latter.
         """
         if is_probe(head.target) and not head.upgrades:
             return
@@ -372,7 +377,7 @@ class Channel(CountedBacklog, HTTPChannel):
             self.admitted = not passes
 
     def upgrade(self, head: RequestHead) -> None:
-        """Let a WebSocket have the connection: proxies ask for one where they have asked for pages. Raises Refused."""
+        """Hand the connection over to a WebSocket: proxies reuse connections for it. Raise Refused."""
         where = {"exposed": self.exposed, "loopback": self.loopback}
         connection = self.site.connections.accept(head, address_of(self.transport), **where)
         rest = self.clearLineBuffer()
@@ -390,7 +395,7 @@ class Channel(CountedBacklog, HTTPChannel):
         self.site.connections.limits.charge(address, 1, exposed=self.exposed)
 
     def refuse(self, refused: Refused, head: RequestHead | None = None) -> None:
-        """Say why a request is not taken, and take nothing more. The head is that of one that could be read."""
+        """Send an error and close the connection. The head is that of a request that could be parsed."""
         if self not in self.site.channels:  # one that is refused already may turn out to be worse
             return
         self.charge(self.requests[-1] if self.requests else None)

@@ -1,6 +1,6 @@
-"""The chat page: one HTML file, a stylesheet, a script and an icon, read once and answered as they lie in memory.
+"""The chat page: one HTML file, a stylesheet, a script and an icon, read once and kept in memory.
 
-The HTML names the others by what is in them, so they may be kept for ever; it is itself asked for anew each time.
+The HTML names the others by a hash of their content, so browsers may keep them for ever. It is itself never cached.
 """
 
 import gzip
@@ -29,7 +29,7 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""What the page may do (Content Security Policy 3): run and load its own files, and connect to where it came from."""
+"""Content Security Policy 3: the page may run and load its own files, and connect to its own server."""
 
 _HEADERS = {
     b"content-security-policy": POLICY.encode(),
@@ -93,13 +93,13 @@ class Page:
         self._html = _file("index.html", html.encode())
 
     def render(self, request: Request) -> bytes:
-        """Give the page; it is the same for every room, which it reads from its own address."""
+        """Return the page; it is the same for every room, which it reads from its own address."""
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         return self._html.answer(request, b"no-cache")
 
     def asset(self, request: Request, name: str) -> bytes:
-        """Give a file of the page. Raises Refused: 404."""
+        """Return a file of the page. Raise Refused: 404."""
         if (file := self._assets.get(name)) is None:
             raise Refused(404, "not_found", "nothing here; reload the page")
         return file.answer(request, b"public, max-age=31536000, immutable")

@@ -1,4 +1,4 @@
-"""Rooms over HTTP: what was said, what is said from now on, who is there; and a message, with one request."""
+"""Rooms over HTTP: history, streams, the list of members, and publishing with one request."""
 
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
@@ -44,17 +44,19 @@ IN_DOUBT = "the message bus does not answer; it may be said yet: try again with 
 
 
 class RoomPages:
-    """Answers what is asked of rooms. What is asked for and can't be raises Refused."""
+    """The HTTP interface of rooms. Requests that can not be answered raise Refused."""
 
     def __init__(self, shards: Shards, connections: ConnectionFactory, page: Page) -> None:
-        """Take who is in the rooms, the worker's connections, among which followers are, and the page for browsers."""
+        """Store the rooms, the worker's connections, to which followers belong, and the page for browsers."""
         self._page = page
         self._shards = shards
         self._connections = connections
         self._config = connections.config
 
     def show(self, request: Request) -> bytes | int:
-        """Give the last messages, as the client likes to have them; where it wants to follow, then those to come."""
+        """Answer with the last messages in the form that the client accepts; a follower gets the following ones as
+        well.
+        """
         form = http_api.choose_form(header(request, "accept"))
         request.responseHeaders.addRawHeader(b"vary", b"Accept")
         heartbeat = http_api.read_heartbeat(request.uri)
@@ -128,7 +130,7 @@ class RoomPages:
         return http_api.read_event_id(last) if last else None
 
     def publish(self, request: Request) -> int:
-        """Say something; answer once it is logged and ordered."""
+        """Publish a message; answer once it is in the chat log and has its offset."""
         target = read_target(request.uri)
         token_lifetime = token_lifetime_of(request)
         check_writable(token_lifetime.permissions, target.room)
@@ -149,13 +151,13 @@ class RoomPages:
         return answer_later(request, self._publish(request, target.room, sender, said))
 
     def _enter(self, request: Request, room: str) -> str:
-        """Let the asker into a room; give its address. Raises Refused: 429."""
+        """Check that the client may use a room; return its address. Raise Refused: 429."""
         address = client_address(request)
         self._connections.enter(address, room, exposed=is_exposed(request))
         return address
 
     def _read(self, request: Request, size: int) -> None:
-        """Charge the asker's address for so many bytes that were read."""
+        """Charge the client's address for so many bytes that were read."""
         self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
 
     async def _publish(self, request: Request, room: str, sender: "HttpSender", said: http_api.PublishBody) -> bytes:
@@ -177,14 +179,14 @@ class RoomPages:
         return answer_json(request, published)
 
     async def members(self, request: Request, room: str) -> bytes:
-        """Say who is in a room."""
+        """Answer with the members of a room."""
         check_readable(token_lifetime_of(request).permissions, room)
         hub = self._shards.hub(room)
         members = await self._asked(hub.bus.presence.members(room), hub.bus.unreachable)
         return answer_json(request, http_api.PresenceAnswer(room, listed(members), members.count))
 
     async def rooms(self, request: Request) -> bytes:
-        """List the rooms that the asker may read."""
+        """Answer with the rooms that the client may read."""
         permissions = token_lifetime_of(request).permissions
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
@@ -197,7 +199,7 @@ class RoomPages:
         return body
 
     async def _asked(self, answer: "Deferred[T]", unreachable: str) -> T:
-        """Wait for an answer of the bus. Raises Refused where it can't come, or does not come in time."""
+        """Return an answer of the broker. Raise Refused if it can't come, or does not come in time."""
         if unreachable:
             answer.addErrback(lambda _: None).cancel()
             raise unavailable(BUS_AWAY.reason)

@@ -1,4 +1,4 @@
-"""What the port says to HTTP: the tree of URLs, and the connections that ask for them."""
+"""The HTTP site: the tree of URLs, and the checks that come before each request."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ _MEMBERS = re.compile(rb"/(?!-/)([^/]*)/members")
 
 
 def about(host: str) -> str:
-    """Say what this is and how to connect; host is what the asker called us."""
+    """Return the text of ``/-/about``, with the name of the server that the client used."""
     return (
         "This is chatd, a realtime chat daemon.\n\n"
         f"    websocat ws://{host}                          talk in the lobby\n"
@@ -84,7 +84,7 @@ class Answers(Resource):
         }
 
     def render(self, request: Any) -> Any:
-        """Give the body, or NOT_DONE_YET."""
+        """Return the body, or NOT_DONE_YET."""
         request.responseHeaders.removeHeader(b"server")
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
@@ -131,7 +131,7 @@ class Answers(Resource):
         return method(request)
 
     def _methods(self, path: bytes) -> Mapping[str, Method]:
-        """Give what may be done with a path. Raises Refused: 404."""
+        """Return what may be done with a path. Raise Refused: 404."""
         if own := self._own.get(path):
             return _methods(own)
         if path.startswith(_ASSETS):
@@ -149,9 +149,9 @@ class Answers(Resource):
 
 
 def _charge(request: Any) -> None:
-    """Take a request from the limit of the asker's address. Raise Refused: 429.
+    """Charge the client's address for a request. Raise Refused: 429.
 
-    A browser whose stream of events broke off asks for what it missed, and never again after an error.
+    A browser whose stream of events broke off recovers what it missed; after an error it would never ask again.
     """
     request.charged = True
     limits = request.channel.site.connections.limits
@@ -172,7 +172,7 @@ def _recovers(request: Any) -> bool:
 
 
 def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
-    """Give all that may be done where something is to be got."""
+    """Return all that may be done where something is to be got."""
     methods: dict[str, Method] = {"GET": get, "HEAD": get, **others}
 
     def options(request: WebRequest) -> Answer:
@@ -185,14 +185,14 @@ def _methods(get: Method, **others: Method) -> Mapping[str, Method]:
 
 
 class Site(WebSite):
-    """The HTTP side of the port, for the door to hand connections to, and who is there."""
+    """The HTTP site, to which the listener hands connections over, and its open connections."""
 
     noisy = False
     displayTracebacks = False
     protocol: type[Channel] = Channel  # type: ignore[assignment]
 
     def __init__(self, reactor: Any, shards: Shards, connections: ConnectionFactory, meter: Meter) -> None:
-        """Take who is in the rooms, which readiness asks, the worker's connections, and its metrics."""
+        """Store the rooms, which the readiness check asks, the worker's connections, and its metrics."""
         self.connections = connections
         self.config = connections.config
         page = Page()
@@ -208,10 +208,10 @@ class Site(WebSite):
         self.channels: ConnectionsByAddress[Any] = ConnectionsByAddress(connections.limits)
         self.draining = False
         self.full: Callable[[], bool] = lambda: False
-        """Tells whether there are too many connections, the one that asks included."""
+        """Return whether there are too many connections, the current one included."""
 
     def drain(self) -> None:
-        """Let each connection end with its next answer, or when it has said nothing for a while."""
+        """Close each connection after its next answer, or when it is idle for a while."""
         self.draining = True
 
     def log(self, request: object) -> None:

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: ``/-/healthz``, ``/-/readyz``, ``/-/metrics``, as machines and people ask for them."""
+"""Health, readiness and metrics: ``/-/healthz``, ``/-/readyz``, ``/-/metrics``."""
 
 from twisted.web.server import Request
 
@@ -17,10 +17,10 @@ def healthz(request: Request) -> bytes:
 
 
 async def readyz(request: Request, shards: Shards, probe: SingleFlight[list[str]]) -> bytes:
-    """Answer 200 once a probe published through a bus came back. Raises Refused: 503, and which link is broken.
+    """Answer 200 once a probe published through a bus came back. Raise Refused: 503, with the broken connection.
 
-    All who ask at the same time share one probe. If one of several buses is away it is named, with 200: else one dead
-    broker would take every host from behind its proxy, and stop the rooms of all.
+    All requests at the same time share one probe. If one of several brokers is away, the answer names it with 200:
+    otherwise one dead broker would take every host out of its proxy, and stop the rooms of all.
     """
     if troubles := await probe.get():
         said = f"message bus: {'; '.join(troubles)}"
@@ -31,7 +31,7 @@ async def readyz(request: Request, shards: Shards, probe: SingleFlight[list[str]
 
 
 async def metrics(request: Request, meter: Meter) -> bytes:
-    """Answer with what all workers have counted, for Prometheus. Raises Refused: 503, where nothing is."""
+    """Answer with what all workers have counted, for Prometheus. Raise Refused: 503, where nothing is."""
     try:
         return answer(request, await meter.exposed(), EXPOSITION)
     except NoMetrics:

@@ -1,7 +1,7 @@
-"""A room that is followed over HTTP: the connection under an answer without end.
+"""The connection of a client that follows a room over HTTP: a response without end.
 
-Once the room is heard the connection is taken from twisted.web, which would write each piece of it several times as
-slowly: what goes out goes as it does on a WebSocket. The client has nothing more to say on it.
+Once the room is joined, the connection is taken from twisted.web, which would write each message several times as
+slowly. Frames are written as to a WebSocket. Whatever the client still sends is discarded.
 """
 
 import socket
@@ -38,9 +38,9 @@ class StreamingResponse(SendBuffer, Protocol):
     session: StreamSession
 
     def __init__(self, request: Request, connections: ConnectionFactory, stream: Stream, heartbeat: float) -> None:
-        """Take the request, which nobody has answered, and how to answer it.
+        """Store the request, which is not answered yet, and the encoding of the stream.
 
-        Heartbeat is the number of seconds from one to the next; 0: there are none.
+        Heartbeat is the number of seconds between two heartbeats; 0: there are none.
         """
         self._request: Any = request
         """Until it is answered."""
@@ -81,7 +81,7 @@ class StreamingResponse(SendBuffer, Protocol):
         hand_over(channel.transport, self)
 
     def connectionMade(self) -> None:
-        """Begin the answer."""
+        """Send the head of the response."""
         head, self._request = _head(self._request, self._stream), None
         self.attach()
         _keep_alive(self.transport, self._config)
@@ -95,7 +95,7 @@ class StreamingResponse(SendBuffer, Protocol):
             self.close(self._connections.close_code)
 
     def _left(self, _: Failure) -> None:
-        """Learn that the client is gone before it was answered."""
+        """Leave the room: the client disconnected before it was answered."""
         if self._request is not None:
             self._request = None
             self._gone()
@@ -121,7 +121,7 @@ class StreamingResponse(SendBuffer, Protocol):
         self._heartbeat = self._connections.timers.callLater(self._beat_seconds, self._beat)
 
     def _beat(self) -> None:
-        """Let the client, and whatever lies between, know that the stream is alive."""
+        """Send a heartbeat to the client and to proxies on the way."""
         self._beat_later()
         if not self.buffer_full:
             self.send(self._stream.heartbeat)
@@ -130,37 +130,37 @@ class StreamingResponse(SendBuffer, Protocol):
         self._watch = self._connections.timers.callLater(self._config.keepalive_seconds, self._look_for_life)
 
     def _look_for_life(self) -> None:
-        """Drop a client that vanished while something was on its way to it; the kernel takes a quarter of an hour."""
+        """Drop a client that vanished while data was on its way to it; the kernel takes a quarter of an hour."""
         self._look_later()
         if self.is_unheard(self._config.vanished_seconds, self._config.keepalive_probes):
             self.transport.abortConnection()
 
     def became_slow(self) -> None:
-        """Let the session see that the client gets it later."""
+        """Serve the client from history until it has caught up."""
         self._connections.slow.add(clients=1)
         self.session.became_slow()
 
     def stopped_reading(self) -> None:
-        """Hang up on a client that reads nothing of what it is told."""
+        """Close the connection of a client that does not read."""
         self.close(too_slow(None))
 
     def drained(self) -> None:
-        """Tell the session that there is room for more."""
+        """Continue from history."""
         self.session.drained()
 
     def dataReceived(self, data: bytes) -> None:
-        """Let what still comes be for nobody."""
+        """Discard the data."""
 
     def pause(self) -> None:
-        """Nothing: nothing is read."""
+        """Do nothing: nothing is read."""
 
     def resume(self) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     # The end
 
     def close(self, close_code: CloseCode) -> None:
-        """End the answer, and say why."""
+        """End the response with a reason."""
         if self._request is not None and close_code != RESTARTING:  # else it is told once it is in
             self._refuse(refused_by(close_code))
         elif self.opened:
@@ -170,7 +170,7 @@ class StreamingResponse(SendBuffer, Protocol):
             self._drop = self.hang_up(self._connections.timers, self._config.close_seconds)
 
     def _shut(self) -> None:
-        """Deliver no more, and note how far the client has come."""
+        """Stop delivering, and record how far the client has come."""
         self.session.record_positions()
         self.shut_out()
         for timer in (self._heartbeat, self._watch):
@@ -178,12 +178,12 @@ class StreamingResponse(SendBuffer, Protocol):
                 timer.cancel()
 
     def stopProducing(self) -> None:
-        """See what has arrived: the socket is about to be closed."""
+        """Record what has arrived: the socket is about to be closed."""
         self._shut()
         self.session.record_arrival()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """End: the socket is gone."""
+        """Leave the room: the socket is gone."""
         self._shut()
         if self._drop is not None:
             self._drop.cancel()
@@ -197,14 +197,14 @@ class StreamingResponse(SendBuffer, Protocol):
 
 
 def describe(request: Request, stream: Stream) -> None:
-    """Set the headers that say what a stream is, and that nothing between here and the client is to hold it back."""
+    """Set the headers of a stream, which also tell proxies not to buffer it."""
     request.setHeader(b"content-type", stream.content_type.encode("ascii"))
     request.setHeader(b"cache-control", b"no-store, no-transform")  # what compresses would wait for more
     request.setHeader(b"x-accel-buffering", b"no")  # nginx and others like it
 
 
 def _head(request: Request, stream: Stream) -> bytes:
-    """Give the head of the answer, with the headers that the request was given already."""
+    """Return the head of the response, with the headers that the request was given already."""
     describe(request, stream)
     request.setHeader(b"connection", b"close")
     if stream.end:
@@ -215,7 +215,7 @@ def _head(request: Request, stream: Stream) -> bytes:
 
 
 def _keep_alive(transport: Any, config: Config) -> None:
-    """Let the kernel find out about a client that vanished while nothing was on its way to it."""
+    """Set the kernel's keepalive, which detects a client that vanished while no data was on its way to it."""
     options = (
         (socket.TCP_KEEPIDLE, config.keepalive_seconds),
         (socket.TCP_KEEPINTVL, config.keepalive_again_seconds),

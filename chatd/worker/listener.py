@@ -1,7 +1,7 @@
-"""The door: a connection's first bytes, bounded, checked and in time; then a WebSocket or twisted.web takes over.
+"""Accepted connections until their first request is read: bounded in size and time, and checked.
 
-It reads up to the end of the headers, refuses what neither should see, and then makes the one that is asked for
-the transport's protocol and hands it the bytes. From there on it is out of the way.
+A connection reads up to the end of the headers and refuses what neither side should parse. Then a WebSocket or
+twisted.web becomes the protocol of its transport, and gets the bytes.
 """
 
 from typing import Any
@@ -47,9 +47,9 @@ class IncomingConnection(Protocol):
         self.exposed = False
         """Whether others than this host can connect where this connection did: limits hold there."""
         self.loopback = False
-        """Whether it came to a TCP port on a loopback address, and not through a proxy that says who connects."""
+        """Whether it came to a TCP port on a loopback address, without a PROXY header."""
         self.proxied = False
-        """Whether it begins with who is at its other end (the PROXY protocol), which is not known before."""
+        """Whether it begins with a PROXY header; the client's address is not known before."""
 
     def connectionMade(self) -> None:
         """Start the clock; one connection far too many, or of no proxy where one is expected, is dropped at once."""
@@ -128,11 +128,11 @@ class IncomingConnection(Protocol):
         self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
 
     def evict(self) -> None:
-        """Hang up: too many others have come since, and this one has not said yet what it wants."""
+        """Drop the connection: too many others have come since, and this one has sent no request yet."""
         self._drop("crowded")
 
     def _drop(self, reason: str) -> None:
-        """Hang up without an answer."""
+        """Drop the connection without an answer."""
         REFUSED[reason].value += 1
         self._shut = True
         self._stop_clock()
@@ -145,7 +145,7 @@ class IncomingConnection(Protocol):
 
 
 class ListenerFactory(Factory):
-    """The doors of all this worker's ports, and how many connections are behind them."""
+    """The accepted connections of all listeners of this worker, and the number of all connections."""
 
     noisy = False
     protocol: type[IncomingConnection] = IncomingConnection  # type: ignore[assignment]
@@ -158,7 +158,7 @@ class ListenerFactory(Factory):
         config: Config,
         most: int,
     ) -> None:
-        """Store who gets WebSockets and who gets the rest; most is how many connections there may be."""
+        """Store the receivers of WebSockets and of other requests; most is how many connections there may be."""
         self.reactor = reactor
         self.connections = connections
         self.site = site
@@ -186,7 +186,7 @@ class ListenerFactory(Factory):
 
     @property
     def full(self) -> bool:
-        """Whether there are too many connections, the one that asks included; said when it begins and when it ends."""
+        """Whether there are too many connections, the current one included; logged when it begins and when it ends."""
         full = self.count > self._most
         if full and not self._full_at:
             self._full_at = self.count
@@ -197,7 +197,7 @@ class ListenerFactory(Factory):
         return full
 
     def accepts_proxy_header(self, peer: str) -> bool:
-        """Whether a peer may say with the PROXY protocol who is behind it. One that may not is logged."""
+        """Return whether a peer may send PROXY headers. One that may not is logged."""
         may = self.connections.proxies.may_announce(peer)
         if not may:
             text = "a connection to a haproxy: port from {peer} is closed: --trusted-proxy does not name that address"
@@ -205,7 +205,7 @@ class ListenerFactory(Factory):
         return may
 
     def is_overloaded(self, connection: IncomingConnection, peer: str) -> bool:
-        """Count a door in, unless there are so many that there is no time to tell it; peer is at its other end."""
+        """Register a connection from a peer, unless there are too many even to answer it; return whether there are."""
         if self.count >= self._most + self.config.full_house_margin:
             return True
         counted = self.connections.proxies.counted(peer)
@@ -237,7 +237,7 @@ class _Port(Factory):
         self._loopback = loopback
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make one."""
+        """Return a connection of this listener."""
         connection = IncomingConnection()
         connection.factory, connection.exposed, connection.proxied = self._listener, self._exposed, self._proxied
         connection.loopback = self._loopback

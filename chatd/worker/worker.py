@@ -1,7 +1,7 @@
-"""One worker, put together: ``python -m chatd.worker``, started by the parent with listening sockets and a pipe.
+"""One worker process: ``python -m chatd.worker``, started by the supervisor with listening sockets and a pipe.
 
-Its standard input is the parent: an Assignment, then orders, then the end, at which it stops. Its standard output
-says Ready, Pulse, Held and what is for the server's own log. Nobody starts it by hand.
+Its standard input comes from the supervisor: an Assignment, then orders, then the end, at which the worker stops. Its
+standard output has Ready, Heartbeat, PublishingStopped and LogRecord. It is never started by hand.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ from chatd.clients.factory import ConnectionFactory
 from chatd.clients.send_buffer import measure_backlogs
 from chatd.config.broker_url import broker_address
 from chatd.config.listen import expects_proxy_header
+from chatd.config.settings import Config
 from chatd.monitoring.log_events import event_key, fields_of
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.monitoring.prometheus import Meter
@@ -77,7 +78,7 @@ class SupervisorPipe(LineOnlyReceiver):
     transport: Any
 
     def __init__(self, worker: "Worker", most: int) -> None:
-        """Take who hears orders, and the longest line in bytes."""
+        """Store the worker, which executes orders, and the longest line in bytes."""
         self._worker = worker
         self._most = most
         self._choked = False
@@ -88,16 +89,16 @@ class SupervisorPipe(LineOnlyReceiver):
         self.transport.registerProducer(self, True)
 
     def lineReceived(self, line: bytes) -> None:
-        """Take an order."""
+        """Execute an order."""
         with log.failuresHandled("an order of the parent was not carried out"):  # else Twisted closes the pipe
             self._worker.order(read_order(line))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Stop: the parent is gone."""
+        """Stop the worker: the supervisor is gone."""
         self._worker.stop()
 
     def say(self, report: Report) -> None:
-        """Tell the parent, if it listens."""
+        """Send a report to the supervisor, if it reads."""
         if self.transport is None or (self._choked and isinstance(report, LogRecord)):
             self._dropped += 1
             return
@@ -115,30 +116,30 @@ class SupervisorPipe(LineOnlyReceiver):
             self.say(LogRecord(level.name, text, problem, resolved, namespace, key, fields))
 
     def pauseProducing(self) -> None:
-        """Note that the parent does not read."""
+        """Stop sending: the supervisor does not read."""
         self._choked = True
 
     def resumeProducing(self) -> None:
-        """Note that it reads again."""
+        """Resume sending."""
         self._choked = False
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self.say(LogRecord("warn", f"{dropped} lines for the log were dropped: nobody read them"))
 
     def stopProducing(self) -> None:
-        """Note that the pipe is gone; connectionLost says so too."""
+        """Stop sending: the pipe is gone. connectionLost follows."""
 
 
 class InheritedSockets:
-    """Listens, to those who parse endpoint strings, like a reactor; uses the sockets that the parent bound."""
+    """A reactor that parses endpoint strings like a real one, but listens on the sockets that the supervisor opened."""
 
     def __init__(self, reactor: Any, listener: ListeningSocket) -> None:
-        """Take the real reactor and the socket to use."""
+        """Store the real reactor and the socket to use."""
         self._reactor = reactor
         self._listener = listener
 
     def __getattr__(self, name: str) -> Any:
-        """Be the real reactor for anything else an endpoint may ask."""
+        """Return the real reactor's attribute."""
         return getattr(self._reactor, name)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> IListeningPort:
@@ -168,35 +169,15 @@ class Worker:
     """All the parts, and their beginning and end."""
 
     def __init__(self, reactor: Any, assignment: Assignment) -> None:
-        """Take the reactor to run on and what the parent wants."""
+        """Store the reactor to run on and what the parent wants."""
         config = assignment.config
         self._reactor = reactor
         self._assignment = assignment
         self._config = config
         name = secrets.token_hex(5)
         self._supervisor_pipe = SupervisorPipe(self, config.relayed_line_bytes)
-        synced = config.chat_log_sync == "batch"
-        self._chat_log = ChatLog(
-            config.chat_log,
-            log,
-            lock_seconds=config.log_lock_seconds,
-            spin_seconds=config.log_spin_seconds,
-            calm_seconds=config.log_calm_seconds,
-            json=config.chat_log_format == "json",
-            synced=synced,
-        )
-        chat = Logger(namespace="chatd.chat", observer=self._chat_log)
-        sync = Sync(self._chat_log.take_unsynced, partial(deferToThreadPool, reactor, reactor.getThreadPool()))
-        numbers = count(1)
-
-        def shard(url: str) -> Shard:
-            address = broker_address(url)
-            bus = Bus(reactor, address, config, name, run=assignment.lineage)
-            sync.listen(bus.queues)
-            hub = Hub(bus, chat, config, reactor, sync=sync if synced else None, numbers=numbers)
-            return Shard(address.identity, bus, hub)
-
-        self._shards = Shards([shard(url) for url in assignment.brokers])
+        self._chat_log = _chat_log(config)
+        self._shards = self._make_shards(name)
         self._watched: list[WatchedFiles] = []
         most = max_worker_connections(config, raise_open_files_limit())
         self._connections = ConnectionFactory(
@@ -226,8 +207,25 @@ class Worker:
         self._began = reactor.seconds()
         self.exit_status = 0
 
+    def _make_shards(self, name: str) -> Shards:
+        """Return a bus and a hub for each broker; name is the unique name of this worker."""
+        reactor, config, lineage = self._reactor, self._config, self._assignment.lineage
+        synced = config.chat_log_sync == "batch"
+        chat = Logger(namespace="chatd.chat", observer=self._chat_log)
+        sync = Sync(self._chat_log.take_unsynced, partial(deferToThreadPool, reactor, reactor.getThreadPool()))
+        numbers = count(1)
+
+        def shard(url: str) -> Shard:
+            address = broker_address(url)
+            bus = Bus(reactor, address, config, name, run=lineage)
+            sync.listen(bus.queues)
+            hub = Hub(bus, chat, config, reactor, sync=sync if synced else None, numbers=numbers)
+            return Shard(address.identity, bus, hub)
+
+        return Shards([shard(url) for url in self._assignment.brokers])
+
     def _token_verifier(self) -> TokenVerifier | None:
-        """Make what reads tokens, if there are keys for them, and watch the files that it is made from."""
+        """Return the verifier of tokens, if there are keys, and watch its files."""
         config = self._config
         if not config.auth_key:
             return None
@@ -243,7 +241,7 @@ class Worker:
         return token_verifier
 
     def start(self) -> None:
-        """Begin to talk to the parent and the broker."""
+        """Connect to the supervisor and the brokers."""
         StandardIO(self._supervisor_pipe, reactor=self._reactor)
         globalLogBeginner.beginLoggingTo([self._supervisor_pipe], redirectStandardIO=False)
         self._meter.start()
@@ -259,7 +257,7 @@ class Worker:
         self._try_ready()
 
     def order(self, order: str) -> None:
-        """Do what the parent says."""
+        """Execute an order of the supervisor."""
         if order == LISTEN:
             if self._ready:
                 self.listen()
@@ -273,10 +271,10 @@ class Worker:
             self.stop()
 
     def listen(self) -> None:
-        """Take connections.
+        """Accept connections.
 
-        Until it is ready, or ``listen_seconds`` are over, they wait in the queues of its sockets: a worker without a
-        broker refuses what it could have done a moment later.
+        Until the worker is ready, or ``listen_seconds`` are over, they wait in the queues of its sockets: without a
+        broker it would refuse requests that it could answer a moment later.
         """
         self._stop_waiting()
         for listener in self._assignment.listeners:
@@ -289,7 +287,7 @@ class Worker:
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:
-        """Take no more connections, and close those that there are, spread over the drain time; then stop."""
+        """Accept no more connections, close the open ones, spread over the drain time, then stop."""
         if self._draining is None and not self._stopping:
             self._close_code = RESTARTING
             self._stop_listening()
@@ -301,10 +299,10 @@ class Worker:
             self._draining.start()
 
     def _look_whether_drained(self, late: float) -> None:
-        """Stop once everybody has gone, or the time is over; who has just connected may yet say what it wants.
+        """Stop once all clients are gone, or the time is over; a new connection may still send its request.
 
-        If the broker is away, stop once it is back and knows how far clients with a resume key have come. They come
-        back on other workers, and get in there once it is back.
+        If the broker is away, stop once it is back and stores the positions of clients with a resume key. They
+        reconnect to other workers, where they can join once it is back.
         """
         now, config = self._reactor.seconds(), self._config
         if self._listener.empty or (now >= late and not self._listener.waiting) or now >= late + config.head_seconds:
@@ -327,7 +325,7 @@ class Worker:
             port.stopListening()
 
     def hold(self) -> "Deferred[None]":
-        """Take no more connections and messages; fires when all that were taken are published, or time is up."""
+        """Accept no more connections and messages; fires when all accepted ones are published, or the time is up."""
         if self._held is None:
             self._held = Deferred()
             self._stop_listening()
@@ -406,9 +404,9 @@ class Worker:
         self._supervisor_pipe.say(Heartbeat(clients, self._shards.room_count, self._shards.taken, self._shards.away))
 
     def _try_ready(self) -> None:
-        """Say Ready once a probe comes back through each bus; one that is away keeps the others waiting for a while.
+        """Report Ready once a probe comes back through each bus; one that is away delays the others for a while only.
 
-        And once all files are read: a reload with one that only the parent may read changes nothing.
+        All files must be read, too: a reload with a file that only the supervisor may read changes nothing.
         """
         if not all(watched.loaded for watched in self._watched):
             if not self._stopping:
@@ -432,8 +430,20 @@ class Worker:
         self._supervisor_pipe.say(Ready())
 
 
+def _chat_log(config: Config) -> ChatLog:
+    return ChatLog(
+        config.chat_log,
+        log,
+        lock_seconds=config.log_lock_seconds,
+        spin_seconds=config.log_spin_seconds,
+        calm_seconds=config.log_calm_seconds,
+        json=config.chat_log_format == "json",
+        synced=config.chat_log_sync == "batch",
+    )
+
+
 def main() -> int:
-    """Run until the parent says stop, or is gone, or SIGTERM comes; give the exit status."""
+    """Run until the supervisor stops the worker or is gone, or SIGTERM comes; return the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # what is sent to the parent's whole group is the parent's: it stops us in order
         os.setsid()
