@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CloseCode:
-    """A close code and the reason the client is told (at most 123 bytes of UTF-8)."""
+    """A close code and the reason for the client (at most 123 bytes of UTF-8)."""
 
     code: int
     reason: str
@@ -47,30 +47,30 @@ _COME_BACK = frozenset((1001, 1011, 1012, 1013, 4029))
 
 
 def come_back_after(close_code: CloseCode, most: float, chance: Callable[[float, float], float]) -> float | None:
-    """Choose in how many seconds a client is to come back, each in another time; None where it is not welcome.
+    """Return after how many seconds a client is to reconnect, each at another time; None if it may not.
 
-    Chance gives a number between two.
+    Chance returns a random number between two.
     """
     return round(chance(0.1, most), 1) if close_code.code in _COME_BACK else None
 
 
 def too_slow(missed: int | None) -> CloseCode:
-    """Return the reason for a client that read too slowly, and so missed as many messages; None: nobody knows."""
+    """Return the reason for a client that read too slowly and missed so many messages; None: unknown."""
     count = "some" if missed is None else missed
     return CloseCode(1013, f"read too slowly: {count} messages were missed; try again later")
 
 
 def frame_says(code: int | None, reason: bytes | None) -> CloseCode:
-    """Return what a Close frame of ours tells the client."""
+    """Return the close code that a Close frame of the server has."""
     return CloseCode(code or 1000, (reason or b"").decode())
 
 
 _CODES = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
-"""What a Close frame may say: RFC 6455, section 7.4, and what IANA has registered since (1012 to 1014)."""
+"""The codes of a Close frame: RFC 6455, section 7.4, and those that IANA has registered since (1012 to 1014)."""
 
 
 def fault_in_close(code: int | None, reason: bytes | None) -> CloseCode | None:
-    """Say what is wrong with a client's Close frame, None where nothing is; code and reason may be left out."""
+    """Return the fault in a client's Close frame, None if it is valid; code and reason may be missing."""
     if code is not None and code not in _CODES:
         return BAD_CODE
     try:

@@ -24,7 +24,7 @@ FORMS = (TEXT, JSON, JSON_LINES, EVENTS, HTML)
 """In which a room is shown."""
 
 LAST = 50
-"""Messages that are shown where no number is asked for."""
+"""The default number of messages in an answer."""
 
 HEARTBEAT_LEAST, HEARTBEAT_MOST = 5, 300
 """Seconds from one heartbeat of a stream to the next, if its client asks for them."""
@@ -34,9 +34,9 @@ _EVENT_ID = re.compile(rf"([0-9A-Za-z]{{1,{EPOCH_LENGTH}}})-(\d{{1,15}})", re.AS
 
 
 def choose_form(accept: str | None) -> str:
-    """Choose the form that the client likes best (RFC 9110, section 12.5.1): of two the one that it names first.
+    """Return the form that the client prefers (RFC 9110, section 12.5.1); of equal ones, the one that it names first.
 
-    A room is shown as text to who names no form, or none that there is: a wildcard stands for text.
+    A client that names no known form gets text; a wildcard stands for text.
     """
     best, form = 0.0, TEXT
     for name, quality in _weighted(accept):
@@ -82,7 +82,7 @@ def read_event_id(text: str) -> StreamPosition:
 
 
 def read_before(target: bytes) -> StreamPosition | None:
-    """Return before which message those that are wanted stand, if a target says so. Raise Refused: 400."""
+    """Return the position before which messages are requested, if a target has one. Raise Refused: 400."""
     value = parameter(target, b"before")
     if value is None:
         return None
@@ -92,15 +92,15 @@ def read_before(target: bytes) -> StreamPosition | None:
 
 
 def link_to_older(start: StreamPosition, last: int) -> str:
-    """Write the header that says where messages before a position are to be had (RFC 8288).
+    """Return the header that links to the messages before a position (RFC 8288).
 
-    It is relative, so that it holds behind a proxy that changes the path.
+    The link is relative, so that it works behind a proxy that changes the path.
     """
     return f'<?before={start.epoch}-{start.offset}&last={last}>; rel="prev"'
 
 
 def read_heartbeat(target: bytes) -> int | None:
-    """Return how many seconds lie between two heartbeats, if a target says so; 0 is for none. Raise Refused: 400."""
+    """Return the seconds between two heartbeats, if a target has them; 0 for none. Raise Refused: 400."""
     value = parameter(target, b"heartbeat")
     if value is None:
         return None
@@ -111,21 +111,21 @@ def read_heartbeat(target: bytes) -> int | None:
 
 
 class PublishBody(Struct, frozen=True, gc=False):
-    """What somebody says with one request, as its JSON has it."""
+    """The body of a request to publish, in JSON."""
 
     text: str
     nick: str | None = None
     id: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)] | None = None
-    """With the same id, under the same nick, it is said once."""
+    """With the same id, under the same nick, it is published once."""
 
 
 _decoder = msgspec.json.Decoder(PublishBody)
 
 
 def media_type(content_type: str | None) -> str:
-    """Return how a body says what is said: ``JSON`` or ``TEXT``. Raise Refused: 415.
+    """Return the type of a body: ``JSON`` or ``TEXT``. Raise Refused: 415.
 
-    What curl sends with ``--data`` is called a form by curl, and is text here.
+    The type of ``curl --data``, a form, is text here.
     """
     kind, _, rest = (content_type or TEXT).partition(";")
     kind = kind.strip().lower()
@@ -140,14 +140,14 @@ def media_type(content_type: str | None) -> str:
 
 
 def check_coding(content_encoding: str | None) -> None:
-    """See that a body is sent as it is. Raise Refused: 415."""
+    """Check that a body has no content coding. Raise Refused: 415."""
     if content_encoding and content_encoding.strip().lower() != "identity":
         message = "the body must not be compressed: Content-Encoding is not supported"
         raise Refused(415, "bad_request", message, (("Accept-Encoding", "identity"),))
 
 
 def read_publish_body(content_type: str | None, body: bytes, most: int) -> PublishBody:
-    """Read the body of a request to publish, whose text may have so many bytes. Raise Refused: 400, 413 or 415."""
+    """Parse the body of a request to publish, whose text may have so many bytes. Raise Refused: 400, 413 or 415."""
     if media_type(content_type) == JSON:
         said = _read_json(body)
     else:
@@ -185,7 +185,7 @@ def _nick(nick: str | None) -> str | None:
 
 
 class PublishAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
-    """Where what was said stands; a duplicate was said before, at this offset."""
+    """The stream position of a published message; a duplicate was published before, at this offset."""
 
     room: str
     epoch: str
@@ -196,7 +196,7 @@ class PublishAnswer(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class PresenceAnswer(Struct, frozen=True, gc=False):
-    """Who is in a room; members is null where they are too many to be listed."""
+    """The members of a room; members is null if they are too many to be listed."""
 
     room: str
     members: Sequence[Member] | None
@@ -204,7 +204,7 @@ class PresenceAnswer(Struct, frozen=True, gc=False):
 
 
 class ListedRoom(Struct, frozen=True, gc=False):
-    """A room: how many are in it, and where its newest message stands."""
+    """A room: its number of members, and the position of its newest message."""
 
     room: str
     members: int

@@ -22,7 +22,7 @@ from chatd.protocol.nick import BadNick, read_nick, shows
 
 HEAD_END = b"\r\n\r\n"
 EMPTY_LINE = b"\r\n"
-"""What a request may have before it: one, as some clients send it behind a body (RFC 9112, section 2.2)."""
+"""An empty line before a request, as some clients send it after a body (RFC 9112, section 2.2)."""
 
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Bytes that no head may hold: some programs end a header at one of them, and others do not."""
@@ -42,9 +42,9 @@ _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 PROTOCOL = "chatd.v1"
 """The one subprotocol."""
 BEARER = "bearer."
-"""What a subprotocol begins with that is none but a token: browsers can send one in no other header."""
+"""The prefix of a subprotocol that carries a token: browsers can send one in no other header."""
 RESUME = "resume."
-"""What a subprotocol begins with that is none but a resume key: proxies log URLs, but not this header."""
+"""The prefix of a subprotocol that carries a resume key: proxies log URLs, but not this header."""
 
 LOBBY = "lobby"
 ROOM_LENGTH = 64
@@ -58,9 +58,9 @@ class Refused(Exception):
     def __init__(
         self, status: int, code: str, message: str, headers: tuple[tuple[str, str], ...] = (), *, reason: str = ""
     ) -> None:
-        """Store the HTTP status, our short code for programs, one line for people, and further headers.
+        """Store the HTTP status, a short code for programs, one line for people, and further headers.
 
-        The reason is for the metrics, if the code does not say it.
+        The reason is for the metrics, if it differs from the code.
         """
         super().__init__(message)
         self.status = status
@@ -75,7 +75,7 @@ class Refused(Exception):
         return next((int(value) for name, value in self.headers if name == "Retry-After"), None)
 
     def body(self) -> bytes:
-        """Return the JSON that says so, newline included."""
+        """Return the error as JSON, newline included."""
         return encode({"error": self.code, "message": self.message}) + b"\n"
 
     def response(self) -> bytes:
@@ -114,7 +114,7 @@ def unavailable(message: str, *, reason: str = "") -> Refused:
 
 
 def forbidden(message: str) -> Refused:
-    """Refuse who may not come in as it is."""
+    """Return the error for a request that is not allowed."""
     return Refused(403, "forbidden", message)
 
 
@@ -174,7 +174,7 @@ def quote_target(line: bytes) -> bytes:
 
 
 def check_framing(head: RequestHead) -> None:
-    """See that a request says in one way alone where its body ends (RFC 9112, section 6.3). Raise Refused: 400."""
+    """Check that a request defines the end of its body in one way only (RFC 9112, section 6.3). Raise Refused: 400."""
     coding = head.headers.get("transfer-encoding")
     if coding is None:
         return
@@ -189,7 +189,7 @@ class Upgrade(Struct, frozen=True):
 
     key: str
     extensions: str = ""
-    """Those it offers, as its header says."""
+    """The extensions that the client offers, as in its header."""
     protocol: str = ""
     """The subprotocol that is spoken; empty: none was offered."""
 
@@ -230,7 +230,7 @@ def _offered(protocols: str) -> list[str]:
 
 
 def _carried(offered: str | None, prefix: str) -> set[str]:
-    """Return what the subprotocols that begin with a prefix carry behind it."""
+    """Return the rest of the subprotocols that have a prefix."""
     return {name.removeprefix(prefix) for name in _offered(offered or "") if name.startswith(prefix)}
 
 
@@ -243,7 +243,7 @@ def bearer_of_protocols(offered: str | None) -> str:
 
 
 def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
-    """Return the answer that opens the WebSocket (RFC 6455, section 4.2.2), with the extensions that are taken up."""
+    """Return the response that opens the WebSocket (RFC 6455, section 4.2.2), with the accepted extensions."""
     proof = b64encode(sha1(upgrade.key.encode("ascii") + _GUID, usedforsecurity=False).digest())
     lines = [
         "HTTP/1.1 101 Switching Protocols",
@@ -257,15 +257,15 @@ def accept(upgrade: Upgrade, extensions: str = "") -> bytes:
 
 
 class RoomTarget(Struct, frozen=True):
-    """Where a client's URL puts it, and how it wants to be there."""
+    """The room of a client's URL, and its parameters there."""
 
     room: str
     echo: bool = False
-    """Whether it hears its own messages too."""
+    """Whether the client receives its own messages."""
     last: int = 0
-    """How many messages it wants to hear that were said before."""
+    """How many earlier messages it wants."""
     resume: str = ""
-    """The key under which its place is kept; empty: none is."""
+    """The key under which its position is stored; empty: none."""
     nick: str = ""
     """The name it wants to have; empty: it stays bare."""
 
@@ -280,9 +280,9 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 
 def read_target(target: bytes, last: int = 0) -> RoomTarget:
-    """Read the room and the parameters from a request target (``/ops?echo=1``). Raise Refused: 404 or 400.
+    """Parse the room and the parameters of a request target (``/ops?echo=1``). Raise Refused: 404 or 400.
 
-    Last is how many messages are wanted where the target does not say so.
+    Last is the number of earlier messages if the target has none.
     """
     path, query = split_target(target)
     room = room_name(path[1:])

@@ -19,7 +19,7 @@ Frame = Callable[[bytes], bytes]
 
 
 def chunk(data: bytes) -> bytes:
-    """Make it a chunk; there are no empty ones but the last."""
+    """Return data as a chunk, which must not be empty."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -36,17 +36,17 @@ class Stream:
 
     content_type: str
     format: Format
-    """How it shows messages, and who comes and goes."""
+    """The format of messages and presence events."""
     lost: Callable[[str, OffsetGap], bytes]
-    """Tells, of a room, what is gone for good."""
+    """Encodes a gap of a room."""
     another_nick: Callable[[str, str], bytes]
-    """Tells who follows under another nick than it wanted which it is."""
+    """Encodes the nick of a client that got another one than requested."""
     token_ends: Callable[[float], bytes]
-    """Tells in how many seconds a token runs out."""
+    """Encodes in how many seconds the token ends."""
     close_code: Callable[[CloseCode, float | None], bytes]
-    """Tells why the stream ends, and in how many seconds to come back."""
+    """Encodes why the stream ends, and after how many seconds to reconnect."""
     beginning: Callable[[float], bytes]
-    """Goes before all else; takes in how many seconds to come back should the stream break off."""
+    """Encodes the start of the stream, with the seconds after which to reconnect if it breaks off."""
     heartbeat: bytes
     """A sign of life that means nothing to the client."""
     beats: bool
@@ -82,7 +82,7 @@ def _lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
 
 
 def _json_lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
-    """Show what a program hears, an object a line."""
+    """Return the form of JSON events, one on each line."""
 
     def frame_line(data: bytes) -> bytes:
         return frame(data + b"\n")
@@ -102,7 +102,7 @@ def _json_lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
 
 
 def _events(frame: Frame, end: bytes, *, presence: bool) -> Stream:
-    """Show what a program hears, as an EventSource takes it (WHATWG HTML, section 9.2.6); JSON has no line ends."""
+    """Return the form of JSON events for an EventSource (WHATWG HTML, section 9.2.6); JSON has no line ends."""
     return Stream(
         EVENTS,
         json_v1.JsonFormat(frame, presence=presence, show=_message, tell=_change),
@@ -130,20 +130,20 @@ def _event(kind: bytes, data: bytes, id: bytes = b"") -> bytes:
 
 
 def _id(epoch: str, offset: int) -> bytes:
-    """Say where the client is to come back to."""
+    """Return the id with which the client reconnects."""
     return b"id: %b-%d\n" % (epoch.encode("ascii"), offset)
 
 
 class Postponed(Refused):
-    """A stream of events that is refused for now, as an EventSource understands it: one that ends at once.
+    """A temporary refusal for an EventSource: a stream of events that ends at once.
 
-    It takes any status but 200 for final (WHATWG HTML, section 9.2.2), and never asks again.
+    An EventSource treats any status but 200 as final (WHATWG HTML, section 9.2.2), and never reconnects.
     """
 
     content_type = EVENTS
 
     def __init__(self, refused: Refused, again: float) -> None:
-        """Answer with the message of a refusal, and ask the client to come back after so many seconds."""
+        """Store the message of a refusal, and after how many seconds the client is to reconnect."""
         headers = (*refused.headers, ("Access-Control-Allow-Origin", "*"))  # it says nothing of the room
         super().__init__(200, refused.code, refused.message, headers, reason=refused.reason)
         self._again = again
@@ -157,7 +157,7 @@ class Postponed(Refused):
 
 
 def refused_to(head: RequestHead, refused: Refused, spread: Callable[[], float]) -> Refused:
-    """Return how the sender of a request is refused; spread gives how many seconds later than others it comes back."""
+    """Return the error for the client of a request; spread returns how many seconds later than others it retries."""
     if refused.retry_after is None or not asks_for_events(head):
         return refused
     return Postponed(refused, round(refused.retry_after + spread(), 1))
@@ -173,8 +173,8 @@ _STREAMS = {
 
 
 def stream(form: str, *, chunked: bool, presence: bool) -> Stream:
-    """Return a form, the same one for all who ask: members that share a dress share its frames.
+    """Return the one stream for a form: subscribers with the same format share its frames.
 
-    Told is who hears who comes and goes.
+    Presence: with presence events.
     """
     return _STREAMS[form, chunked, presence]

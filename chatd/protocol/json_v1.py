@@ -53,11 +53,11 @@ class _Answer(_Event, frozen=True, gc=False, kw_only=True):
 
 
 class Publish(_Request, frozen=True, gc=False, tag="publish"):
-    """Say something in a room; with the same id it is said once. Answered by `ack`."""
+    """Publish a message in a room; with the same id it is published once. Answered by `ack`."""
 
     room: str
     text: Annotated[str, Meta(min_length=1)]
-    """Never empty: it would be an empty frame to a bare client."""
+    """Never empty: it would be an empty frame to a pipe client."""
     id: Annotated[str, Meta(min_length=1, max_length=ID_LENGTH)] | UnsetType = UNSET
 
 
@@ -84,7 +84,7 @@ _ONE_OF_TWO = {
 
 
 class Join(_Request, frozen=True, gc=False, tag="join"):
-    """Come into a room. Answered by `joined`."""
+    """Join a room. Answered by `joined`."""
 
     room: str
     since: Annotated[Since, Meta(extra_json_schema=_ONE_OF_TWO)] | UnsetType = UNSET
@@ -110,13 +110,13 @@ class Leave(_Request, frozen=True, gc=False, tag="leave"):
 
 
 class Members(_Request, frozen=True, gc=False, tag="members"):
-    """Ask who is in a room. Answered by `members`."""
+    """Request the members of a room. Answered by `members`."""
 
     room: str
 
 
 class History(_Request, frozen=True, gc=False, tag="history"):
-    """Ask what was said in a room, before an offset or up to now. Answered by `history`."""
+    """Request messages of a room, before an offset or up to now. Answered by `history`."""
 
     room: str
     before: Positive | UnsetType = UNSET
@@ -124,7 +124,7 @@ class History(_Request, frozen=True, gc=False, tag="history"):
 
 
 class Nick(_Request, frozen=True, gc=False, tag="nick"):
-    """Take another nick, in all rooms. Answered by `nick`."""
+    """Change the nick, in all rooms. Answered by `nick`."""
 
     nick: str
 
@@ -144,10 +144,10 @@ Request = Publish | Join | Leave | Members | History | Nick | Auth | Ping
 
 
 class BadRequest(Exception):
-    """What a client sent is no request."""
+    """The frame of a client is not a valid request."""
 
     def __init__(self, ref: int | str | UnsetType, message: str) -> None:
-        """Store the reference that it has nevertheless, and one line that says what is wrong, and in which field."""
+        """Store the request's reference and one line with the fault and its field."""
         super().__init__(message)
         self.ref = ref
         self.message = message
@@ -187,7 +187,7 @@ def _reference(found: dict[str, object]) -> int | str | UnsetType:
 
 
 def _complaint(error: ValueError, found: dict[str, object]) -> str:
-    """Say what msgspec found, the field first: ``limit: expected int <= 1000``."""
+    """Return the fault that msgspec found, the field first: ``limit: expected int <= 1000``."""
     if isinstance(error, msgspec.ValidationError):
         what, _, field = str(error).replace("`", "").partition(" - at $.")
         if field == "type":
@@ -208,7 +208,7 @@ def _is_halved(value: object) -> bool:
 
 
 class Limits(Struct, frozen=True, gc=False):
-    """What a client may do; null: as much as it likes."""
+    """The limits of a client; null: no limit."""
 
     message_bytes: int
     messages_per_s: float | None
@@ -227,7 +227,7 @@ class Welcome(_Event, frozen=True, gc=False, tag="welcome"):
 
 
 class MessageEvent(_Event, frozen=True, gc=False, tag="message", omit_defaults=True):
-    """A message of a room; its nick is null where its author has none, its action true where it was said with `/me`."""
+    """A message of a room; its nick is null if the sender has none, its action true if it was sent with `/me`."""
 
     room: str
     epoch: str
@@ -239,21 +239,21 @@ class MessageEvent(_Event, frozen=True, gc=False, tag="message", omit_defaults=T
     text: str
     action: bool = False
     subject: str = ""
-    """Who its author's token says it is; there only where it has one."""
+    """The subject of the sender's token; present only if there is one."""
 
 
 class Joined(_Answer, frozen=True, gc=False, tag="joined"):
-    """The client is in the room, and has what was said before; offset is that of the room's newest message."""
+    """The client is in the room, with the earlier messages; offset is that of the room's newest message."""
 
     room: str
     epoch: str
     offset: Number
     recovered: bool
-    """Whether the messages are all that came after the position which the client named."""
+    """Whether the messages are all that came after the position in the request."""
     lost: int | None
-    """How many of those are gone for good; None where nobody knows."""
+    """How many of those are lost; null if unknown."""
     messages: Sequence[MessageEvent]
-    """What was asked for, oldest first."""
+    """The requested messages, oldest first."""
     more: bool | UnsetType = UNSET
     """True where that is not all of it: the rest follows, each message by itself."""
 
@@ -287,7 +287,7 @@ class Presence(_Event, frozen=True, gc=False, tag="presence"):
 
 
 class Member(Struct, frozen=True, gc=False):
-    """Who is in a room, and since when."""
+    """A member of a room."""
 
     session: str
     nick: str | None
@@ -296,7 +296,7 @@ class Member(Struct, frozen=True, gc=False):
 
 
 class MembersAnswer(_Answer, frozen=True, gc=False, tag="members"):
-    """Who is in the room, and how many they are; members is null where they are too many to be listed."""
+    """The members of the room and their number; members is null if they are too many to be listed."""
 
     room: str
     members: Sequence[Member] | None
@@ -304,7 +304,7 @@ class MembersAnswer(_Answer, frozen=True, gc=False, tag="members"):
 
 
 class HistoryAnswer(_Answer, frozen=True, gc=False, tag="history"):
-    """What was said in the room, oldest first."""
+    """The requested messages of the room, oldest first."""
 
     room: str
     epoch: str
@@ -314,14 +314,14 @@ class HistoryAnswer(_Answer, frozen=True, gc=False, tag="history"):
 
 
 class NickAnswer(_Answer, frozen=True, gc=False, tag="nick"):
-    """The nick that the client has now, which need not be the one that it asked for, and the one that it was."""
+    """The nick that the client has now, which may differ from the requested one, and the previous one."""
 
     nick: str
     was: str | None
 
 
 class AuthAnswer(_Answer, frozen=True, gc=False, tag="auth"):
-    """The token is good for so many seconds; null: without end. Unasked it says that the token runs out."""
+    """The token is valid for so many seconds; null: without end. Without a request it announces the end."""
 
     expires_in: float | None
 
@@ -331,7 +331,7 @@ class Pong(_Answer, frozen=True, gc=False, tag="pong"):
 
 
 class Gap(_Event, frozen=True, gc=False, tag="gap"):
-    """The messages from one offset to another are lost for this client for good; null where nobody knows which."""
+    """The messages from one offset to another are lost for this client; null if it is unknown which."""
 
     room: str
     epoch: str
@@ -343,7 +343,7 @@ Code = Literal["bad_request", "bad_room", "not_joined", "forbidden", "rate_limit
 
 
 class Error(_Answer, frozen=True, gc=False, tag="error"):
-    """What the client asked for is not done; where it helps to ask again, after so many seconds."""
+    """The request was not executed; if a retry helps, after so many seconds."""
 
     code: Code
     message: str
@@ -351,7 +351,7 @@ class Error(_Answer, frozen=True, gc=False, tag="error"):
 
 
 class Bye(_Event, frozen=True, gc=False, tag="bye"):
-    """The last frame before the server closes with this code; where it helps to come back, after so many seconds."""
+    """The last frame before the server closes with this code; if the client may reconnect, after so many seconds."""
 
     code: int
     reason: str
@@ -374,11 +374,11 @@ Event = (
     | Error
     | Bye
 )
-"""Everything that the server may say."""
+"""All events of the server."""
 
 
 def message_event(message: Message, room: str, epoch: str, offset: int) -> MessageEvent:
-    """Say a message as it stands in a room's order; its id is the author's own where it gave one."""
+    """Return the event of a message with its offset; its id is the sender's own if it has one."""
     return MessageEvent(
         room,
         epoch,
@@ -394,29 +394,29 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
 
 
 def gap_event(room: str, gap: OffsetGap) -> Gap:
-    """Say what is gone for good."""
+    """Return the event of a gap."""
     first = None if gap.count is None else gap.last - gap.count + 1
     return Gap(room, gap.epoch, first, None if first is None else gap.last)
 
 
 def presence_event(room: str, change: PresenceEvent) -> Presence:
-    """Say who came, went, or took another nick."""
+    """Return the event of a join, leave or nick."""
     was: str | UnsetType | None = (change.was or None) if change.what == "nick" else UNSET
     return Presence(room, change.what, change.session, change.nick or None, was, change.subject or UNSET)
 
 
 def token_ends(seconds: float | None) -> AuthAnswer:
-    """Say for how long a token is good; None: without end."""
+    """Return the event of the token's remaining seconds; None: without end."""
     return AuthAnswer(None if seconds is None else round(seconds, 1))
 
 
 def bye(close_code: CloseCode, again: float | None) -> Bye:
-    """Say why the connection closes, and in how many seconds the client may come back, where it may."""
+    """Return the event of a close code, with the seconds after which the client may reconnect, if it may."""
     return Bye(close_code.code, close_code.reason, UNSET if again is None else again)
 
 
 def message_events(batch: Batch) -> list[MessageEvent]:
-    """Say the messages of a batch."""
+    """Return the events of the messages of a batch."""
     return [
         message_event(message, batch.room, batch.epoch, offset)
         for offset, message in enumerate(batch.messages, batch.first)
@@ -424,12 +424,12 @@ def message_events(batch: Batch) -> list[MessageEvent]:
 
 
 def message_json(message: Message, room: str, epoch: str, offset: int) -> bytes:
-    """Return the text of the frame in which a message goes to everybody."""
+    """Return the text of the frame of a message."""
     return encode(message_event(message, room, epoch, offset))
 
 
 def change_json(room: str, change: PresenceEvent) -> bytes:
-    """Return the text of the frame in which a change is told."""
+    """Return the text of the frame of a presence event."""
     return encode(presence_event(room, change))
 
 
@@ -450,9 +450,9 @@ class JsonFormat:
         tell: Callable[[str, PresenceEvent], bytes] = change_json,
         deflated: "JsonFormat | None" = None,
     ) -> None:
-        """Store how UTF-8 is framed, whether it is told who comes and goes, and how messages and that are put.
+        """Store how to frame UTF-8, whether there are presence events, and how to encode both.
 
-        Deflated is the same dress for clients that have agreed to compression.
+        Deflated is the same format for clients with compression.
         """
         self._frame = frame
         self._presence = presence
@@ -470,7 +470,7 @@ class JsonFormat:
         ]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame that tells who came, went, or took another nick; empty where that is not told."""
+        """Return the frame of a presence event; empty without presence events."""
         return self._frame(self._tell(room, change)) if self._presence else b""
 
 

@@ -25,23 +25,23 @@ def rfc3339_ms(milliseconds: int) -> str:
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One message, as everybody gets it."""
+    """One message, as all subscribers get it."""
 
     id: str
     """Unique: the author's connection and a number."""
     time: Annotated[int, msgspec.Meta(le=LATEST)]
     """When the server accepted it: milliseconds since 1970, UTC."""
     session: str
-    """Its author: a connection, or all those that a client has had with one resume key; who hears all but its own."""
+    """The sender id: that of a connection, or of all connections that a client has had with one resume key."""
     text: str
     nick: str = ""
-    """The author's name when it was said; empty: it had none."""
+    """The sender's nick; empty: none."""
     action: bool = False
-    """Whether it tells what the author does: ``/me``."""
+    """Whether the text describes an action of the sender: ``/me``."""
     given: str = ""
     """The id that its author gave it; empty: none."""
     subject: str = ""
-    """Who the author's token says it is (``sub``); empty: it had none."""
+    """The subject of the sender's token (``sub``); empty: none."""
 
 
 UNBEGUN = "none"
@@ -62,12 +62,12 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True)
 class OffsetGap:
-    """Messages that are lost for good; what comes next stands behind ``last``."""
+    """Messages that are lost; the next one follows ``last``."""
 
     epoch: str
     last: int
     count: int | None
-    """How many they are; None where nobody knows: the broker has begun another epoch."""
+    """How many messages; None if unknown, because the broker has begun another epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Batch:
     """Rises from batch to batch of a publisher, over all its rooms; one that is published again keeps its number."""
     messages: tuple[Message, ...]
     before: StreamPosition | None = None
-    """Where the first message stood in another run of the broker, which had answered that it was published."""
+    """The position of the first message in another run of the broker, which had answered that it was published."""
     size: int = 0
     """How many bytes it had on the bus."""
 
@@ -97,7 +97,7 @@ class Batch:
         return replace(self, messages=self.messages[:count])
 
     def without_first(self, count: int) -> "Batch":
-        """Return the rest of it, behind so many messages."""
+        """Return the batch without so many messages at its start."""
         before = self.before and StreamPosition(self.before.epoch, self.before.offset + count)
         return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
 
@@ -120,9 +120,9 @@ class HistoryRange:
     """A stretch of a room's history."""
 
     batches: Sequence[Batch]
-    """In order, and all of one epoch; the first may begin with messages that were not asked for."""
+    """In order, and all of one epoch; the first batch may begin with messages that were not requested."""
     top: StreamPosition
-    """Where the room's order stood when it was read."""
+    """The position of the room's newest message when the range was read."""
     more: bool = False
     """Whether history has more between these and the top."""
 
@@ -134,7 +134,7 @@ class HistoryPage:
     batches: Sequence[Batch]
     """In order, and all of one epoch."""
     more: bool = False
-    """Whether history has older ones: more than that were not asked for, or did not fit."""
+    """Whether history has older messages, which were not requested, or did not fit."""
 
     @property
     def start(self) -> StreamPosition | None:
@@ -170,7 +170,7 @@ def encode(messages: Sequence[Message]) -> bytes:
 
 
 def decode(room: str, data: bytes) -> Batch:
-    """Read what came from the bus, or from history, for a room. Raise ValueError for what is no batch."""
+    """Decode a batch of a room from the bus or from history. Raise ValueError if it is not one."""
     head, _, payload = data.partition(b"\n")
     epoch, first, publisher, sequence = head.decode("ascii").split(" ")
     before = None
@@ -182,22 +182,22 @@ def decode(room: str, data: bytes) -> Batch:
 
 
 class PresenceEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Somebody came, went, or took another nick."""
+    """A join, a leave, or a change of nick."""
 
     what: Literal["join", "leave", "nick"]
     session: str
-    """Who: as in a message."""
+    """The sender id, as in a message."""
     nick: str
     """Its name; empty where it has none."""
     was: str
     """Its name before that, where it took another one."""
     subject: str = ""
-    """Who its token says it is (``sub``); empty: it has none."""
+    """The subject of its token (``sub``); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceUpdate:
-    """What the bus tells of who is in a room, in the order of its messages."""
+    """Presence events of a room on the bus, ordered with its messages."""
 
     version: int
     """Follows on that of the changes before."""
@@ -206,7 +206,7 @@ class PresenceUpdate:
     count: int
     """How many members there are now."""
     changes: Sequence[PresenceEvent] | None
-    """None where they are too many for each of them to be told."""
+    """None if they are too many to be sent one by one."""
 
 
 _CHANGES = b"*"  # no batch begins so
@@ -214,7 +214,7 @@ _changes_decoder = msgspec.msgpack.Decoder(tuple[PresenceEvent, ...])
 
 
 def tells_changes(data: bytes) -> bool:
-    """Return whether what came from the bus for a room is Changes, and not a batch."""
+    """Return whether data from the bus is a PresenceUpdate, and not a batch."""
     return data.startswith(_CHANGES)
 
 

@@ -24,14 +24,14 @@ CONFUSABLES = Path(__file__).with_name("confusables.txt")
 """The characters that look like others; ``docs/confusables.py`` writes it."""
 
 _HASH_LENGTH = 12
-"""Characters of base 32, which are 60 bits: more than somebody can search who wants another subject's nick."""
+"""Characters of base 32, which are 60 bits: too many to search for another subject's nick."""
 
 _DECOMPOSED = 4 * NICK_LENGTH
 """The most characters that NFC makes a nick of: none decomposes into more than 4."""
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""What Unicode calls Default_Ignorable_Code_Point outside the category C, and the Braille pattern without dots."""
+"""Default_Ignorable_Code_Point of Unicode outside the category C, and the Braille pattern without dots."""
 
 
 _RESERVED = frozenset(":*")
@@ -90,9 +90,9 @@ def shows(character: str) -> bool:
 def as_nick(text: str) -> str:
     """Return a nick for a text. An empty text has an empty nick.
 
-    A text that is a nick as it stands is its own. Any other loses what no nick may hold, and gets 60 bits of a hash at
-    its end. Two texts can have one nick, though hardly by accident. In a room the second one then gets a number, as for
-    any nick that is in use.
+    A valid nick is returned unchanged. Any other text loses the characters that no nick may have, and gets 60 bits of
+    a hash at its end. Two texts can have one nick, though hardly by accident. In a room the second one then gets a
+    number, as for any nick that is in use.
     """
     shown = unicodedata.normalize("NFC", text[:_DECOMPOSED])
     fitting = "".join(character if _may_hold(character) else "_" for character in shown[:NICK_LENGTH])
@@ -115,9 +115,9 @@ def _may_hold(character: str) -> bool:
 
 
 def candidates(nick: str, *, marked: bool = False) -> Iterator[str]:
-    """Yield a nick, then without end what to take if it is in use: ann, ann*2, ann*3, … Long ones lose their ends.
+    """Yield a nick, then without end the nicks to use if it is in use: ann, ann*2, ann*3, … Long ones are shortened.
 
-    A marked nick never comes without a number: ann*1, ann*2, ann*3, …
+    A marked nick always has a number: ann*1, ann*2, ann*3, …
     """
     if not marked:
         yield nick

@@ -23,7 +23,7 @@ from chatd.protocol.nick import NICK_LENGTH, BadNick, folded, looks, read_nick
 from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 
 LAST = 20
-"""Messages that ``/last`` asks for where no number is given."""
+"""The default number of messages of ``/last``."""
 
 _REPEATED = 32  # characters of a command that does not exist
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
@@ -42,9 +42,9 @@ _ANY_UNSAFE = re.compile(f"[{re.escape(''.join(map(chr, _UNSAFE)))}]")
 
 
 def read_line(text: str) -> str:
-    r"""Read a text message as a line: one ``\n`` or ``\r\n`` at its end is dropped.
+    r"""Return the line of a text message: one ``\n`` or ``\r\n`` at its end is dropped.
 
-    What is empty then stays so, and is for nobody: an empty frame makes websocat 1.13 deaf.
+    An empty line is published to no one: an empty frame makes websocat 1.13 stop reading.
     """
     if text[-1:] != "\n":
         return text
@@ -63,7 +63,7 @@ def safe(text: str) -> str:
 
 
 class Format(Protocol):
-    """How things look to a kind of client: the hub frames a batch once for each dress that members wear."""
+    """The encoding of messages and presence events for a kind of client. A batch is encoded once per format."""
 
     @property
     def deflated(self) -> "Format":
@@ -73,11 +73,11 @@ class Format(Protocol):
         """Return the frame of each message, in their order."""
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame that tells who came or went; empty where such clients are not told."""
+        """Return the frame of a presence event; empty without presence events."""
 
 
 class TextFormat:
-    """A dress in which a message is a line."""
+    """A format in which a message is a line."""
 
     def __init__(
         self,
@@ -86,9 +86,9 @@ class TextFormat:
         frame: Callable[[bytes], bytes] = text_frame,
         deflated: Format | None = None,
     ) -> None:
-        """Store how a message reads, how it reads that somebody came or went, and how UTF-8 is framed.
+        """Store how to write messages and presence events, and how to frame UTF-8.
 
-        Deflated is the same dress for clients that have agreed to compression.
+        Deflated is the same format for clients with compression.
         """
         self._show = show
         self._tell = tell
@@ -101,7 +101,7 @@ class TextFormat:
         return [frame(show(each).encode()) for batch in batches for each in batch.messages]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame that tells it, of somebody who has a name."""
+        """Return the frame of a presence event of a member with a nick."""
         return b"" if self._tell is None or not change.nick else self._frame(self._tell(change).encode())
 
 
@@ -113,15 +113,15 @@ def bare(message: Message) -> str:
 
 
 def named(message: Message) -> str:
-    """Show a message to a named client: the same, safe, and nobody else's."""
+    """Return a message for a text client: with the nick, safe for a terminal, and not mistakable for another line."""
     shown = safe(bare(message))
     return f": {shown}" if not message.nick and _speaks_as_another(message.text) else shown
 
 
 def _speaks_as_another(text: str) -> bool:
-    """Return whether what somebody without a nick says looks like a line of the server, or of somebody with a nick.
+    """Return whether the text of a sender without a nick looks like a line of the server, or of a sender with a nick.
 
-    Blanks before it do not make it look different.
+    White space before it makes no difference.
     """
     length = NICK_LENGTH + 2
     text = text.lstrip()
@@ -134,63 +134,66 @@ def _speaks_as_another(text: str) -> bool:
 
 
 def notice(text: str) -> str:
-    """Say anything, in one line that is safe whatever the text holds."""
+    """Return a line of the server, which is safe whatever the text holds."""
     return f"* {safe(text)}"
 
 
 def joined(nick: str) -> str:
-    """Say who has come into the room."""
+    """Return the line for a join."""
     return notice(f"{nick} joined")
 
 
 def left(nick: str) -> str:
-    """Say who has gone."""
+    """Return the line for a leave."""
     return notice(f"{nick} left")
 
 
 def renamed(was: str, nick: str) -> str:
-    """Say who has another nick."""
+    """Return the line for another nick."""
     return notice(f"{was} is now {nick}")
 
 
 def taken(nick: str, given: str) -> str:
-    """Say which nick a client got in place of the one that it wanted. The first number says that no token proves it."""
+    """Return the line for a client that got another nick than requested.
+
+    The first number means that no token proves it.
+    """
     return you_are(given) if given.endswith("*1") else notice(f"{nick} is taken, you are {given}")
 
 
 def you_are(nick: str) -> str:
-    """Say which nick a client has."""
+    """Return the line with a client's own nick."""
     return notice(f"you are {nick}")
 
 
 def missed(count: int) -> str:
-    """Say how many lines were left out for a client."""
+    """Return the line for messages that were skipped for a client."""
     return notice(f"{_counted(count, 'line')} missed")
 
 
 def lost(count: int | None) -> str:
-    """Say how many lines nobody can give a client any more; None: nobody knows."""
+    """Return the line for messages that are lost; None: unknown how many."""
     return notice("some lines may be lost" if count is None else f"{_counted(count, 'line')} lost")
 
 
 def cut(count: int) -> str:
-    """Return the line that tells that an answer has fewer lines than were asked for, because more do not fit."""
+    """Return the line for an answer that has fewer messages than requested, because more do not fit."""
     return notice(f"the last {_counted(count, 'line')}: more do not fit in one answer")
 
 
 def not_sent(reason: str, retry_after: float | None = None) -> str:
-    """Say why a line was not sent, and in how many seconds it may be; None: that is not known."""
+    """Return the line for a message that was refused, and in how many seconds it may be sent; None: unknown."""
     again = "" if retry_after is None else f", try again in {max(1, ceil(retry_after))} s"
     return notice(f"not sent: {reason}{again}")
 
 
 def closing_notice(reason: str) -> str:
-    """Say why the server is about to close: websocat shows no close reason."""
+    """Return the line for the reason of a close: websocat shows no close reason."""
     return notice(f"closing: {reason}")
 
 
 def token_ends(seconds: float) -> str:
-    """Say that a token runs out."""
+    """Return the line for the end of a token."""
     return notice(f"your token runs out in {_counted(max(1, round(seconds)), 'second')}")
 
 
@@ -200,14 +203,14 @@ def pong(seconds: float) -> str:
 
 
 def who(nicks: Iterable[str], bare_count: int) -> str:
-    """Answer ``/who``: all nicks in order, and how many members have none."""
+    """Return the answer to ``/who``: all nicks in order, and the number of members without one."""
     names = ", ".join(sorted(nicks, key=lambda nick: (folded(nick), nick)))
     nameless = f"{bare_count} without a nick" if bare_count else ""
     return notice(f"here: {' and '.join(filter(None, (names, nameless))) or 'nobody'}")
 
 
 def counted(count: int) -> str:
-    """Answer ``/who`` in a room that is too large for a list."""
+    """Return the answer to ``/who`` in a room that is too large for a list."""
     return notice(f"{_counted(count, 'member')} {'is' if count == 1 else 'are'} here")
 
 
@@ -216,7 +219,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def change(told: PresenceEvent) -> str:
-    """Say who came, went, or took another nick."""
+    """Return the line for a presence event."""
     if told.what == "nick":
         return renamed(told.was, told.nick) if told.was else joined(told.nick)
     return joined(told.nick) if told.what == "join" else left(told.nick)
@@ -226,7 +229,7 @@ BARE = TextFormat(bare, deflated=TextFormat(bare, frame=deflated_text_frame))
 """One message one frame, the text unchanged."""
 
 NAMED = TextFormat(named, change, deflated=TextFormat(named, change, deflated_text_frame))
-"""The same, safe for a terminal, and who comes and goes."""
+"""Messages safe for a terminal, with nicks, and presence events."""
 
 
 # What people type
@@ -242,20 +245,20 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """Take another nick, which is a good one."""
+    """Change the nick to a valid one."""
 
     nick: str
 
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """Show the last messages of the room, at least one; more may be asked for than there is."""
+    """Send the last messages of the room, at least one; there may be fewer."""
 
     count: int
 
 
 class Ask(Enum):
-    """What is asked for by a word alone."""
+    """The commands of one word."""
 
     WHO = "who"
     PING = "ping"
@@ -264,7 +267,7 @@ class Ask(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tell the asker alone, each line a message."""
+    """Answer the client alone, each line a message."""
 
     lines: tuple[str, ...]
 
@@ -273,7 +276,7 @@ Command = Say | Rename | Last | Ask | Answer
 
 
 def read_command(line: str) -> Command:
-    """Read what a named client wants by a line that is not empty; what can't be done is an Answer that says why."""
+    """Parse the command of a line that is not empty; an invalid one is an Answer with the reason."""
     if not line.startswith("/") or line.startswith("//"):
         return Say(line.removeprefix("/"))
     word, *rest = line.split(maxsplit=1)

@@ -9,7 +9,7 @@ import zlib
 from codecs import utf_8_decode
 
 LONGEST = 65_535
-"""The longest payload, in bytes, that the fast lane reads: what a 16-bit length can say."""
+"""The longest payload, in bytes, that the fast lane parses: the largest 16-bit length."""
 
 _TEXT = 0x81  # FIN and the opcode of a text frame
 _DEFLATED = 0x40  # RSV1
@@ -41,12 +41,12 @@ def _frame(first: int, payload: bytes) -> bytes:
 
 
 def take_texts(data: bytes, most: int, count: int = LONGEST) -> tuple[list[str], int, bool]:
-    """Take the text messages with which data begins, each a whole frame of a client with at most most bytes.
+    """Parse the text messages at the start of data, each a whole frame of a client with at most most bytes.
 
     There may be more of them than count: then the rest begins with the next one.
 
-    Gives the messages; how many bytes of data they took; and whether the rest is such a frame of which more has to
-    come (or nothing at all). Where it is not, the rest begins with a frame for the other parser, which may be bad.
+    Return the messages; how many bytes of data they are; and whether the rest is an incomplete frame of this kind, or
+    empty. If it is not, the rest begins with a frame for the other parser, which may be invalid.
     """
     texts: list[str] = []
     size, start = len(data), 0
@@ -76,7 +76,7 @@ def take_texts(data: bytes, most: int, count: int = LONGEST) -> tuple[list[str],
 
 
 def _unmasked(mask: bytes, payload: bytes) -> bytes:
-    """Take the mask of 4 bytes from a payload, or from its beginning: one XOR of both as large numbers."""
+    """Return a payload, or its beginning, without the mask of 4 bytes: one XOR of both as large numbers."""
     size = len(payload)
     key = (mask * ((size >> 2) + 1))[:size]
     return (int.from_bytes(payload) ^ int.from_bytes(key)).to_bytes(size)
