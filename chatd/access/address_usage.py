@@ -108,7 +108,7 @@ class AddressUsage:
             return True
         return any(self.heard) and not self.settled(now)
 
-    def tell(self) -> UsageCounts:
+    def report(self) -> UsageCounts:
         """Return the counts to report, in whole numbers. Counts that were reported are not reported again."""
         used = []
         for bucket in self.counted():
@@ -119,7 +119,7 @@ class AddressUsage:
         self.reported = self.connections
         return UsageCounts(self.address, self.connections, *used)
 
-    def learn(self, own: UsageCounts, total: UsageCounts, now: float) -> None:
+    def update(self, own: UsageCounts, total: UsageCounts, now: float) -> None:
         """Store the totals of all workers, this one included; own is what this worker has reported."""
         before, self.heard = self.heard, total[2:]
         self.elsewhere, self.heard_at = max(0, total.connections - own.connections), now
@@ -143,7 +143,7 @@ class AddressUsageTable:
             OrderedDict()
         )  # without connections; the next to be forgotten first
         self._touched: dict[str, AddressUsage] = {}  # that changed and were not looked at yet
-        self._shared: OrderedDict[str, AddressUsage] = OrderedDict()  # other workers are told of these, in turns
+        self._shared: OrderedDict[str, AddressUsage] = OrderedDict()  # reported to other workers, in turns
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the addresses."""
@@ -196,22 +196,22 @@ class AddressUsageTable:
             if name not in self._shared and usage.matters(self._fewest, now):
                 usage.heard = _NOTHING
                 self._shared[name] = usage
-        told: list[UsageCounts] = []
+        reported: list[UsageCounts] = []
         for name, usage in list(islice(self._shared.items(), self._config.limit_reported)):
             if usage.matters(self._fewest, now):
                 self._shared.move_to_end(name)
-                told.append(usage.tell())
+                reported.append(usage.report())
             else:
                 del self._shared[name]
         self._forget(now)
-        return told
+        return reported
 
-    def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
+    def update(self, reported: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
         """Store the totals of all workers, this one included, for what was reported."""
         now = self._seconds()
-        for own, total in zip(told, totals, strict=True):
+        for own, total in zip(reported, totals, strict=True):
             if (usage := self._get(own.address)) is not None:
-                usage.learn(own, total, now)
+                usage.update(own, total, now)
 
     def _get(self, name: str) -> AddressUsage | None:
         return self._connected.get(name) or self._loose.get(name)

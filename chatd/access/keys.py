@@ -259,7 +259,7 @@ def _from_jwk(jwk: dict[str, Any]) -> Material | None:
 
 def _narrowed(algorithms: Sequence[str], jwk: dict[str, Any]) -> tuple[str, ...]:
     """Return only the algorithm that a JWK names, if it names one (RFC 7517, section 4.4)."""
-    return tuple(each for each in algorithms if each == jwk.get("alg", each))
+    return tuple(algorithm for algorithm in algorithms if algorithm == jwk.get("alg", algorithm))
 
 
 def _id(jwk: dict[str, Any]) -> str:

@@ -164,7 +164,7 @@ class RateLimits:
                 wait = usage.arrivals.wait(1, now)
                 raise too_many(f"{rate:g} new connections a minute from one address at most", wait)
             usage.touch()
-        if rates.handshakes:  # last: who is refused for itself takes nothing from the others
+        if rates.handshakes:  # last: a client over its own limit takes nothing from others
             self._handshakes = self._handshakes or TokenBucket(rates.handshakes, rates.handshakes, now)
             if not self._handshakes.take(1, now):
                 raise unavailable("too many come at once; try again")
@@ -213,9 +213,9 @@ class RateLimits:
         """Return what addresses have used here that others should know."""
         return self.usages.report()
 
-    def learn(self, told: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
+    def update(self, reported: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
         """Store the totals of all workers, this one included, for what was reported."""
-        self.usages.learn(told, totals)
+        self.usages.update(reported, totals)
 
 
 def too_many(message: str, wait: float) -> Refused:

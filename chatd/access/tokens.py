@@ -79,7 +79,7 @@ class Permissions:
     """The fingerprint of the key that has signed the token."""
 
     @property
-    def who(self) -> str:
+    def name(self) -> str:
         """The name in the token, of a subject or a nick, which are two name spaces; empty: none."""
         if self.subject:
             return f"sub\0{self.subject}"
@@ -137,10 +137,10 @@ def check_writable(permissions: Permissions, room: str) -> None:
 
 def scope_resume_key(permissions: Permissions, target: RoomTarget) -> RoomTarget:
     """Return a target whose resume key holds for the token's subject only: a key is useless to other subjects."""
-    if not (permissions.who and target.resume):
+    if not (permissions.name and target.resume):
         return target
-    own = sha256(f"{permissions.who} {target.resume}".encode()).hexdigest()  # no key has a space,
-    return replace(target, resume=f"={own}")  # nor an equals sign: who is nobody in particular can't bring this one
+    own = sha256(f"{permissions.name} {target.resume}".encode()).hexdigest()  # no key has a space,
+    return replace(target, resume=f"={own}")  # nor an equals sign: a client without a name can't send this one
 
 
 def _insufficient(message: str) -> Refused:
@@ -253,7 +253,7 @@ def find_token(head: RequestHead) -> str:
     scheme, _, credentials = head.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         found.append(credentials.strip())
-    tokens = {each for each in found if each}
+    tokens = {token for token in found if token}
     if len(tokens) > 1:
         raise bad_request("there are several tokens; one is enough")
     return tokens.pop() if tokens else ""

@@ -48,7 +48,7 @@ class SharedLimits:
 
         def learn(answer: list[int]) -> None:
             totals = zip(*[iter(answer)] * _NUMBERS, strict=True)
-            limits.learn(told, [UsageCounts(share.address, *total) for share, total in zip(told, totals, strict=True)])
+            limits.update(told, [UsageCounts(share.address, *total) for share, total in zip(told, totals, strict=True)])
 
         asked: Deferred[Any] = self._queries.ask(SHARES, keys, lambda _: given)
         return asked.addCallback(learn)

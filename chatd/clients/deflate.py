@@ -22,7 +22,7 @@ def take_up(offers: Sequence[tuple[str, Mapping[str, Sequence[Any]]]]) -> str:
             if name == PerMessageDeflateOffer.EXTENSION_NAME:
                 window = PerMessageDeflateOffer.parse(parameters).request_max_window_bits
                 if window in (0, zlib.MAX_WBITS):  # a blob for all can't keep to the smallest window of any
-                    asked = f"; server_max_window_bits={window}" if window else ""  # has to be said again (7.1.2.1)
+                    asked = f"; server_max_window_bits={window}" if window else ""  # must be repeated (7.1.2.1)
                     return f"{name}; server_no_context_takeover; client_no_context_takeover{asked}"
     return ""
 

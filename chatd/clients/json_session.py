@@ -53,7 +53,9 @@ class _Published:
 
     def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         id, time = message.given or message.id, rfc3339_ms(message.time)
-        self._program.say(json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref))
+        self._program.send_event(
+            json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref)
+        )
 
     def refused(self, message: Message, close_code: CloseCode) -> None:
         self._program.refuse(self._ref, "unavailable", close_code.reason.removeprefix("not sent: "), again=True)
@@ -145,8 +147,8 @@ class JsonSession:
     def compress(self) -> None:
         """Compress messages to the client from now on."""
         self.format = self.format.deflated
-        for each in self._rooms.values():
-            each.format = self.format
+        for subscription in self._rooms.values():
+            subscription.format = self.format
 
     def join(self) -> "Deferred[None]":
         """Enter the room of the URL."""
@@ -175,12 +177,12 @@ class JsonSession:
         )
         early, self._early = self._early or [], None
         for event in (welcome, *early):
-            self.say(event)
+            self.send_event(event)
         self.flush()
         self.token_lifetime.begin(self._token_ends, lambda: self.connection.close(TOKEN_OUT))
 
     def _token_ends(self, seconds: float) -> None:
-        self.say(json_v1.token_ends(seconds))
+        self.send_event(json_v1.token_ends(seconds))
 
     def received(self, texts: Sequence[str]) -> None:
         """Handle the text messages of one read, each of them a request."""
@@ -249,7 +251,7 @@ class JsonSession:
             with log.failuresHandled("{client} may not have left room {room}", client=self.id, room=room):
                 self._hub_of(room).leave(room, member)
 
-    # What it asks for
+    # Requests
 
     def _do(self, request: Request | BadRequest) -> None:
         match request:
@@ -263,15 +265,15 @@ class JsonSession:
                 self._leave(request)
             case json_v1.Members(room=room):
                 if self._member(room, request.ref) and self._may_read(request.ref):
-                    self.tell_members(room, request.ref)
+                    self.send_members(room, request.ref)
             case json_v1.History():
-                self._tell_history(request)
+                self._send_history(request)
             case json_v1.Nick():
                 self._rename(request)
             case json_v1.Auth():
                 self._renew(request)
             case json_v1.Ping():
-                self.say(json_v1.Pong(ref=request.ref))
+                self.send_event(json_v1.Pong(ref=request.ref))
 
     def _member(self, room: str, ref: Ref) -> Subscription | None:
         """Return the subscription of a room; if there is none, send an error."""
@@ -426,7 +428,7 @@ class JsonSession:
                 return
             del self._rooms[room]
             self._hub_of(room).leave(room, member)
-            self.say(json_v1.Left(room, ref=request.ref))
+            self.send_event(json_v1.Left(room, ref=request.ref))
 
     def _renew(self, request: json_v1.Auth) -> None:
         """Replace the token; leave the rooms that the new one may not read."""
@@ -438,13 +440,13 @@ class JsonSession:
         except BadToken as bad:
             self.refuse(request.ref, "forbidden", str(bad))
             return
-        self.say(msgspec.structs.replace(json_v1.token_ends(self.token_lifetime.left), ref=request.ref))
+        self.send_event(msgspec.structs.replace(json_v1.token_ends(self.token_lifetime.left), ref=request.ref))
         for room, member in list(self._rooms.items()):
             if not self.token_lifetime.permissions.may_read(room):
                 del self._rooms[room]
                 self._hub_of(room).leave(room, member)
                 self.refuse(UNSET, "forbidden", f"{room}: {NOT_FOR_YOU}")
-                self.say(json_v1.Left(room))
+                self.send_event(json_v1.Left(room))
 
     def _rename(self, request: json_v1.Nick) -> None:
         try:
@@ -455,15 +457,15 @@ class JsonSession:
         if self.token_lifetime.permissions.nick:
             self.refuse(request.ref, "forbidden", "nick: it is that of your token")
             return
-        if self._is_too_fast(request.ref, 0, max(1, len(self._rooms))):  # each room is told
+        if self._is_too_fast(request.ref, 0, max(1, len(self._rooms))):  # each room gets an event
             return
         was = self.nick
 
-        def tell(has: str) -> None:
+        def send_answer(has: str) -> None:
             self.nick, self.wanted = has, wanted
-            self.say(json_v1.NickAnswer(has, was or None, ref=request.ref))
+            self.send_event(json_v1.NickAnswer(has, was or None, ref=request.ref))
 
-        self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), tell)
+        self._ask(request.ref, lambda: Deferred.fromCoroutine(self._rename_everywhere(wanted)), send_answer)
 
     async def _rename_everywhere(self, nick: str) -> str:
         """Change the nick in all rooms, to the same one wherever it is free; return that of the first room."""
@@ -479,36 +481,38 @@ class JsonSession:
     def renamed(self, nick: str) -> None:
         """Send the new nick."""
         was, self.nick = self.nick, nick
-        if nick != was:  # it may be told so in several rooms
-            self.say(json_v1.NickAnswer(nick, was or None))
+        if nick != was:  # several rooms may report it
+            self.send_event(json_v1.NickAnswer(nick, was or None))
 
-    def tell_members(self, room: str, ref: Ref) -> None:
+    def send_members(self, room: str, ref: Ref) -> None:
         """Send the list of members of a room."""
 
-        def tell(members: MemberList) -> None:
-            self.say(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
+        def send_answer(members: MemberList) -> None:
+            self.send_event(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
 
-        self._ask(ref, lambda: self._hub_of(room).bus.presence.members(room), tell)
+        self._ask(ref, lambda: self._hub_of(room).bus.presence.members(room), send_answer)
 
-    def _tell_history(self, request: json_v1.History) -> None:
+    def _send_history(self, request: json_v1.History) -> None:
         if not (self._member(request.room, request.ref) and self._may_read(request.ref)):
             return
         before = None if request.before is UNSET else request.before
         epoch = self._hub_of(request.room).top(request.room).epoch
 
-        def tell(stretch: HistoryPage) -> None:
+        def send_answer(stretch: HistoryPage) -> None:
             self.was_read(stretch.size)
-            said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
-            self.say(json_v1.HistoryAnswer(request.room, epoch, said, stretch.more or UNSET, ref=request.ref))
+            events = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
+            self.send_event(json_v1.HistoryAnswer(request.room, epoch, events, stretch.more or UNSET, ref=request.ref))
 
-        self._ask(request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), tell)
+        self._ask(
+            request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), send_answer
+        )
 
     def was_read(self, size: int) -> None:
         """Charge the address for so many bytes of text that were read for the client."""
         if self._rate is not None:
             self._rate.read(size)
 
-    def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+    def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
         """Ask the broker and send the answer when it comes; only a few questions may be open."""
         if self._questions >= self.config.questions:
             self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
@@ -523,16 +527,16 @@ class JsonSession:
             log.failure("{session} got no answer", failure, session=self.id)
             self.refuse(ref, "unavailable", "an error on our side", again=True)
 
-        question().addBoth(over).addCallback(tell).addErrback(failed)
+        question().addBoth(over).addCallback(send_answer).addErrback(failed)
 
-    # What it is told
+    # Events to the client
 
     def refuse(self, ref: Ref, code: json_v1.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
         """Send an error, and after how many seconds to try again, if that helps."""
         after = after or (self.config.retry_seconds if again else 0.0)
-        self.say(json_v1.Error(code, message, after or UNSET, ref=ref))
+        self.send_event(json_v1.Error(code, message, after or UNSET, ref=ref))
 
-    def say(self, event: json_v1.Event) -> None:
+    def send_event(self, event: json_v1.Event) -> None:
         """Send an event, at the end of the reactor turn or before other frames."""
         if self._closed:
             return

@@ -76,7 +76,7 @@ class CountedBacklog:
 
     def _count_backlog(self, size: int) -> None:
         SEND_BUFFER_BYTES.value += size - self._backlog
-        self._backlog = size  # type: ignore[misc]  # its slot is that of who inherits
+        self._backlog = size  # type: ignore[misc]  # its slot belongs to the subclasses
 
     def _forget_backlog(self) -> None:
         if self in SLOW_CLIENTS:

@@ -17,7 +17,7 @@ class StreamSession(Session):
     def __init__(self, *args: Any, stream: Stream, since: StreamPosition | None, **options: Any) -> None:
         """Store what a Session stores, the encoding of the stream, and the position after which to start."""
         super().__init__(*args, **options)
-        if not self._target.nick:  # nobody sees it, whatever its token says
+        if not self._target.nick:  # it is not listed, whatever its token has
             self.nick = self.wanted = ""
         self._stream = stream
         self._since = since
@@ -41,8 +41,8 @@ class StreamSession(Session):
 
     def token_ends(self, seconds: float) -> None:
         """Send when the token ends."""
-        if told := self._stream.token_ends(seconds):
-            self._connection.send(told)
+        if warning := self._stream.token_ends(seconds):
+            self._connection.send(warning)
 
     def lost(self, gap: OffsetGap) -> None:
         """Send the gap."""

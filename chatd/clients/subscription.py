@@ -41,7 +41,7 @@ class Owner(Protocol):
     def key(self) -> str:
         """Its resume key."""
 
-    def say(self, event: json_v1.Event) -> None:
+    def send_event(self, event: json_v1.Event) -> None:
         """Send an event."""
 
     def flush(self) -> None:
@@ -50,7 +50,7 @@ class Owner(Protocol):
     def renamed(self, nick: str) -> None:
         """Send the new nick."""
 
-    def tell_members(self, room: str, ref: Ref) -> None:
+    def send_members(self, room: str, ref: Ref) -> None:
         """Send the list of members of a room."""
 
     def was_read(self, size: int) -> None:
@@ -155,17 +155,17 @@ class Subscription(Acknowledging):
     ) -> None:
         """Send the answer to a join: the requested messages, what of them is lost, and whether more follow."""
         lost = None if any(gap.count is None for gap in gaps) else sum(gap.count or 0 for gap in gaps)
-        said = [event for batch in batches for event in json_v1.message_events(batch)]
+        events = [event for batch in batches for event in json_v1.message_events(batch)]
         self._program.was_read(sum(batch.size for batch in batches))
         answer = json_v1.Joined(
-            self.room, top.epoch, top.offset, lost == 0, lost, said, more=more or UNSET, ref=self.ref
+            self.room, top.epoch, top.offset, lost == 0, lost, events, more=more or UNSET, ref=self.ref
         )
         self.ref, self.joined, self.joining = UNSET, True, False
-        self._program.say(answer)
+        self._program.send_event(answer)
 
     def lost(self, gap: OffsetGap) -> None:
         """Send the gap."""
-        self._program.say(json_v1.gap_event(self.room, gap))
+        self._program.send_event(json_v1.gap_event(self.room, gap))
 
     def too_slow(self, gap: OffsetGap) -> None:
         """Send the gap."""
@@ -177,7 +177,7 @@ class Subscription(Acknowledging):
 
     def missed_changes(self) -> None:
         """Send the list of members: presence events were skipped while the client was slow."""
-        self._program.tell_members(self.room, UNSET)
+        self._program.send_members(self.room, UNSET)
 
     def refused(self, close_code: CloseCode) -> None:
         """Close the connection."""
@@ -200,6 +200,6 @@ def listed(members: MemberList) -> Sequence[json_v1.Member] | None:
     if members.present is None:
         return None
     return [
-        json_v1.Member(each.session, each.nick or None, rfc3339_ms(each.since), each.subject or UNSET)
-        for each in members.present
+        json_v1.Member(member.session, member.nick or None, rfc3339_ms(member.since), member.subject or UNSET)
+        for member in members.present
     ]

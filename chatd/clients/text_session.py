@@ -46,12 +46,12 @@ class TextSession(Session):
     def opened(self) -> None:
         """Send the nick, if it is not the requested one."""
         if self.nick != self._target.nick:
-            self._tell_nick(self.token_lifetime.permissions.nick or self._target.nick, self.nick)
+            self._send_nick(self.token_lifetime.permissions.nick or self._target.nick, self.nick)
         super().opened()
 
     def token_ends(self, seconds: float) -> None:
         """Send when the token ends."""
-        self._say(text.token_ends(seconds))
+        self._send_lines(text.token_ends(seconds))
 
     def farewell(self, close_code: CloseCode) -> bytes:
         """Return the last line: why the connection closes, which websocat does not show."""
@@ -78,27 +78,27 @@ class TextSession(Session):
         if rate.refused > self._config.flood_warnings:
             self._connection.close(FLOODING)
             return False
-        self._say(text.not_sent("too fast", wait))
+        self._send_lines(text.not_sent("too fast", wait))
         return True
 
     def _publish(self, lines: Sequence[str]) -> None:
-        said: list[str] = []
+        texts: list[str] = []
         for line in lines:
             command = read_command(line)
             if isinstance(command, Say) and not command.action:
-                said.append(command.text)
+                texts.append(command.text)
                 continue
-            self._say_to_all(said)
-            said = []
+            self._publish_texts(texts)
+            texts = []
             if isinstance(command, Say):
-                self._say_to_all([command.text], action=True)
+                self._publish_texts([command.text], action=True)
             elif not self._closed:
                 self._obey(command)
             if command is Ask.QUIT:
                 return
-        self._say_to_all(said)
+        self._publish_texts(texts)
 
-    def _say_to_all(self, texts: Sequence[str], *, action: bool = False) -> None:
+    def _publish_texts(self, texts: Sequence[str], *, action: bool = False) -> None:
         if texts:
             self._hub.publisher.publish(self._target.room, self, texts, action=action)
 
@@ -111,12 +111,12 @@ class TextSession(Session):
     def _not_allowed(self, lines: Sequence[str]) -> None:
         self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
 
-    def _turn_down(self, lines: Sequence[str], reason: str, told: str) -> None:
+    def _turn_down(self, lines: Sequence[str], reason: str, notice: str) -> None:
         """Refuse messages with a notice; execute commands."""
         for command in map(read_command, lines):
             if isinstance(command, Say):
                 REFUSED_MESSAGES[reason].value += 1
-                self._say(told)
+                self._send_lines(notice)
             else:
                 self._obey(command)
             if command is Ask.QUIT:
@@ -125,20 +125,20 @@ class TextSession(Session):
     def _obey(self, command: Command) -> None:
         match command:
             case Answer(lines):
-                self._say(*lines)
+                self._send_lines(*lines)
             case Ask.QUIT:
                 self._connection.close(LEAVING)
             case Ask.WHO:
-                self._read(lambda: self._hub.bus.presence.members(self._target.room), self._tell_who)
+                self._read(lambda: self._hub.bus.presence.members(self._target.room), self._send_members)
             case Ask.PING:
-                self._read(self._hub.round_trip, lambda seconds: self._say(text.pong(seconds)))
+                self._read(self._hub.round_trip, lambda seconds: self._send_lines(text.pong(seconds)))
             case Last(count):
                 self._read(
                     lambda: self._hub.last(self._target.room, count).addCallback(self._was_read),
-                    partial(self._tell_last, count),
+                    partial(self._send_history, count),
                 )
             case Rename() if self.token_lifetime.permissions.nick:
-                self._say(text.notice(NICK_FIXED))
+                self._send_lines(text.notice(NICK_FIXED))
             case Rename(nick):
                 self._rename(nick)
 
@@ -149,34 +149,34 @@ class TextSession(Session):
             self._warn(self._rate, wait)
             return
         identity = self.token_lifetime.identify(nick, self.address)
-        self._ask(lambda: self._hub.rename(self._target.room, self, identity), lambda has: self._tell_nick(nick, has))
+        self._ask(lambda: self._hub.rename(self._target.room, self, identity), lambda has: self._send_nick(nick, has))
 
-    def _read(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+    def _read(self, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
         """Ask the bus if the address of the client may make one more request."""
         if self._rate is not None and (wait := self._rate.ask()):
             REFUSED["rate_limited"].value += 1
             self._warn(self._rate, wait)
         else:
-            self._ask(question, tell)
+            self._ask(question, send_answer)
 
-    def _ask(self, question: "Callable[[], Deferred[T]]", tell: Callable[[T], None]) -> None:
+    def _ask(self, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
         """Ask the broker and send the answer when it comes; only a few questions may be open."""
         if self._questions >= self._config.questions:
-            self._say(text.not_sent(FULL))
+            self._send_lines(text.not_sent(FULL))
             return
         self._questions += 1
 
         def answered(answer: T) -> None:
             self._questions -= 1
             if not self._closed:
-                tell(answer)
+                send_answer(answer)
 
         def failed(failure: Failure) -> None:
             reason = self._hub.why_not_published()
             if not failure.check(NotPublished):
                 reason = "an error of ours"
                 log.failure("{session} got no answer", failure, session=self.id)
-            self._say(text.notice(f"no answer: {reason}"))
+            self._send_lines(text.notice(f"no answer: {reason}"))
 
         def not_answered(failure: Failure) -> None:
             self._questions -= 1
@@ -184,12 +184,12 @@ class TextSession(Session):
 
         question().addCallbacks(answered, not_answered).addErrback(failed)
 
-    def _tell_who(self, members: MemberList) -> None:
+    def _send_members(self, members: MemberList) -> None:
         if members.present is None:
-            self._say(text.counted(members.count))
+            self._send_lines(text.counted(members.count))
         else:
-            nicks = [each.nick for each in members.present if each.nick]
-            self._say(text.who(nicks, len(members.present) - len(nicks)))
+            nicks = [member.nick for member in members.present if member.nick]
+            self._send_lines(text.who(nicks, len(members.present) - len(nicks)))
 
     def _was_read(self, stretch: HistoryPage) -> HistoryPage:
         """Charge the address for what was read, whether or not the client is still there."""
@@ -197,13 +197,13 @@ class TextSession(Session):
             self._rate.read(stretch.size)
         return stretch
 
-    def _tell_last(self, count: int, stretch: HistoryPage) -> None:
+    def _send_history(self, count: int, stretch: HistoryPage) -> None:
         if stretch.more and stretch.count < count:
-            self._say(text.cut(stretch.count))
+            self._send_lines(text.cut(stretch.count))
         self._connection.send(b"".join(self.format.frames(stretch.batches)))
 
-    def _tell_nick(self, wanted: str, has: str) -> None:
-        self._say(text.you_are(has) if has == wanted else text.taken(wanted, has))
+    def _send_nick(self, wanted: str, has: str) -> None:
+        self._send_lines(text.you_are(has) if has == wanted else text.taken(wanted, has))
 
     # The hub calls
 
@@ -219,19 +219,19 @@ class TextSession(Session):
 
     def not_sent(self, close_code: CloseCode) -> None:
         """Send a notice, and stay open."""
-        self._say(text.not_sent(close_code.reason.removeprefix("not sent: ")))
+        self._send_lines(text.not_sent(close_code.reason.removeprefix("not sent: ")))
 
     def lost(self, gap: OffsetGap) -> None:
         """Send the size of the gap."""
-        self._say(text.lost(gap.count))
+        self._send_lines(text.lost(gap.count))
 
     def too_slow(self, gap: OffsetGap) -> None:
         """Send the size of the gap, and stay open."""
-        self._say(text.lost(None) if gap.count is None else text.missed(gap.count))
+        self._send_lines(text.lost(None) if gap.count is None else text.missed(gap.count))
 
     def renamed(self, nick: str) -> None:
         """Send the new nick."""
-        self._say(text.you_are(nick))
+        self._send_lines(text.you_are(nick))
 
-    def _say(self, *lines: str) -> None:
+    def _send_lines(self, *lines: str) -> None:
         self._connection.send(b"".join([text_frame(line.encode()) for line in lines]))

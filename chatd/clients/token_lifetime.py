@@ -61,7 +61,7 @@ class TokenLifetime:
 
     def identify(self, nick: str, address: str) -> Identity:
         """Return the identity of a client at an address that wants a nick."""
-        return Identity(nick, self.permissions.who, self.permissions.anonymous)
+        return Identity(nick, self.permissions.name, self.permissions.anonymous)
 
     def begin(self, warn: Callable[[float], None], end: Callable[[], None]) -> None:
         """Call warn, with the seconds that are left, a while before the token runs out, and end when it has."""
@@ -77,7 +77,7 @@ class TokenLifetime:
     def renew(self, token: str) -> None:
         """Replace the token by another one of the same subject. Raise BadToken, and then nothing has changed."""
         permissions = self._token_verifier.check(token, self._now())
-        if permissions.who != self.permissions.who:
+        if permissions.name != self.permissions.name:
             raise BadToken("the token is somebody else's")
         if permissions.nick != self.permissions.nick:
             raise BadToken("the token has another nick than this connection; connect anew with it")

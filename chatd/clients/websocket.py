@@ -84,7 +84,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     """The longest message that is accepted, in bytes."""
 
     log = Quiet()
-    is_open = is_closed = Quiet()  # Autobahn's Deferreds, on which nobody waits
+    is_open = is_closed = Quiet()  # Autobahn's Deferreds, which are not used
     websocket_version = 13
 
     def __init__(self, upgrade: Upgrade) -> None:
@@ -105,12 +105,12 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """Enter the room, before the handshake is answered: a client that reads 101 misses nothing from then on."""
-        self._transport_details, self.peer = None, ""  # who asks for them asks the transport
+        self._transport_details, self.peer = None, ""  # the transport has them
         with contextlib.suppress(AttributeError, OSError):  # a unix socket has no such delay
             self.transport.setTcpNoDelay(True)
-        WebSocketProtocol._connectionMade(self)  # its server's adds words for a log that nobody reads, 15 us of them
-        self.trafficStats = self.factory.traffic  # nobody reads it: one for all
-        self.send_queue = ()  # nor uses this: we write at once
+        WebSocketProtocol._connectionMade(self)  # the server's method adds 15 us for an unused log
+        self.trafficStats = self.factory.traffic  # not used: one for all
+        self.send_queue = ()  # not used: frames are written at once
         self.factory.add(self)
         self.attach()
         joined = maybeDeferred(self.session.join)
@@ -133,7 +133,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         self.inside_message, self.current_frame = False, None
         self.websocket_protocol_in_use, self.websocket_extensions_in_use = None, ()
         self.state = self.STATE_OPEN
-        if self.factory.close_code is not None:  # everybody is being closed
+        if self.factory.close_code is not None:  # all connections are being closed
             self.close(self.factory.close_code)
         else:
             self.open_out()
@@ -191,7 +191,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
                 return False
             steps -= 1
         if self.state == self.STATE_CLOSED:
-            self.data = b""  # what still comes is for nobody
+            self.data = b""  # further data is discarded
         return False
 
     @property
@@ -465,5 +465,5 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=close_code.code, reasonUtf8=close_code.reason.encode(), isReply=False)
-        elif self.state == self.STATE_CONNECTING and close_code != RESTARTING:  # else it is told once it is in
+        elif self.state == self.STATE_CONNECTING and close_code != RESTARTING:  # else it is closed once it is open
             self._refuse(refused_by(close_code))

@@ -56,8 +56,8 @@ def takes_gzip(accept_encoding: str | None) -> bool:
 def _weighted(listed: str | None) -> list[tuple[str, float]]:
     """Read a list of what a client likes, and how much (section 12.4.2)."""
     weighted = []
-    for each in (listed or "").lower().split(","):
-        name, *parameters = (part.strip() for part in each.split(";"))
+    for item in (listed or "").lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
         quality = next((float(found[1]) for part in parameters if (found := _QUALITY.fullmatch(part))), 1.0)
         weighted.append((name, quality))
     return weighted
@@ -149,18 +149,18 @@ def check_coding(content_encoding: str | None) -> None:
 def read_publish_body(content_type: str | None, body: bytes, most: int) -> PublishBody:
     """Parse the body of a request to publish, whose text may have so many bytes. Raise Refused: 400, 413 or 415."""
     if media_type(content_type) == JSON:
-        said = _read_json(body)
+        parsed = _read_json(body)
     else:
         try:
-            said = PublishBody(body.decode())
+            parsed = PublishBody(body.decode())
         except UnicodeDecodeError:
             raise bad_request("the body must be UTF-8") from None
-    text = read_line(said.text)
+    text = read_line(parsed.text)
     if not text:
         raise bad_request("there is no text")
     if utf8_size(text) > most:
         raise Refused(413, "too_large", f"the text is longer than {most} bytes of UTF-8")
-    return PublishBody(text, _nick(said.nick), said.id)
+    return PublishBody(text, _nick(parsed.nick), parsed.id)
 
 
 def _read_json(body: bytes) -> PublishBody:

@@ -36,7 +36,7 @@ _KEY = re.compile(r"[+/0-9A-Za-z]{21}[AQgw]==")  # 16 bytes in base64
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # of RFC 6455, section 1.3
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _NUMBER = re.compile(rb"[0-9]{1,18}")
-_RESUME_KEY = re.compile(rb"[A-Za-z0-9._~-]{8,64}")  # what RFC 3986, section 2.3, lets stand in a URL as it is
+_RESUME_KEY = re.compile(rb"[A-Za-z0-9._~-]{8,64}")  # unreserved in a URL (RFC 3986, section 2.3)
 _AUTHORITY = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 PROTOCOL = "chatd.v1"
@@ -143,7 +143,7 @@ class RequestHead(Struct, frozen=True):
 
     def listed(self, name: str) -> list[str]:
         """Return the values of a header that is a list, in lower case."""
-        return [each.strip() for each in self.headers.get(name, "").lower().split(",")]
+        return [name.strip() for name in self.headers.get(name, "").lower().split(",")]
 
 
 def read_head(data: bytes) -> RequestHead:
@@ -226,7 +226,7 @@ def _protocol(offered: str | None) -> str:
 
 
 def _offered(protocols: str) -> list[str]:
-    return [each.strip() for each in protocols.split(",")]
+    return [name.strip() for name in protocols.split(",")]
 
 
 def _carried(offered: str | None, prefix: str) -> set[str]:
@@ -329,7 +329,7 @@ def room_name(path: bytes) -> str:
 
 def compose_room(text: str) -> str:
     """Compose the name of a room (NFC), which may be written in several ways. Raise Refused: 404 for a long one."""
-    if len(text) > 4 * ROOM_LENGTH:  # NFC makes no name of that; and of marks without end it takes seconds
+    if len(text) > 4 * ROOM_LENGTH:  # too long even in NFC, which takes seconds for endless marks
         raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
     return unicodedata.normalize("NFC", text)
 
@@ -344,9 +344,9 @@ def read_room(text: str) -> str:
         raise Refused(404, "bad_room", f"the name of a room has at most {ROOM_LENGTH} characters")
     if name.startswith("-"):
         raise Refused(404, "bad_room", "the name of a room must not start with -")
-    if any(each == "/" or each.isspace() or unicodedata.category(each) == "Cc" for each in name):
+    if any(character == "/" or character.isspace() or unicodedata.category(character) == "Cc" for character in name):
         raise Refused(404, "bad_room", "the name of a room must not hold a slash, white space or control characters")
-    if hidden := next((each for each in name if not shows(each)), ""):
+    if hidden := next((character for character in name if not shows(character)), ""):
         named = f"U+{ord(hidden):04X} (invisible or unassigned)"
         raise Refused(404, "bad_room", f"the name of a room must not hold {named}; earlier versions allowed it")
     return name
@@ -384,5 +384,5 @@ def _parameters(query: bytes) -> dict[bytes, bytes]:
 
 
 def _pairs(query: bytes) -> list[tuple[bytes, bytes]]:
-    pairs = (each.partition(b"=") for each in query.split(b"&") if each)
+    pairs = (pair.partition(b"=") for pair in query.split(b"&") if pair)
     return [(unquote_to_bytes(name), unquote_to_bytes(value.replace(b"+", b" "))) for name, _, value in pairs]

@@ -20,7 +20,7 @@ def encode(value: Any) -> bytes:
     # two or three.
     if data.isascii() or not (0xE2 in data or 0xC2 in data):
         return data
-    # In UTF-8 no other character holds their bytes, and in JSON they stand in strings alone.
+    # In UTF-8 no other character holds their bytes, and in JSON they occur in strings only.
     for escaped, character in _ESCAPES.items():
         data = data.replace(character, escaped)
     return data

@@ -155,7 +155,7 @@ class BadRequest(Exception):
 
 _decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair: it has no UTF-8
-_TYPES = ", ".join(each.__struct_config__.tag for each in get_args(Request))
+_TYPES = ", ".join(kind.__struct_config__.tag for kind in get_args(Request))
 
 
 def read_request(text: str | bytes) -> Request:
@@ -457,7 +457,7 @@ class JsonFormat:
         self._frame = frame
         self._presence = presence
         self._show = show
-        self._tell = tell
+        self._encode_presence = tell
         self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
@@ -471,7 +471,7 @@ class JsonFormat:
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
         """Return the frame of a presence event; empty without presence events."""
-        return self._frame(self._tell(room, change)) if self._presence else b""
+        return self._frame(self._encode_presence(room, change)) if self._presence else b""
 
 
 JSON = JsonFormat(deflated=JsonFormat(deflated_text_frame))

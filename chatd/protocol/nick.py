@@ -64,7 +64,7 @@ def read_nick(text: str) -> str:
 
 def _reserved_like(character: str) -> str:
     """Return the reserved character that another looks like; empty where it looks like none."""
-    return next((each for each in sorted(_RESERVED) if each in "".join(keys(character))), "")
+    return next((reserved for reserved in sorted(_RESERVED) if reserved in "".join(keys(character))), "")
 
 
 def looks(text: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ LAST = 20
 _REPEATED = 32  # characters of a command that does not exist
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
-_ATTRIBUTED = re.compile(r"\*\s|[^\s:]*:\s")  # to the server, or to somebody with that nick
+_ATTRIBUTED = re.compile(r"\*\s|[^\s:]*:\s")  # to the server, or to a client with that nick
 
 _UNSAFE = (
     *range(0x09),
@@ -37,7 +37,7 @@ _UNSAFE = (
     *range(0x2028, 0x202F),
     *range(0x2066, 0x206A),
 )
-_ESCAPES = {each: f"\\x{each:02x}" if each < 0x100 else f"\\u{each:04x}" for each in _UNSAFE}
+_ESCAPES = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSAFE}
 _ANY_UNSAFE = re.compile(f"[{re.escape(''.join(map(chr, _UNSAFE)))}]")
 
 
@@ -98,7 +98,7 @@ class TextFormat:
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
         """Return each message's frame."""
         show, frame = self._show, self._frame
-        return [frame(show(each).encode()) for batch in batches for each in batch.messages]
+        return [frame(show(message).encode()) for batch in batches for message in batch.messages]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
         """Return the frame of a presence event of a member with a nick."""
@@ -218,11 +218,11 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def change(told: PresenceEvent) -> str:
+def change(event: PresenceEvent) -> str:
     """Return the line for a presence event."""
-    if told.what == "nick":
-        return renamed(told.was, told.nick) if told.was else joined(told.nick)
-    return joined(told.nick) if told.what == "join" else left(told.nick)
+    if event.what == "nick":
+        return renamed(event.was, event.nick) if event.was else joined(event.nick)
+    return joined(event.nick) if event.what == "join" else left(event.nick)
 
 
 BARE = TextFormat(bare, deflated=TextFormat(bare, frame=deflated_text_frame))
@@ -321,7 +321,7 @@ _RULES = {
 }
 
 HELP: tuple[str, ...] = (
-    *(notice(f"{each.usage}: {each.meaning}") for each in _RULES.values()),
+    *(notice(f"{rule.usage}: {rule.meaning}") for rule in _RULES.values()),
     notice("//TEXT: say /TEXT"),
 )
 """The answer to ``/help``."""

@@ -357,7 +357,7 @@ class Channel(CountedBacklog, HTTPChannel):
         self._stop_waiting()
         self._end_backlog()
         self.site.channels.discard(self)
-        self.paused = True  # what came behind the request is for nobody
+        self.paused = True  # data after the request is discarded
         transport: Any = self.transport
         transport.unregisterProducer()
         transport.resumeProducing()

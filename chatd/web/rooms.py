@@ -40,7 +40,7 @@ from chatd.web.streaming import StreamingResponse, describe
 
 T = TypeVar("T")
 
-IN_DOUBT = "the message bus does not answer; it may be said yet: try again with the same id"
+IN_DOUBT = "the message bus does not answer; it may be body yet: try again with the same id"
 
 
 class RoomPages:
@@ -81,11 +81,13 @@ class RoomPages:
         if stretch.more and stretch.start is not None:
             request.setHeader(b"link", http_api.link_to_older(stretch.start, target.last).encode("ascii"))
         if form in (http_api.JSON, http_api.JSON_LINES):
-            said = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
+            events = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
             if form == http_api.JSON:
-                return answer_json(request, said)
-            return answer(request, b"".join(encode(event) + b"\n" for event in said), form)
-        return answer(request, "".join(f"{named(each)}\n" for batch in stretch.batches for each in batch.messages))
+                return answer_json(request, events)
+            return answer(request, b"".join(encode(event) + b"\n" for event in events), form)
+        return answer(
+            request, "".join(f"{named(message)}\n" for batch in stretch.batches for message in batch.messages)
+        )
 
     def _check_backlog(self) -> None:
         """Raise Refused (503) while too much waits for all clients of the worker: an answer may be large."""
@@ -134,21 +136,21 @@ class RoomPages:
         target = read_target(request.uri)
         token_lifetime = token_lifetime_of(request)
         check_writable(token_lifetime.permissions, target.room)
-        body = request.content.read() if request.content is not None else b""
-        said = http_api.read_publish_body(header(request, "content-type"), body, self._config.max_message)
+        content = request.content.read() if request.content is not None else b""
+        body = http_api.read_publish_body(header(request, "content-type"), content, self._config.max_message)
         address = self._enter(request, target.room)
         exposed = is_exposed(request)
-        self._connections.limits.post(address, len(said.text.encode()), exposed=exposed)
+        self._connections.limits.post(address, len(body.text.encode()), exposed=exposed)
         sender = HttpSender(
             self._shards.hub(target.room),
             self._config,
             self._connections.timers,
             token_lifetime,
             id=self._connections.new_id(),
-            nick=token_lifetime.permissions.nick or (target.nick if said.nick is None else said.nick),
+            nick=token_lifetime.permissions.nick or (target.nick if body.nick is None else body.nick),
             address=address,
         )
-        return answer_later(request, self._publish(request, target.room, sender, said))
+        return answer_later(request, self._publish(request, target.room, sender, body))
 
     def _enter(self, request: Request, room: str) -> str:
         """Check that the client may use a room; return its address. Raise Refused: 429."""
@@ -160,9 +162,9 @@ class RoomPages:
         """Charge the client's address for so many bytes that were read."""
         self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
 
-    async def _publish(self, request: Request, room: str, sender: "HttpSender", said: http_api.PublishBody) -> bytes:
+    async def _publish(self, request: Request, room: str, sender: "HttpSender", body: http_api.PublishBody) -> bytes:
         try:
-            message, position, duplicate = await sender.publish(room, said.text, said.id or "")
+            message, position, duplicate = await sender.publish(room, body.text, body.id or "")
         except PublishRefused as error:
             raise unavailable(str(error)) from None
         except NickInUse as error:
@@ -190,9 +192,9 @@ class RoomPages:
         permissions = token_lifetime_of(request).permissions
         occupied, more = await self._asked(self._shards.list_rooms(), self._shards.unreachable)
         rooms = [
-            http_api.ListedRoom(each.room, each.count, each.top.epoch, each.top.offset)
-            for each in occupied
-            if permissions.may_read(each.room)
+            http_api.ListedRoom(room.room, room.count, room.top.epoch, room.top.offset)
+            for room in occupied
+            if permissions.may_read(room.room)
         ]
         body = answer_json(request, http_api.RoomList(rooms, more))
         self._read(request, len(body))
@@ -245,8 +247,8 @@ class HttpSender:
         self._waiting: Deferred[None]
         permissions = token_lifetime.permissions
         self._identity = token_lifetime.identify(nick, address)
-        self._id_scope = "" if permissions.who else origin(address)
-        who = f"token {permissions.who}" if permissions.who else nick  # no nick has a space
+        self._id_scope = "" if permissions.name else origin(address)
+        who = f"token {permissions.name}" if permissions.name else nick  # no nick has a space
         self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.id = id
         self.nick = nick

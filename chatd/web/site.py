@@ -203,7 +203,7 @@ class Site(WebSite):
             requestFactory=Request,
             timeout=self.config.http_idle_seconds,
             reactor=reactor,
-            parsePOSTFormSubmission=False,  # nobody wants it, and multipart takes 1 ms for each 1.5 KB of it
+            parsePOSTFormSubmission=False,  # not needed, and multipart takes 1 ms for each 1.5 KB of it
         )
         self.channels: ConnectionsByAddress[Any] = ConnectionsByAddress(connections.limits)
         self.draining = False

@@ -23,10 +23,10 @@ async def readyz(request: Request, shards: Shards, probe: SingleFlight[list[str]
     otherwise one dead broker would take every host out of its proxy, and stop the rooms of all.
     """
     if troubles := await probe.get():
-        said = f"message bus: {'; '.join(troubles)}"
+        text = f"message bus: {'; '.join(troubles)}"
         if len(troubles) == len(list(shards)):
-            raise Refused(503, "unavailable", said)
-        return answer(request, f"ready, but for {said}\n")
+            raise Refused(503, "unavailable", text)
+        return answer(request, f"ready, but for {text}\n")
     return answer(request, "ready\n")
 
 

@@ -73,7 +73,7 @@ class StreamingResponse(SendBuffer, Protocol):
     def _open(self, _: object) -> None:
         if self._request is None:
             return
-        if self._connections.close_code not in (None, RESTARTING):  # everybody is being closed
+        if self._connections.close_code not in (None, RESTARTING):  # all connections are being closed
             self.close(self._connections.close_code)
             return
         channel = self._request.channel
@@ -161,7 +161,7 @@ class StreamingResponse(SendBuffer, Protocol):
 
     def close(self, close_code: CloseCode) -> None:
         """End the response with a reason."""
-        if self._request is not None and close_code != RESTARTING:  # else it is told once it is in
+        if self._request is not None and close_code != RESTARTING:  # else it is closed once it is open
             self._refuse(refused_by(close_code))
         elif self.opened:
             again = come_back_after(close_code, self._config.retry_seconds, uniform)

@@ -165,7 +165,7 @@ class ListenerFactory(Factory):
         self.config = config
         self.waiting: ConnectionsByAddress[IncomingConnection | Refusal] = ConnectionsByAddress(connections.limits)
         self._most = most
-        self._full_at = 0  # how many there were when it was said
+        self._full_at = 0  # how many there were when it was logged
         site.full = lambda: self.full
 
     def port(self, *, exposed: bool, proxied: bool = False, unix: bool = False) -> Factory:

@@ -191,13 +191,11 @@ class Worker:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
         self._listener = ListenerFactory(reactor, self._connections, site, config, most)
         self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
-        self._heartbeat = Periodic(
-            reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "telling the parent how the worker is"
-        )
+        self._heartbeat = Periodic(reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "sending a heartbeat")
         self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
         self._ports: list[IListeningPort] = []
         self._ready = False
-        self._waiting: Any = None  # to be told to listen, but for being ready
+        self._waiting: Any = None  # the timeout of an order to listen, until it is ready
         self._held: Deferred[None] | None = None
         self._close_code = STOPPING
         self._draining: Periodic | None = None
@@ -246,8 +244,8 @@ class Worker:
         globalLogBeginner.beginLoggingTo([self._supervisor_pipe], redirectStandardIO=False)
         self._meter.start()
         self._log_check.start()
-        for each in self._watched:
-            each.read()
+        for files in self._watched:
+            files.read()
         self._watching.start(now=False)
         self._heartbeat.start()
         self._shards.start()
@@ -280,9 +278,9 @@ class Worker:
         for listener in self._assignment.listeners:
             inherited = InheritedSockets(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
-            exposed, told = not is_local(listener.descriptor), expects_proxy_header(listener.endpoint)
+            exposed, proxied = not is_local(listener.descriptor), expects_proxy_header(listener.endpoint)
             port = self._listener.port(
-                exposed=exposed, proxied=told, unix=family_of(listener.descriptor) == socket.AF_UNIX
+                exposed=exposed, proxied=proxied, unix=family_of(listener.descriptor) == socket.AF_UNIX
             )
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
@@ -352,7 +350,7 @@ class Worker:
             late = began + part * config.stop_seconds
             await work.addTimeout(max(0.0, late - self._reactor.seconds()), self._reactor).addErrback(lambda _: None)
 
-        # Whatever other workers published before they said Held is delivered when our own probe is back.
+        # What other workers published before they reported PublishingStopped is delivered once the own probe is back.
         await wait(self._shards.probe(), config.stop_probe_part)
         self._shards.broadcast()
         await wait(self._connections.close_all(self._close_code), config.stop_close_part)
@@ -365,7 +363,7 @@ class Worker:
         self._heartbeat.stop()
         self._watching.stop()
         self._chat_log.close()
-        for _ in range(2):  # before a first turn nothing may have been written; before a second what was said last is
+        for _ in range(2):  # one turn to write, one for the last messages
             await deferLater(self._reactor, 0)
 
     def _gauge(self, late: float) -> None:
@@ -375,7 +373,7 @@ class Worker:
         measure_backlogs()
 
     def _end(self) -> None:
-        with contextlib.suppress(ReactorNotRunning):  # a worker without a parent was told twice
+        with contextlib.suppress(ReactorNotRunning):  # without a supervisor it was stopped twice
             self._reactor.stop()
 
     def _failed(self, failure: Failure) -> None:

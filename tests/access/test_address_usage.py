@@ -127,7 +127,7 @@ def test_what_is_told_is_told_once_in_whole_numbers() -> None:
     world.use("192.0.2.1", 10.5)
     assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
     world.use("192.0.2.1", 9.75)
-    world.table.learn([UsageCounts("192.0.2.1", 0)], [UsageCounts("192.0.2.1", 0, requests=10)])
+    world.table.update([UsageCounts("192.0.2.1", 0)], [UsageCounts("192.0.2.1", 0, requests=10)])
     assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
 
 
@@ -136,7 +136,7 @@ def test_a_connected_address_of_which_nothing_is_left_is_told_of_no_more() -> No
     world.come("192.0.2.1")
     world.use("192.0.2.1", 100)
     [told] = world.table.report()
-    world.table.learn([told], [told])
+    world.table.update([told], [told])
     assert len(world.table.report()) == 1, "what it does on other workers still matters"
     world.now += 5
     assert world.table.report() == []

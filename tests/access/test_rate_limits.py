@@ -345,9 +345,9 @@ def test_what_an_address_has_on_other_workers_counts(world: World) -> None:
         world.limits.connected(A)
     [told] = world.limits.report()
     assert told == UsageCounts(A, 2, 0, 0)
-    world.limits.learn([told], [UsageCounts(A, 3, 0, 0)])
+    world.limits.update([told], [UsageCounts(A, 3, 0, 0)])
     assert world.admits() != ""
-    world.limits.learn(world.limits.report(), [UsageCounts(A, 2, 0, 0)])
+    world.limits.update(world.limits.report(), [UsageCounts(A, 2, 0, 0)])
     assert world.admits() == ""
 
 
@@ -355,7 +355,7 @@ def test_what_an_address_had_elsewhere_does_not_count_when_that_is_long_ago(worl
     for _ in range(2):
         world.limits.connected(A)
     told = world.limits.report()
-    world.limits.learn(told, [UsageCounts(A, 40, 0, 0)])
+    world.limits.update(told, [UsageCounts(A, 40, 0, 0)])
     world.now += 15
     assert world.admits() != ""
     world.now += 1
@@ -368,11 +368,11 @@ def test_what_it_begins_on_other_workers_counts_from_when_it_is_known(world: Wor
         world.enters("a")
     told = world.limits.report()
     assert told == [UsageCounts(A, 0, 2, 1)]
-    world.limits.learn(told, [UsageCounts(A, 0, 2, 1)])
+    world.limits.update(told, [UsageCounts(A, 0, 2, 1)])
     world.admits()
     world.admits()
     told = world.limits.report()
-    world.limits.learn(told, [UsageCounts(A, 0, 6, 2)])  # two here, two elsewhere
+    world.limits.update(told, [UsageCounts(A, 0, 6, 2)])  # two here, two elsewhere
     assert world.admits() == "6 new connections a minute from one address at most"
     assert not world.enters("b")
 
@@ -380,17 +380,17 @@ def test_what_it_begins_on_other_workers_counts_from_when_it_is_known(world: Wor
 def test_what_others_did_before_is_not_held_against_it(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 5000, 900)])
+    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 5000, 900)])
     assert world.admits() == ""
 
 
 def test_a_broker_that_lost_what_it_knew_costs_nobody_anything(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 50, 0)])
+    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 50, 0)])
     world.admits()
     world.admits()
-    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
+    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
     assert world.admits() == ""
 
 
@@ -416,7 +416,7 @@ def test_that_an_address_has_no_connection_any_more_is_told_once(world: World) -
 def test_of_who_was_busy_it_is_asked_what_it_does_elsewhere_until_that_does_not_matter(world: World) -> None:
     for _ in range(2):
         world.admits()
-    world.limits.learn(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
+    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
     assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
     world.now += 60
     assert world.limits.report() == []

@@ -296,7 +296,7 @@ def test_a_token_that_names_nobody_is_anonymous(token_verifier: TokenVerifier) -
 def test_a_nick_that_a_token_says_is_not_the_subject_of_that_name(token_verifier: TokenVerifier) -> None:
     subject, nick = token_verifier.check(token(sub="carl"), NOW), token_verifier.check(token(nick="carl"), NOW)
     assert (subject.nick, nick.nick) == ("carl", "carl")
-    assert subject.who != nick.who
+    assert subject.name != nick.name
     place = read_target(b"/ops?resume=a-key-of-mine")
     assert scope_resume_key(subject, place) != scope_resume_key(nick, place)
 
