@@ -1,6 +1,6 @@
-"""What chatd shows to a broker and asks of it: passwords and certificates that stand in files.
+"""The passwords and certificates for the broker, read from their files.
 
-They are read at each dial, so that they can be replaced while chatd runs.
+They are read at each connect, so that they can be replaced while chatd runs.
 """
 
 import ssl
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> None:
-    """See that all files can be used with these brokers. Raises BadValue, one line that names the option."""
+    """Check the files for these brokers. Raise BadValue with one line that names the option."""
     for name in ("redis_ca", "redis_cert", "redis_key"):
-        if getattr(config, name) and not any(each.tls for each in addresses):
+        if getattr(config, name) and not any(address.tls for address in addresses):
             raise BadValue(f"--{name.replace('_', '-')} is for rediss:// only")
     if config.redis_password_file and not addresses:
         raise BadValue("--redis-password-file is for --redis only")
-    if config.sentinel_password_file and not any(each.sentinels for each in addresses):
+    if config.sentinel_password_file and not any(address.sentinels for address in addresses):
         raise BadValue("--sentinel-password-file is for redis+sentinel:// only")
     if bool(config.redis_cert) != bool(config.redis_key):
         raise BadValue("--redis-cert and --redis-key go together")
@@ -40,23 +40,25 @@ def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> Non
 
 
 def password_of(address: BrokerAddress, config: Config) -> str | None:
-    """Give the password for a broker, if it has one. Raises BadValue."""
+    """Return the password of a broker, or None. Raise BadValue."""
     return _read_password(config, "redis_password_file") if config.redis_password_file else address.password
 
 
 def sentinel_password(config: Config) -> str | None:
-    """Give the password for the Sentinels, if they ask for one. Raises BadValue."""
+    """Return the password of the Sentinels, or None. Raise BadValue."""
     return _read_password(config, "sentinel_password_file") if config.sentinel_password_file else None
 
 
 def tls_options(host: str, config: Config) -> Any:
-    """Give what a TLS client of Twisted's needs to reach that host; its certificate and name are checked.
+    """Return the TLS options of a Twisted client for a host, whose certificate and name are checked.
 
-    Raises BadValue.
+    Raise BadValue.
     """
-    trust = None  # whom the system trusts
+    trust = None  # the authorities of the system
     if config.redis_ca:
-        authorities = [each.public_bytes(Encoding.PEM) for each in _read(config, "redis_ca", read_certificates)]
+        authorities = [
+            authority.public_bytes(Encoding.PEM) for authority in _read(config, "redis_ca", read_certificates)
+        ]
         trust = trustRootFromCertificates(map(Certificate.loadPEM, authorities))
     shown: dict[str, Any] = {}
     if config.redis_cert:
@@ -67,10 +69,10 @@ def tls_options(host: str, config: Config) -> Any:
 
 
 def tls_context(config: Config) -> ssl.SSLContext:
-    """Give the same for a plain socket. Raises OSError (``ssl.SSLError``).
+    """Return the TLS context of a plain socket. Raise OSError (``ssl.SSLError``).
 
     It is no ``create_default_context``: since Python 3.13 that one is stricter than OpenSSL is by itself, and so than
-    ``tls_options``. What chatd talks to, ``chatd verify`` can read.
+    ``tls_options``. ``chatd verify`` must accept every broker that chatd accepts.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if config.redis_ca:
@@ -97,7 +99,7 @@ def _bad(config: Config, option: str, why: str) -> BadValue:
 
 
 def _read_password(config: Config, option: str) -> str:
-    """Give the first line of a file; editors end it with a newline."""
+    """Return the first line of a file, without its newline."""
     try:
         lines = _read(config, option, lambda path: Path(path).read_bytes()).decode().splitlines()
     except UnicodeDecodeError:

@@ -26,10 +26,10 @@ MIB = 1_048_576
 
 
 class Eviction:
-    """This worker's part in it, from ``start`` to ``stop``."""
+    """The eviction of old histories by this worker, from ``start`` to ``stop``."""
 
     def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
-        """Take this worker's unique name."""
+        """Prepare for a worker with this unique name."""
         self._clock = clock
         self._queries = queries
         self._config = config
@@ -42,11 +42,11 @@ class Eviction:
         self._rest_until = float("-inf")
 
     def start(self) -> None:
-        """Begin to look at the memory, and to make room while it is nearly full."""
+        """Start to check the memory, and to drop histories while it is nearly full."""
         self._looks.start(now=False)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._looks.stop()
         if self._looking is not None:
             self._looking.cancel()
@@ -65,7 +65,7 @@ class Eviction:
                 return
             used = await self._drop(used, limit)
         if used <= high:
-            self._end_trouble(said=limit > 0)
+            self._report_room(said=limit > 0)
 
     async def _drop(self, used: int, limit: int) -> int:
         """Drop histories until the broker is less full, or none are left. Return the memory used then."""
@@ -75,7 +75,7 @@ class Eviction:
             if not freed:
                 self._rest_later(used, limit, anew=HISTORIES_DROPPED.value > before)
                 return used
-            self._say_dropping(before, before_used, limit)
+            self._report_dropping(before, before_used, limit)
         return used
 
     def _rest_later(self, used: int, limit: int, *, anew: bool) -> None:
@@ -92,7 +92,7 @@ class Eviction:
                 problem="broker full",
             )
 
-    def _say_dropping(self, before: float, used: int, limit: int) -> None:
+    def _report_dropping(self, before: float, used: int, limit: int) -> None:
         if self._dropping is None:
             self._dropping = before
             log.warn(
@@ -103,8 +103,8 @@ class Eviction:
                 problem="broker memory",
             )
 
-    def _end_trouble(self, *, said: bool) -> None:
-        """Note that there is room again, or that another worker makes room; only the first is said."""
+    def _report_room(self, *, said: bool) -> None:
+        """Note that there is room again, or that another worker drops histories. Only the first is logged."""
         dropping, self._dropping = self._dropping, None
         full, self._full = self._full, False
         self._rest, self._rest_until = 0.0, float("-inf")
@@ -115,7 +115,7 @@ class Eviction:
             log.info("the private broker has room again", problem="broker full", resolved=True)
 
     async def _drop_oldest(self, limit: int) -> tuple[int, int]:
-        """Drop the oldest histories, as far as needed; return the memory used then, and how many batches are gone."""
+        """Drop the oldest histories, as far as needed. Return the memory used then, and the batches dropped."""
         config = self._config
         silent = (config.history_seconds - config.recent_seconds) * 1000
         freed, used = 0, limit
@@ -145,7 +145,7 @@ class Eviction:
         return self._queries.ask(HISTORIES, [], lambda _: [cursor, start, self._config.memory_keys])
 
     async def _measure(self) -> tuple[int, int]:
-        """Ask how many bytes the broker uses, and how many it may; 0 if another worker makes room."""
+        """Return the bytes that the broker uses, and its limit; 0 if another worker drops histories."""
         config = self._config
         key, kept = f"{config.redis_prefix}:eviction".encode(), round(config.memory_turn_seconds * 1000)
         chosen, used, limit = await self._queries.ask(MEMORY, [key], lambda _: [self._worker, kept])

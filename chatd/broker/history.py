@@ -1,7 +1,7 @@
-"""What a room's history is asked for: a stretch of it, and where the order of rooms stands.
+"""The history of rooms in the broker: ranges of it, and the newest positions.
 
-It is kept by the script that publishes, and bounded by it; what is older than ``history_ttl`` is left out here too.
-An entry that can't be read is left out: those who read there see a hole in the offsets, and are told.
+The script that publishes stores and bounds it. Messages older than ``history_ttl`` are left out here too. An entry that
+cannot be decoded is left out, which makes a gap in the offsets.
 """
 
 import sys
@@ -20,12 +20,12 @@ log = Logger()
 
 
 def history_key(prefix: str, room: str) -> tuple[bytes, bytes]:
-    """Give the key of a room's history, but for the epoch that comes between."""
+    """Return the key of a room's history: the parts before and after the epoch."""
     return f"{prefix}:history:".encode(), f":{room}".encode()
 
 
 class HistoryReader:
-    """The history of all rooms, as it stands in the broker."""
+    """The history of all rooms in the broker."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class HistoryReader:
         channel: Callable[[str], bytes],
         now: Callable[[], float],
     ) -> None:
-        """Take a room's key, what makes a random epoch, and the time of day in seconds since 1970."""
+        """``channel`` returns the key of a room, ``now`` seconds since 1970."""
         self._queries = queries
         self._config = config
         self._channel = channel
@@ -42,7 +42,7 @@ class HistoryReader:
         self._unreadable: dict[int, None] = {}  # hashes of entries that were logged, the oldest first
 
     def read(self, room: str, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
-        """Read what follows a position, up to about so many bytes; without one only where the order stands."""
+        """Read about ``most`` bytes after a position; without one only the newest position."""
         config = self._config
         epoch, offset = (after.epoch, after.offset) if after is not None and config.keeps_history else ("", 0)
 
@@ -63,7 +63,7 @@ class HistoryReader:
     def read_back(
         self, room: str, epoch: str, last: int, after: int, most: int
     ) -> "Deferred[tuple[list[Batch], bool]]":
-        """Read the newest batches up to one offset and behind another, the newest first, up to about so many bytes.
+        """Read the newest batches up to one offset and after another, newest first, up to about ``most`` bytes.
 
         Return them and whether there are more. The first may end, and the last begin, with messages beyond the offsets.
         """
@@ -80,7 +80,7 @@ class HistoryReader:
         return answer.addCallback(self._batches_back, room, epoch, last, read_on)
 
     def tops(self, rooms: Sequence[str]) -> "Deferred[list[StreamPosition]]":
-        """Say where the order of each room stands; a room that is not known in this run has no epoch."""
+        """Return the newest position of each room. A room that is unknown in this run has no epoch."""
 
         def arguments(run: bytes) -> list[Any]:
             return [run, self._config.room_seconds]
@@ -95,19 +95,19 @@ class HistoryReader:
         its_epoch, _, offset = end.decode().partition(" ")
         batches = self._batches(room, its_epoch, entries)
         span = self._without_old(HistoryRange(batches, StreamPosition(epoch.decode(), int(top)), bool(more)))
-        if span.more and not span.batches:  # who reads on behind the last batch would read the same again
+        if span.more and not span.batches:  # reading on after the last batch would read the same again
             return self.read(room, StreamPosition(its_epoch, int(offset)), most)
         return span
 
     def _batches(self, room: str, epoch: str, entries: Sequence[bytes], last: int = sys.maxsize) -> list[Batch]:
-        """Decode entries of one epoch that begin at an offset up to last; those that can't be read are logged once."""
+        """Decode entries of one epoch that begin at most at ``last``. Log each undecodable one once."""
         batches = []
         for data in entries:
             try:
                 batch = decode(room, data)
                 if batch.epoch != epoch:
                     raise ValueError(f"it is of epoch {batch.epoch}")
-                if batch.first > last:  # those who read back go on before it, and would never end
+                if batch.first > last:  # reading back before it would never end
                     raise ValueError(f"it says that it begins at offset {batch.first}, and ends before that")
             except ValueError as error:
                 self._log_unreadable(room, data, error)
@@ -144,7 +144,7 @@ class HistoryReader:
         return batches, bool(more)
 
     def _without_old(self, span: HistoryRange) -> HistoryRange:
-        """Leave out what is too old: the broker keeps it until the room has been silent for so long."""
+        """Leave out old messages: the broker keeps them until the room has been silent for so long."""
         kept = [part for batch in span.batches if (part := self._without_old_messages(batch)) is not None]
         return HistoryRange(kept, span.top, span.more)
 

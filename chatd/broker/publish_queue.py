@@ -459,7 +459,7 @@ class PublishQueues:
             self._refused(failure.getErrorMessage())
 
     def _remove(self, publish_queue: _PublishQueue, parts: Sequence[_Part]) -> None:
-        """Take parts out of the window, and send the room's next batch."""
+        """Remove parts from the window, and send the room's next batch."""
         self._in_flight -= sum([part.weight for part in parts])
         if not publish_queue.waiting and not publish_queue.batches:
             self._publish_queues.pop(publish_queue.room, None)

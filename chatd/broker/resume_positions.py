@@ -104,7 +104,7 @@ class ResumePositions:
         self._written.clear()
 
     def hold_claims(self) -> None:
-        """Let claims wait: other workers may have positions that they have yet to store."""
+        """Hold claims back: other workers may have positions that they have yet to store."""
         self._claims_held = True
 
     def release_claims(self) -> None:

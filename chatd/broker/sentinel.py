@@ -1,10 +1,9 @@
-"""Sentinels: they know which server of a service is the master now, and see to it that there is one.
+"""Redis Sentinel: an endpoint that connects to the master of a service.
 
-An endpoint that asks them at each dial, one after the other, and dials what they say. As long as a connection that it
-made lasts, one of them is asked again every second: once it names another master, the connection is dropped, for a
-master that was replaced while it lives, and a subscription to it, would break by nothing else. The link dials again.
-A Sentinel whose configuration is older than the one by which a connection was made does not count: it has not heard of
-the failover yet, and the former master may still take messages, which are lost with it.
+It asks the Sentinels one after the other at each connect. While a connection lasts, one of them is asked every second.
+If it names another master, the connection is dropped, because a former master that lives would not break it. A
+Sentinel with an older configuration than that of the connection is ignored: it does not know of the failover yet, and
+messages to the former master would be lost.
 """
 
 from collections.abc import Coroutine
@@ -29,19 +28,19 @@ Where = tuple[str, int]
 
 
 class Master(NamedTuple):
-    """What a Sentinel says."""
+    """The answer of a Sentinel."""
 
     where: Where
     epoch: int
-    """Of its configuration: each failover makes another one."""
+    """The epoch of its configuration; each failover increments it."""
 
 
 @implementer(IStreamClientEndpoint)
 class Sentinels:
-    """Dials the master of a service."""
+    """The endpoint of the master of a service."""
 
     def __init__(self, reactor: Any, address: BrokerAddress, config: Config) -> None:
-        """Take the reactor, and an address with Sentinels."""
+        """Prepare for an address with Sentinels."""
         self._reactor = reactor
         self._address = address
         self._config = config
@@ -50,14 +49,14 @@ class Sentinels:
         self._watching: Deferred[None] | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> "Deferred[Any]":  # noqa: N803 - Twisted's name
-        """Dial the master; fails with Broken where no Sentinel knows one."""
+        """Connect to the master. The Deferred fails with ConnectionUnusable if no Sentinel knows one."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def check(self, protocol: Any) -> None:
-        """See that a connection, which was made here and has logged in, leads to a master. Raises Broken."""
+        """Check that a connection, which has logged in, leads to a master. Raise ConnectionUnusable."""
         role = await protocol.execute_command("ROLE")
         if role[0] != b"master":
-            self._turn()  # its word is old
+            self._turn()  # its answer is old
             raise ConnectionUnusable(f"the Sentinels name a server that is a {role[0].decode()}")
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
@@ -68,7 +67,7 @@ class Sentinels:
             self._turn()
             raise
         self._connections[protocol] = master
-        protocol.whenDisconnected().addCallback(self._gone)
+        protocol.whenDisconnected().addCallback(self._disconnected)
         if self._watching is None:
             self._watching = Deferred.fromCoroutine(self._watch())
             self._watching.addErrback(lambda failure: failure.trap(CancelledError))
@@ -82,22 +81,22 @@ class Sentinels:
         self._sentinels.append(self._sentinels.pop(0))
 
     async def _find(self) -> Master:
-        """Ask the Sentinels in turn, the one that was right the last time first. Raises Broken."""
+        """Ask the Sentinels in turn, the last successful one first. Raise ConnectionUnusable."""
         troubles = []
         for sentinel in tuple(self._sentinels):
             try:
                 master = await self._within(self._ask_once(sentinel))
             except CancelledError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one, the others may know
+            except Exception as error:  # noqa: BLE001 - the others may know
                 troubles.append(f"{sentinel[0]}:{sentinel[1]}: {error}")
             else:
-                self._sentinels.sort(key=lambda each: each != sentinel)
+                self._sentinels.sort(key=lambda other: other != sentinel)
                 return master
         raise ConnectionUnusable(f"no Sentinel knows a master ({'; '.join(troubles)})")
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for something as long as a Sentinel may take. Raises what it raises, or Broken; or CancelledError."""
+        """Wait at most ``sentinel_seconds``. Raise what the work raises, ConnectionUnusable or CancelledError."""
         doing = Deferred.fromCoroutine(work)
         late = self._reactor.callLater(self._config.sentinel_seconds, doing.cancel)
         try:
@@ -128,14 +127,14 @@ class Sentinels:
         return sentinel
 
     async def _ask(self, sentinel: Any) -> Master:
-        """Ask which server is the master. Raises what the Sentinel says."""
+        """Ask a Sentinel for the master. Raise its error."""
         flat = await sentinel.execute_command("SENTINEL", "MASTER", self._address.service)
         said = dict(zip(flat[::2], flat[1::2], strict=True))
         return Master((said[b"ip"].decode(), int(said[b"port"])), int(said[b"config-epoch"]))
 
-    # As long as there are connections
+    # Watching
 
-    def _gone(self, protocol: Any) -> None:
+    def _disconnected(self, protocol: Any) -> None:
         del self._connections[protocol]
         if not self._connections and self._watching is not None:
             watching, self._watching = self._watching, None

@@ -1,6 +1,6 @@
-"""What each worker counts of addresses, added up in the broker: a limit is one for all workers, on all hosts.
+"""Usage counts per address, added up in the broker, so that a limit holds over all workers on all hosts.
 
-Once a second, with one call, and nothing waits for it: while the broker is away each worker's own count holds.
+They are exchanged once a second with one query. While the broker is away each worker uses its own counts.
 """
 
 from typing import Any
@@ -17,38 +17,40 @@ _NUMBERS = len(UsageCounts._fields) - 1
 
 
 class SharedLimits:
-    """This worker's part of it."""
+    """The exchange of usage counts by this worker."""
 
     def __init__(self, clock: Any, queries: Queries, config: Config, worker: str) -> None:
-        """Take the reactor and this worker's unique name."""
+        """Prepare for a worker with this unique name."""
         self._queries = queries
         self._config = config
         self._worker = worker
         self._limits: RateLimits | None = None
-        self._telling = Periodic(clock, config.limit_seconds, self._tell, "sharing what addresses do")
+        self._ticker = Periodic(clock, config.limit_seconds, self._exchange, "sharing what addresses do")
 
     def share(self, limits: RateLimits) -> None:
-        """Share what a worker's limits count, from now on."""
+        """Start to exchange the usage counts of these limits."""
         self._limits = limits
-        self._telling.start(now=False)
+        self._ticker.start(now=False)
 
     def stop(self) -> None:
-        """Tell nothing any more."""
-        self._telling.stop()
+        """Stop the exchange."""
+        self._ticker.stop()
 
-    def _tell(self) -> "Deferred[None] | None":
+    def _exchange(self) -> "Deferred[None] | None":
         limits = self._limits
-        told = limits.report() if limits is not None else ()
-        if limits is None or not told:
+        reported = limits.report() if limits is not None else ()
+        if limits is None or not reported:
             return None
         config = self._config
-        keys = [f"{config.redis_prefix}:address:{share.address}".encode() for share in told]
+        keys = [f"{config.redis_prefix}:address:{share.address}".encode() for share in reported]
         given: list[Any] = [self._worker, config.limit_kept_seconds, 2 * 60]
-        given += [number for share in told for number in share[1:]]
+        given += [number for share in reported for number in share[1:]]
 
-        def learn(answer: list[int]) -> None:
+        def store(answer: list[int]) -> None:
             totals = zip(*[iter(answer)] * _NUMBERS, strict=True)
-            limits.update(told, [UsageCounts(share.address, *total) for share, total in zip(told, totals, strict=True)])
+            limits.update(
+                reported, [UsageCounts(share.address, *total) for share, total in zip(reported, totals, strict=True)]
+            )
 
         asked: Deferred[Any] = self._queries.ask(SHARES, keys, lambda _: given)
-        return asked.addCallback(learn)
+        return asked.addCallback(store)

@@ -37,12 +37,12 @@ def _open(path: str, flags: int = 0) -> int:
 
 
 def is_regular(descriptor: int) -> bool:
-    """Whether it is a file on a disk."""
+    """Return whether a descriptor is a file on a disk."""
     return stat.S_ISREG(os.fstat(descriptor).st_mode)
 
 
 def check_log(path: str, *, make: bool = True) -> None:
-    """See that messages can be logged. Raise BadValue, one line that says what to do.
+    """Check that messages can be logged. Raise BadValue with one line that says what to do.
 
     What is not there is made, unless make is false: then the folder in which it would be made is tried. A full disk is
     no mistake: it may have room by and by, and messages are refused until then.
@@ -78,7 +78,7 @@ def _try_to_open(path: str) -> None:
 
 
 def _is_of_a_process(path: str) -> bool:
-    """Whether a path means another file in each process: /dev/stdout, /dev/fd/3, /proc/self/fd/1, a link to them."""
+    """Return whether a path means another file in each process, such as /dev/stdout or /proc/self/fd/1."""
     for _ in range(_LINKS):
         if _DESCRIPTORS.fullmatch(os.path.realpath(os.path.dirname(path))):
             return True

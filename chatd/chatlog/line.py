@@ -35,7 +35,7 @@ _LINE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}\.[0-9]{3}Z) ([^ ]+) (
 
 
 def escape(text: str) -> str:
-    r"""Write any text in one line that no terminal trips over; ``unescape`` gives it back.
+    r"""Return a text as one line that is safe for a terminal; ``unescape`` reverses it.
 
     ``\`` becomes ``\\``; newline, carriage return and tab ``\n``, ``\r``, ``\t``; other C0 and C1 controls and DEL
     ``\x1b``; line and paragraph separators, bidirectional overrides and lone surrogates ``\u2028``.
@@ -52,27 +52,27 @@ def _escape_one(match: re.Match[str]) -> str:
 
 
 def unescape(line: str) -> str:
-    """Read back what ``escape`` wrote."""
+    """Return the text that ``escape`` got."""
     return _ESCAPED.sub(lambda m: chr(int(m[1] or m[2], 16)) if m[1] or m[2] else _LONG[m[3]], line)
 
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """What one author said in a room at a time, and what the log says of it beside."""
+    """Messages that one sender published together, with the room and the address."""
 
     room: str
     address: str
-    """Where the author connects from; stays on this host."""
+    """The address of the sender, which stays on this host."""
     messages: Sequence[Message]
 
 
 def message_lines(entry: LogEntry) -> str:
-    """Give the lines of an entry's messages, each with its newline."""
+    """Return the lines of an entry's messages, with newlines."""
     room, address = escape(entry.room), escape(entry.address)
     return "".join(
         [
-            f"{rfc3339_ms(each.time)} {room} {_who(each)}@{address} {each.id} {escape(each.text)}\n"
-            for each in entry.messages
+            f"{rfc3339_ms(message.time)} {room} {_who(message)}@{address} {message.id} {escape(message.text)}\n"
+            for message in entry.messages
         ]
     )
 
@@ -87,9 +87,9 @@ def _who(message: Message) -> str:
 
 
 def outcome_lines(entry: LogEntry, outcome: str, now: int) -> str:
-    """Give the second lines of messages that were not published: outcome is ``refused`` or ``unknown``."""
+    """Return the outcome lines of messages that were not published: ``refused`` or ``unknown``."""
     head = f"{rfc3339_ms(now)} {escape(entry.room)} !"
-    return "".join([f"{head} {each.id} {outcome}\n" for each in entry.messages])
+    return "".join([f"{head} {message.id} {outcome}\n" for message in entry.messages])
 
 
 class _LogText(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,7 +106,7 @@ class _LogText(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Outcome(msgspec.Struct, frozen=True):
-    """What became of a message, as JSON."""
+    """The outcome of a message, as JSON."""
 
     time: str
     room: str
@@ -118,37 +118,37 @@ _encode = msgspec.json.Encoder().encode
 
 
 def message_objects(entry: LogEntry) -> str:
-    """Give an entry's messages as JSON, a line each."""
+    """Return an entry's messages as JSON, one line message."""
     room, address = entry.room, entry.address
     plain = room.isprintable() and address.isprintable()
     return "".join(
         [
             _object(
                 _LogText(
-                    rfc3339_ms(each.time),
+                    rfc3339_ms(message.time),
                     room,
-                    each.nick or None,
+                    message.nick or None,
                     address,
-                    each.id,
-                    each.text,
-                    each.action,
-                    each.subject,
+                    message.id,
+                    message.text,
+                    message.action,
+                    message.subject,
                 ),
-                plain and each.text.isprintable() and each.nick.isprintable() and each.subject.isprintable(),
+                plain and message.text.isprintable() and message.nick.isprintable() and message.subject.isprintable(),
             )
-            for each in entry.messages
+            for message in entry.messages
         ]
     )
 
 
 def outcome_objects(entry: LogEntry, outcome: str, now: int) -> str:
-    """Give what became of an entry's messages as JSON, a line each."""
+    """Return the outcomes of an entry's messages as JSON, one line message."""
     time, plain = rfc3339_ms(now), entry.room.isprintable()
-    return "".join([_object(_Outcome(time, entry.room, each.id, outcome), plain) for each in entry.messages])
+    return "".join([_object(_Outcome(time, entry.room, message.id, outcome), plain) for message in entry.messages])
 
 
 def _object(value: _LogText | _Outcome, plain: bool) -> str:
-    """Write an object in a line that no terminal trips over: JSON itself lets controls (C1) and overrides through."""
+    """Return a JSON line that is safe for a terminal: JSON itself does not escape C1 controls and overrides."""
     if plain:
         return f"{_encode(value).decode()}\n"
     return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).replace("\x7f", r"\u007f") + "\n"
@@ -167,12 +167,12 @@ class LogLine:
 
     @property
     def is_outcome(self) -> bool:
-        """Whether it is a second line, whose text says what became of the message with that id."""
+        """Return whether it is an outcome line, whose text is the outcome of the message with that id."""
         return self.who == "!"
 
 
 def read_line(line: bytes) -> LogLine | None:
-    """Read a line of either kind, without its newline; None where it is no line of a chat log."""
+    """Parse a line of either kind, without its newline. Return None if it is no line of a chat log."""
     try:
         if line.startswith(b"{"):
             return _read_object(json.loads(line))
@@ -195,5 +195,5 @@ def _read_object(fields: dict[str, Any]) -> LogLine | None:
             who = f"{who}:{fields['subject']}"
         who, text = f"{who}@{fields.get('address')}", fields.get("text")
     values = [fields.get("time"), fields.get("room"), who, fields.get("id"), text]
-    strings = [each for each in values if isinstance(each, str)]
+    strings = [value for value in values if isinstance(value, str)]
     return LogLine(*strings) if len(strings) == len(values) else None

@@ -1,4 +1,4 @@
-"""The lock of a chat log: who writes to the log, or renames it, holds it meanwhile.
+"""The lock of a chat log, held while the log is written or renamed.
 
 It is ``flock`` on an empty file of its own beside the log (``logs/.chat.log.lock``, mode 0600). A lock on the log
 itself could be held by everybody who may read the log: neither ``flock`` nor a read lock of ``fcntl`` needs the right
@@ -16,7 +16,7 @@ class LogLock:
     """The lock of the chat log at a path. It belongs to one thread."""
 
     def __init__(self, log_path: str) -> None:
-        """Take the path of the log, which need not exist yet."""
+        """Prepare to lock the log at a path, which need not exist yet."""
         folder, name = os.path.split(os.path.realpath(log_path))
         self.path = os.path.join(folder, f".{name}.lock")
         """The path of the lock file."""
@@ -25,7 +25,7 @@ class LogLock:
         self._identity = (0, 0)
 
     def take(self) -> bool:
-        """Take the lock without waiting. Return whether nobody else has it. Raise OSError if there is no lock file.
+        """Acquire the lock without waiting. Return whether this succeeded. Raise OSError if there is no lock file.
 
         The folder is made if it does not exist. A lock file that was removed is made again, as the next process would
         do: two processes must not lock two files.
@@ -43,7 +43,7 @@ class LogLock:
             self.close()
 
     def release(self) -> None:
-        """Let others take the lock."""
+        """Release the lock."""
         if self._file >= 0:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 

@@ -1,8 +1,8 @@
 """The rotation of the chat log: renamed at a size or each day, packed, and the oldest removed.
 
-The parent alone does it. It renames while it holds the log's lock (``loglock``), under which every line is written.
-So nobody writes to a rotated file any more, and it can be packed at once. Two chatds on one log may both rotate it:
-each looks again under the lock. What a killed one left half done, the next finishes.
+Only the supervisor rotates. It renames while it holds the lock of the log, under which every line is written, so the
+rotated file can be compressed at once. Two chatds on one log may both rotate it: each checks again under the lock. The
+next start finishes what a killed one left incomplete.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Rotation:
         in_thread: Callable[..., "Deferred[Any]"],
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Take the reactor, what calls a function in a thread, and the time of day in seconds since 1970."""
+        """``in_thread`` calls a function in a thread, ``now`` returns seconds since 1970."""
         self._in_thread = in_thread
         self._now = now
         self._looking = Periodic(clock, config.rotation_look_seconds, self._look, "rotating the chat log")
@@ -61,12 +61,12 @@ class Rotation:
         self._looking.start()
 
     def stop(self) -> None:
-        """Do so no more; what is being packed is left for the next start."""
+        """Stop. A file that is being compressed is left for the next start."""
         self._stopping.set()
         self._looking.stop()
 
     def configure(self, config: Config) -> None:
-        """Go on as another configuration says."""
+        """Use another configuration."""
         self._config = config
         self._rotator = Rotator(config, self._now, self._stopping.is_set) if config.chat_log_rotate else None
 
@@ -92,7 +92,7 @@ class Rotator:
     """Looks at the log, in a thread: it may take as long as the disk does."""
 
     def __init__(self, config: Config, now: Callable[[], float], stopping: Callable[[], bool]) -> None:
-        """Take when to rotate and what to keep, the time of day, and what says that it is to give up."""
+        """``now`` returns seconds since 1970, ``stopping`` whether to stop compressing."""
         self._path = Path(config.chat_log)
         self._rule = config.chat_log_rotate
         self._keep = config.chat_log_keep
@@ -107,19 +107,19 @@ class Rotator:
             self._rotate()
             self._unpacked = True
         if self._unpacked:
-            for each in self._rotated()[: -self._keep] if self._keep else ():  # first: packing wants room on the disk
-                self._remove(each)
-            done = [self._pack(each) for each in self._rotated() if each.suffix != PACKED]
+            for path in self._rotated()[: -self._keep] if self._keep else ():  # first: packing needs room on the disk
+                self._remove(path)
+            done = [self._pack(path) for path in self._rotated() if path.suffix != PACKED]
             self._unpacked = not all(done)
 
     def _rotated(self) -> list[Path]:
         """List rotated logs, packed or not, oldest first."""
         name = self._path.name
         found: dict[str, Path] = {}
-        for each in sorted(self._path.parent.glob(f"{_literally(name)}-*")):
-            stamp = each.name[len(name) :].removesuffix(PACKED)
+        for path in sorted(self._path.parent.glob(f"{_literally(name)}-*")):
+            stamp = path.name[len(name) :].removesuffix(PACKED)
             if _ROTATED.fullmatch(stamp):
-                found.setdefault(stamp, each)  # the plain one comes first: it is being packed
+                found.setdefault(stamp, path)  # the plain one comes first: it is being packed
         return list(found.values())
 
     def _is_due(self, path: Path) -> bool:
@@ -136,7 +136,7 @@ class Rotator:
         return datetime.fromtimestamp(self._now(), UTC).date()
 
     def _first_day(self, path: Path) -> Any:
-        """Give the day of the first line; today where it is no line of a chat log."""
+        """Return the day of the first line; today if it is no line of a chat log."""
         with path.open("rb") as file:
             found = _DATE.match(file.read(64))
         with contextlib.suppress(ValueError):  # there is no such day
@@ -221,8 +221,8 @@ class Rotator:
     def _remove(self, path: Path) -> None:
         """Remove a rotated log, and what a killed chatd left of packing it."""
         plain = path.with_suffix("") if path.suffix == PACKED else path
-        for each in (_half_packed(plain), plain, plain.with_name(plain.name + PACKED)):
-            each.unlink(missing_ok=True)
+        for file in (_half_packed(plain), plain, plain.with_name(plain.name + PACKED)):
+            file.unlink(missing_ok=True)
 
 
 def _half_packed(path: Path) -> Path:
@@ -231,7 +231,7 @@ def _half_packed(path: Path) -> Path:
 
 
 def _literally(name: str) -> str:
-    """Give a name as a pattern of glob that only it fits."""
+    """Return a glob pattern that matches only a name."""
     return re.sub(r"([*?[])", r"[\1]", name)
 
 

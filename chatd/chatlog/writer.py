@@ -176,7 +176,7 @@ class ChatLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
 
     def _lock_current_file(self) -> None:
-        """Take the lock and open the file at the path: a previous holder may have renamed the open one."""
+        """Acquire the lock and open the file at the path: a previous holder may have renamed the open one."""
         self._take_lock()
         try:
             if self._moved():
@@ -186,7 +186,7 @@ class ChatLog:
             raise
 
     def _take_lock(self) -> None:
-        """Take the lock. Others hold it for microseconds; a frozen holder must not block this process."""
+        """Acquire the lock. Others hold it for microseconds; a frozen holder must not block this process."""
         give_up = 0.0
         while not self._lock.take():
             now = clock.monotonic()

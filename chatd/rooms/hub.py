@@ -180,7 +180,7 @@ class Hub:
             room.drained(subscriber)
 
     def note(self, name: str, subscriber: Subscriber) -> None:
-        """Tell a subscriber its position, while its connection knows what has arrived."""
+        """Report its position to a subscriber, while its connection knows what has arrived."""
         if (room := self._room_of(name, subscriber)) is not None:
             subscriber.given(room.position(subscriber))
 
@@ -406,7 +406,7 @@ class Hub:
             self._clock.callLater(0, self._save_batch, rest)
 
     def _mark_later(self) -> None:
-        """Tell subscribers their position before it is saved, if they are few."""
+        """Report positions to subscribers before they are saved, if they are few."""
         if self._marking is None and 0 < len(self._keyed) <= self._config.marked_members:
             self._marking = self._clock.callLater(self._config.mark_seconds, self._mark)
 
@@ -466,7 +466,7 @@ class Hub:
             entry.room.ordering.receive_presence(after, changes)
 
     def renamed(self, name: str, author: str, nick: str) -> None:
-        """Tell a subscriber that its nick was changed."""
+        """Notify a subscriber that its nick was changed."""
         entry = self._entries.get(name)
         if entry is not None and (subscriber := entry.room.subscriber(author)) is not None:
             subscriber.nick = nick

@@ -42,7 +42,7 @@ class Shards:
     """The shards of a worker. Methods about a room use one, the others use each."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        """Take at least one shard."""
+        """Combine shards, at least one."""
         self._shards = list(shards)
         self._place: Callable[[str], Shard] = lru_cache(_ROOMS_KNOWN)(self._find)
 

@@ -60,7 +60,7 @@ class Subscribers:
         return True
 
     def lost(self, gap: OffsetGap) -> int:
-        """Tell all subscribers of a gap. Return their number."""
+        """Notify all subscribers of a gap. Return their number."""
         subscribers = list(self._members.values())
         for subscriber in subscribers:
             try:
