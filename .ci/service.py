@@ -336,7 +336,7 @@ async def activated(members: Members) -> str:
 
 def verified() -> str:
     """Let the tool compare the chat log with the histories."""
-    verify = ["/opt/chatd/bin/chatd", "verify", "--state", str(STATE), str(LOGS)]
+    verify = ["/opt/chatd/bin/chatd", "verify", "--data-dir", str(STATE), str(LOGS)]
     return ask("runuser", "-u", "chatd", "--", *verify).splitlines()[-1]
 
 

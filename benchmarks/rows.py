@@ -59,11 +59,11 @@ SUBSCRIBERS = Load(900, senders=50, size=256, rate=1000)
 STOPPED = replace(SUBSCRIBERS, clients=1000, stopped=100)
 BACKLOG = 65_536
 """What may wait for each client that stopped: so little that they have fallen behind when measuring begins."""
-LIMITED = ("--max-backlog", str(BACKLOG))
+LIMITED = ("--max-send-buffer", str(BACKLOG))
 ROOM_RATE = 500.0
 """Messages a second over all rooms: one or so in each of chatd's flushes, so that a batch never holds two of a room."""
 FILES_A_PROCESS = 10_000
-NO_HISTORY = ("--history", "0")
+NO_HISTORY = ("--history-size", "0")
 SYNCED = ("--chat-log-sync", "batch")
 OBJECTS = ("--chat-log-format", "json")
 
@@ -184,7 +184,7 @@ ROWS = (
         bound=0.75,
         aim=0.95,
         ours=Subject("chatd", FAN_OUT),
-        peers=(Subject("chatd", FAN_OUT, options=NO_HISTORY, label="chatd --history 0"),),
+        peers=(Subject("chatd", FAN_OUT, options=NO_HISTORY, label="chatd --history-size 0"),),
         more=True,
     ),
     Row(
@@ -195,7 +195,7 @@ ROWS = (
         bound=0.75,
         aim=0.95,
         ours=Subject("chatd", PIPE, workers=1),
-        peers=(Subject("chatd", PIPE, workers=1, options=NO_HISTORY, label="chatd --history 0"),),
+        peers=(Subject("chatd", PIPE, workers=1, options=NO_HISTORY, label="chatd --history-size 0"),),
         more=True,
     ),
     Row(

@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -20,8 +19,9 @@ from chatd.broker.credentials import check_credentials
 from chatd.chatlog.verify import Ledger, LogFiles, Unreadable, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.loading import did_you_mean
+from chatd.config.renamed import current_words
 from chatd.config.settings import Config, options
-from chatd.config.values import BadValue, expanded, file_path
+from chatd.config.values import BadValue, expanded, file_path, quoted, seconds_of
 from chatd.protocol.http_head import LOBBY, Refused, read_room
 from chatd.supervisor.data_dir import BROKER, DataDir
 from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES
@@ -42,7 +42,7 @@ What is wrong is printed, a line each:
 
 then one line with what was read. Lines that no history has are older than history,
 or were not published: nothing is wrong with them. A room's history ends with
-twistd chatd's --history and --history-ttl.
+twistd chatd's --history-size and --history-ttl.
 """
 
 MINTED = """\
@@ -57,7 +57,7 @@ The token goes into the URL (?token=…) or a header (Authorization: Bearer …)
 Whoever has it may use it: keep it as you would a password.
 """
 
-CREDENTIALS = ("redis_password_file", "redis_ca", "redis_cert", "redis_key", "sentinel_password_file")
+CREDENTIALS = ("redis_password_file", "redis_tls_ca", "redis_tls_cert", "redis_tls_key", "redis_sentinel_password_file")
 """Options of the server that stand here too."""
 
 COMMANDS = ("verify", "token", "new-lineage")
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale may have no letter of a room's name
             stream.reconfigure(errors="backslashreplace")
-    words = sys.argv[1:] if arguments is None else arguments
+    words, warnings = current_words(sys.argv[1:] if arguments is None else arguments)
+    for warning in warnings:
+        print(f"chatd: {warning}", file=sys.stderr)
     if words and words[0] not in (*COMMANDS, "-h", "--help", "--version"):
         print(f"chatd: {_no_command(words[0])}", file=sys.stderr)
         return 2
@@ -124,9 +126,9 @@ def _add_verify(commands: Any) -> None:
         action="append",
         help="the server that chatd was given with --redis: redis://[user:password@]host[:port][/db], rediss://…, "
         "redis+sentinel://… or unix:///path; several times, where chatd has several "
-        "[default: the private Valkey of the one chatd that runs here as the same user, with --state or without]",
+        "[default: the private Valkey of the one chatd that runs here as the same user, with --data-dir or without]",
     )
-    broker.add_argument("--state", metavar="DIR", help="the folder that chatd was given with --state")
+    broker.add_argument("--data-dir", metavar="DIR", help="the folder that chatd was given with --data-dir")
     for name in CREDENTIALS:
         verify.add_argument(
             f"--{name.replace('_', '-')}", metavar="FILE", default="", help="what chatd was given with it, if anything"
@@ -185,12 +187,12 @@ def _add_new_lineage(commands: Any) -> None:
         "back are then told of a gap, instead of missing the messages after the backup without a word.",
     )
     command.set_defaults(run=_new_lineage)
-    command.add_argument("--state", metavar="DIR", required=True, help="the folder of twistd chatd --state")
+    command.add_argument("--data-dir", metavar="DIR", required=True, help="the folder of twistd chatd --data-dir")
 
 
 def _new_lineage(given: argparse.Namespace) -> int:
-    DataDir(_checked("state", given.state), 0).begin_new_lineage()
-    print(f"{given.state}: the next start begins a new lineage")
+    DataDir(_checked("data_dir", given.data_dir), 0).begin_new_lineage()
+    print(f"{given.data_dir}: the next start begins a new lineage")
     return 0
 
 
@@ -233,10 +235,13 @@ def _token(given: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if found is None or int(found[1]) == 0:
-        raise BadValue(f"--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not {text!r}")
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    try:
+        seconds = 0 if text[-1:].isdigit() else int(seconds_of(text))
+    except BadValue:
+        seconds = 0
+    if seconds <= 0:
+        raise BadValue(f"--ttl: {quoted(text)} is not a duration; use a number with a unit such as 90s, 15m or 24h")
+    return seconds
 
 
 def _rooms(given: Sequence[str] | None) -> dict[str, str] | None:
@@ -267,19 +272,19 @@ def _room(text: str) -> tuple[str, str]:
 
 def _checked(name: str, text: str) -> str:
     """Check a value as ``twistd chatd`` does. Raises BadValue."""
-    [check] = [knob.metadata["check"] for knob in options() if knob.name == name]
+    option = next(option for option in options() if option.name == name)
     try:
-        return str(check(text))
+        return str(option.parse(text))
     except BadValue as error:
-        raise BadValue(f"--{name.replace('_', '-')} {error}") from error
+        raise BadValue(f"--{option.flag}: {error}") from error
 
 
 def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
     """Say where the brokers are. Raises BadValue or Unreadable."""
     if given.redis is not None:
         return [broker_address(_checked("redis", each)) for each in given.redis]
-    if given.state is not None:
-        path = str(Path(_checked("state", given.state), BROKER, SOCKET).absolute())
+    if given.data_dir is not None:
+        path = str(Path(_checked("data_dir", given.data_dir), BROKER, SOCKET).absolute())
         if len(os.fsencode(path)) <= UNIX_PATH_BYTES:
             return [BrokerAddress(path=path)]
     return [BrokerAddress(path=_running().socket)]
@@ -298,7 +303,7 @@ def _running() -> RunningInstance:
         which = "; or ".join(f"runuser -u {each.user} -- chatd verify {each.option} …" for each in found)
         raise Unreadable(f"no chatd runs here as this user, but one as another does; use {which}")
     raise Unreadable(
-        "no chatd with a private Valkey runs here; pass --redis URL as chatd was given it, or --state DIR to name one"
+        "no chatd with a private Valkey runs here; pass --redis URL as chatd was given it, or --data-dir DIR of one"
     )
 
 

@@ -5,9 +5,9 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import Field
 from functools import partial
 from typing import Any
 
@@ -24,10 +24,11 @@ from chatd.access.tokens import TokenVerifier
 from chatd.broker.credentials import check_credentials
 from chatd.chatlog.file import check_log
 from chatd.config.broker_url import broker_address
-from chatd.config.listen import check_endpoint, is_local, suggestion
-from chatd.config.loading import Values, combine, did_you_mean, is_flag, is_list, name_of, read_file, read_value, show
-from chatd.config.settings import LOOPBACK_LISTEN, Config, options
-from chatd.config.values import BadValue, file_path
+from chatd.config.listen import check_endpoint, is_address, is_local, suggestion
+from chatd.config.loading import Source, combine, did_you_mean, read_environment, read_file, show
+from chatd.config.renamed import RENAMED
+from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, options
+from chatd.config.values import BadValue, file_path, quoted
 from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.private_broker import find_server, memory_of
 from chatd.supervisor.server_log import ServerLog
@@ -42,12 +43,13 @@ SUGGESTIONS = 3
 
 _MEANT = {
     **dict.fromkeys(("p", "port", "b", "bind", "a", "addr", "address", "interface", "ip"), "listen"),
-    **dict.fromkeys(("tls", "ssl", "cert", "certificate", "key"), "listen ssl:443:privateKey=KEY.pem:certKey=FILE.pem"),
+    **dict.fromkeys(("tls", "ssl", "cert", "certificate"), "tls-cert FILE --tls-key FILE"),
+    **dict.fromkeys(("key",), "tls-key FILE"),
     **dict.fromkeys(("socket", "unix-socket", "unix"), "listen unix:PATH"),
     **dict.fromkeys(("c", "config-file", "configuration"), "config FILE"),
     **dict.fromkeys(("j", "w", "threads", "processes", "procs", "cores"), "workers N"),
-    **dict.fromkeys(("data", "data-dir", "datadir"), "state DIR"),
-    **dict.fromkeys(("cors", "allowed-origins"), "origin URL"),
+    **dict.fromkeys(("data", "datadir", "dir"), "data-dir DIR"),
+    **dict.fromkeys(("cors", "allowed-origins"), "allowed-origin URL"),
     **dict.fromkeys(("proxy", "real-ip"), "trusted-proxy ADDRESS"),
     **dict.fromkeys(("password", "requirepass"), "redis-password-file FILE"),
     **dict.fromkeys(("secret", "jwt", "jwt-secret"), "auth-key FILE"),
@@ -55,77 +57,55 @@ _MEANT = {
 }
 """What other servers call an option, and what is typed here for it: without the dashes in front."""
 
-
-def _read(knob: Field[Any], text: str) -> Any:
-    try:
-        return read_value(knob, text)
-    except BadValue as error:
-        raise usage.UsageError(f"--{name_of(knob)} {error}") from error
+WIDTH = 100
+"""Columns of the help."""
 
 
-def _takes_another(knob: Field[Any]) -> Callable[["Options", str], None]:
-    """Make the method by which usage.Options takes one more value of a list."""
-    name = name_of(knob)
+def _takes(add: Callable[["Options", str], None], name: str) -> Callable[["Options", str], None]:
+    """Return the method by which usage.Options takes a value."""
 
     def take(self: "Options", value: str) -> None:
-        self[name] = (*(self[name] or ()), _read(knob, value))
+        try:
+            add(self, value)
+        except BadValue as error:
+            raise usage.UsageError(f"--{name}: {error}") from error
 
-    take.__doc__ = knob.metadata["help"]
     return take
 
 
-def _switches(knob: Field[Any], value: bool) -> Callable[["Options"], None]:
-    """Make the method by which usage.Options takes a flag, or the one that takes it back."""
-    name = name_of(knob)
-
-    def switch(self: "Options") -> None:
-        self[name] = value
-
-    switch.__doc__ = knob.metadata["help"] if value else f"Disable --{name}, overriding the configuration file."
-    return switch
+def _method(option: Option) -> Callable[["Options", str], None]:
+    return _takes(lambda self, value: self.given.add(option, value), option.flag)
 
 
-def _parameter(knob: Field[Any]) -> list[Any]:
-    """Describe one knob to usage.Options: name, short name, default, help, check.
+def _renamed_method(old: str) -> Callable[["Options", str], None]:
+    return _takes(lambda self, value: self.given.add_renamed(old, f"--{old}", value), old)
 
-    The default is None, so that what was not given can be told from what was; the real one is in the help.
-    """
-    unit = f" ({knob.metadata['unit']})" if knob.metadata["unit"] else ""
-    default = f" [default: {knob.default}]" if knob.default != "" else ""
-    return [name_of(knob), None, None, knob.metadata["help"] + unit + default, partial(_read, knob)]
+
+def _switch(option: Option, text: str) -> Callable[["Options"], None]:
+    return lambda self: self.given.add(option, text)
 
 
 class Options(usage.Options):
     """The options of ``twistd chatd``."""
 
     synopsis = "[options]"
-    longdesc = (
-        "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
-        "(the room ops). Every line is appended to logs/chat.log and delivered to everybody else in the room. "
-        "Sizes are bytes, or have a unit such as 64kB, 64KiB or 1MB."
-    )
-    optFlags = [  # noqa: RUF012
-        [
-            "show-config",
-            None,
-            "Print the options in force as a configuration file, or the error with which a start would end, and exit.",
-        ]
-    ]
-    optParameters = [  # noqa: RUF012
-        [
-            "config",
-            None,
-            None,
-            "File of options (TOML), each by its name without the dashes; the command line overrides it. "
-            "The file is read again at a reload (SIGHUP). [default: none]",
-        ],
-        *(_parameter(knob) for knob in options() if not is_flag(knob) and not is_list(knob)),
-    ]
+    optFlags = [["show-config", None, ""]]  # noqa: RUF012
+    optParameters = [["config", None, None, ""]]  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
-        for knob in options():
-            self[name_of(knob)] = None
+        self.given = Source("command line")
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the help, grouped by section."""
+        return usage_text()
+
+    def opt_tuning(self, text: str) -> None:
+        """Set an internal bound."""
+        try:
+            self.given.add_bound(text)
+        except BadValue as error:
+            raise usage.UsageError(f"--tuning: {quoted(text.partition('=')[0])}: {error}") from error
 
     def opt_version(self) -> None:
         """Print the version and exit."""
@@ -154,19 +134,24 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Show what is in force, where that is asked for."""
+        name = "--config"
+        if self["config"] is None and "CHATD_CONFIG" in os.environ:
+            name, self["config"] = "CHATD_CONFIG", os.environ["CHATD_CONFIG"]
         if self["config"] is not None:
             try:
                 self["config"] = file_path(self["config"])  # it is read again when we may be elsewhere
             except BadValue as error:
-                raise usage.UsageError(f"--config {error}") from error
+                raise usage.UsageError(f"{name}: {error}") from error
         if self["show-config"]:
             try:
                 config = _config(self)
                 if _stays_this_user(self.parent):
                     check_log(os.path.abspath(config.chat_log), make=False)
-                shown = show(self.given(), self.file(), self["config"], _auto(config))
+                shown = show(self.sources(), _auto(config))
             except BadValue as error:
                 raise usage.UsageError(str(error)) from error
+            for warning in (warning for source in self.sources() for warning in source.warnings):
+                print(f"twistd chatd: {warning}", file=sys.stderr)  # noqa: T201 - to whoever asked
             print(shown, end="")  # noqa: T201 - to whoever asked
             sys.exit(0)
         if self.parent is not None:
@@ -180,9 +165,10 @@ class Options(usage.Options):
             return f"{shown} needs a value"
         if "must not have an argument" in error.msg:
             return f"{shown} takes no value"
-        known = [each.rstrip("=") for each in self.longOpt]
+        known = [each.rstrip("=") for each in self.longOpt if each.rstrip("=") not in RENAMED]
         if "not a unique prefix" in error.msg:
-            return f"{shown} may be {self._any_of(each for each in known if each.startswith(name))}"
+            like = [each for each in known if each.startswith(name)] or [old for old in RENAMED if old.startswith(name)]
+            return f"{shown} may be {self._any_of(like)}"
         if name in _MEANT:
             return f"there is no option {shown}; use --{self._meant(name, shown)}"
         if self.parent is not None and name in self.parent.synonyms:
@@ -201,7 +187,8 @@ class Options(usage.Options):
             return _MEANT[name]
         index, word = next((each for each in enumerate(self._words) if each[1].startswith(shown)), (0, ""))
         value = word.removeprefix(shown).removeprefix("=") or "".join(self._words[index + 1 : index + 2])
-        return f"listen {suggestion(value) or 'tcp:3000'}"
+        plain = f":{value}" if value.isdigit() else value or ":3000"
+        return f"listen {plain if is_address(plain) else suggestion(value) or ':3000'}"
 
     def _unexpected(self, words: Sequence[str]) -> str:
         """Say which argument is one too many. A URL is not repeated, because it may hold a password."""
@@ -213,25 +200,78 @@ class Options(usage.Options):
             return f"{before[0]} takes no value, but {word} stands behind it"
         return f"it takes options only, and {word} is none; all of them: twistd chatd --help"
 
-    def given(self) -> Values:
-        """Give what stands on the command line."""
-        values = {knob.name: self[name_of(knob)] for knob in options()}
-        return {name: value for name, value in values.items() if value is not None}
-
-    def file(self) -> Values:
-        """Read the configuration file, if there is one. Raises BadValue."""
-        return read_file(self["config"]) if self["config"] is not None else {}
+    def sources(self) -> list[Source]:
+        """Return where options come from, the first one first: command line, environment, file. Raise BadValue."""
+        file = [read_file(self["config"])] if self["config"] is not None else []
+        return [self.given, read_environment(os.environ), *file]
 
     def config(self) -> Config:
-        """Give the configuration that command line and file make now. Raises BadValue."""
-        return combine(self.given(), self.file())
+        """Return the configuration that all sources make now. Raise BadValue."""
+        return combine(*self.sources())
 
 
-for _knob in filter(is_list, options()):
-    setattr(Options, f"opt_{_knob.name}", _takes_another(_knob))
-for _knob in filter(is_flag, options()):
-    setattr(Options, f"opt_{_knob.name}", _switches(_knob, True))
-    setattr(Options, f"opt_no_{_knob.name}", _switches(_knob, False))
+def _add_methods() -> None:
+    """Add the methods of all options to Options, as usage.Options expects them."""
+    for option in options():
+        if option.is_switch:
+            setattr(Options, f"opt_{option.name}", _switch(option, "true"))
+            setattr(Options, f"opt_no_{option.name}", _switch(option, "false"))
+        else:
+            setattr(Options, f"opt_{option.name}", _method(option))
+    for old in RENAMED:
+        setattr(Options, f"opt_{old.replace('-', '_')}", _renamed_method(old))
+
+
+_add_methods()
+
+
+def usage_text() -> str:
+    """Return the help of ``twistd chatd``, grouped by section."""
+    lines = [
+        "Usage: twistd [options of twistd] chatd [options]",
+        "",
+        *_wrapped(INTRODUCTION),
+        "",
+        *_entry("-h, --help", "Print this help and exit."),
+        *_entry("--version", "Print the version and exit."),
+        *_entry("--config FILE", CONFIG_HELP),
+        *_entry("--show-config", SHOW_CONFIG_HELP),
+        *_entry("--tuning NAME=VALUE", TUNING_HELP),
+    ]
+    for section, title in SECTIONS.items():
+        shown = [option for option in options() if option.section == section]
+        if shown:
+            lines += ["", f"{title}{f' [{section}]' if section else ''}", ""]
+        for option in shown:
+            flag = f"--{option.flag} {option.value}" if option.value else f"--{option.flag}, --no-{option.flag}"
+            lines += _entry(flag, f"{option.help} [default: {option.shown_default}]")
+    return "\n".join(lines) + "\n"
+
+
+INTRODUCTION = (
+    "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
+    "(the room ops). Every option can also be set in a configuration file, in the section that is shown in brackets, "
+    "and by an environment variable: CHATD_REDIS_PREFIX for --redis-prefix. The command line overrides the "
+    "environment, which overrides the file. A DURATION is a number with ms, s, m, h or d, or a number of seconds. "
+    "A SIZE is a number with kB, KiB, MB, MiB, GB or GiB, or a number of bytes. A LIMIT is a number, off or auto."
+)
+CONFIG_HELP = "Read options from this file (TOML), and again at each reload (SIGHUP). [default: none]"
+SHOW_CONFIG_HELP = (
+    "Print the options in force as a configuration file, or the error with which a start would end, and exit."
+)
+TUNING_HELP = (
+    "Set an internal bound of the section [tuning], for example publish_timeout=5s. docs/options.md lists them. "
+    "May be given several times."
+)
+
+
+def _entry(name: str, text: str) -> list[str]:
+    """Return one entry of the help."""
+    return [f"  {name}", *_wrapped(text, " " * 6)]
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _stays_this_user(twistd: Any) -> bool:
@@ -270,7 +310,7 @@ def _config(options: Options) -> Config:
     """Give the configuration as it stands there now, all of it checked but ports and state. Raises BadValue."""
     config = options.config()
     _check_utf8("the chat log's path", config.chat_log)
-    _check_utf8("the state folder's path", config.state)
+    _check_utf8("the state folder's path", config.data_dir)
     brokers = [broker_address(url) for url in config.redis]
     check_credentials(brokers, config)
     servers = [each.identity for each in brokers]
@@ -278,18 +318,18 @@ def _config(options: Options) -> Config:
         raise BadValue(f"--redis names one server twice: {twice}")
     if not config.auth_key and (config.auth_issuer or config.auth_audience or config.auth_require):
         raise BadValue("--auth-issuer, --auth-audience and --auth-require are for --auth-key only")
-    if config.revoked and not config.auth_key:
-        raise BadValue("--revoked is for --auth-key only: without it no tokens are asked for")
+    if config.auth_revoked and not config.auth_key:
+        raise BadValue("--auth-revoked is for --auth-key only: without it no tokens are asked for")
     TokenVerifier(config.auth_key).read()
-    if config.revoked:
-        RevokedTokens(config.revoked).read()
+    if config.auth_revoked:
+        RevokedTokens(config.auth_revoked).read()
     if config.ban_list:
         BanList(config.ban_list).read()
     for endpoint in config.listen:
         check_endpoint(endpoint)
         check_identity(endpoint)
-    Hosts(config.host)
-    Origins(config.origin)
+    Hosts(config.allowed_host)
+    Origins(config.allowed_origin)
     TrustedProxies(config.trusted_proxy)
     return config
 
@@ -300,14 +340,17 @@ def _auto(config: Config) -> dict[str, str]:
     form = "{} on listeners that other hosts can reach, else off"
     if len(local) == 1 and None not in local:
         form = "off, because only this host can connect" if True in local else "{}"
-    limits = [knob.name for knob in options() if knob.default == "auto" and knob.name.startswith("limit_")]
-    found = {name: form.format(f"{getattr(config, name.replace('limit', 'auto', 1)):.12g}") for name in limits}
-    return found | {"broker_memory": f"{memory_of(config) >> 20} MiB"}
+    rates = [option.name for option in options() if option.value == "LIMIT"]
+    found = {name: form.format(f"{getattr(config, f'auto_{name}'):.12g}") for name in rates}
+    return found | {"redis_maxmemory": f"{memory_of(config) >> 20} MiB"}
 
 
 def _warn(options: Options) -> None:
-    """Warn of a password that every user of the host can read, in the list of processes."""
-    if any(broker_address(url).password for url in options.given().get("redis", ())):
+    """Warn of old names, and of a password that every user of the host can read in the list of processes."""
+    for source in options.sources():
+        for warning in source.warnings:
+            log.warn("{warning}", warning=warning)
+    if any(broker_address(url).password for url in options.given.values.get("redis", ())):
         log.warn(
             "--redis on the command line has a password, which every user of this host can see: "
             "put it into a file and give --redis-password-file, or put the URL into the file of --config"
@@ -325,8 +368,8 @@ def makeService(options: Options) -> IService:
     try:
         config = _config(options)
         server_program = "" if config.redis else find_server()
-        if config.state and server_program:
-            DataDir(config.state, config.state_lock_seconds).check()
+        if config.data_dir and server_program:
+            DataDir(config.data_dir, config.state_lock_seconds).check()
         ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
         ports.bind()
         ports.close()

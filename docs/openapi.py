@@ -20,7 +20,7 @@ from chatd.protocol.http_api import (
 from chatd.protocol.json_v1 import MessageEvent
 
 PAGE = Path(__file__).with_name("openapi.json")
-MOST = Config().max_message
+MOST = Config().max_message_size
 
 ERRORS = {
     400: "A bad value: of a parameter, a header, or the body",
@@ -206,7 +206,8 @@ def description() -> dict[str, Any]:
         "info": {
             "title": "chatd",
             "version": __version__,
-            "description": f"The rooms of a chatd over HTTP. A text has at most {MOST} bytes of UTF-8 (--max-message).",
+            "description": "The rooms of a chatd over HTTP. "
+            f"A text has at most {MOST} bytes of UTF-8 (--max-message-size).",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "http://localhost:3000"}],

@@ -269,7 +269,7 @@ class Soak:
         print(flush=True)
         self.wrong += found.wrong
         self.judge()
-        verify = [str(Path(sys.executable).parent / "chatd"), "verify", "--state", "state", "logs"]
+        verify = [str(Path(sys.executable).parent / "chatd"), "verify", "--data-dir", "state", "logs"]
         if subprocess.run(verify, cwd=self._daemon.folder, check=False).returncode:
             self.wrong.append("chatd verify found something")
         print(*(f"WRONG: {each}" for each in self.wrong), sep="\n", flush=True)

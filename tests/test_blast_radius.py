@@ -767,8 +767,8 @@ def _() -> Seen:
     house = test_websocket.ChatServer()
     client = house.client()
     client.connection.sendPing = fail
-    house.clock.advance(test_websocket.CONFIG.ping_seconds + 0.1)
-    house.clock.advance(test_websocket.CONFIG.pong_seconds + 0.1)
+    house.clock.advance(test_websocket.CONFIG.ping_interval + 0.1)
+    house.clock.advance(test_websocket.CONFIG.pong_timeout + 0.1)
     return client.gone, "ConnectionAborted"
 
 

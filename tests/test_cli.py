@@ -154,7 +154,7 @@ def test_no_private_broker_is_status_2_and_what_to_pass_is_said(capsys: pytest.C
     assert main(["verify"]) == 2
     assert capsys.readouterr().err == (
         "chatd verify: no chatd with a private Valkey runs here; "
-        "pass --redis URL as chatd was given it, or --state DIR to name one\n"
+        "pass --redis URL as chatd was given it, or --data-dir DIR of one\n"
     )
 
 
@@ -167,7 +167,7 @@ def test_several_chatds_are_status_2_and_each_is_named_with_its_folder(
     place = r"\(started in \S+?(?:, ports? [0-9, ]+)?\)"
     said = capsys.readouterr().err
     assert re.fullmatch(
-        rf"chatd verify: 2 chatds run here as this user; pass --state '{state}' {place}; "
+        rf"chatd verify: 2 chatds run here as this user; pass --data-dir '{state}' {place}; "
         rf"or --redis unix://{path} {place}\n",
         said,
     ), said
@@ -182,7 +182,7 @@ def test_the_chatd_of_another_user_is_not_denied(
     assert main(["verify"]) == 2
     assert capsys.readouterr().err == (
         "chatd verify: no chatd runs here as this user, but one as another does; "
-        f"use runuser -u {host.folder.owner()} -- chatd verify --state {state} …\n"
+        f"use runuser -u {host.folder.owner()} -- chatd verify --data-dir {state} …\n"
     )
 
 
@@ -190,17 +190,17 @@ def test_the_broker_of_a_state_folder_is_found(host: Host) -> None:
     folder = host.state()
     host.keep()
     host.log("")
-    assert host.verify("--state", folder)[0] == 1
+    assert host.verify("--data-dir", folder)[0] == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--redis", "http://:secret@broker"], "chatd verify: --redis must be redis://"),
+        (["--redis", "http://:secret@broker"], "chatd verify: --redis: not the URL of a Redis server; use redis://"),
         (["--redis", "unix:///nowhere/broker.sock"], "chatd verify: the broker unix:///nowhere/broker.sock can't be"),
-        (["--state", "nowhere"], "nowhere/broker/broker.sock can't be read: "),
-        (["--redis", "redis://broker", "--redis-prefix", "a b"], "chatd verify: --redis-prefix must be"),
-        (["--state", "x", "--redis", "redis://broker"], "not allowed with argument"),
+        (["--data-dir", "nowhere"], "nowhere/broker/broker.sock can't be read: "),
+        (["--redis", "redis://broker", "--redis-prefix", "a b"], "chatd verify: --redis-prefix: "),
+        (["--data-dir", "x", "--redis", "redis://broker"], "not allowed with argument"),
         (["--what"], "unrecognized arguments: --what"),
     ],
 )
@@ -312,9 +312,9 @@ def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: p
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--ttl", "5y"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '5y'"),
-        (["--ttl", "0s"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '0s'"),
-        (["--ttl", "8"], "--ttl must be a number with a unit, such as 90s, 15m, 24h or 30d, not '8'"),
+        (["--ttl", "5y"], '--ttl: "5y" is not a duration; use a number with a unit such as 90s, 15m or 24h'),
+        (["--ttl", "0s"], '--ttl: "0s" is not a duration; use a number with a unit such as 90s, 15m or 24h'),
+        (["--ttl", "8"], '--ttl: "8" is not a duration; use a number with a unit such as 90s, 15m or 24h'),
         (["--rooms", "ops"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not 'ops'"),
         (["--rooms", "{"], "--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not '{'"),
         (["--rooms", "ops=x"], "rooms, in the token: each must have r, w, rw or nothing"),
@@ -336,8 +336,8 @@ def test_a_token_without_rooms_is_good_for_all_and_for_a_day(key: str, capsys: p
         (["--algorithm", "HS256"], "must be EdDSA with this key, not 'HS256'"),
         (
             ["--key", "~nobody-of-that-name/key"],
-            "--key ~nobody-of-that-name/key: begins with ~nobody-of-that-name, "
-            "which is no home folder here (a name with ~: ./~…)",
+            '--key ~nobody-of-that-name/key: "~nobody-of-that-name" is no home folder on this host; '
+            "write a file whose name begins with ~ as ./~…",
         ),
         (["--key", "/none"], "--key /none: No such file or directory"),
     ],
@@ -354,8 +354,8 @@ def test_new_lineage_changes_the_token_of_a_state_folder(tmp_path: Path, capsys:
     state = DataDir(str(tmp_path), 0)
     state.acquire()
     state.release()
-    assert main(["new-lineage", "--state", str(tmp_path)]) == 0
+    assert main(["new-lineage", "--data-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path}: the next start begins a new lineage\n"
     assert not (tmp_path / "broker" / "lineage").exists()
-    assert main(["new-lineage", "--state", str(tmp_path / "none")]) == 2
+    assert main(["new-lineage", "--data-dir", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err == f"chatd new-lineage: {tmp_path}/none is not a state folder of chatd\n"

@@ -4,8 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from chatd.config.loading import name_of
-from chatd.config.settings import options
+from chatd.config.settings import bounds, options
 from tests.rows import rows
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +36,6 @@ def test_every_row_names_a_test_that_there_is(row: list[str]) -> None:
 
 
 def test_every_option_is_one() -> None:
-    known = {f"--{name_of(knob)}" for knob in options()} | {"--config"}
-    named = {word for row in ROWS for word in re.findall(r"--[a-z-]+", f"{row[1]} {row[2]}")}
+    known = {f"--{option.flag}" for option in options()} | {bound.place for bound in bounds()} | {"--config"}
+    named = {word for row in ROWS for word in re.findall(r"--[a-z-]+|\[tuning\] [a-z_]+", f"{row[1]} {row[2]}")}
     assert named <= known

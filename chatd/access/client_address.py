@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from chatd.config.tuning import FORWARDED_MOST
-from chatd.config.values import BadValue
+from chatd.config.values import BadValue, quoted
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
 Address = IPv4Address | IPv6Address
@@ -94,7 +94,7 @@ def _read_network(text: str) -> Network:
         network = ip_network(text if _NETWORK.fullmatch(text) else "")
     except ValueError:
         raise BadValue(
-            "--trusted-proxy must be an IP address, a network that begins where it says (10.0.0.0/8), "
-            f"or {UNIX}, not {text!r}"
+            f"--trusted-proxy: {quoted(text)} is not an IP address or network; "
+            f"use for example 192.0.2.10, 10.0.0.0/8 or {UNIX}"
         ) from None
     return unmapped(network)

@@ -1,9 +1,9 @@
 """The two checks against foreign web pages: the origin of a page, and the host name that a request is for.
 
 **Origins.** A browser lets any page connect to any server with the rights of its user. It sends the page's origin in
-``Origin`` (RFC 6454). Pages of this server and those that ``--origin`` names may connect; programs send no origin
-and are not restricted. A page is this server's own if its host and port equal the request's ``Host``. The scheme is
-not compared, because behind a proxy that terminates TLS it differs.
+``Origin`` (RFC 6454). Pages of this server and those that ``--allowed-origin`` names may connect; programs send no
+origin and are not restricted. A page is this server's own if its host and port equal the request's ``Host``. The
+scheme is not compared, because behind a proxy that terminates TLS it differs.
 
 A browser omits ``Origin`` in a GET for an image, a stylesheet or a new page. It then sends ``Sec-Fetch-Site`` (Fetch
 Metadata), but only to https and to loopback addresses. To a plain-http name it sends neither header, so such a browser
@@ -22,11 +22,11 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 
 from chatd.access.client_address import read_address
-from chatd.config.values import BadValue
+from chatd.config.values import BadValue, quoted
 from chatd.protocol.http_head import Refused, RequestHead, forbidden
 
 ALL = "*"
-"""As a value of ``--origin``: the pages of everybody."""
+"""As a value of ``--allowed-origin``: the pages of everybody."""
 
 HOST_LENGTH = 253
 """Of a host's name, in characters (RFC 1035, section 2.3.4)."""
@@ -61,8 +61,8 @@ class Origins:
         They are ``https://chat.example.org`` with or without a port, ``https://*.example.org`` for all below a domain,
         ``*`` for all.
 
-        Report is called for each refused origin, once and for so many at most, with the page and the value of --origin
-        that would allow it. A browser shows its page no reason, so the operator needs it.
+        Report is called for each refused origin, once and for so many at most, with the page and the value of
+        --allowed-origin that would allow it. A browser shows its page no reason, so the operator needs it.
         """
         self._report = report
         self._most_reported = most
@@ -76,8 +76,8 @@ class Origins:
                 origin = _read_origin(whole)
                 if origin is None:
                     raise BadValue(
-                        "--origin must be like https://chat.example.org, https://chat.example.org:8443, "
-                        f"https://*.example.org (all below it), or * for all, not {text!r}"
+                        f"--allowed-origin: {quoted(text)} is not an origin; use for example https://chat.example.org, "
+                        "https://chat.example.org:8443, https://*.example.org (all below it), or * for all"
                     )
                 (self._exact if whole == text else self._below).add(origin)
 
@@ -217,7 +217,9 @@ def _is_loopback(name: str) -> bool:
 
 def _misdirected(name: str, accepted: str, otherwise: str) -> Refused:
     shown = f"Host {name}" if name else "this Host"
-    return forbidden(f"{shown} is not served here: {accepted}; to serve it, give --host {name or 'NAME'}{otherwise}")
+    return forbidden(
+        f"{shown} is not served here: {accepted}; to serve it, give --allowed-host {name or 'NAME'}{otherwise}"
+    )
 
 
 @lru_cache(maxsize=256)
@@ -235,7 +237,9 @@ def _read_host_option(text: str) -> str:
     bracketed = f"[{text}]" if ":" in text and not text.startswith("[") else text
     authority = read_authority(bracketed.lower(), 0) if bracketed.isascii() else None
     if authority is None or authority[1] != 0:
-        raise BadValue(f"--host must be a name or an address without a port, like chat.example.org, not {text!r}")
+        raise BadValue(
+            f"--allowed-host: {quoted(text)} is not a name or address without a port; use for example chat.example.org"
+        )
     return authority[0]
 
 
@@ -246,6 +250,6 @@ def _check_not_wildcard(text: str) -> None:
     address = read_address(host.strip("[]"))
     if host in ("*", "0") or (address is not None and address.is_unspecified):
         raise BadValue(
-            f"--host is a name or address by which clients call this server, not {text!r}; "
-            f"to listen on all addresses, use --listen tcp:{port}"
+            f"--allowed-host: {quoted(text)} is not a name or address by which clients call this server; "
+            f"to listen on all addresses, use --listen :{port}"
         )

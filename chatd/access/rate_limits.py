@@ -23,27 +23,34 @@ _MINUTE = 60.0
 class _Rates(NamedTuple):
     """The limits on one kind of listener as numbers; 0: no limit."""
 
-    messages: float
-    bytes: float
-    connections: float
-    arrivals: float
-    rooms: float
-    handshakes: float
-    requests: float
-    address_messages: float
-    address_bytes: float
+    message_rate: float
+    byte_rate: float
+    connections_per_address: float
+    connection_rate: float
+    room_rate: float
+    handshake_rate: float
+    request_rate: float
+    address_message_rate: float
+    address_byte_rate: float
 
     @property
     def of_addresses(self) -> bool:
         """Return whether any of them is a limit of an address."""
         return any(
-            (self.connections, self.arrivals, self.rooms, self.requests, self.address_messages, self.address_bytes)
+            (
+                self.connections_per_address,
+                self.connection_rate,
+                self.room_rate,
+                self.request_rate,
+                self.address_message_rate,
+                self.address_byte_rate,
+            )
         )
 
 
 def _rates(config: Config, *, auto: bool) -> _Rates:
     names = _Rates._fields
-    return _Rates(*(limit(getattr(config, f"limit_{name}"), getattr(config, f"auto_{name}") * auto) for name in names))
+    return _Rates(*(limit(getattr(config, name), getattr(config, f"auto_{name}") * auto) for name in names))
 
 
 class RateLimits:
@@ -55,7 +62,9 @@ class RateLimits:
         self._seconds = seconds
         self._rates = (_rates(config, auto=False), _rates(config, auto=True))  # by whether a listener is exposed
         self._counts = any(rates.of_addresses for rates in self._rates)
-        self.usages = AddressUsageTable(config, seconds, max(2, int((self._rates[True].connections or 64) / 32)))
+        self.usages = AddressUsageTable(
+            config, seconds, max(2, int((self._rates[True].connections_per_address or 64) / 32))
+        )
         """The usage of addresses."""
         self._made: OrderedDict[str, None] = OrderedDict()  # rooms
         self._handshakes: TokenBucket | None = None
@@ -68,13 +77,13 @@ class RateLimits:
         """Return how fast a client at an address may publish and read; None: without limits."""
         config, now, rates = self._config, self._seconds(), self._rates[exposed]
         shared = self._shared(address, rates, now)
-        if not rates.messages and not rates.bytes and shared is None:
+        if not rates.message_rate and not rates.byte_rate and shared is None:
             return None
-        rate, size = rates.messages, rates.bytes
+        rate, size = rates.message_rate, rates.byte_rate
         return ClientRate(
-            self._bucket(rate, config.limit_burst, now) if rate else None,
-            self._bucket(size, max(2 * size, config.max_message), now) if size else None,
-            TokenBucket(rate, config.max_rooms, now) if rate else None,
+            self._bucket(rate, config.message_burst, now) if rate else None,
+            self._bucket(size, max(2 * size, config.max_message_size), now) if size else None,
+            TokenBucket(rate, config.rooms_per_client, now) if rate else None,
             self._seconds,
             self.slowed,
             shared=shared,
@@ -83,14 +92,14 @@ class RateLimits:
 
     def _shared(self, address: str, rates: _Rates, now: float) -> AddressUsage | None:
         """Return the usage of an address with its buckets for all its clients; None if nothing limits them."""
-        config, rate, size = self._config, rates.address_messages, rates.address_bytes
-        if not (rate or size or rates.requests) or (usage := self.usages.find(address)) is None:
+        config, rate, size = self._config, rates.address_message_rate, rates.address_byte_rate
+        if not (rate or size or rates.request_rate) or (usage := self.usages.find(address)) is None:
             return None
         if rate:
-            usage.messages = usage.messages or self._bucket(rate, max(2 * rate, config.limit_burst), now)
+            usage.messages = usage.messages or self._bucket(rate, max(2 * rate, config.message_burst), now)
         if size:
-            usage.bytes = usage.bytes or self._bucket(size, max(2 * size, config.max_message), now)
-        if rates.requests:
+            usage.bytes = usage.bytes or self._bucket(size, max(2 * size, config.max_message_size), now)
+        if rates.request_rate:
             usage.requests = usage.requests or self._requests(rates, now)
         return usage
 
@@ -98,7 +107,7 @@ class RateLimits:
         return TokenBucket(rate, burst, now, self._config.limit_debt_seconds * rate)
 
     def _requests(self, rates: _Rates, now: float) -> TokenBucket:
-        return self._bucket(rates.requests, max(1, self._config.limit_requests_seconds * rates.requests), now)
+        return self._bucket(rates.request_rate, max(1, self._config.limit_requests_seconds * rates.request_rate), now)
 
     # An address
 
@@ -110,7 +119,7 @@ class RateLimits:
         Probes have a bucket of their own. A request that recovers missed messages may owe (``TokenBucket.request``).
         """
         rates = self._rates[exposed]
-        if not rates.requests or (usage := self.usages.find(address)) is None:
+        if not rates.request_rate or (usage := self.usages.find(address)) is None:
             return
         now = self._seconds()
         if probe:
@@ -118,13 +127,13 @@ class RateLimits:
         else:
             bucket = usage.requests = usage.requests or self._requests(rates, now)
         if wait := bucket.request(count, now, recovers=recovers):
-            raise too_many(f"{rates.requests:g} requests a second from one address at most", wait)
+            raise too_many(f"{rates.request_rate:g} requests a second from one address at most", wait)
         usage.touch()
 
     def charge(self, address: str, requests: float, *, exposed: bool) -> None:
         """Charge an address for requests that were made already: the next ones wait."""
         rates = self._rates[exposed]
-        if rates.requests and (usage := self.usages.find(address)) is not None:
+        if rates.request_rate and (usage := self.usages.find(address)) is not None:
             now = self._seconds()
             usage.requests = usage.requests or self._requests(rates, now)
             usage.requests.spend(requests, now)
@@ -146,7 +155,7 @@ class RateLimits:
 
     def crowded(self, address: str) -> bool:
         """Return whether an address has so many connections that further ones are dropped without an answer."""
-        most = self._rates[True].connections
+        most = self._rates[True].connections_per_address
         usage = self.usages.get(address)
         return bool(most) and usage is not None and usage.connections >= 2 * most
 
@@ -157,21 +166,21 @@ class RateLimits:
         """
         now, rates = self._seconds(), self._rates[exposed]
         self.stay(address, exposed=exposed, counted=counted)
-        rate = rates.arrivals
+        rate = rates.connection_rate
         if rate and (usage := self.usages.find(address)) is not None:
             usage.arrivals = usage.arrivals or TokenBucket(rate / _MINUTE, rate, now)
             if not usage.arrivals.take(1, now):
                 wait = usage.arrivals.wait(1, now)
                 raise too_many(f"{rate:g} new connections a minute from one address at most", wait)
             usage.touch()
-        if rates.handshakes:  # last: a client over its own limit takes nothing from others
-            self._handshakes = self._handshakes or TokenBucket(rates.handshakes, rates.handshakes, now)
+        if rates.handshake_rate:  # last: a client over its own limit takes nothing from others
+            self._handshakes = self._handshakes or TokenBucket(rates.handshake_rate, rates.handshake_rate, now)
             if not self._handshakes.take(1, now):
                 raise unavailable("too many come at once; try again")
 
     def stay(self, address: str, *, exposed: bool, counted: bool) -> None:
         """Check the limits for a connection of an address, if it is not counted yet. Raise Refused: 429."""
-        most = self._rates[exposed].connections
+        most = self._rates[exposed].connections_per_address
         if not most or (usage := self.usages.find(address)) is None:
             return
         fresh = self._seconds() - usage.heard_at <= self._config.limit_kept_seconds
@@ -180,11 +189,11 @@ class RateLimits:
 
     def minds_rooms(self, *, exposed: bool) -> bool:
         """Return whether the creation of rooms is limited."""
-        return self._rates[exposed].rooms > 0
+        return self._rates[exposed].room_rate > 0
 
     def enter(self, address: str, room: str, *, exposed: bool) -> None:
         """Charge an address for a room in which no client was. Raise Refused: 429."""
-        rate = self._rates[exposed].rooms
+        rate = self._rates[exposed].room_rate
         if not rate or room in self._made or (usage := self.usages.find(address)) is None:
             return
         now = self._seconds()

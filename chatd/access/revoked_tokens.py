@@ -28,7 +28,7 @@ class RevokedTokens:
 
     def read(self) -> None:
         """Read the file. Raise BadValue, one line that names it; the list is then the one that was read last."""
-        lines = read_list("--revoked", self._path).split("\n")
+        lines = read_list("--auth-revoked", self._path).split("\n")
         found = set()
         for number, line in enumerate(lines, 1):
             if _COMMENT.sub("", line).strip():
@@ -36,7 +36,9 @@ class RevokedTokens:
                     found.add(_read(line.strip()))
                 except ValueError as error:
                     why = "must be: sub NAME, or jti ID"
-                    raise BadValue(f"--revoked {self._path}, line {number}: {why}, not {line.strip()!r}") from error
+                    raise BadValue(
+                        f"--auth-revoked {self._path}, line {number}: {why}, not {line.strip()!r}"
+                    ) from error
         self._entries, self.good = frozenset(found), True
 
     def has(self, subject: str, token_id: str) -> bool:

@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 def check_credentials(addresses: Sequence[BrokerAddress], config: Config) -> None:
     """Check the files for these brokers. Raise BadValue with one line that names the option."""
-    for name in ("redis_ca", "redis_cert", "redis_key"):
+    for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key"):
         if getattr(config, name) and not any(address.tls for address in addresses):
             raise BadValue(f"--{name.replace('_', '-')} is for rediss:// only")
     if config.redis_password_file and not addresses:
         raise BadValue("--redis-password-file is for --redis only")
-    if config.sentinel_password_file and not any(address.sentinels for address in addresses):
-        raise BadValue("--sentinel-password-file is for redis+sentinel:// only")
-    if bool(config.redis_cert) != bool(config.redis_key):
-        raise BadValue("--redis-cert and --redis-key go together")
+    if config.redis_sentinel_password_file and not any(address.sentinels for address in addresses):
+        raise BadValue("--redis-sentinel-password-file is for redis+sentinel:// only")
+    if bool(config.redis_tls_cert) != bool(config.redis_tls_key):
+        raise BadValue("--redis-tls-cert and --redis-tls-key go together")
     for address in addresses:
         if address.password is not None and config.redis_password_file:
             raise BadValue("--redis-password-file and a password in --redis are one too many")
@@ -46,7 +46,7 @@ def password_of(address: BrokerAddress, config: Config) -> str | None:
 
 def sentinel_password(config: Config) -> str | None:
     """Return the password of the Sentinels, or None. Raise BadValue."""
-    return _read_password(config, "sentinel_password_file") if config.sentinel_password_file else None
+    return _read_password(config, "redis_sentinel_password_file") if config.redis_sentinel_password_file else None
 
 
 def tls_options(host: str, config: Config) -> Any:
@@ -55,15 +55,15 @@ def tls_options(host: str, config: Config) -> Any:
     Raise BadValue.
     """
     trust = None  # the authorities of the system
-    if config.redis_ca:
+    if config.redis_tls_ca:
         authorities = [
-            authority.public_bytes(Encoding.PEM) for authority in _read(config, "redis_ca", read_certificates)
+            authority.public_bytes(Encoding.PEM) for authority in _read(config, "redis_tls_ca", read_certificates)
         ]
         trust = trustRootFromCertificates(map(Certificate.loadPEM, authorities))
     shown: dict[str, Any] = {}
-    if config.redis_cert:
-        own, *chain = _read(config, "redis_cert", read_certificates)
-        key = _read(config, "redis_key", partial(read_key, certificate=own))
+    if config.redis_tls_cert:
+        own, *chain = _read(config, "redis_tls_cert", read_certificates)
+        key = _read(config, "redis_tls_key", partial(read_key, certificate=own))
         shown = {"certificate": own, "extraCertChain": chain, "privateKey": key}
     return optionsForClientTLS(host, trustRoot=trust, extraCertificateOptions=shown)
 
@@ -75,12 +75,12 @@ def tls_context(config: Config) -> ssl.SSLContext:
     ``tls_options``. ``chatd verify`` must accept every broker that chatd accepts.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if config.redis_ca:
-        context.load_verify_locations(config.redis_ca)
+    if config.redis_tls_ca:
+        context.load_verify_locations(config.redis_tls_ca)
     else:
         context.load_default_certs()
-    if config.redis_cert:
-        context.load_cert_chain(config.redis_cert, config.redis_key)
+    if config.redis_tls_cert:
+        context.load_cert_chain(config.redis_tls_cert, config.redis_tls_key)
     return context
 
 

@@ -96,8 +96,8 @@ class Eviction:
         if self._dropping is None:
             self._dropping = before
             log.warn(
-                "the private broker uses {used} of {limit} MiB (--broker-memory): it drops the histories of the rooms "
-                "that were silent for the longest",
+                "the private broker uses {used} of {limit} MiB (--redis-maxmemory): it drops the histories of the "
+                "rooms that were silent for the longest",
                 used=used // MIB,
                 limit=limit // MIB,
                 problem="broker memory",

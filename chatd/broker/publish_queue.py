@@ -129,7 +129,7 @@ class PublishQueues:
         self._bounds = (
             config.room_seconds,
             config.republish_memory_seconds,
-            config.history if config.keeps_history else 0,
+            config.history_size if config.keeps_history else 0,
             config.history_seconds,
             config.recent_seconds,
             config.recent_bytes,

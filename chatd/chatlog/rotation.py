@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from chatd.chatlog.lock import LogLock
 from chatd.config.settings import Config
-from chatd.config.values import size
+from chatd.config.values import bytes_of
 from chatd.runtime.timers import Periodic
 
 log = Logger()
@@ -129,7 +129,7 @@ class Rotator:
             return False
         if not found.st_size or not path.is_file():
             return False
-        return self._first_day(path) < self._today if self._rule == "day" else found.st_size >= size(self._rule)
+        return self._first_day(path) < self._today if self._rule == "day" else found.st_size >= bytes_of(self._rule)
 
     @property
     def _today(self) -> Any:

@@ -88,8 +88,8 @@ class ConnectionFactory(WebSocketServerFactory):
         self.turns = Turns(reactor, config.slice_rest)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
-        self.origins = Origins(config.origin, _log_refused_page, config.refused_origins_told)
-        self.hosts = Hosts(config.host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
+        self.origins = Origins(config.allowed_origin, _log_refused_page, config.refused_origins_told)
+        self.hosts = Hosts(config.allowed_host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
         self.proxies = TrustedProxies(config.trusted_proxy)
         self.limits = RateLimits(config, reactor.seconds)
         self.bans = BanList(config.ban_list)
@@ -127,9 +127,11 @@ class ConnectionFactory(WebSocketServerFactory):
         options["perMessageCompressionAccept"] = staticmethod(options["perMessageCompressionAccept"])
         # Options on a class need no copying into each connection, and no pretty-printing on the way.
         options |= {"CONFIG_ATTRS": (), "__slots__": ()}
-        options |= {name: getattr(config, name) for name in ("max_backlog", "max_backlog_total", "crowded_backlog")}
-        self.protocol = _limited(options, config, config.max_message + LINE_END)
-        self._json_protocol = _limited(options, config, longest_json(config.max_message))
+        options |= {
+            name: getattr(config, name) for name in ("max_send_buffer", "worker_send_buffers", "crowded_backlog")
+        }
+        self.protocol = _limited(options, config, config.max_message_size + LINE_END)
+        self._json_protocol = _limited(options, config, longest_json(config.max_message_size))
 
     def accept(self, request: RequestHead, peer: str, *, exposed: bool = False, loopback: bool = False) -> Connection:
         """Return the connection of a client that asks for a WebSocket. Raise Refused.
@@ -279,7 +281,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
 
 def _log_refused_page(page: str, option: str) -> None:
-    text = "{page} may not talk to this server; to let it in, give --origin {option}"
+    text = "{page} may not talk to this server; to let it in, give --allowed-origin {option}"
     log.warn(text, page=page, option=option, kind=f"refused: {page}")
 
 

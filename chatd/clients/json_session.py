@@ -166,13 +166,13 @@ class JsonSession:
         member.joined = True  # a client may speak at once, though history is still being read for it
         self.author, self.nick = member.author, member.nick
         per_second = self._rate.messages_per_second if self._rate is not None else None
-        limits = json_v1.Limits(self.config.max_message, per_second, self.config.max_rooms)
+        limits = json_v1.Limits(self.config.max_message_size, per_second, self.config.rooms_per_client)
         welcome = json_v1.Welcome(
             self.author,
             self.nick or None,
             f"chatd {chatd.__version__}",
             limits,
-            self.config.ping_seconds,
+            self.config.ping_interval,
             self.token_lifetime.permissions.subject or UNSET,
         )
         early, self._early = self._early or [], None
@@ -293,9 +293,9 @@ class JsonSession:
             self.refuse(request.ref, "forbidden", READ_ONLY.reason)
         elif not text:
             self.refuse(request.ref, "bad_request", "text: nothing but a line end")
-        elif len(text) * 4 > self.config.max_message and utf8_size(text) > self.config.max_message:
+        elif len(text) * 4 > self.config.max_message_size and utf8_size(text) > self.config.max_message_size:
             REFUSED_MESSAGES["too_large"].value += 1
-            self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message} bytes of UTF-8")
+            self.refuse(request.ref, "too_large", f"text: more than {self.config.max_message_size} bytes of UTF-8")
         elif publisher.open:
             if self._is_too_fast(request.ref, utf8_size(text)):
                 return
@@ -370,8 +370,8 @@ class JsonSession:
             self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
         elif member is not None and member.joining:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
-        elif member is None and len(self._rooms) >= self.config.max_rooms:
-            self.refuse(request.ref, "forbidden", f"no more than {self.config.max_rooms} rooms at once")
+        elif member is None and len(self._rooms) >= self.config.rooms_per_client:
+            self.refuse(request.ref, "forbidden", f"no more than {self.config.rooms_per_client} rooms at once")
         elif self._may_go(request, again=member is not None) and (member or self._may_enter(room, request.ref)):
             again = member is not None
             member = member or Subscription(self, room)

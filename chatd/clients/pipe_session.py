@@ -205,7 +205,7 @@ class Session(Acknowledging):
     def received(self, texts: Sequence[str]) -> None:
         """Handle the text messages of one read, in order."""
         lines = [line for text in texts if (line := read_line(text))]
-        most = self._config.max_message
+        most = self._config.max_message_size
         for index, line in enumerate(lines):
             if len(line) * 4 > most and utf8_size(line) > most:
                 self._take(lines[:index])
@@ -341,7 +341,7 @@ class Session(Acknowledging):
     def bus_away(self) -> None:
         """Wait for the bus, but not for ever."""
         if self._patience is None:
-            self._patience = self._timer.callLater(self._config.bus_patience, self._out_of_patience)
+            self._patience = self._timer.callLater(self._config.publish_timeout, self._out_of_patience)
 
     def refused(self, close_code: CloseCode) -> None:
         """Close the connection."""

@@ -1,10 +1,10 @@
 """The outgoing data of one client: written to its socket directly, or to a bounded send buffer if it is slow.
 
-A client with more than ``max_backlog`` unread bytes gets no further messages. It receives them later from history, once
-it has read the waiting data; other clients are not affected. This module knows nothing of WebSockets.
+A client with more than ``max_send_buffer`` unread bytes gets no further messages. It receives them later from history,
+once it has read the waiting data; other clients are not affected. This module knows nothing of WebSockets.
 
 ``SEND_BUFFER_BYTES`` is the amount that waits for all clients of the process, HTTP clients included (``web/site``). The
-share of a slow client is counted at each write to it, and once a second. While the sum exceeds ``max_backlog_total``,
+share of a slow client is counted at each write to it, and once a second. While the sum exceeds ``worker_send_buffers``,
 slow clients get no further messages at once.
 """
 
@@ -94,9 +94,9 @@ class SendBuffer(CountedBacklog):
     # One message a client means one walk over all clients: what each of them costs is mostly the memory it touches.
     __slots__ = ("_backlog", "_idle", "buffer_full", "opened")
 
-    max_backlog: int
+    max_send_buffer: int
     """The most bytes that may wait for a client."""
-    max_backlog_total: int
+    worker_send_buffers: int
     """The most bytes that may wait for all clients, beside the 64 KiB that a transport keeps for each."""
     crowded_backlog: int
     """The most bytes of answers that may wait for a client while more than that waits for all."""
@@ -156,7 +156,7 @@ class SendBuffer(CountedBacklog):
             return self.deliver(blob, count)
         if self.buffer_full:
             self.measure()  # it may have read since: without that the sum would grow by all that it is given
-            if SEND_BUFFER_BYTES.value > self.max_backlog_total or self._backlog + len(blob) > self.max_backlog:
+            if SEND_BUFFER_BYTES.value > self.worker_send_buffers or self._backlog + len(blob) > self.max_send_buffer:
                 self.became_slow()
                 return False
         return self.replay(blob, count)
@@ -164,8 +164,8 @@ class SendBuffer(CountedBacklog):
     def send(self, blob: bytes) -> None:
         """Write frames that are for this client alone, unless it is too slow."""
         if self.opened and blob:
-            crowded = SEND_BUFFER_BYTES.value > self.max_backlog_total
-            if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_backlog):
+            crowded = SEND_BUFFER_BYTES.value > self.worker_send_buffers
+            if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_send_buffer):
                 self.stopped_reading()
             else:
                 self.replay(blob, 0)

@@ -138,7 +138,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         else:
             self.open_out()
             self._heard()
-            self._ping = self.factory.timers.callLater(self.factory.config.ping_seconds, self._look_for_life)
+            self._ping = self.factory.timers.callLater(self.factory.config.ping_interval, self._look_for_life)
             self.session.opened()
         self.consumeData()
 
@@ -303,9 +303,9 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         """Ping a client that has been silent."""
         config, now = self.factory.config, self.factory.reactor.seconds()
         silent = now - self._heard_at
-        if silent < config.ping_seconds:
+        if silent < config.ping_interval:
             self._taken = self.acknowledged
-            self._ping = self.factory.timers.callLater(config.ping_seconds - silent, self._look_for_life)
+            self._ping = self.factory.timers.callLater(config.ping_interval - silent, self._look_for_life)
         else:
             self._await_pong(now, now, self._reading_state())
             self._send_ping()
@@ -319,7 +319,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def _await_pong(self, pinged_at: float, since: float, before: _ReadingState) -> None:
         """Check later whether the client has answered a ping; since then it has read nothing."""
-        wait = self.factory.config.pong_seconds
+        wait = self.factory.config.pong_timeout
         self._ping = self.factory.timers.callLater(wait, self._check_pong, pinged_at, since, before)
 
     def _check_pong(self, pinged_at: float, since: float, before: _ReadingState) -> None:
@@ -357,7 +357,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def _is_vanished(self) -> bool:
         config = self.factory.config
-        return self.is_unheard(config.pong_seconds, config.keepalive_probes)
+        return self.is_unheard(config.pong_timeout, config.keepalive_probes)
 
     # Autobahn calls: what goes out
 

@@ -51,7 +51,7 @@ def _host_and_port(host: str, port: int) -> str:
 
 
 _URL_FORM = (
-    "must be redis://[user:password@]host[:port][/db], rediss://… or unix:///path, "
+    "not the URL of a Redis server; use redis://[user:password@]host[:port][/db], rediss://… or unix:///path, "
     "or redis+sentinel://[user:password@]host[:port],host[:port],…/service[/db]"
 )
 

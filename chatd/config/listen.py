@@ -1,13 +1,15 @@
-"""The endpoint strings of ``--listen``: what each kind takes, and what somebody meant by a string that is none.
+"""The addresses of ``--listen``: plain ones become endpoint strings, and the parts of endpoint strings are checked.
 
-Twisted parses them when ports are bound (``sockets``). What it says of a bad one names its own functions; so the
+Twisted parses endpoint strings when ports are bound (``supervisor/sockets``). Its errors name its own functions, so the
 parts are checked here before. Kinds of other plugins are left to Twisted.
 """
 
+import contextlib
 import difflib
 import os
 import re
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import takewhile
 
@@ -15,7 +17,7 @@ from twisted.internet import endpoints
 from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 
-from chatd.config.values import BadValue
+from chatd.config.values import BadValue, quoted
 
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "tcp": ("port", "interface", "backlog"),
@@ -59,12 +61,63 @@ _MEANT = {
 
 _PORT = 3000
 
-_EXAMPLES = (
-    f"for example tcp:{_PORT}, tcp:{_PORT}:interface=127.0.0.1 (this host only), tcp6:{_PORT} or unix:/run/chatd.sock"
-)
+_EXAMPLES = f"for example :{_PORT}, 127.0.0.1:{_PORT} (this host only), [::1]:{_PORT} or unix:/run/chatd.sock"
 
 _PROXY_WRAPPER = "haproxy"
 """The prefix of an endpoint string whose connections begin with a PROXY header."""
+
+
+_ADDRESS = re.compile(r"(?:(?P<host>\*|localhost|[0-9]+(?:\.[0-9]+){3}|\[[0-9A-Fa-f:.%\w]+\])?:)?(?P<port>[0-9]{1,5})")
+"""A plain address: ``3000``, ``:3000``, ``127.0.0.1:3000``, ``[::1]:3000``, ``localhost:3000``."""
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is a plain address, not an endpoint string."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def endpoints_of(addresses: Sequence[str], tls_cert: str, tls_key: str) -> tuple[str, ...]:
+    """Return the endpoint strings of some addresses; with TLS, of the loopback addresses if there are none.
+
+    A port without a host means all addresses of this host. Raise BadValue.
+    """
+    if tls_key and not tls_cert:
+        raise BadValue("--tls-key: --tls-cert is missing; use both")
+    if tls_cert and not addresses:
+        addresses = (f"localhost:{_PORT}",)
+    return tuple(endpoint for address in addresses for endpoint in _endpoints(address, tls_cert, tls_key or tls_cert))
+
+
+def _endpoints(address: str, tls_cert: str, tls_key: str) -> Iterator[str]:
+    found = _ADDRESS.fullmatch(address)
+    if not found:
+        yield address
+        return
+    host, port = (found["host"] or "*").strip("[]"), found["port"]
+    for interface in _INTERFACES.get(host, (host,)):
+        if ":" in interface and host in _INTERFACES and not has_ipv6():
+            continue
+        kind, files = "tcp", ""
+        if tls_cert:
+            kind, files = "ssl", f":privateKey={_escaped(tls_key)}:certKey={_escaped(tls_cert)}"
+        yield f"{kind}:{port}{files}" + (f":interface={_escaped(interface)}" if interface != _ANY else "")
+
+
+_ANY = "0.0.0.0"  # noqa: S104 - what the operator asks for
+_INTERFACES = {"*": (_ANY, "::"), "localhost": ("127.0.0.1", "::1")}
+"""Hosts of plain addresses that mean two addresses. IPv6 is left out on hosts without it."""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace(":", r"\:")
+
+
+def has_ipv6() -> bool:
+    """Return whether this host has IPv6."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
 
 
 def split_endpoint(endpoint: str) -> tuple[list[str], str, list[str], dict[str, str]]:
@@ -94,13 +147,13 @@ def check_endpoint(text: str) -> None:
         kind, values, named = text, [], {}
     if kind not in _PARTS:
         if not _is_plugin(kind):
-            raise BadValue(f"--listen {text!r} is not an endpoint string; use {suggestion(text) or _EXAMPLES}")
+            raise BadValue(f"--listen: {quoted(text)} is not an address; use {suggestion(text) or _EXAMPLES}")
         return
     try:
         _check_parts(kind, values, named)
     except BadValue as error:
         meant = suggestion(text)
-        raise BadValue(f"--listen {text!r}: {error}{f'; use {meant}' if meant else ''}") from None
+        raise BadValue(f"--listen: {quoted(text)}: {error}{f'; use {meant}' if meant else ''}") from None
 
 
 def _is_plugin(kind: str) -> bool:
@@ -134,7 +187,7 @@ def _check_parts(kind: str, values: list[str], named: Mapping[str, str]) -> None
 
 def _check_systemd(given: Mapping[str, str]) -> None:
     if (domain := given.get("domain", "")) not in _DOMAINS:
-        raise BadValue(f"domain must be INET, INET6 or UNIX, not {domain!r}; it may be left out")
+        raise BadValue(f"domain must be INET, INET6 or UNIX, not {quoted(domain)}; it may be left out")
     if ("index" in given) == ("name" in given):
         raise BadValue("systemd needs either name= or index=")
 
@@ -146,7 +199,7 @@ def _check_number(name: str, text: str, base: int, most: int) -> None:
         value = -1
     if not 0 <= value <= most:
         number = f"an octal number from 0 to {most:o}" if base == 8 else f"a number from 0 to {most}"
-        raise BadValue(f"{name} must be {number}, not {text!r}")
+        raise BadValue(f"{name} must be {number}, not {quoted(text)}")
 
 
 def is_local(text: str) -> bool | None:

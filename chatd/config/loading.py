@@ -1,143 +1,249 @@
-"""Where options come from: the command line before the configuration file before the defaults.
+"""Where options come from: the command line before the environment, a configuration file and the defaults.
 
-A configuration file is TOML (``--config chatd.toml``): every option by the same name, without the dashes in front;
-one that may be given several times has a list::
+A configuration file is TOML (``--config chatd.toml``): general options first, the others in sections::
 
-    listen = ["tcp:3000", "tcp6:3000"]
     workers = 4
-    chat-log = "/var/log/chatd/chat.log"
+
+    [listen]
+    address = ["[::1]:3000", ":8080"]
+
+    [chat_log]
+    file = "/var/log/chatd/chat.log"
+
+An environment variable is ``CHATD_`` with the name of the option on the command line: ``CHATD_REDIS_PREFIX``.
 """
 
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import Field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from chatd.config.settings import LOOPBACK_LISTEN, Config, options
-from chatd.config.values import BadValue
-
-Values = Mapping[str, Any]
-"""Some options: their values, checked, by the names of Config's fields."""
+from chatd.config.listen import endpoints_of
+from chatd.config.renamed import RENAMED, current_value
+from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options, parse_bound
+from chatd.config.values import BadValue, quoted
 
 FEWEST_WORKERS = 2
 
 
-def name_of(knob: Field[Any]) -> str:
-    """Give the name of an option, without dashes in front."""
-    return knob.name.replace("_", "-")
+@dataclass
+class Source:
+    """Options from one place."""
+
+    name: str
+    """The place: ``command line``, ``environment``, or the path of a file."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Parsed values, by the fields of Config."""
+    warnings: list[str] = field(default_factory=list)
+    """One line for each name of an earlier release."""
+
+    def add(self, option: Option, text: str) -> None:
+        """Parse the text of an option and store it; one of a list is added to those before. Raise BadValue."""
+        value = parse_value(option, text)
+        self.values[option.name] = (*self.values.get(option.name, ()), value) if option.is_list else value
+
+    def add_bound(self, text: str) -> None:
+        """Parse an internal bound, given as ``NAME=VALUE``, and store it. Raise BadValue."""
+        name, value = parse_bound(text)
+        self.values[name] = value
+
+    def add_renamed(self, old: str, shown: str, text: str) -> None:
+        """Parse the value of an option that has an old name, and warn. Raise BadValue."""
+        option = renamed_option(old)
+        self.warnings.append(f"{shown} is deprecated; use {current_name(option)}")
+        self.add(option, current_value(old, text))
 
 
-def is_flag(knob: Field[Any]) -> bool:
-    """Whether it is given without a value on the command line."""
-    return knob.metadata["check"] is bool
+def renamed_option(old: str) -> Option:
+    """Return the option that had a name in the last release."""
+    return next(option for option in (*options(), *bounds()) if option.name == RENAMED[old])
 
 
-def is_list(knob: Field[Any]) -> bool:
-    """Whether it may be given several times."""
-    return isinstance(knob.default, tuple)
+def current_name(option: Option) -> str:
+    """Return how an option is given on the command line."""
+    return f"--tuning {option.name}=" if option.section == "tuning" else f"--{option.flag}"
 
 
-def read_value(knob: Field[Any], text: str) -> Any:
-    """Read the value of an option, or one of several. Raises BadValue, without repeating what the check does not."""
+def parse_value(option: Option, text: str) -> Any:
+    """Return the value of an option, or one of several. Raise BadValue."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadValue("must be UTF-8") from None
-    return knob.metadata["check"](text)
+        raise BadValue("the value is not UTF-8") from None
+    return option.parse(text)
 
 
-def read_file(path: str) -> Values:
-    """Read a configuration file. Raises BadValue, in one line that names the file and what is wrong there."""
-    known = {name_of(knob): knob for knob in options()}
+# The environment
+
+
+def read_environment(environment: Mapping[str, str]) -> Source:
+    """Return the options that environment variables give. Several values of one are separated by spaces."""
+    source = Source("environment")
+    for option in options():
+        if option.variable in environment:
+            text = environment[option.variable]
+            _add_all(source, option, option.variable, text.split() if option.is_list else [text])
+    for text in environment.get("CHATD_TUNING", "").split():
+        try:
+            source.add_bound(text)
+        except BadValue as error:
+            raise BadValue(f"CHATD_TUNING: {text.partition('=')[0]}: {error}") from error
+    return source
+
+
+def _add_all(source: Source, option: Option, name: str, texts: Iterable[str]) -> None:
+    try:
+        for text in texts:
+            source.add(option, text)
+    except BadValue as error:
+        raise BadValue(f"{name}: {error}") from error
+
+
+# A configuration file
+
+
+def read_file(path: str) -> Source:
+    """Return the options of a configuration file. Raise BadValue in one line with the file and the option."""
     try:
         with open(path, "rb") as file:
-            found = tomllib.load(file)
+            content = tomllib.load(file)
     except OSError as error:
         raise BadValue(f"{path}: {error.strerror}") from error
     except RecursionError:
-        raise BadValue(f"{path}: no TOML that can be read: too many brackets in each other") from None
+        raise BadValue(f"{path} is not TOML: too many nested brackets") from None
     except ValueError as error:  # of UTF-8 and of numbers too, not all of it TOMLDecodeError
-        raise BadValue(f"{path}: no TOML: {error}") from error
-    values = {}
-    for name, value in found.items():
-        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value)):
-            raise BadValue(f"{path}: [{name}] is a section, but options stand without one: remove that line")
-        if name not in known:
-            raise BadValue(f"{path}: no such option: {name!r}{did_you_mean(name.replace('_', '-'), known)}")
-        try:
-            values[known[name].name] = _from_toml(known[name], value)
-        except BadValue as error:
-            raise BadValue(f"{path}: {name} {error}") from error
-    return values
+        raise BadValue(f"{path} is not TOML: {error}") from error
+    source = Source(path)
+    try:
+        for section, key, value in _entries(content):
+            _add_entry(source, section, key, value)
+    except BadValue as error:
+        raise BadValue(f"{path}: {error}") from error
+    return source
 
 
-def _from_toml(knob: Field[Any], value: Any) -> Any:
-    if is_flag(knob):
+def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Return section, key and value of everything in a file. Raise BadValue for unknown sections."""
+    for name, value in content.items():
+        if not isinstance(value, dict):
+            yield "", name, value
+        elif name in SECTIONS:
+            yield from ((name, key, value[key]) for key in value)
+        else:
+            known = [section for section in SECTIONS if section]
+            raise BadValue(f"[{name}] is not a section{did_you_mean(name, known)}; sections are {', '.join(known)}")
+
+
+def _add_entry(source: Source, section: str, key: str, value: Any) -> None:
+    known = {option.key: option for option in (*options(), *bounds()) if option.section == section}
+    old = {} if section else {option.flag: option for option in options()} | {n: renamed_option(n) for n in RENAMED}
+    option = known.get(key) or old.get(key)
+    if option is None:
+        raise BadValue(f"{f'[{section}] {key}' if section else key} is not an option{_advice(section, key)}")
+    if key not in known:
+        source.warnings.append(f"{source.name}: {key} is deprecated; use {option.place}")
+    name = f"[{section}] {key}" if section else key
+    if value == option.default == "":  # as if it were not there
+        source.values[option.name] = value
+        return
+    try:
+        texts = [_as_text(option, one) for one in value] if option.is_list and isinstance(value, list) else None
+        for text in texts if texts is not None else [_as_text(option, value)]:
+            source.add(option, current_value(key, text) if key not in known else text)
+        if texts == []:
+            source.values[option.name] = ()
+    except BadValue as error:
+        raise BadValue(f"{name}: {error}") from error
+
+
+def _advice(section: str, key: str) -> str:
+    """Return what was probably meant by a key that is none."""
+    asked = key.replace("-", "_")
+    everywhere = {option.key: option for option in (*bounds(), *options())} | {o.name: o for o in options()}
+    if option := everywhere.get(asked):
+        return f"; use {option.place}"
+    here = [option.key for option in (*options(), *bounds()) if option.section == section]
+    return did_you_mean(asked, here) or did_you_mean(asked, everywhere)
+
+
+def _as_text(option: Option, value: Any) -> str:
+    """Return a value of TOML as it would be on the command line. Raise BadValue."""
+    if option.is_switch:
         if not isinstance(value, bool):
-            raise BadValue("must be true or false")
-        return value
-    if is_list(knob):
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise BadValue(f'must be text, or a list of it: ["…", "…"], not {_shown(value)}')
-        return tuple(read_value(knob, each) for each in value)
-    if value == knob.default == "":  # as if it were not there
-        return value
-    kinds = knob.metadata["toml"]
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        names = {int: "a number", str: "text"}
-        raise BadValue(
-            f"must be {' or '.join(name for kind, name in names.items() if kind in kinds)}, not {_shown(value)}"
-        )
-    return read_value(knob, str(value))
+            raise BadValue(f"{_shown(value)} is not a switch; use true or false")
+        return _shown(value)
+    if isinstance(value, str) or (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and option.takes_number
+    ):
+        return str(value)
+    more = " or a list of it" if option.is_list else " or a number" if option.takes_number else ""
+    raise BadValue(f"{_shown(value)} is not text in quotes{more}")
 
 
 def _shown(value: Any) -> str:
-    """Show a value as TOML writes it, as far as people care."""
+    """Return a value as TOML has it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
-    return repr(value) if isinstance(value, (str, int, float)) else str(value)
+    return quoted(value) if isinstance(value, str) else str(value)
 
 
 def did_you_mean(name: str, known: Iterable[str], dashes: str = "") -> str:
-    """Ask whether another name was meant, in brackets; empty if none is like it."""
+    """Return a question whether another name was meant, in brackets; empty if none is like it."""
     like = difflib.get_close_matches(name, known, 1)
     return f" (did you mean {dashes}{like[0]}?)" if like else ""
 
 
-def combine(given: Values, file: Values) -> Config:
-    """Make the configuration of what the command line gives, and what a file says beside it."""
-    values = {**file, **given}
+# All of them
+
+
+def combine(*sources: Source) -> Config:
+    """Return the configuration of some sources; earlier ones override later ones. Raise BadValue."""
+    values = _merged(sources)
     values["workers"] = values.get("workers") or max(FEWEST_WORKERS, os.cpu_count() or 1)
+    config = Config(**values)
+    values["listen"] = endpoints_of(config.listen, config.tls_cert, config.tls_key)
     return Config(**values)
 
 
-def show(given: Values, file: Values, path: str, auto: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Say what is in force, and where it comes from, as a configuration file without its secrets.
+def _merged(sources: Iterable[Source]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for source in sources:
+        values = {**source.values, **values}
+    return values
 
-    Auto is what ``auto`` stands for, by the names of Config's fields.
+
+def show(sources: Sequence[Source], auto: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return the options in force as a configuration file without its secrets, each with its source.
+
+    Auto is what ``auto`` stands for, by the fields of Config. Of the internal bounds, those that were given are shown.
     """
-    config = combine(given, file)
-    lines = []
-    for knob in options():
-        value = getattr(config, knob.name)
-        source = "command line" if knob.name in given else path if knob.name in file else "default"
-        if knob.name in auto and value == "auto":
-            source += f"; auto: {auto[knob.name]}"
-        if knob.name == "listen":
-            value = value or LOOPBACK_LISTEN
-        shown = [without_password(each) for each in value] if is_list(knob) else without_password(value)
-        lines.append((f"{name_of(knob)} = {msgspec.json.encode(shown).decode()}", source))
+    config, values = combine(*sources), _merged(sources)
+    lines: list[tuple[str, str]] = []
+    for section in SECTIONS:
+        shown = [option for option in (*options(), *bounds()) if option.section == section]
+        shown = [option for option in shown if section != "tuning" or option.name in values]
+        lines += [("", ""), (f"[{section}]", "")] if section and shown else []
+        for option in shown:
+            value = values.get(option.name, getattr(config, option.name))
+            source = next((source.name for source in sources if option.name in source.values), "default")
+            if option.name in auto and value == "auto":
+                source += f"; auto: {auto[option.name]}"
+            if option.name == "workers":
+                value = config.workers
+            elif option.name == "listen":
+                value = value or LOOPBACK_LISTEN
+            clean = [without_password(one) for one in value] if option.is_list else without_password(value)
+            lines.append((f"{option.key} = {msgspec.json.encode(clean).decode()}", source))
     width = min(40, max(len(line) for line, _ in lines))
-    return "".join(f"{line:{width}}  # {source}\n" for line, source in lines)
+    return "".join(f"{line:{width}}  # {source}\n" if source else f"{line}\n" for line, source in lines)
 
 
 def without_password(value: Any) -> Any:

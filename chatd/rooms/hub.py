@@ -90,7 +90,7 @@ class Hub:
         self._pending_bytes = 0
         self._now = now
         self._received_at: list[int] = []  # by this worker, in milliseconds: the first message of each batch
-        self._broadcasts = Pacer(clock, config.flush_interval / 1000, self._broadcast)
+        self._broadcasts = Pacer(clock, config.flush_interval, self._broadcast)
         self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
         self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
         self._contested = Tally(clock, config.report_seconds, log, CONTESTED_SAYS)
@@ -253,19 +253,19 @@ class Hub:
         return self._listing.get()
 
     async def _read_page(self, name: str, top: StreamPosition, count: int, before: int | None) -> HistoryPage:
-        """Read backwards until there are ``count`` messages or ``max_backlog`` bytes. Return them in order.
+        """Read backwards until there are ``count`` messages or ``max_send_buffer`` bytes. Return them in order.
 
         One more is read than returned, to see whether history has older ones.
         """
         config = self._config
         end = top.offset if before is None else min(top.offset, before - 1)
-        oldest = max(0, top.offset - config.history)
+        oldest = max(0, top.offset - config.history_size)
         start = max(end - count, oldest)
         after = max(start - 1, oldest)
         batches: list[Batch] = []
         size, unread, older = 0, start < end, False
-        while unread and after < end and size < config.max_backlog:
-            most = min(config.history_bytes, config.max_backlog - size)
+        while unread and after < end and size < config.max_send_buffer:
+            most = min(config.history_bytes, config.max_send_buffer - size)
             read, unread = await self.bus.history.read_back(name, top.epoch, end, after, most)
             for batch in read:
                 older = older or oldest < start >= batch.first
@@ -273,7 +273,7 @@ class Hub:
                 if batch.last <= start:
                     continue  # older than the page
                 size += batch.size
-                if size > config.max_backlog and batches:
+                if size > config.max_send_buffer and batches:
                     return HistoryPage(batches[::-1], more=True)
                 batches.append(wanted.without_first(max(0, start - end)))
         return HistoryPage(batches[::-1], older or (unread and after < end))

@@ -170,7 +170,7 @@ class Publisher:
         self._now = now
         self._pending: list[_Submission] = []
         self._pending_weight = 0
-        self._flushes = Pacer(clock, config.flush_interval / 1000, self._flush)
+        self._flushes = Pacer(clock, config.flush_interval, self._flush)
         self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
         self._outcomes: deque[tuple[Sequence[LogEntry], str, int]] = (
             deque()

@@ -160,8 +160,8 @@ class Recovery:
     def _most(self) -> int:
         """Return about how many bytes to send at once: fewer while too much waits for all clients."""
         config = self._config
-        most = min(config.history_bytes, config.max_backlog)
-        return min(most, config.crowded_step) if SEND_BUFFER_BYTES.value > config.max_backlog_total else most
+        most = min(config.history_bytes, config.max_send_buffer)
+        return min(most, config.crowded_step) if SEND_BUFFER_BYTES.value > config.worker_send_buffers else most
 
     def stop(self) -> None:
         """Stop, because the subscriber has left."""

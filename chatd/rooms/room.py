@@ -127,7 +127,7 @@ class Room:
         """
         top = self.ordering.position
         floor = StreamPosition(
-            top.epoch, max(0, top.offset - self._config.history)
+            top.epoch, max(0, top.offset - self._config.history_size)
         )  # the broker may keep more, for gaps
         lenient = 0
         if start is None:

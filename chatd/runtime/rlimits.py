@@ -20,7 +20,7 @@ def max_worker_connections(config: Config, files: int) -> int:
 
     It needs some files for itself, and some to answer further connections with an error.
     """
-    most = config.worker_connections
+    most = config.connections_per_worker
     if files:
         most = min(most, files - config.spare_descriptors - config.full_house_margin)
     return max(1, most)

@@ -44,7 +44,7 @@ class DataDir:
                 os.close(self._open_locked(os.O_RDONLY))
             existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
             if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-                raise BadValue(f"--state {self.path} cannot be used: {existing} cannot be written to")
+                raise BadValue(f"--data-dir {self.path} cannot be used: {existing} cannot be written to")
 
     def acquire(self) -> None:
         """Lock the folder, create what is missing and set ``lineage``. Raise BadValue."""
@@ -80,7 +80,7 @@ class DataDir:
         try:
             yield
         except OSError as error:
-            raise BadValue(f"--state {self.path} cannot be used: {error.strerror or error}") from error
+            raise BadValue(f"--data-dir {self.path} cannot be used: {error.strerror or error}") from error
 
     def _open_locked(self, flags: int) -> int:
         # It may block: twistd starts services before it runs the reactor, so there are no clients yet.
@@ -92,7 +92,7 @@ class DataDir:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     os.close(descriptor)
-                    raise BadValue(f"--state {self.path} is in use by another chatd") from None
+                    raise BadValue(f"--data-dir {self.path} is in use by another chatd") from None
                 time.sleep(0.02)
             else:
                 return descriptor

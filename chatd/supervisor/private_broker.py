@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
-from chatd.config.values import BadValue, size
+from chatd.config.values import BadValue, bytes_of
 from chatd.monitoring.metrics import BROKER_RESTARTS
 from chatd.supervisor import pdeathsig
 from chatd.supervisor.child_process import Backoff, spawn, why_ended
@@ -83,7 +83,7 @@ class PrivateBroker:
         self._config = config
         self._ended = ended
         self._backoff = Backoff(config)
-        self._state = DataDir(config.state, config.state_lock_seconds) if config.state else None
+        self._state = DataDir(config.data_dir, config.state_lock_seconds) if config.data_dir else None
         self._directory = ""
         self._directory_lock = -1
         self._process: Any = None
@@ -208,8 +208,8 @@ class PrivateBroker:
 
 def memory_of(config: Config) -> int:
     """Return how many bytes of memory the private broker may use."""
-    if config.broker_memory != "auto":
-        return size(config.broker_memory)
+    if config.redis_maxmemory != "auto":
+        return bytes_of(config.redis_maxmemory)
     return max(config.memory_least, available_memory() // config.memory_part)
 
 

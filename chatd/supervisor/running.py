@@ -40,7 +40,7 @@ class RunningInstance:
     @property
     def option(self) -> str:
         """Return the option of ``chatd verify`` for this chatd."""
-        return f"--state {shlex.quote(self.state)}" if self.state else f"--redis unix://{quote(self.socket)}"
+        return f"--data-dir {shlex.quote(self.state)}" if self.state else f"--redis unix://{quote(self.socket)}"
 
     @property
     def user(self) -> str:

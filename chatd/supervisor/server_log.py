@@ -157,14 +157,16 @@ class ServerLog:
         self._reactor = reactor
         self._options = options
         self._json = config.log_format == "json"
+        self._level = LogLevel.levelWithName(config.log_level)
         self._with_time = True
         self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until ``open``
-        self._repeated = RepeatedEvents(self._log, config.log_repeat, config.log_kinds, reactor.seconds)
+        self._repeated = RepeatedEvents(self._log, config.log_repeat_interval, config.log_kinds, reactor.seconds)
 
     def configure(self, config: Config) -> None:
         """Apply a new configuration."""
         self._json = config.log_format == "json"
-        self._repeated.seconds = config.log_repeat
+        self._level = LogLevel.levelWithName(config.log_level)
+        self._repeated.seconds = config.log_repeat_interval
 
     def open(self) -> None:
         """Open the destination. Raise SystemExit, as twistd does, if that is not possible."""
@@ -198,6 +200,8 @@ class ServerLog:
         self._repeated.flush()
 
     def _log(self, event: LogEvent) -> None:
+        if event.get("log_level", LogLevel.info) < self._level:
+            return
         if self._json and self._options.get("syslog"):
             line = as_json(event).rstrip("\n")
             event = {name: value for name, value in event.items() if name != "log_failure"}

@@ -35,7 +35,7 @@ from chatd.supervisor.worker_pool import NotReady
 
 log = Logger()
 
-FIXED = ("redis", "redis_prefix", "state", "broker_memory")
+FIXED = ("redis", "redis_prefix", "data_dir", "redis_maxmemory")
 """Options that a reload cannot change: the private broker continues, and old and new workers share a broker."""
 
 
@@ -219,7 +219,7 @@ class ChatService(Service):
         self._rotation.configure(config)
         if self._server_log is not None:
             self._server_log.configure(config)
-        log.info("the old workers close their connections within {drain:g} s", drain=config.drain)
+        log.info("the old workers close their connections within {drain:g} s", drain=config.drain_timeout)
         self._report_ready()
 
     def _not_reloaded(self, why: str) -> None:
@@ -241,8 +241,8 @@ class ChatService(Service):
 
     def _absolute(self, config: Config) -> Config:
         """Return a configuration with absolute paths."""
-        state = os.path.join(self._directory, config.state) if config.state else ""
-        return replace(config, chat_log=os.path.abspath(os.path.join(self._directory, config.chat_log)), state=state)
+        state = os.path.join(self._directory, config.data_dir) if config.data_dir else ""
+        return replace(config, chat_log=os.path.abspath(os.path.join(self._directory, config.chat_log)), data_dir=state)
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> "Deferred[Any]":
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), function, *arguments)
@@ -284,7 +284,7 @@ class ChatService(Service):
             workers=self._config.workers,
             broker=" and ".join(brokers),
         )
-        for hint in self._ports.hints(self._config.host):
+        for hint in self._ports.hints(self._config.allowed_host):
             log.info("{hint}", hint=hint)
         self._warn_of_exposed()
         log.info("the chat log: {path}", path=self._config.chat_log)

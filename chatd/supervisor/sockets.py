@@ -28,7 +28,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from chatd.config.listen import expects_proxy_header, split_endpoint
+from chatd.config.listen import expects_proxy_header, has_ipv6, split_endpoint
 from chatd.config.settings import LOOPBACK_LISTEN
 from chatd.config.values import BadValue
 from chatd.runtime.ipc import ListeningSocket
@@ -293,7 +293,7 @@ class ListeningSockets:
                 try:
                     self.bound += bind(endpoint, self._copies, self._backlog, held)
                 except BadValue:
-                    if endpoint not in self._optional or _has_ipv6():
+                    if endpoint not in self._optional or has_ipv6():
                         raise
         except BadValue:
             self.close(before)
@@ -337,13 +337,6 @@ class ListeningSockets:
         tcp = (endpoint.sockets[0] for endpoint in self.bound if endpoint.family != socket.AF_UNIX)
         addresses = (bound.getsockname()[:2] for bound in tcp)
         return sorted({port for host, port in addresses if not ip_address(host.partition("%")[0]).is_loopback})
-
-
-def _has_ipv6() -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-        probe.bind(("::1", 0))
-        return True
-    return False
 
 
 def inheritance(

@@ -244,7 +244,7 @@ class WorkerPool:
         self.stop_replacing()
         self.send(DRAIN)
         config = self.config
-        seconds = config.drain + config.close_seconds + config.head_seconds + config.unsaved_seconds
+        seconds = config.drain_timeout + config.close_seconds + config.head_seconds + config.unsaved_seconds
         seconds += config.hold_seconds + config.stop_seconds
         killing = self._reactor.callLater(seconds, self.kill)
         self.ended().addCallback(lambda _: killing.cancel() if killing.active() else None)

@@ -61,7 +61,7 @@ class Request(WebRequest):
         channel, site = self.channel, self.channel.site
         # Twisted says so when the body is there.
         self.method, self.uri, self.clientproto = channel._command, channel._path, channel._version
-        self._most = longest_json(site.config.max_message)
+        self._most = longest_json(site.config.max_message_size)
         try:
             check_framing(head_of(self))
             self._check_size(length or 0)

@@ -91,7 +91,7 @@ class RoomPages:
 
     def _check_backlog(self) -> None:
         """Raise Refused (503) while too much waits for all clients of the worker: an answer may be large."""
-        if SEND_BUFFER_BYTES.value > self._config.max_backlog_total:
+        if SEND_BUFFER_BYTES.value > self._config.worker_send_buffers:
             raise unavailable("too much data waits for clients that do not read; try again later")
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
@@ -137,7 +137,7 @@ class RoomPages:
         token_lifetime = token_lifetime_of(request)
         check_writable(token_lifetime.permissions, target.room)
         content = request.content.read() if request.content is not None else b""
-        body = http_api.read_publish_body(header(request, "content-type"), content, self._config.max_message)
+        body = http_api.read_publish_body(header(request, "content-type"), content, self._config.max_message_size)
         address = self._enter(request, target.room)
         exposed = is_exposed(request)
         self._connections.limits.post(address, len(body.text.encode()), exposed=exposed)
@@ -266,12 +266,12 @@ class HttpSender:
             room, self, [text], given=given, among=self._id_scope, receipt=_SenderReceipt(published)
         )
         try:
-            return await published.addTimeout(self._config.bus_patience, self._timers)
+            return await published.addTimeout(self._config.publish_timeout, self._timers)
         except TimeoutError:
             raise PublishRefused(IN_DOUBT) from None
 
     async def _wait_until_open(self) -> None:
-        publisher, patience = self._hub.publisher, self._config.bus_patience
+        publisher, patience = self._hub.publisher, self._config.publish_timeout
         while not publisher.open:
             if publisher.away:
                 REFUSED_MESSAGES["bus_away"].value += 1
@@ -288,7 +288,7 @@ class HttpSender:
         """Return the nick if it is free in the room. Raise NickInUse."""
         found = self._hub.bus.presence.find_nick(room, self._identity)
         try:
-            nick = await found.addTimeout(self._config.bus_patience, self._timers)
+            nick = await found.addTimeout(self._config.publish_timeout, self._timers)
         except TimeoutError:
             REFUSED_MESSAGES["bus_away"].value += 1
             raise PublishRefused(self._why_not()) from None

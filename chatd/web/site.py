@@ -89,7 +89,7 @@ class Answers(Resource):
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-content-type-options", b"nosniff")
         request.setHeader(b"cross-origin-resource-policy", b"same-origin")
-        if (seconds := request.channel.site.config.hsts) and request.isSecure():
+        if (seconds := request.channel.site.config.hsts_max_age) and request.isSecure():
             request.setHeader(b"strict-transport-security", f"max-age={seconds}".encode("ascii"))
         if request.channel.site.draining:
             request.channel.persistent = False

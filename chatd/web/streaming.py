@@ -51,8 +51,8 @@ class StreamingResponse(SendBuffer, Protocol):
         self._heartbeat: Timer | None = None
         self._watch: Timer | None = None
         self._drop: Timer | None = None
-        self.max_backlog = self._config.max_backlog
-        self.max_backlog_total = self._config.max_backlog_total
+        self.max_send_buffer = self._config.max_send_buffer
+        self.worker_send_buffers = self._config.worker_send_buffers
         self.crowded_backlog = self._config.crowded_backlog
         self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
         self.prepare()

@@ -228,14 +228,14 @@ class Worker:
         if not config.auth_key:
             return None
         token_verifier = TokenVerifier(
-            config.auth_key, config.auth_issuer, config.auth_audience, config.revoked, require=config.auth_require
+            config.auth_key, config.auth_issuer, config.auth_audience, config.auth_revoked, require=config.auth_require
         )
         self._watched.append(
             WatchedFiles(config.auth_key, partial(self._read_tokens, token_verifier), config.watch_looks)
         )
-        if config.revoked:
+        if config.auth_revoked:
             read = partial(self._read_tokens, token_verifier.revoked)
-            self._watched.append(WatchedFiles([config.revoked], read, config.watch_looks))
+            self._watched.append(WatchedFiles([config.auth_revoked], read, config.watch_looks))
         return token_verifier
 
     def start(self) -> None:
@@ -290,8 +290,8 @@ class Worker:
             self._close_code = RESTARTING
             self._stop_listening()
             self._listener.drain()
-            self._connections.close_gradually(RESTARTING, self._config.drain)
-            late = self._reactor.seconds() + self._config.drain + self._config.close_seconds
+            self._connections.close_gradually(RESTARTING, self._config.drain_timeout)
+            late = self._reactor.seconds() + self._config.drain_timeout + self._config.close_seconds
             look = partial(self._look_whether_drained, late)
             self._draining = Periodic(self._reactor, self._config.drained_look_seconds, look, "draining")
             self._draining.start()

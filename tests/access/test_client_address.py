@@ -124,7 +124,7 @@ def test_no_more_of_a_list_is_read_than_its_bound() -> None:
     ],
 )
 def test_an_invalid_network_is_refused(network: str) -> None:
-    with pytest.raises(BadValue, match=r"^--trusted-proxy must be [^\n]*$"):
+    with pytest.raises(BadValue, match=r"^--trusted-proxy: [^\n]* is not an IP address or network; use [^\n]*$"):
         TrustedProxies(("10.0.0.0/8", network))
 
 

@@ -346,7 +346,7 @@ def test_the_longest_name_is_accepted_and_none_longer() -> None:
 )
 def test_an_invalid_origin_option_is_refused(allowed: str) -> None:
     values: Any = ("https://first.example", allowed)
-    with pytest.raises(BadValue, match=r"^--origin must be like [^\n]*$"):
+    with pytest.raises(BadValue, match=r"^--allowed-origin: [^\n]* is not an origin; use [^\n]*$"):
         Origins(values)
 
 
@@ -396,7 +396,7 @@ def test_without_configured_names_every_name_is_accepted() -> None:
 
 def test_the_refusal_says_which_option_serves_that_name() -> None:
     with pytest.raises(
-        Refused, match=r"^Host evil\.example is not served here: .*; to serve it, give --host evil\.example$"
+        Refused, match=r"^Host evil\.example is not served here: .*; to serve it, give --allowed-host evil\.example$"
     ):
         OURS.check("Evil.example:3000")
 
@@ -424,7 +424,7 @@ def test_a_loopback_address_serves_no_other_name() -> None:
     ]
     assert [host for host in rows if lets(partial(LOOPBACK.check, host, loopback=True))] == []
     assert [host for host in rows if not lets(partial(LOOPBACK.check, host))] == []
-    with pytest.raises(Refused, match=r"give --host .*, or --trusted-proxy ADDRESS behind a proxy"):
+    with pytest.raises(Refused, match=r"give --allowed-host .*, or --trusted-proxy ADDRESS behind a proxy"):
         LOOPBACK.check("evil.example", loopback=True)
 
 
@@ -442,7 +442,7 @@ def test_a_machine_without_a_name_has_no_local_name() -> None:
 
 @rows("name", ["", "chat.example.org:3000", "https://chat.example.org", "a b", "*.example.org", "é"])
 def test_an_invalid_host_option_is_refused(name: str) -> None:
-    with pytest.raises(BadValue, match="--host must be a name or an address without a port"):
+    with pytest.raises(BadValue, match="is not a name or address without a port"):
         Hosts((name,))
 
 
@@ -452,8 +452,8 @@ def test_a_wildcard_address_is_no_host_option(name: str) -> None:
         Hosts([name])
     port = "8080" if name.endswith("8080") else "3000"
     assert str(caught.value) == (
-        f"--host is a name or address by which clients call this server, not {name!r}; "
-        f"to listen on all addresses, use --listen tcp:{port}"
+        f'--allowed-host: "{name}" is not a name or address by which clients call this server; '
+        f"to listen on all addresses, use --listen :{port}"
     )
 
 

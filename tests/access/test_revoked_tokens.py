@@ -72,18 +72,18 @@ def test_a_bad_line_is_named_and_what_was_read_before_stays(path: Path, revoked:
     path.write_text(f"sub carl\n{line}\n")
     with pytest.raises(BadValue) as caught:
         revoked.read()
-    assert str(caught.value) == f"--revoked {path}, line 2: must be: sub NAME, or jti ID, not {line.strip()!r}"
+    assert str(caught.value) == f"--auth-revoked {path}, line 2: must be: sub NAME, or jti ID, not {line.strip()!r}"
     assert revoked.has("ann", "")
     assert not revoked.has("carl", "")
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_list_is_not_good(tmp_path: Path) -> None:
     revoked = RevokedTokens(str(tmp_path / "gone"))
-    with pytest.raises(BadValue, match=r"^--revoked .*/gone: No such file or directory$"):
+    with pytest.raises(BadValue, match=r"^--auth-revoked .*/gone: No such file or directory$"):
         revoked.read()
     assert not revoked.good
     (tmp_path / "gone").write_bytes(b"sub \xff\n")
-    with pytest.raises(BadValue, match=r"^--revoked .*/gone: not UTF-8$"):
+    with pytest.raises(BadValue, match=r"^--auth-revoked .*/gone: not UTF-8$"):
         revoked.read()
     assert not revoked.good
 

@@ -68,7 +68,7 @@ SLOW = Load(12, senders=2, size=4096, rate=400, stopped=2)
 
 
 def test_workers_are_weighed_while_clients_that_stopped_are_behind() -> None:
-    sample = half_a_second(Subject("chatd", SLOW, options=("--max-backlog", "65536")))
+    sample = half_a_second(Subject("chatd", SLOW, options=("--max-send-buffer", "65536")))
     assert sample.faults == {}
     assert sample.figures["expected"] > 0
     assert "grown_bytes" in sample.figures
@@ -77,7 +77,7 @@ def test_workers_are_weighed_while_clients_that_stopped_are_behind() -> None:
 def test_clients_that_did_not_fall_behind_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.measure.REPORT_SECONDS", 0)
     with pytest.raises(Failed, match="only 0 of 2 clients fell behind"):
-        half_a_second(Subject("chatd", SLOW, options=("--max-backlog", "100000000")))
+        half_a_second(Subject("chatd", SLOW, options=("--max-send-buffer", "100000000")))
 
 
 def test_the_naive_peer_does_the_same_work() -> None:

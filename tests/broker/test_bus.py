@@ -229,7 +229,7 @@ class Contract:
         assert (read, steps > 3) == (texts[::-1], True)
 
     async def test_without_history_nothing_is_read_backwards(self) -> None:
-        bus, _ = await self.make_bus(history=0)
+        bus, _ = await self.make_bus(history_size=0)
         published = await bus.queues.publish("ops", messages("one", "two"))
         assert await bus.history.read_back("ops", published.first.epoch, 2, 0, 100_000) == ([], False)
 
@@ -241,14 +241,14 @@ class Contract:
         assert span.top == StreamPosition(published.first.epoch, 2)
 
     async def test_history_has_the_newest_messages(self) -> None:
-        bus, _ = await self.make_bus(history=3)
+        bus, _ = await self.make_bus(history_size=3)
         for number in range(5):
             published = await bus.queues.publish("ops", messages(str(number)))
         span = await bus.history.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
         assert [message.text for batch in span.batches for message in batch.messages][-3:] == ["2", "3", "4"]
 
     async def test_without_history_only_the_top_is_read(self) -> None:
-        bus, _ = await self.make_bus(history=0)
+        bus, _ = await self.make_bus(history_size=0)
         published = await bus.queues.publish("ops", messages("one", "two"))
         span = await bus.history.read("ops", StreamPosition(published.first.epoch, 0), 100_000)
         assert (list(span.batches), span.top, span.more) == ([], StreamPosition(published.first.epoch, 2), False)
@@ -327,7 +327,7 @@ class TestBus(Contract, BusTestCase):
     valkey_url: str
 
     async def _make(self, history: int = 1000) -> tuple[Bus, Ears]:
-        return await self.ready(self.valkey_url, history=history, compare_seconds=0.05)
+        return await self.ready(self.valkey_url, history_size=history, compare_seconds=0.05)
 
     make_bus = _make  # type: ignore[assignment]
 
@@ -382,7 +382,7 @@ class TestBus(Contract, BusTestCase):
         server = Server()
         self.addCleanup(server.close)
         server.start()
-        knobs: dict[str, Any] = {"history_bytes": 16_384, "max_backlog": 65_536, "flush_interval": 0}
+        knobs: dict[str, Any] = {"history_bytes": 16_384, "max_send_buffer": 65_536, "flush_interval": 0}
         bus, _ = await self.ready(server.url, **knobs, bus_tick_seconds=1000)
         for number in range(300):
             bus.queues.publish("ops", messages(f"{number:04}" + "x" * 1000))
@@ -649,7 +649,7 @@ class TestBus(Contract, BusTestCase):
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history=3, recent_seconds=0)
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history_size=3, recent_seconds=0)
         ears.deaf = True
         for number in range(1, 301):  # the broker trims by the hundred
             first = (await bus.queues.publish("ops", messages(str(number)))).first
@@ -662,7 +662,7 @@ class TestBus(Contract, BusTestCase):
         assert ears.offsets() == list(range(gap.last + 1, 302))
 
     async def test_without_history_what_was_lost_is_told_when_rooms_are_compared(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1, history=0)
+        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1, history_size=0)
         ears.deaf = True
         first = (await bus.queues.publish("ops", messages("one", "two"))).first
         await ears.until(lambda: ears.missed)
@@ -671,8 +671,8 @@ class TestBus(Contract, BusTestCase):
         assert (ears.texts(), ears.gaps) == ([], [OffsetGap(first.epoch, 2, 2)])
 
     async def test_without_history_the_wait_loses_nothing_when_links_are_cut_under_load(self) -> None:
-        one, heard_by_one = await self.ready(self.valkey_url, "ops", history=0)
-        two, heard_by_two = await self.ready(self.valkey_url, "ops", history=0, bus_settle_seconds=0.3)
+        one, heard_by_one = await self.ready(self.valkey_url, "ops", history_size=0)
+        two, heard_by_two = await self.ready(self.valkey_url, "ops", history_size=0, bus_settle_seconds=0.3)
         published: list[PublishResult] = []
         for number in range(300):
             one.queues.publish("ops", messages(str(number))).addCallback(published.append)
@@ -721,7 +721,7 @@ class TestBus(Contract, BusTestCase):
         assert back[1].startswith(f"the message bus {self.valkey_url} is back after 0.")
 
     async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, history=0, bus_settle_seconds=60)
+        bus, ears = await self.ready(self.valkey_url, history_size=0, bus_settle_seconds=60)
         self.cut("pubsub")
         await ears.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")

@@ -94,7 +94,7 @@ class TestOutages(BusTestCase):
 
     async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, history=0, bus_settle_seconds=0.3)
+        bus, ears = await self.ready(self.url, history_size=0, bus_settle_seconds=0.3)
         self.server.kill()
         await self.away(bus, ears)
         self.server.start()

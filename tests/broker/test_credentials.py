@@ -43,11 +43,11 @@ def test_files_that_fit_are_taken(authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("gehëim\nand a remark\n")
     (tmp_path / "sentinel").write_text("other")
     config = Config(
-        redis_ca=authority.path,
-        redis_cert=certificate,
-        redis_key=key,
+        redis_tls_ca=authority.path,
+        redis_tls_cert=certificate,
+        redis_tls_key=key,
         redis_password_file=str(tmp_path / "password"),
-        sentinel_password_file=str(tmp_path / "sentinel"),
+        redis_sentinel_password_file=str(tmp_path / "sentinel"),
     )
     check_credentials([TLS, SENTINELS], config)
     assert password_of(TLS, config) == "gehëim"
@@ -65,7 +65,7 @@ def test_a_chain_of_certificates_is_shown_whole(authority: Authority) -> None:
     certificate, key = authority.issue("chatd")
     with Path(certificate).open("ab") as file:
         file.write(Path(authority.path).read_bytes())
-    config = Config(redis_cert=certificate, redis_key=key)
+    config = Config(redis_tls_cert=certificate, redis_tls_key=key)
     check_credentials([TLS], config)
     assert tls_options("localhost", config) is not None
 
@@ -73,13 +73,13 @@ def test_a_chain_of_certificates_is_shown_whole(authority: Authority) -> None:
 @rows(
     ("addresses", "options", "told"),
     [
-        ([PLAIN], {"redis_ca": "/x"}, "--redis-ca is for rediss:// only"),
-        ([PLAIN], {"redis_cert": "/x", "redis_key": "/x"}, "--redis-cert is for rediss:// only"),
-        ([], {"redis_key": "/x"}, "--redis-key is for rediss:// only"),
-        ([TLS], {"redis_cert": "/x"}, "--redis-cert and --redis-key go together"),
-        ([TLS], {"redis_key": "/x"}, "--redis-cert and --redis-key go together"),
+        ([PLAIN], {"redis_tls_ca": "/x"}, "--redis-tls-ca is for rediss:// only"),
+        ([PLAIN], {"redis_tls_cert": "/x", "redis_tls_key": "/x"}, "--redis-tls-cert is for rediss:// only"),
+        ([], {"redis_tls_key": "/x"}, "--redis-tls-key is for rediss:// only"),
+        ([TLS], {"redis_tls_cert": "/x"}, "--redis-tls-cert and --redis-tls-key go together"),
+        ([TLS], {"redis_tls_key": "/x"}, "--redis-tls-cert and --redis-tls-key go together"),
         ([], {"redis_password_file": "/x"}, "--redis-password-file is for --redis only"),
-        ([TLS], {"sentinel_password_file": "/x"}, "--sentinel-password-file is for redis+sentinel:// only"),
+        ([TLS], {"redis_sentinel_password_file": "/x"}, "--redis-sentinel-password-file is for redis+sentinel:// only"),
     ],
 )
 def test_an_option_that_means_nothing_is_said(
@@ -97,27 +97,31 @@ def test_a_password_in_two_places_is_said_and_not_shown(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_said(tmp_path: Path, authority: Authority) -> None:
     gone = str(tmp_path / "gone")
     certificate, key = authority.issue("chatd")
-    assert refused([TLS], redis_ca=gone) == f"--redis-ca {gone}: No such file or directory"
-    assert refused([TLS], redis_cert=gone, redis_key=key) == f"--redis-cert {gone}: No such file or directory"
-    assert refused([TLS], redis_cert=certificate, redis_key=gone) == f"--redis-key {gone}: No such file or directory"
+    missing = ": No such file or directory"
+    assert refused([TLS], redis_tls_ca=gone) == f"--redis-tls-ca {gone}{missing}"
+    assert refused([TLS], redis_tls_cert=gone, redis_tls_key=key) == f"--redis-tls-cert {gone}{missing}"
+    assert (
+        refused([TLS], redis_tls_cert=certificate, redis_tls_key=gone)
+        == f"--redis-tls-key {gone}: No such file or directory"
+    )
     assert refused([TLS], redis_password_file=gone) == f"--redis-password-file {gone}: No such file or directory"
-    told = f"--sentinel-password-file {gone}: No such file or directory"
-    assert refused([SENTINELS], sentinel_password_file=gone) == told
+    told = f"--redis-sentinel-password-file {gone}: No such file or directory"
+    assert refused([SENTINELS], redis_sentinel_password_file=gone) == told
 
 
 def test_a_file_with_something_else_in_it_is_said(tmp_path: Path, authority: Authority) -> None:
     certificate, key = authority.issue("chatd")
     other, _ = authority.issue("other")
     _, locked = authority.issue("locked", password=b"secret")
-    assert refused([TLS], redis_ca=key) == f"--redis-ca {key}: no certificate in PEM form"
-    told = f"--redis-key {certificate}: no private key in PEM form"
-    assert refused([TLS], redis_cert=certificate, redis_key=certificate) == told
+    assert refused([TLS], redis_tls_ca=key) == f"--redis-tls-ca {key}: no certificate in PEM form"
+    told = f"--redis-tls-key {certificate}: no private key in PEM form"
+    assert refused([TLS], redis_tls_cert=certificate, redis_tls_key=certificate) == told
     assert (
-        refused([TLS], redis_cert=other, redis_key=key)
-        == f"--redis-key {key}: the key does not belong to the certificate"
+        refused([TLS], redis_tls_cert=other, redis_tls_key=key)
+        == f"--redis-tls-key {key}: the key does not belong to the certificate"
     )
-    told = f"--redis-key {locked}: the key must not be encrypted"
-    assert refused([TLS], redis_cert=certificate, redis_key=locked) == told
+    told = f"--redis-tls-key {locked}: the key must not be encrypted"
+    assert refused([TLS], redis_tls_cert=certificate, redis_tls_key=locked) == told
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\nsecret\n", b"\xff"])

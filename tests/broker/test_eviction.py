@@ -116,7 +116,7 @@ class TestEviction(BusTestCase):
             await deferLater(reactor, 0.01)
         texts = [text for _, text in self.said()]
         assert texts[0].endswith(
-            "of 32 MiB (--broker-memory): it drops the histories of the rooms that were silent for the longest"
+            "of 32 MiB (--redis-maxmemory): it drops the histories of the rooms that were silent for the longest"
         )
 
     async def test_one_worker_at_a_time_makes_room(self) -> None:

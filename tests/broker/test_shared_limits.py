@@ -17,8 +17,8 @@ from chatd.protocol.http_head import Refused
 from tests.broker.server import Client
 
 A, B = "192.0.2.1", "2001:db8::1"
-LIMITS: Any = {"limit_connections": "20", "limit_arrivals": "30", "limit_messages": "off", "limit_bytes": "off"}
-LIMITS |= {"limit_address_messages": "20", "limit_address_bytes": "8000"}
+LIMITS: Any = {"connections_per_address": "20", "connection_rate": "30", "message_rate": "off", "byte_rate": "off"}
+LIMITS |= {"address_message_rate": "20", "address_byte_rate": "8000"}
 
 
 class Asking:

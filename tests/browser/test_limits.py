@@ -16,7 +16,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd: an address may ask twice a second, after 20 times at once, and a client say 5 lines a second."""
-    options = ("--limit-requests", "2", "--limit-messages", "5")
+    options = ("--request-rate", "2", "--message-rate", "5")
     with Daemon(tmp_path_factory.mktemp("limits"), *options, workers=1) as running:
         yield running
 

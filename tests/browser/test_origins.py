@@ -32,7 +32,7 @@ WAYS = {
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that has two more names, for which browsers send no Sec-Fetch headers."""
     names = ("127.0.0.1", "localhost", "chat.test", "evil.test")
-    options = [word for name in names for word in ("--host", name)]
+    options = [word for name in names for word in ("--allowed-host", name)]
     with Daemon(tmp_path_factory.mktemp("origins"), *options) as running:
         yield running
 

@@ -175,7 +175,7 @@ def test_a_page_of_another_origin_talks_here_only_where_it_may(
     other = windows.new()
     other.base = "http://127.0.0.1"  # another port is another origin
     other.page.goto(daemon.url("-/", "http"))
-    options = ("--origin", daemon.url(scheme="http").rstrip("/")) if welcome else ()
+    options = ("--allowed-origin", daemon.url(scheme="http").rstrip("/")) if welcome else ()
     with Daemon(tmp_path / "guarded", *options) as guarded:
         told = other.page.evaluate(TALK, [guarded.url("guarded", "http"), guarded.url("guarded")])
         # Without CORS a page hears nothing of an answer, which is for our own origin (CORP).

@@ -30,7 +30,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("page-tokens")
     (folder / KEY).write_bytes(public_pem())
     (folder / REVOKED).write_text("")
-    with Daemon(folder, "--auth-key", KEY, "--revoked", REVOKED) as running:
+    with Daemon(folder, "--auth-key", KEY, "--auth-revoked", REVOKED) as running:
         yield running
 
 

@@ -36,7 +36,7 @@ def here(daemon: Daemon, room: str) -> int:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that keeps little, with one worker: what that one notices is in the log."""
-    options = ("--history", "5", "--max-message", "1000", "--presence-limit", "3")
+    options = ("--history-size", "5", "--max-message-size", "1000", "--tuning", "presence_limit=3")
     with Daemon(tmp_path_factory.mktemp("trouble"), *options, workers=1) as running:
         yield running
 

@@ -20,7 +20,13 @@ from tests.fakes import FakeBus, FakeChatLog, FakeLine
 from tests.frames import frames
 
 CONFIG = Config(
-    max_message=16, bus_patience=10, flush_interval=0, max_rooms=3, questions=2, retry_seconds=5, join_seconds=5
+    max_message_size=16,
+    publish_timeout=10,
+    flush_interval=0,
+    rooms_per_client=3,
+    questions=2,
+    retry_seconds=5,
+    join_seconds=5,
 )
 
 Kind = TypeVar("Kind", Session, TextSession, JsonSession)

@@ -21,7 +21,7 @@ from tests.conformance.testee import listen
 from tests.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, handshake
 from tests.rows import rows
 
-COMPRESSING = Config(max_message=1000, compress=True, flush_interval=0)
+COMPRESSING = Config(max_message_size=1000, compress=True, flush_interval=0)
 RSV1 = 0x40
 TAKEN_UP = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 LONG = "a word and a word and a word " * 20
@@ -212,7 +212,7 @@ class MessageTests(TestCase):
         assert (self.client.closed_with, self.server.said()) == (1007, [])
 
     def test_a_bomb_is_1009_and_never_unpacked(self) -> None:
-        server = ChatServer(Config(max_message=100_000, compress=True))
+        server = ChatServer(Config(max_message_size=100_000, compress=True))
         victim = client(server)
         bomb = frame(deflated(bytes(50_000_000)), TEXT | RSV1)
         assert len(bomb) < 100_000

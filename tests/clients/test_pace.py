@@ -21,12 +21,12 @@ from tests.clients.server import ChatServer, events, lines
 from tests.fakes import FakeLine
 
 CONFIG = Config(
-    max_message=100,
+    max_message_size=100,
     flush_interval=0,
-    limit_messages="5",
-    limit_burst=10,
+    message_rate="5",
+    message_burst=10,
     flood_warnings=3,
-    max_rooms=3,
+    rooms_per_client=3,
     overdue_bytes=50,
 )
 
@@ -241,7 +241,7 @@ def test_a_new_nick_costs_as_many_messages_as_rooms_are_told(town: Town) -> None
 
 
 def test_a_client_in_a_hundred_rooms_may_change_its_nick_each_20_seconds(town: Town) -> None:
-    town.config = replace(CONFIG, max_rooms=100)
+    town.config = replace(CONFIG, rooms_per_client=100)
     town.limits = RateLimits(town.config, town.clock.seconds)
     session, line = town.paced(JsonSession)
     session.received([request("join", room=f"r{number}") for number in range(99)])
@@ -275,7 +275,7 @@ class Library(Town):
     def __init__(self) -> None:
         super().__init__()
         self.limits = RateLimits(
-            replace(CONFIG, limit_requests="2", limit_requests_seconds=2.5, limit_read_bytes=1000, flood_warnings=9),
+            replace(CONFIG, request_rate="2", limit_requests_seconds=2.5, limit_read_bytes=1000, flood_warnings=9),
             self.clock.seconds,
         )
         for number in range(20):

@@ -363,7 +363,7 @@ def test_what_ran_out_of_patience_leaves_room_for_others() -> None:
         session, _ = server.session(name)
         session.received(["x" * 16])
         session.closed()
-        server.clock.advance(CONFIG.bus_patience)
+        server.clock.advance(CONFIG.publish_timeout)
     session, _ = server.session("s3")
     session.received(["last words"])
     session.closed()

@@ -56,8 +56,8 @@ class Counted(Server):
 class Client(SendBuffer, Protocol):
     """The outflow to a client, with what it tells."""
 
-    max_backlog = BOUND
-    max_backlog_total = TOTAL
+    max_send_buffer = BOUND
+    worker_send_buffers = TOTAL
     crowded_backlog = 2 * MARK
 
     def __init__(self) -> None:
@@ -254,7 +254,7 @@ STEPS = st.lists(
 def test_nothing_is_lost_doubled_or_out_of_order(reactor: Any, bound: int, steps: list[tuple[str, int]]) -> None:
     with connected(reactor, 4096) as line:
         client = line.client
-        client.max_backlog = bound
+        client.max_send_buffer = bound
         controls = 0
         expected = b""
         for number, (step, size) in enumerate(steps):
@@ -381,7 +381,7 @@ def crowd(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Line]]
     monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 0)
     lines = [Line(reactor, 4096) for _ in range(3)]
     for line in lines:
-        line.client.max_backlog, line.client.max_backlog_total = 1_000_000, 300_000
+        line.client.max_send_buffer, line.client.worker_send_buffers = 1_000_000, 300_000
     yield lines
     for line in lines:
         line.close()
@@ -405,7 +405,7 @@ def test_one_that_reads_gets_all_though_too_much_waits_for_others(reactor: Any, 
     while not slow.client.missed:
         slow.client.deliver(b"x" * 10_000, 1)
     with connected(reactor) as reading:
-        reading.client.max_backlog_total = 300_000
+        reading.client.worker_send_buffers = 300_000
         for number in range(1, 101):
             reading.client.deliver(b"y" * 1_000, 1)
             reading.read_until(number * 1_000)
@@ -470,7 +470,7 @@ def test_one_that_falls_behind_is_counted_as_it_is(crowd: list[Line]) -> None:
     for line in (slow, other):
         line.client.deliver(b"x" * 180_000, 1)
     slow.read_down_to(90_000)
-    slow.client.max_backlog = 90_000
+    slow.client.max_send_buffer = 90_000
     slow.client.deliver(b"y" * 10_000, 1)
     assert slow.client.missed == 1
     other.client.deliver(b"y" * 10_000, 1)

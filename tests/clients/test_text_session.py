@@ -256,7 +256,7 @@ def test_last_shows_twenty_unless_told_how_many(server: ChatServer, ann: tuple[T
 
 
 def test_last_says_where_it_has_fewer_than_were_asked_for_because_more_do_not_fit() -> None:
-    server = ChatServer(replace(CONFIG, max_backlog=300))
+    server = ChatServer(replace(CONFIG, max_send_buffer=300))
     person, line = server.person("ann")
     for number in range(5):
         person.received([f"{number}"])

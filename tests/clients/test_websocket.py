@@ -42,7 +42,7 @@ from tests.frames import (
     heard,
 )
 
-CONFIG = Config(max_message=1000, max_backlog=300_000, empty_fragments=20, flush_interval=0)
+CONFIG = Config(max_message_size=1000, max_send_buffer=300_000, empty_fragments=20, flush_interval=0)
 KIB64 = b"x" * 65_536
 
 
@@ -554,84 +554,84 @@ class PingTests(TestCase):
         self.server.clock.pump(seconds)
 
     def test_a_silent_client_is_pinged(self) -> None:
-        self.advance(CONFIG.ping_seconds - 0.1)
+        self.advance(CONFIG.ping_interval - 0.1)
         assert self.pings() == []
         self.advance(0.1)
         assert len(self.pings()) == 1
 
     def test_one_that_answers_is_pinged_again_and_stays(self) -> None:
         for number in range(1, 6):
-            self.advance(CONFIG.ping_seconds)
+            self.advance(CONFIG.ping_interval)
             assert len(self.pings()) == number
             self.client.send(frame(self.pings()[-1], PONG))
         assert self.client.gone == ""
 
     def test_one_that_does_not_answer_is_dropped(self) -> None:
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds - 0.1)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout - 0.1)
         assert self.client.gone == ""
         self.advance(0.1)
         assert self.client.gone == "ConnectionAborted"
 
     def test_half_a_frame_and_silence_is_dropped(self) -> None:
         self.client.send(frame(b"hello")[:-1])
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout)
         assert self.client.gone == "ConnectionAborted"
         assert self.server.said() == []
 
     def test_a_frame_that_drips_is_no_sign_of_life(self) -> None:
         self.client.send(header(TEXT, 100) + b"mask")
-        self.advance(CONFIG.ping_seconds)
-        for _ in range(int(CONFIG.pong_seconds)):
+        self.advance(CONFIG.ping_interval)
+        for _ in range(int(CONFIG.pong_timeout)):
             self.client.send(b"x")
             self.advance(1)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_message_counts_as_an_answer(self) -> None:
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         self.client.send(frame(b"I am here"))
-        self.advance(CONFIG.pong_seconds)
+        self.advance(CONFIG.pong_timeout)
         assert self.client.gone == ""
 
     def test_a_pong_of_anything_is_a_sign_of_life(self) -> None:
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         self.client.send(frame(b"made up", PONG))
-        self.advance(CONFIG.pong_seconds)
+        self.advance(CONFIG.pong_timeout)
         assert self.client.gone == ""
 
     def test_a_fragment_of_a_message_is_a_sign_of_life(self) -> None:
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         self.client.send(frame(b"to be", fin=False))
-        self.advance(CONFIG.pong_seconds)
+        self.advance(CONFIG.pong_timeout)
         assert self.client.gone == ""
 
     def test_an_answer_at_once_is_one_however_late_it_is_looked_for(self) -> None:
         self.server.clock.advance(CONFIG.timer_seconds * 0.34)  # between two ticks of the wheel
         client = self.server.client()
-        self.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
+        self.advance(CONFIG.ping_interval + CONFIG.timer_seconds)
         client.send(frame(b"", PONG))
-        self.advance(*[CONFIG.timer_seconds] * int(CONFIG.pong_seconds * 12))
+        self.advance(*[CONFIG.timer_seconds] * int(CONFIG.pong_timeout * 12))
         assert client.gone == ""
 
     def test_one_that_talks_is_not_pinged(self) -> None:
         for _ in range(10):
-            self.advance(CONFIG.ping_seconds * 0.9)
+            self.advance(CONFIG.ping_interval * 0.9)
             self.client.send(frame(b"hello"))
         assert self.pings() == []
-        self.advance(CONFIG.ping_seconds - 1, 1.1)
+        self.advance(CONFIG.ping_interval - 1, 1.1)
         assert len(self.pings()) == 1
 
     def test_one_that_answers_late_is_asked_again_only_when_it_has_been_silent(self) -> None:
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds - 1)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout - 1)
         self.client.send(frame(b"", PONG))
-        self.advance(1.1, CONFIG.ping_seconds - 2)
+        self.advance(1.1, CONFIG.ping_interval - 2)
         assert len(self.pings()) == 1
         self.advance(1.1)
         assert len(self.pings()) == 2
 
     def test_one_that_says_nothing_new_but_answered_once_is_dropped_the_next_time(self) -> None:
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         self.client.send(frame(b"", PONG))
-        self.advance(CONFIG.pong_seconds, CONFIG.ping_seconds, CONFIG.pong_seconds + CONFIG.timer_seconds)
+        self.advance(CONFIG.pong_timeout, CONFIG.ping_interval, CONFIG.pong_timeout + CONFIG.timer_seconds)
         assert self.client.gone == "ConnectionAborted"
 
     def reads(self, acknowledged: Iterable[int], waiting: Iterable[int]) -> None:
@@ -642,75 +642,75 @@ class PingTests(TestCase):
 
     def test_one_that_reads_on_is_not_dropped_however_much_is_written_behind_it(self) -> None:
         self.reads(count(), count(500_000, 100_000))
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         for _ in range(5):
-            self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
+            self.advance(CONFIG.pong_timeout + CONFIG.timer_seconds)
             assert self.client.gone == ""
         self.reads(repeat(5), repeat(1))
-        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_something_waits_later_than_the_ping_is_not_dropped_while_it_takes_more(self) -> None:
         self.reads(count(), chain([0], repeat(1)))
-        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds + CONFIG.timer_seconds] * 3)
+        self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout + CONFIG.timer_seconds] * 3)
         assert self.client.gone == ""
 
     def test_one_for_which_nothing_waits_is_dropped_although_its_kernel_takes_what_comes(self) -> None:
         self.reads(count(), repeat(0))
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_something_waits_has_longer_to_take_it_if_its_kernel_answers(self) -> None:
         self.reads(repeat(5), repeat(1))
         self.patch(SendBuffer, "window", 0)
-        looks = int(CONFIG.stalled_seconds / CONFIG.pong_seconds) - 1
-        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * looks)
+        looks = int(CONFIG.stalled_seconds / CONFIG.pong_timeout) - 1
+        self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout] * looks)
         assert self.client.gone == ""
-        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_something_waits_and_whose_kernel_is_silent_has_no_longer(self) -> None:
         self.reads(repeat(5), repeat(1))
         self.patch(SendBuffer, "window", 0)
         self.patch(SendBuffer, "is_unheard", lambda *_: True)
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_nothing_waits_and_whose_window_opens_is_pinged_again_and_lives(self) -> None:
         self.reads(repeat(5), repeat(0))
         windows = chain(range(1000, 5000, 1000), repeat(4000))
         self.patch(SendBuffer, "window", property(lambda _: next(windows)))
-        self.advance(CONFIG.ping_seconds)
+        self.advance(CONFIG.ping_interval)
         for pings in range(1, 3):
             assert len(self.pings()) == pings
-            self.advance(CONFIG.pong_seconds + CONFIG.timer_seconds)
+            self.advance(CONFIG.pong_timeout + CONFIG.timer_seconds)
             assert self.client.gone == ""
-        self.advance(*[CONFIG.pong_seconds + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:
         self.client.connection.pause()
-        self.advance(CONFIG.ping_seconds, *[CONFIG.pong_seconds] * 5)
+        self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout] * 5)
         assert self.client.gone == ""
 
     def test_one_that_is_read_again_and_answers_stays(self) -> None:
         self.client.connection.pause()
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds * 1.5)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout * 1.5)
         self.client.send(frame(self.pings()[0], PONG))
         self.client.connection.resume()
-        self.advance(0, CONFIG.pong_seconds)
+        self.advance(0, CONFIG.pong_timeout)
         assert self.client.gone == ""
 
     def test_one_that_is_read_again_and_is_silent_is_dropped(self) -> None:
         self.client.connection.pause()
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds * 1.5)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout * 1.5)
         self.client.connection.resume()
-        self.advance(CONFIG.pong_seconds)
+        self.advance(CONFIG.pong_timeout)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_paused_client_that_is_lost_leaves_no_timer_behind(self) -> None:
         self.client.connection.pause()
-        self.advance(CONFIG.ping_seconds, CONFIG.pong_seconds)
+        self.advance(CONFIG.ping_interval, CONFIG.pong_timeout)
         self.client.transport.vanish()
         assert self.server.clock.getDelayedCalls() == []
 
@@ -730,7 +730,7 @@ class BackPressureTests(TestCase):
         said = self.fall_behind()
         heard = self.client.heard.texts
         assert heard == said[: len(heard)]
-        assert CONFIG.max_backlog - 65_546 < len(self.client.transport.value()) < CONFIG.max_backlog + 65_536
+        assert CONFIG.max_send_buffer - 65_546 < len(self.client.transport.value()) < CONFIG.max_send_buffer + 65_536
         assert (self.client.closed_with, self.client.gone) == (0, "")
 
     def test_once_it_has_read_it_gets_what_it_was_not_given(self) -> None:
@@ -751,9 +751,9 @@ class BackPressureTests(TestCase):
         while len(self.client.heard.texts) < len(said):
             before = len(self.client.transport.value())
             self.client.transport.read_what_waits()
-            assert before < len(self.client.transport.value()) <= before + CONFIG.max_backlog + 65_546
+            assert before < len(self.client.transport.value()) <= before + CONFIG.max_send_buffer + 65_546
             steps += 1
-        assert steps >= 50 * 65_536 // (CONFIG.max_backlog + 65_546) - 1
+        assert steps >= 50 * 65_536 // (CONFIG.max_send_buffer + 65_546) - 1
         assert self.client.heard.texts == said
 
     def test_what_is_said_while_it_is_behind_is_not_written_before_it_has_read(self) -> None:
@@ -790,7 +790,7 @@ class BackPressureTests(TestCase):
 
     def test_one_that_is_silent_too_is_dropped_as_any_silent_one(self) -> None:
         self.fall_behind()
-        self.server.clock.pump([CONFIG.ping_seconds, CONFIG.pong_seconds + 0.2])
+        self.server.clock.pump([CONFIG.ping_interval, CONFIG.pong_timeout + 0.2])
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_that_is_closed_for_another_reason_gets_what_waits_and_that_reason(self) -> None:
@@ -909,14 +909,14 @@ class BackPressureTests(TestCase):
     def test_a_bus_away_too_long_is_1013(self) -> None:
         self.server.bus.away = "it is gone"
         self.client.send(frame(b"a"))
-        self.server.clock.advance(CONFIG.bus_patience)
+        self.server.clock.advance(CONFIG.publish_timeout)
         assert self.client.closed_with == 1013
         assert self.server.said() == []
 
 
 class NoHistoryTests(TestCase):
     def setUp(self) -> None:
-        self.server = ChatServer(replace(CONFIG, history=0))
+        self.server = ChatServer(replace(CONFIG, history_size=0))
         self.server.bus.kept_messages = 0
         self.client = self.server.client()
         self.client.transport.client_reads = False
@@ -1192,7 +1192,7 @@ class OverwhelmedTests(TestCase):
         for _ in range(100):
             client.send(question * 100)
             self.server.clock.advance(0)
-        assert len(client.transport.value()) < CONFIG.max_backlog * 1.5
+        assert len(client.transport.value()) < CONFIG.max_send_buffer * 1.5
         return client.heard
 
     def test_a_person_is_told_so_and_hung_up_on(self) -> None:
@@ -1214,7 +1214,7 @@ class OverwhelmedTests(TestCase):
         client = program(self.server)
         client.transport.client_reads = False
         session: Any = client.connection.session
-        for _ in range(CONFIG.max_backlog // 500):
+        for _ in range(CONFIG.max_send_buffer // 500):
             session.refuse("r" * 64, "bad_request", "x" * 1000)
             session.flush()
         assert client.closed_with == 1013
@@ -1233,7 +1233,7 @@ class MemoryTests(TestCase):
         server = ChatServer()
         client = server.client()
         client.send(frame(b"a"), frame(b"b", fin=False), frame(b"hi", PING), frame(b"c", CONTINUATION))
-        server.clock.advance(CONFIG.ping_seconds + CONFIG.timer_seconds)
+        server.clock.advance(CONFIG.ping_interval + CONFIG.timer_seconds)
         client.send(frame(b"", PONG))
         assert server.said() == ["a", "bc"]
         assert vars(client.connection) == {}
@@ -1246,9 +1246,12 @@ class FactoryTests(TestCase):
         assert ids == ["w.1", "w.2", "w.3"]
 
     def test_two_factories_keep_their_own_limits_and_time(self) -> None:
-        small, large = ChatServer(replace(CONFIG, max_message=10)), ChatServer(replace(CONFIG, max_message=2000))
+        small, large = (
+            ChatServer(replace(CONFIG, max_message_size=10)),
+            ChatServer(replace(CONFIG, max_message_size=2000)),
+        )
         clients = [server.client() for server in (small, large)]
-        small.clock.advance(CONFIG.ping_seconds)
+        small.clock.advance(CONFIG.ping_interval)
         assert [[opcode for opcode, _ in client.heard.frames] for client in clients] == [[PING], []]
         for client in clients:
             client.send(frame(b"x" * 500))

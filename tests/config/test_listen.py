@@ -4,18 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.config.listen import check_endpoint, is_local, suggestion
+from chatd.config import listen
+from chatd.config.listen import check_endpoint, endpoints_of, is_local, suggestion
 from chatd.config.settings import LOOPBACK_LISTEN
-from chatd.config.values import BadValue
-from tests.rows import rows
+from chatd.config.values import BadValue, quoted
 
 
 def refusal(endpoint: str) -> str:
     with pytest.raises(BadValue) as caught:
         check_endpoint(endpoint)
-    said = str(caught.value)
-    assert said.startswith(f"--listen {endpoint!r}"), "it is said which one"
-    return said.removeprefix(f"--listen {endpoint!r}")
+    error, start = str(caught.value), f"--listen: {quoted(endpoint)}"
+    assert error.startswith(start), error
+    return error.removeprefix(start)
 
 
 GOOD = [
@@ -36,7 +36,7 @@ GOOD = [
 ]
 
 
-@rows("endpoint", GOOD)
+@pytest.mark.parametrize("endpoint", GOOD)
 def test_an_endpoint_string_is_let_be(endpoint: str) -> None:
     check_endpoint(endpoint)
 
@@ -70,13 +70,49 @@ MEANT = [
 ]
 
 
-@rows(("typed", "meant"), MEANT)
-def test_what_other_servers_take_is_refused_with_what_was_meant(typed: str, meant: str) -> None:
-    assert refusal(typed).endswith(f"; use {meant}")
-    check_endpoint(meant.strip("'").replace("KEY.pem:", "/none:"))
+def test_what_was_probably_meant_is_suggested() -> None:
+    assert [(typed, suggestion(typed), meant) for typed, meant in MEANT if suggestion(typed) != meant] == []
+    assert refusal("https://chat.example.org") == (
+        " is not an address; use ssl:443:privateKey=KEY.pem:certKey=CERTIFICATES.pem"
+    )
+    for _, meant in MEANT:
+        check_endpoint(meant.strip("'").replace("KEY.pem:", "/none:"))
 
 
-@rows(
+TLS = "privateKey=/k.pem:certKey=/c.pem"
+
+
+def test_plain_addresses_become_endpoint_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[str, bool, tuple[str, ...]]] = [
+        ("3000", False, ("tcp:3000", r"tcp:3000:interface=\:\:")),
+        (":3000", False, ("tcp:3000", r"tcp:3000:interface=\:\:")),
+        ("*:3000", False, ("tcp:3000", r"tcp:3000:interface=\:\:")),
+        ("0.0.0.0:80", False, ("tcp:80",)),
+        ("[::]:80", False, (r"tcp:80:interface=\:\:",)),
+        ("127.0.0.1:3000", False, ("tcp:3000:interface=127.0.0.1",)),
+        ("[::1]:3000", False, (r"tcp:3000:interface=\:\:1",)),
+        ("localhost:80", False, ("tcp:80:interface=127.0.0.1", r"tcp:80:interface=\:\:1")),
+        (":443", True, (f"ssl:443:{TLS}", rf"ssl:443:{TLS}:interface=\:\:")),
+        ("192.0.2.7:443", True, (f"ssl:443:{TLS}:interface=192.0.2.7",)),
+        ("unix:/run/chatd.sock", True, ("unix:/run/chatd.sock",)),
+        ("tcp:3000", True, ("tcp:3000",)),
+        ("chat.example.org:3000", False, ("chat.example.org:3000",)),
+    ]
+    for ipv6 in (True, False):
+        monkeypatch.setattr(listen, "has_ipv6", lambda ipv6=ipv6: ipv6)
+        found = [(text, tls, endpoints_of([text], "/c.pem" * tls, "/k.pem" * tls)) for text, tls, _ in rows]
+        assert found == rows if ipv6 else all(len(endpoints) == 1 for _, _, endpoints in found)
+        for _, _, endpoints in found[:-1]:
+            for endpoint in endpoints:
+                check_endpoint(endpoint)
+    monkeypatch.undo()
+    assert endpoints_of((), "", "") == ()
+    assert endpoints_of((), "/a:b.pem", "")[0] == r"ssl:3000:privateKey=/a\:b.pem:certKey=/a\:b.pem:interface=127.0.0.1"
+    with pytest.raises(BadValue, match=r"^--tls-key: --tls-cert is missing; use both$"):
+        endpoints_of((), "", "/k.pem")
+
+
+@pytest.mark.parametrize(
     "typed",
     [
         "",
@@ -94,28 +130,28 @@ def test_what_other_servers_take_is_refused_with_what_was_meant(typed: str, mean
 )
 def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -> None:
     said = refusal(typed)
-    assert said.startswith(" is not an endpoint string; use for example tcp:3000, ")
+    assert said.startswith(" is not an address; use for example :3000, ")
     assert "\n" not in said
 
 
-@rows(
+@pytest.mark.parametrize(
     ("endpoint", "said"),
     [
         ("tcp", ": tcp needs port="),
-        ("tcp:x", ": port must be a number from 0 to 65535, not 'x'"),
-        ("tcp:99999", ": port must be a number from 0 to 65535, not '99999'"),
-        ("tcp:3000:backlog=many", ": backlog must be a number from 0 to 2147483647, not 'many'"),
+        ("tcp:x", ': port must be a number from 0 to 65535, not "x"'),
+        ("tcp:99999", ': port must be a number from 0 to 65535, not "99999"'),
+        ("tcp:3000:backlog=many", ': backlog must be a number from 0 to 2147483647, not "many"'),
         ("tcp:3000:bogus=1", ": tcp has no bogus=; tcp takes port=, interface=, backlog="),
         ("tcp:3000:interfaces=eth0", ": tcp has no interfaces=; interface= may be meant"),
         ("ssl:443:cert=a.pem", ": ssl has no cert=; certKey= may be meant"),
         ("unix", ": unix needs address="),
-        ("unix:/a:mode=888", ": mode must be an octal number from 0 to 777, not '888'"),
+        ("unix:/a:mode=888", ': mode must be an octal number from 0 to 777, not "888"'),
         ("systemd:fd=3", ": systemd has no fd=; systemd takes domain=, index=, name="),
-        ("systemd:index=x", ": index must be a number from 0 to 2147483647, not 'x'"),
+        ("systemd:index=x", ': index must be a number from 0 to 2147483647, not "x"'),
         ("systemd:domain=INET", ": systemd needs either name= or index="),
         ("systemd:index=0:name=chat", ": systemd needs either name= or index="),
-        ("systemd:domain=INET5:index=0", ": domain must be INET, INET6 or UNIX, not 'INET5'; it may be left out"),
-        ("haproxy:haproxy:tcp:abc", ": port must be a number from 0 to 65535, not 'abc'"),
+        ("systemd:domain=INET5:index=0", ': domain must be INET, INET6 or UNIX, not "INET5"; it may be left out'),
+        ("haproxy:haproxy:tcp:abc", ': port must be a number from 0 to 65535, not "abc"'),
         (
             "tcp:3000:a:50:b",
             r": tcp takes port=, interface=, backlog=, and no more; a colon within one is \:; use tcp:3000",
@@ -142,7 +178,7 @@ def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
     suggestion(text)
 
 
-@rows(
+@pytest.mark.parametrize(
     ("endpoint", "local"),
     [
         ("tcp:3000", False),

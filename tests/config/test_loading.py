@@ -1,16 +1,35 @@
+"""Where options come from."""
+
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatd.config.loading import combine, name_of, read_file, show
-from chatd.config.settings import LOOPBACK_LISTEN, Config, options
+from chatd.config.loading import Source, combine, read_environment, read_file, show
+from chatd.config.renamed import RENAMED, current_words
+from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options
 from chatd.config.values import BadValue
-from tests.rows import rows
 
 WORKERS = max(2, os.cpu_count() or 1)
+
+EXAMPLES: dict[str, Any] = {
+    "COUNT": 7,
+    "DURATION": "1s",
+    "SIZE": "100MB",
+    "LIMIT": "off",
+    "NUMBER": 1,
+    "FILE": "/run/one",
+    "DIR": "/run/kept",
+    "URL": "redis://one",
+    "TEXT": "other",
+    "CLAIM": "exp",
+    "FORMAT": "json",
+    "WHEN": "batch",
+    "LEVEL": "warn",
+}
 
 
 def write(folder: Path, text: str) -> str:
@@ -20,182 +39,257 @@ def write(folder: Path, text: str) -> str:
 
 
 def fault(folder: Path, text: str) -> str:
-    """Give what is said of a file, without its name."""
+    """Return the error of a file, without its name."""
     path = write(folder, text)
     with pytest.raises(BadValue) as caught:
         read_file(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}: ")
-    assert "\n" not in said
-    return said.removeprefix(f"{path}: ")
+    error = str(caught.value)
+    assert error.startswith(path) and "\n" not in error
+    return error.removeprefix(path).removeprefix(": ")
+
+
+def example(option: Option) -> Any:
+    """Return a value of an option as a file may have it."""
+    sizes = {"max_message_size": "64KiB", "worker_send_buffers": "1MiB"}
+    value = sizes.get(option.name) or (True if option.is_switch else EXAMPLES.get(option.value, "text"))
+    return [value] if option.is_list else value
+
+
+def toml(value: Any) -> str:
+    return str(value).lower() if value is True else repr(value)
+
+
+def parsed(option: Option, value: Any) -> Any:
+    return tuple(map(option.parse, value)) if option.is_list else option.parse(toml(value).strip("'"))
 
 
 # A file
 
 
-def test_every_option_may_stand_in_the_file_by_its_name(tmp_path: Path) -> None:
-    values: dict[str, Any] = {}
-    for knob in options():
-        if isinstance(knob.default, bool):
-            values[name_of(knob)] = True
-        elif isinstance(knob.default, tuple):
-            several = {"auth_key": ["/run/one", "/run/two"], "auth_require": ["exp", "sub"]}
-            values[name_of(knob)] = several.get(knob.name, ["redis://one", "redis://two"])
-        elif not isinstance(knob.default, str):
-            values[name_of(knob)] = knob.default
-    values |= {"redis-prefix": "other", "chat-log": "all.log", "state": "kept"}
-    lines = [f"{name} = {str(value).lower() if value is True else repr(value)}\n" for name, value in values.items()]
-    read = read_file(write(tmp_path, "".join(lines)))
-    for knob in options():
-        if (name := name_of(knob)) in values:
-            value = values[name]
-            assert read[knob.name] == (tuple(value) if isinstance(value, list) else value), name
+def test_every_option_and_bound_may_stand_in_its_section(tmp_path: Path) -> None:
+    lines = []
+    for section in SECTIONS:
+        known = [option for option in (*options(), *bounds()) if option.section == section]
+        lines += [f"[{section}]"] * bool(section) + [f"{option.key} = {toml(example(option))}" for option in known]
+    source = read_file(write(tmp_path, "\n".join(lines)))
+    expected = {option.name: parsed(option, example(option)) for option in (*options(), *bounds())}
+    assert (source.values, source.warnings) == (expected, [])
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1", 1.0), ("0.25", 0.25), ("86_400", 86400.0)])
-def test_a_number_is_one_with_or_without_a_point(tmp_path: Path, text: str, seconds: float) -> None:
-    assert read_file(write(tmp_path, f"bus-patience = {text}")) == {"bus_patience": seconds}
+def test_every_option_of_the_last_release_still_works_in_a_file_with_a_warning(tmp_path: Path) -> None:
+    renamed = {old: next(o for o in (*options(), *bounds()) if o.name == new) for old, new in RENAMED.items()}
+    moved = {option.flag: option for option in options() if option.key != option.flag or option.section}
+    for old, option in (moved | renamed).items():
+        value = 2 if old == "flush-interval" else example(option)
+        source = read_file(write(tmp_path, f"{old} = {toml(value)}"))
+        expected = 0.002 if old == "flush-interval" else parsed(option, value)
+        assert source.values == {option.name: expected}, old
+        assert source.warnings == [f"{tmp_path}/chatd.toml: {old} is deprecated; use {option.place}"], old
 
 
-def test_what_is_a_number_or_a_word_may_be_a_number_or_text(tmp_path: Path) -> None:
-    lines = ("limit-messages = 5", "limit-arrivals = 0.5", "limit-bytes = '64kB'", "limit-rooms = 'off'")
-    sizes = ("max-message = '100kB'", "max-backlog = 100_000", "broker-memory = 536870912", "chat-log-rotate = 100000")
-    assert read_file(write(tmp_path, "\n".join(lines + sizes))) == {
-        "limit_messages": "5",
-        "limit_arrivals": "0.5",
-        "limit_bytes": "64000",
-        "limit_rooms": "off",
-        "max_message": 100_000,
-        "max_backlog": 100_000,
-        "broker_memory": "536870912",
-        "chat_log_rotate": "100000",
+def test_numbers_and_texts(tmp_path: Path) -> None:
+    text = """
+    history_ttl = 0.25
+    [limits]
+    message_rate = 5
+    connection_rate = 0.5
+    byte_rate = "64kB"
+    max_message_size = 100_000
+    [redis]
+    maxmemory = 536870912
+    [listen]
+    address = ":1"
+    trusted_proxy = []
+    """
+    assert read_file(write(tmp_path, text)).values == {
+        "history_ttl": 0.25,
+        "message_rate": "5",
+        "connection_rate": "0.5",
+        "byte_rate": "64000",
+        "max_message_size": 100_000,
+        "redis_maxmemory": "536870912",
+        "listen": (":1",),
+        "trusted_proxy": (),
     }
 
 
-def test_a_list_of_one_may_be_the_one(tmp_path: Path) -> None:
-    assert read_file(write(tmp_path, "listen = 'tcp:3000'")) == {"listen": ("tcp:3000",)}
-
-
-def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
-    assert read_file(write(tmp_path, "# nothing yet\n")) == {}
-
-
 def test_an_empty_text_is_as_if_it_were_not_there(tmp_path: Path) -> None:
-    assert combine({}, read_file(write(tmp_path, 'redis-ca = ""\nstate = ""'))) == Config(workers=WORKERS)
+    source = read_file(write(tmp_path, 'data_dir = ""\n[redis]\ntls_ca = ""'))
+    assert combine(source) == combine(read_file(write(tmp_path, "# nothing\n"))) == Config(workers=WORKERS)
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("wrokers = 4", "no such option: 'wrokers' (did you mean workers?)"),
-        ("zzz = 4", "no such option: 'zzz'"),
-        ("config = 'other.toml'", "no such option: 'config'"),
-        ("[state]\nhost = 'a'", "[state] is a section, but options stand without one: remove that line"),
-        ("[chatd]\nworkers = 4", "[chatd] is a section, but options stand without one: remove that line"),
-        ("[[chatd]]\nworkers = 4", "[chatd] is a section, but options stand without one: remove that line"),
-        ("chat_logs = 'a'", "no such option: 'chat_logs' (did you mean chat-log?)"),
-        ("limit-messages = true", "limit-messages must be a number or text, not true"),
-        ("chat-log-rotate = 10", "chat-log-rotate must be day, or a size of at least 10kB such as 100MB, not '10'"),
-        ("workers = -1", "workers must be a whole number from 0 to 256, not '-1'"),
-        ("workers = 2.5", "workers must be a whole number from 0 to 256, not '2.5'"),
-        ("workers = '4'", "workers must be a number, not '4'"),
-        ("workers = true", "workers must be a number, not true"),
-        ("bus-patience = nan", "bus-patience must be a number of seconds from 0 to 86400, not 'nan'"),
-        ("chat-log = 7", "chat-log must be text, not 7"),
-        ("chat-log = ''", "chat-log must name a file"),
-        ("compress = 1", "compress must be true or false"),
-        ("listen = [3000]", 'listen must be text, or a list of it: ["…", "…"], not [3000]'),
-        ("listen = 3000", 'listen must be text, or a list of it: ["…", "…"], not 3000'),
-        ("workers = 2026-11-30", "workers must be a number, not 2026-11-30"),
-        ("state = [true]", "state must be text, not [true]"),
-    ],
-)
-def test_what_cannot_be_used_is_said_by_its_name(tmp_path: Path, text: str, said: str) -> None:
-    assert fault(tmp_path, text) == said
+SECTIONS_ARE = "; sections are listen, redis, limits, auth, chat_log, log, tuning"
+NO_DURATION = "is not a duration; use a number with a unit such as 500ms, 10s, 5m or 24h"
+NO_SIZE = "is not a size; use a number with a unit such as 64KiB, 100MB or 1GiB"
+FAULTS = [
+    ("wrokers = 4", "wrokers is not an option (did you mean workers?)"),
+    ("zzz = 4", "zzz is not an option"),
+    ("config = 'other.toml'", "config is not an option"),
+    (
+        "[state]\nhost = 'a'",
+        "[state] is not a section; sections are listen, redis, limits, auth, chat_log, log, tuning",
+    ),
+    (
+        "[limit]\na = 1",
+        "[limit] is not a section (did you mean limits?); sections are listen, redis, limits, auth, "
+        "chat_log, log, tuning",
+    ),
+    ("chat_logs = 'a'", "chat_logs is not an option (did you mean chat_log?)"),
+    ("[limits]\nworkers = 4", "[limits] workers is not an option; use workers"),
+    ("[redis]\nredis-prefix = 'a'", "[redis] redis-prefix is not an option; use [redis] prefix"),
+    ("data-dir = 'a'\nhead_seconds = 1", "head_seconds is not an option; use [tuning] head_seconds"),
+    ("[tuning]\nhead_second = 1", "[tuning] head_second is not an option (did you mean head_seconds?)"),
+    ("[tuning]\nhead_seconds = 0", "[tuning] head_seconds: 0 is too small; the minimum is 1ms"),
+    (
+        "[tuning]\nhead_bytes = '8Q'",
+        '[tuning] head_bytes: "8Q" is not a size; use a number with a unit such as 64KiB, 100MB or 1GiB',
+    ),
+    ("[limits]\nmessage_rate = true", "[limits] message_rate: true is not text in quotes or a number"),
+    ("[chat_log]\nrotate = 10", '[chat_log] rotate: "10" is not day or a size of at least 10kB; use for example 100MB'),
+    ("workers = -1", "workers: -1 is too small; the minimum is 0"),
+    ("workers = 2.5", 'workers: "2.5" is not a whole number; use 0 for one per core'),
+    ("workers = 'auto'", 'workers: "auto" is not a number; use 0 for one per core'),
+    ("workers = true", "workers: true is not text in quotes or a number"),
+    ("workers = 2026-11-30", "workers: 2026-11-30 is not text in quotes or a number"),
+    (
+        "history_ttl = nan",
+        f'history_ttl: "nan" {NO_DURATION}',
+    ),
+    ("chat-log = 7", "chat-log: 7 is not text in quotes"),
+    ("[chat_log]\nfile = ''", '[chat_log] file: "" does not name a file'),
+    ("compress = 1", "compress: 1 is not a switch; use true or false"),
+    ("[listen]\naddress = [3000]", "[listen] address: 3000 is not text in quotes or a list of it"),
+    ("listen = 3000", "listen: 3000 is not text in quotes or a list of it"),
+    ("data_dir = [true]", "data_dir: [true] is not text in quotes"),
+]
 
 
-def test_a_file_that_is_no_toml_is_said_with_the_line(tmp_path: Path) -> None:
-    said = fault(tmp_path, "workers = 2\nlisten = [\n")
-    assert said.startswith("no TOML: ")
+def test_what_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+    found = [(text, fault(tmp_path, text), error) for text, error in FAULTS]
+    assert [row for row in found if row[1] != row[2]] == []
+
+
+def test_a_file_that_is_not_toml_is_refused_in_one_line(tmp_path: Path) -> None:
     assert fault(tmp_path, "workers = 2\nhello\n").endswith("(at line 2, column 6)")
-
-
-@pytest.mark.parametrize("text", ["workers = " + "[" * 10_000, "workers = " + "9" * 5_000])
-def test_a_file_that_toml_itself_trips_over_is_said_too(tmp_path: Path, text: str) -> None:
-    assert fault(tmp_path, text).startswith("no TOML")
-
-
-def test_a_file_that_is_not_utf8_is_no_toml(tmp_path: Path) -> None:
-    path = tmp_path / "chatd.toml"
-    path.write_bytes(b"chat-log = '\xff'")
-    with pytest.raises(BadValue, match="no TOML"):
-        read_file(str(path))
-
-
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    for text in ("workers = 2\nlisten = [\n", "workers = " + "[" * 10_000, "workers = " + "9" * 5_000):
+        assert fault(tmp_path, text).startswith(" is not TOML: ")
+    (tmp_path / "chatd.toml").write_bytes(b"chat-log = '\xff'")
+    with pytest.raises(BadValue, match="is not TOML"):
+        read_file(str(tmp_path / "chatd.toml"))
     with pytest.raises(BadValue, match="No such file or directory"):
         read_file(str(tmp_path / "none.toml"))
 
 
-def test_a_password_in_a_bad_url_is_not_said(tmp_path: Path) -> None:
-    assert "secret" not in fault(tmp_path, "redis = 'http://ann:secret@broker'")
+def test_a_password_in_a_bad_url_is_not_repeated(tmp_path: Path) -> None:
+    assert "secret" not in fault(tmp_path, "[redis]\nurl = 'http://ann:secret@broker'")
+    with pytest.raises(BadValue) as caught:
+        read_environment({"CHATD_REDIS": "http://ann:secret@broker"})
+    assert "secret" not in str(caught.value)
 
 
-# Which comes first
+# The environment
 
 
-def test_the_command_line_comes_before_the_file_before_the_defaults() -> None:
-    config = combine({"workers": 3}, {"workers": 4, "history": 7, "compress": True})
-    assert config == Config(workers=3, history=7, compress=True)
+def test_every_option_may_be_an_environment_variable() -> None:
+    values = {option: example(option) for option in options()}
+    texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in values.items()}
+    source = read_environment(texts | {"CHATD_TUNING": "head_seconds=2s flush_interval=0", "CHATD_PORT": "tcp://x"})
+    expected = {option.name: parsed(option, value) for option, value in values.items()}
+    assert source.values == expected | {"head_seconds": 2.0, "flush_interval": 0.0}
 
 
-def test_workers_are_counted_where_nobody_does() -> None:
-    assert combine({}, {"workers": 0}).workers == combine({}, {}).workers == WORKERS
+def test_several_values_in_one_variable_are_separated_by_spaces() -> None:
+    assert read_environment({"CHATD_LISTEN": ":3000  unix:/run/a.sock"}).values == {
+        "listen": (":3000", "unix:/run/a.sock")
+    }
+
+
+def test_a_bad_variable_is_named() -> None:
+    for variables, error in (
+        ({"CHATD_WORKERS": "auto"}, 'CHATD_WORKERS: "auto" is not a number; use 0 for one per core'),
+        ({"CHATD_TUNING": "nope=1"}, "CHATD_TUNING: nope: use NAME=VALUE with a name of the section [tuning]"),
+        ({"CHATD_COMPRESS": "yes"}, 'CHATD_COMPRESS: "yes" is not a switch; use true or false'),
+    ):
+        with pytest.raises(BadValue) as caught:
+            read_environment(variables)
+        assert str(caught.value) == error
+
+
+# All of them
+
+
+def test_earlier_sources_override_later_ones() -> None:
+    sources = [
+        Source("a", {"workers": 3}),
+        Source("b", {"workers": 4, "history_size": 7}),
+        Source("c", {"compress": True}),
+    ]
+    assert combine(*sources) == Config(workers=3, history_size=7, compress=True)
+
+
+def test_workers_are_counted_if_no_source_says_how_many() -> None:
+    assert combine(Source("a", {"workers": 0})).workers == combine().workers == WORKERS
+
+
+def test_plain_addresses_become_endpoint_strings() -> None:
+    config = combine(Source("a", {"listen": ("127.0.0.1:80",), "tls_cert": "/c"}))
+    assert config.listen == ("ssl:80:privateKey=/c:certKey=/c:interface=127.0.0.1",)
+
+
+def test_old_words_of_a_command_line_become_the_current_ones() -> None:
+    words, warnings = current_words(["verify", "--state", "--x", "--redis-ca=a", "host"])
+    assert words == ["verify", "--data-dir", "--x", "--redis-tls-ca=a", "host"]
+    assert warnings == ["--state is deprecated; use --data-dir", "--redis-ca is deprecated; use --redis-tls-ca"]
 
 
 # What is in force
 
 
-def test_what_is_shown_names_where_each_value_comes_from() -> None:
-    lines = show({"workers": 3}, {"history": 7}, "/etc/chatd.toml").splitlines()
-    shown = {line.split(" = ")[0]: line for line in lines}
-    assert shown["workers"].split() == ["workers", "=", "3", "#", "command", "line"]
-    assert shown["history"].split() == ["history", "=", "7", "#", "/etc/chatd.toml"]
-    assert shown["max-rooms"].split() == ["max-rooms", "=", "100", "#", "default"]
-    assert set(shown) == {name_of(knob) for knob in options()}
+def shown(*sources: Source, **auto: str) -> dict[str, tuple[str, str]]:
+    """Return value and source of each option, by section and key."""
+    found, section = {}, ""
+    for line in show(sources, auto).splitlines():
+        if heading := re.fullmatch(r"\[(\w+)\]", line):
+            section = heading[1]
+        elif line:
+            option, _, source = line.rpartition("  # ")
+            key, _, value = option.rstrip().partition(" = ")
+            found[f"{section}.{key}".lstrip(".")] = (value, source)
+    return found
 
 
-def test_what_is_shown_says_what_auto_stands_for() -> None:
-    lines = show(
-        {}, {"limit_bytes": "7"}, "/etc/chatd.toml", {"limit_messages": "5", "limit_bytes": "65536"}
-    ).splitlines()
-    shown = {line.split(" = ")[0]: line.rpartition("  # ")[2] for line in lines}
-    assert shown["limit-messages"] == "default; auto: 5"
-    assert shown["limit-bytes"] == "/etc/chatd.toml"
+def test_every_option_is_shown_with_its_source() -> None:
+    found = shown(
+        Source("command line", {"workers": 3, "head_seconds": 2.0}),
+        Source("/etc/chatd.toml", {"workers": 4, "history_size": 7, "byte_rate": "7"}),
+        message_rate="5",
+        byte_rate="65536",
+    )
+    assert found["workers"] == ("3", "command line")
+    assert found["history_size"] == ("7", "/etc/chatd.toml")
+    assert found["limits.worker_connections"] == ("10000", "default")
+    assert found["limits.message_rate"] == ('"auto"', "default; auto: 5")
+    assert found["limits.byte_rate"] == ('"7"', "/etc/chatd.toml")
+    assert found["tuning.head_seconds"] == ("2.0", "command line")
+    assert len(found) == len(options()) + 1
 
 
 def test_what_is_shown_can_be_used_as_a_file(tmp_path: Path) -> None:
-    given = {"listen": ("tcp:3000", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "workers": 5}
-    again = read_file(write(tmp_path, show(given, {}, "")))
-    assert combine({}, again) == combine(given, {})
+    values = {"listen": (":1", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "batch_bytes": 5}
+    source = Source("command line", values)
+    again = read_file(write(tmp_path, show([source])))
+    assert (combine(again), again.warnings) == (combine(source), [])
 
 
-def test_what_looks_like_a_url_and_is_none_is_shown_as_it_is() -> None:
-    assert tomllib.loads(show({"origin": ("https://[b",)}, {}, ""))["origin"] == ["https://[b"]
+def test_the_default_addresses_are_shown() -> None:
+    assert tomllib.loads(show([]))["listen"]["address"] == list(LOOPBACK_LISTEN)
 
 
-def test_where_it_listens_is_shown_where_nobody_said_so() -> None:
-    shown = tomllib.loads(show({}, {}, ""))
-    assert shown["listen"] == list(LOOPBACK_LISTEN)
-
-
-@rows(
-    ("url", "shown"),
-    [
+def test_a_password_is_not_shown() -> None:
+    for url, clean in (
         ("redis://ann:secret@broker:7000/2", "redis://ann:***@broker:7000/2"),
         ("rediss://:secret@[::1]:7000", "rediss://:***@[::1]:7000"),
         ("redis://broker", "redis://broker"),
-    ],
-)
-def test_a_password_is_not_shown(url: str, shown: str) -> None:
-    assert tomllib.loads(show({"redis": (url,)}, {}, ""))["redis"] == [shown]
+        ("https://[b", "https://[b"),
+    ):
+        assert tomllib.loads(show([Source("a", {"redis": (url,)})]))["redis"]["url"] == [clean]

@@ -32,7 +32,9 @@ from chatd.web.site import Site
 from chatd.worker.listener import ListenerFactory
 
 LIMIT = 16 * 1024 * 1024
-CONFIG = Config(max_message=LIMIT, max_backlog=16 * LIMIT, slice_rest=0.01, flood_seconds=3600)  # its suite floods
+CONFIG = Config(
+    max_message_size=LIMIT, max_send_buffer=16 * LIMIT, slice_rest=0.01, flood_seconds=3600
+)  # its suite floods
 
 
 def binary_frame(payload: bytes) -> bytes:
@@ -103,7 +105,7 @@ class EchoFactory(ConnectionFactory):
         super().__init__(reactor, nowhere, config, "testee")
 
     def new_session(self, connection: Connection, target: RoomTarget, protocol: str, **who: Any) -> Session:
-        return Echo(connection, who["id"], self.config.max_message)
+        return Echo(connection, who["id"], self.config.max_message_size)
 
 
 def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListeningPort, EchoFactory]:
@@ -111,7 +113,7 @@ def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListening
     factory = EchoFactory(reactor, config)
     nothing: Any = Mock()  # an echo asks no broker for its health
     site: Any = Site(reactor, nothing, factory, nothing)
-    incoming = ListenerFactory(reactor, factory, site, config, config.max_connections_worker)
+    incoming = ListenerFactory(reactor, factory, site, config, config.worker_connections)
     listening: IListeningPort = reactor.listenTCP(port, incoming, backlog=config.accept_backlog, interface="127.0.0.1")
     return listening, factory
 

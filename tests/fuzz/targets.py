@@ -170,7 +170,13 @@ def _token_verifier() -> TokenVerifier:
 
 MOST = 200
 LIMITED = Config(
-    max_message=MOST, flush_interval=0, compress=True, max_rooms=3, limit_messages="1000", limit_burst=50, history=10
+    max_message_size=MOST,
+    flush_interval=0,
+    compress=True,
+    rooms_per_client=3,
+    message_rate="1000",
+    message_burst=50,
+    history_size=10,
 )
 GREETINGS = (
     b"",

@@ -19,7 +19,7 @@ NOW = 1_795_379_625.123
 TURNS = Config(flush_interval=0)
 """Each turn of the reactor is a batch."""
 
-PACED = Config(flush_interval=250)
+PACED = Config(flush_interval=0.25)
 INTERVAL = 0.25
 """That of PACED, in seconds."""
 

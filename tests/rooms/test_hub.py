@@ -394,7 +394,7 @@ def asked(house: House, count: int, before: int | None = None) -> list[str]:
 @pytest.fixture
 def filled() -> House:
     """Return a house in whose room 30 batches of 3 messages were said; each has 300 bytes."""
-    house = make_house(Config(flush_interval=0, history_bytes=900, max_backlog=3_000, history=80), FakeBus())
+    house = make_house(Config(flush_interval=0, history_bytes=900, max_send_buffer=3_000, history_size=80), FakeBus())
     house.member("ann")
     for number in range(30):
         house.hear(*[str(3 * number + at) for at in (1, 2, 3)], number=number + 1)

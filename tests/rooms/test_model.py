@@ -286,7 +286,7 @@ class Client(FakeMember):
     """Whether what it got last was said just then."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
-        if self.buffer_full and self.backlog + len(blob) > self.world.config.max_backlog:
+        if self.buffer_full and self.backlog + len(blob) > self.world.config.max_send_buffer:
             self.world.house.hub.fall_behind(ROOM, self)
             return False
         self.replay(blob, count)
@@ -479,9 +479,9 @@ class World:
         place = self.bus.claimed.get(client.id)
         client.start = (place and place.position) or client.since or top
         client.top = top
-        client.floor = top.offset - self.config.history
+        client.floor = top.offset - self.config.history_size
         if client.last:
-            client.start = StreamPosition(top.epoch, max(0, top.offset - min(client.last, self.config.history)))
+            client.start = StreamPosition(top.epoch, max(0, top.offset - min(client.last, self.config.history_size)))
             client.lenient = top.offset
 
     def leave(self, who: int) -> None:
@@ -584,13 +584,15 @@ STEP = st.sampled_from(NAMES).flatmap(
 )
 Steps = Sequence[tuple[str, tuple[Any, ...]]]
 
-SMALL = Config(flush_interval=0, history=8, history_bytes=300, held_bytes=500, batch_bytes=400, max_backlog=4 * LINE)
+SMALL = Config(
+    flush_interval=0, history_size=8, history_bytes=300, held_bytes=500, batch_bytes=400, max_send_buffer=4 * LINE
+)
 """Everything runs out soon."""
 BOUNDS = [
     (SMALL, 8),
     (SMALL, 16),
-    (replace(SMALL, history=1000), 1000),
-    (replace(SMALL, history=0, held_bytes=100_000), 0),
+    (replace(SMALL, history_size=1000), 1000),
+    (replace(SMALL, history_size=0, held_bytes=100_000), 0),
 ]
 """With how many messages the broker keeps."""
 

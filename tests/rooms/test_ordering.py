@@ -65,7 +65,7 @@ def line() -> Line:
 @pytest.fixture
 def bare() -> Line:
     """One without history."""
-    return Line(Config(history=0))
+    return Line(Config(history_size=0))
 
 
 # How it begins

@@ -142,13 +142,13 @@ def test_of_a_batch_that_it_stands_in_it_gets_the_rest() -> None:
 
 @rows(("history", "backlog", "most"), [(300, 200, 200), (300, 400, 300)])
 def test_a_step_is_no_longer_than_the_backlog(history: int, backlog: int, most: int) -> None:
-    walk = Walk(config=Config(history_bytes=history, max_backlog=backlog))
+    walk = Walk(config=Config(history_bytes=history, max_send_buffer=backlog))
     walk.step()
     assert walk.asked[0][1] == most
 
 
 def test_a_step_is_short_while_too_much_waits_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    walk = Walk(config=Config(max_backlog_total=1000, crowded_step=70))
+    walk = Walk(config=Config(worker_send_buffers=1000, crowded_step=70))
     monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 1001)
     walk.step()
     assert walk.asked[0][1] == 70
@@ -225,7 +225,7 @@ def test_a_tail_that_does_not_reach_back_so_far_is_no_use() -> None:
 
 
 def test_from_the_tail_too_it_gets_no_more_than_its_backlog_at_once_be_it_of_one_batch() -> None:
-    walk = Walk(10, config=Config(max_backlog=3))
+    walk = Walk(10, config=Config(max_send_buffer=3))
     walk.member.buffer_full = True
     walk.hear(batch(11, 2))
     walk.member.buffer_full, walk.member.room = False, 1
@@ -398,7 +398,7 @@ def test_a_position_that_nobody_can_have_had_is_told_as_a_gap_and_begins_at_the_
     assert (walk.member.events, walk.live) == ([OffsetGap("e", 10, None)], 1)
 
 
-@rows("config", [Config(), Config(history=0)])
+@rows("config", [Config(), Config(history_size=0)])
 def test_one_that_has_what_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(config: Config) -> None:
     walk = Walk(12, config=config)
     walk.step()
@@ -412,7 +412,7 @@ def test_one_that_has_what_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(c
     assert (walk.member.events, walk.asked, walk.live) == (["e13"], [], 1)
 
 
-@rows("config", [Config(), Config(history=0)])
+@rows("config", [Config(), Config(history_size=0)])
 def test_one_in_an_epoch_that_the_bus_has_yet_to_bring_waits_for_it_and_asks_once(config: Config) -> None:
     walk = Walk(2, "f", config=config)
     walk.step()
@@ -464,7 +464,7 @@ def test_one_that_had_more_of_the_last_epoch_than_the_room_is_not_live_but_goes_
 
 @pytest.fixture
 def bare() -> Config:
-    return Config(history=0)
+    return Config(history_size=0)
 
 
 def test_without_history_what_was_missed_is_told_without_asking(bare: Config) -> None:

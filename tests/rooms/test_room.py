@@ -63,7 +63,7 @@ def test_of_the_last_messages_those_there_are_come_and_nothing_is_said_of_the_re
 
 @rows(("kept", "events"), [(3, []), (5, [])])
 def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[OffsetGap]) -> None:
-    house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
+    house = make_house(Config(flush_interval=0, history_size=3), FakeBus(history=kept))
     told(house, 5)
     ann = joined(house, FakeMember("ann", last=100))
     assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], events)
@@ -71,7 +71,7 @@ def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[Offse
 
 @rows("kept", [3, 5])
 def test_one_that_was_away_for_longer_is_told_so(kept: int) -> None:
-    house = make_house(Config(flush_interval=0, history=3), FakeBus(history=kept))
+    house = make_house(Config(flush_interval=0, history_size=3), FakeBus(history=kept))
     told(house, 5)
     ann = joined(house, FakeMember("ann", since=StreamPosition("e0", 1)))
     assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], [OffsetGap("e0", 2, 1)])
@@ -236,7 +236,7 @@ def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) ->
 
 
 def test_without_history_it_is_told_that_it_was_too_slow() -> None:
-    house = make_house(Config(flush_interval=0, history=0), FakeBus(history=0))
+    house = make_house(Config(flush_interval=0, history_size=0), FakeBus(history=0))
     slow = Slow("ann", house)
     joined(house, slow)
     told(house, 3)

@@ -28,7 +28,7 @@ ASSIGNMENT = Assignment(
         listen=("tcp:3000", r"tcp:3000:interface=\:\:1"),
         workers=3,
         chat_log="/var/log/chatd/chat\n.log",
-        bus_patience=0.5,
+        publish_timeout=0.5,
     ),
     ("unix:///tmp/broker.sock", "redis://broker"),
     (ListeningSocket("tcp:3000", 3), ListeningSocket(r"tcp:3000:interface=\:\:1", 4)),

@@ -31,7 +31,7 @@ def test_connections_leave_files_for_the_rest_and_for_those_who_are_refused(file
 
 
 def test_a_worker_accepts_its_share_and_no_more_than_one_worker_may() -> None:
-    assert max_worker_connections(Config(max_connections_worker=50), 65_536) == 50
+    assert max_worker_connections(Config(worker_connections=50), 65_536) == 50
     assert max_worker_connections(Config(max_connections=21, workers=2), 65_536) == 10
     assert max_worker_connections(Config(max_connections=1, workers=2), 65_536) == 1
-    assert max_worker_connections(Config(max_connections=200, max_connections_worker=50, workers=2), 65_536) == 50
+    assert max_worker_connections(Config(max_connections=200, worker_connections=50, workers=2), 65_536) == 50

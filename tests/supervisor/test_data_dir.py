@@ -52,7 +52,7 @@ def test_a_folder_that_others_could_read_is_closed_to_them(tmp_path: Path) -> No
 def test_one_that_is_in_use_is_refused(tmp_path: Path) -> None:
     first = taken(tmp_path)
     for attempt in (DataDir(str(tmp_path), 0).acquire, DataDir(str(tmp_path), 0).check):
-        with pytest.raises(BadValue, match=rf"^--state {tmp_path} is in use by another chatd$"):
+        with pytest.raises(BadValue, match=rf"^--data-dir {tmp_path} is in use by another chatd$"):
             attempt()
     first.release()
 
@@ -86,9 +86,9 @@ def test_a_look_makes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file", "file/state", "file/deep/state"])
 def test_one_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BadValue, match=rf"^--state {tmp_path}/{place} cannot be used: {tmp_path}/file cannot be"):
+    with pytest.raises(BadValue, match=rf"^--data-dir {tmp_path}/{place} cannot be used: {tmp_path}/file cannot be"):
         DataDir(str(tmp_path / place), 0).check()
-    with pytest.raises(BadValue, match=rf"^--state {tmp_path}/{place} cannot be used: "):
+    with pytest.raises(BadValue, match=rf"^--data-dir {tmp_path}/{place} cannot be used: "):
         taken(tmp_path / place)
 
 
@@ -134,7 +134,7 @@ def test_a_new_lineage_needs_a_state_folder_that_is_not_in_use(tmp_path: Path) -
     with pytest.raises(BadValue, match=rf"^{tmp_path} is not a state folder of chatd$"):
         DataDir(str(tmp_path), 0).begin_new_lineage()
     running = taken(tmp_path)
-    with pytest.raises(BadValue, match=rf"^--state {tmp_path} is in use by another chatd$"):
+    with pytest.raises(BadValue, match=rf"^--data-dir {tmp_path} is in use by another chatd$"):
         DataDir(str(tmp_path), 0).begin_new_lineage()
     running.release()
 
@@ -162,7 +162,7 @@ def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
 
 def test_a_folder_in_which_none_can_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broker" / "lineage.new").mkdir(parents=True)
-    with pytest.raises(BadValue, match=rf"^--state {tmp_path} cannot be used: "):
+    with pytest.raises(BadValue, match=rf"^--data-dir {tmp_path} cannot be used: "):
         taken(tmp_path)
 
 

@@ -89,7 +89,7 @@ class Fixture:
     def __init__(self, folder: Path, state: str = "") -> None:
         self.folder = folder
         self.reactor = FakeReactor()
-        self.private_broker = PrivateBroker(self.reactor, "/opt/valkey-server", replace(CONFIG, state=state))
+        self.private_broker = PrivateBroker(self.reactor, "/opt/valkey-server", replace(CONFIG, data_dir=state))
 
     @property
     def processes(self) -> list[FakeProcess]:
@@ -294,7 +294,7 @@ def option(process: FakeProcess, name: str) -> str:
 def test_its_memory_is_bounded_as_asked_and_nothing_is_evicted_unseen(
     of: Fixture, size: str, memory: int, waiting: int
 ) -> None:
-    of.private_broker._config = replace(CONFIG, broker_memory=size)
+    of.private_broker._config = replace(CONFIG, redis_maxmemory=size)
     process = of.start()
     assert option(process, "maxmemory") == str(memory * 1_048_576)
     assert option(process, "maxmemory-policy") == "noeviction"
@@ -347,7 +347,7 @@ def test_one_whose_state_folder_is_in_use_is_not_started(kept: Fixture, tmp_path
     other = DataDir(str(tmp_path / "state"), 0)
     other.acquire()
     late = PrivateBroker(
-        kept.reactor, "/opt/valkey-server", Config(state=str(tmp_path / "state"), state_lock_seconds=0.01)
+        kept.reactor, "/opt/valkey-server", Config(data_dir=str(tmp_path / "state"), state_lock_seconds=0.01)
     )
     with pytest.raises(BadValue, match="is in use by another chatd"):
         late.start()
@@ -580,7 +580,7 @@ class KeptServer(TestCase):
         folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
         self.addCleanup(folder.cleanup)
         self.state = Path(folder.name)
-        self.config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0, state=str(self.state))
+        self.config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0, data_dir=str(self.state))
 
     def start(self) -> PrivateBroker:
         private_broker = PrivateBroker(real_reactor, find_server(), self.config)

@@ -530,7 +530,7 @@ def test_pools_without_running_workers_stop_at_once(of: Fixture) -> None:
 # Another pool
 
 
-NEW = Config(workers=3, drain=7.0, max_message=99, hold_seconds=4.0, stop_seconds=3.0, head_seconds=2.0)
+NEW = Config(workers=3, drain_timeout=7.0, max_message_size=99, hold_seconds=4.0, stop_seconds=3.0, head_seconds=2.0)
 
 
 class Reload:
@@ -651,11 +651,13 @@ def test_a_worker_that_drains_is_not_replaced_and_a_new_one_is(of: Fixture) -> N
 
 
 def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said) -> None:
-    reload = Reload(of, replace(NEW, drain=1.0))
+    reload = Reload(of, replace(NEW, drain_timeout=1.0))
     reload.ready()
     first, second = reload.old
     second.end()
-    wait = CONFIG.drain + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds  # theirs, not of the new
+    wait = (
+        CONFIG.drain_timeout + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds
+    )  # theirs, not of the new
     wait += CONFIG.hold_seconds + CONFIG.stop_seconds
     heartbeats(of, wait - 1)
     assert first.signals == []

@@ -50,7 +50,7 @@ def test_a_broker_in_a_state_folder_is_found_by_its_folder(tmp_path: Path, liste
     [one] = [each for each in find_running() if each.socket == path]
     assert (one.state, one.option, one.uid) == (
         str(tmp_path / "kept here"),
-        f"--state '{tmp_path}/kept here'",
+        f"--data-dir '{tmp_path}/kept here'",
         os.getuid(),
     )
     state.release()

@@ -158,7 +158,7 @@ def test_a_daemon_has_no_stdout() -> None:
 
 def test_a_reload_may_change_the_format(capsys: pytest.CaptureFixture[str]) -> None:
     server_log, log = opened(STDOUT)
-    server_log.configure(Config(log_format="json", log_repeat=0))
+    server_log.configure(Config(log_format="json", log_repeat_interval=0))
     for _ in range(2):
         log.warn("it is so")
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["it is so"] * 2
@@ -359,3 +359,15 @@ def test_an_old_problem_is_forgotten_and_close_logs_what_was_counted(
         repeated.log.warn("problem")
     repeated.events_repeated.flush()
     assert repeated.lines == ["problem", "problem", "problem (2 more in 0 s)"]
+
+
+def test_events_below_the_level_are_left_out_until_a_reload_changes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    server_log, log = opened(STDOUT, log_level="warn")
+    log.info("first")
+    log.warn("second")
+    server_log.configure(Config(log_level="error"))
+    log.warn("third")
+    log.critical("fourth")
+    server_log.configure(Config(log_level="debug"))
+    log.debug("fifth")
+    assert re.findall(r"\] (\w+)$", capsys.readouterr().out, re.MULTILINE) == ["second", "fourth", "fifth"]

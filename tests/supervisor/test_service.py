@@ -44,7 +44,7 @@ class Fixture:
         state: str = "",
         **more: Any,
     ) -> ChatService:
-        config = Config(listen=listen, workers=2, redis=(redis,) if redis else (), chat_log=chat_log, state=state)
+        config = Config(listen=listen, workers=2, redis=(redis,) if redis else (), chat_log=chat_log, data_dir=state)
         config = replace(config, **more)
         self.daemon = ChatService(self.reactor, config, "" if redis else "/opt/valkey-server", lambda: config)
         return self.daemon
@@ -149,7 +149,7 @@ def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
     of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    daemon = of.make(state="state")
+    daemon = of.make(data_dir="state")
     daemon.privilegedStartService()
     monkeypatch.chdir("/")
     daemon.startService()
@@ -157,11 +157,11 @@ def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
     assert broker.folder == str(tmp_path / "state" / "broker")
     told = [read_assignment(each.told[0]) for each in workers]
     lineage = Path(broker.folder, "lineage").read_text().split()[0]
-    assert [(each.config.state, each.lineage) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
+    assert [(each.config.data_dir, each.lineage) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
 
 
 def test_with_a_redis_server_the_state_folder_is_left_alone(of: Fixture, tmp_path: Path) -> None:
-    daemon = of.make(redis=REDIS, state=str(tmp_path / "state"))
+    daemon = of.make(redis=REDIS, data_dir=str(tmp_path / "state"))
     daemon.privilegedStartService()
     daemon.startService()
     assert list(tmp_path.iterdir()) == []

@@ -63,8 +63,8 @@ class Daemon:
         """Start it, again where it was killed."""
         before = len(self.log())
         command = [*self._host, TWISTD, "--nodaemon", "--pidfile=", "chatd", *self._options]
-        if "--log-repeat" not in self._options:
-            command += ["--log-repeat", "0"]  # tests wait for what is said
+        if not any(option.startswith("log_repeat_interval=") for option in self._options):
+            command += ["--tuning", "log_repeat_interval=0"]  # tests wait for what is said
         if "--config" not in self._options:
             command += ["--workers", str(self._workers)]
         if self._any_port:

@@ -143,7 +143,11 @@ def test_what_it_says_stands_there_once_and_it_hears_everything_once_in_order_ho
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_it_tells_how_many_messages_are_lost(tmp_path: Path, terminals: list[Terminal], program: str) -> None:
-    with Daemon(tmp_path, "--history", "10") as daemon, Scissors(daemon.port) as scissors, Room(daemon, "ops") as room:
+    with (
+        Daemon(tmp_path, "--history-size", "10") as daemon,
+        Scissors(daemon.port) as scissors,
+        Room(daemon, "ops") as room,
+    ):
         terminal = come(terminals, program, scissors, [room])
         room.heard(f"-: theirs {room.said - 1}")
         until(lambda: f"ops -: theirs {room.said - 1}" in terminal.lines(), "it to hear all")

@@ -15,7 +15,7 @@ def of_room(daemon: Daemon) -> list[str]:
 
 def test_all_is_heard_through_the_death_of_a_worker_and_the_broker(tmp_path: Path) -> None:
     with (
-        Daemon(tmp_path, "--state", "state") as daemon,
+        Daemon(tmp_path, "--data-dir", "state") as daemon,
         Company(daemon.port, pace=0.005, passers=2, seed=1) as company,
     ):
         until(lambda: all(len(each.heard) > 20 for each in company.hearers), "some lines to be heard")

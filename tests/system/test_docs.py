@@ -96,7 +96,7 @@ def test_a_block_without_a_test_or_a_reason_is_a_fault(page: str, fault: str) ->
 def test_a_file_of_options_can_be_read(shown: Block, tmp_path: Path) -> None:
     file = tmp_path / "chatd.toml"
     file.write_text(shown.text)
-    combine({}, read_file(str(file)))
+    combine(read_file(str(file)))
 
 
 # A terminal
@@ -351,7 +351,7 @@ def test_a_page_that_is_refused_says_so_and_the_log_says_why(
         page = running.new_page()
         page.goto(PAGE)
         expect(page.locator("#state")).to_have_text("Cannot connect: trying again")
-        server.wait_for("give --origin http://localhost:8000\n")
+        server.wait_for("give --allowed-origin http://localhost:8000\n")
 
 
 def test_a_page_of_an_allowed_origin_talks_and_another_follows_events(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_the_installed_options_are_shown(tmp_path: Path) -> None:
 def test_the_logs_of_the_service_are_verified(tmp_path: Path) -> None:
     places = {"/var/lib/chatd": "state", "/var/log/chatd": "log", "runuser -u chatd -- ": ""}
     command = installed(block("verify"), **places)
-    with Daemon(tmp_path, "--state", "state", "--chat-log", "log/chat.log") as daemon:
+    with Daemon(tmp_path, "--data-dir", "state", "--chat-log", "log/chat.log") as daemon:
         daemon.say("ops", "to be found")
         done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

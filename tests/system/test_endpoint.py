@@ -46,7 +46,11 @@ class TestTls(BusTestCase):
         self.other = Authority(Path(self.mktemp()).absolute())
         self.sparing = SparingAuthority(Path(self.mktemp()).absolute())
         certificate, key = self.authority.issue("chatd")
-        self.files: dict[str, Any] = {"redis_ca": self.authority.path, "redis_cert": certificate, "redis_key": key}
+        self.files: dict[str, Any] = {
+            "redis_tls_ca": self.authority.path,
+            "redis_tls_cert": certificate,
+            "redis_tls_key": key,
+        }
         self.server = Server(program=find_tls_server())
         self.addCleanup(self.server.close)
 
@@ -69,7 +73,7 @@ class TestTls(BusTestCase):
     async def test_what_the_daemon_accepts_verify_accepts_though_it_is_not_all_that_the_standard_asks_for(self) -> None:
         self.authority = self.sparing
         certificate, key = self.authority.issue("chatd")
-        self.files = {"redis_ca": self.authority.path, "redis_cert": certificate, "redis_key": key}
+        self.files = {"redis_tls_ca": self.authority.path, "redis_tls_cert": certificate, "redis_tls_key": key}
         await self.test_with_certificates_that_both_trust_messages_go_through()
 
     async def test_an_address_can_stand_in_the_certificate_in_place_of_a_name(self) -> None:
@@ -81,16 +85,16 @@ class TestTls(BusTestCase):
         await ears.until(lambda: self.away_or_look(bus, ears, "VerificationError"))
 
     async def test_a_server_that_others_vouch_for_is_refused(self) -> None:
-        bus, ears = self.make(self.run_server("localhost"), **{**self.files, "redis_ca": self.other.path})
+        bus, ears = self.make(self.run_server("localhost"), **{**self.files, "redis_tls_ca": self.other.path})
         await ears.until(lambda: self.away_or_look(bus, ears, "certificate verify failed"))
 
     async def test_a_server_that_asks_for_a_certificate_refuses_who_has_none(self) -> None:
-        bus, ears = self.make(self.run_server("localhost"), redis_ca=self.authority.path)
+        bus, ears = self.make(self.run_server("localhost"), redis_tls_ca=self.authority.path)
         await ears.until(lambda: self.away_or_look(bus, ears, "certificate required"))
 
     async def test_a_certificate_is_read_anew_at_each_dial(self) -> None:
         url = self.run_server("localhost")
-        key = self.files["redis_key"]
+        key = self.files["redis_tls_key"]
         os.rename(key, f"{key}.new")
         bus, ears = self.make(url, **self.files)
         await ears.until(lambda: self.away_or_look(bus, ears, "No such file"))

@@ -10,7 +10,7 @@ from tests.waiting import until
 
 
 def test_a_killed_master_costs_nobody_a_line(tmp_path: Path) -> None:
-    with Trio() as trio, Daemon(tmp_path, "--redis", trio.url, "--history", "100000") as daemon, Crowd() as crowd:
+    with Trio() as trio, Daemon(tmp_path, "--redis", trio.url, "--history-size", "100000") as daemon, Crowd() as crowd:
         first, second = daemon.worker_pids()
         for worker in (first, second):
             crowd.member(daemon, f"bare-{worker}", worker=worker)

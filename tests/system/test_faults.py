@@ -82,7 +82,10 @@ def test_connections_that_wait_for_a_dead_worker_are_served_by_its_replacement(t
 
 
 def test_a_sender_is_closed_with_1013_when_the_bus_stays_away_and_a_listener_is_not(tmp_path: Path) -> None:
-    with Server() as server, Daemon(tmp_path, "--redis", server.url, "--bus-patience", "1", wait=False) as daemon:
+    with (
+        Server() as server,
+        Daemon(tmp_path, "--redis", server.url, "--tuning", "publish_timeout=1", wait=False) as daemon,
+    ):
         server.start()
         daemon.wait_until_ready()
         first, second = daemon.worker_pids()
@@ -274,13 +277,16 @@ def run_chatd(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]"
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--workers", "many"], "--workers must be a whole number from 0 to 256, not 'many'"),
+        (["--workers", "many"], '--workers: "many" is not a number; use 0 for one per core'),
         (["--listen", "tcp:3000:interface=nowhere.invalid"], "cannot listen on tcp:3000:interface=nowhere.invalid: "),
-        (["--listen", "carrier-pigeon:1"], "--listen 'carrier-pigeon:1' is not an endpoint string"),
-        (["--redis", "http://localhost"], "--redis must be redis://"),
-        (["--max-message", "0"], "--max-message must be from 1 to 1048576 bytes"),
-        (["--bus-patience", "-1"], "--bus-patience must be a number of seconds from 0 to 86400, not '-1'"),
-        (["--chat-log", "/tmp"], "--chat-log '/tmp' is a folder"),
+        (["--listen", "carrier-pigeon:1"], '--listen: "carrier-pigeon:1" is not an address'),
+        (["--redis", "http://localhost"], "--redis: not the URL of a Redis server; use redis://"),
+        (["--max-message-size", "0"], "--max-message-size: 0 is too small; the minimum is 1"),
+        (
+            ["--tuning", "publish_timeout=-1"],
+            '--tuning: "publish_timeout": -1 is too small; the minimum is 0',
+        ),
+        (["--chat-log", "/tmp"], '--chat-log: "/tmp" is a folder'),
         (["--wokers", "2"], "there is no option --wokers (did you mean --workers?)"),
         (["serve"], "it takes options only, and 'serve' is none"),
     ],

@@ -378,7 +378,7 @@ def memory(pid: int) -> int:
 
 
 def test_whatever_comes_is_answered_or_ends_its_connection_and_the_worker_lives(tmp_path: Path) -> None:
-    options = ("--max-rooms", "8", "--history", "50")
+    options = ("--tuning", "rooms_per_client=8", "--history-size", "50")
     print(f"FUZZ_SEED={SEED} says the same frames again")
     with Daemon(tmp_path, *options, workers=1) as daemon:
         [worker] = daemon.worker_pids()

@@ -17,7 +17,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd that keeps 20 messages of each room; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("chatd"), "--history", "20") as daemon:
+    with Daemon(tmp_path_factory.mktemp("chatd"), "--history-size", "20") as daemon:
         yield daemon
 
 
@@ -138,7 +138,7 @@ def test_a_bad_value_is_refused_with_one_line_that_says_which(daemon: Daemon, pa
     assert message.startswith(parameter.partition("=")[0] + " must be ") and message.isprintable()
 
 
-@pytest.mark.parametrize("options", [("--history", "0"), ("--history-ttl", "0")])
+@pytest.mark.parametrize("options", [("--history-size", "0"), ("--history-ttl", "0")])
 def test_without_history_nobody_hears_anything_old(tmp_path: Path, options: tuple[str, str]) -> None:
     with Daemon(tmp_path, *options) as daemon:
         daemon.say("ops", "old")
@@ -167,7 +167,7 @@ def test_what_is_older_than_it_is_kept_is_not_heard(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd whose room ops has a third line that can't be read in its history."""
-    with Daemon(tmp_path_factory.mktemp("chatd"), "--state", "state") as daemon:
+    with Daemon(tmp_path_factory.mktemp("chatd"), "--data-dir", "state") as daemon:
         for text in ("one", "two", "three", "four", "five"):
             daemon.say("ops", text)
         with Client(str(daemon.folder / "state" / "broker" / "broker.sock")) as broker:

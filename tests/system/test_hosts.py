@@ -39,7 +39,7 @@ class Place:
                 Daemon(
                     folder / name,
                     *(word for url in self.urls for word in ("--redis", url)),
-                    *("--history", "100000", "--bus-patience", "60"),
+                    *("--history-size", "100000", "--tuning", "publish_timeout=60"),
                     workers=1,
                     host=self.lan.hosts[name],
                 )

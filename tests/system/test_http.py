@@ -18,7 +18,9 @@ from tests.waiting import until
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("http"), "--max-backlog", "65536", "--bus-patience", "2") as running:
+    with Daemon(
+        tmp_path_factory.mktemp("http"), "--max-send-buffer", "65536", "--tuning", "publish_timeout=2"
+    ) as running:
         yield running
 
 

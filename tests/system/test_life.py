@@ -23,8 +23,8 @@ BEFORE = 150
 SILENT = 1.5
 """Seconds without a sign of life after which a client is dropped."""
 OPTIONS: dict[str, Any] = {
-    "ping_seconds": 0.2,
-    "pong_seconds": SILENT,
+    "ping_interval": 0.2,
+    "pong_timeout": SILENT,
     "stalled_seconds": 4 * SILENT,
     "http_unread_seconds": 4 * SILENT,
     "http_unread_look_seconds": 0.2,
@@ -32,7 +32,7 @@ OPTIONS: dict[str, Any] = {
     "keepalive_again_seconds": 1,
     "keepalive_probes": 1,
     "history": 100_000,
-    "max_backlog": 100_000_000,  # so that ever more waits for who reads slowly
+    "max_send_buffer": 100_000_000,  # so that ever more waits for who reads slowly
 }
 
 

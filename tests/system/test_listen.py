@@ -85,7 +85,7 @@ def test_tls_sends_the_whole_chain_of_its_file_after_a_reload_too(tmp_path: Path
 
     first = renew("one")
     listen = f"ssl:0:privateKey={key}:certKey={full}:interface=127.0.0.1"
-    with Daemon(tmp_path, "--listen", listen, "--drain", "0.2") as daemon:
+    with Daemon(tmp_path, "--listen", listen, "--drain-timeout", "0.2") as daemon:
         assert shown() == first
         command = ["openssl", "s_client", "-showcerts", "-connect", f"127.0.0.1:{daemon.port}"]
         sent = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=20).stdout
@@ -99,7 +99,7 @@ def test_tls_sends_the_whole_chain_of_its_file_after_a_reload_too(tmp_path: Path
 def test_tls_has_forward_secrecy_and_tells_browsers_what_it_is_told_to(tmp_path: Path) -> None:
     pem = certificate(tmp_path, rsa.generate_private_key(65537, 2048))
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
-    with Daemon(tmp_path, "--listen", listen, "--hsts", "300") as daemon:
+    with Daemon(tmp_path, "--listen", listen, "--hsts-max-age", "300") as daemon:
         daemon.wait_for(r"connect with: websocat wss://")
 
         def versions(ciphers: str) -> str:

@@ -110,7 +110,7 @@ def folder_of(daemon: Daemon) -> Path:
 
 
 def test_neither_deaths_nor_reloads_lose_a_count_or_leave_a_file(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--drain", "0") as daemon:
+    with Daemon(tmp_path, "--drain-timeout", "0") as daemon:
         folder = folder_of(daemon)
         daemon.say("ops", "one", "two")
         until(lambda: value(daemon, "chatd_received_messages_total") == 2, "both to be counted")

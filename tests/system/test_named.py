@@ -204,7 +204,7 @@ def test_a_line_that_cannot_be_sent_now_is_given_back(tmp_path: Path) -> None:
 
 
 def test_who_comes_back_is_told_how_many_lines_are_lost(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--history", "10") as daemon:
+    with Daemon(tmp_path, "--history-size", "10") as daemon:
         with daemon.connect("?nick=ann&resume=a-key-of-mine"):
             pass
         texts = [str(number) for number in range(50)]

@@ -1,4 +1,4 @@
-"""Pages of other origins, with real handshakes: refused before the upgrade, unless ``--origin`` allows them."""
+"""Pages of other origins, with real handshakes: refused before the upgrade, unless ``--allowed-origin`` allows them."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ ALLOWED = ("https://chat.example.org", "https://*.example.com:8443")
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    options = [word for each in ALLOWED for word in ("--origin", each)]
+    options = [word for each in ALLOWED for word in ("--allowed-origin", each)]
     with Daemon(tmp_path_factory.mktemp("origin"), *options) as running:
         yield running
 
@@ -57,7 +57,9 @@ def test_the_server_log_names_the_option_that_lets_a_refused_page_in(daemon: Dae
     for number in range(20):  # on both workers
         refusal(daemon, "http://new.example:8000")
         refusal(daemon, f"http://{number % 2}.example")
-    daemon.wait_for(r"a page from http://new.example:8000 may not talk .* give --origin http://new.example:8000\n")
+    daemon.wait_for(
+        r"a page from http://new.example:8000 may not talk .* give --allowed-origin http://new.example:8000\n"
+    )
     assert 1 <= daemon.log().count("http://new.example:8000 may not talk") <= len(daemon.worker_pids())
 
 
@@ -66,7 +68,7 @@ def test_a_page_without_an_origin_of_its_own_is_refused(daemon: Daemon) -> None:
 
 
 def test_websocat_that_pretends_to_be_another_page_is_refused(daemon: Daemon) -> None:
-    command = ["websocat", "--one-message", "--origin", "https://evil.example", daemon.url("pretend")]
+    command = ["websocat", "--one-message", "--allowed-origin", "https://evil.example", daemon.url("pretend")]
     said = subprocess.run(command, input=b"hello\n", capture_output=True, check=False, timeout=20)
     assert said.returncode != 0
     assert "hello" not in daemon.texts()
@@ -95,5 +97,5 @@ def test_a_page_of_an_allowed_origin_posts_and_its_browser_hears_that_it_may(dae
 
 
 def test_with_a_star_every_page_is_let_in(daemon: Daemon) -> None:
-    with Daemon(daemon.folder / "all", "--origin", "*") as everybodys:
+    with Daemon(daemon.folder / "all", "--allowed-origin", "*") as everybodys:
         assert [refusal(everybodys, each)[0] for each in ("https://evil.example", "null")] == [101, 101]

@@ -14,9 +14,9 @@ from tests.system.daemon import Daemon, stopped
 from tests.system.network import Cable
 from tests.waiting import until
 
-PATIENT = ("--bus-patience", "60")
+PATIENT = ("--tuning", "publish_timeout=60")
 """Nobody who sends is sent away meanwhile: it waits."""
-ENOUGH = ("--history", "100000")
+ENOUGH = ("--history-size", "100000")
 
 
 def gather(crowd: Crowd, daemon: Daemon) -> None:
@@ -32,7 +32,7 @@ def gather(crowd: Crowd, daemon: Daemon) -> None:
     crowd.wait_for_more(500)
 
 
-@pytest.mark.parametrize("options", [(), ("--state", "state")], ids=["that kept nothing", "with its state"])
+@pytest.mark.parametrize("options", [(), ("--data-dir", "state")], ids=["that kept nothing", "with its state"])
 def test_a_killed_broker_costs_nobody_a_line(tmp_path: Path, options: Sequence[str]) -> None:
     with Daemon(tmp_path, *options) as daemon, Crowd() as crowd:
         gather(crowd, daemon)
@@ -83,7 +83,9 @@ def test_a_cable_that_is_cut_and_mended_costs_no_member_a_line(tmp_path: Path) -
         server.start("--port", "6379", "--bind", cable.address, "--protected-mode", "no")
         url = f"redis://{cable.address}"
         with (
-            Daemon(tmp_path / "here", "--redis", url, *ENOUGH, "--bus-patience", "2", host=cable.here) as here,
+            Daemon(
+                tmp_path / "here", "--redis", url, *ENOUGH, "--tuning", "publish_timeout=2", host=cable.here
+            ) as here,
             Daemon(tmp_path / "there", "--redis", url, *ENOUGH, host=cable.there) as there,
         ):
             for daemon in (here, there):

@@ -17,7 +17,7 @@ from tests.waiting import until
 
 TEXTS = 60
 SIZE = 16_000
-"""Bytes of each: the room's history is less than ``--max-backlog``."""
+"""Bytes of each: the room's history is less than ``--max-send-buffer``."""
 SAID = (b"x" * SIZE + b"\n") * TEXTS
 FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

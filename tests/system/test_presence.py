@@ -21,7 +21,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("presence"), "--presence-limit", "6") as daemon:
+    with Daemon(tmp_path_factory.mktemp("presence"), "--tuning", "presence_limit=6") as daemon:
         yield daemon
 
 
@@ -182,7 +182,7 @@ def test_the_members_of_a_killed_worker_are_gone_within_a_minute(tmp_path: Path)
                 assert ask(bob, "/who") == "* here: ann, bob"
 
 
-@pytest.mark.parametrize("options", [(), ("--state", "state")], ids=["that kept nothing", "with its state"])
+@pytest.mark.parametrize("options", [(), ("--data-dir", "state")], ids=["that kept nothing", "with its state"])
 def test_a_broker_that_starts_anew_changes_nobody(tmp_path: Path, options: tuple[str, ...]) -> None:
     with Daemon(tmp_path, *options) as daemon:
         first, second = daemon.worker_pids()

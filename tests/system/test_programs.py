@@ -20,7 +20,9 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("programs"), "--max-rooms", "3", "--max-backlog", "65536") as daemon:
+    with Daemon(
+        tmp_path_factory.mktemp("programs"), "--tuning", "rooms_per_client=3", "--max-send-buffer", "65536"
+    ) as daemon:
         yield daemon
 
 
@@ -161,7 +163,7 @@ def test_who_comes_from_another_epoch_is_told_that_nobody_knows_what_it_lost(dae
 
 
 def test_what_history_has_no_more_is_counted(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--history", "10") as daemon, program(daemon, "ops") as bot:
+    with Daemon(tmp_path, "--history-size", "10") as daemon, program(daemon, "ops") as bot:
         daemon.say("ops", *map(str, range(50)))
         bot.hear_up_to("49")
         joined = bot.ask("join", room="ops", since={"epoch": bot.joined["epoch"], "offset": 5})

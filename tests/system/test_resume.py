@@ -25,7 +25,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("chatd"), "--history", "5000", "--state", "state") as daemon:
+    with Daemon(tmp_path_factory.mktemp("chatd"), "--history-size", "5000", "--data-dir", "state") as daemon:
         yield daemon
 
 
@@ -159,7 +159,7 @@ def test_each_key_and_each_room_has_a_place_of_its_own(daemon: Daemon) -> None:
 
 
 def test_what_history_has_no_more_is_lost_and_the_rest_comes(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--history", "10") as daemon:
+    with Daemon(tmp_path, "--history-size", "10") as daemon:
         first, second = daemon.worker_pids()
         with come(daemon, first, "ops"):
             pass
@@ -335,7 +335,7 @@ def test_of_one_that_vanished_long_after_it_got_all_nothing_comes_again(daemon: 
 
 
 def test_a_killed_worker_costs_its_clients_nothing(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--history", "10000") as daemon:
+    with Daemon(tmp_path, "--history-size", "10000") as daemon:
         first, second = daemon.worker_pids()
         with daemon.connect_to(second, "ops") as talker, come(daemon, first, "ops") as client:
             for number in range(100):
@@ -359,7 +359,7 @@ def test_what_it_read_while_the_broker_was_away_does_not_come_again_after_the_re
     lines = [f"{number:03d}".ljust(LINE, "x") for number in range(200)]  # all of them fit into its backlog
     with Server() as broker:
         broker.start()
-        with Daemon(tmp_path, "--redis", broker.url, "--drain", "1", workers=1) as daemon:
+        with Daemon(tmp_path, "--redis", broker.url, "--drain-timeout", "1", workers=1) as daemon:
             [old] = daemon.worker_pids()
             raw = daemon.socket_to(old, buffer=4096)
             with connect(daemon.url(f"ops?resume={KEY}"), sock=raw, compression=None, max_queue=1) as slow:
@@ -382,7 +382,14 @@ def test_what_it_read_while_the_broker_was_away_does_not_come_again_after_the_re
 
 def test_a_websocat_that_reconnects_misses_no_line_of_a_server_that_is_killed_again_and_again(tmp_path: Path) -> None:
     port = free_port()
-    listen = ("--listen", f"tcp:{port}:interface=127.0.0.1", "--state", str(tmp_path / "state"), "--history", "10000")
+    listen = (
+        "--listen",
+        f"tcp:{port}:interface=127.0.0.1",
+        "--data-dir",
+        str(tmp_path / "state"),
+        "--history-size",
+        "10000",
+    )
     said: list[str] = []
     uri = f"--ws-c-uri=ws://127.0.0.1:{port}/ops?resume={KEY}"
     terminal = Websocat("-", "--text", uri, f"autoreconnect:ws-c:tcp:127.0.0.1:{port}")

@@ -12,7 +12,7 @@ from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 LOGROTATE = Path(__file__).parents[2] / "deploy" / "logrotate"
-HISTORY = ("--history", "100000")
+HISTORY = ("--history-size", "100000")
 
 
 class Rotated(Daemon):
@@ -34,7 +34,7 @@ class Rotated(Daemon):
         return len(list((self.folder / "logs").glob("chat.log*")))
 
     def verify(self) -> str:
-        command = [str(Path(TWISTD).with_name("chatd")), "verify", "--state", "state", "logs"]
+        command = [str(Path(TWISTD).with_name("chatd")), "verify", "--data-dir", "state", "logs"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -54,7 +54,7 @@ def talk(daemon: Rotated, crowd: Crowd, *, until_files: int) -> None:
 
 
 def test_its_own_rotation_each_moment_loses_no_line(tmp_path: Path) -> None:
-    options = ("--state", "state", "--chat-log-rotate", "20kB", *HISTORY)
+    options = ("--data-dir", "state", "--chat-log-rotate", "20kB", *HISTORY)
     with Rotated(tmp_path, *options) as daemon, Crowd() as crowd:
         talk(daemon, crowd, until_files=20)
         daemon.verify()
@@ -71,7 +71,7 @@ def test_renames_each_200_milliseconds_lose_no_line(tmp_path: Path) -> None:
                 number += 1
                 log.rename(log.with_name(f"chat.log.{number:04}"))
 
-    with Rotated(tmp_path, "--state", "state", *HISTORY) as daemon, Crowd() as crowd:
+    with Rotated(tmp_path, "--data-dir", "state", *HISTORY) as daemon, Crowd() as crowd:
         renaming = threading.Thread(target=rename, args=(tmp_path / "logs" / "chat.log",))
         renaming.start()
         try:
@@ -93,7 +93,7 @@ def test_logrotate_rotates_it_with_the_file_that_we_give(tmp_path: Path) -> None
             said.append(f"turn {turn}")
             one.send(said[-1])
             assert other.recv(20) == said[-1]
-            command = ["logrotate", "--force", "--state", str(tmp_path / "status"), str(tmp_path / "rules")]
+            command = ["logrotate", "--force", "--data-dir", str(tmp_path / "status"), str(tmp_path / "rules")]
             subprocess.run(command, check=True, timeout=20)
         one.send("the last")
         assert other.recv(20) == "the last"
@@ -103,7 +103,7 @@ def test_logrotate_rotates_it_with_the_file_that_we_give(tmp_path: Path) -> None
 
 
 def test_a_log_of_objects_has_the_same_fields_and_may_be_mixed(tmp_path: Path) -> None:
-    with Rotated(tmp_path, "--state", "state", "--chat-log-format", "json") as daemon:
+    with Rotated(tmp_path, "--data-dir", "state", "--chat-log-format", "json") as daemon:
         with daemon.connect("ops?nick=ann") as ann, daemon.connect("ops") as bare:
             ann.send("/me waves \u202e\x1b[1m")
             heard = bare.recv(20)
@@ -117,7 +117,7 @@ def test_a_log_of_objects_has_the_same_fields_and_may_be_mixed(tmp_path: Path) -
         ]
         assert objects[0]["action"] is True
         assert "\u202e" not in "".join(daemon.chat_lines())
-    with Rotated(tmp_path, "--state", "state") as daemon:
+    with Rotated(tmp_path, "--data-dir", "state") as daemon:
         daemon.say("ops", "as text")
         kinds = [line.startswith("{") for line in daemon.chat_lines()]
         assert kinds == [True, True, False]
@@ -126,7 +126,7 @@ def test_a_log_of_objects_has_the_same_fields_and_may_be_mixed(tmp_path: Path) -
 
 
 def test_a_synced_log_loses_no_line_and_keeps_the_order(tmp_path: Path) -> None:
-    options = ("--state", "state", "--chat-log-sync", "batch", "--chat-log-rotate", "50kB", *HISTORY)
+    options = ("--data-dir", "state", "--chat-log-sync", "batch", "--chat-log-rotate", "50kB", *HISTORY)
     with Rotated(tmp_path, *options) as daemon, Crowd() as crowd:
         talk(daemon, crowd, until_files=5)
         daemon.verify()

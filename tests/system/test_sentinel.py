@@ -160,7 +160,7 @@ class TestLoad(SentinelTestCase):
         await self.fail_over(lambda: self.first.signal(signal.SIGSTOP))
 
     async def fail_over(self, break_it: Callable[[], None]) -> None:
-        buses = [await self.follow(self.trio.url, "ops", **QUICK, history=100_000) for _ in range(3)]
+        buses = [await self.follow(self.trio.url, "ops", **QUICK, history_size=100_000) for _ in range(3)]
         acknowledged: list[str] = []
         numbers = itertools.count()
         talking = True
@@ -218,11 +218,11 @@ class TestPasswords(SentinelTestCase):
 
     async def test_a_wrong_one_is_said(self) -> None:
         os.replace(self.folder / "servers", self.folder / "sentinels")
-        bus, _ears = self.make(self.trio.url, **QUICK, sentinel_password_file=str(self.folder / "sentinels"))
+        bus, _ears = self.make(self.trio.url, **QUICK, redis_sentinel_password_file=str(self.folder / "sentinels"))
         await self.away(bus, "WRONGPASS")
 
     def files(self) -> dict[str, str]:
         return {
             "redis_password_file": str(self.folder / "servers"),
-            "sentinel_password_file": str(self.folder / "sentinels"),
+            "redis_sentinel_password_file": str(self.folder / "sentinels"),
         }

@@ -22,7 +22,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_a_busy_run_has_no_word_of_chat_in_its_log(tmp_path: Path) -> None:
     key = f"resume-{SECRET}"
-    with Daemon(tmp_path, "--log-format", "json", "--max-backlog", "65536", wait=False) as daemon:
+    with Daemon(tmp_path, "--log-format", "json", "--max-send-buffer", "65536", wait=False) as daemon:
         log = tmp_path / "server.log"
 
         def ports() -> list[str]:
@@ -64,7 +64,7 @@ def test_a_busy_run_has_no_word_of_chat_in_its_log(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_again_and_again_is_said_once_in_a_while_with_how_often(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--log-repeat", "2", workers=1) as daemon:
+    with Daemon(tmp_path, "--tuning", "log_repeat_interval=2", workers=1) as daemon:
         for _ in range(4):
             [worker] = until(daemon.worker_pids, "a worker")
             os.kill(worker, signal.SIGKILL)

@@ -21,7 +21,7 @@ from tests.system.program import Program, program
 from tests.system.test_http import ask
 from tests.waiting import until
 
-OPTIONS = ("--bus-patience", "1")
+OPTIONS = ("--tuning", "publish_timeout=1")
 
 
 class Spread:

@@ -105,7 +105,7 @@ def numbers(texts: list[str]) -> list[int]:
 
 
 def test_those_that_stop_reading_hurt_nobody_take_no_memory_and_miss_nothing(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "5000") as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "262144", "--history-size", "5000") as daemon:
         first, second = daemon.worker_pids()
         with (
             daemon.connect_to(first) as talker,
@@ -131,7 +131,7 @@ def test_those_that_stop_reading_hurt_nobody_take_no_memory_and_miss_nothing(tmp
 
 
 def test_one_that_reads_while_others_talk_on_comes_up_to_them_and_misses_nothing(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "5000") as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "262144", "--history-size", "5000") as daemon:
         first, second = daemon.worker_pids()
         with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
             talk = Talk(talker, other)
@@ -146,7 +146,7 @@ def test_one_that_reads_while_others_talk_on_comes_up_to_them_and_misses_nothing
 
 
 def test_what_history_has_no_more_is_lost_and_the_client_stays(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "65536", "--history", "100") as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "65536", "--history-size", "100") as daemon:
         first, second = daemon.worker_pids()
         with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
             talk = Talk(talker, other)
@@ -161,7 +161,7 @@ def test_what_history_has_no_more_is_lost_and_the_client_stays(tmp_path: Path) -
 
 
 def test_without_history_it_is_closed_and_told_what_it_missed(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "262144", "--history", "0") as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "262144", "--history-size", "0") as daemon:
         first, second = daemon.worker_pids()
         with (
             daemon.connect_to(first) as talker,
@@ -182,7 +182,7 @@ def test_without_history_it_is_closed_and_told_what_it_missed(tmp_path: Path) ->
 
 
 def test_one_that_reads_again_in_time_never_falls_behind(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "16777216", "--history", "0") as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "16777216", "--history-size", "0") as daemon:
         first, second = daemon.worker_pids()
         with daemon.connect_to(first) as talker, daemon.connect_to(second) as other, stalled(daemon, second) as slow:
             talk = Talk(talker, other)
@@ -194,7 +194,7 @@ def test_one_that_reads_again_in_time_never_falls_behind(tmp_path: Path) -> None
 
 
 def test_one_that_never_reads_and_goes_leaves_the_others_alone(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-backlog", "65536", workers=1) as daemon:
+    with Daemon(tmp_path, "--max-send-buffer", "65536", workers=1) as daemon:
         [worker] = daemon.worker_pids()
         with daemon.connect() as talker, daemon.connect() as other, stalled(daemon, worker) as slow:
             Talk(talker, other).go_on(800)

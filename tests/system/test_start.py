@@ -107,7 +107,7 @@ def test_a_worker_that_ends_again_and_again_ends_the_start_with_its_own_error(tm
 def test_a_broker_that_ends_again_and_again_ends_the_start_with_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "state" / "broker").mkdir(parents=True)
     (tmp_path / "state" / "broker" / "appendonlydir").touch()
-    line = gives_up(tmp_path, "--state", "state")
+    line = gives_up(tmp_path, "--data-dir", "state")
     assert re.search(
         r"cannot start: the private broker ended 5 times before .*: exit status 1: .*appendonlydir", line
     ), line
@@ -122,8 +122,10 @@ def test_what_only_the_user_that_serves_cannot_do_ends_the_start_with_one_line_t
     line = gives_up(tmp_path, *listen, command=twistd)
     assert re.search(r"cannot start: --chat-log \S+ cannot be used: Permission denied(: \S+)?$", line), line
     open_to_all = {"TMPDIR": tempfile.gettempdir()}
-    line = gives_up(tmp_path, *listen, "--chat-log", os.devnull, "--state", str(state), command=twistd, env=open_to_all)
-    assert f"chatd cannot start: --state {state} cannot be used: Permission denied" in line
+    line = gives_up(
+        tmp_path, *listen, "--chat-log", os.devnull, "--data-dir", str(state), command=twistd, env=open_to_all
+    )
+    assert f"chatd cannot start: --data-dir {state} cannot be used: Permission denied" in line
 
 
 def test_a_chat_log_that_cannot_be_written_refuses_a_reload(tmp_path: Path) -> None:

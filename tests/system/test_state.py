@@ -1,4 +1,4 @@
-"""What ``--state`` keeps: kill -9 of the broker, and of everything, loses nothing that was acknowledged."""
+"""What ``--data-dir`` keeps: kill -9 of the broker, and of everything, loses nothing that was acknowledged."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def lineage(folder: Path) -> str:
 
 def test_a_killed_broker_comes_back_with_all_it_acknowledged(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    with Daemon(tmp_path, "--state", "state") as daemon:
+    with Daemon(tmp_path, "--data-dir", "state") as daemon:
         before = lineage(folder)
         acknowledged = write_until(daemon, folder, kill_broker)
         assert acknowledged >= 2000
@@ -70,11 +70,11 @@ def test_a_killed_broker_comes_back_with_all_it_acknowledged(tmp_path: Path) -> 
 
 def test_after_a_kill_of_everything_the_next_chatd_has_all_that_was_acknowledged(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    with Daemon(tmp_path, "--state", str(folder)) as daemon:
+    with Daemon(tmp_path, "--data-dir", str(folder)) as daemon:
         before = lineage(folder)
         acknowledged = write_until(daemon, folder, Daemon.kill)
         assert acknowledged >= 2000
-    with Daemon(tmp_path, "--state", str(folder)):
+    with Daemon(tmp_path, "--data-dir", str(folder)):
         kept = stored(folder)
         assert kept == [f"{number + 1}-0".encode() for number in range(len(kept))]
         assert acknowledged <= len(kept) <= acknowledged + 10
@@ -83,30 +83,33 @@ def test_after_a_kill_of_everything_the_next_chatd_has_all_that_was_acknowledged
 
 def test_after_a_stop_the_next_chatd_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    with Daemon(tmp_path, "--state", str(folder)) as daemon, Client(str(folder / "broker" / "broker.sock")) as client:
+    with (
+        Daemon(tmp_path, "--data-dir", str(folder)) as daemon,
+        Client(str(folder / "broker" / "broker.sock")) as client,
+    ):
         client.ask("XADD", "lines", "1-0", "b", "x")
         before = lineage(folder)
         daemon.process.terminate()
         daemon.process.wait(15)
         assert "killed" not in daemon.log()
         assert sorted(os.listdir(folder / "broker")) == ["appendonlydir", "lineage"]
-    with Daemon(tmp_path, "--state", str(folder)):
+    with Daemon(tmp_path, "--data-dir", str(folder)):
         assert stored(folder) == [b"1-0"]
         assert lineage(folder) == before
 
 
 def test_a_restored_folder_begins_another_lineage(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--state", "state"):
+    with Daemon(tmp_path, "--data-dir", "state"):
         before = lineage(tmp_path / "state")
     shutil.copytree(tmp_path / "state", tmp_path / "copy", copy_function=shutil.copy2)
-    assert main(["new-lineage", "--state", str(tmp_path / "copy")]) == 0
-    with Daemon(tmp_path, "--state", "copy"):
+    assert main(["new-lineage", "--data-dir", str(tmp_path / "copy")]) == 0
+    with Daemon(tmp_path, "--data-dir", "copy"):
         assert lineage(tmp_path / "copy") != before
 
 
 def test_a_second_chatd_in_the_same_folder_ends_with_one_line_and_the_first_goes_on(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--state", "state") as daemon, daemon.connect() as one, daemon.connect() as other:
-        command = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--state", "state"]
+    with Daemon(tmp_path, "--data-dir", "state") as daemon, daemon.connect() as one, daemon.connect() as other:
+        command = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--data-dir", "state"]
         second = subprocess.run(
             [*command, "--listen", "tcp:0:interface=127.0.0.1"],
             cwd=tmp_path,
@@ -118,7 +121,7 @@ def test_a_second_chatd_in_the_same_folder_ends_with_one_line_and_the_first_goes
         assert (second.returncode, second.stdout, second.stderr) == (
             1,
             "",
-            "twistd chatd: --state state is in use by another chatd\n",
+            "twistd chatd: --data-dir state is in use by another chatd\n",
         )
         one.send("still here")
         assert other.recv(20) == "still here"
@@ -126,7 +129,7 @@ def test_a_second_chatd_in_the_same_folder_ends_with_one_line_and_the_first_goes
 
 @pytest.mark.parametrize("name", ["a folder", "100%25?#", "caf\u00e9", "x" * 120])
 def test_the_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
-    with Daemon(tmp_path, "--state", name) as daemon, daemon.connect() as one, daemon.connect() as other:
+    with Daemon(tmp_path, "--data-dir", name) as daemon, daemon.connect() as one, daemon.connect() as other:
         one.send("hello")
         assert other.recv(20) == "hello"
         assert (tmp_path / name / "broker" / "appendonlydir").is_dir()

@@ -302,7 +302,7 @@ def test_two_workers_take_connections_on_the_sockets_that_systemd_passes(tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("::1", 0), family=socket.AF_INET6) as six:
         ports = [one.getsockname()[1], six.getsockname()[1]]
     listen = [f"--listen=127.0.0.1:{ports[0]}", f"--listen=[::1]:{ports[1]}", "--fdname=four:six"]
-    chatd = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", "--drain", "0.2"]
+    chatd = [TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", "--drain-timeout", "0.2"]
     chatd += ["--listen", "systemd:domain=INET:name=four", "--listen", "systemd:domain=INET6:name=six"]
     with running(tmp_path, activate, *listen, "-E", "PATH", "-E", "PYTHONPATH", *chatd) as service:
         service.wait_for("Listening on")

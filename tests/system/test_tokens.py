@@ -242,7 +242,7 @@ def test_a_subject_or_token_on_the_list_is_closed_and_refused_until_it_is_taken_
     listed.write_text("# nobody yet\n")
     ann, ben, other = token(sub="ann"), token(sub="ben", jti="lost"), token(sub="ben", jti="kept")
     with (
-        Daemon(tmp_path, "--auth-key", KEY, "--revoked", "revoked") as daemon,
+        Daemon(tmp_path, "--auth-key", KEY, "--auth-revoked", "revoked") as daemon,
         daemon.connect(f"list?token={ann}") as first,
         daemon.connect(f"list?token={ben}", "chatd.v1") as second,
         daemon.connect(f"list?token={other}") as third,
@@ -257,7 +257,7 @@ def test_a_subject_or_token_on_the_list_is_closed_and_refused_until_it_is_taken_
                 until(lambda worker=worker, text=text: is_revoked(daemon, worker, text), "it")  # type: ignore[misc]
         listed.write_text("nonsense\n")
         daemon.wait_for(
-            "--revoked .*revoked, line 1: must be: sub NAME, or jti ID.*the previous version stays in force"
+            "--auth-revoked .*revoked, line 1: must be: sub NAME, or jti ID.*the previous version stays in force"
         )
         assert status(f"{url}?token={ann}") == 401
         assert status(url, b"still here", Authorization=f"Bearer {other}") == 201
@@ -273,7 +273,7 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
     (tmp_path / "bans").write_text("192.0.2.0/24\n")
     (tmp_path / "revoked").write_text("sub ben\n")
     good = token(sub="ann")
-    options = ("--auth-key", KEY, "--ban-list", "bans", "--revoked", "revoked", "--trusted-proxy", "127.0.0.1")
+    options = ("--auth-key", KEY, "--ban-list", "bans", "--auth-revoked", "revoked", "--trusted-proxy", "127.0.0.1")
     with Daemon(tmp_path, *options, workers=1) as daemon:
         (tmp_path / KEY).unlink()
         (tmp_path / "bans").write_text("192.0.2.0/24\nnonsense\n")
@@ -325,7 +325,7 @@ def test_on_loopback_a_page_whose_name_points_to_us_is_refused_and_its_visitor_t
         urlopen(request)
     with caught.value as answer:
         assert answer.code == 403
-        assert "give --host evil.example, or --trusted-proxy ADDRESS" in json.load(answer)["message"]
+        assert "give --allowed-host evil.example, or --trusted-proxy ADDRESS" in json.load(answer)["message"]
     with pytest.raises(InvalidStatus) as refused:
         connect(f"ws://{host}/rebound", sock=daemon.socket_to(daemon.worker_pids()[0]), origin=Origin(f"http://{host}"))
     assert refused.value.response.status_code == 403
@@ -333,7 +333,7 @@ def test_on_loopback_a_page_whose_name_points_to_us_is_refused_and_its_visitor_t
 
 
 def test_a_server_that_has_a_name_is_not_reached_by_another(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--host", "chat.example.org", "--host", "127.0.0.1", workers=1) as daemon:
+    with Daemon(tmp_path, "--allowed-host", "chat.example.org", "--allowed-host", "127.0.0.1", workers=1) as daemon:
         with daemon.connect("ours"):
             pass
         rebound = f"ws://evil.localhost:{daemon.port}/ours"

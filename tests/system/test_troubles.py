@@ -98,7 +98,7 @@ def test_what_can_not_be_logged_is_refused_and_all_goes_on_when_it_can_again(
     logs = tmp_path / "logs"
     logs.mkdir()
     disk = f'mount -t tmpfs -o size=256k chatd {logs} && exec "$@"'
-    options = ("--listen", "tcp:0:interface=127.0.0.1", "--state", str(tmp_path / "state"))
+    options = ("--listen", "tcp:0:interface=127.0.0.1", "--data-dir", str(tmp_path / "state"))
     with Daemon(tmp_path, *options, host=[*OWN_MOUNTS, "sh", "-euc", disk, "sh"]) as daemon:
         daemon.port = int(daemon.wait_for(r" ws://127.0.0.1:(\d+)")[1])
 
@@ -124,7 +124,7 @@ def test_what_can_not_be_logged_is_refused_and_all_goes_on_when_it_can_again(
         log.write_bytes(found.read_bytes())
         texts = [line.split(" ", 4)[4] for line in log.read_text().splitlines()]
         assert [each for each in texts if each.startswith("disk ")] == program.acknowledged
-        assert "each is in the logs once" in verified(daemon, log, "--state", str(tmp_path / "state"))
+        assert "each is in the logs once" in verified(daemon, log, "--data-dir", str(tmp_path / "state"))
 
 
 def _is_closed(client: ClientConnection) -> int | None:
@@ -375,7 +375,7 @@ def _killed(daemon: Daemon) -> list[str]:
 
 
 def test_a_worker_without_memory_costs_its_own_clients_at_most_and_the_service_goes_on(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--max-message", "1048576", "--history", "0") as daemon:
+    with Daemon(tmp_path, "--max-message-size", "1048576", "--history-size", "0") as daemon:
         poor, rich = daemon.worker_pids()
         with daemon.connect_to(rich, "memory?nick=rich") as other, daemon.connect_to(rich, "memory") as hearer:
             used = int(Path(f"/proc/{poor}/statm").read_text().split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -428,7 +428,7 @@ def _kept(daemon: Daemon, room: str) -> int:
 
 def test_a_flood_of_many_rooms_drops_old_histories_and_stops_nobody(tmp_path: Path) -> None:
     flood = [f"{number} {'x' * 16_000}" for number in range(64)]
-    with Daemon(tmp_path, "--broker-memory", "32MiB") as daemon:
+    with Daemon(tmp_path, "--redis-maxmemory", "32MiB") as daemon:
         with daemon.connect("other") as hearer, daemon.connect("other") as speaker:
             for number in range(50):
                 daemon.say(f"flood{number}", *flood)

@@ -14,14 +14,14 @@ CHATD = str(Path(sys.executable).parent / "chatd")
 
 def verify(daemon: Daemon) -> tuple[int, str]:
     """Run it where chatd runs; give its status and its last line."""
-    command = [CHATD, "verify", "--state", "state"]
+    command = [CHATD, "verify", "--data-dir", "state"]
     done = subprocess.run(command, cwd=daemon.folder, capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()[-1]
 
 
 def test_what_was_said_is_in_the_logs_once_until_one_is_taken_away(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--state", "state") as daemon, daemon.connect("ops") as ann, daemon.connect("ops") as bob:
+    with Daemon(tmp_path, "--data-dir", "state") as daemon, daemon.connect("ops") as ann, daemon.connect("ops") as bob:
         for number in range(300):
             ann.send(f"line {number} \\ \t\x1b")
             if number == 150:  # in the midst of it

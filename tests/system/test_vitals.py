@@ -16,7 +16,7 @@ def _state(pid: int) -> str:
 
 
 def test_all_is_read_and_clients_show(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--state", "state") as daemon, ExitStack() as clients:
+    with Daemon(tmp_path, "--data-dir", "state") as daemon, ExitStack() as clients:
         vitals = Vitals(daemon)
         before = vitals.read()
         assert before.keys() == {*(each.name for each in VITALS if each.name != LAG), PSS}

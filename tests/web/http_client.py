@@ -19,7 +19,9 @@ from tests.fakes import FakeBus, FakeChatLog, FakeMember, FakeMeter, FakeTranspo
 from tests.frames import Heard, heard
 from tests.waiting import until
 
-CONFIG = Config(http_idle_seconds=7, flush_interval=0, max_message=100, body_seconds=5, join_seconds=5, bus_patience=10)
+CONFIG = Config(
+    http_idle_seconds=7, flush_interval=0, max_message_size=100, body_seconds=5, join_seconds=5, publish_timeout=10
+)
 NOON = 1_790_000_000
 
 
@@ -28,7 +30,7 @@ class ChatServer:
 
     def __init__(self, config: Config = CONFIG, **options: Any) -> None:
         self.clock = Clock()
-        self.bus = FakeBus(history=config.history)
+        self.bus = FakeBus(history=config.history_size)
         bus: Any = self.bus
         self.chat_log = FakeChatLog()
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, now=lambda: NOON)

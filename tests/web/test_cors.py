@@ -12,7 +12,7 @@ TARGETS = ["GET /ops", "GET /ops?follow=1", "GET /ops/members", "GET /-/rooms", 
 
 @pytest.fixture
 def server() -> ChatServer:
-    return ChatServer(Config(origin=("https://friend.example",), flush_interval=0))
+    return ChatServer(Config(allowed_origin=("https://friend.example",), flush_interval=0))
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -97,7 +97,7 @@ def test_an_answer_says_where_older_messages_are_to_be_had_as_long_as_there_are_
 
 
 def test_so_does_one_that_has_fewer_than_were_asked_for_because_more_do_not_fit() -> None:
-    server = ChatServer(replace(CONFIG, max_backlog=300))
+    server = ChatServer(replace(CONFIG, max_send_buffer=300))
     for number in range(1, 6):
         server.say(str(number))
     answer = HttpClient(server).ask("GET /ops?last=5")
@@ -180,7 +180,7 @@ def test_and_is_refused_if_that_does_not_come_in_time(http_client: HttpClient) -
 @pytest.fixture
 def backlog(monkeypatch: pytest.MonkeyPatch) -> Number:
     """Let as much wait for all clients as may."""
-    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", CONFIG.max_backlog_total)
+    monkeypatch.setattr(SEND_BUFFER_BYTES, "value", CONFIG.worker_send_buffers)
     return SEND_BUFFER_BYTES
 
 
@@ -306,7 +306,7 @@ def test_a_list_that_takes_long_is_not_asked_for_again_before_the_broker_had_res
 
 
 def test_what_is_read_counts_by_its_size() -> None:
-    server = ChatServer(replace(CONFIG, limit_requests="1", limit_requests_seconds=10, limit_read_bytes=100))
+    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=10, limit_read_bytes=100))
     http_client = HttpClient(server)
     for number in range(20):
         server.say(f"{number}")
@@ -322,7 +322,7 @@ def test_what_is_read_counts_by_its_size() -> None:
 
 
 def test_a_list_of_rooms_counts_by_its_size() -> None:
-    server = ChatServer(replace(CONFIG, limit_requests="1", limit_requests_seconds=10, limit_read_bytes=100))
+    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=10, limit_read_bytes=100))
     http_client = HttpClient(server)
     for number in range(8):
         server.say("hello", room=f"r{number}")
@@ -401,7 +401,7 @@ def test_whether_a_nick_is_in_use_is_not_waited_for_for_ever(http_client: HttpCl
     server.bus.answer_at_once = False
     http_client.post("/ops?nick=ann", "hello")
     assert http_client.transport.value() == b""
-    server.clock.advance(CONFIG.bus_patience + 0.2)
+    server.clock.advance(CONFIG.publish_timeout + 0.2)
     assert http_client.transport.value().startswith(b"HTTP/1.1 503 ")
     server.bus.answer()
     server.turn()
@@ -428,7 +428,7 @@ def test_a_nick_is_looked_for_before_a_full_window_is_waited_for_again(
         ("", "", 400, "bad_request"),
         ("\n", "", 400, "bad_request"),
         (b"\xff", "", 400, "bad_request"),
-        ("a" * (CONFIG.max_message + 1), "", 413, "too_large"),
+        ("a" * (CONFIG.max_message_size + 1), "", 413, "too_large"),
         ("{", "application/json", 400, "bad_request"),
         ('{"text": 1}', "application/json", 400, "bad_request"),
         ("a", "image/png", 415, "bad_request"),
@@ -474,7 +474,7 @@ def test_what_is_said_to_a_worker_that_starts_waits_for_the_broker(http_client: 
 def test_and_is_refused_if_that_is_not_there_in_time(http_client: HttpClient, server: ChatServer) -> None:
     server.bus.away, server.bus.starting = "not connected yet", True
     http_client.post("/ops", "hello")
-    http_client.clock.advance(CONFIG.bus_patience)
+    http_client.clock.advance(CONFIG.publish_timeout)
     assert error(heard(http_client.transport.value())) == (503, "unavailable")
     assert server.chat_log.entries == []
 
@@ -492,7 +492,7 @@ def test_a_full_window_is_waited_for(http_client: HttpClient, server: ChatServer
 def test_a_window_that_stays_full_is_not_waited_for_for_ever(http_client: HttpClient, server: ChatServer) -> None:
     server.bus.full = True
     http_client.post("/ops", "hello")
-    server.clock.advance(CONFIG.bus_patience + 0.2)
+    server.clock.advance(CONFIG.publish_timeout + 0.2)
     assert http_client.transport.value().startswith(b"HTTP/1.1 503 ")
     assert server.chat_log.entries == []
 
@@ -502,7 +502,7 @@ def test_what_the_bus_does_not_answer_is_not_waited_for_for_ever(http_client: Ht
     server.bus.publish = lambda *_: answer  # type: ignore[method-assign]
     http_client.post("/ops", "hello")
     assert http_client.transport.value() == b""
-    server.clock.advance(CONFIG.bus_patience + 0.2)
+    server.clock.advance(CONFIG.publish_timeout + 0.2)
     assert http_client.transport.value().startswith(b"HTTP/1.1 503 ")
     assert b"try again with the same id" in http_client.transport.value()
     answer.callback(PublishResult(StreamPosition("e0", 1)))
@@ -543,7 +543,7 @@ def test_a_room_is_shown_in_the_form_that_is_liked_best(http_client: HttpClient,
 
 
 def test_history_that_is_not_kept_is_empty() -> None:
-    server = ChatServer(Config(history=0, flush_interval=0))
+    server = ChatServer(Config(history_size=0, flush_interval=0))
     http_client = HttpClient(server)
     server.say("hello")
     assert http_client.ask("GET /ops").body == b""

@@ -207,7 +207,7 @@ def test_options_says_what_may_be_done(http_client: HttpClient, path: str, allow
 
 # Bodies
 
-MOST = 6 * CONFIG.max_message + 4096
+MOST = 6 * CONFIG.max_message_size + 4096
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000000000", f"Content-Length: {MOST + 1}"])
@@ -351,7 +351,7 @@ def test_a_body_where_none_is_wanted_is_passed_over(http_client: HttpClient) -> 
 
 # How often one may ask
 
-LIMITED = replace(CONFIG, limit_requests="1", limit_requests_seconds=12.5)
+LIMITED = replace(CONFIG, request_rate="1", limit_requests_seconds=12.5)
 
 
 def test_every_request_takes_from_the_limit_of_its_address() -> None:
@@ -390,7 +390,7 @@ def test_health_is_told_in_spite_of_a_flood_of_requests_and_is_limited_by_itself
 
 
 def test_pages_of_other_origins_may_read_that_it_was_too_often() -> None:
-    http_client = HttpClient(ChatServer(replace(LIMITED, origin=("https://app.example",))))
+    http_client = HttpClient(ChatServer(replace(LIMITED, allowed_origin=("https://app.example",))))
     for _ in range(12):
         http_client.ask("GET /ops")
     answer = http_client.ask("GET /ops", "Origin: https://app.example")

@@ -15,7 +15,7 @@ from tests.fakes import Events
 from tests.frames import heard
 from tests.web.http_client import CONFIG, ChatServer, HttpClient, error
 
-HELD = Config(max_backlog=65_536, max_message=30_000, flush_interval=0)
+HELD = Config(max_send_buffer=65_536, max_message_size=30_000, flush_interval=0)
 
 
 def streamed(http_client: HttpClient) -> str:
@@ -50,7 +50,7 @@ def events_of(http_client: HttpClient) -> list[tuple[str, str, dict[str, object]
 
 def test_no_more_clients_follow_than_may_and_when_one_has_gone_the_next_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CLIENTS["http"], "value", 0)
-    server = ChatServer(replace(CONFIG, max_connections_worker=4))
+    server = ChatServer(replace(CONFIG, worker_connections=4))
     followers = [HttpClient(server) for _ in range(2)]
     for follower in followers:
         follower.send("GET /ops?follow=1")
@@ -71,7 +71,7 @@ def test_an_event_source_that_is_refused_for_now_gets_a_stream_that_ends_and_say
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(CLIENTS["http"], "value", 0)
-    server = ChatServer(replace(CONFIG, max_connections_worker=0))
+    server = ChatServer(replace(CONFIG, worker_connections=0))
     before = REFUSED["unavailable"].value
     answers = [HttpClient(server).ask("GET /ops", EVENTS) for _ in range(9)]
     waits = set()
@@ -93,7 +93,7 @@ def test_an_event_source_that_is_refused_for_now_gets_a_stream_that_ends_and_say
 
 
 def test_one_that_is_too_fast_is_told_so_in_the_same_way() -> None:
-    server = ChatServer(replace(CONFIG, limit_requests="1", limit_requests_seconds=1))
+    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=1))
     HttpClient(server).ask("GET /ops")
     answer = HttpClient(server).ask("GET /ops", EVENTS)
     assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
@@ -133,7 +133,7 @@ def test_what_no_event_source_asks_for_stays_an_error(http_client: HttpClient) -
 
 
 def test_what_a_follower_is_given_is_charged_and_what_it_missed_is_not_refused() -> None:
-    server = ChatServer(replace(CONFIG, limit_requests="1", limit_requests_seconds=5, limit_read_bytes=5))
+    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=5, limit_read_bytes=5))
     for number in range(10):
         server.say(f"{number}")
     first, second = HttpClient(server), HttpClient(server)
@@ -224,7 +224,7 @@ def test_events_go_on_behind_the_last_one_that_was_heard(http_client: HttpClient
 
 
 def test_what_is_lost_meanwhile_is_told(server: ChatServer) -> None:
-    server = ChatServer(Config(history=2, flush_interval=0))
+    server = ChatServer(Config(history_size=2, flush_interval=0))
     http_client = HttpClient(server)
     for each in range(6):
         server.say(str(each))
@@ -260,7 +260,7 @@ def test_it_works_on_a_connection_that_was_used_before(http_client: HttpClient, 
 
 
 def test_of_those_who_come_through_a_proxy_each_follows_no_more_than_it_may_on_whichever_connection() -> None:
-    config = replace(CONFIG, limit_connections="2", trusted_proxy=("192.0.2.7",))
+    config = replace(CONFIG, connections_per_address="2", trusted_proxy=("192.0.2.7",))
     server, statuses = ChatServer(config), []
     for client in ("192.0.2.8", "192.0.2.8", "192.0.2.8", "192.0.2.9"):
         http_client = HttpClient(server)
@@ -422,7 +422,7 @@ def test_a_slow_follower_gets_later_what_it_can_not_take_now() -> None:
 
 
 def test_without_history_it_is_told_what_it_missed() -> None:
-    server = ChatServer(Config(max_backlog=65_536, max_message=30_000, flush_interval=0, history=0))
+    server = ChatServer(Config(max_send_buffer=65_536, max_message_size=30_000, flush_interval=0, history_size=0))
     http_client = HttpClient(server)
     http_client.send("GET /ops?follow=1")
     http_client.transport.client_reads = False

@@ -393,7 +393,7 @@ def test_our_own_page_is_let_in(server: ChatServer) -> None:
 
 
 def test_a_page_of_an_allowed_origin_is_let_in() -> None:
-    server = ChatServer(replace(CONFIG, origin=("https://*.example.org",)))
+    server = ChatServer(replace(CONFIG, allowed_origin=("https://*.example.org",)))
     assert server.visitor(handshake(Origin="https://app.example.org")).status == 101
 
 
@@ -404,7 +404,7 @@ def test_a_page_of_an_allowed_origin_is_let_in() -> None:
 def test_any_other_page_is_403_before_the_upgrade(server: ChatServer, events: Events, origin: str) -> None:
     server.visitor(handshake(Origin=origin) + frame(b"a")).assert_refused(403, "forbidden")
     assert (server.said(), server.bus.rooms, server.clock.getDelayedCalls()) == ([], {}, [])
-    assert all("--origin" in text for _, text in events.said)
+    assert all("--allowed-origin" in text for _, text in events.said)
 
 
 def test_two_origins_are_none(server: ChatServer) -> None:
@@ -773,7 +773,7 @@ def test_those_who_are_put_on_the_list_are_closed(tmp_path: Path) -> None:
 
 
 def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> None:
-    server = ChatServer(replace(CONFIG, limit_connections="2", limit_arrivals="off"))
+    server = ChatServer(replace(CONFIG, connections_per_address="2", connection_rate="off"))
     incomings: Any = server.incomings
     server.incomings = incomings.port(exposed=True)
     inside = [server.visitor(handshake()) for _ in range(2)]
@@ -790,7 +790,7 @@ def test_an_address_has_no_more_connections_than_it_may_asked_for_or_not() -> No
 
 
 def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is_known() -> None:
-    server = ChatServer(replace(CONFIG, limit_connections="2"))
+    server = ChatServer(replace(CONFIG, connections_per_address="2"))
     incomings: Any = server.incomings
     server.incomings = incomings.port(exposed=True, proxied=True)
     waiting = [server.visitor() for _ in range(6)]
@@ -798,7 +798,7 @@ def test_who_is_at_the_other_end_of_a_proxy_protocol_is_not_counted_before_it_is
 
 
 def test_a_program_from_elsewhere_makes_no_more_rooms_than_it_may_however_fast_it_may_speak() -> None:
-    server = ChatServer(replace(CONFIG, limit_messages="off", limit_bytes="off", auto_rooms=2.0))
+    server = ChatServer(replace(CONFIG, message_rate="off", byte_rate="off", auto_room_rate=2.0))
     incomings: Any = server.incomings
     codes = []
     for port in (incomings.port(exposed=True), incomings.port(exposed=False)):
@@ -847,7 +847,7 @@ def exposed(**limits: Any) -> ChatServer:
 
 
 def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -> None:
-    server = exposed(limit_connections="2", limit_arrivals="off")
+    server = exposed(connections_per_address="2", connection_rate="off")
     visitors = [server.visitor(GET) for _ in range(3)]
     for visitor in visitors:
         visitor.transport.clear()
@@ -857,7 +857,7 @@ def test_an_address_has_no_more_connections_than_it_may_behind_probes_either() -
 
 
 def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
-    server = exposed(limit_arrivals="2")
+    server = exposed(connection_rate="2")
     visitors = [server.visitor(GET) for _ in range(3)]
     for visitor in visitors:
         visitor.transport.clear()
@@ -871,7 +871,7 @@ def test_an_address_begins_no_more_than_it_may_behind_probes_either() -> None:
 
 
 def test_a_handshake_that_reads_is_refused_where_the_address_has_asked_for_too_much() -> None:
-    server = exposed(limit_requests="1")
+    server = exposed(request_rate="1")
     visitor = server.visitor(*[get("/ops")] * 11)
     assert visitor.transport.value().count(b"HTTP/1.1 200 ") == 10
     assert visitor.transport.value().count(b"HTTP/1.1 429 ") == 1
@@ -891,20 +891,20 @@ def statuses_of(server: ChatServer, requests: Iterable[bytes]) -> list[int | Non
 
 
 def test_a_made_up_resume_key_reads_no_more_than_the_address_may_owe() -> None:
-    server = exposed(limit_requests="1", limit_arrivals="off", limit_rooms="off")
+    server = exposed(request_rate="1", connection_rate="off", room_rate="off")
     keys = (handshake(f"/ops?resume=a-made-up-key-{number}") for number in range(40))
     assert statuses_of(server, keys) == [101] * 25 + [429] * 15
 
 
 def test_a_request_that_is_refused_by_its_head_is_one_of_its_address() -> None:
-    server = exposed(limit_requests="1", limit_arrivals="off")
+    server = exposed(request_rate="1", connection_rate="off")
     image = b"POST /ops HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 1\r\n\r\n"
     assert statuses_of(server, [b"GARBAGE\r\n\r\n", image] * 5) == [400, 415] * 5
     assert server.visitor(get("/ops")).status == 429
 
 
 def test_a_handshake_that_is_refused_was_a_request_too() -> None:
-    server = exposed(limit_requests="1")
+    server = exposed(request_rate="1")
     visitor = server.visitor(GET)
     for number in range(10):
         visitor.transport.clear()
@@ -914,7 +914,7 @@ def test_a_handshake_that_is_refused_was_a_request_too() -> None:
 
 
 def test_behind_a_proxy_each_request_is_one_of_its_client() -> None:
-    server = exposed(limit_requests="1", trusted_proxy=(PEER.host,))
+    server = exposed(request_rate="1", trusted_proxy=(PEER.host,))
     visitor = server.visitor()
     statuses = []
     for address in ["203.0.113.5"] * 11 + ["203.0.113.6"]:

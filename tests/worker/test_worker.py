@@ -426,7 +426,7 @@ def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clie
     with Server() as broker:
         broker.start()
         station = Station(tmp_path, broker.url)
-        options: dict[str, Any] = {"drain": 0, "redis_prefix": "p", "stop_seconds": 0.5}
+        options: dict[str, Any] = {"drain_timeout": 0, "redis_prefix": "p", "stop_seconds": 0.5}
         with station.worker(**options) as worker, station.client("/ops?resume=a-key-of-mine") as client:
             with broker.unreachable():
                 worker.tell(DRAIN)
@@ -534,7 +534,7 @@ def test_a_unix_socket_serves_too(station: Station) -> None:
 
 def test_a_client_that_never_reads_falls_behind_and_hurts_nobody(station: Station) -> None:
     with (
-        station.worker(max_backlog=100_000, report_seconds=0.05) as worker,
+        station.worker(max_send_buffer=100_000, report_seconds=0.05) as worker,
         station.client() as ann,
         station.client() as bob,
         station.raw(handshake()) as deaf,
@@ -554,8 +554,8 @@ def test_what_had_not_reached_a_client_that_was_given_up_is_sent_to_it_again(sta
     patience = 0.3 if "ping" in ended else 60.0
     prefix = uuid.uuid4().hex
     options: dict[str, Any] = {
-        "ping_seconds": patience,
-        "pong_seconds": patience,
+        "ping_interval": patience,
+        "pong_timeout": patience,
         "stalled_seconds": patience,
         "close_seconds": 0.2,
         "redis_prefix": prefix,
@@ -623,7 +623,7 @@ class SlowOverTls:
 
 def test_over_tls_a_client_that_reads_again_gets_all(station: Station, certificate: Path) -> None:
     clients = SlowOverTls(station, certificate)
-    with station.worker(clients.endpoint, max_backlog=100_000) as worker, clients.reading() as read:
+    with station.worker(clients.endpoint, max_send_buffer=100_000) as worker, clients.reading() as read:
         worker.wait_for_log("slow readers that fell behind: ")
         *texts, last = read(lambda tail: tail.endswith(b"that is all")).texts
     assert [text[:3] for text in texts] == [f"{number:03d}" for number in range(clients.COUNT)]
@@ -634,7 +634,10 @@ def test_over_tls_and_without_history_a_client_that_reads_again_is_told_what_it_
     station: Station, certificate: Path
 ) -> None:
     clients = SlowOverTls(station, certificate)
-    with station.worker(clients.endpoint, max_backlog=100_000, history=0, close_seconds=60), clients.reading() as read:
+    with (
+        station.worker(clients.endpoint, max_send_buffer=100_000, history_size=0, close_seconds=60),
+        clients.reading() as read,
+    ):
         *texts, last = read(lambda tail: b"read too slowly" in tail).frames
     assert [text[:3] for _, text in texts] == [b"%03d" % number for number in range(len(texts))]
     missed = int(last[1].split()[3])
@@ -653,7 +656,7 @@ def read_to_the_end(client: socket.socket) -> bytes:
 def test_a_slow_client_that_closes_hears_all_that_waited_for_it_and_the_connection_ends(station: Station) -> None:
     count = 900  # 14 MB: some of it waits for the client to read
     with (
-        station.worker(max_backlog=100_000_000, close_seconds=600),
+        station.worker(max_send_buffer=100_000_000, close_seconds=600),
         station.client() as ann,
         station.client() as bob,
         station.raw(handshake()) as slow,
