@@ -75,6 +75,7 @@ def broker(request: pytest.FixtureRequest, valkey_url: str) -> None:
 ROOT = Path(__file__).parents[1]
 QUICK = [line for line in (ROOT / "tests" / "quick.txt").read_text().splitlines() if line and not line.startswith("#")]
 """Folders, files and tests of ``make test``."""
+NOT_QUICK = tuple(entry[1:] for entry in QUICK if entry.startswith("!"))
 WITHIN_QUICK = tuple(entry + end for entry in QUICK for end in ("/", "::", "["))
 
 
@@ -85,7 +86,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def _is_quick(name: str) -> bool:
     """Return whether a test, a file or a folder is in the list."""
-    return name in QUICK or name.startswith(WITHIN_QUICK)
+    return (name in QUICK or name.startswith(WITHIN_QUICK)) and not name.startswith(NOT_QUICK)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -96,7 +97,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         case "quick":
             ignored = not (_is_quick(name) or holds_quick)
         case "full":
-            ignored = _is_quick(name)
+            ignored = _is_quick(name) and not any(entry.startswith((f"{name}/", f"{name}::")) for entry in NOT_QUICK)
         case _:
             ignored = False
     return ignored or None
