@@ -1,0 +1,40 @@
+"""Write docs/options.md from the tables of options and internal bounds in ``chatd/config``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from chatd.config.settings import SECTIONS, bounds, options
+
+FILE = Path(__file__).with_name("options.md")
+
+START = """# Options
+
+For operators. This page is generated from the tables that `twistd chatd --help` uses. The command
+line overrides the environment, which overrides the configuration file. A variable has the name of
+the option: `CHATD_REDIS_PREFIX` for `--redis-prefix`. Several values are separated by spaces.
+"""
+
+
+def lines() -> Iterator[str]:
+    """Return the lines of the page."""
+    yield START
+    for section, title in SECTIONS.items():
+        yield f"## {title}{f' `[{section}]`' if section else ''}\n"
+        if section == "tuning":
+            yield "Set with `--tuning NAME=VALUE` too.\n\n| key | kind | default |\n|---|---|---|"
+            yield from (f"| `{bound.key}` | {bound.value} | {bound.shown_default} |" for bound in bounds())
+            return
+        yield "| command line | key | what it does | default |\n|---|---|---|---|"
+        for option in (option for option in options() if option.section == section):
+            flag = f"`--{option.flag}{f' {option.value}' if option.value else ''}`"
+            yield f"| {flag} | `{option.key}` | {option.help} | {option.shown_default} |"
+        yield ""
+
+
+def page() -> str:
+    """Return the page."""
+    return "\n".join(lines()) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(), encoding="utf-8")
