@@ -56,12 +56,12 @@ PARENT_STAYS, PARENT_MEASURED, ALL_STAY, MEASURED = 0.15, 0.2, 0.4, 0.5
 WARM_UP_SECONDS = 360.0
 """From the last process that was replaced to what is measured, at least."""
 CONFIG = {
-    "state": "state",
-    "history": 8_000,
+    "data_dir": "state",
+    "history_size": 8_000,
     "history-ttl": 120.0,
     "max-backlog": 65536,
     "chat-log-rotate": "1MB",
-    "drain": 2.0,
+    "drain_timeout": 2.0,
 }
 
 

@@ -308,8 +308,8 @@ class Contract:
 
 
 class TestFakeBus(Contract, TestCase):
-    async def _make(self, history: int = 1000) -> tuple[Any, Ears]:
-        bus = FakeBus(history=history)
+    async def _make(self, history_size: int = 1000) -> tuple[Any, Ears]:
+        bus = FakeBus(history=history_size)
         bus.listener = ears = Ears()
         return bus, ears
 
@@ -326,8 +326,8 @@ class TestFakeBus(Contract, TestCase):
 class TestBus(Contract, BusTestCase):
     valkey_url: str
 
-    async def _make(self, history: int = 1000) -> tuple[Bus, Ears]:
-        return await self.ready(self.valkey_url, history_size=history, compare_seconds=0.05)
+    async def _make(self, history_size: int = 1000) -> tuple[Bus, Ears]:
+        return await self.ready(self.valkey_url, history_size=history_size, compare_seconds=0.05)
 
     make_bus = _make  # type: ignore[assignment]
 

@@ -23,7 +23,7 @@ class Archive:
     """A history and its wire."""
 
     def __init__(self, **knobs: Any) -> None:
-        config = Config(**{"redis_prefix": "p", "history": 10, "history_ttl": 60, "room_memory_seconds": 90, **knobs})
+        config = Config(**{"redis_prefix": "p", "history_size": 10, "history_ttl": 60, "room_memory_seconds": 90, **knobs})
         queries = Queries(Clock(), config)
         self.wire = Wire()
         queries.connected(self.wire, b"r1")
@@ -75,7 +75,7 @@ def test_where_the_order_stands_is_asked_for_without_a_position() -> None:
     assert archive.wire.calls[0][9:11] == ("", 0)
 
 
-@rows("off", [{"history": 0}, {"history_ttl": 0}])
+@rows("off", [{"history_size": 0}, {"history_ttl": 0}])
 def test_without_history_none_is_asked_for(off: dict[str, Any]) -> None:
     archive = Archive(**off)
     archive.history.read("ops", StreamPosition("e", 7), 500)

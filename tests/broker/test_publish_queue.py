@@ -148,7 +148,7 @@ def test_what_was_synced_while_the_broker_was_away_is_sent_when_it_is_back(offic
 
 
 def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
-    knobs = {"room_memory_seconds": 44, "republish_memory_seconds": 22, "history": 500, "history_ttl": 33.4}
+    knobs = {"room_memory_seconds": 44, "republish_memory_seconds": 22, "history_size": 500, "history_ttl": 33.4}
     office = Office(Config(redis_prefix="p", **knobs))  # type: ignore[arg-type]
     office.connect()
     office.publish("one", "two")
@@ -159,7 +159,7 @@ def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
     assert call[13:] == (44, 22, 500, 33, Config.recent_seconds, Config.recent_bytes)
 
 
-@rows("off", [{"history": 0}, {"history_ttl": 0}])
+@rows("off", [{"history_size": 0}, {"history_ttl": 0}])
 def test_without_history_the_script_is_told_to_keep_none(off: dict[str, Any]) -> None:
     office = Office(Config(**off))
     office.connect()

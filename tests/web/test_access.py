@@ -134,7 +134,7 @@ def test_what_is_said_with_tokens_of_one_subject_has_one_author_and_nobody_elses
 
 # Which server it asks for
 
-NAMED = Config(**vars(CONFIG) | {"host": ("chat.example.org",)})
+NAMED = Config(**vars(CONFIG) | {"allowed_host": ("chat.example.org",)})
 
 
 @pytest.mark.parametrize("line", ["GET /ops", "POST /ops", "GET /-/rooms", "GET /-/metrics", "GET /-/assets/chat.js"])
