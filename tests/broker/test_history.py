@@ -23,7 +23,8 @@ class Archive:
     """A history and its wire."""
 
     def __init__(self, **knobs: Any) -> None:
-        config = Config(**{"redis_prefix": "p", "history_size": 10, "history_ttl": 60, "room_memory_seconds": 90, **knobs})
+        given = {"redis_prefix": "p", "history_size": 10, "history_ttl": 60, "room_memory_seconds": 90, **knobs}
+        config = Config(**given)
         queries = Queries(Clock(), config)
         self.wire = Wire()
         queries.connected(self.wire, b"r1")
