@@ -31,7 +31,7 @@ MASKS = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3}Z|\+0000)", "TIME"),
     (r"\b[0-9a-f]{10}\.\d+\.\d+\b", "ID"),
     (r"\b[0-9a-f]{10}\.\d+\b", "SESSION"),
-    (r'"epoch":"[0-9a-f]{8}"', '"epoch":"EPOCH"'),
+    (r'"epoch":"[0-9a-f]+"', '"epoch":"EPOCH"'),
     (r"pid \d+", "pid PID"),
     (r"@(127\.0\.0\.1|::1)", "@ADDRESS"),
     (r"/\S*/logs/chat\.log", "PATH/logs/chat.log"),

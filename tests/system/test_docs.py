@@ -395,7 +395,7 @@ def installed(shown: Block, **places: str) -> str:
 def test_the_installed_options_are_shown(tmp_path: Path) -> None:
     command = installed(block("show-config"), **{"/etc/chatd": str(ROOT / "deploy")})
     done = subprocess.run(["bash", "-euc", command], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert re.search(r'state = "/var/lib/chatd" +# .*/chatd.toml\n', done.stdout)
+    assert re.search(r'data_dir = "/var/lib/chatd" +# .*/chatd.toml\n', done.stdout)
 
 
 def test_the_logs_of_the_service_are_verified(tmp_path: Path) -> None:

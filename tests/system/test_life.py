@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
     "keepalive_seconds": 1,
     "keepalive_again_seconds": 1,
     "keepalive_probes": 1,
-    "history": 100_000,
+    "history_size": 100_000,
     "max_send_buffer": 100_000_000,  # so that ever more waits for who reads slowly
 }
 

@@ -93,7 +93,7 @@ def test_logrotate_rotates_it_with_the_file_that_we_give(tmp_path: Path) -> None
             said.append(f"turn {turn}")
             one.send(said[-1])
             assert other.recv(20) == said[-1]
-            command = ["logrotate", "--force", "--data-dir", str(tmp_path / "status"), str(tmp_path / "rules")]
+            command = ["logrotate", "--force", "--state", str(tmp_path / "status"), str(tmp_path / "rules")]
             subprocess.run(command, check=True, timeout=20)
         one.send("the last")
         assert other.recv(20) == "the last"

@@ -203,8 +203,8 @@ def configuration(folder: Path, listen: str) -> None:
     """Write the unit's example of a configuration file, for files in a folder."""
     text = (DEPLOY / "chatd.toml").read_text()
     text = text.replace("/var/log/chatd", str(folder / "log")).replace("/var/lib/chatd", str(folder / "lib"))
-    text = re.sub(r"(?m)^listen = .*$", f'listen = ["{listen}"]', text)
-    (folder / "etc" / "chatd.toml").write_text(text + "drain = 0.2\n")
+    text = re.sub(r"(?m)^address = .*$", f'address = ["{listen}"]', text)
+    (folder / "etc" / "chatd.toml").write_text(f"drain_timeout = 0.2\n{text}")
 
 
 class Service:
@@ -284,7 +284,7 @@ def test_a_reload_needs_no_other_package_and_fails_where_the_file_cannot_be_used
         file.write_text(f"wrokers = 3\n{good}")
         assert done(service.process.pid) == (
             False,
-            f"twistd chatd: {file}: no such option: 'wrokers' (did you mean workers?)\n",
+            f"twistd chatd: {file}: wrokers is not an option (did you mean workers?)\n",
         )
         file.write_text(good)
         after = len(service.said())
