@@ -154,12 +154,11 @@ def test_who_comes_back_before_its_last_connection_is_missed_gets_its_nick_back(
         assert hear(ann, "* ann is taken, you are ann*2")
         assert bot.welcome["nick"] == "bot*2"
         old_ann.close()
-        heard = [each for each in hear(ann, "* you are ann") if each != "* bot*2 joined"]  # which may come late
-        assert heard[-2:] == ["* ann left", "* you are ann"]
+        heard = hear(ann, "* you are ann")  # the answer may overtake the news, on another connection to the broker
         old_bot.client.close()
         told = bot.hear("nick")
         assert (told["nick"], told["was"], "ref" in told) == ("bot", "bot*2", False)
-        assert hear(ann, "* bot*2 is now bot")
+        assert "* ann left" in [*heard, *hear(ann, "* bot*2 is now bot")]
         ann.send("hello")
         assert bot.hear_up_to("hello")[-1]["nick"] == "ann"
         assert nicks(bot.ask("members", room="f")) == ["ann", "bot"]
