@@ -1,1 +1,1 @@
-"""Who may do what, and how fast. No sockets, no clock."""
+"""Access control: tokens, origins, bans, client addresses and rate limits. No sockets, no clock."""

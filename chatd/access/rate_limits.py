@@ -140,7 +140,7 @@ class RateLimits:
             usage.touch()
 
     def read(self, address: str, size: int, *, exposed: bool) -> None:
-        """Charge an address for so many bytes of text that were read for it."""
+        """Charge an address for the size of the text, in bytes, that was read for it."""
         self.charge(address, size / self._config.limit_read_bytes, exposed=exposed)
 
     def connected(self, address: str) -> None:
@@ -154,7 +154,7 @@ class RateLimits:
             self.usages.disconnected(address)
 
     def crowded(self, address: str) -> bool:
-        """Return whether an address has so many connections that further ones are dropped without an answer."""
+        """Return whether an address exceeds its connections so far that new ones are dropped without an answer."""
         most = self._rates[True].connections_per_address
         usage = self.usages.get(address)
         return bool(most) and usage is not None and usage.connections >= 2 * most
@@ -206,7 +206,7 @@ class RateLimits:
             self._made.popitem(last=False)
 
     def post(self, address: str, size: int, *, exposed: bool) -> None:
-        """Charge an address for a message of so many bytes over HTTP. Raise Refused: 429.
+        """Charge an address for a message over HTTP, whose size is in bytes. Raise Refused: 429.
 
         All posts of an address share the rate of one client.
         """
@@ -228,7 +228,7 @@ class RateLimits:
 
 
 def too_many(message: str, wait: float) -> Refused:
-    """Refuse for so many seconds."""
+    """Return a refusal (429) for a time, in seconds."""
     return Refused(429, "rate_limited", message, (("Retry-After", str(max(1, round(wait + 0.5)))),))
 
 

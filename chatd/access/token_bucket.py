@@ -98,7 +98,7 @@ class SlowedClients:
         self._left.setdefault(client, 0)
 
     def leave(self, client: SlowedClient, size: int) -> bool:
-        """Keep so many bytes of a client that disconnected; return whether they may still be published.
+        """Reserve room for the unpublished text of a disconnected client, in bytes; return whether there is room.
 
         If not, the client is forgotten.
         """
@@ -177,7 +177,7 @@ class ClientRate:
         return all(bucket is None or bucket.full(now) for bucket in buckets)
 
     def take(self, size: int, count: int = 1) -> float:
-        """Take a message of so many bytes and return 0; or return after how many seconds it is allowed.
+        """Charge a message, whose size is in bytes, and return 0; otherwise return the seconds until it is allowed.
 
         Count is how many messages it costs. One is enough to start: the rest is owed, and the next message waits for
         it. The same holds for the bytes of the address, so that small messages of others do not keep out a large one.
@@ -235,7 +235,7 @@ class ClientRate:
         return 0.0
 
     def read(self, size: int) -> None:
-        """Charge the address for so many bytes of text that were read for the client."""
+        """Charge the address for the size of the text, in bytes, that was read for the client."""
         shared = self._shared
         if size and shared is not None and shared.requests is not None:
             shared.requests.spend(size / self._read_bytes, self._seconds())

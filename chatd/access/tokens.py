@@ -62,7 +62,7 @@ _RIGHTS = frozenset(("", "r", "w", "rw", "wr"))
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """What the bearer of a token may do; without arguments: everything."""
+    """The rights that a token gives; without arguments all rights."""
 
     subject: str = ""
     nick: str = ""

@@ -54,7 +54,7 @@ OLDEST_REDIS = "6.2"
 
 
 class BusListener(Protocol):
-    """What the bus calls: the hub."""
+    """The interface that the bus calls; the hub implements it."""
 
     def deliver(self, batch: Batch) -> None:
         """Deliver a batch to a subscribed room."""

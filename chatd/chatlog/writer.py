@@ -297,7 +297,7 @@ def log_outcome(chat: Logger, entries: Sequence[LogEntry], outcome: str, now: in
 
 
 class SyncListener(Protocol):
-    """What a Sync calls: it holds messages until they are on the disk."""
+    """The interface that a Sync calls; the publisher holds messages until they are on the disk."""
 
     def synced(self, ticket: int) -> None:
         """Handle that everything up to a ticket is on the disk."""

@@ -508,7 +508,7 @@ class JsonSession:
         )
 
     def was_read(self, size: int) -> None:
-        """Charge the address for so many bytes of text that were read for the client."""
+        """Charge the address for the size of the text, in bytes, that was read for the client."""
         if self._rate is not None:
             self._rate.read(size)
 

@@ -54,7 +54,7 @@ class Owner(Protocol):
         """Send the list of members of a room."""
 
     def was_read(self, size: int) -> None:
-        """Charge the address for so many bytes of text that were read for the client."""
+        """Charge the address for the size of the text, in bytes, that was read for the client."""
 
     def carry_on(self) -> None:
         """Continue with the requests that waited for the broker."""

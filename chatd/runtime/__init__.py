@@ -1,1 +1,1 @@
-"""What every process runs on: timers, transports, TLS contexts, watched files, pipes between processes."""
+"""The base of every process: timers, transports, TLS contexts, watched files, pipes between processes."""
