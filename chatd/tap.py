@@ -228,8 +228,7 @@ _add_methods()
 def usage_text() -> str:
     """Return the help of ``twistd chatd``, grouped by section."""
     lines = [
-        "Usage: twistd [options of twistd] chatd [options]",
-        "",
+        "",  # Twisted prints the synopsis before it
         *_wrapped(INTRODUCTION),
         "",
         *_entry("-h, --help", "Print this help and exit."),
