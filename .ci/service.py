@@ -243,7 +243,7 @@ def account_journal() -> str:
 def http_status(path: str) -> int:
     """Give the status of the answer to a request."""
     connection = http.client.HTTPConnection("localhost", 3000, timeout=PATIENCE)
-    with contextlib.close_code(connection):
+    with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().status
 
