@@ -259,7 +259,7 @@ def started() -> str:
 async def reloaded() -> str:
     """Reload; the parent stays, the workers are new."""
     parent, before = main_pid(), children(main_pid())
-    CONFIG.write_text(f"{CONFIG.read_text()}drain = 2\n")
+    CONFIG.write_text(f"drain_timeout = 2\n{CONFIG.read_text()}")
     ask("systemctl", "reload", "chatd")
     await until(lambda: len(children(parent) & before) == 1, "all old processes but the broker to end")
     check(main_pid() == parent, "the parent is another one")
@@ -317,8 +317,8 @@ async def activated(members: Members) -> str:
     await members.go()
     ask("systemctl", "stop", "chatd")
     # The example of the file has both lines.
-    text = re.sub(r"(?m)^listen = ", "# listen = ", CONFIG.read_text())
-    CONFIG.write_text(re.sub(r'(?m)^# listen = (\["systemd:\S+"\]).*$', r"listen = \1", text))
+    text = re.sub(r"(?m)^address = ", "# address = ", CONFIG.read_text())
+    CONFIG.write_text(re.sub(r'(?m)^# address = (\["systemd:\S+"\]).*$', r"address = \1", text))
     ask("cp", str(SOURCE / "deploy" / "chatd.socket"), "/etc/systemd/system/")
     ask("systemctl", "daemon-reload")
     ask("systemctl", "enable", "--now", "chatd.socket")
