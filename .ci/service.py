@@ -181,10 +181,14 @@ class Members:
         """Wait until everybody had some more lines acknowledged, and everybody heard them."""
         goals = {member: len(member.acknowledged) + MORE for member in self.all}
         await until(
-            lambda: all(len(each.acknowledged) >= goal for each, goal in goals.items()), "more lines to be taken"
+            lambda: all(len(member.acknowledged) >= goal for member, goal in goals.items()), "more lines to be taken"
         )
-        heard = {line for each, goal in goals.items() for line in each.said[:goal]}
-        await until(lambda: all(heard <= set(each.heard) for each in self.all), "all to hear these lines")
+        lines = {line for member, goal in goals.items() for line in member.said[:goal]}
+        try:
+            await until(lambda: all(lines <= set(member.heard) for member in self.all), "all to hear these lines")
+        except Failed as error:
+            unheard = {member.name: sorted(lines - set(member.heard)) for member in self.all}
+            raise Failed(f"{error}; not heard: {unheard}") from None
 
 
 # The account
