@@ -109,7 +109,7 @@ class FakeBus:
         self.fights: list[tuple[str, str]] = []
         """Rooms and keys of places that were taken from clients that were still there."""
         self.present: dict[str, dict[str, str]] = {}
-        """Nicks, by room and author."""
+        """Nicks, by room and sender id."""
         self.presence_limit = 500
         self.lingered: dict[str, bool] = {}
         """Whether those who left may linger."""
@@ -204,28 +204,28 @@ class FakeBus:
 
     # Who is where
 
-    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+    def enter(self, room: str, sender_id: str, identity: Identity) -> "Deferred[str]":
         if self.refusing:
             return Deferred()
         if not identity.nick:  # nobody waits for that
-            return succeed(self._name(room, author, identity, "join"))
-        return self._answer(lambda: self._name(room, author, identity, "join"))
+            return succeed(self._name(room, sender_id, identity, "join"))
+        return self._answer(lambda: self._name(room, sender_id, identity, "join"))
 
-    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
-        return self._answer(lambda: self._name(room, author, identity, "nick"))
+    def rename(self, room: str, sender_id: str, identity: Identity) -> "Deferred[str]":
+        return self._answer(lambda: self._name(room, sender_id, identity, "nick"))
 
     def find_nick(self, room: str, identity: Identity) -> "Deferred[str]":
         taken = set(self.present.get(room, {}).values())
         return self._answer(lambda: "" if identity.nick in taken else identity.nick)
 
-    def leave(self, room: str, author: str, *, linger: bool) -> None:
-        if (nick := self.present.setdefault(room, {}).pop(author, None)) is not None:
-            self.lingered[author] = linger
-            self._tell(room, PresenceEvent("leave", author, nick, ""))
+    def leave(self, room: str, sender_id: str, *, linger: bool) -> None:
+        if (nick := self.present.setdefault(room, {}).pop(sender_id, None)) is not None:
+            self.lingered[sender_id] = linger
+            self._tell(room, PresenceEvent("leave", sender_id, nick, ""))
 
     def members(self, room: str) -> "Deferred[MemberList]":
         there = self.present.get(room, {})
-        present = [PresentMember(author, nick, 0) for author, nick in there.items()]
+        present = [PresentMember(sender_id, nick, 0) for sender_id, nick in there.items()]
         return self._answer(
             lambda: MemberList(1, len(present), present if len(present) <= self.presence_limit else None)
         )
@@ -236,14 +236,14 @@ class FakeBus:
     def unwatch(self, room: str) -> None:
         self.watched.remove(room)
 
-    def _name(self, room: str, author: str, identity: Identity, what: Literal["join", "nick"]) -> str:
+    def _name(self, room: str, sender_id: str, identity: Identity, what: Literal["join", "nick"]) -> str:
         there = self.present.setdefault(room, {})
-        taken = {nick for each, nick in there.items() if each != author}
+        taken = {nick for each, nick in there.items() if each != sender_id}
         nick = next((each for each in identity.choices() if each not in taken), "")
-        was = there.get(author)
-        there[author] = nick
+        was = there.get(sender_id)
+        there[sender_id] = nick
         if was != nick:
-            self._tell(room, PresenceEvent(what, author, nick, was or ""))
+            self._tell(room, PresenceEvent(what, sender_id, nick, was or ""))
         return nick
 
     def _tell(self, room: str, change: PresenceEvent) -> None:
@@ -379,7 +379,7 @@ class FakeMember:
     key: str = ""
     since: StreamPosition | None = None
     last: int = 0
-    author: str = ""
+    sender_id: str = ""
     nick: str = ""
     subject: str = ""
     listens: bool = False
@@ -399,7 +399,7 @@ class FakeMember:
     """Up to where it was given everything, as it learned soon after it was."""
 
     def __post_init__(self) -> None:
-        self.author = self.author or self.id
+        self.sender_id = self.sender_id or self.id
 
     @property
     def identity(self) -> Identity:

@@ -68,7 +68,7 @@ class BusListener(Protocol):
     def presence_changed(self, room: str, after: StreamPosition, events: Sequence[PresenceEvent]) -> None:
         """Pass on the presence events of a watched room, which follow a stream position."""
 
-    def renamed(self, room: str, author: str, nick: str) -> None:
+    def renamed(self, room: str, sender_id: str, nick: str) -> None:
         """Note the new nick of a member: another member took its nick while the broker did not know it."""
 
     def disconnect(self, room: str, session: str) -> ResumePosition | None:

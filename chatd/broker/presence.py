@@ -47,9 +47,9 @@ class _Member:
     entering: bool = True
     """Whether the broker may not know it yet, because its ``enter`` was not answered."""
 
-    def again(self, author: str, what: str = "stay") -> Step:
+    def again(self, sender_id: str, what: str = "stay") -> Step:
         """Return the step that stores it again, under its present nick if that is still free."""
-        return Step(what, author, self.since, self.identity.keeping(self.nick))
+        return Step(what, sender_id, self.since, self.identity.keeping(self.nick))
 
 
 @dataclass(slots=True)
@@ -74,16 +74,16 @@ class _LocalRoom:
     failures: int = 0
     """Failed reads since the last successful one."""
 
-    def wait_for(self, author: str, ghost: str) -> None:
+    def wait_for(self, sender_id: str, ghost: str) -> None:
         """Set the sender id whose nick a member waits for; empty: none."""
-        member = self.members[author]
+        member = self.members[sender_id]
         if member.ghost != ghost:
             if member.ghost:
-                self.ghosts[member.ghost].remove(author)
+                self.ghosts[member.ghost].remove(sender_id)
                 if not self.ghosts[member.ghost]:
                     del self.ghosts[member.ghost]
             if ghost:
-                self.ghosts.setdefault(ghost, []).append(author)
+                self.ghosts.setdefault(ghost, []).append(sender_id)
             member.ghost = ghost
 
 
@@ -136,41 +136,41 @@ class PresenceStore:
 
     # Members
 
-    def enter(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+    def enter(self, room: str, sender_id: str, identity: Identity) -> "Deferred[str]":
         """Add a member. Return a Deferred that fires with its nick: the wanted one, or one like it."""
         local = self._rooms.setdefault(room, _LocalRoom())
-        if (leaving := local.lingering.pop(author, None)) is not None:
+        if (leaving := local.lingering.pop(sender_id, None)) is not None:
             leaving.cancel()
-        if author in local.members:
-            local.wait_for(author, "")
+        if sender_id in local.members:
+            local.wait_for(sender_id, "")
         since = int(self._now() * 1000)
-        local.members[author] = _Member(since, identity.nick, identity)
-        return self._do(room, local, Step("enter", author, since, identity))
+        local.members[sender_id] = _Member(since, identity.nick, identity)
+        return self._do(room, local, Step("enter", sender_id, since, identity))
 
-    def leave(self, room: str, author: str, *, linger: bool) -> None:
+    def leave(self, room: str, sender_id: str, *, linger: bool) -> None:
         """Remove a member, after ``linger_seconds`` if it may linger."""
         local = self._rooms.get(room)
-        if local is None or author not in local.members or author in local.lingering:
+        if local is None or sender_id not in local.members or sender_id in local.lingering:
             return
         if linger:
             wait = self._config.linger_seconds
-            local.lingering[author] = self._clock.callLater(wait, self._remove, room, author)
+            local.lingering[sender_id] = self._clock.callLater(wait, self._remove, room, sender_id)
         else:
-            self._remove(room, author)
+            self._remove(room, sender_id)
 
-    def _remove(self, room: str, author: str) -> None:
+    def _remove(self, room: str, sender_id: str) -> None:
         local = self._rooms[room]
-        local.lingering.pop(author, None)
-        if author in local.members:
-            local.wait_for(author, "")
-            del local.members[author]
-        self._do(room, local, Step("leave", author)).addErrback(lambda _: None)
+        local.lingering.pop(sender_id, None)
+        if sender_id in local.members:
+            local.wait_for(sender_id, "")
+            del local.members[sender_id]
+        self._do(room, local, Step("leave", sender_id)).addErrback(lambda _: None)
 
-    def rename(self, room: str, author: str, identity: Identity) -> "Deferred[str]":
+    def rename(self, room: str, sender_id: str, identity: Identity) -> "Deferred[str]":
         """Change a member's nick. Return a Deferred that fires with its nick: the wanted one, or one like it."""
         local = self._rooms.setdefault(room, _LocalRoom())
-        step = Step("nick", author, identity=identity)
-        if (member := local.members.get(author)) is not None:
+        step = Step("nick", sender_id, identity=identity)
+        if (member := local.members.get(sender_id)) is not None:
             step.was, member.identity = member.nick, identity
         return self._do(room, local, step)
 
@@ -307,11 +307,11 @@ class PresenceStore:
 
     def _reclaim_nick(self, room: str, local: _LocalRoom, ghost: str) -> None:
         """Ask for the nick of a member that has left, for those that wait for it. One of them may get it."""
-        for author in local.ghosts.pop(ghost, ()):
-            if (member := local.members.get(author)) is None or member.ghost != ghost:
+        for sender_id in local.ghosts.pop(ghost, ()):
+            if (member := local.members.get(sender_id)) is None or member.ghost != ghost:
                 continue
             member.ghost = ""
-            self._keep_named(room, local, Step("again", author, identity=replace(member.identity, first="")))
+            self._keep_named(room, local, Step("again", sender_id, identity=replace(member.identity, first="")))
 
     # Heartbeats
 
@@ -351,17 +351,17 @@ class PresenceStore:
         """Store this worker's members again. The script then removes those of dead workers."""
         if (local := self._rooms.get(room)) is None or not local.members:
             return
-        for author, member in list(local.members.items()):
+        for sender_id, member in list(local.members.items()):
             if not member.entering:  # else no join event would be published
-                what = "linger" if author in local.lingering else "stay"
-                self._keep_named(room, local, member.again(author, what))
+                what = "linger" if sender_id in local.lingering else "stay"
+                self._keep_named(room, local, member.again(sender_id, what))
 
     def _keep_named(self, room: str, local: _LocalRoom, step: Step) -> "Deferred[None]":
         """Send a step that no member asked for. Call ``renamed`` if the member's nick is another then."""
 
         def compare(nick: str) -> None:
             if nick != step.was:
-                self._renamed(room, step.author, nick)
+                self._renamed(room, step.sender_id, nick)
 
         def failed(failure: Failure) -> None:
             if failure.check(NickTaken):
@@ -439,7 +439,7 @@ class PresenceStore:
         for step, given in zip(steps, answer[1:], strict=True):
             match given:
                 case [entry, ghost]:
-                    self._set_nick(room, local, step, read_entry(step.author, entry), ghost.decode())
+                    self._set_nick(room, local, step, read_entry(step.sender_id, entry), ghost.decode())
                 case b"taken":
                     self._try_next_names(local, step)
                 case b"lost":
@@ -449,17 +449,17 @@ class PresenceStore:
 
     def _set_nick(self, room: str, local: _LocalRoom, step: Step, present: PresentMember, ghost: str) -> None:
         """Set the nick of a member, and the sender id whose nick it waits for."""
-        if (member := local.members.get(step.author)) is not None:
+        if (member := local.members.get(step.sender_id)) is not None:
             step.was, member.since, member.nick, member.entering = member.nick, present.since, present.nick, False
             if ghost or step.what not in ("stay", "linger"):  # a leave event reports the end of a ghost
-                local.wait_for(step.author, ghost)
+                local.wait_for(step.sender_id, ghost)
             if step.what != "again" and ghost:
                 self._check_ghost(room, local, ghost)
         step.done.callback(present.nick)
 
     def _try_next_names(self, local: _LocalRoom, step: Step) -> None:
         """Try the next names, unless the member has left or all rounds are over."""
-        is_member = step.author in local.members
+        is_member = step.sender_id in local.members
         if (is_member or step.what == "free") and not step.alone() and step.rounds < self._config.nick_rounds:
             local.waiting.append(step)
         elif is_member:
@@ -470,7 +470,7 @@ class PresenceStore:
 
     def _store_first(self, room: str, local: _LocalRoom, step: Step) -> None:
         """Store a member again that the broker has lost, and then repeat its step, once."""
-        member = local.members.get(step.author)
+        member = local.members.get(step.sender_id)
         if member is None or step.anew:
             self._end(local, step)
             return
@@ -479,12 +479,12 @@ class PresenceStore:
             local.waiting.append(step)
             return
         step.anew = True
-        stayed = self._keep_named(room, local, member.again(step.author))
+        stayed = self._keep_named(room, local, member.again(step.sender_id))
         stayed.addCallback(lambda _: self._do(room, local, step)).addErrback(lambda _: None)
 
     def _end(self, local: _LocalRoom, step: Step) -> None:
         """Complete a step that has changed nothing."""
-        if (member := local.members.get(step.author)) is not None:
+        if (member := local.members.get(step.sender_id)) is not None:
             step.was = member.nick
         step.done.callback(step.was)
 
@@ -504,7 +504,7 @@ class PresenceStore:
     def _failed(self, failure: Failure, local: _LocalRoom, steps: Sequence[Step]) -> None:
         log.error("who is in a room cannot be written: {why}", why=failure.getErrorMessage())
         for step in steps:
-            if (member := local.members.get(step.author)) is not None:
+            if (member := local.members.get(step.sender_id)) is not None:
                 member.entering = False
             step.done.errback(failure)
 

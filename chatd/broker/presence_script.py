@@ -25,7 +25,7 @@ class Step:
     """A change to the presence of a member, or a search for a nick."""
 
     what: str
-    author: str
+    sender_id: str
     since: int = 0
     identity: Identity | None = None
     """None if the member leaves."""
@@ -67,14 +67,14 @@ class Step:
     def arguments(self, most: int) -> list[Any]:
         """Return the arguments of the script, with the next names to choose from."""
         if self.identity is None:
-            return [self.what, self.author, 0]
+            return [self.what, self.sender_id, 0]
         identity = self.identity
         owner = identity.owner and quote(identity.owner)
         values: list[Any] = [self.since, owner, identity.origin, _keys(identity.nick)]
         for name in islice(self.choices, self.size(most)):
             values += [name, _keys(name)]
         self.rounds += 1
-        return [self.what, self.author, len(values), *values]
+        return [self.what, self.sender_id, len(values), *values]
 
 
 @lru_cache(maxsize=4096)
@@ -86,11 +86,11 @@ def _keys(nick: str) -> str:
 _SUBJECT = quote("sub\0")
 
 
-def read_entry(author: str, entry: bytes) -> PresentMember:
+def read_entry(sender_id: str, entry: bytes) -> PresentMember:
     """Parse the entry of a member."""
     since, _, nick, owner = [*entry.decode().split(" "), "", "", ""][:4]
     subject = unquote(owner.removeprefix(_SUBJECT)) if owner.startswith(_SUBJECT) else ""
-    return PresentMember(author, nick, int(since), subject)
+    return PresentMember(sender_id, nick, int(since), subject)
 
 
 def read_members(answer: list[Any]) -> MemberList:
@@ -98,5 +98,5 @@ def read_members(answer: list[Any]) -> MemberList:
     version, count, *flat = answer
     if not flat and count:
         return MemberList(int(version), count, None)
-    present = [read_entry(author.decode(), entry) for author, entry in zip(flat[::2], flat[1::2], strict=True)]
+    present = [read_entry(sender_id.decode(), entry) for sender_id, entry in zip(flat[::2], flat[1::2], strict=True)]
     return MemberList(int(version), count, sorted(present, key=lambda member: (member.since, member.session)))

@@ -32,7 +32,7 @@ class ResumePosition:
 
     position: StreamPosition | None
     """None if the client has no position yet."""
-    author: str
+    sender_id: str
     """The sender id: that of the first connection with this key."""
 
 
@@ -137,8 +137,8 @@ class ResumePositions:
             del self._claiming[session]
         if answer is None:
             raise TakenOver
-        epoch, offset, author, _ = answer
-        return ResumePosition(StreamPosition(epoch.decode(), int(offset)) if epoch else None, author.decode())
+        epoch, offset, sender_id, _ = answer
+        return ResumePosition(StreamPosition(epoch.decode(), int(offset)) if epoch else None, sender_id.decode())
 
     def save(self, room: str, key: str, session: str, place: ResumePosition, *, left: bool = False) -> None:
         """Store a position at the end of the reactor turn, if it is new."""
@@ -214,7 +214,8 @@ class ResumePositions:
             flat: list[Any] = [self._config.history_seconds, self._channel("")]
             for save in saves:
                 position = save.place.position or StreamPosition("", 0)
-                flat += [save.session, self._worker, position.epoch, position.offset, save.place.author, save.outcome]
+                flat += [save.session, self._worker, position.epoch, position.offset]
+                flat += [save.place.sender_id, save.outcome]
             return flat
 
         def close_superseded(numbers: list[int]) -> None:

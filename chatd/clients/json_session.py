@@ -82,13 +82,13 @@ class JsonSession:
         "_timers",
         "_waiting",
         "address",
-        "author",
         "config",
         "connection",
         "delivering",
         "format",
         "id",
         "nick",
+        "sender_id",
         "token_lifetime",
         "wanted",
     )
@@ -123,7 +123,7 @@ class JsonSession:
         self._enters = enter
         self.config = config
         self.connection = connection
-        self.id = self.author = id
+        self.id = self.sender_id = id
         self.address = address
         self.token_lifetime = token_lifetime
         self.nick = self.wanted = token_lifetime.permissions.nick or target.nick
@@ -164,11 +164,11 @@ class JsonSession:
         """Send the welcome event, then the events since the client joined."""
         member = self._rooms[self._target.room]
         member.joined = True  # a client may speak at once, though history is still being read for it
-        self.author, self.nick = member.author, member.nick
+        self.sender_id, self.nick = member.sender_id, member.nick
         per_second = self._rate.messages_per_second if self._rate is not None else None
         limits = json_v1.Limits(self.config.max_message_size, per_second, self.config.rooms_per_client)
         welcome = json_v1.Welcome(
-            self.author,
+            self.sender_id,
             self.nick or None,
             f"chatd {chatd.__version__}",
             limits,

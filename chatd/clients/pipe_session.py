@@ -104,11 +104,11 @@ class Session(Acknowledging):
         "_target",
         "_timer",
         "address",
-        "author",
         "deliver",
         "format",
         "id",
         "nick",
+        "sender_id",
         "token_lifetime",
         "wanted",
     )
@@ -143,7 +143,7 @@ class Session(Acknowledging):
         self._slowed: Any = None  # what will go on with what came too fast
         self._receipts = Receipts(connection.progress, config.marks) if target.resume else None
         self.id = id
-        self.author = id
+        self.sender_id = id
         self.address = address
         self.token_lifetime = token_lifetime
         self.nick = token_lifetime.permissions.nick or target.nick

@@ -24,7 +24,7 @@ class Owner(Protocol):
 
     id: str
     address: str
-    author: str
+    sender_id: str
     nick: str
     wanted: str
     token_lifetime: TokenLifetime
@@ -73,7 +73,6 @@ class Subscription(Acknowledging):
         "_program",
         "_receipts",
         "address",
-        "author",
         "format",
         "id",
         "joined",
@@ -84,6 +83,7 @@ class Subscription(Acknowledging):
         "pays",
         "ref",
         "room",
+        "sender_id",
         "since",
     )
 
@@ -95,7 +95,7 @@ class Subscription(Acknowledging):
         self.address = program.address
         self.room = room
         self.key = key
-        self.author = program.author
+        self.sender_id = program.sender_id
         self.nick = program.nick
         self.format = program.format
         self.ref: Ref = UNSET

@@ -135,7 +135,7 @@ class Hub:
 
         def fail(failure: Failure) -> None:
             if entry.entering.pop(subscriber.id, None) is not None:
-                self.bus.presence.leave(name, subscriber.author, linger=False)
+                self.bus.presence.leave(name, subscriber.sender_id, linger=False)
                 self._forget_if_empty(entry)
                 if failure.check(KeyContested):
                     self._contested.add(clients=1)
@@ -160,13 +160,13 @@ class Hub:
             return
         if (entering := entry.entering.pop(subscriber.id, None)) is not None:
             entering[1].cancel()
-            self.bus.presence.leave(name, subscriber.author, linger=False)
-        elif entry.room.subscriber(subscriber.author) is subscriber:
+            self.bus.presence.leave(name, subscriber.sender_id, linger=False)
+        elif entry.room.subscriber(subscriber.sender_id) is subscriber:
             if subscriber.key:
                 self._save_position(entry.room, subscriber, left=True)
             self._remove(entry.room, subscriber)
             self.publisher.flush()  # earlier messages go first
-            self.bus.presence.leave(name, subscriber.author, linger=subscriber.lingers)
+            self.bus.presence.leave(name, subscriber.sender_id, linger=subscriber.lingers)
         self._forget_if_empty(entry)
 
     def fall_behind(self, name: str, subscriber: Subscriber) -> None:
@@ -221,7 +221,7 @@ class Hub:
             subscriber.nick = nick
             return nick
 
-        return self.bus.presence.rename(name, subscriber.author, identity).addCallback(set_nick)
+        return self.bus.presence.rename(name, subscriber.sender_id, identity).addCallback(set_nick)
 
     def round_trip(self) -> "Deferred[float]":
         """Measure the bus. Return a Deferred that fires with seconds, or fails with NotPublished."""
@@ -281,7 +281,7 @@ class Hub:
     def _room_of(self, name: str, subscriber: Subscriber) -> Room | None:
         """Return a room if the subscriber is in it."""
         entry = self._entries.get(name)
-        return entry.room if entry is not None and entry.room.subscriber(subscriber.author) is subscriber else None
+        return entry.room if entry is not None and entry.room.subscriber(subscriber.sender_id) is subscriber else None
 
     # Joining and leaving
 
@@ -328,9 +328,9 @@ class Hub:
             else None
         )
         if place is not None:
-            subscriber.author = place.author
+            subscriber.sender_id = place.sender_id
         if subscriber.listens or subscriber.nick:
-            entered = self.bus.presence.enter(entry.room.name, subscriber.author, subscriber.identity)
+            entered = self.bus.presence.enter(entry.room.name, subscriber.sender_id, subscriber.identity)
             if subscriber.nick or not self.bus.refusing:
                 subscriber.nick = await entered
             else:  # it needs no answer; the join event follows when the broker accepts writes
@@ -341,13 +341,13 @@ class Hub:
         """Add a subscriber, live or in recovery."""
         JOINS.value += 1
         if place is not None:
-            if (other := room.subscriber(subscriber.author)) is not None:
+            if (other := room.subscriber(subscriber.sender_id)) is not None:
                 self._take_over(room, other)
             self._keyed[subscriber.id] = (room, subscriber)
         if subscriber.listens:
             self._listen(room, subscriber)
         elif not subscriber.nick:  # nothing that it receives depends on it
-            self.bus.presence.enter(room.name, subscriber.author, subscriber.identity).addErrback(lambda _: None)
+            self.bus.presence.enter(room.name, subscriber.sender_id, subscriber.identity).addErrback(lambda _: None)
         self._continue_later(room.admit(subscriber, (place and place.position) or subscriber.since))
         if place is not None:
             self._save_position(room, subscriber)
@@ -385,8 +385,8 @@ class Hub:
     def _resume_position(self, room: Room, subscriber: Subscriber) -> ResumePosition:
         """Return the position up to which a subscriber surely has everything. None keeps the one before."""
         with log.failuresHandled("the position of {subscriber} is not known", subscriber=subscriber.id):
-            return ResumePosition(subscriber.given(room.position(subscriber)), subscriber.author)
-        return ResumePosition(None, subscriber.author)
+            return ResumePosition(subscriber.given(room.position(subscriber)), subscriber.sender_id)
+        return ResumePosition(None, subscriber.sender_id)
 
     def _save_position(self, room: Room, subscriber: Subscriber, *, left: bool = False) -> None:
         self.bus.resume_positions.save(
@@ -452,7 +452,7 @@ class Hub:
         elif id in self._keyed:
             room, subscriber = self._keyed[id]
             place = self._take_over(room, subscriber)
-            self.bus.presence.leave(name, subscriber.author, linger=True)  # it continues on another connection
+            self.bus.presence.leave(name, subscriber.sender_id, linger=True)  # it continues on another connection
         self._forget_if_empty(entry)
         return place
 
@@ -465,10 +465,10 @@ class Hub:
         if (entry := self._entries.get(name)) is not None:
             entry.room.ordering.receive_presence(after, changes)
 
-    def renamed(self, name: str, author: str, nick: str) -> None:
+    def renamed(self, name: str, sender_id: str, nick: str) -> None:
         """Notify a subscriber that its nick was changed."""
         entry = self._entries.get(name)
-        if entry is not None and (subscriber := entry.room.subscriber(author)) is not None:
+        if entry is not None and (subscriber := entry.room.subscriber(sender_id)) is not None:
             subscriber.nick = nick
             subscriber.renamed(nick)
 

@@ -33,12 +33,12 @@ from chatd.protocol.message import Message, StreamPosition
 log = Logger()
 
 
-class Author(Protocol):
+class Sender(Protocol):
     """A client that publishes messages."""
 
     id: str
     """Its connection id, which is never used again."""
-    author: str
+    sender_id: str
     """Its sender id: its connection id, or that of its first connection with the same resume key."""
     nick: str
     """Its nick; empty: none."""
@@ -108,7 +108,7 @@ class Pacer:
 class _Submission(NamedTuple):
     """The messages of one ``publish`` call."""
 
-    author: Author
+    sender: Sender
     entry: LogEntry
     weight: int
     receipt: Receipt | None
@@ -176,7 +176,7 @@ class Publisher:
             deque()
         )  # kept meanwhile; of what was in the window
         self._logged: list[Deferred[None]] = []
-        self._waiting: dict[str, Author] = {}
+        self._waiting: dict[str, Sender] = {}
         self.left = SlowedClients(config.left_bytes)
         """Waiting senders that have disconnected, and their messages."""
         self._change: Any = None  # the timer that resumes them
@@ -199,7 +199,7 @@ class Publisher:
     def publish(
         self,
         room: str,
-        author: Author,
+        sender: Sender,
         texts: Sequence[str],
         *,
         action: bool = False,
@@ -207,13 +207,13 @@ class Publisher:
         among: str = "",
         receipt: Receipt | None = None,
     ) -> None:
-        """Log and publish messages at the next flush. A failure is reported to the receipt, or the author.
+        """Log and publish messages at the next flush. A failure is reported to the receipt, or the sender.
 
         ``given`` is the sender's id of a single message, which is not published twice. ``among`` tells the ids of
         several clients with one sender id apart.
         """
-        id, name, time = author.id, author.author, int(self._now() * 1000)
-        nick, subject = author.nick, author.subject
+        id, name, time = sender.id, sender.sender_id, int(self._now() * 1000)
+        nick, subject = sender.nick, sender.subject
         self.taken += len(texts)
         messages = [  # texts first: zip must not skip a number
             Message(f"{id}.{number}", time, name, text, nick, action, given, subject)
@@ -221,22 +221,22 @@ class Publisher:
         ]
         weight = self._queues.weight(messages)
         known = f"{among} {given}" if among and given else given
-        self._pending.append(_Submission(author, LogEntry(room, author.address, messages), weight, receipt, known))
+        self._pending.append(_Submission(sender, LogEntry(room, sender.address, messages), weight, receipt, known))
         self._pending_weight += weight
         self._flushes.request()
 
-    def wait(self, author: Author) -> None:
-        """Call ``author.carry_on`` once messages are accepted again."""
-        self._waiting[author.id] = author
+    def wait(self, sender: Sender) -> None:
+        """Call ``sender.carry_on`` once messages are accepted again."""
+        self._waiting[sender.id] = sender
 
     @property
     def waiting(self) -> int:
         """Return the number of senders that wait."""
         return len(self._waiting)
 
-    def stop_waiting(self, author: Author) -> None:
-        """Do not call the author any more."""
-        self._waiting.pop(author.id, None)
+    def stop_waiting(self, sender: Sender) -> None:
+        """Do not call the sender any more."""
+        self._waiting.pop(sender.id, None)
 
     def hold(self) -> None:
         """Accept no more messages, because the worker stops."""
@@ -266,16 +266,16 @@ class Publisher:
     def bus_changed(self) -> None:
         """Resume the senders that wait, or tell them that the bus is away."""
         if self.open:
-            for author in list(self._waiting.values()):
+            for sender in list(self._waiting.values()):
                 if not self.open:  # earlier ones filled the window
                     break
-                if self._waiting.pop(author.id, None) is not None:
-                    with log.failuresHandled("{author} did not carry on", author=author.id):
-                        author.carry_on()
+                if self._waiting.pop(sender.id, None) is not None:
+                    with log.failuresHandled("{sender} did not carry on", sender=sender.id):
+                        sender.carry_on()
         elif self.away:
-            for author in list(self._waiting.values()):
-                with log.failuresHandled("{author} was not told that the bus is away", author=author.id):
-                    author.bus_away()
+            for sender in list(self._waiting.values()):
+                with log.failuresHandled("{sender} was not told that the bus is away", sender=sender.id):
+                    sender.bus_away()
 
     def _flush(self) -> None:
         self._try(self._log_all)
@@ -311,7 +311,7 @@ class Publisher:
                 raise
             except OSError:  # logged by the chat log
                 refused = LOG_AWAY
-            except Exception:  # noqa: BLE001 - their authors are told
+            except Exception:  # noqa: BLE001 - their senders are told
                 log.failure("messages could not be logged, they are refused")
                 refused = OUR_FAULT
         weight, self._pending, self._pending_weight = self._pending_weight, [], 0
@@ -361,7 +361,7 @@ class Publisher:
                 if before is not None:
                     self._log_outcome([replace(submission.entry, messages=[message])], "duplicate")
                 if submission.receipt is not None:
-                    with log.failuresHandled("{author} was not told what it published", author=submission.author.id):
+                    with log.failuresHandled("{sender} was not told what it published", sender=submission.sender.id):
                         submission.receipt.published(message, position, duplicate=before is not None)
 
     def _not_published(self, failure: Failure, submissions: Sequence[_Submission]) -> None:
@@ -394,15 +394,15 @@ class Publisher:
             self._outcomes.popleft()
 
     def _report_refused(self, submissions: Sequence[_Submission], close_code: CloseCode) -> None:
-        authors: dict[str, Author] = {}
+        senders: dict[str, Sender] = {}
         for submission in submissions:
-            author, receipt = submission.author, submission.receipt
+            sender, receipt = submission.sender, submission.receipt
             if receipt is None:
-                authors[author.id] = author
+                senders[sender.id] = sender
                 continue
             for message in submission.entry.messages:
-                with log.failuresHandled("{author} was not told what was refused", author=author.id):
+                with log.failuresHandled("{sender} was not told what was refused", sender=sender.id):
                     receipt.refused(message, close_code)
-        for author in authors.values():
-            with log.failuresHandled("{author} was not told what was refused", author=author.id):
-                author.not_sent(close_code)
+        for sender in senders.values():
+            with log.failuresHandled("{sender} was not told what was refused", sender=sender.id):
+                sender.not_sent(close_code)

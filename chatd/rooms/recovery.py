@@ -26,7 +26,7 @@ log = Logger()
 class Reader(Protocol):
     """A client that is sent history."""
 
-    author: str
+    sender_id: str
     """Its sender id."""
     format: Format
     """How messages are encoded for it."""
@@ -238,9 +238,9 @@ class Recovery:
 
     def _failed(self, failure: Failure | None = None) -> None:
         """Log the exception and close the subscriber."""
-        log.failure("{subscriber} was not given what it missed", failure, subscriber=self.subscriber.author)
+        log.failure("{subscriber} was not given what it missed", failure, subscriber=self.subscriber.sender_id)
         self.stop()
-        with log.failuresHandled("{subscriber} was not closed", subscriber=self.subscriber.author):
+        with log.failuresHandled("{subscriber} was not closed", subscriber=self.subscriber.sender_id):
             self.subscriber.refused(OUR_FAULT)
 
     def _send_batches(self, batches: Sequence[Batch]) -> None:
@@ -260,15 +260,14 @@ class Recovery:
         subscriber = self.subscriber
         if self._opening is not None:
             self._lenient = 0 if batches else self._lenient
-            own = "" if subscriber.echo else subscriber.author
+            own = "" if subscriber.echo else subscriber.sender_id
             self._opening[1].extend(part for batch in batches for part in batch.without(own))
             return
         messages = [message for batch in batches for message in batch.messages]
         frames = subscriber.format.frames(batches)
         if not subscriber.echo:
-            frames = [
-                frame for frame, message in zip(frames, messages, strict=True) if message.session != subscriber.author
-            ]
+            own = subscriber.sender_id
+            frames = [frame for frame, message in zip(frames, messages, strict=True) if message.session != own]
         if frames:
             blob = b"".join(frames)
             if subscriber.replay(blob, len(frames)):

@@ -97,7 +97,7 @@ class Room:
         self._on_pending = pending
         self._losses = losses
         self._subscribers = Subscribers()
-        self._recoveries: dict[str, Recovery] = {}  # by author
+        self._recoveries: dict[str, Recovery] = {}  # by sender id
         self._tail: Tail | None = None  # while there are recoveries
         self._pending: list[Item] = []
         self._events = 0  # presence events so far
@@ -109,14 +109,15 @@ class Room:
         """Return whether the room has subscribers."""
         return bool(self._subscribers or self._recoveries)
 
-    def subscriber(self, author: str) -> Subscriber | None:
+    def subscriber(self, sender_id: str) -> Subscriber | None:
         """Return the subscriber with a sender id, if it is here."""
-        recovery = self._recoveries.get(author)
-        return cast("Subscriber | None", recovery.subscriber if recovery is not None else self._subscribers.get(author))
+        recovery = self._recoveries.get(sender_id)
+        subscriber = recovery.subscriber if recovery is not None else self._subscribers.get(sender_id)
+        return cast("Subscriber | None", subscriber)
 
     def position(self, subscriber: Subscriber) -> StreamPosition:
         """Return the position up to which a subscriber was sent everything."""
-        if (recovery := self._recoveries.get(subscriber.author)) is not None:
+        if (recovery := self._recoveries.get(subscriber.sender_id)) is not None:
             return recovery.position
         return self._done if self._pending else self.ordering.position
 
@@ -143,7 +144,7 @@ class Room:
     def remove(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
         self._subscribers.remove(subscriber)
-        if (recovery := self._recoveries.get(subscriber.author)) is not None and recovery.subscriber is subscriber:
+        if (recovery := self._recoveries.get(subscriber.sender_id)) is not None and recovery.subscriber is subscriber:
             recovery.stop()
             self._end_recovery(subscriber)
 
@@ -155,7 +156,7 @@ class Room:
 
     def drained(self, subscriber: Subscriber) -> None:
         """Continue the recovery of a subscriber whose send buffer is empty."""
-        if (recovery := self._recoveries.get(subscriber.author)) is not None:
+        if (recovery := self._recoveries.get(subscriber.sender_id)) is not None:
             recovery.step()
 
     def _make_live(self, subscriber: Subscriber) -> None:
@@ -181,7 +182,7 @@ class Room:
                 subscriber.missed_changes()
 
         self._tail = self._tail or Tail(self._config.batch_bytes)
-        self._recoveries[subscriber.author] = recovery = Recovery(
+        self._recoveries[subscriber.sender_id] = recovery = Recovery(
             subscriber,
             position,
             self._config,
@@ -198,7 +199,7 @@ class Room:
         return recovery
 
     def _end_recovery(self, subscriber: Subscriber) -> None:
-        del self._recoveries[subscriber.author]
+        del self._recoveries[subscriber.sender_id]
         if not self._recoveries:
             self._tail = None
 

@@ -10,7 +10,7 @@ from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT
 from chatd.protocol.message import Batch, OffsetGap, PresenceEvent
 from chatd.protocol.text import Format
-from chatd.rooms.publisher import Author
+from chatd.rooms.publisher import Sender
 from chatd.rooms.recovery import Reader
 
 log = Logger()
@@ -18,7 +18,7 @@ log = Logger()
 LIVE_MESSAGES, LIVE_BYTES = SENT_MESSAGES["live"], SENT_BYTES["live"]
 
 
-class LiveSubscriber(Author, Reader, Protocol):
+class LiveSubscriber(Sender, Reader, Protocol):
     """A client that is sent messages as they arrive."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
@@ -42,20 +42,20 @@ class Subscribers:
         """Return whether there are any."""
         return bool(self._members)
 
-    def get(self, author: str) -> LiveSubscriber | None:
+    def get(self, sender_id: str) -> LiveSubscriber | None:
         """Return the subscriber with a sender id, if it is live."""
-        return self._members.get(author)
+        return self._members.get(sender_id)
 
     def add(self, subscriber: LiveSubscriber) -> None:
         """Add a subscriber."""
-        self._members[subscriber.author] = subscriber
+        self._members[subscriber.sender_id] = subscriber
         self._by_format = None
 
     def remove(self, subscriber: LiveSubscriber) -> bool:
         """Remove a subscriber. Return whether it was live."""
-        if self._members.get(subscriber.author) is not subscriber:
+        if self._members.get(subscriber.sender_id) is not subscriber:
             return False
-        del self._members[subscriber.author]
+        del self._members[subscriber.sender_id]
         self._by_format = None
         return True
 
@@ -66,14 +66,14 @@ class Subscribers:
             try:
                 subscriber.lost(gap)
             except Exception:  # noqa: BLE001 - the other subscribers go on
-                self._failed(subscriber.author)
+                self._failed(subscriber.sender_id)
         return len(subscribers)
 
-    def refuse(self, authors: Iterable[str] | None = None) -> None:
+    def refuse(self, sender_ids: Iterable[str] | None = None) -> None:
         """Close some or all subscribers, which missed something because of an internal error."""
-        for author in list(self._members) if authors is None else authors:
-            with log.failuresHandled("{subscriber} was not closed", subscriber=author):
-                if subscriber := self._members.get(author):  # it may have left meanwhile
+        for sender_id in list(self._members) if sender_ids is None else sender_ids:
+            with log.failuresHandled("{subscriber} was not closed", subscriber=sender_id):
+                if subscriber := self._members.get(sender_id):  # it may have left meanwhile
                     subscriber.refused(OUR_FAULT)
 
     def send(self, batches: Sequence[Batch]) -> None:
@@ -103,7 +103,7 @@ class Subscribers:
                 blob = b"".join(frames)
             except Exception:  # noqa: BLE001 - the other formats go on
                 log.failure("messages for {clients} clients could not be framed", clients=len(delivers))
-                self.refuse([author for author, _ in delivers])
+                self.refuse([sender_id for sender_id, _ in delivers])
                 continue
             if blob:
                 written += self._deliver(frames, blob, delivers, own)
@@ -113,8 +113,8 @@ class Subscribers:
         """Return the ``deliver`` methods by format."""
         if self._by_format is None:
             self._by_format = {}
-            for author, subscriber in self._members.items():
-                self._by_format.setdefault(subscriber.format, []).append((author, subscriber.deliver))
+            for sender_id, subscriber in self._members.items():
+                self._by_format.setdefault(subscriber.format, []).append((sender_id, subscriber.deliver))
         return self._by_format
 
     def _deliver(
@@ -127,26 +127,26 @@ class Subscribers:
         """Write frames, joined in ``blob``, to the subscribers of a format. Return the number sent to all."""
         count, whole, messages, size = len(frames), 0, 0, 0
         starts: list[int] = []  # of each frame in the blob, and its end
-        for author, deliver in delivers:
+        for sender_id, deliver in delivers:
             try:
-                if author not in own:
+                if sender_id not in own:
                     if deliver(blob, count):
                         whole += 1
                     continue
                 starts = starts or [0, *accumulate(map(len, frames))]
-                part, rest = _without(blob, starts, own[author]), count - len(own[author])
+                part, rest = _without(blob, starts, own[sender_id]), count - len(own[sender_id])
                 if part and deliver(part, rest):
                     messages += rest
                     size += len(part)
             except Exception:  # noqa: BLE001 - as above
-                self._failed(author)
+                self._failed(sender_id)
         LIVE_BYTES.value += size + whole * len(blob)
         return messages + whole * count
 
-    def _failed(self, author: str) -> None:
+    def _failed(self, sender_id: str) -> None:
         """Log the current exception and close a subscriber."""
-        log.failure("something was not delivered to {subscriber}", subscriber=author)
-        self.refuse([author])
+        log.failure("something was not delivered to {subscriber}", subscriber=sender_id)
+        self.refuse([sender_id])
 
 
 def _without(blob: bytes, starts: Sequence[int], places: Sequence[int]) -> bytes:

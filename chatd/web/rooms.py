@@ -249,7 +249,7 @@ class HttpSender:
         self._identity = token_lifetime.identify(nick, address)
         self._id_scope = "" if permissions.name else origin(address)
         who = f"token {permissions.name}" if permissions.name else nick  # no nick has a space
-        self.author = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
+        self.sender_id = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.id = id
         self.nick = nick
         self.subject = permissions.subject

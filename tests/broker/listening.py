@@ -49,7 +49,7 @@ class Ears:
         self.comings: list[PresenceEvent] = []
         """Who came and went in rooms that are watched."""
         self.nicks: dict[str, str] = {}
-        """Nicks that members lost, by author, and what they are called now."""
+        """Nicks that members lost, by sender_id, and what they are called now."""
         self._newest: dict[tuple[str, str], int] = {}
         self._waiting: list[tuple[Callable[[], Any], Deferred[None]]] = []
 
@@ -84,8 +84,8 @@ class Ears:
         self.comings += changes
         self.look()
 
-    def renamed(self, room: str, author: str, nick: str) -> None:
-        self.nicks[author] = nick
+    def renamed(self, room: str, sender_id: str, nick: str) -> None:
+        self.nicks[sender_id] = nick
         self.look()
 
     def texts(self, room: str = "ops") -> list[str]:

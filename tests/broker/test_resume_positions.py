@@ -57,8 +57,8 @@ class Office:
         return saves
 
 
-def place(offset: int, author: str = "s1") -> ResumePosition:
-    return ResumePosition(StreamPosition("e", offset), author)
+def place(offset: int, sender_id: str = "s1") -> ResumePosition:
+    return ResumePosition(StreamPosition("e", offset), sender_id)
 
 
 @pytest.fixture

@@ -885,7 +885,7 @@ def test_with_a_key_it_may_come_back_unnoticed(server: ChatServer) -> None:
     for key, lingers in (("", False), ("abcdefgh", True)):
         client = Client(server, f"p{key}", resume=key)
         client.session.closed()
-        assert server.bus.lingered[client.session.author] == lingers
+        assert server.bus.lingered[client.session.sender_id] == lingers
 
 
 def test_binary_is_not_taken(client: Client) -> None:

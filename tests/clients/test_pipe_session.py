@@ -415,7 +415,7 @@ def test_it_is_the_author_that_was_the_first_with_its_key(server: ChatServer) ->
     first, _ = keyed(server, "s1")
     first.closed()
     second, line = keyed(server, "s2")
-    assert (second.id, second.author) == ("s2", "s1")
+    assert (second.id, second.sender_id) == ("s2", "s1")
     second.received(["mine"])
     server.turn()
     [(_, [message])] = server.bus.published

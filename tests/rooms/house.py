@@ -95,15 +95,17 @@ class House:
         self.end_turn()
 
     def bring(
-        self, *texts: str, number: int, room: str = "ops", publisher: str = "w", author: str = "elsewhere"
+        self, *texts: str, number: int, room: str = "ops", publisher: str = "w", sender_id: str = "elsewhere"
     ) -> None:
         """Let a batch of another worker come from the bus."""
-        self.say(*texts, number=number, room=room, publisher=publisher, author=author)
+        self.say(*texts, number=number, room=room, publisher=publisher, sender_id=sender_id)
         self.bus.pump()
 
-    def say(self, *texts: str, number: int, room: str = "ops", publisher: str = "w", author: str = "elsewhere") -> None:
-        """Let another worker publish a batch, its number-th, of one author."""
-        messages = [Message(f"{author}.{text}", int(NOW * 1000), author, text) for text in texts]
+    def say(
+        self, *texts: str, number: int, room: str = "ops", publisher: str = "w", sender_id: str = "elsewhere"
+    ) -> None:
+        """Let another worker publish a batch, its number-th, of one sender."""
+        messages = [Message(f"{sender_id}.{text}", int(NOW * 1000), sender_id, text) for text in texts]
         self.bus.say(room, messages, number, publisher)
 
 

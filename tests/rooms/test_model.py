@@ -367,7 +367,7 @@ class Walk:
 
     def _must_hear(self, offset: int) -> bool:
         message = self._message(offset)
-        own = message.session == self.client.author and not self.client.echo
+        own = message.session == self.client.sender_id and not self.client.echo
         return not own and message.id not in self.known | self.got | self.old
 
     def _get(self, id: str, oldest: dict[str, int]) -> None:
@@ -382,7 +382,7 @@ class Walk:
         self._be_lenient(oldest, offset - 1)
         self.go_silently(StreamPosition(self.position.epoch, offset - 1))
         message = self._message(offset)
-        assert self.client.echo or message.session != self.client.author, f"{id} is its own"
+        assert self.client.echo or message.session != self.client.sender_id, f"{id} is its own"
         self.got.add(id)
         self.position = StreamPosition(self.position.epoch, offset)
 
@@ -446,12 +446,12 @@ class World:
     # Steps
 
     def say(self, worker: int, count: int, who: int) -> None:
-        authors = ["elsewhere", *[each.author for each in self.clients]]
-        author = authors[who % len(authors)]
+        sender_ids = ["elsewhere", *[each.sender_id for each in self.clients]]
+        sender_id = sender_ids[who % len(sender_ids)]
         messages = []
         for _ in range(count):
             self.number += 1
-            messages.append(Message(f"m{self.number}", 0, author, f"m{self.number}".ljust(LINE)))
+            messages.append(Message(f"m{self.number}", 0, sender_id, f"m{self.number}".ljust(LINE)))
         self.bus.hand_over(OTHERS[worker], messages)
 
     def post(self, who: int, count: int) -> None:
@@ -549,7 +549,7 @@ class World:
     def _check_resumed(self, client: Client, last: Walk | None) -> None:
         """See that it begins where the last one with its key has come to, unless the broker has ever lost that."""
         if last is not None and not self.bus.lost_places:
-            assert client.author == last.client.author
+            assert client.sender_id == last.client.sender_id
             last.go_silently(client.start)
 
 

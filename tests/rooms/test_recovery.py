@@ -179,7 +179,7 @@ def test_it_waits_while_its_member_has_enough_to_read() -> None:
 
 def test_its_own_are_left_out() -> None:
     walk = Walk()
-    walk.member.author = "w"
+    walk.member.sender_id = "w"
     walk.step()
     walk.answer(batch(5, 6))
     assert (walk.member.blobs, walk.live) == ([], 1)
@@ -187,7 +187,7 @@ def test_its_own_are_left_out() -> None:
 
 def test_with_echo_its_own_are_not_left_out() -> None:
     walk = Walk()
-    walk.member.author, walk.member.echo = "w", True
+    walk.member.sender_id, walk.member.echo = "w", True
     walk.step()
     walk.answer(batch(5, 6))
     assert walk.member.count == 6

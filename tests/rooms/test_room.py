@@ -339,14 +339,14 @@ def test_one_that_comes_back_gets_what_it_missed(house: House) -> None:
     told(house, 2, 3)
     second = joined(house, FakeMember("two", key="key"))
     assert (first.blobs, second.blobs) == ([frames("e1"), frames("e2")], [frames("e3", "e4")])
-    assert second.author == "one"
+    assert second.sender_id == "one"
 
 
 def test_its_own_lines_are_those_of_its_last_connection_too(house: House) -> None:
     bob = house.member("bob")
     first = joined(house, FakeMember("one", key="key"))
     house.hub.leave("ops", first)
-    house.say("mine", number=1, author="one")
+    house.say("mine", number=1, sender_id="one")
     house.hear("yours", number=2)
     second = joined(house, FakeMember("two", key="key"))
     house.hub.publisher.publish("ops", second, ["mine too"])
@@ -415,7 +415,7 @@ def test_a_room_whose_only_member_is_taken_over_elsewhere_is_forgotten(house: Ho
     told(house, 2)
     place = house.hub.disconnect("ops", "one")
     assert place is not None
-    assert (place.position, place.author, first.events) == (StreamPosition("e0", 2), "one", [TAKEN_OVER])
+    assert (place.position, place.sender_id, first.events) == (StreamPosition("e0", 2), "one", [TAKEN_OVER])
     assert house.bus.rooms == {}
 
 

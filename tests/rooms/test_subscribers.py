@@ -74,7 +74,7 @@ def test_own_lines_are_cut_out_where_several_authors_are_in_several_batches(hous
     ann, bob, eve, dan = house.member("ann"), house.member("bob"), house.member("eve", echo=True), house.member("dan")
     said = [("ann", ["a1", "a2"]), ("bob", ["b1"]), ("eve", ["e1"]), ("ann", ["a3"]), ("bob", ["b2", "b3"])]
     for number, (author, texts) in enumerate(said, 1):
-        house.bring(*texts, number=number, author=author)
+        house.bring(*texts, number=number, sender_id=author)
     house.end_turn()
     assert ann.blobs == [frames("b1", "e1", "b2", "b3")]
     assert bob.blobs == [frames("a1", "a2", "e1", "a3")]
@@ -84,8 +84,8 @@ def test_own_lines_are_cut_out_where_several_authors_are_in_several_batches(hous
 
 def test_one_that_said_all_of_it_gets_nothing(house: House) -> None:
     ann, bob = house.member("ann"), house.member("bob")
-    house.bring("1", number=1, author="ann")
-    house.bring("2", "3", number=2, author="ann")
+    house.bring("1", number=1, sender_id="ann")
+    house.bring("2", "3", number=2, sender_id="ann")
     house.end_turn()
     assert (ann.blobs, ann.count) == ([], 0)
     assert bob.blobs == [frames("1", "2", "3")]
@@ -130,7 +130,7 @@ def test_a_batch_is_framed_once_a_format_also_where_authors_are_in_it(house: Hou
         formatted(house, f"p{number}", plus)
         formatted(house, f"m{number}", minus)
     author = formatted(house, "author", plus)
-    house.bring("mine", number=1, author="author")
+    house.bring("mine", number=1, sender_id="author")
     house.bring("one", "two", number=2)
     house.end_turn()
     assert (plus.framed, minus.framed) == ([3], [3])
@@ -254,7 +254,7 @@ def test_an_error_that_is_nobodys_in_particular_closes_all_who_may_have_missed_s
 
     house.hub.join("ops", Unsure("ann"))
     bob, eve = house.member("bob"), house.member("eve", "other")
-    house.bring("one", number=1, author="ann")
+    house.bring("one", number=1, sender_id="ann")
     house.hear("two", number=1, room="other")
     assert (bob.blobs, bob.events) == ([], [OUR_FAULT])
     assert (eve.blobs, eve.events) == ([frames("two")], [])
@@ -283,7 +283,7 @@ class Sent:
 def test_what_was_sent_is_counted_an_authors_own_left_out(house: House) -> None:
     house.member("ann"), house.member("bob")
     sent = Sent()
-    house.bring("mine", number=1, author="ann")
+    house.bring("mine", number=1, sender_id="ann")
     house.bring("one", "two", number=2)
     house.end_turn()
     assert sent.counted == (5, 0, len(frames("one", "two")) + len(frames("mine", "one", "two")))
@@ -341,7 +341,7 @@ def test_leaving_out_own_lines_looks_at_the_frames_as_often_for_many_authors_as_
     house.member("bob")
     for authors in (1, 50):
         for number in range(50):
-            house.bring(f"{number}", number=100 * authors + number, author=f"m{number % authors}")
+            house.bring(f"{number}", number=100 * authors + number, sender_id=f"m{number % authors}")
         Frames.touched = 0
         house.end_turn()
         touched.append(Frames.touched)

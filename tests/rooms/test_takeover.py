@@ -82,7 +82,7 @@ class TestTakeOver(BusTestCase):
         new = two.come()
         await self.until(lambda: new.events)
         assert (old.events, new.events) == (["joined", TAKEN_OVER], ["joined"])
-        assert (new.author, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
+        assert (new.sender_id, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
 
     async def test_of_three_that_come_in_a_row_the_newest_has_it_where_the_first_stood(self) -> None:
         one, two, three = await self.workers(place_seconds=60)
@@ -100,7 +100,7 @@ class TestTakeOver(BusTestCase):
             hear(each)
         await self.until(lambda: new.events)
         assert (old.events, middle.events, new.events) == (["joined", TAKEN_OVER], [TAKEN_OVER], ["joined"])
-        assert (new.author, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
+        assert (new.sender_id, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
 
     async def test_who_has_waited_in_vain_gives_way_to_who_came_meanwhile_unheard(self) -> None:
         one, two, three = await self.workers(takeover_seconds=0.3)

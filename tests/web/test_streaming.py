@@ -320,7 +320,7 @@ def test_a_place_is_kept_under_a_key(http_client: HttpClient, server: ChatServer
     place = server.bus.places["ops", "a-key-of-mine"]
     again = HttpClient(server)
     again.send("GET /ops?follow=1&resume=a-key-of-mine")
-    assert place.author == "w.1"
+    assert place.sender_id == "w.1"
     assert streamed(again).endswith("two\n")
 
 
