@@ -382,9 +382,9 @@ class FakeMember:
     sender_id: str = ""
     nick: str = ""
     subject: str = ""
-    listens: bool = False
-    lingers: bool = False
-    begins: bool = False
+    receives_presence: bool = False
+    delays_leave: bool = False
+    recovers_at_once: bool = False
     buffer_full: bool = False
     fall_behind: Callable[[], None] | None = None
     """What to call in place of taking what is delivered."""
@@ -394,7 +394,7 @@ class FakeMember:
     events: list[Any] = field(default_factory=list)
     got: StreamPosition | None = None
     """Up to where it has got everything."""
-    got_all: bool = False
+    received_all: bool = False
     early: list[StreamPosition] = field(default_factory=list)
     """Up to where it was given everything, as it learned soon after it was."""
 
@@ -422,26 +422,26 @@ class FakeMember:
     def too_slow(self, gap: OffsetGap) -> None:
         self.events.append(("too slow", gap))
 
-    def given(self, position: StreamPosition) -> StreamPosition | None:
+    def record(self, position: StreamPosition) -> StreamPosition | None:
         self.got = position
         return position
 
-    def given_early(self, position: StreamPosition) -> None:
+    def record_early(self, position: StreamPosition) -> None:
         self.early.append(position)
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         self.events.append("carry on")
 
     def bus_away(self) -> None:
         self.events.append("bus away")
 
-    def refused(self, close_code: CloseCode) -> None:
+    def disconnect(self, close_code: CloseCode) -> None:
         self.events.append(close_code)
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         self.events.append(close_code)
 
-    def began(
+    def recovered(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
         self.events.append(("began", top, list(gaps), list(batches)))
@@ -449,7 +449,7 @@ class FakeMember:
     def renamed(self, nick: str) -> None:
         self.events.append(("renamed", nick))
 
-    def missed_changes(self) -> None:
+    def missed_presence(self) -> None:
         self.events.append("missed changes")
 
 

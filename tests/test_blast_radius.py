@@ -317,7 +317,7 @@ def _() -> Seen:
     house = room()
     slow = [member(house, name) for name in ("bad", "good")]
     for client in slow:
-        client.buffer_full, client.fall_behind = True, lambda client=client: house.hub.fall_behind("ops", client)
+        client.buffer_full, client.fall_behind = True, lambda client=client: house.hub.start_recovery("ops", client)
     house.hear("one", number=1)
     bad, good = slow
     bad.__class__ = Stuck
@@ -338,7 +338,7 @@ def _() -> Seen:
     house = room()
     house.hub.start()
     bad, _ = keyed(house, "bad", "good")
-    bad.given = fail  # type: ignore[method-assign]
+    bad.record = fail  # type: ignore[method-assign]
     house.hear("one", number=1)
     house.clock.advance(1.0)
     house.hear("two", number=2)
@@ -371,7 +371,7 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     bad, good = keyed(house, "bad", "good")
-    bad.given = fail  # type: ignore[method-assign]
+    bad.record = fail  # type: ignore[method-assign]
     house.hub.leave("ops", bad)
     house.hub.leave("ops", good)
     return list(house.hub.rooms), []
@@ -381,7 +381,7 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     [old] = keyed(house, "old")
-    old.refused = fail  # type: ignore[method-assign]
+    old.disconnect = fail  # type: ignore[method-assign]
     house.bus.answer_at_once = False
     new = member(house, "new", key="key-old")
     house.hear("one", number=1)
@@ -463,7 +463,7 @@ def _() -> Seen:
 def _() -> Seen:
     house = room()
     house.bus.full = True
-    bad, good = member(house, "bad", carry_on=fail), member(house, "good")
+    bad, good = member(house, "bad", resume_publishing=fail), member(house, "good")
     for author in (bad, good):
         house.hub.publisher.wait(author)
     house.bus.full = False

@@ -211,7 +211,7 @@ class JsonSession:
         """Serve the room from history until the client has caught up."""
         if self.delivering is not None:
             self.delivering.pays = False  # it did not ask for that
-            self._hub_of(self.delivering.room).fall_behind(self.delivering.room, self.delivering)
+            self._hub_of(self.delivering.room).start_recovery(self.delivering.room, self.delivering)
 
     def drained(self) -> None:
         """Continue in rooms that are served from history."""
@@ -219,7 +219,7 @@ class JsonSession:
             with log.failuresHandled("{client} does not go on in room {room}", client=self.id, room=room):
                 self._hub_of(room).drained(room, member)
         if self._held and self._waiting is None:
-            self.carry_on()
+            self.resume_publishing()
 
     def record_positions(self) -> None:
         """Record, before the connection closes, up to where everything was delivered."""
@@ -342,7 +342,7 @@ class JsonSession:
         self.connection.pause()
         self._hub_of(member.room).publisher.wait(member)
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Continue with the requests that waited."""
         self._stop_waiting()
         held, self._held = self._held, []
@@ -352,7 +352,7 @@ class JsonSession:
 
     def bus_away(self) -> None:
         """Refuse what waited: it may be long."""
-        self.carry_on()
+        self.resume_publishing()
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
@@ -378,7 +378,7 @@ class JsonSession:
             member.joining = member.pays = True
             member.ref, member.since, member.last = request.ref, request.position, request.last
             if again:
-                self._hub_of(room).join_again(room, member)
+                self._hub_of(room).rejoin(room, member)
             else:
                 self._enter(room, member)
 

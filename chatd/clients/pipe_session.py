@@ -83,9 +83,9 @@ class Session(Acknowledging):
     """The label of the client in ``chatd_clients``."""
     accepts_binary = False
     """Whether binary messages are accepted; if not, the connection closes at the first frame of one."""
-    listens = False
+    receives_presence = False
     """Whether it receives presence events, and has a nick of its own."""
-    begins = False
+    recovers_at_once = False
     """Whether it receives the history of a join in one event."""
     usual_format: Format = BARE
     """How it sees messages, where they are not compressed."""
@@ -173,7 +173,7 @@ class Session(Acknowledging):
         return self._target.resume
 
     @property
-    def lingers(self) -> bool:
+    def delays_leave(self) -> bool:
         """Whether it may come back without presence events."""
         return bool(self.key)
 
@@ -303,7 +303,7 @@ class Session(Acknowledging):
     def became_slow(self) -> None:
         """Serve the client from history until it has caught up; it did not ask for that, so it is not charged."""
         self._pays = False
-        self._hub.fall_behind(self._target.room, self)
+        self._hub.start_recovery(self._target.room, self)
 
     def drained(self) -> None:
         """Continue from history, if it is not caught up."""
@@ -331,7 +331,7 @@ class Session(Acknowledging):
 
     # The hub calls
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Publish what was held back, read on."""
         self._stop_patience()
         if self._closed:
@@ -343,23 +343,23 @@ class Session(Acknowledging):
         if self._patience is None:
             self._patience = self._timer.callLater(self._config.publish_timeout, self._out_of_patience)
 
-    def refused(self, close_code: CloseCode) -> None:
+    def disconnect(self, close_code: CloseCode) -> None:
         """Close the connection."""
         self._connection.close(close_code)
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         """Close the connection: a pipe client can not be told otherwise that its message was refused."""
         self._connection.close(close_code)
 
     def renamed(self, nick: str) -> None:
         """Do nothing: a pipe client has no nick."""
 
-    def began(
+    def recovered(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
         """Do nothing: history is delivered like any message."""
 
-    def missed_changes(self) -> None:
+    def missed_presence(self) -> None:
         """Do nothing: a pipe client receives no presence events."""
 
     def replay(self, blob: bytes, count: int) -> bool:

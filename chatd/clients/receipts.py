@@ -13,7 +13,7 @@ from chatd.protocol.message import StreamPosition
 class Receipts:
     """The positions that were delivered to one client, and the newest one up to which everything has arrived."""
 
-    __slots__ = ("_closed", "_got", "_marks", "_most", "_progress", "_sealed", "got_all")
+    __slots__ = ("_closed", "_got", "_marks", "_most", "_progress", "_sealed", "received_all")
 
     def __init__(self, progress: Callable[[], tuple[int, int]], most: int) -> None:
         """Store how many positions to keep, beyond which every second one is dropped, and the connection's progress.
@@ -26,16 +26,16 @@ class Receipts:
         self._got: StreamPosition | None = None
         self._closed = False
         self._sealed = False
-        self.got_all = False
+        self.received_all = False
         """Whether everything written had arrived when the connection ended: the client was there to the end."""
 
-    def given(self, position: StreamPosition) -> StreamPosition | None:
+    def record(self, position: StreamPosition) -> StreamPosition | None:
         """Record that everything up to a position was written; return the position that has arrived, if any."""
         if not self._closed:
             self._note(position, *self._progress())
         return self._got
 
-    def given_early(self, position: StreamPosition) -> None:
+    def record_early(self, position: StreamPosition) -> None:
         """Record a position between two regular ones, if all earlier ones have arrived: what follows may be lost."""
         if self._newest != position and not self._closed:
             written, arrived = self._progress()
@@ -66,7 +66,7 @@ class Receipts:
         if not self._closed:
             written, arrived = self._progress()
             self._collect(arrived)
-            self._closed, self.got_all = True, arrived >= written
+            self._closed, self.received_all = True, arrived >= written
 
     def _collect(self, arrived: int) -> None:
         while self._marks and self._marks[0][0] <= arrived:
@@ -80,19 +80,19 @@ class Acknowledging:
 
     _receipts: Receipts | None
 
-    def given(self, position: StreamPosition) -> StreamPosition | None:
+    def record(self, position: StreamPosition) -> StreamPosition | None:
         """Record that everything up to a position was written; return the position that has arrived, if known."""
-        return self._receipts.given(position) if self._receipts is not None else None
+        return self._receipts.record(position) if self._receipts is not None else None
 
-    def given_early(self, position: StreamPosition) -> None:
+    def record_early(self, position: StreamPosition) -> None:
         """Record a position between two regular ones."""
         if self._receipts is not None:
-            self._receipts.given_early(position)
+            self._receipts.record_early(position)
 
     @property
-    def got_all(self) -> bool:
+    def received_all(self) -> bool:
         """Whether everything written, its end included, had arrived when the connection ended."""
-        return self._receipts is not None and self._receipts.got_all
+        return self._receipts is not None and self._receipts.received_all
 
     def seal(self) -> None:
         """Record no further position."""

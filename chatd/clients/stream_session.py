@@ -24,7 +24,7 @@ class StreamSession(Session):
         self.format = stream.format
 
     @property
-    def listens(self) -> bool:  # type: ignore[override]
+    def receives_presence(self) -> bool:  # type: ignore[override]
         """Whether it receives presence events, and has a nick of its own."""
         return bool(self._target.nick)
 

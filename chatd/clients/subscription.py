@@ -56,7 +56,7 @@ class Owner(Protocol):
     def was_read(self, size: int) -> None:
         """Charge the address for the size of the text, in bytes, that was read for the client."""
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Continue with the requests that waited for the broker."""
 
     def bus_away(self) -> None:
@@ -66,8 +66,8 @@ class Owner(Protocol):
 class Subscription(Acknowledging):
     """A program in one of its rooms: what the hub knows as a member."""
 
-    begins = True
-    listens = True
+    recovers_at_once = True
+    receives_presence = True
 
     __slots__ = (
         "_program",
@@ -127,7 +127,7 @@ class Subscription(Acknowledging):
         return identity if identity.owner else identity.keeping(program.nick)
 
     @property
-    def lingers(self) -> bool:
+    def delays_leave(self) -> bool:
         """Whether it may come back without presence events."""
         return bool(self._program.key)
 
@@ -150,7 +150,7 @@ class Subscription(Acknowledging):
         self._program.flush()
         return self._program.connection.replay(blob, count)
 
-    def began(
+    def recovered(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
         """Send the answer to a join: the requested messages, what of them is lost, and whether more follow."""
@@ -175,20 +175,20 @@ class Subscription(Acknowledging):
         """Send the new nick."""
         self._program.renamed(nick)
 
-    def missed_changes(self) -> None:
+    def missed_presence(self) -> None:
         """Send the list of members: presence events were skipped while the client was slow."""
         self._program.send_members(self.room, UNSET)
 
-    def refused(self, close_code: CloseCode) -> None:
+    def disconnect(self, close_code: CloseCode) -> None:
         """Close the connection."""
         self._program.connection.close(close_code)
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         """Do nothing: each of its messages has a receipt."""
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Continue with the requests that waited."""
-        self._program.carry_on()
+        self._program.resume_publishing()
 
     def bus_away(self) -> None:
         """Refuse what waited."""

@@ -31,7 +31,7 @@ class TextSession(Session):
     """One named client in one room."""
 
     protocol = "text"
-    listens = True
+    receives_presence = True
     usual_format = NAMED
 
     __slots__ = ("_questions",)
@@ -217,7 +217,7 @@ class TextSession(Session):
         self._hold(held)
         self._connection.resume()
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         """Send a notice, and stay open."""
         self._send_lines(text.not_sent(close_code.reason.removeprefix("not sent: ")))
 

@@ -120,7 +120,7 @@ class Hub:
         if (
             entry.waiting is None
             and self.bus.subscribed(name)
-            and not (subscriber.key or subscriber.listens or subscriber.nick)
+            and not (subscriber.key or subscriber.receives_presence or subscriber.nick)
         ):
             self._admit(entry.room, subscriber, None)
             return succeed(None)
@@ -140,7 +140,7 @@ class Hub:
                 if failure.check(KeyContested):
                     self._contested.add(clients=1)
                 if failure.check(TakenOver):
-                    subscriber.refused(TAKEN_OVER)
+                    subscriber.disconnect(TAKEN_OVER)
                 else:
                     joined.errback(failure)
 
@@ -153,7 +153,7 @@ class Hub:
         """Remove a subscriber, or one that is still joining; the Deferred of ``join`` then never fires."""
         if subscriber.key and subscriber.id in self._superseded:
             self._superseded.discard(subscriber.id)
-            if subscriber.got_all:
+            if subscriber.received_all:
                 self.bus.resume_positions.count_takeover(name, subscriber.key)
         entry = self._entries.get(name)
         if entry is None:
@@ -166,10 +166,10 @@ class Hub:
                 self._save_position(entry.room, subscriber, left=True)
             self._remove(entry.room, subscriber)
             self.publisher.flush()  # earlier messages go first
-            self.bus.presence.leave(name, subscriber.sender_id, linger=subscriber.lingers)
+            self.bus.presence.leave(name, subscriber.sender_id, linger=subscriber.delays_leave)
         self._forget_if_empty(entry)
 
-    def fall_behind(self, name: str, subscriber: Subscriber) -> None:
+    def start_recovery(self, name: str, subscriber: Subscriber) -> None:
         """Serve a subscriber from history, because its send buffer is full."""
         if (entry := self._entries.get(name)) is not None:
             entry.room.recover(subscriber)
@@ -182,9 +182,9 @@ class Hub:
     def note(self, name: str, subscriber: Subscriber) -> None:
         """Report its position to a subscriber, while its connection knows what has arrived."""
         if (room := self._room_of(name, subscriber)) is not None:
-            subscriber.given(room.position(subscriber))
+            subscriber.record(room.position(subscriber))
 
-    def join_again(self, name: str, subscriber: Subscriber) -> None:
+    def rejoin(self, name: str, subscriber: Subscriber) -> None:
         """Move a subscriber back to the position that it asks for."""
         if (room := self._room_of(name, subscriber)) is not None:
             room.remove(subscriber)
@@ -329,7 +329,7 @@ class Hub:
         )
         if place is not None:
             subscriber.sender_id = place.sender_id
-        if subscriber.listens or subscriber.nick:
+        if subscriber.receives_presence or subscriber.nick:
             entered = self.bus.presence.enter(entry.room.name, subscriber.sender_id, subscriber.identity)
             if subscriber.nick or not self.bus.refusing:
                 subscriber.nick = await entered
@@ -344,7 +344,7 @@ class Hub:
             if (other := room.subscriber(subscriber.sender_id)) is not None:
                 self._take_over(room, other)
             self._keyed[subscriber.id] = (room, subscriber)
-        if subscriber.listens:
+        if subscriber.receives_presence:
             self._listen(room, subscriber)
         elif not subscriber.nick:  # nothing that it receives depends on it
             self.bus.presence.enter(room.name, subscriber.sender_id, subscriber.identity).addErrback(lambda _: None)
@@ -385,7 +385,7 @@ class Hub:
     def _resume_position(self, room: Room, subscriber: Subscriber) -> ResumePosition:
         """Return the position up to which a subscriber surely has everything. None keeps the one before."""
         with log.failuresHandled("the position of {subscriber} is not known", subscriber=subscriber.id):
-            return ResumePosition(subscriber.given(room.position(subscriber)), subscriber.sender_id)
+            return ResumePosition(subscriber.record(room.position(subscriber)), subscriber.sender_id)
         return ResumePosition(None, subscriber.sender_id)
 
     def _save_position(self, room: Room, subscriber: Subscriber, *, left: bool = False) -> None:
@@ -414,14 +414,14 @@ class Hub:
         self._marking = None
         for room, subscriber in self._keyed.values():
             with log.failuresHandled("the position of {subscriber} is not known", subscriber=subscriber.id):
-                subscriber.given_early(room.position(subscriber))
+                subscriber.record_early(room.position(subscriber))
 
     def _take_over(self, room: Room, subscriber: Subscriber) -> ResumePosition:
         place = self._resume_position(room, subscriber)
         self._remove(room, subscriber)
         self._superseded.add(subscriber.id)
         with log.failuresHandled("{subscriber} was not closed", subscriber=subscriber.id):
-            subscriber.refused(TAKEN_OVER)
+            subscriber.disconnect(TAKEN_OVER)
         return place
 
     # Called by the bus
@@ -448,7 +448,7 @@ class Hub:
         place = None
         if (entering := entry.entering.pop(id, None)) is not None:
             entering[1].cancel()
-            entering[0].refused(TAKEN_OVER)
+            entering[0].disconnect(TAKEN_OVER)
         elif id in self._keyed:
             room, subscriber = self._keyed[id]
             place = self._take_over(room, subscriber)

@@ -48,13 +48,13 @@ class Sender(Protocol):
     def subject(self) -> str:
         """Return the subject of its token; empty: none."""
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Publish what was held back: messages are accepted again."""
 
     def bus_away(self) -> None:
         """Handle that the bus is away while messages are held back."""
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         """Handle that a message was not published. A client that cannot be told is closed."""
 
 
@@ -226,7 +226,7 @@ class Publisher:
         self._flushes.request()
 
     def wait(self, sender: Sender) -> None:
-        """Call ``sender.carry_on`` once messages are accepted again."""
+        """Call ``sender.resume_publishing`` once messages are accepted again."""
         self._waiting[sender.id] = sender
 
     @property
@@ -271,7 +271,7 @@ class Publisher:
                     break
                 if self._waiting.pop(sender.id, None) is not None:
                     with log.failuresHandled("{sender} did not carry on", sender=sender.id):
-                        sender.carry_on()
+                        sender.resume_publishing()
         elif self.away:
             for sender in list(self._waiting.values()):
                 with log.failuresHandled("{sender} was not told that the bus is away", sender=sender.id):
@@ -405,4 +405,4 @@ class Publisher:
                     receipt.refused(message, close_code)
         for sender in senders.values():
             with log.failuresHandled("{sender} was not told what was refused", sender=sender.id):
-                sender.not_sent(close_code)
+                sender.publish_refused(close_code)

@@ -40,10 +40,10 @@ class Reader(Protocol):
         """Return whether its send buffer is full. Once it is empty, ``step`` must be called."""
 
     @property
-    def begins(self) -> bool:
-        """Return whether it gets the first history in one call of ``began``."""
+    def recovers_at_once(self) -> bool:
+        """Return whether it gets the first history in one call of ``recovered``."""
 
-    def began(
+    def recovered(
         self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
     ) -> None:
         """Handle the first history: the newest position, gaps, batches, and whether more follows."""
@@ -54,7 +54,7 @@ class Reader(Protocol):
     def lost(self, gap: OffsetGap) -> None:
         """Handle a gap."""
 
-    def refused(self, close_code: CloseCode) -> None:
+    def disconnect(self, close_code: CloseCode) -> None:
         """Close the client."""
 
     def too_slow(self, gap: OffsetGap) -> None:
@@ -136,7 +136,7 @@ class Recovery:
         self.subscriber = subscriber
         self._cursor = Cursor(position, before)
         self._config = config
-        self._around = config.message_overhead_bytes if subscriber.begins else 0
+        self._around = config.message_overhead_bytes if subscriber.recovers_at_once else 0
         self._read = read
         self._tail = tail
         self._ordering = ordering
@@ -146,7 +146,9 @@ class Recovery:
         self._slow = slow
         self._lenient = lenient
         self._floor = floor
-        self._opening: tuple[list[OffsetGap], list[Batch]] | None = ([], []) if subscriber.begins and not slow else None
+        self._opening: tuple[list[OffsetGap], list[Batch]] | None = (
+            ([], []) if subscriber.recovers_at_once and not slow else None
+        )
         self._over = False
         self._looked: StreamPosition | None = None  # where the room stood when all that history had was asked for
         self._reading: Deferred[HistoryRange] | None = None
@@ -221,11 +223,11 @@ class Recovery:
         self.step()
 
     def _open(self, top: StreamPosition) -> None:
-        """Call ``began`` with what was gathered, once."""
+        """Call ``recovered`` with what was gathered, once."""
         if self._opening is not None:
             gaps, batches = self._opening
             self._opening = None
-            self.subscriber.began(top, gaps, batches, more=self._cursor.position != top)
+            self.subscriber.recovered(top, gaps, batches, more=self._cursor.position != top)
 
     def _history_failed(self, failure: Failure, top: StreamPosition) -> None:
         self._reading = None
@@ -241,7 +243,7 @@ class Recovery:
         log.failure("{subscriber} was not given what it missed", failure, subscriber=self.subscriber.sender_id)
         self.stop()
         with log.failuresHandled("{subscriber} was not closed", subscriber=self.subscriber.sender_id):
-            self.subscriber.refused(OUR_FAULT)
+            self.subscriber.disconnect(OUR_FAULT)
 
     def _send_batches(self, batches: Sequence[Batch]) -> None:
         """Send batches, with the gaps between them."""

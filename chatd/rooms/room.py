@@ -29,17 +29,17 @@ class Subscriber(LiveSubscriber, Protocol):
         """Return its resume key; empty: none."""
 
     @property
-    def lingers(self) -> bool:
+    def delays_leave(self) -> bool:
         """Return whether its leave event is delayed, so that it may return."""
 
     @property
-    def listens(self) -> bool:
+    def receives_presence(self) -> bool:
         """Return whether it receives presence events."""
 
     def renamed(self, nick: str) -> None:
         """Handle that its nick was changed."""
 
-    def missed_changes(self) -> None:
+    def missed_presence(self) -> None:
         """Handle that presence events were missed during recovery."""
 
     @property
@@ -50,14 +50,14 @@ class Subscriber(LiveSubscriber, Protocol):
     def last(self) -> int:
         """Return how many earlier messages to send without a position."""
 
-    def given(self, position: StreamPosition) -> StreamPosition | None:
+    def record(self, position: StreamPosition) -> StreamPosition | None:
         """Handle that everything up to a position was sent. Return up to where it was received, if known."""
 
     @property
-    def got_all(self) -> bool:
+    def received_all(self) -> bool:
         """Return whether it had received everything when its connection ended."""
 
-    def given_early(self, position: StreamPosition) -> None:
+    def record_early(self, position: StreamPosition) -> None:
         """Handle that everything up to a position was sent, soon after it was."""
 
 
@@ -136,8 +136,8 @@ class Room:
             lenient = top.offset
         if start == top:
             self._make_live(subscriber)
-            if subscriber.begins:
-                subscriber.began(top, (), ())
+            if subscriber.recovers_at_once:
+                subscriber.recovered(top, (), ())
             return None
         return self._start_recovery(subscriber, start, lenient=lenient, floor=floor).step
 
@@ -179,7 +179,7 @@ class Room:
             self._end_recovery(subscriber)
             self._make_live(subscriber)
             if events != self._events:
-                subscriber.missed_changes()
+                subscriber.missed_presence()
 
         self._tail = self._tail or Tail(self._config.batch_bytes)
         self._recoveries[subscriber.sender_id] = recovery = Recovery(

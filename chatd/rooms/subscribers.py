@@ -74,7 +74,7 @@ class Subscribers:
         for sender_id in list(self._members) if sender_ids is None else sender_ids:
             with log.failuresHandled("{subscriber} was not closed", subscriber=sender_id):
                 if subscriber := self._members.get(sender_id):  # it may have left meanwhile
-                    subscriber.refused(OUR_FAULT)
+                    subscriber.disconnect(OUR_FAULT)
 
     def send(self, batches: Sequence[Batch]) -> None:
         """Broadcast batches: encoded once per format, one write per subscriber, without its own messages."""

@@ -301,16 +301,16 @@ class HttpSender:
 
     # The publisher calls
 
-    def carry_on(self) -> None:
+    def resume_publishing(self) -> None:
         """Check again: the publisher is open, or the broker is away."""
         self._waiting.callback(None)
 
     def bus_away(self) -> None:
         """Check again, as above."""
         self._hub.publisher.stop_waiting(self)
-        self.carry_on()
+        self.resume_publishing()
 
-    def not_sent(self, close_code: CloseCode) -> None:
+    def publish_refused(self, close_code: CloseCode) -> None:
         """Do nothing: the message has a receipt."""
 
 

@@ -882,10 +882,10 @@ def test_one_that_is_gone_leaves_all_its_rooms_and_no_timer(server: ChatServer, 
 
 
 def test_with_a_key_it_may_come_back_unnoticed(server: ChatServer) -> None:
-    for key, lingers in (("", False), ("abcdefgh", True)):
+    for key, delays_leave in (("", False), ("abcdefgh", True)):
         client = Client(server, f"p{key}", resume=key)
         client.session.closed()
-        assert server.bus.lingered[client.session.sender_id] == lingers
+        assert server.bus.lingered[client.session.sender_id] == delays_leave
 
 
 def test_binary_is_not_taken(client: Client) -> None:

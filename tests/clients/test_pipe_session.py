@@ -406,7 +406,7 @@ def test_without_a_key_it_knows_of_no_place(server: ChatServer) -> None:
     session, line = server.session()
     line.bytes_written_and_arrived = (0, 0)
     assert (session.key, session.last, session.since) == ("", 0, None)
-    assert session.given(StreamPosition("e0", 5)) is None
+    assert session.record(StreamPosition("e0", 5)) is None
     session.record_positions()
     session.record_arrival()
 

@@ -51,7 +51,7 @@ def test_it_is_told_in_one_piece_what_it_missed_and_what_of_it_is_lost(
 ) -> None:
     membership, _, line = member(server)
     membership.ref = "r"
-    membership.began(TOP, gaps, [batch(6, "a", "b"), batch(9, "c")])
+    membership.recovered(TOP, gaps, [batch(6, "a", "b"), batch(9, "c")])
     [joined] = told(server, line)
     assert (joined["recovered"], joined["lost"], joined["offset"], joined["ref"]) == (recovered, lost, 9, "r")
     assert [(each["offset"], each["text"]) for each in joined["messages"]] == [(6, "a"), (7, "b"), (9, "c")]
@@ -59,16 +59,16 @@ def test_it_is_told_in_one_piece_what_it_missed_and_what_of_it_is_lost(
 
 def test_it_is_told_that_the_rest_of_it_follows(server: ChatServer) -> None:
     membership, _, line = member(server)
-    membership.began(TOP, (), [batch(6, "a")], more=True)
-    membership.began(TOP, (), [batch(6, "a")])
+    membership.recovered(TOP, (), [batch(6, "a")], more=True)
+    membership.recovered(TOP, (), [batch(6, "a")])
     assert [each.get("more") for each in told(server, line)] == [True, None]
 
 
 def test_a_reference_is_answered_once(server: ChatServer) -> None:
     membership, _, line = member(server)
     membership.ref = "r"
-    membership.began(TOP, (), ())
-    membership.began(TOP, (), ())
+    membership.recovered(TOP, (), ())
+    membership.recovered(TOP, (), ())
     assert [each.get("ref") for each in told(server, line)] == ["r", None]
 
 
@@ -101,7 +101,7 @@ def test_it_falls_behind_where_it_was_just_given_something(server: ChatServer) -
 
 def test_without_a_key_it_knows_of_no_place(server: ChatServer) -> None:
     membership, _, _ = member(server)
-    assert membership.given(TOP) is None
+    assert membership.record(TOP) is None
     membership.seal()
     membership.close()
 
@@ -109,13 +109,13 @@ def test_without_a_key_it_knows_of_no_place(server: ChatServer) -> None:
 def test_with_a_key_it_knows_what_has_arrived(server: ChatServer) -> None:
     membership, _, line = member(server, resume="abcdefgh")
     line.bytes_written_and_arrived = (10, 5)
-    assert membership.given(TOP) == StreamPosition("e0", 0)  # where it was when it came
+    assert membership.record(TOP) == StreamPosition("e0", 0)  # where it was when it came
     line.bytes_written_and_arrived = (10, 10)
-    assert membership.given(TOP) == TOP
+    assert membership.record(TOP) == TOP
     membership.seal()
     membership.close()
     line.bytes_written_and_arrived = (0, 0)  # nobody knows any more
-    assert membership.given(StreamPosition("e0", 10)) == TOP
+    assert membership.record(StreamPosition("e0", 10)) == TOP
 
 
 def test_its_place_is_kept_when_it_goes(server: ChatServer) -> None:
@@ -147,24 +147,24 @@ def test_one_with_a_key_comes_back_to_what_it_missed(server: ChatServer) -> None
 def test_another_room_of_it_has_no_key(server: ChatServer) -> None:
     _, program, _ = member(server, resume="abcdefgh")
     program.received(['{"type":"join","room":"ops"}'])
-    assert (program._rooms["ops"].key, program._rooms["ops"].lingers) == ("", True)
+    assert (program._rooms["ops"].key, program._rooms["ops"].delays_leave) == ("", True)
 
 
 def test_one_that_can_not_go_on_is_hung_up_on(server: ChatServer) -> None:
     membership, _, line = member(server)
-    membership.refused(OUR_FAULT)
+    membership.disconnect(OUR_FAULT)
     assert line.events == [OUR_FAULT]
 
 
 def test_what_was_not_sent_each_receipt_tells(server: ChatServer) -> None:
     membership, _, line = member(server)
-    membership.not_sent(OUR_FAULT)
+    membership.publish_refused(OUR_FAULT)
     assert (told(server, line), line.events) == ([], [])
 
 
 def test_where_it_missed_who_came_and_went_it_is_told_who_is_there(server: ChatServer) -> None:
     membership, _, line = member(server)
-    membership.missed_changes()
+    membership.missed_presence()
     [members] = told(server, line)
     assert (members["type"], members["count"], "ref" in members) == ("members", 1, False)
 

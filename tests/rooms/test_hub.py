@@ -102,7 +102,11 @@ def test_a_member_hears_what_comes_in_the_turn_its_join_fires(house: House) -> N
 
 def test_while_writes_are_refused_members_without_a_nick_join_and_one_with_a_nick_waits(house: House) -> None:
     house.bus.away = house.bus.refusing = "READONLY"
-    pipe, program, person = FakeMember("a"), FakeMember("b", listens=True), FakeMember("c", nick="ann", listens=True)
+    pipe, program, person = (
+        FakeMember("a"),
+        FakeMember("b", receives_presence=True),
+        FakeMember("c", nick="ann", receives_presence=True),
+    )
     joined = [house.hub.join("ops", each) for each in (pipe, program, person)]
     house.end_turn()
     assert [each.called for each in joined] == [True, True, False]

@@ -287,7 +287,7 @@ class Client(FakeMember):
 
     def deliver(self, blob: bytes, count: int) -> bool:
         if self.buffer_full and self.backlog + len(blob) > self.world.config.max_send_buffer:
-            self.world.house.hub.fall_behind(ROOM, self)
+            self.world.house.hub.start_recovery(ROOM, self)
             return False
         self.replay(blob, count)
         self.live = True
@@ -310,7 +310,7 @@ class Client(FakeMember):
     def too_slow(self, gap: OffsetGap) -> None:
         self._hear(gap)
 
-    def refused(self, close_code: CloseCode) -> None:
+    def disconnect(self, close_code: CloseCode) -> None:
         assert close_code is TAKEN_OVER
         self.gone, self.here = True, False
 

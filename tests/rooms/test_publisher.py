@@ -191,7 +191,7 @@ def test_a_member_that_waits_for_a_full_turn_carries_on_once_that_is_published(h
     published: list[int] = []
 
     class Waiting(FakeMember):
-        def carry_on(self) -> None:
+        def resume_publishing(self) -> None:
             published.append(len(house.bus.published))
 
     ann = house.member("ann")
@@ -207,7 +207,7 @@ def test_those_who_wait_carry_on_in_order_when_the_window_opens(house: House) ->
     order: list[str] = []
 
     class Waiting(FakeMember):
-        def carry_on(self) -> None:
+        def resume_publishing(self) -> None:
             order.append(self.id)
 
     house.bus.full = True
@@ -226,7 +226,7 @@ def test_one_that_fills_the_window_keeps_the_others_waiting_in_their_order(house
     order: list[str] = []
 
     class Filling(FakeMember):
-        def carry_on(self) -> None:
+        def resume_publishing(self) -> None:
             order.append(self.id)
             house.bus.full = True
 
@@ -243,7 +243,7 @@ def test_one_that_must_wait_again_comes_after_those_who_waited_longer(house: Hou
     order: list[str] = []
 
     class Greedy(FakeMember):
-        def carry_on(self) -> None:
+        def resume_publishing(self) -> None:
             order.append(self.id)
             house.bus.full = True
             house.hub.publisher.wait(self)
@@ -283,7 +283,7 @@ def test_one_that_another_made_stop_waiting_does_not_carry_on(house: House) -> N
     bob = house.member("bob")
 
     class Last(FakeMember):
-        def carry_on(self) -> None:
+        def resume_publishing(self) -> None:
             house.hub.publisher.stop_waiting(bob)
 
     house.bus.full = True

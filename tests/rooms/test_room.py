@@ -154,7 +154,7 @@ class Slow(FakeMember):
 
     def deliver(self, blob: bytes, count: int) -> bool:
         if self.buffer_full:
-            self.house.hub.fall_behind("ops", self)
+            self.house.hub.start_recovery("ops", self)
             return False
         return super().deliver(blob, count)
 
@@ -259,7 +259,7 @@ def test_one_that_drains_and_is_not_behind_gets_nothing(house: House) -> None:
     house.hub.drained("ops", ann)
     house.hub.drained("ops", FakeMember("bob"))
     house.hub.drained("dev", FakeMember("bob"))
-    house.hub.fall_behind("dev", ann)
+    house.hub.start_recovery("dev", ann)
     assert ann.blobs == []
 
 

@@ -232,7 +232,7 @@ def test_an_error_while_showing_who_came_costs_only_those_of_that_format(house: 
 
 def test_one_that_cannot_even_be_closed_does_not_stop_the_others(house: House, events: Events) -> None:
     class Stuck(Failing):
-        def refused(self, close_code: CloseCode) -> None:
+        def disconnect(self, close_code: CloseCode) -> None:
             raise RuntimeError("no")
 
     house.hub.join("ops", Stuck("bad"))
@@ -292,7 +292,7 @@ def test_what_was_sent_is_counted_an_authors_own_left_out(house: House) -> None:
 def test_what_a_member_that_falls_behind_is_not_given_is_counted_once_when_history_gives_it(house: House) -> None:
     slow, _ = house.member("slow"), house.member("bob")
     slow.buffer_full = True
-    slow.fall_behind = lambda: house.hub.fall_behind("ops", slow)
+    slow.fall_behind = lambda: house.hub.start_recovery("ops", slow)
     sent = Sent()
     house.hear("one", "two", number=1)
     assert sent.counted == (2, 0, len(frames("one", "two")))

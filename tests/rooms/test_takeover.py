@@ -154,7 +154,7 @@ class TestTakeOver(BusTestCase):
             if new.events != ["joined"]:
                 break
             await self.until(lambda member=member: TAKEN_OVER in member.events)  # type: ignore[misc]
-            member.got_all = True
+            member.received_all = True
             workers[(turn - 1) % 3].hub.leave("ops", member)
             await self.until(lambda turn=turn: self.fights() == turn)  # type: ignore[misc]
             member = new

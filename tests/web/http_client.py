@@ -55,7 +55,7 @@ class ChatServer:
 
     def member(self, nick: str, room: str = "ops") -> FakeMember:
         """Let somebody be in a room who hears who comes and goes."""
-        member = FakeMember(nick, nick=nick, listens=True)
+        member = FakeMember(nick, nick=nick, receives_presence=True)
         self.hub.join(room, member)
         self.turn()
         return member
