@@ -566,7 +566,7 @@ def _() -> Seen:
         session._slowed = house.clock.callLater(100, fail)
     hub: Any = SimpleNamespace(publisher=SimpleNamespace(open=True, publish=fail))
     bad._hub = hub
-    slowed.hurry()
+    slowed.publish_now()
     return house.turn(), [("lobby", "late")]
 
 
@@ -810,7 +810,7 @@ def _() -> Seen:
         for name in ("a", "b")
     }
     rooms["b"].close = lambda: sealed.append("closed b")
-    house.hub.note = fail  # type: ignore[method-assign]
+    house.hub.record_position = fail  # type: ignore[method-assign]
     client.session._rooms = rooms
     client.session.record_positions()
     client.session.record_arrival()

@@ -80,7 +80,7 @@ class TokenBucket:
 class SlowedClient(Protocol):
     """A client that has kept messages because of its rate."""
 
-    def hurry(self) -> None:
+    def publish_now(self) -> None:
         """Publish the kept messages at once."""
 
 
@@ -97,7 +97,7 @@ class SlowedClients:
         """Register a client."""
         self._left.setdefault(client, 0)
 
-    def leave(self, client: SlowedClient, size: int) -> bool:
+    def reserve(self, client: SlowedClient, size: int) -> bool:
         """Reserve room for the unpublished text of a disconnected client, in bytes; return whether there is room.
 
         If not, the client is forgotten.
@@ -114,10 +114,10 @@ class SlowedClients:
         """Forget a client."""
         self._total -= self._left.pop(client, 0)
 
-    def hurry(self) -> None:
+    def publish_now(self) -> None:
         """Make all clients publish at once what they have kept."""
         for client in list(self._left):
-            client.hurry()
+            client.publish_now()
 
 
 class SharedBuckets(Protocol):

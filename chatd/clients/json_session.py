@@ -52,7 +52,7 @@ class _Published:
         self._ref = ref
 
     def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
-        id, time = message.given or message.id, rfc3339_ms(message.time)
+        id, time = message.dedup_id or message.id, rfc3339_ms(message.time)
         self._program.send_event(
             json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref)
         )
@@ -228,7 +228,7 @@ class JsonSession:
                 with log.failuresHandled(
                     "the position of {client} in room {room} is not known", client=self.id, room=room
                 ):
-                    self._hub_of(room).note(room, member)
+                    self._hub_of(room).record_position(room, member)
                 member.seal()
 
     def record_arrival(self) -> None:
@@ -299,9 +299,9 @@ class JsonSession:
         elif publisher.open:
             if self._is_too_fast(request.ref, utf8_size(text)):
                 return
-            given = "" if request.id is UNSET else request.id
+            dedup_id = "" if request.id is UNSET else request.id
             publisher.publish(
-                request.room, member, [text], given=given, receipt=_Published(self, request.room, request.ref)
+                request.room, member, [text], dedup_id=dedup_id, receipt=_Published(self, request.room, request.ref)
             )
         elif publisher.away:
             REFUSED_MESSAGES["bus_away"].value += 1
@@ -496,7 +496,7 @@ class JsonSession:
         if not (self._member(request.room, request.ref) and self._may_read(request.ref)):
             return
         before = None if request.before is UNSET else request.before
-        epoch = self._hub_of(request.room).top(request.room).epoch
+        epoch = self._hub_of(request.room).position(request.room).epoch
 
         def send_answer(stretch: HistoryPage) -> None:
             self.was_read(stretch.size)
@@ -504,7 +504,7 @@ class JsonSession:
             self.send_event(json_v1.HistoryAnswer(request.room, epoch, events, stretch.more or UNSET, ref=request.ref))
 
         self._ask(
-            request.ref, lambda: self._hub_of(request.room).last(request.room, request.limit, before), send_answer
+            request.ref, lambda: self._hub_of(request.room).read_last(request.room, request.limit, before), send_answer
         )
 
     def was_read(self, size: int) -> None:
@@ -545,7 +545,7 @@ class JsonSession:
             return
         self._outgoing.append(text_frame(encode(event)))
         if self._flushing is None:
-            self._flushing = self._hub_of(self._target.room).soon(self._flush)
+            self._flushing = self._hub_of(self._target.room).call_soon(self._flush)
 
     def flush(self) -> None:
         """Write the events that were sent."""

@@ -252,7 +252,7 @@ class Session(Acknowledging):
 
     def _leave_behind(self, rate: ClientRate) -> None:
         """Keep the messages of a client that disconnected, unless too many are kept already."""
-        if not rate.slowed.leave(self, sum(map(utf8_size, self._held))):
+        if not rate.slowed.reserve(self, sum(map(utf8_size, self._held))):
             self._give_up_held()
 
     def _give_up_held(self) -> None:
@@ -267,7 +267,7 @@ class Session(Acknowledging):
         if not self._held and not self._closed:
             self._connection.resume()
 
-    def hurry(self) -> None:
+    def publish_now(self) -> None:
         """Publish the kept messages at once, because the worker stops."""
         if self._slowed is not None:
             self._slowed.cancel()
@@ -312,7 +312,7 @@ class Session(Acknowledging):
     def record_positions(self) -> None:
         """Record, before the connection closes, up to where everything was delivered."""
         if self._receipts is not None:
-            self._hub.note(self._target.room, self)
+            self._hub.record_position(self._target.room, self)
             self.seal()
 
     def record_arrival(self) -> None:
@@ -335,7 +335,7 @@ class Session(Acknowledging):
         """Publish what was held back, read on."""
         self._stop_patience()
         if self._closed:
-            self._hub.publisher.left.discard(self)
+            self._hub.publisher.departed.discard(self)
         self._go_on()
 
     def bus_away(self) -> None:
@@ -393,13 +393,13 @@ class Session(Acknowledging):
         """Keep the messages of a disconnected client until the broker is back, unless too many are kept already."""
         publisher, overhead = self._hub.publisher, self._config.message_overhead_bytes
         size = sum(utf8_size(line) + overhead for line in self._held)
-        if not publisher.left.leave(self, size) or publisher.waiting > self._config.worker_connections:
+        if not publisher.departed.reserve(self, size) or publisher.waiting > self._config.worker_connections:
             self._out_of_patience()
 
     def _out_of_patience(self) -> None:
         self._stop_patience()
         self._hub.publisher.stop_waiting(self)
-        self._hub.publisher.left.discard(self)
+        self._hub.publisher.departed.discard(self)
         held, self._held = self._held, ()
         REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._closed:

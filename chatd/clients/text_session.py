@@ -134,7 +134,7 @@ class TextSession(Session):
                 self._read(self._hub.round_trip, lambda seconds: self._send_lines(text.pong(seconds)))
             case Last(count):
                 self._read(
-                    lambda: self._hub.last(self._target.room, count).addCallback(self._was_read),
+                    lambda: self._hub.read_last(self._target.room, count).addCallback(self._was_read),
                     partial(self._send_history, count),
                 )
             case Rename() if self.token_lifetime.permissions.nick:

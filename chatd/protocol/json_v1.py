@@ -383,7 +383,7 @@ def message_event(message: Message, room: str, epoch: str, offset: int) -> Messa
         room,
         epoch,
         offset,
-        message.given or message.id,
+        message.dedup_id or message.id,
         rfc3339_ms(message.time),
         message.session,
         message.nick or None,

@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The sender's nick; empty: none."""
     action: bool = False
     """Whether the text describes an action of the sender: ``/me``."""
-    given: str = ""
+    dedup_id: str = ""
     """The id that its author gave it; empty: none."""
     subject: str = ""
     """The subject of the sender's token (``sub``); empty: none."""

@@ -179,7 +179,7 @@ class Hub:
         if (room := self._room_of(name, subscriber)) is not None:
             room.drained(subscriber)
 
-    def note(self, name: str, subscriber: Subscriber) -> None:
+    def record_position(self, name: str, subscriber: Subscriber) -> None:
         """Report its position to a subscriber, while its connection knows what has arrived."""
         if (room := self._room_of(name, subscriber)) is not None:
             subscriber.record(room.position(subscriber))
@@ -205,11 +205,11 @@ class Hub:
         """Return why nothing can be published now."""
         return REFUSES_WRITES if self.bus.refusing else AWAY
 
-    def top(self, name: str) -> StreamPosition:
+    def position(self, name: str) -> StreamPosition:
         """Return the newest position of a room."""
         return self._entries[name].room.ordering.position
 
-    def soon(self, call: Callable[[], None]) -> Any:
+    def call_soon(self, call: Callable[[], None]) -> Any:
         """Call a function at the end of the turn. Return the timer."""
         return self._clock.callLater(0, call)
 
@@ -228,22 +228,22 @@ class Hub:
         sent = self._clock.seconds()
         return self.bus.probe().addCallback(lambda _: self._clock.seconds() - sent)
 
-    def last(self, name: str, count: int, before: int | None = None) -> "Deferred[HistoryPage]":
+    def read_last(self, name: str, count: int, before: int | None = None) -> "Deferred[HistoryPage]":
         """Read the last messages of a room, or the last before an offset."""
         top = self._entries[name].room.ordering.position
         return Deferred.fromCoroutine(self._read_page(name, top, count, before))
 
-    def recent(self, name: str, count: int, before: StreamPosition | None = None) -> "Deferred[HistoryPage]":
+    def read_recent(self, name: str, count: int, before: StreamPosition | None = None) -> "Deferred[HistoryPage]":
         """Read the last messages of any room, or the last before a position."""
 
-        async def recent() -> HistoryPage:
+        async def read() -> HistoryPage:
             (top,) = await self.bus.history.tops([name])
             if before is None:
                 return await self._read_page(name, top, count, None) if top.epoch else HistoryPage(())
             end = top if top.epoch == before.epoch else before  # the end of an earlier epoch is unknown
             return await self._read_page(name, end, count, before.offset)
 
-        return Deferred.fromCoroutine(recent())
+        return Deferred.fromCoroutine(read())
 
     def list_rooms(self) -> "Deferred[tuple[Sequence[OccupiedRoom], bool]]":
         """Return a Deferred that fires with the rooms on all workers, and whether there may be more.

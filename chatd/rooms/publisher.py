@@ -177,12 +177,12 @@ class Publisher:
         )  # kept meanwhile; of what was in the window
         self._logged: list[Deferred[None]] = []
         self._waiting: dict[str, Sender] = {}
-        self.left = SlowedClients(config.left_bytes)
+        self.departed = SlowedClients(config.left_bytes)
         """Waiting senders that have disconnected, and their messages."""
         self._change: Any = None  # the timer that resumes them
         self._holding = False
         self._numbers = numbers if numbers is not None else count(1)
-        self.taken = 0
+        self.accepted = 0
         """The number of messages accepted so far."""
         self._counted = 0
 
@@ -203,24 +203,24 @@ class Publisher:
         texts: Sequence[str],
         *,
         action: bool = False,
-        given: str = "",
-        among: str = "",
+        dedup_id: str = "",
+        dedup_scope: str = "",
         receipt: Receipt | None = None,
     ) -> None:
         """Log and publish messages at the next flush. A failure is reported to the receipt, or the sender.
 
-        ``given`` is the sender's id of a single message, which is not published twice. ``among`` tells the ids of
-        several clients with one sender id apart.
+        ``dedup_id`` is the sender's own id of a single message, which is not published twice. ``dedup_scope`` separates
+        the ids of several clients with one sender id.
         """
         id, name, time = sender.id, sender.sender_id, int(self._now() * 1000)
         nick, subject = sender.nick, sender.subject
-        self.taken += len(texts)
+        self.accepted += len(texts)
         messages = [  # texts first: zip must not skip a number
-            Message(f"{id}.{number}", time, name, text, nick, action, given, subject)
+            Message(f"{id}.{number}", time, name, text, nick, action, dedup_id, subject)
             for text, number in zip(texts, self._numbers, strict=False)
         ]
         weight = self._queues.weight(messages)
-        known = f"{among} {given}" if among and given else given
+        known = f"{dedup_scope} {dedup_id}" if dedup_scope and dedup_id else dedup_id
         self._pending.append(_Submission(sender, LogEntry(room, sender.address, messages), weight, receipt, known))
         self._pending_weight += weight
         self._flushes.request()
@@ -344,7 +344,7 @@ class Publisher:
 
     def _count(self, weight: int) -> None:
         """Count the messages accepted since the last call, and their weight."""
-        count, self._counted = self.taken - self._counted, self.taken
+        count, self._counted = self.accepted - self._counted, self.accepted
         RECEIVED_MESSAGES.value += count
         RECEIVED_BYTES.value += weight - count * self._config.message_overhead_bytes
 

@@ -133,9 +133,9 @@ class Shards:
         return sum(len(shard.hub.rooms) for shard in self._shards)
 
     @property
-    def taken(self) -> int:
+    def accepted(self) -> int:
         """Return the number of messages accepted so far."""
-        return sum(shard.hub.publisher.taken for shard in self._shards)
+        return sum(shard.hub.publisher.accepted for shard in self._shards)
 
     @property
     def unreachable(self) -> str:

@@ -75,7 +75,7 @@ class RoomPages:
     async def _last(self, request: Request, target: RoomTarget, before: StreamPosition | None, form: str) -> bytes:
         hub = self._shards.hub(target.room)
         self._check_backlog()
-        stretch = await self._asked(hub.recent(target.room, target.last, before), hub.bus.unreachable)
+        stretch = await self._asked(hub.read_recent(target.room, target.last, before), hub.bus.unreachable)
         self._read(request, stretch.size)
         self._check_backlog()  # many may have asked at the same time
         if stretch.more and stretch.start is not None:
@@ -174,7 +174,7 @@ class RoomPages:
             room,
             position.epoch,
             position.offset,
-            message.given or message.id,
+            message.dedup_id or message.id,
             rfc3339_ms(message.time),
             duplicate,
         )
@@ -247,7 +247,7 @@ class HttpSender:
         self._waiting: Deferred[None]
         permissions = token_lifetime.permissions
         self._identity = token_lifetime.identify(nick, address)
-        self._id_scope = "" if permissions.name else origin(address)
+        self._dedup_scope = "" if permissions.name else origin(address)
         who = f"token {permissions.name}" if permissions.name else nick  # no nick has a space
         self.sender_id = f"http.{sha256(who.encode('utf-8', 'backslashreplace')).hexdigest()[:12]}" if who else "http"
         self.id = id
@@ -255,7 +255,7 @@ class HttpSender:
         self.subject = permissions.subject
         self.address = address
 
-    async def publish(self, room: str, text: str, given: str) -> PublishedMessage:
+    async def publish(self, room: str, text: str, dedup_id: str) -> PublishedMessage:
         """Publish a message; return it with its stream position. Raise PublishRefused, or NickInUse."""
         await self._wait_until_open()
         if self.nick:
@@ -263,7 +263,7 @@ class HttpSender:
             await self._wait_until_open()
         published: Deferred[PublishedMessage] = Deferred()
         self._hub.publisher.publish(
-            room, self, [text], given=given, among=self._id_scope, receipt=_SenderReceipt(published)
+            room, self, [text], dedup_id=dedup_id, dedup_scope=self._dedup_scope, receipt=_SenderReceipt(published)
         )
         try:
             return await published.addTimeout(self._config.publish_timeout, self._timers)

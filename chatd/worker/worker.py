@@ -327,7 +327,7 @@ class Worker:
         if self._held is None:
             self._held = Deferred()
             self._stop_listening()
-            self._connections.limits.slowed.hurry()
+            self._connections.limits.slowed.publish_now()
             published = self._shards.hold().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
         held: Deferred[None] = Deferred()
@@ -399,7 +399,7 @@ class Worker:
 
     def _say_heartbeat(self) -> None:
         clients = len(self._connections.connections)
-        self._supervisor_pipe.say(Heartbeat(clients, self._shards.room_count, self._shards.taken, self._shards.away))
+        self._supervisor_pipe.say(Heartbeat(clients, self._shards.room_count, self._shards.accepted, self._shards.away))
 
     def _try_ready(self) -> None:
         """Report Ready once a probe comes back through each bus; one that is away delays the others for a while only.

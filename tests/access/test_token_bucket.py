@@ -222,7 +222,7 @@ class Talker:
         self.slowed = slowed
         self.hurried = 0
 
-    def hurry(self) -> None:
+    def publish_now(self) -> None:
         self.hurried += 1
         self.slowed.discard(self)
 
@@ -233,17 +233,17 @@ def test_those_who_wait_are_hurried_once() -> None:
     slowed.add(one)
     slowed.add(other)
     slowed.discard(other)
-    slowed.hurry()
-    slowed.hurry()
+    slowed.publish_now()
+    slowed.publish_now()
     assert (one.hurried, other.hurried) == (1, 0)
 
 
 def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
     slowed = SlowedClients(100)
     talkers = [Talker(slowed) for _ in range(3)]
-    assert [slowed.leave(each, 50) for each in talkers] == [True, True, False]
+    assert [slowed.reserve(each, 50) for each in talkers] == [True, True, False]
     slowed.discard(talkers[0])
-    assert slowed.leave(talkers[2], 50)
+    assert slowed.reserve(talkers[2], 50)
 
 
 def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() -> None:
@@ -257,7 +257,7 @@ def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() ->
 
     slowed = SlowedClients(10**6)
     talkers = [Talker(slowed) for _ in range(100)]
-    assert all(slowed.leave(talker, Size(1)) for talker in talkers)
+    assert all(slowed.reserve(talker, Size(1)) for talker in talkers)
     assert added <= len(talkers)
 
 
@@ -265,18 +265,18 @@ def test_what_a_client_left_behind_counts_once() -> None:
     slowed = SlowedClients(100)
     one, other = Talker(slowed), Talker(slowed)
     for size in (80, 60, 40):
-        assert slowed.leave(one, size)
-    assert slowed.leave(other, 60)
+        assert slowed.reserve(one, size)
+    assert slowed.reserve(other, 60)
     slowed.add(one)
-    assert not slowed.leave(other, 61)
+    assert not slowed.reserve(other, 61)
 
 
 def test_what_was_refused_does_not_count() -> None:
     slowed = SlowedClients(100)
     one, refused, last = (Talker(slowed) for _ in range(3))
-    assert slowed.leave(one, 90)
-    assert not slowed.leave(refused, 50)
+    assert slowed.reserve(one, 90)
+    assert not slowed.reserve(refused, 50)
     slowed.discard(one)
-    assert slowed.leave(last, 60)
-    assert not slowed.leave(last, 101)  # it is given up, with all that it left before
-    assert slowed.leave(one, 100)
+    assert slowed.reserve(last, 60)
+    assert not slowed.reserve(last, 101)  # it is given up, with all that it left before
+    assert slowed.reserve(one, 100)

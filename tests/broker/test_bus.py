@@ -389,7 +389,7 @@ class TestBus(Contract, BusTestCase):
         await bus.queues.flushed()
         hub = Hub(bus, Logger(), Config(redis_prefix=self.prefix, **knobs), reactor)
         queries, sent = self.cost(server)
-        stretch = await hub.recent("ops", 1000)
+        stretch = await hub.read_recent("ops", 1000)
         texts = [message.text[:4] for batch in stretch.batches for message in batch.messages]
         assert stretch.more
         assert texts == [f"{number:04}" for number in range(300 - len(texts), 300)]

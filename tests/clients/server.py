@@ -59,7 +59,7 @@ class Bus(FakeBus):
             return answer
         first = answer.result.first
         for target, each in enumerate(new):
-            self._known[room, each.session, each.given] = StreamPosition(first.epoch, first.offset + target)
+            self._known[room, each.session, each.dedup_id] = StreamPosition(first.epoch, first.offset + target)
         return self._answer_with(PublishResult(first, again))
 
     def publishes(self) -> None:

@@ -145,7 +145,7 @@ def test_what_is_still_to_be_said_when_all_ends_is_said_at_once(town: Town) -> N
         session.received(TEXTS[:13])
     town.turn()
     other.closed()
-    town.limits.slowed.hurry()
+    town.limits.slowed.publish_now()
     assert town.said() == TEXTS[10:13] * 2
 
 

@@ -442,7 +442,7 @@ def test_what_had_not_arrived_is_behind_its_place(server: ChatServer) -> None:
         other.received([text])
         server.turn()
         line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
-        server.hub.note("lobby", session)
+        server.hub.record_position("lobby", session)
     session.closed()
     assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
 
@@ -467,7 +467,7 @@ def test_what_is_said_once_no_more_is_written_is_behind_its_place(server: ChatSe
     session.record_positions()
     other.received(["too late"])
     server.turn()
-    server.hub.note("lobby", session)
+    server.hub.record_position("lobby", session)
     session.closed()
     assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)
 

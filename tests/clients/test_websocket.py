@@ -995,7 +995,7 @@ class ReplayTests(TestCase):
         client = self.come("resume=abcdefgh")
         client.takes_all()
         session: Any = client.connection.session
-        self.server.hub.note("lobby", session)
+        self.server.hub.record_position("lobby", session)
         heard = self.server.say(1, 10)
         assert client.heard.texts == heard
         client.transport.vanish()  # whatever it was written, nothing more has arrived

@@ -103,7 +103,7 @@ def test_what_is_valid_is_read_and_nothing_else(value: object) -> None:
 WORD = st.text("abc0123456789.-", min_size=1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 MESSAGES = st.builds(
-    Message, WORD, st.integers(0, 2**47), WORD, TEXT, nick=TEXT, action=st.booleans(), given=WORD | st.just("")
+    Message, WORD, st.integers(0, 2**47), WORD, TEXT, nick=TEXT, action=st.booleans(), dedup_id=WORD | st.just("")
 )
 
 

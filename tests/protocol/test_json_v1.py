@@ -223,7 +223,7 @@ MESSAGE = Message("s.1.7", 1_767_268_800_123, "s.1", "hi")
     [
         ({}, "s.1.7", None, {}),
         ({"nick": "ann"}, "s.1.7", "ann", {}),
-        ({"given": "c-81"}, "c-81", None, {}),
+        ({"dedup_id": "c-81"}, "c-81", None, {}),
         ({"nick": "ann", "action": True}, "s.1.7", "ann", {"action": True}),
     ],
 )

@@ -18,7 +18,7 @@ MESSAGE = st.builds(
     text=TEXT,
     nick=TEXT,
     action=st.booleans(),
-    given=TEXT,
+    dedup_id=TEXT,
 )
 MESSAGES = st.lists(MESSAGE, min_size=1)
 NUMBER = st.integers(1, 2**53)

@@ -386,7 +386,7 @@ def texts(batches: Sequence[Batch]) -> list[str]:
 def stretch(house: House, count: int, before: int | None = None) -> HistoryPage:
     """Return the last messages of a room with somebody in it."""
     found: list[HistoryPage] = []
-    house.hub.last("ops", count, before).addCallback(found.append)
+    house.hub.read_last("ops", count, before).addCallback(found.append)
     return found[0]
 
 
@@ -456,7 +456,7 @@ def test_a_batch_larger_than_the_backlog_is_given_alone(filled: House) -> None:
     filled.bus.kept["ops", "e0"].append(large)
     filled.bus._tops["ops"] = StreamPosition("e0", 91)
     found: list[HistoryPage] = []
-    filled.hub.recent("ops", 50).addCallback(found.append)
+    filled.hub.read_recent("ops", 50).addCallback(found.append)
     assert (texts(found[0].batches), found[0].more) == (["x"], True)
 
 

@@ -461,18 +461,18 @@ def test_a_place_does_not_count_what_is_not_delivered_yet(house: House) -> None:
     ann = joined(house, FakeMember("one", key="key"))
     told(house, 2)
     house.bring("e3", number=3)
-    house.hub.note("ops", ann)
+    house.hub.record_position("ops", ann)
     assert ann.got == StreamPosition("e0", 2)
     house.end_turn()
-    house.hub.note("ops", ann)
+    house.hub.record_position("ops", ann)
     assert ann.got == StreamPosition("e0", 3)
 
 
 def test_who_is_not_here_is_told_nothing_of_where_it_is(house: House) -> None:
     stranger = FakeMember("one", key="key")
-    house.hub.note("ops", stranger)
+    house.hub.record_position("ops", stranger)
     house.member("bob")
-    house.hub.note("ops", stranger)
+    house.hub.record_position("ops", stranger)
     assert stranger.got is None
 
 

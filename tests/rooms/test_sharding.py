@@ -22,7 +22,7 @@ class Part:
     def __init__(self, away: str = "") -> None:
         self.away = self.unreachable = away
         self.publisher = self.presence = self.resume_positions = self
-        self.taken = 3
+        self.accepted = 3
         self.rooms = {"ops"}
         self.did: list[str] = []
         self.listed: Any = ([], False)
@@ -135,7 +135,7 @@ def test_what_is_about_all_is_done_with_each() -> None:
 
 def test_messages_and_rooms_are_counted_over_all() -> None:
     made = shards(Part(), Part())
-    assert (made.taken, made.room_count) == (6, 2)
+    assert (made.accepted, made.room_count) == (6, 2)
     assert shards(Part()).room_count == 1
 
 

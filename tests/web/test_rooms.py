@@ -377,7 +377,7 @@ def test_json_has_text_nick_and_id(http_client: HttpClient, server: ChatServer) 
     answer = http_client.post("/ops?nick=ann", '{"text": "hello", "nick": "ben", "id": "c-1"}', "application/json")
     assert json.loads(answer.body)["id"] == "c-1"
     ((_, (message,)),) = server.bus.published
-    assert (message.text, message.nick, message.given, message.time) == ("hello", "ben", "c-1", NOON * 1000)
+    assert (message.text, message.nick, message.dedup_id, message.time) == ("hello", "ben", "c-1", NOON * 1000)
 
 
 def test_the_nick_of_the_url_counts_where_json_has_none(http_client: HttpClient, server: ChatServer) -> None:

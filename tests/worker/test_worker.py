@@ -388,7 +388,7 @@ def test_hold_publishes_what_was_taken_and_says_so(station: Station) -> None:
 
 
 def test_hold_leaves_the_port_to_whoever_else_has_it(station: Station) -> None:
-    def receives_presence(pid: int) -> bool:
+    def listens(pid: int) -> bool:
         """Whether a process has a socket that listens (proc(5): state 0A)."""
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
