@@ -708,7 +708,7 @@ def _() -> Seen:
     first, good = followers(web)
     first.close = fail
     web.connections.close_all(STOPPING)
-    return b"event: bye" in good.transport.value(), True
+    return b"event: bye" in good.received, True
 
 
 @row("closing one of the banned connections")
@@ -718,7 +718,7 @@ def _() -> Seen:
     first.close = fail
     web.connections.bans.has = lambda address: True  # type: ignore[method-assign]
     web.connections.close_banned()
-    return BANNED.reason.encode() in good.transport.value(), True
+    return BANNED.reason.encode() in good.received, True
 
 
 @row("a heartbeat of one stream")
@@ -735,7 +735,7 @@ def _() -> Seen:
     good.transport.clear()
     for _ in range(2):
         web.clock.advance(25.1)
-    return (len(beats), good.transport.value()), (2, b"3\r\n:\n\n\r\n" * 2)
+    return (len(beats), good.received), (2, b"3\r\n:\n\n\r\n" * 2)
 
 
 @row("leaving a room at the end of a connection")
@@ -777,9 +777,9 @@ def _() -> Seen:
     web = Web()
     bad, good = HttpClient(web), HttpClient(web)
     members, web.bus.members = web.bus.members, fail  # type: ignore[method-assign]
-    status = bad.ask("GET /ops/members").status
+    status = bad.request("GET /ops/members").status
     web.bus.members = members  # type: ignore[method-assign]
-    return (status, good.ask("GET /ops/members").status), (500, 200)
+    return (status, good.request("GET /ops/members").status), (500, 200)
 
 
 @row("leaving one of several rooms")

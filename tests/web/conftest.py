@@ -1,4 +1,4 @@
-"""A worker's HTTP side, and a client of it."""
+"""The HTTP side of a worker, and a client of it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,12 +15,12 @@ def server() -> ChatServer:
 
 
 @pytest.fixture
-def http_client(server: ChatServer) -> HttpClient:
+def client(server: ChatServer) -> HttpClient:
     return HttpClient(server)
 
 
 @pytest.fixture
 def reactor() -> Iterator[Any]:
-    """Give a reactor of the test's own, which it turns by hand."""
+    """Return a reactor that the test runs step by step."""
     with reactor_by_hand() as reactor:
         yield reactor

@@ -1,6 +1,7 @@
 """An HTTP client of a worker on a bus in memory and a clock."""
 
 import json
+import re
 import socket
 from contextlib import suppress
 from typing import Any
@@ -38,27 +39,28 @@ class ChatServer:
         self.connections = ConnectionFactory(self.clock, lambda room: self.hub, config, "w", **options)
         self.meter = FakeMeter()
         meter: Any = self.meter
-        self.site = Site(self.clock, Shards([Shard("broker", bus, self.hub)]), self.connections, meter)
+        self.shards = [Shard("broker", bus, self.hub)]
+        self.site = Site(self.clock, Shards(self.shards), self.connections, meter)
 
     def turn(self) -> None:
-        """Let everything that is on its way arrive."""
+        """Deliver everything that is on its way."""
         for _ in range(3):
             self.clock.advance(0)
             self.bus.pump()
         self.clock.advance(0)
 
-    def say(self, *texts: str, room: str = "ops", nick: str = "") -> None:
-        """Let somebody on another worker say something."""
+    def publish(self, *texts: str, room: str = "ops", nick: str = "") -> None:
+        """Publish messages from another worker."""
         messages = [Message(f"other.{text}", NOON * 1000, "other", text, nick) for text in texts]
         self.bus.say(room, messages, len(self.bus.kept), "elsewhere")
         self.turn()
 
-    def member(self, nick: str, room: str = "ops") -> FakeMember:
-        """Let somebody be in a room who hears who comes and goes."""
-        member = FakeMember(nick, nick=nick, receives_presence=True)
-        self.hub.join(room, member)
+    def join(self, nick: str, room: str = "ops") -> FakeMember:
+        """Add a subscriber that gets presence events."""
+        subscriber = FakeMember(nick, nick=nick, receives_presence=True)
+        self.hub.join(room, subscriber)
         self.turn()
-        return member
+        return subscriber
 
 
 class HttpClient:
@@ -71,27 +73,48 @@ class HttpClient:
         self.transport = FakeTransport(self.clock, protocol)
         protocol.makeConnection(self.transport)
 
+    @property
+    def received(self) -> bytes:
+        """What the server has sent since the last request."""
+        data: bytes = self.transport.value()
+        return data
+
+    @property
+    def answer(self) -> Heard:
+        return heard(self.received)
+
+    @property
+    def closed(self) -> bool:
+        return self.transport.lost is not None
+
     def send(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> None:
-        """Send a request, or the beginning of one."""
+        """Send a request, or the beginning of one; a Content-Length is added to a body that has no length."""
         self.transport.clear()
         version = "" if " HTTP/" in line else " HTTP/1.1"
-        self.transport.receive("\r\n".join([f"{line}{version}", f"Host: {host}", *lines, "", ""]).encode() + body)
+        length = (
+            [f"Content-Length: {len(body)}"] if body and not re.search("Content-Length|chunked", str(lines)) else []
+        )
+        head = [f"{line}{version}", f"Host: {host}", *lines, *length, "", ""]
+        self.transport.receive("\r\n".join(head).encode() + body)
         self.server.turn()
 
-    def ask(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> Heard:
-        """Send a request; give what came back of it."""
+    def request(self, line: str, *lines: str, body: bytes = b"", host: str = "chat.example:3000") -> Heard:
+        """Send a request and return the answer."""
         self.send(line, *lines, body=body, host=host)
-        return heard(self.transport.value())
+        return self.answer
 
-    def post(self, target: str, body: bytes | str, kind: str = "") -> Heard:
-        """Send a request with a body."""
+    def post(self, target: str, body: bytes | str, content_type: str = "") -> Heard:
         data = body.encode() if isinstance(body, str) else body
-        lines = [f"Content-Length: {len(data)}", *([f"Content-Type: {kind}"] if kind else ())]
-        return self.ask(f"POST {target}", *lines, body=data)
+        lines = [f"Content-Type: {content_type}"] if content_type else []
+        return self.request(f"POST {target}", *lines, *([] if data else ["Content-Length: 0"]), body=data)
 
     def error(self, line: str, *lines: str, body: bytes = b"") -> tuple[int, str]:
-        """Send a request; give the status and code of the error that came back."""
-        return error(self.ask(line, *lines, body=body))
+        """Send a request and return the status and code of the error."""
+        return error(self.request(line, *lines, body=body))
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.server.turn()
 
 
 class SlowHttpClient:
@@ -112,21 +135,20 @@ class SlowHttpClient:
         self.transport = Server(near, self.channel, address, port, 0, reactor)
         self.channel.makeConnection(self.transport)
         self.transport.startReading()
-        self.heard = b""
 
     @property
     def waiting(self) -> int:
-        """How many bytes wait for it on the server."""
+        """How many bytes the server holds for the client."""
         waiting: int = len(self.transport.dataBuffer) - self.transport.offset + self.transport._tempDataLen
         return waiting
 
     def send(self, line: str) -> None:
-        """Send a request, and wait until more waits for the client than a transport likes to keep."""
+        """Send a request and wait until the transport pauses its producer."""
         self.socket.sendall(f"{line} HTTP/1.1\r\nHost: chat.example\r\n\r\n".encode())
         self.until(lambda: self.waiting > FakeTransport.MARK, "an answer that waits")
 
     def until(self, condition: Any, why: str) -> None:
-        """Turn until something is so."""
+        """Run the reactor until a condition holds."""
 
         def step() -> bool:
             self.reactor.iterate(0)
@@ -136,23 +158,23 @@ class SlowHttpClient:
         until(step, why)
 
     def read_down_to(self, size: int) -> None:
-        """Read until no more than so many bytes wait for it."""
+        """Read until at most this many bytes wait for the client."""
 
         def read() -> bool:
             with suppress(BlockingIOError):
-                self.heard += self.socket.recv(10_000)
+                self.socket.recv(10_000)
             return self.waiting <= size
 
         self.until(read, f"{size} bytes that wait")
 
     def close(self) -> None:
-        """Let it be gone."""
+        """Close the connection on both ends."""
         self.socket.close()
         if self.transport.connected:
             self.transport.connectionLost(Failure(ConnectionError()))
 
 
 def error(answer: Heard) -> tuple[int, str]:
-    """Give the status and code of an error."""
+    """Return the status and code of an error."""
     assert answer.headers["content-type"] == "application/json"
     return answer.status, json.loads(answer.body)["error"]
