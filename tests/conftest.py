@@ -1,6 +1,5 @@
 """What all tests share: a real Valkey, and a rule that nothing is skipped."""
 
-import datetime
 import os
 import signal
 import subprocess
@@ -10,13 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, settings
 from twisted.logger import globalLogPublisher
 
 from chatd.supervisor.private_broker import find_server
+from tests.authority import self_signed
 from tests.depth import depth
 from tests.fakes import Events
 from tests.waiting import until
@@ -38,23 +35,8 @@ def valkey_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a file with a key and a certificate for localhost."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return path
+    """Return a file with a key and a certificate for localhost."""
+    return self_signed(tmp_path_factory.mktemp("tls") / "localhost.pem")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from tests.frames import ACCEPT, CLOSE, PING, PONG, TEXT, frame
@@ -75,9 +74,7 @@ class Chat:
         self._start(self._accept)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._reading:
             self._reading.set()
         with suppress(OSError):

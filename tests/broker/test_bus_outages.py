@@ -1,12 +1,10 @@
 """The bus through outages: a broker that is frozen, killed, full, locked or not who it says it is."""
 
-from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
@@ -23,6 +21,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES_LIVE
 from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
 from chatd.rooms.recovery import Recovery, Tail
+from tests.authority import self_signed
 from tests.broker.listening import FAST, PATIENT, BusTestCase, Ears, Follower, messages, saved
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
@@ -508,23 +507,11 @@ def blobs(*parts: list[str]) -> list[bytes]:
     return [frames(*part) for part in parts if part]
 
 
-def certificate(name: str) -> CertificateOptions:
-    """Make a certificate for a host that nobody but itself vouches for."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    signed = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
-        .not_valid_after(datetime(2126, 1, 1, tzinfo=UTC))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, SHA256())
-    )
-    return CertificateOptions(key, signed)  # type: ignore[arg-type]
-
-
 class TestTls(BusTestCase):
     async def test_a_certificate_nobody_vouches_for_is_refused(self) -> None:
-        port = SSL4ServerEndpoint(reactor, 0, certificate("localhost"), interface="127.0.0.1")
+        pem = self_signed(Path(self.mktemp())).read_bytes()
+        options = CertificateOptions(load_pem_private_key(pem, None), load_pem_x509_certificate(pem))  # type: ignore[arg-type]
+        port = SSL4ServerEndpoint(reactor, 0, options, interface="127.0.0.1")
         listening = await port.listen(Factory.forProtocol(Protocol))
         self.addCleanup(listening.stopListening)
         bus, ears = self.make(f"rediss://localhost:{listening.getHost().port}")

@@ -1,4 +1,4 @@
-"""A browser for all tests of the page, a daemon for those of a module."""
+"""A browser for all tests of the page; the daemon of a module is that of the system tests."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,15 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.chromium import Windows, chromium
+from tests.system.conftest import daemon
 from tests.system.daemon import Daemon
+
+__all__ = ["daemon"]
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd with two workers; a test has rooms of its own."""
-    with Daemon(tmp_path_factory.mktemp("browser")) as running:
         yield running
 
 

@@ -12,13 +12,9 @@ from tests.browser.test_chat import post
 from tests.system.daemon import Daemon
 from tests.waiting import until
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd: an address may ask twice a second, after 20 times at once, and a client say 5 lines a second."""
-    options = ("--request-rate", "2", "--message-rate", "5")
-    with Daemon(tmp_path_factory.mktemp("limits"), *options, workers=1) as running:
-        yield running
+# An address may send 2 requests a second, after a burst of 20, and a client 5 messages a second.
+OPTIONS = ("--request-rate", "2", "--message-rate", "5")
+WORKERS = 1
 
 
 @pytest.fixture

@@ -24,14 +24,8 @@ TURNED_AWAY = tuple(
 )
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that takes tokens; a test has rooms of its own."""
-    folder = tmp_path_factory.mktemp("page-tokens")
-    (folder / KEY).write_bytes(public_pem())
-    (folder / REVOKED).write_text("")
-    with Daemon(folder, "--auth-key", KEY, "--auth-revoked", REVOKED) as running:
-        yield running
+OPTIONS = ("--auth-key", KEY, "--auth-revoked", REVOKED)
+FILES = {KEY: public_pem(), REVOKED: b""}
 
 
 @pytest.fixture

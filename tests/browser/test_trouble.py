@@ -4,12 +4,10 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
-import pytest
 from playwright.sync_api import WebSocket, expect
 
 from tests.browser.chromium import Window, Windows, count_dials
@@ -33,12 +31,8 @@ def here(daemon: Daemon, room: str) -> int:
         return {each["room"]: int(each["members"]) for each in json.load(answer)["rooms"]}.get(room, 0)
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that keeps little, with one worker: what that one notices is in the log."""
-    options = ("--history-size", "5", "--max-message-size", "1000", "--tuning", "presence_limit=3")
-    with Daemon(tmp_path_factory.mktemp("trouble"), *options, workers=1) as running:
-        yield running
+OPTIONS = ("--history-size", "5", "--max-message-size", "1000", "--tuning", "presence_limit=3")
+WORKERS = 1
 
 
 def test_a_message_says_whether_it_is_sent_yet(windows: Windows, daemon: Daemon) -> None:

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Self
 
 from tests.frames import CLOSE, PING, PONG, close_frame, frame, handshake
@@ -45,9 +44,7 @@ class RawClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._socket.close()
 
     def send(self, data: bytes, chop: Chop = at_once) -> None:

@@ -1,4 +1,3 @@
-import datetime
 import json
 import os
 import socket
@@ -8,17 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.config.values import BadValue
 from chatd.supervisor import sockets
 from chatd.supervisor.sockets import BoundEndpoint, ListeningSockets, bind, check_identity, inheritance
-from tests.authority import Authority
+from tests.authority import Authority, self_signed
 from tests.rows import rows
 from tests.waiting import PATIENCE
 
@@ -59,22 +54,6 @@ def occupied(*, family: int = socket.AF_INET, host: str = "127.0.0.1", shared: b
     one.bind((host, 0))
     one.listen()
     return one
-
-
-def certificate(path: Path) -> None:
-    """Write a key and a certificate that it signs itself, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    form = serialization.PrivateFormat.PKCS8
-    pem = serialization.Encoding.PEM
-    path.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()) + made.public_bytes(pem))
 
 
 # TCP
@@ -160,8 +139,7 @@ def test_sockets_are_not_inherited_by_accident(bound: Callable[..., BoundEndpoin
 
 
 def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
-    pem = tmp_path / "both.pem"
-    certificate(pem)
+    pem = self_signed(tmp_path / "both.pem")
     made = bound(f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
     assert made.hint() == f"connect with: websocat wss://127.0.0.1:{port_of(made.sockets[1])}"
     assert len(made.sockets) == 2
@@ -169,7 +147,7 @@ def test_ssl_is_bound_like_tcp_and_shown_as_wss(bound: Callable[..., BoundEndpoi
 
 @pytest.mark.filterwarnings("ignore:X509:DeprecationWarning")  # Twisted reads certificates the old way
 def test_tls_is_shown_as_wss_too(bound: Callable[..., BoundEndpoint], tmp_path: Path) -> None:
-    certificate(tmp_path / "localhost.pem")
+    self_signed(tmp_path / "localhost.pem")
     made = bound(rf"tls:{tmp_path}:port=0:interface=\:\:1")
     assert made.hint() == f"connect with: websocat wss://[::1]:{port_of(made.sockets[0])}"
 
@@ -717,10 +695,8 @@ def test_a_bind_that_fails_leaves_the_present_sockets_alone(tmp_path: Path) -> N
 
 
 def test_another_certificate_for_the_same_port_keeps_its_sockets(tmp_path: Path) -> None:
-    names = [tmp_path / "one.pem", tmp_path / "other.pem"]
-    for each in names:
-        certificate(each)
-    one, other = (f"ssl:0:interface=127.0.0.1:privateKey={each}:certKey={each}" for each in names)
+    paths = [self_signed(tmp_path / name) for name in ("one.pem", "other.pem")]
+    one, other = (f"ssl:0:interface=127.0.0.1:privateKey={path}:certKey={path}" for path in paths)
     before = ListeningSockets([one], 2, 16)
     before.bind()
     after = bound_again(before, [other], 2)

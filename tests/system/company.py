@@ -15,7 +15,6 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -319,9 +318,7 @@ class Company:
             self._begin(each.live())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for life in self._lives:
             life.cancel()
         asyncio.run_coroutine_threadsafe(asyncio.sleep(0.1), self._loop).result()

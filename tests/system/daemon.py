@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from websockets.sync.client import ClientConnection, connect
@@ -104,11 +103,9 @@ class Daemon:
         self.process.wait()
         until(lambda: not any(map(is_running, children)), "the end of all")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self._end()
-        if kind is not None:
+        if error is not None:
             print(self.log())
 
     def _end(self) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -158,9 +157,7 @@ class Flock:
             self._begin(publisher.live())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for life in self._lives:
             life.cancel()
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from types import TracebackType
 from typing import Self
 
 from tests.waiting import until
@@ -25,9 +24,7 @@ class _Hosts:
     def _connect(self) -> None:
         raise NotImplementedError
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for host in reversed(self._hosts):
             host.kill()
             host.communicate()

@@ -17,12 +17,6 @@ MASK = b"\x01\x02\x03\x04"
 TEXT, BINARY, CLOSE = 0x81, 0x82, 0x88
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("bad")) as running:
-        yield running
-
-
 @contextmanager
 def dial(daemon: Daemon) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as raw:

@@ -1,12 +1,11 @@
 """The main job: what one types, everybody else in the room reads, on whichever worker, and it stands in the log."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.daemon import Daemon, Websocat
+from tests.system.daemon import Daemon, Terminal, Websocat
 from tests.waiting import until
 
 LINE = re.compile(
@@ -14,21 +13,7 @@ LINE = re.compile(
 )
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("chat")) as running:
-        yield running
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Websocat]]:
-    opened: list[Websocat] = []
-    yield opened
-    for terminal in opened:
-        terminal.end()
-
-
-def test_twenty_websocats_hear_each_other_once_in_one_order(daemon: Daemon, terminals: list[Websocat]) -> None:
+def test_twenty_websocats_hear_each_other_once_in_one_order(daemon: Daemon, terminals: list[Terminal]) -> None:
     with daemon.connect("twenty?echo=1") as watcher:
         for number in range(20):
             terminals.append(Websocat(daemon.url("twenty")))
@@ -123,7 +108,7 @@ def test_echo_gives_the_sender_its_own_lines(daemon: Daemon) -> None:
         assert one.recv(20) == "me"
 
 
-def test_a_pipe_of_ten_thousand_lines_arrives_whole_and_in_order(daemon: Daemon, terminals: list[Websocat]) -> None:
+def test_a_pipe_of_ten_thousand_lines_arrives_whole_and_in_order(daemon: Daemon, terminals: list[Terminal]) -> None:
     count = 10_000
     first, second = daemon.worker_pids()
     with daemon.connect_to(first, "pipe") as near, daemon.connect_to(second, "pipe") as far:

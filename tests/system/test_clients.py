@@ -29,20 +29,6 @@ UNHEARD = 5
 """Lines of its own that may be typed before it has heard the first of them."""
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("clients")) as running:
-        yield running
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    opened: list[Terminal] = []
-    yield opened
-    for terminal in opened:
-        terminal.end()
-
-
 class Room:
     """A room as somebody is in it whose connection nobody cuts."""
 

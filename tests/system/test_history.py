@@ -13,12 +13,7 @@ from tests.system.daemon import Daemon, Websocat, hear
 from tests.system.program import program
 from tests.waiting import until
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that keeps 20 messages of each room; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("chatd"), "--history-size", "20") as daemon:
-        yield daemon
+OPTIONS = ("--history-size", "20")
 
 
 def refusal(daemon: Daemon, target: str) -> tuple[int, str]:

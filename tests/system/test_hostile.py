@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.authority import self_signed
 from tests.frames import PONG, frame, handshake
 from tests.system.attacker import ATTACKS
 from tests.system.daemon import Daemon
-from tests.system.test_listen import certificate
 from tests.waiting import until
 
 ROUNDS = 6
@@ -26,11 +26,8 @@ SLACK = 24_000_000
 """Bytes that a worker may have more than before: buffers of what comes in, a few connections."""
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd with one worker, so that all are on it."""
-    with Daemon(tmp_path_factory.mktemp("hostile"), "--compress", workers=1) as daemon:
-        yield daemon
+OPTIONS = ("--compress",)
+WORKERS = 1
 
 
 @contextmanager
@@ -113,7 +110,7 @@ def test_the_others_hardly_notice(daemon: Daemon, name: str) -> None:
 
 
 def test_who_begins_tls_and_goes_on_with_something_else_hurts_nobody(tmp_path: Path) -> None:
-    pem = certificate(tmp_path)
+    pem = self_signed(tmp_path / "localhost.pem")
     tls = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     plain = "tcp:0:interface=127.0.0.1"
     with Daemon(tmp_path / "tls", "--listen", plain, "--listen", tls, workers=1) as daemon:

@@ -6,22 +6,13 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.system.daemon import Daemon, Terminal, Websocat, stopped
 from tests.waiting import until
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(
-        tmp_path_factory.mktemp("http"), "--max-send-buffer", "65536", "--tuning", "publish_timeout=2"
-    ) as running:
-        yield running
+OPTIONS = ("--max-send-buffer", "65536", "--tuning", "publish_timeout=2")
 
 
 def ask(daemon: Daemon, method: str, target: str, body: str = "", **headers: str) -> tuple[int, Any]:

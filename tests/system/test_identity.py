@@ -1,7 +1,6 @@
 """Who is who on a chatd that asks for tokens: no subject speaks, comes back or is listed as another one."""
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,8 @@ from tests.system.program import Program, program
 KEY = "auth.pem"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that takes tokens; a test has a room of its own."""
-    folder = tmp_path_factory.mktemp("identity")
-    (folder / KEY).write_bytes(public_pem())
-    with Daemon(folder, "--auth-key", KEY) as daemon:
-        yield daemon
+OPTIONS = ("--auth-key", KEY)
+FILES = {KEY: public_pem()}
 
 
 def ask(daemon: Daemon, path: str, bearer: str, data: bytes | None = None) -> tuple[int, Any]:

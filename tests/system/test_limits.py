@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
@@ -25,13 +24,8 @@ LIMITS = (
 )
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd behind a proxy that is a test: each has clients at addresses of its own."""
-    folder = tmp_path_factory.mktemp("limits")
-    (folder / "bans").write_text("# nobody yet\n")
-    with Daemon(folder, *LIMITS) as daemon:
-        yield daemon
+OPTIONS = LIMITS
+FILES = {"bans": b"# no addresses yet\n"}
 
 
 def come(daemon: Daemon, address: str, room: str, *protocols: str, worker: int = 0) -> ClientConnection:

@@ -1,6 +1,5 @@
 """Where it can listen: every kind of endpoint that PROTOCOL and --help name, with two workers behind it."""
 
-import datetime
 import os
 import re
 import shlex
@@ -13,44 +12,18 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import rsa
 from websockets.sync.client import connect
 
-from tests.authority import Authority
+from tests.authority import Authority, self_signed
 from tests.frames import websocket_over_tls
 from tests.system.daemon import Daemon, Websocat
 from tests.system.test_bad_input import TEXT, frame, handshake, read_head
 from tests.waiting import until
 
 
-def certificate(folder: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None) -> Path:
-    """Make a certificate for localhost that signs itself; give the file that holds it and its key."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "localhost.pem"
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    file.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return file
-
-
 def test_tls_in_two_workers(tmp_path: Path) -> None:
-    pem = certificate(tmp_path)
+    pem = self_signed(tmp_path / "localhost.pem")
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     trust = ssl.create_default_context(cafile=str(pem))
     trust.set_alpn_protocols(["http/1.1"])  # as curl and browsers do
@@ -97,7 +70,7 @@ def test_tls_sends_the_whole_chain_of_its_file_after_a_reload_too(tmp_path: Path
 
 
 def test_tls_has_forward_secrecy_and_tells_browsers_what_it_is_told_to(tmp_path: Path) -> None:
-    pem = certificate(tmp_path, rsa.generate_private_key(65537, 2048))
+    pem = self_signed(tmp_path / "localhost.pem", rsa.generate_private_key(65537, 2048))
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     with Daemon(tmp_path, "--listen", listen, "--hsts-max-age", "300") as daemon:
         daemon.wait_for(r"connect with: websocat wss://")

@@ -1,7 +1,6 @@
 """People at terminals: nicks, lines of the server, commands, beside bare clients in one room."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from tests.broker.server import Server
 from tests.system.daemon import Daemon, Websocat, hear
 from tests.system.test_http import count
 from tests.waiting import until
-
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("named")) as daemon:
-        yield daemon
 
 
 def ask(client: ClientConnection, command: str) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -14,11 +13,7 @@ from tests.system.daemon import Daemon
 ALLOWED = ("https://chat.example.org", "https://*.example.com:8443")
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    options = [word for each in ALLOWED for word in ("--allowed-origin", each)]
-    with Daemon(tmp_path_factory.mktemp("origin"), *options) as running:
-        yield running
+OPTIONS = [word for origin in ALLOWED for word in ("--allowed-origin", origin)]
 
 
 def refusal(daemon: Daemon, origin: str) -> tuple[int, str, str]:

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import pytest
 
+from tests.authority import self_signed
 from tests.frames import frame, handshake
 from tests.system.daemon import Daemon
 from tests.system.test_hostile import SLACK, memory
-from tests.system.test_listen import certificate
 from tests.waiting import until
 
 TEXTS = 60
@@ -72,7 +72,7 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("pipelined")
-    pem = certificate(folder)
+    pem = self_signed(folder / "localhost.pem")
     own = "interface=127.0.0.1"
     listen = [f"tcp:0:{own}", f"ssl:0:privateKey={pem}:certKey={pem}:{own}", f"haproxy:tcp:0:{own}"]
     options = [option for endpoint in listen for option in ("--listen", endpoint)]

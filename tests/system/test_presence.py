@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,7 @@ from tests.system.test_http import count
 from tests.system.test_named import ask
 from tests.waiting import until
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("presence"), "--tuning", "presence_limit=6") as daemon:
-        yield daemon
+OPTIONS = ("--tuning", "presence_limit=6")
 
 
 def nicks(members: Event) -> list[str | None]:

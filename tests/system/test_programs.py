@@ -17,13 +17,7 @@ from tests.system.program import PROTOCOL, Event, Program, program
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd; a test has a room of its own."""
-    with Daemon(
-        tmp_path_factory.mktemp("programs"), "--tuning", "rooms_per_client=3", "--max-send-buffer", "65536"
-    ) as daemon:
-        yield daemon
+OPTIONS = ("--tuning", "rooms_per_client=3", "--max-send-buffer", "65536")
 
 
 def publish(one: Program, room: str, *texts: str) -> list[int]:

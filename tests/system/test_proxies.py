@@ -93,11 +93,10 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    listen = ("--listen", "tcp:0:interface=127.0.0.1", "--listen", "haproxy:tcp:0:interface=127.0.0.1")
-    with Daemon(tmp_path_factory.mktemp("chatd"), *listen, "--trusted-proxy", "127.0.0.1") as running:
-        yield running
+OPTIONS = (
+    *("--listen", "tcp:0:interface=127.0.0.1", "--listen", "haproxy:tcp:0:interface=127.0.0.1"),
+    *("--trusted-proxy", "127.0.0.1"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.authority import self_signed
 from tests.frames import websocket_over_tls
 from tests.system.daemon import Daemon, is_running, stopped
 from tests.system.flock import Flock
-from tests.system.test_listen import certificate
 from tests.waiting import until
 
 
@@ -180,7 +180,7 @@ def test_a_unix_socket_stays_as_it_is_over_reloads(tmp_path: Path) -> None:
 
 
 def test_a_renewed_certificate_is_served_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
-    pem = certificate(tmp_path)
+    pem = self_signed(tmp_path / "localhost.pem")
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
     with Daemon(tmp_path / "tls", "--listen", listen, "--drain-timeout", "0.2") as running:
         address = ("127.0.0.1", running.port)
@@ -192,7 +192,7 @@ def test_a_renewed_certificate_is_served_and_a_bad_one_changes_nothing(tmp_path:
             pem.write_bytes(before)
         with websocket_over_tls(address, ssl.create_default_context(cafile=str(pem))):
             pass
-        certificate(tmp_path)  # another key, in the same file
+        self_signed(tmp_path / "localhost.pem")  # another key, in the same file
         assert pem.read_bytes() != before
         after = len(running.log())
         running.process.send_signal(signal.SIGHUP)

@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,7 @@ from tests.frames import close_frame, frame, handshake, heard
 from tests.system.daemon import Daemon, Websocat, free_port, hear, is_running
 from tests.waiting import until
 
-
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd; a test has a room of its own."""
-    with Daemon(tmp_path_factory.mktemp("chatd"), "--history-size", "5000", "--data-dir", "state") as daemon:
-        yield daemon
+OPTIONS = ("--history-size", "5000", "--data-dir", "state")
 
 
 def wait_for_place(daemon: Daemon, room: str, offset: int) -> None:

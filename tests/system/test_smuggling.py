@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -51,10 +50,7 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    with Daemon(tmp_path_factory.mktemp("smuggling"), workers=1) as daemon:
-        yield daemon
+WORKERS = 1
 
 
 def answers(daemon: Daemon, data: bytes) -> bytes:

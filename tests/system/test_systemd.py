@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from tests.authority import self_signed
 from tests.system.daemon import TWISTD, Daemon
-from tests.system.test_listen import certificate
 from tests.waiting import until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -242,7 +242,7 @@ def running(folder: Path, *command: str, env: dict[str, str] | None = None) -> I
 
 
 def test_with_the_system_calls_that_the_unit_leaves_all_of_it_works(tmp_path: Path) -> None:
-    pem = certificate(tmp_path)
+    pem = self_signed(tmp_path / "localhost.pem")
     [command] = commands(tmp_path, "ExecStart")
     configuration(tmp_path, f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1")
     sandbox = [sys.executable, "-m", "tests.system.sandbox", str(SERVICE)]

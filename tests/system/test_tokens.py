@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,8 @@ CHATD = str(Path(sys.executable).parent / "chatd")
 KEY = "auth.pem"
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Run a chatd that takes tokens; a test has a room of its own."""
-    folder = tmp_path_factory.mktemp("tokens")
-    (folder / KEY).write_bytes(public_pem())
-    with Daemon(folder, "--auth-key", KEY) as daemon:
-        yield daemon
+OPTIONS = ("--auth-key", KEY)
+FILES = {KEY: public_pem()}
 
 
 def soon(seconds: float = 600) -> int:
