@@ -368,8 +368,8 @@ def makeService(options: Options) -> IService:
         config = _config(options)
         server_program = "" if config.redis else find_server()
         if config.data_dir and server_program:
-            DataDir(config.data_dir, config.state_lock_seconds).check()
-        ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
+            DataDir(config.data_dir, config.data_dir_lock_timeout).check()
+        ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
         ports.bind()
         ports.close()
         if twistd is not None and _stays_this_user(twistd):

@@ -1,9 +1,12 @@
 """Write docs/options.md from the tables of options and internal bounds in ``chatd/config``."""
 
+import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 from chatd.config.settings import SECTIONS, bounds, options
+from chatd.config.tuning import Tuning
 
 FILE = Path(__file__).with_name("options.md")
 
@@ -21,14 +24,29 @@ def lines() -> Iterator[str]:
     for section, title in SECTIONS.items():
         yield f"## {title}{f' `[{section}]`' if section else ''}\n"
         if section == "tuning":
-            yield "Set with `--tuning NAME=VALUE` too.\n\n| key | kind | default |\n|---|---|---|"
-            yield from (f"| `{bound.key}` | {bound.value} | {bound.shown_default} |" for bound in bounds())
+            about = descriptions()
+            yield "Set with `--tuning NAME=VALUE` too.\n\n| key | what it bounds | unit | default |\n|---|---|---|---|"
+            for bound in bounds():
+                yield f"| `{bound.key}` | {about[bound.key]} | {bound.help} | {bound.shown_default} |"
             return
         yield "| command line | key | what it does | default |\n|---|---|---|---|"
         for option in (option for option in options() if option.section == section):
             flag = f"`--{option.flag}{f' {option.value}' if option.value else ''}`"
             yield f"| {flag} | `{option.key}` | {option.help} | {option.shown_default} |"
         yield ""
+
+
+def descriptions() -> dict[str, str]:
+    """Return the descriptions of the internal bounds: the texts below them in the source."""
+    (tuning,) = ast.parse(inspect.getsource(Tuning)).body
+    assert isinstance(tuning, ast.ClassDef)
+    found, name = {}, ""
+    for node in tuning.body[1:]:
+        if isinstance(node, ast.AnnAssign):
+            name = ast.unparse(node.target)
+        elif isinstance(node, ast.Expr):
+            found[name] = " ".join(ast.literal_eval(node.value).split())
+    return found
 
 
 def page() -> str:

@@ -390,7 +390,7 @@ def _() -> Seen:
 
 @row("closing a connection that has lost its resume key unheard")
 def _() -> Seen:
-    office = test_resume_positions.Office(places=3)
+    office = test_resume_positions.Office(resume_positions_per_write=3)
     given: list[str] = []
 
     def disconnect(room: str, session: str) -> Stored | None:
@@ -582,7 +582,7 @@ def _() -> Seen:
 
 @row("putting one query into bytes")
 def _() -> Seen:
-    queries = Queries(Clock(), Config(bus_queries=1))
+    queries = Queries(Clock(), Config(redis_concurrent_queries=1))
     wire = Wire()
     queries.connected(wire, b"r1")
     bad, good = (queries.ask(PUBLISH, [b"k"], make) for make in (fail, lambda run: [run]))

@@ -76,9 +76,9 @@ def test_every_option_reaches_the_configuration() -> None:
     given = {o: own.get(o.name) or values.get(o.value, "text") for o in options() if not o.is_switch}
     given |= {option: "tcp:3000" for option in given if option.name == "listen"}
     words = [f"--{option.flag}={value}" for option, value in given.items()]
-    config = config_of(*words, "--compress", "--tuning", "head_seconds=2s")
+    config = config_of(*words, "--compress", "--tuning", "client_header_timeout=2s")
     wanted: Any = {o.name: (o.parse(value),) if o.is_list else o.parse(value) for o, value in given.items()}
-    assert config == Config(**wanted, compress=True, head_seconds=2.0)
+    assert config == Config(**wanted, compress=True, client_header_timeout=2.0)
 
 
 def test_every_name_of_the_last_release_still_works_with_one_warning() -> None:

@@ -162,7 +162,7 @@ class AddressUsageTable:
         usage = self._get(name)
         if usage is None:
             usage = self._loose[name] = AddressUsage(name, self._touched)
-            if len(self._connected) + len(self._loose) > self._config.limit_addresses and len(self._loose) > 1:
+            if len(self._connected) + len(self._loose) > self._config.rate_limit_addresses and len(self._loose) > 1:
                 self._drop(next(iter(self._loose)))
         elif not usage.connections:
             self._loose.move_to_end(name)
@@ -191,13 +191,13 @@ class AddressUsageTable:
         Addresses with next to no usage are not reported. If there are too many, they take turns.
         """
         now = self._seconds()
-        for name in list(islice(self._touched, self._config.limit_looked)):
+        for name in list(islice(self._touched, self._config.shared_limits_per_scan)):
             usage = self._touched.pop(name)
             if name not in self._shared and usage.matters(self._fewest, now):
                 usage.heard = _NOTHING
                 self._shared[name] = usage
         reported: list[UsageCounts] = []
-        for name, usage in list(islice(self._shared.items(), self._config.limit_reported)):
+        for name, usage in list(islice(self._shared.items(), self._config.shared_limits_per_report)):
             if usage.matters(self._fewest, now):
                 self._shared.move_to_end(name)
                 reported.append(usage.report())
@@ -218,7 +218,7 @@ class AddressUsageTable:
 
     def _forget(self, now: float) -> None:
         """Forget some addresses without connections and usage, in turns."""
-        for name in list(islice(self._loose, self._config.limit_looked)):
+        for name in list(islice(self._loose, self._config.shared_limits_per_scan)):
             if name not in self._shared and self._loose[name].settled(now):
                 self._drop(name)
             else:

@@ -13,12 +13,14 @@ import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from chatd.config.tuning import FORWARDED_MOST
 from chatd.config.values import BadValue, quoted
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+FORWARDED_MOST = 32
+"""Maximum addresses that are read from ``X-Forwarded-For``, from the right."""
 
 _NETWORK = re.compile(r"[0-9A-Fa-f:./]+")
 _HOP = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}|([0-9A-Fa-f:.]+)")

@@ -68,7 +68,7 @@ class RateLimits:
         """The usage of addresses."""
         self._made: OrderedDict[str, None] = OrderedDict()  # rooms
         self._handshakes: TokenBucket | None = None
-        self.slowed = SlowedClients(config.overdue_bytes)
+        self.slowed = SlowedClients(config.disconnected_slowed_bytes)
         """Clients that are slowed down."""
 
     # A client
@@ -87,7 +87,7 @@ class RateLimits:
             self._seconds,
             self.slowed,
             shared=shared,
-            read_bytes=config.limit_read_bytes,
+            read_bytes=config.read_bytes_per_request,
         )
 
     def _shared(self, address: str, rates: _Rates, now: float) -> AddressUsage | None:
@@ -104,10 +104,10 @@ class RateLimits:
         return usage
 
     def _bucket(self, rate: float, burst: float, now: float) -> TokenBucket:
-        return TokenBucket(rate, burst, now, self._config.limit_debt_seconds * rate)
+        return TokenBucket(rate, burst, now, self._config.rate_limit_debt_time * rate)
 
     def _requests(self, rates: _Rates, now: float) -> TokenBucket:
-        return self._bucket(rates.request_rate, max(1, self._config.limit_requests_seconds * rates.request_rate), now)
+        return self._bucket(rates.request_rate, max(1, self._config.request_burst_time * rates.request_rate), now)
 
     # An address
 
@@ -141,7 +141,7 @@ class RateLimits:
 
     def read(self, address: str, size: int, *, exposed: bool) -> None:
         """Charge an address for the size of the text, in bytes, that was read for it."""
-        self.charge(address, size / self._config.limit_read_bytes, exposed=exposed)
+        self.charge(address, size / self._config.read_bytes_per_request, exposed=exposed)
 
     def connected(self, address: str) -> None:
         """Count a connection."""
@@ -183,7 +183,7 @@ class RateLimits:
         most = self._rates[exposed].connections_per_address
         if not most or (usage := self.usages.find(address)) is None:
             return
-        fresh = self._seconds() - usage.heard_at <= self._config.limit_kept_seconds
+        fresh = self._seconds() - usage.heard_at <= self._config.shared_limits_ttl
         if usage.connections + (usage.elsewhere if fresh else 0) + (not counted) > most:
             raise too_many(f"{most:g} connections from one address at most", 5.0)
 
@@ -202,7 +202,7 @@ class RateLimits:
             raise too_many(f"{rate:g} new rooms a minute from one address at most", usage.rooms.wait(1, now))
         usage.touch()
         self._made[room] = None
-        if len(self._made) > self._config.limit_rooms_known:
+        if len(self._made) > self._config.rate_limit_rooms:
             self._made.popitem(last=False)
 
     def post(self, address: str, size: int, *, exposed: bool) -> None:

@@ -22,7 +22,6 @@ from msgspec.structs import replace
 
 from chatd.access.keys import Key, fingerprint, read_key_file
 from chatd.access.revoked_tokens import RevokedTokens
-from chatd.config.tuning import LEEWAY_SECONDS, SUBJECT_LENGTH
 from chatd.config.values import BadValue
 from chatd.protocol.close_codes import READ_ONLY, TAKEN_OVER, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import (
@@ -37,6 +36,11 @@ from chatd.protocol.http_head import (
     unavailable,
 )
 from chatd.protocol.nick import BadNick, as_nick, read_nick
+
+LEEWAY_SECONDS = 5.0
+"""Maximum time before ``nbf`` at which a token is accepted, because the clock of its issuer may be ahead."""
+SUBJECT_LENGTH = 255
+"""Maximum characters of ``sub`` (OpenID Connect Core 1.0, section 2), because every message carries it."""
 
 _JWS = jwt.PyJWS()
 

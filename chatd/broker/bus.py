@@ -5,8 +5,8 @@ It owns both connections to the broker, and what uses them: ``queues``, ``histor
 
 * Messages come from the broker alone. The sender's own worker gets them that way, too.
 * Only batches of subscribed rooms are delivered. A subscription survives reconnects.
-* A batch that was lost on the way is noticed: every ``compare_seconds`` the bus reports the stream position of each
-  room to the listener.
+* A batch that was lost on the way is noticed: every ``offset_check_interval`` the bus reports the stream position of
+  each room to the listener.
 * While the broker cannot be reached, or refuses to write, the bus is ``away`` and says why. Queries wait.
 * A frozen broker, which breaks no connection, is found within five ticks.
 
@@ -121,7 +121,7 @@ class Bus:
         self.eviction = Eviction(reactor, queries, config, publisher)
         self._probes = LivenessProbes(reactor, config, publisher)
         self._comparison = self._make_comparison()
-        self._ticker = Periodic(reactor, config.bus_tick_seconds, self._tick, "looking whether the broker is frozen")
+        self._ticker = Periodic(reactor, config.redis_ping_interval, self._tick, "looking whether the broker is frozen")
         self._sentinels = Sentinels(reactor, address, config) if address.sentinels else None
         self._endpoint = self._sentinels or broker_endpoint(reactor, address, config)
         self._publishing = self._connection(PublishConnection, self._prepare_publishing)
@@ -400,7 +400,7 @@ class Bus:
             self._settling.cancel()
             self._settling = None
         if live and not self.queues.live and self._settling is None:
-            wait = self._config.bus_settle_seconds if self._was_live else 0
+            wait = self._config.redis_settle_delay if self._was_live else 0
             self._settling = self._clock.callLater(wait, self._go_live)
             self._probe_writes()
         elif not live and self.queues.live:
@@ -434,9 +434,9 @@ class Bus:
         self._refusing = why
         if self._retrying is None or not self._retrying.active():
             config = self._config
-            wait = config.bus_retry_first_seconds * 1.5 ** min(self._refusals, 50)
+            wait = config.redis_reconnect_min_delay * 1.5 ** min(self._refusals, 50)
             self._refusals += 1
-            self._retrying = self._clock.callLater(min(wait, config.bus_retry_most_seconds), self._retry)
+            self._retrying = self._clock.callLater(min(wait, config.redis_reconnect_max_delay), self._retry)
         self._connections_changed()
 
     def _retry(self) -> None:
@@ -467,7 +467,7 @@ class Bus:
         """Check both connections: a frozen broker breaks none."""
         if not self.queues.live and not self._reported_away:
             away = self._clock.seconds() - self._away_since
-            if away >= 2 * self._config.bus_tick_seconds:  # a start is no outage
+            if away >= 2 * self._config.redis_ping_interval:  # a start is no outage
                 self._report_away()
         connections = (self._publishing, self._subscribing)
         if any(connection.protocol is None for connection in connections):

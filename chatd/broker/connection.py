@@ -149,8 +149,8 @@ class BrokerConnection(Factory):
     def tick(self) -> None:
         """Count a tick, at which a probe is sent. Drop a connection that was silent for too many."""
         self.protocol.silent_ticks += 1
-        if self.protocol.silent_ticks > self._config.bus_silent_ticks:
-            self.trouble = f"silent for {self._config.bus_silent_ticks * self._config.bus_tick_seconds:g} s"
+        if self.protocol.silent_ticks > self._config.redis_missed_pings:
+            self.trouble = f"silent for {self._config.redis_missed_pings * self._config.redis_ping_interval:g} s"
             self.protocol.transport.abortConnection()
 
     def reset_silence(self) -> None:
@@ -163,7 +163,7 @@ class BrokerConnection(Factory):
         while not self._stopping:
             try:
                 dialling: Deferred[Any] = self._endpoint.connect(self)
-                protocol = await dialling.addTimeout(self._config.bus_connect_seconds, self._reactor)
+                protocol = await dialling.addTimeout(self._config.redis_connect_timeout, self._reactor)
                 try:
                     await self._prepare_connection(protocol)
                     attempt = 0
@@ -171,7 +171,7 @@ class BrokerConnection(Factory):
                 finally:
                     protocol.transport.abortConnection()
             except TimeoutError:
-                self.trouble = f"no answer within {self._config.bus_connect_seconds:g} s"
+                self.trouble = f"no answer within {self._config.redis_connect_timeout:g} s"
             except Exception as error:  # noqa: BLE001 - whatever is wrong, connect again
                 self.trouble = str(error) or type(error).__name__
             if not self._stopping:
@@ -186,7 +186,7 @@ class BrokerConnection(Factory):
         """Log in and prepare. Raise what keeps the connection from being used."""
         self._refusal = ""
         preparing = Deferred.fromCoroutine(self._get_ready(protocol))
-        preparing.addTimeout(self._config.bus_connect_seconds, self._reactor)
+        preparing.addTimeout(self._config.redis_connect_timeout, self._reactor)
         protocol.whenDisconnected().addCallback(lambda _: preparing.cancel())
         try:
             await preparing
@@ -216,7 +216,7 @@ class BrokerConnection(Factory):
 
     def _delay(self, attempt: int) -> float:
         config = self._config
-        delay = min(config.bus_retry_first_seconds * 1.5 ** min(attempt - 1, 50), config.bus_retry_most_seconds)
+        delay = min(config.redis_reconnect_min_delay * 1.5 ** min(attempt - 1, 50), config.redis_reconnect_max_delay)
         return delay * uniform(0.9, 1.1)  # workers do not connect in step
 
     # Methods that txredisapi calls
@@ -245,7 +245,7 @@ class BrokerConnection(Factory):
 def broker_endpoint(reactor: Any, address: BrokerAddress, config: Config) -> IStreamClientEndpoint:
     """Return the endpoint of an address. With TLS it checks the server's certificate and name."""
     if address.path:
-        return UNIXClientEndpoint(reactor, address.path, timeout=config.bus_connect_seconds)
+        return UNIXClientEndpoint(reactor, address.path, timeout=config.redis_connect_timeout)
     return host_endpoint(reactor, address.host, address.port, tls=address.tls, config=config)
 
 
@@ -256,7 +256,7 @@ def host_endpoint(reactor: Any, host: str, port: int, *, tls: bool, config: Conf
         kind = TCP4ClientEndpoint
     elif isIPv6Address(host):
         kind = TCP6ClientEndpoint
-    endpoint = kind(reactor, host, port, timeout=config.bus_connect_seconds)
+    endpoint = kind(reactor, host, port, timeout=config.redis_connect_timeout)
     return TlsEndpoint(endpoint, host, config) if tls else endpoint
 
 

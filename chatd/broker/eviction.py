@@ -34,7 +34,9 @@ class Eviction:
         self._queries = queries
         self._config = config
         self._worker = worker
-        self._looks = Periodic(clock, config.memory_seconds, self._look, "bounding the memory of the private broker")
+        self._looks = Periodic(
+            clock, config.eviction_check_interval, self._look, "bounding the memory of the private broker"
+        )
         self._looking: Deferred[Any] | None = None
         self._dropping: float | None = None  # how many histories had been dropped before, once it is said that some are
         self._full = False  # whether it is said that none are left
@@ -59,7 +61,7 @@ class Eviction:
     async def _make_room(self) -> None:
         """Drop histories while the broker is nearly full, until it is less so. Rest if too few are left to drop."""
         used, limit = await self._measure()
-        high, now = limit * self._config.memory_high, self._clock.seconds()
+        high, now = limit * self._config.eviction_start_share, self._clock.seconds()
         if limit and used > high:
             if now < self._rest_until:
                 return
@@ -70,7 +72,7 @@ class Eviction:
     async def _drop(self, used: int, limit: int) -> int:
         """Drop histories until the broker is less full, or none are left. Return the memory used then."""
         before, before_used = HISTORIES_DROPPED.value, used
-        while used > limit * self._config.memory_low:
+        while used > limit * self._config.eviction_stop_share:
             used, freed = await self._drop_oldest(limit)
             if not freed:
                 self._rest_later(used, limit, anew=HISTORIES_DROPPED.value > before)
@@ -82,9 +84,9 @@ class Eviction:
         """Look at no histories for a while, longer each time: a look costs the broker work for each of its keys."""
         config = self._config
         first = anew or not self._rest
-        self._rest = config.memory_rest_seconds if first else min(2 * self._rest, config.memory_rest_most_seconds)
+        self._rest = config.eviction_min_delay if first else min(2 * self._rest, config.eviction_max_delay)
         self._rest_until = self._clock.seconds() + self._rest
-        if used > limit * config.memory_high and not self._full:
+        if used > limit * config.eviction_start_share and not self._full:
             self._full = True
             log.error(
                 "the private broker uses {used} MiB, and has no history left to drop",
@@ -117,15 +119,15 @@ class Eviction:
     async def _drop_oldest(self, limit: int) -> tuple[int, int]:
         """Drop the oldest histories, as far as needed. Return the memory used then, and the batches dropped."""
         config = self._config
-        silent = (config.history_seconds - config.recent_seconds) * 1000
+        silent = (config.history_seconds - config.recent_history_time) * 1000
         freed, used = 0, limit
         for number, (_, key) in enumerate(await self._oldest(), 1):
             gone = await self._queries.ask(SHORTEN, [key], lambda _: [silent])
             HISTORIES_DROPPED.value += gone > 0
             freed += gone
-            if number % config.memory_drops == 0:
+            if number % config.eviction_drops_per_check == 0:
                 used, _ = await self._measure()
-                if used <= limit * config.memory_low:
+                if used <= limit * config.eviction_stop_share:
                     return used, freed
         used, _ = await self._measure()
         return used, freed
@@ -136,18 +138,20 @@ class Eviction:
         oldest: list[tuple[int, bytes]] = []
         while True:
             cursor, *found = await self._list(cursor)
-            oldest = heapq.nsmallest(config.memory_histories, [*oldest, *zip(found[1::2], found[::2], strict=True)])
+            oldest = heapq.nsmallest(
+                config.eviction_histories_per_scan, [*oldest, *zip(found[1::2], found[::2], strict=True)]
+            )
             if cursor == b"0":
                 return oldest
 
     def _list(self, cursor: bytes) -> "Deferred[Any]":
         start, _ = history_key(self._config.redis_prefix, "")
-        return self._queries.ask(HISTORIES, [], lambda _: [cursor, start, self._config.memory_keys])
+        return self._queries.ask(HISTORIES, [], lambda _: [cursor, start, self._config.eviction_keys_per_scan])
 
     async def _measure(self) -> tuple[int, int]:
         """Return the bytes that the broker uses, and its limit; 0 if another worker drops histories."""
         config = self._config
-        key, kept = f"{config.redis_prefix}:eviction".encode(), round(config.memory_turn_seconds * 1000)
+        key, kept = f"{config.redis_prefix}:eviction".encode(), round(config.eviction_lock_ttl * 1000)
         chosen, used, limit = await self._queries.ask(MEMORY, [key], lambda _: [self._worker, kept])
         if not chosen:
             used = limit = 0

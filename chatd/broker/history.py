@@ -119,7 +119,7 @@ class HistoryReader:
         entry = hash((room, data))
         if entry in self._unreadable:
             return
-        if len(self._unreadable) >= self._config.unreadable_known:
+        if len(self._unreadable) >= self._config.logged_unreadable_entries:
             del self._unreadable[next(iter(self._unreadable))]
         self._unreadable[entry] = None
         log.error("an entry in the history of room {room} cannot be read, it is lost: {why}", room=room, why=str(error))

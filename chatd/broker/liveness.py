@@ -3,8 +3,8 @@
 A worker publishes a probe to itself. It comes back only if both connections work and the broker accepts writes.
 
 The next message of a room shows that one before it was lost. For the last message of a room, and after an outage,
-the stream positions of all rooms are compared every ``compare_seconds``. They are read, then a probe is sent. When the
-probe is back, everything up to those positions has arrived, or never will.
+the stream positions of all rooms are compared every ``offset_check_interval``. They are read, then a probe is sent.
+When the probe is back, everything up to those positions has arrived, or never will.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ class LivenessProbes:
         """
         number = self._number = self._number + 1
         done: Deferred[None] = Deferred()
-        late = self._clock.callLater(self._config.probe_seconds, self._timed_out, number)
+        late = self._clock.callLater(self._config.readiness_probe_timeout, self._timed_out, number)
         self._probes[number] = _LivenessProbe(done, late, self._clock.seconds())
         self._publish(protocol, number)
         return done
@@ -101,12 +101,12 @@ class LivenessProbes:
     def _timed_out(self, number: int) -> None:
         probe = self._probes.pop(number)
         link = "subscribing" if probe.answered else "publishing"
-        why = f"nothing came through the {link} link within {self._config.probe_seconds:g} s"
+        why = f"nothing came through the {link} link within {self._config.readiness_probe_timeout:g} s"
         probe.done.errback(NotPublished(why))
 
 
 class Comparison:
-    """Compares stream positions every ``compare_seconds``, and on ``run``."""
+    """Compares stream positions every ``offset_check_interval``, and on ``run``."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Comparison:
 
         ``recover`` is called with each room and its stream position when the probe is back.
         """
-        self._step = config.compare_rooms
+        self._step = config.rooms_per_offset_check
         self._history = history
         self._presence = presence
         self._rooms = rooms
@@ -131,7 +131,7 @@ class Comparison:
         self._recover = recover
         self._running: Deferred[None] | None = None
         self._run_again = False
-        self._ticker = Periodic(clock, config.compare_seconds, self.run, "comparing what was heard")
+        self._ticker = Periodic(clock, config.offset_check_interval, self.run, "comparing what was heard")
 
     def start(self) -> None:
         """Start to compare."""

@@ -4,10 +4,10 @@ It promises:
 
 * Two members of a room never have the same nick, or two that look alike: the later one gets another. Members with the
   same token identity share one nick while any of them is present.
-* A member that returns within ``linger_seconds`` with its sender id has not left.
+* A member that returns within ``presence_leave_delay`` with its sender id has not left.
 * A member that returns with another sender id gets its nick back when its last connection has left.
-* The members of a dead worker are removed within a minute. Each worker sends a heartbeat every ``compare_seconds``, and
-  checks those of the workers that have members in its rooms.
+* The members of a dead worker are removed within a minute. Each worker sends a heartbeat every
+  ``offset_check_interval``, and checks those of the workers that have members in its rooms.
 * A worker whose members the broker has lost stores them again.
 * A presence event that did not reach this worker is read from the broker and delivered late.
 
@@ -148,12 +148,12 @@ class PresenceStore:
         return self._do(room, local, Step("enter", sender_id, since, identity))
 
     def leave(self, room: str, sender_id: str, *, linger: bool) -> None:
-        """Remove a member, after ``linger_seconds`` if it may linger."""
+        """Remove a member, after ``presence_leave_delay`` if it may linger."""
         local = self._rooms.get(room)
         if local is None or sender_id not in local.members or sender_id in local.lingering:
             return
         if linger:
-            wait = self._config.linger_seconds
+            wait = self._config.presence_leave_delay
             local.lingering[sender_id] = self._clock.callLater(wait, self._remove, room, sender_id)
         else:
             self._remove(room, sender_id)
@@ -200,19 +200,19 @@ class PresenceStore:
         config = self._config
         found: dict[str, OccupiedRoom] = {}
         cursor = b"0"
-        for _ in range(config.rooms_steps):
+        for _ in range(config.room_list_scans):
             cursor, *flat = await self._queries.ask(ROOMS, [], partial(self._rooms_arguments, cursor))
             for raw_name, count, epoch, offset in zip(*[iter(flat)] * 4, strict=True):
                 name = raw_name.decode()
                 found[name] = OccupiedRoom(name, count, StreamPosition(epoch.decode(), int(offset)))
-            if cursor == b"0" or len(found) > config.rooms_listed:
+            if cursor == b"0" or len(found) > config.listed_rooms:
                 break
-        listed = sorted(found.values(), key=lambda room: room.room)[: config.rooms_listed]
+        listed = sorted(found.values(), key=lambda room: room.room)[: config.listed_rooms]
         return listed, cursor != b"0" or len(listed) < len(found)
 
     def _rooms_arguments(self, cursor: bytes, run: bytes) -> list[Any]:
         keys = [self._channel(""), *(self._key(kind, "") for kind in ("presence", "here", "alive"))]
-        return [cursor, *keys, run, self._config.rooms_step_keys]
+        return [cursor, *keys, run, self._config.room_list_keys_per_scan]
 
     # Watched rooms
 
@@ -240,7 +240,7 @@ class PresenceStore:
         update = decode_changes(data)
         if local.presence_list is not None:
             self._apply(room, local, local.presence_list, update)
-        elif len(local.early) < self._config.presence_held:
+        elif len(local.early) < self._config.held_presence_events:
             local.early.append(update)
 
     def _apply(self, room: str, local: _LocalRoom, presence_list: PresenceList, update: PresenceUpdate) -> None:
@@ -257,7 +257,7 @@ class PresenceStore:
         """Read the presence list soon. If the broker has lost it, all workers store their members first."""
         if local.timer is None and local.presence_list is not None:
             lost = not 0 <= version - local.presence_list.version < FIRST
-            wait = self._config.presence_list_seconds + (self._config.compare_seconds if lost else 0)
+            wait = self._config.presence_list_delay + (self._config.offset_check_interval if lost else 0)
             local.timer = self._clock.callLater(wait, self._read, room, local)
 
     def _read(self, room: str, local: _LocalRoom) -> None:
@@ -291,10 +291,10 @@ class PresenceStore:
             local.reading = False
             log.error("the members of a room cannot be read: {why}", why=failure.getErrorMessage())
             if local.watched and self._rooms.get(room) is local:
-                wait = self._config.presence_list_seconds * 2 ** min(local.failures, 50)
+                wait = self._config.presence_list_delay * 2 ** min(local.failures, 50)
                 local.failures += 1
                 local.timer = self._clock.callLater(
-                    min(wait, self._config.presence_list_retry_most_seconds), self._read, room, local
+                    min(wait, self._config.presence_list_max_delay), self._read, room, local
                 )
 
         self.members(room).addCallbacks(read, failed).addErrback(
@@ -329,7 +329,7 @@ class PresenceStore:
             lambda _: [
                 self._worker,
                 self._key("alive", ""),
-                config.alive_seconds,
+                config.worker_presence_ttl,
                 config.room_seconds,
                 self._key("here", ""),
                 self._key("nicks", ""),
@@ -407,14 +407,16 @@ class PresenceStore:
     def _take_steps(self, local: _LocalRoom) -> Sequence[Step]:
         """Remove the next steps, as many as one script may do, from the queue, and return them."""
         config = self._config
-        names = accumulate(step.size(config.nick_choices) for step in local.waiting[: config.presence_steps])
-        count = max(1, sum(total <= config.presence_names for total in names))
+        names = accumulate(
+            step.size(config.nicks_per_attempt) for step in local.waiting[: config.presence_changes_per_write]
+        )
+        count = max(1, sum(total <= config.presence_nicks_per_write for total in names))
         steps, local.waiting = local.waiting[:count], local.waiting[count:]
         return steps
 
     def _ask(self, room: str, local: _LocalRoom, steps: Sequence[Step]) -> None:
         config = self._config
-        asked = [argument for step in steps for argument in step.arguments(config.nick_choices)]
+        asked = [argument for step in steps for argument in step.arguments(config.nicks_per_attempt)]
         self._queries.ask(
             PRESENCE,
             [self._key("presence", room), self._key("nicks", room), self._channel(room), self._key("owners", room)],
@@ -425,7 +427,7 @@ class PresenceStore:
                 room,
                 config.room_seconds,
                 config.presence_limit,
-                config.alive_seconds,
+                config.worker_presence_ttl,
                 self._key("dead", ""),
                 *asked,
             ],
@@ -460,7 +462,7 @@ class PresenceStore:
     def _try_next_names(self, local: _LocalRoom, step: Step) -> None:
         """Try the next names, unless the member has left or all rounds are over."""
         is_member = step.sender_id in local.members
-        if (is_member or step.what == "free") and not step.alone() and step.rounds < self._config.nick_rounds:
+        if (is_member or step.what == "free") and not step.alone() and step.rounds < self._config.nick_attempts:
             local.waiting.append(step)
         elif is_member:
             wanted = step.identity.nick if step.identity is not None else ""

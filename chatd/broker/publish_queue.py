@@ -3,7 +3,7 @@
 It promises:
 
 * Messages are published once, in the order of the ``publish`` calls, or the Deferred fails with NotPublished.
-* At most ``window_bytes`` are in flight: do not call ``publish`` while ``open`` is False.
+* At most ``unconfirmed_publish_bytes`` are in flight: do not call ``publish`` while ``open`` is False.
 * Each room has one batch on the wire at a time. What comes meanwhile makes the next one: load makes batches bigger, and
   no batch overtakes another.
 * A batch whose answer was lost is sent again with its sequence number, by which the script and every receiver know it.
@@ -128,11 +128,11 @@ class PublishQueues:
         self._window_changed = window_changed
         self._bounds = (
             config.room_seconds,
-            config.republish_memory_seconds,
+            config.batch_id_ttl,
             config.history_size if config.keeps_history else 0,
             config.history_seconds,
-            config.recent_seconds,
-            config.recent_bytes,
+            config.recent_history_time,
+            config.recent_history_bytes,
         )
         self._protocol: Any = None
         self._run = b""
@@ -160,7 +160,7 @@ class PublishQueues:
     @property
     def space(self) -> int:
         """Return how many more bytes may be in flight."""
-        return self._config.window_bytes - self._in_flight
+        return self._config.unconfirmed_publish_bytes - self._in_flight
 
     def weight(self, messages: Sequence[Message]) -> int:
         """Return how many bytes of the window messages take."""
@@ -168,7 +168,7 @@ class PublishQueues:
         return texts + len(messages) * self._config.message_overhead_bytes
 
     def _update_full(self) -> None:
-        window = self._config.window_bytes
+        window = self._config.unconfirmed_publish_bytes
         full = self._in_flight > window // 2 if self.full else self._in_flight >= window
         if full != self.full:
             self.full = full
@@ -187,7 +187,7 @@ class PublishQueues:
         """Publish messages of a room. Return a Deferred that fires when they have offsets or fails with NotPublished.
 
         They may be delivered before that. ``ids`` are the ids that senders gave to messages, by index. A message whose
-        sender has published the same id within ``republish_memory_seconds`` is not published again. ``ticket`` is the
+        sender has published the same id within ``batch_id_ttl`` is not published again. ``ticket`` is the
         sync of the chat log to wait for. ``weight`` is what the method of that name returned.
         """
         if self._abandoned:
@@ -301,8 +301,8 @@ class PublishQueues:
         self._forget_answered()
 
     def _forget_answered(self) -> None:
-        """Keep the batches that were answered within ``answered_seconds``, within the size of the window."""
-        oldest, most = self._now() - self._config.answered_seconds, self._config.window_bytes
+        """Keep the batches that were answered within ``republish_window``, within the size of the window."""
+        oldest, most = self._now() - self._config.republish_window, self._config.unconfirmed_publish_bytes
         while self._answered and (self._answered[0][0] < oldest or self._answered_bytes > most):
             self._answered_bytes -= len(self._answered.popleft()[2].payload)
 

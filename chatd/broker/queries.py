@@ -1,7 +1,8 @@
 """The scripts in the broker, ``scripts/*.lua``, and queries: scripts that may be sent twice.
 
 A query waits for the connection and is sent again if the connection breaks. So an answer comes late rather than never.
-What the broker refuses fails after ``query_seconds``. At most ``bus_queries`` are on the wire; the others wait in turn.
+What the broker refuses fails after ``redis_query_timeout``. At most ``redis_concurrent_queries`` are
+on the wire; the others wait in turn.
 """
 
 from collections import OrderedDict
@@ -106,7 +107,7 @@ class Queries:
             self._retrying.cancel()
 
     def _send(self) -> None:
-        while self._waiting and len(self._on_wire) < self._config.bus_queries:
+        while self._waiting and len(self._on_wire) < self._config.redis_concurrent_queries:
             protocol = self._protocol
             if protocol is None or not protocol.connected:
                 return
@@ -154,8 +155,8 @@ class Queries:
             self._refused = True
             log.warn("the message bus refuses what it is asked: {why}", why=failure.getErrorMessage())
         query.refused_at = now if query.refused_at is None else query.refused_at
-        return bool(now - query.refused_at < self._config.query_seconds)
+        return bool(now - query.refused_at < self._config.redis_query_timeout)
 
     def _send_later(self) -> None:
         if self._protocol is not None and (self._retrying is None or not self._retrying.active()):
-            self._retrying = self._clock.callLater(self._config.bus_retry_most_seconds, self._send)
+            self._retrying = self._clock.callLater(self._config.redis_reconnect_max_delay, self._send)

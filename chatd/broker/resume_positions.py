@@ -3,7 +3,7 @@
 It promises:
 
 * A resume position belongs to one connection at a time. A new connection with the key claims it. The worker that has
-  the earlier connection closes it and stores its position. If it does not within ``takeover_seconds``, the position
+  the earlier connection closes it and stores its position. If it does not within ``takeover_timeout``, the position
   that was stored last counts, which is about a second old.
 * A worker that does not hear that a position was claimed finds out when it stores the position again.
 * A resume position is kept as long as history.
@@ -131,7 +131,7 @@ class ResumePositions:
             if isinstance(answer, int):
                 raise KeyContested(answer)
             if answer[3]:
-                await given.addTimeout(self._config.takeover_seconds, self._clock, lambda *_: None)
+                await given.addTimeout(self._config.takeover_timeout, self._clock, lambda *_: None)
                 answer = await self._ask_claim(room, key, session, waited=True)
         finally:
             del self._claiming[session]
@@ -146,7 +146,7 @@ class ResumePositions:
             self._remember(session, place)
         name, save = self._name(room, key), _Save(room, session, place, "left" if left else "")
         before, when = self._written.get(name, (None, 0.0))
-        again = min(self._config.place_again_seconds, self._config.history_ttl / 4)
+        again = min(self._config.resume_position_refresh_interval, self._config.history_ttl / 4)
         if save != before or self._clock.seconds() - when > again:
             self._write(name, save)
 
@@ -154,7 +154,7 @@ class ResumePositions:
         """Count that a key was taken from a client that was still connected."""
         config = self._config
         self._queries.ask(
-            FOUGHT, [self._name(room, key)], lambda _: [config.takeovers, config.takeover_rest_seconds]
+            FOUGHT, [self._name(room, key)], lambda _: [config.takeover_burst, config.takeover_interval]
         ).addErrback(lambda failure: log.error("a takeover was not counted: {why}", why=failure.getErrorMessage()))
 
     def saved(self) -> "Deferred[None]":
@@ -182,12 +182,12 @@ class ResumePositions:
     def _ask_claim(self, room: str, key: str, session: str, *, waited: bool = False) -> "Deferred[Any]":
         config, told = self._config, f"{key} {room}"
         whose = [self._worker, session, config.history_seconds, self._channel(""), told, int(waited)]
-        limits = [config.takeovers, config.takeover_rest_seconds]
+        limits = [config.takeover_burst, config.takeover_interval]
         return self._queries.ask(CLAIM, [self._name(room, key)], lambda _: [*whose, *limits])
 
     def _remember(self, session: str, place: ResumePosition) -> None:
         self._ended[session] = place
-        if len(self._ended) > self._config.places:
+        if len(self._ended) > self._config.resume_positions_per_write:
             self._ended.popitem(last=False)
 
     def _write(self, name: bytes, save: _Save) -> None:
@@ -200,7 +200,7 @@ class ResumePositions:
 
     def _write_all(self) -> None:
         self._timer = None
-        keys = list(self._dirty)[: self._config.places]
+        keys = list(self._dirty)[: self._config.resume_positions_per_write]
         self._writing = {key: self._dirty.pop(key) for key in keys}
         names, saves = [name for name, _ in keys], list(self._writing.values())
         now = self._clock.seconds()
@@ -234,7 +234,7 @@ class ResumePositions:
         if not for_now(failure):
             return 0
         self._dirty = {**self._writing, **self._dirty}  # newer positions win
-        return self._config.place_seconds
+        return self._config.resume_position_write_interval
 
     def _close_superseded(self, save: _Save) -> None:
         """Close a connection whose key was claimed, which this worker did not know yet."""

@@ -96,9 +96,9 @@ class Sentinels:
         raise ConnectionUnusable(f"no Sentinel knows a master ({'; '.join(troubles)})")
 
     async def _within(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait at most ``sentinel_seconds``. Raise what the work raises, ConnectionUnusable or CancelledError."""
+        """Wait at most ``sentinel_timeout``. Raise what the work raises, ConnectionUnusable or CancelledError."""
         doing = Deferred.fromCoroutine(work)
-        late = self._reactor.callLater(self._config.sentinel_seconds, doing.cancel)
+        late = self._reactor.callLater(self._config.sentinel_timeout, doing.cancel)
         try:
             return await doing
         except (CancelledError, ConnectingCancelledError):
@@ -164,4 +164,4 @@ class Sentinels:
             sentinel.transport.abortConnection()
 
     async def _wait(self) -> None:
-        await deferLater(self._reactor, self._config.sentinel_seconds)
+        await deferLater(self._reactor, self._config.sentinel_timeout)

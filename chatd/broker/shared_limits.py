@@ -25,7 +25,7 @@ class SharedLimits:
         self._config = config
         self._worker = worker
         self._limits: RateLimits | None = None
-        self._ticker = Periodic(clock, config.limit_seconds, self._exchange, "sharing what addresses do")
+        self._ticker = Periodic(clock, config.shared_limits_interval, self._exchange, "sharing what addresses do")
 
     def share(self, limits: RateLimits) -> None:
         """Start to exchange the usage counts of these limits."""
@@ -43,7 +43,7 @@ class SharedLimits:
             return None
         config = self._config
         keys = [f"{config.redis_prefix}:address:{share.address}".encode() for share in reported]
-        given: list[Any] = [self._worker, config.limit_kept_seconds, 2 * 60]
+        given: list[Any] = [self._worker, config.shared_limits_ttl, 2 * 60]
         given += [number for share in reported for number in share[1:]]
 
         def store(answer: list[int]) -> None:

@@ -51,7 +51,7 @@ class Rotation:
         """``in_thread`` calls a function in a thread, ``now`` returns seconds since 1970."""
         self._in_thread = in_thread
         self._now = now
-        self._looking = Periodic(clock, config.rotation_look_seconds, self._look, "rotating the chat log")
+        self._looking = Periodic(clock, config.rotation_check_interval, self._look, "rotating the chat log")
         self._stopping = threading.Event()
         self._troubled = ""
         self.configure(config)
@@ -96,7 +96,7 @@ class Rotator:
         self._path = Path(config.chat_log)
         self._rule = config.chat_log_rotate
         self._keep = config.chat_log_keep
-        self._lock_seconds = config.rotation_lock_seconds
+        self._lock_seconds = config.rotation_lock_timeout
         self._now = now
         self._stopping = stopping
         self._unpacked = True

@@ -178,7 +178,7 @@ class LogFiles:
 
     def _open(self, stack: ExitStack) -> list[tuple[Path, IO[bytes]]]:
         """Open all files when none is being renamed."""
-        give_up = clock.monotonic() + self._config.rotation_seconds
+        give_up = clock.monotonic() + self._config.verify_rename_timeout
         while True:
             with ExitStack() as attempt:
                 try:
@@ -209,7 +209,7 @@ class LogFiles:
                 raise Unreadable(f"there is no {path}")
 
     def _read(self, file: IO[bytes]) -> Iterator[LogLine]:
-        most = self._config.log_line_bytes
+        most = self._config.verify_line_bytes
         whole = True
         while piece := file.readline(most):
             ends = piece.endswith(b"\n")
@@ -278,10 +278,10 @@ def _dial(address: BrokerAddress, config: Config) -> socket.socket:
     """Return a connected socket, with the connect timeout for each operation."""
     if address.path:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(config.bus_connect_seconds)
+        connection.settimeout(config.redis_connect_timeout)
         connection.connect(address.path)
         return connection
-    connection = socket.create_connection((address.host, address.port), config.bus_connect_seconds)
+    connection = socket.create_connection((address.host, address.port), config.redis_connect_timeout)
     if address.tls:
         return tls_context(config).wrap_socket(connection, server_hostname=address.host)
     return connection
@@ -313,7 +313,9 @@ def _keys(broker: _Broker, config: Config) -> Iterator[bytes]:
     cursor = b"0"
     while True:
         pattern = f"{config.redis_prefix}:history:*"
-        cursor, keys = broker.ask("SCAN", cursor, "MATCH", pattern, "COUNT", config.verify_keys, "TYPE", "stream")
+        cursor, keys = broker.ask(
+            "SCAN", cursor, "MATCH", pattern, "COUNT", config.verify_keys_per_scan, "TYPE", "stream"
+        )
         new = set(keys) - seen
         seen |= new
         yield from new
@@ -325,7 +327,7 @@ def _read_history(broker: _Broker, key: bytes, config: Config, ledger: Ledger) -
     name = key.decode("utf-8", "backslashreplace").removeprefix(f"{config.redis_prefix}:history:")
     epoch, _, room = name.partition(":")
     after = b"-"
-    while entries := broker.ask("XRANGE", key, after, "+", "COUNT", config.verify_entries):
+    while entries := broker.ask("XRANGE", key, after, "+", "COUNT", config.verify_batches_per_read):
         for id, fields in entries:
             try:
                 batch = decode(room, fields[fields.index(b"b") + 1])

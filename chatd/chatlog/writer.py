@@ -110,7 +110,7 @@ class ChatLog:
         LOG_WRITE_SECONDS.observe(clock.monotonic() - began)
 
     def check(self) -> None:
-        """Open the file anew if it was renamed or removed. Call it every ``log_check_seconds``."""
+        """Open the file anew if it was renamed or removed. Call it every ``chat_log_check_interval``."""
         try:
             if self._moved():
                 self._open()

@@ -84,11 +84,11 @@ class ConnectionFactory(WebSocketServerFactory):
         differs from the configuration.
         """
         super().__init__(server="", reactor=reactor)
-        self.timers = TimerWheel(reactor, config.timer_seconds)
-        self.turns = Turns(reactor, config.slice_rest)
+        self.timers = TimerWheel(reactor, config.client_timer_resolution)
+        self.turns = Turns(reactor, config.frame_rest_factor)
         self._batched_timer = Timers(self.timers)  # private to Autobahn; 26.10.2 has no other way in
         self.config = config
-        self.origins = Origins(config.allowed_origin, _log_refused_page, config.refused_origins_told)
+        self.origins = Origins(config.allowed_origin, _log_refused_page, config.logged_origins)
         self.hosts = Hosts(config.allowed_host, machine=socket.gethostname(), proxied=bool(config.trusted_proxy))
         self.proxies = TrustedProxies(config.trusted_proxy)
         self.limits = RateLimits(config, reactor.seconds)
@@ -101,13 +101,13 @@ class ConnectionFactory(WebSocketServerFactory):
         self._hub_of = hub_of
         self._enter_exposed = partial(self.enter, exposed=True)  # one for all programs
         self._enter_local = partial(self.enter, exposed=False)
-        self._followers_most = int((most or config.worker_connections) * config.followers_share)
+        self._followers_most = int((most or config.worker_connections) * config.stream_connections_share)
         self._token_verifier = token_verifier
         self._now, self._worker, self._sessions = now, worker, 0
         self._emptied: Deferred[None] | None = None
         self.slow = Tally(
             self.timers,
-            config.report_seconds,
+            config.client_report_interval,
             log,
             "slow readers that fell behind: {clients}",
             {"clients": SLOW_CONSUMERS},
@@ -120,7 +120,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.setProtocolOptions(
             failByDrop=False,
             openHandshakeTimeout=0,  # the listener has waited for the headers, the connection waits for the room
-            closeHandshakeTimeout=config.close_seconds,
+            closeHandshakeTimeout=config.close_timeout,
             autoPingInterval=0,  # the connection pings by itself: Autobahn sets two timers anew for each message
         )
         options = {name: getattr(self, name) for name in Connection.CONFIG_ATTRS}
@@ -128,7 +128,7 @@ class ConnectionFactory(WebSocketServerFactory):
         # Options on a class need no copying into each connection, and no pretty-printing on the way.
         options |= {"CONFIG_ATTRS": (), "__slots__": ()}
         options |= {
-            name: getattr(config, name) for name in ("max_send_buffer", "worker_send_buffers", "crowded_backlog")
+            name: getattr(config, name) for name in ("max_send_buffer", "worker_send_buffers", "reduced_send_buffer")
         }
         self.protocol = _limited(options, config, config.max_message_size + LINE_END)
         self._json_protocol = _limited(options, config, longest_json(config.max_message_size))

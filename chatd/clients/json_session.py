@@ -204,7 +204,7 @@ class JsonSession:
         """Return the last frame: why the connection closes, and when to reconnect, each client at another time."""
         self.flush()
         return text_frame(
-            encode(json_v1.bye(close_code, come_back_after(close_code, self.config.retry_seconds, uniform)))
+            encode(json_v1.bye(close_code, come_back_after(close_code, self.config.retry_after, uniform)))
         )
 
     def became_slow(self) -> None:
@@ -330,7 +330,7 @@ class JsonSession:
 
     def _warn(self, rate: ClientRate, ref: Ref, wait: float) -> None:
         """Send the error for exceeding the rate; close the connection after too many of them."""
-        if rate.refused > self.config.flood_warnings:
+        if rate.refused > self.config.refused_messages_before_close:
             self.connection.close(FLOODING)
         else:
             self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
@@ -417,7 +417,7 @@ class JsonSession:
 
         joined = self._hub_of(room).join(room, member)
         if not joined.called:
-            joined.addTimeout(self.config.join_seconds, self._timers)
+            joined.addTimeout(self.config.subscribe_timeout, self._timers)
         joined.addErrback(failed)
 
     def _leave(self, request: json_v1.Leave) -> None:
@@ -514,7 +514,7 @@ class JsonSession:
 
     def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
         """Ask the broker and send the answer when it comes; only a few questions may be open."""
-        if self._questions >= self.config.questions:
+        if self._questions >= self.config.pending_queries_per_client:
             self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
             return
         self._questions += 1
@@ -533,7 +533,7 @@ class JsonSession:
 
     def refuse(self, ref: Ref, code: json_v1.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
         """Send an error, and after how many seconds to try again, if that helps."""
-        after = after or (self.config.retry_seconds if again else 0.0)
+        after = after or (self.config.retry_after if again else 0.0)
         self.send_event(json_v1.Error(code, message, after or UNSET, ref=ref))
 
     def send_event(self, event: json_v1.Event) -> None:

@@ -141,7 +141,9 @@ class Session(Acknowledging):
         self._rate = rate
         self._pays = True  # for what history has for it: it asked for that
         self._slowed: Any = None  # what will go on with what came too fast
-        self._receipts = Receipts(connection.progress, config.marks) if target.resume else None
+        self._receipts = (
+            Receipts(connection.progress, config.unconfirmed_positions_per_client) if target.resume else None
+        )
         self.id = id
         self.sender_id = id
         self.address = address

@@ -98,7 +98,7 @@ class SendBuffer(CountedBacklog):
     """The most bytes that may wait for a client."""
     worker_send_buffers: int
     """The most bytes that may wait for all clients, beside the 64 KiB that a transport keeps for each."""
-    crowded_backlog: int
+    reduced_send_buffer: int
     """The most bytes of answers that may wait for a client while more than that waits for all."""
 
     def prepare(self) -> None:
@@ -165,7 +165,7 @@ class SendBuffer(CountedBacklog):
         """Write frames that are for this client alone, unless it is too slow."""
         if self.opened and blob:
             crowded = SEND_BUFFER_BYTES.value > self.worker_send_buffers
-            if self.buffer_full and self.waiting > (self.crowded_backlog if crowded else self.max_send_buffer):
+            if self.buffer_full and self.waiting > (self.reduced_send_buffer if crowded else self.max_send_buffer):
                 self.stopped_reading()
             else:
                 self.replay(blob, 0)

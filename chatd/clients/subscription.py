@@ -90,7 +90,9 @@ class Subscription(Acknowledging):
     def __init__(self, program: Owner, room: str, key: str = "") -> None:
         """Store the owner, the room, and the resume key, if any."""
         self._program = program
-        self._receipts = Receipts(program.connection.progress, program.config.marks) if key else None
+        self._receipts = (
+            Receipts(program.connection.progress, program.config.unconfirmed_positions_per_client) if key else None
+        )
         self.id = program.id
         self.address = program.address
         self.room = room

@@ -75,7 +75,7 @@ class TextSession(Session):
 
     def _warn(self, rate: ClientRate, wait: float) -> bool:
         """Send the notice of exceeding the rate; close the connection and return False after too many."""
-        if rate.refused > self._config.flood_warnings:
+        if rate.refused > self._config.refused_messages_before_close:
             self._connection.close(FLOODING)
             return False
         self._send_lines(text.not_sent("too fast", wait))
@@ -106,7 +106,7 @@ class TextSession(Session):
         if not self._hub.publisher.away:
             super()._hold(lines)
             return
-        self._turn_down(lines, "bus_away", text.not_sent(self._hub.why_not_published(), self._config.retry_seconds))
+        self._turn_down(lines, "bus_away", text.not_sent(self._hub.why_not_published(), self._config.retry_after))
 
     def _not_allowed(self, lines: Sequence[str]) -> None:
         self._turn_down(lines, "forbidden", text.not_sent(READ_ONLY.reason))
@@ -161,7 +161,7 @@ class TextSession(Session):
 
     def _ask(self, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
         """Ask the broker and send the answer when it comes; only a few questions may be open."""
-        if self._questions >= self._config.questions:
+        if self._questions >= self._config.pending_queries_per_client:
             self._send_lines(text.not_sent(FULL))
             return
         self._questions += 1

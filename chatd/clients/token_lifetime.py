@@ -49,7 +49,7 @@ class TokenLifetime:
         self._timers = timers
         self._now = now
         self._timer: Any = None
-        self._warning = config.token_warning_seconds
+        self._warning = config.token_expiry_warning_time
         self._warned = False
         self._warn: Callable[[float], None]
         self._end: Callable[[], None]

@@ -115,7 +115,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         self.attach()
         joined = maybeDeferred(self.session.join)
         if not joined.called:
-            joined.addTimeout(self.factory.config.join_seconds, self.factory.timers)
+            joined.addTimeout(self.factory.config.subscribe_timeout, self.factory.timers)
             self.pause()  # what comes meanwhile would pile up here
         joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
 
@@ -174,14 +174,14 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         slow.
         """
         config, messages = self.factory.config, False
-        steps = config.slice_steps
+        steps = config.frame_steps_per_turn
         while self.state in (self.STATE_OPEN, self.STATE_CLOSING):
             if self._between_messages:
                 texts, wait = self._take_texts()
                 messages = messages or any(texts)
                 if wait:
                     return messages
-                if len(texts) == config.slice_texts:
+                if len(texts) == config.messages_per_turn:
                     self._wait_for_turn()
                     return messages
             if steps == 0:
@@ -201,18 +201,18 @@ class Connection(SendBuffer, WebSocketServerProtocol):
     def _take_texts(self) -> tuple[list[str], bool]:
         """Handle the messages at the start of the buffer; return them, and whether the rest, if any, has to wait."""
         config = self.factory.config
-        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest), config.slice_texts)
+        texts, used, wait = take_texts(self.data, min(LONGEST, self.longest), config.messages_per_turn)
         if used:
             self.data = self.data[used:]
             self._heard()
             self._received(texts)
-        return texts, not self.data or (wait and (used > 0 or len(self.data) < config.reread_bytes))
+        return texts, not self.data or (wait and (used > 0 or len(self.data) < config.frame_reparse_bytes))
 
     def _wait_for_turn(self) -> None:
         """Read no more until the frames that were read are handled: others have their turns before."""
         if not self._queued:
             now = self.factory.reactor.seconds()
-            if now - self._queued_at > self.factory.config.flood_rest_seconds:
+            if now - self._queued_at > self.factory.config.frame_flood_reset_time:
                 self._flooding_since = now
             self._queued, self._queued_at = True, now
             if not self._paused:
@@ -230,7 +230,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
 
     def _look_for_flood(self, *, messages: bool) -> None:
         """Close the connection of a client that has sent too many frames other than messages for too long."""
-        now, longest = self._queued_at, self.factory.config.flood_seconds
+        now, longest = self._queued_at, self.factory.config.frame_flood_timeout
         if messages:
             self._flooding_since = now
         elif self._queued and now - self._flooding_since > longest and self.state == self.STATE_OPEN:
@@ -256,7 +256,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         """Bound the empty frames of a message: only the others are bounded by its size."""
         self._empty_fragments += not length
         super().onMessageFrameBegin(length)
-        if self._empty_fragments > self.factory.config.empty_fragments:
+        if self._empty_fragments > self.factory.config.empty_fragments_per_message:
             self._fail_connection(TOO_LARGE.code, TOO_LARGE.reason)
 
     def onMessageEnd(self) -> None:
@@ -352,12 +352,16 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         the client has not read is in that buffer.
         """
         config = self.factory.config
-        longest: float = config.stalled_seconds
-        return longest if state.waits else min(longest, (state.acknowledged - self._taken) / config.slowest_bytes)
+        longest: float = config.stalled_client_timeout
+        return (
+            longest
+            if state.waits
+            else min(longest, (state.acknowledged - self._taken) / config.stalled_client_byte_rate)
+        )
 
     def _is_vanished(self) -> bool:
         config = self.factory.config
-        return self.is_unheard(config.pong_timeout, config.keepalive_probes)
+        return self.is_unheard(config.pong_timeout, config.tcp_keepalive_probes)
 
     # Autobahn calls: what goes out
 
@@ -401,7 +405,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self.transport.abortConnection()
             return
         self.resume()
-        self._drop = self.hang_up(self.factory.timers, self.factory.config.close_seconds)
+        self._drop = self.hang_up(self.factory.timers, self.factory.config.close_timeout)
 
     def _shut(self) -> None:
         """Stop delivering, and record how far the client has come."""
@@ -462,7 +466,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
                 self.transport.resumeProducing()
 
     def close(self, close_code: CloseCode) -> None:
-        """Send a Close frame; the socket follows when the client answers it, or after ``close_seconds``."""
+        """Send a Close frame; the socket follows when the client answers it, or after ``close_timeout``."""
         if self.state == self.STATE_OPEN:
             self.sendCloseFrame(code=close_code.code, reasonUtf8=close_code.reason.encode(), isReply=False)
         elif self.state == self.STATE_CONNECTING and close_code != RESTARTING:  # else it is closed once it is open

@@ -463,7 +463,7 @@ class Config(Tuning):
     @property
     def vanished_seconds(self) -> int:
         """Return the seconds without an answer to keepalive probes after which the client of a stream is gone."""
-        return self.keepalive_seconds + self.keepalive_again_seconds * self.keepalive_probes
+        return self.tcp_keepalive_time + self.tcp_keepalive_interval * self.tcp_keepalive_probes
 
     @property
     def keeps_history(self) -> bool:
@@ -478,7 +478,7 @@ class Config(Tuning):
     @property
     def room_seconds(self) -> int:
         """Return for how long the broker remembers a silent room: at least as long as its history."""
-        return max(self.room_memory_seconds, self.history_seconds)
+        return max(self.room_offset_ttl, self.history_seconds)
 
 
 SECTIONS = {

@@ -5,416 +5,412 @@ from typing import Annotated
 
 from chatd.config.values import byte_rate, duration, rate, share, size, whole_number, whole_seconds
 
-EPOCHS_KNOWN = 4
-"""Epochs that have ended whose end a worker remembers, for each room and each client that is behind.
-
-What is in doubt is published again within seconds; so many times a broker may die meanwhile.
-"""
-
-FORWARDED_MOST = 32
-"""Of the addresses in ``X-Forwarded-For``, how many are read, from the right."""
-
-LEEWAY_SECONDS = 5.0
-"""How far the clock of who gives tokens may be ahead of ours: a token that is not good yet is, by so much."""
-
-SUBJECT_LENGTH = 255
-"""The most characters of a token's ``sub`` (OpenID Connect Core 1.0, section 2); a message carries it."""
-
-NOTIFY_SECONDS = 1.0
-"""How long the parent tries to tell systemd what it says but once while the queue is full: that it is ready, say."""
-
-NOTIFY_RETRY_SECONDS = 0.05
-"""How long it serves before it tries again."""
-
-NOTIFY_KEPT = 16
-"""How much of that it keeps; the oldest is dropped beyond."""
-
-NOTIFY_END_SECONDS = 0.05
-"""How long it waits for systemd when it ends."""
-
-TLS_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""What TLS 1.2 may be spoken with, on ssl: listeners: with forward secrecy, and authenticated. TLS 1.3 has no other."""
-
-HISTORY_PAGE = 1000
-"""The most messages of history that a JSON client gets in one answer."""
-
-
 Seconds = Annotated[float, "seconds", "DURATION", duration(0.001, 31_536_000)]
 WholeSeconds = Annotated[int, "whole seconds", "DURATION", whole_seconds(1, 31_536_000)]
 Bytes = Annotated[int, "bytes", "SIZE", size(1, 2**40)]
-Count = Annotated[int, "", "COUNT", whole_number(1, 1_000_000_000)]
-Number = Annotated[float, "", "NUMBER", share(0.001, 1e9)]
-Share = Annotated[float, "from 0 to 1", "NUMBER", share(0.001, 1)]
-Rate = Annotated[str, "", "LIMIT", rate]
+Count = Annotated[int, "count", "COUNT", whole_number(1, 1_000_000_000)]
+Number = Annotated[float, "number", "NUMBER", share(0.001, 1e9)]
+Share = Annotated[float, "share, up to 1", "NUMBER", share(0.001, 1)]
+Rate = Annotated[str, "number, off or auto", "LIMIT", rate]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The internal bounds. No operator has needed to change one yet."""
+    """The internal bounds, which operators rarely need to change. Sections are the packages that use them."""
 
-    # The door
-    waiting_share: Share = 0.25
-    """Of the connections that a worker may have, how many may be such that have not said yet what they want; the one
-    that has been so for the longest time gives way to the next."""
-    waiting_least: Count = 64
-    """At least so many may."""
-    head_bytes: Bytes = 8192
-    """The longest request line and headers, together."""
-    head_seconds: Seconds = 5.0
-    """From connecting to the end of the headers."""
-    full_house_margin: Count = 64
-    """Connections beyond the most that still get to read a 503; what comes after is dropped at once."""
-    listen_seconds: Seconds = 3.0
-    """How long connections wait in the queues of a worker that starts: until it is ready, but no longer than this."""
-    accept_backlog: Count = 1024
-    """Connections a listening socket queues for its worker (the kernel's net.core.somaxconn caps it)."""
-    spare_descriptors: Count = 64
-    """Open files a worker keeps for its log, links and libraries; the rest of RLIMIT_NOFILE is for connections."""
-    http_idle_seconds: Seconds = 15.0
-    """How long an HTTP connection may say nothing between requests."""
-    http_unread_seconds: Seconds = 15.0
-    """An HTTP connection is dropped if its client takes nothing for so long of an answer that waits for it."""
-    http_unread_look_seconds: Seconds = 3.0
-    """How often it is looked whether it does: so much later it may be dropped."""
+    # worker: connections before their first request
+    unidentified_connections_share: Share = 0.25
+    """Maximum share of a worker's connections that have not sent a whole request yet. Beyond it, the oldest of them is
+    dropped."""
+    unidentified_connections_min: Count = 64
+    """Connections without a whole request that a worker accepts even if their share is larger than
+    unidentified_connections_share."""
+    client_header_size: Bytes = 8192
+    """Maximum size of the request line and the headers together. Longer ones are refused with 431."""
+    client_header_timeout: Seconds = 5.0
+    """Maximum time from connecting, or from the first byte of a later request, to the end of the headers. Later ones
+    are refused with 408."""
+    rejected_connections_margin: Count = 64
+    """Connections beyond the maximum of a worker that still get the answer 503. Further ones are dropped without an
+    answer."""
+    listen_delay: Seconds = 3.0
+    """Maximum time for which a starting worker that is not ready leaves connections in the queues of its sockets. After
+    it, the worker accepts them."""
+    listen_backlog: Count = 1024
+    """Maximum connections in the queue of a listening socket. The kernel lowers it to net.core.somaxconn and drops
+    further connections."""
+    reserved_open_files: Count = 64
+    """Open files that a worker reserves for logs, brokers and libraries. The rest of RLIMIT_NOFILE bounds its
+    connections."""
 
-    # The gate
+    # access: rate limits, tokens, watched files
     auto_message_rate: Number = 5.0
-    """What ``auto`` stands for on listeners that others can reach: messages/s,"""
+    """Value of message_rate if it is auto and other hosts can connect: messages per client and second."""
     auto_byte_rate: Number = 65_536.0
-    """bytes/s,"""
+    """Value of byte_rate if it is auto and other hosts can connect: bytes of text per client and second."""
     auto_connections_per_address: Number = 250.0
-    """connections an address,"""
+    """Value of connections_per_address if it is auto and other hosts can connect: open connections per address."""
     auto_connection_rate: Number = 600.0
-    """new ones a minute,"""
+    """Value of connection_rate if it is auto and other hosts can connect: new connections per address and minute."""
     auto_room_rate: Number = 120.0
-    """rooms a minute,"""
+    """Value of room_rate if it is auto and other hosts can connect: new rooms per address and minute."""
     auto_handshake_rate: Number = 1000.0
-    """handshakes a second a worker,"""
+    """Value of handshake_rate if it is auto and other hosts can connect: new connections per worker and second."""
     auto_request_rate: Number = 20.0
-    """requests a second an address,"""
+    """Value of request_rate if it is auto and other hosts can connect: requests per address and second."""
     auto_address_message_rate: Number = 100.0
-    """messages a second an address,"""
+    """Value of address_message_rate if it is auto and other hosts can connect: messages per address and second."""
     auto_address_byte_rate: Number = 524_288.0
-    """bytes a second an address."""
-    limit_requests_seconds: Seconds = 10.0
-    """How many seconds' worth of its requests an address may make at once."""
-    limit_read_bytes: Bytes = 65_536
-    """Bytes of text whose reading costs as much as a request."""
-    limit_debt_seconds: Seconds = 30.0
-    """How many seconds' worth of messages, bytes and requests a client or an address may owe."""
-    limit_addresses: Count = 65_536
-    """Addresses whose limits a worker keeps."""
-    limit_rooms_known: Count = 16_384
-    """Rooms that a worker remembers to have been made, so that they are not counted again."""
-    limit_reported: Count = 1000
-    """Addresses of which a worker tells the others at once; if there are more, they take turns."""
-    limit_looked: Count = 2048
-    """Addresses that a worker looks at in one go: whether others have to know of them, whether they are forgotten."""
-    limit_seconds: Seconds = 1.0
-    """How often it does."""
-    limit_kept_seconds: WholeSeconds = 15
-    """How long what it told is taken to be so: longer, and it is dead."""
-    flood_warnings: Count = 20
-    """How many messages in a row may be refused for coming too fast before the client is closed with 4029."""
-    overdue_bytes: Bytes = 16_777_216
-    """What clients that left may have left behind that is still to be said at their pace, on a worker."""
-    left_bytes: Bytes = 16_777_216
-    """Text of clients that left and that waits for a broker, on a worker; a message counts ``message_overhead_bytes``
-    beside its text."""
-    refused_origins_told: Count = 20
-    """Origins of refused pages that a worker logs, each of them once."""
-    token_warning_seconds: Seconds = 60.0
-    """How long before a token runs out its bearer is told."""
-    watch_seconds: Seconds = 1.0
-    """How often files of keys, bans and revoked tokens are looked at; one is read when it is as the last time,"""
-    watch_looks: Count = 5
-    """or after so many looks at which it was not."""
-
-    # One client
-    timer_seconds: Seconds = 0.1
-    """How late a client's timers may come: those that are due within it share one."""
-    join_seconds: Seconds = 5.0
-    """How long a handshake waits for the room's subscription before it is answered 503."""
-    crowded_backlog: Bytes = 262_144
-    """What may wait for a client while more than ``max_backlog_total`` waits for all: beyond it one that asks for more
-    is closed,"""
-    crowded_step: Bytes = 65_536
-    """and about how much of history a client that is behind then gets at once."""
-    questions: Count = 8
-    """What a client may ask for without having an answer (``/who``, ``/last``, …)."""
-    retry_seconds: Seconds = 5.0
-    """When a client is told to try again what could not be done for now."""
-    stalled_seconds: Seconds = 60.0
-    """The same, if its kernel answers, while something waits for it, or it has yet to read what its kernel keeps:"""
-    slowest_bytes: Bytes = 10_000
-    """which it does with so many bytes a second."""
-    close_seconds: Seconds = 2.0
-    """From our Close frame, or our answer to the client's, to dropping the connection."""
-    report_seconds: Seconds = 1.0
-    """How long clients that something befalls are counted before the log says so, in one line."""
-    marks: Count = 64
-    """Positions, a second or so apart, of which it is not yet known whether a client with a resume key has got them."""
-    reread_bytes: Bytes = 4096
-    """How much of a frame that is not whole yet is looked at anew with each read; then it is read as it comes."""
-    empty_fragments: Count = 65_536
-    """Frames of one message that hold nothing; how many others there may be follows from ``max_message``."""
-    slice_texts: Count = 512
-    """Text messages of one client that are taken before others have their turns,"""
-    slice_steps: Count = 32
-    """and steps in anything else that it sends, two a frame."""
-    slice_requests: Count = 8
-    """HTTP requests of one connection that are answered before others have their turns;"""
-    slice_bytes: Bytes = 256
-    """so many bytes of their heads, or of a body in chunks, count as one more."""
-    flood_seconds: Seconds = 5.0
-    """How long a client may send more of that than is taken, before it is closed with 4029."""
-    flood_rest_seconds: Seconds = 1.0
-    """After so long without any of it waiting that begins anew."""
-    slice_rest: Number = 4.0
-    """For how many times as long as such steps took there is rest, before more of them are taken."""
-
-    # The bus
-    batch_bytes: Bytes = 262_144
-    """What goes over the wire at once for one room, about; and what a worker hears before it fans out at once."""
-    window_bytes: Bytes = 4_194_304
-    """Text that one worker may have published without an answer; beyond it senders are not read."""
-    message_overhead_bytes: Bytes = 200
-    """What a message costs in the window, and as JSON, beside its text."""
-    bus_connect_seconds: Seconds = 5.0
-    """From dialling the broker to a link that can be used."""
-    sentinel_seconds: Seconds = 1.0
-    """How long a Sentinel may take to answer, and how often one is asked whether the master is still the same."""
-    shard_wait_seconds: Seconds = 10.0
-    """How long a worker that starts waits for a broker that is away, where there are others."""
-    bus_retry_first_seconds: Seconds = 0.1
-    """Before the first attempt to reach the broker again; grows by half each time."""
-    bus_retry_most_seconds: Seconds = 1.0
-    """The longest wait between attempts to reach the broker."""
-    bus_tick_seconds: Seconds = 1.0
-    """How often a link is looked at; one that was silent for a tick is asked for a sign of life."""
-    bus_silent_ticks: Count = 4
-    """Ticks without a byte from the broker after which a link is dead: known within 5 s."""
-    bus_settle_seconds: Seconds = 1.2
-    """After an outage, before anything is published again: as long as the slowest other worker takes to be back."""
-    bus_queries: Count = 16
-    """Questions to the broker that are on their way at once; the others wait."""
-    query_seconds: Seconds = 60.0
-    """How long one is asked again that the broker refuses."""
-    probe_seconds: Seconds = 2.0
-    """How long readiness waits for a probe to come back through the bus."""
-    answered_seconds: Seconds = 7.0
-    """How far back batches are published again to a broker that started anew, or took another's place: the last may not
-    have passed them on. That is longer than it takes to know that one is dead."""
-    republish_memory_seconds: WholeSeconds = 300
-    """How long the broker knows a batch, so that one whose answer got lost is not published twice."""
-    room_memory_seconds: WholeSeconds = 86_400
-    """How long the broker remembers a silent room's newest offset."""
-    publishers_known: Count = 1024
-    """Publishers whose newest batch a worker remembers, for each room."""
-    compare_seconds: Seconds = 10.0
-    """How often a worker looks whether it has the newest message of its rooms."""
-    compare_rooms: Count = 500
-    """Rooms that are compared in one go."""
-    history_bytes: Bytes = 262_144
-    """What is read of a room's history at once, about."""
-    unreadable_known: Count = 256
-    """Entries of histories that can't be read which a worker remembers, so that it logs each of them once."""
-    recent_seconds: WholeSeconds = 10
-    """What was said in the last so many seconds is kept however many messages that is, as far as there is history:"""
-    recent_bytes: Bytes = 8_388_608
-    """but no more than the last so many bytes of a room; up to twice as much of either."""
-    held_bytes: Bytes = 1_048_576
-    """What a room holds back while it reads what is missing before it; the rest is read then too."""
-    held_total_bytes: Bytes = 67_108_864
-    """What all rooms of a worker hold back together; beyond it a room reads again what it could not hold."""
-    place_seconds: Seconds = 1.0
-    """How often the places of clients with a resume key are written to the broker, where they moved."""
-    mark_seconds: Seconds = 0.1
-    """How long after it was given something a client with a resume key learns its position,"""
-    marked_members: Count = 20
-    """if no more of them than that are on the worker; else when places are written."""
-    place_again_seconds: Seconds = 60.0
-    """How often they are written where they did not move: who has lost its place unheard learns it by that."""
-    places: Count = 500
-    """Places that are written in one go."""
-    takeover_seconds: Seconds = 2.0
-    """How long a client that comes back waits for the worker that still holds its last connection."""
-    takeovers: Count = 5
-    """How often clients that have one resume key may take the place from each other at once,"""
-    takeover_rest_seconds: WholeSeconds = 10
-    """and after how long they may once more. It counts only if the client it was taken from was still there."""
-
-    linger_seconds: Seconds = 10.0
-    """How long a client with a resume key may be away without being said to have left."""
-    alive_seconds: WholeSeconds = 30
-    """Without a sign of life for so long a worker is dead, and its members are gone from their rooms."""
-    nick_choices: Count = 64
-    """The most names that are tried at once for a nick: ann, then ann*2 and ann*3, then the next four, and so on."""
-    nick_rounds: Count = 400
-    """How often that is done, before the client is told that there is none: about 25,000 names."""
-    presence_steps: Count = 500
-    """Members that come and go in one room in one go,"""
-    presence_names: Count = 1000
-    """and names that are tried for them."""
-    presence_list_seconds: Seconds = 1.0
-    """How long a worker that missed who came and went waits to read it: it may have missed more."""
-    presence_list_retry_most_seconds: Seconds = 60.0
-    """The longest wait before the members of a room are read again, when that failed; it doubles from the one above."""
-    presence_held: Count = 1000
-    """Of who comes and goes, how much waits for messages that are missing before it."""
-
-    # HTTP
-    followers_share: Share = 0.5
-    """Of the connections that a worker may have, how many may follow rooms over HTTP."""
-    body_seconds: Seconds = 10.0
-    """From the head of a request to the end of its body."""
-    heartbeat_seconds: Seconds = 25.0
-    """How often a stream of events, or of JSON lines, says that it is still there, unless its client asks otherwise."""
-    keepalive_seconds: WholeSeconds = 25
-    """How long the client of a stream may be silent before its kernel is asked for a sign of life,"""
-    keepalive_again_seconds: WholeSeconds = 5
-    """how long each answer is waited for,"""
-    keepalive_probes: Count = 3
-    """and how many of them may be missing before the connection is dropped."""
-    rooms_listed: Count = 1000
-    """The most rooms that are listed."""
-    rooms_step_keys: Count = 500
-    """Keys of the broker that are looked at in one step, for those of rooms,"""
-    rooms_steps: Count = 100
-    """and how many steps at most."""
-    rooms_seconds: Seconds = 1.0
-    """How long a list of rooms is good, at least;"""
-    rooms_rest: Number = 20.0
-    """and for how many times as long as it took: a broker with many rooms is asked more rarely."""
-    ready_kept_seconds: Seconds = 0.2
-    """How long the answer to a question for readiness is good."""
-
-    # The chat log
-    log_check_seconds: Seconds = 0.5
-    """How often the chat log is looked for: one that was renamed or removed is opened anew."""
-    log_lock_seconds: Seconds = 1.0
-    """How long another process may hold the lock of the chat log; then messages are refused."""
-    log_spin_seconds: Seconds = 0.001
-    """How long a worker waits for that lock in its event loop,"""
-    log_retry_seconds: Seconds = 0.01
-    """and how long it serves its clients before it tries again."""
-    log_calm_seconds: Seconds = 5.0
-    """After a write that failed, before the log is said to be good again without a write of that size."""
-
-    rotation_look_seconds: Seconds = 0.2
-    """How often it is looked whether the chat log is to be rotated."""
-    rotation_lock_seconds: Seconds = 5.0
-    """How long a rotation waits for those who write; then it is tried again."""
-
-    # chatd verify
-    log_line_bytes: Bytes = 8_388_608
-    """The longest line of a chat log that is read: more than the longest message with all of it escaped."""
-    rotation_seconds: Seconds = 5.0
-    """How long the renaming of chat logs may take while they are opened."""
-    verify_keys: Count = 1000
-    """Keys of the broker that are looked at in one step, for those of histories."""
-    verify_entries: Count = 16
-    """Batches of a history that are read in one step."""
-
-    # The server's own log
-    log_kinds: Count = 256
-    """Kinds of trouble of which it is known when they were said last."""
-    log_look_seconds: Seconds = 1.0
-    """How often it is looked whether what was counted is to be said."""
-
-    # What is counted
-    metrics_seconds: Seconds = 1.0
-    """How often a process writes what it has counted to where all are added up."""
-    metrics_kept_seconds: Seconds = 0.5
-    """How long a sum of all processes is good."""
-
-    # The parent
-    restart_first_seconds: Seconds = 0.1
-    """Before a worker or broker that died is started again; doubles each time."""
-    restart_most_seconds: Seconds = 30.0
-    """The longest such wait."""
-    restart_healthy_seconds: Seconds = 60.0
-    """A child that lived this long starts again with the first wait."""
-    start_tries: Count = 5
-    """How often a worker, or the private broker, may end before all workers were ready once: then the start ends."""
-    worker_heartbeat_seconds: Seconds = 1.0
-    """How often a worker says how it is."""
-    worker_heartbeats_missed: Count = 3
-    """How often it may fail to, and still count as one that answers."""
-    frozen_seconds: Seconds = 10.0
-    """A worker that was not heard of for so long is killed, and replaced."""
-    start_seconds: Seconds = 60.0
-    """How long one may take to be heard of for the first time."""
-    reload_seconds: Seconds = 30.0
-    """At a reload, how long the new workers may take to be ready; after it nothing changes."""
-    drained_look_seconds: Seconds = 0.25
-    """How often a worker that drains looks whether everybody has gone."""
-    unsaved_seconds: Seconds = 3600.0
-    """How long one that has drained waits for a broker that is away, to keep the positions of clients there."""
-    draining_most: Count = 3
-    """Generations of old workers that drain at once; one that is older ends sooner."""
-    hold_seconds: Seconds = 4.0
-    """At a stop, how long workers may take to publish what they have taken."""
-    stop_seconds: Seconds = 4.0
-    """At a stop, how long workers may then take to close their clients and end; after it they are killed."""
-    stop_probe_part: Share = 0.22
-    """Until which part of that time a worker waits for what others published,"""
-    stop_close_part: Share = 0.75
-    """until which part for its clients to close,"""
-    stop_save_part: Share = 0.82
-    """and until which part for the broker to keep resume positions;"""
-    stop_lock_part: Share = 0.05
-    """for which part of it a worker then waits for the lock of the chat log."""
-    kill_seconds: Seconds = 0.5
-    """How long the end of a killed process may take to be known."""
-    broker_stop_seconds: Seconds = 1.5
-    """At a stop, how long the private broker may take; after it it is killed."""
-    memory_seconds: Seconds = 0.25
-    """How often a worker looks at the memory of the private broker,"""
-    memory_turn_seconds: Seconds = 2.0
-    """and for how long the one that makes room does so, unless it looks again."""
-    memory_high: Share = 0.9
-    """From which part of it on histories are dropped,"""
-    memory_low: Share = 0.8
-    """and until which part."""
-    memory_keys: Count = 1000
-    """Keys of the broker that are looked at in one step, for those of histories,"""
-    memory_histories: Count = 500
-    """how many of the oldest ones are dropped before all are looked at again,"""
-    memory_drops: Count = 8
-    """and after how many of them the memory is looked at again."""
-    memory_rest_seconds: Seconds = 1.0
-    """If no history is left to drop: after how long histories are looked at again. It doubles each time,"""
-    memory_rest_most_seconds: Seconds = 30.0
-    """up to so long."""
-    memory_part: Count = 4
-    """The part (one in so many) of this host's memory that a private broker may use where nobody says how much,"""
-    memory_least: Bytes = 67_108_864
-    """and at least so many bytes."""
-    state_lock_seconds: Seconds = 2.0
-    """How long the broker of a chatd that was killed may hold on to the state folder."""
-    relayed_line_bytes: Bytes = 65_536
-    """The longest line a worker may say to the parent."""
-
-    # Options of earlier releases that no operator had to change
+    """Value of address_byte_rate if it is auto and other hosts can connect: bytes of text per address and second."""
     room_rate: Rate = "auto"
-    """Maximum new rooms per address and minute: rooms that its clients enter first."""
+    """Maximum new rooms per address and minute: rooms that its clients enter first. Further ones are refused."""
     handshake_rate: Rate = "auto"
-    """Maximum new connections per worker and second, from all addresses together."""
+    """Maximum new connections per worker and second, from all addresses together. Further ones are refused with 503."""
     address_message_rate: Rate = "auto"
-    """Maximum messages per second of all clients of one address together."""
+    """Maximum messages per second of all clients of one address together. Faster ones are slowed down or refused."""
     address_byte_rate: Annotated[str, "bytes per second", "LIMIT", byte_rate] = "auto"
-    """Maximum message text of all clients of one address together."""
-    rooms_per_client: Annotated[int, "", "COUNT", whole_number(1, 10_000)] = 100
-    """Maximum rooms that one chatd.v1 client is in at once."""
-    presence_limit: Annotated[int, "", "COUNT", whole_number(0, 100_000)] = 500
-    """Maximum members of a room that are listed and whose joins and leaves are announced; larger rooms show a count."""
+    """Maximum message text of all clients of one address together, in bytes per second. Faster ones are slowed down or
+    refused."""
+    rooms_per_client: Annotated[int, "count", "COUNT", whole_number(1, 10_000)] = 100
+    """Maximum rooms that one chatd.v1 client is in at once. Further joins are refused."""
+    request_burst_time: Seconds = 10.0
+    """Time over which request_rate is averaged. An address may make the requests of this time at once."""
+    read_bytes_per_request: Bytes = 65_536
+    """Bytes of message text whose reading is charged to request_rate like one request."""
+    rate_limit_debt_time: Seconds = 30.0
+    """Maximum debt of a client or an address, as the time in which its rate pays the debt back. More is not charged."""
+    rate_limit_addresses: Count = 65_536
+    """Maximum addresses without connections whose rate limits a worker stores. Beyond it, the oldest is forgotten."""
+    rate_limit_rooms: Count = 16_384
+    """Maximum rooms whose creation a worker remembers, so that room_rate counts each once. Beyond it, the oldest is
+    forgotten."""
+    shared_limits_per_report: Count = 1000
+    """Maximum addresses that a worker reports to the other workers at once. More addresses are reported in turns."""
+    shared_limits_per_scan: Count = 2048
+    """Maximum addresses that a worker checks at once for changes to report, and for entries to forget. The others
+    follow at the next check."""
+    shared_limits_interval: Seconds = 1.0
+    """Interval at which workers exchange the usage of addresses."""
+    shared_limits_ttl: WholeSeconds = 15
+    """Time for which a worker's report about an address counts on other workers. After it, the report is ignored."""
+    refused_messages_before_close: Count = 20
+    """Maximum messages in a row that a client may have refused by its rate limit. After one more, it is closed with
+    close code 4029."""
+    disconnected_slowed_bytes: Bytes = 16_777_216
+    """Maximum text of disconnected clients that waits for their rate limits, per worker. Beyond it, the messages of one
+    more client are not published."""
+    disconnected_unpublished_bytes: Bytes = 16_777_216
+    """Maximum text of disconnected clients that waits for an unreachable broker, per worker. Beyond it, the messages of
+    one more client are not published."""
+    logged_origins: Count = 20
+    """Maximum origins of refused web pages that a worker logs, each once. Further ones are not logged."""
+    token_expiry_warning_time: Seconds = 60.0
+    """Time before the end of a token's lifetime at which its client is warned."""
+    file_check_interval: Seconds = 1.0
+    """Interval at which files of keys, bans and revoked tokens are checked for changes. A changed file is read once it
+    stops changing."""
+    file_unstable_checks: Count = 5
+    """Maximum checks for which a file that changes all the time is not read. After them, it is read as it is."""
+
+    # clients: one connection
+    client_timer_resolution: Seconds = 0.1
+    """Maximum delay of a client's timers. Timers that are due within it share one timer of the reactor."""
+    subscribe_timeout: Seconds = 5.0
+    """Maximum time that a handshake or a join waits for the subscription of its room. After it, the client gets an
+    error (503)."""
+    reduced_send_buffer: Bytes = 262_144
+    """Maximum send buffer of one client while worker_send_buffers is exceeded. A client beyond it that asks for more is
+    closed."""
+    reduced_recovery_bytes: Bytes = 65_536
+    """About how much history a client that recovers gets at once while worker_send_buffers is exceeded."""
+    pending_queries_per_client: Count = 8
+    """Maximum unanswered requests of a client that need the broker (/who, /last, history). Further ones are refused."""
+    retry_after: Seconds = 5.0
+    """Maximum time after which a client is told to repeat a request that failed for the moment."""
+    stalled_client_timeout: Seconds = 60.0
+    """Maximum time for which a client that answers no ping may read nothing, if its kernel answers. After it, the
+    client is dropped."""
+    stalled_client_byte_rate: Bytes = 10_000
+    """Minimum rate, in bytes per second, at which a client must read what is in the buffer of its kernel. A slower
+    client is dropped."""
+    close_timeout: Seconds = 2.0
+    """Maximum time from a Close frame, or from an error response, to dropping the connection."""
+    client_report_interval: Seconds = 1.0
+    """Interval in which events of the same kind at several clients are counted and logged as one line."""
+    unconfirmed_positions_per_client: Count = 64
+    """Maximum stream positions of a client with a resume key that wait for proof of receipt. Beyond it, every second
+    one is dropped."""
+    frame_reparse_bytes: Bytes = 4096
+    """Maximum part of an incomplete frame that is parsed again at each read. A longer one is parsed as it comes."""
+    empty_fragments_per_message: Count = 65_536
+    """Maximum empty frames in one WebSocket message. A client that sends more is closed with 1009."""
+    messages_per_turn: Count = 512
+    """Maximum text messages of one client that are handled before other clients have a turn."""
+    frame_steps_per_turn: Count = 32
+    """Maximum parser steps, two per frame, for other frames of one client before other clients have a turn."""
+    http_requests_per_turn: Count = 8
+    """Maximum HTTP requests of one connection that are answered before other connections have a turn."""
+    http_bytes_per_step: Bytes = 256
+    """Bytes of HTTP heads or chunked bodies that count as one more request in http_requests_per_turn."""
+    frame_flood_timeout: Seconds = 5.0
+    """Maximum time for which a client may send other frames faster than they are handled. After it, the client is
+    closed with 4029."""
+    frame_flood_reset_time: Seconds = 1.0
+    """Time without waiting frames after which frame_flood_timeout starts again."""
+    frame_rest_factor: Number = 4.0
+    """Pause after handling control frames and fragments, as a multiple of the time that they took. Meanwhile only
+    messages are handled."""
     worker_send_buffers: Annotated[int, "bytes", "SIZE", size(65_536, 2**40)] = 268_435_456
     """Maximum data in the send buffers of all clients of a worker. Beyond it, every client with more than 64 KiB gets
     the rest from history as it reads."""
-    publish_timeout: Annotated[float, "seconds", "DURATION", duration(0, 86_400)] = 10.0
-    """How long a client that sends waits for an unreachable broker before it is closed with 1013."""
+
+    # rooms: publishing, ordering, recovery
     flush_interval: Annotated[float, "seconds", "DURATION", duration(0, 1)] = 0.002
     """Minimum time between two batches of a worker in each direction. 0 sends at each turn of the event loop."""
+    batch_bytes: Bytes = 262_144
+    """About how much text one batch of a room has at most. More is published as several batches, and a worker that
+    received as much broadcasts at once."""
+    publish_timeout: Annotated[float, "seconds", "DURATION", duration(0, 86_400)] = 10.0
+    """Time that a client that sends waits for an unreachable broker before it is closed with 1013."""
+    history_read_bytes: Bytes = 262_144
+    """About how much of a room's history one read returns. More is read in several steps."""
+    gap_buffer_bytes_per_room: Bytes = 1_048_576
+    """Maximum text that a room holds back while it reads a gap. What exceeds it is read from history as well."""
+    gap_buffer_bytes: Bytes = 67_108_864
+    """Maximum text that all rooms of a worker hold back together. What exceeds it is read from history as well."""
+    publishers_per_room: Count = 1024
+    """Maximum publishers per room whose newest batch a worker remembers. Beyond it, the oldest is forgotten."""
+    held_presence_events: Count = 1000
+    """Maximum presence events of a room that wait for messages before them. Beyond it, they are delivered before those
+    messages."""
+    resume_position_write_interval: Seconds = 1.0
+    """Interval at which resume positions that have changed are written to the broker."""
+    resume_position_send_delay: Seconds = 0.1
+    """Time after a broadcast at which a client with a resume key is sent its position, if
+    resume_position_prompt_subscribers allows it."""
+    resume_position_prompt_subscribers: Count = 20
+    """Maximum clients with a resume key on a worker for resume_position_send_delay. More are sent positions when these
+    are written."""
+    resume_position_refresh_interval: Seconds = 60.0
+    """Interval at which unchanged resume positions are written. A client whose connection was taken over unnoticed is
+    found by it."""
+    resume_positions_per_write: Count = 500
+    """Maximum resume positions that are written at once. The others follow in later turns."""
+    takeover_timeout: Seconds = 2.0
+    """Maximum time that a returning client waits for the worker of its last connection. After it, the stored position
+    is used."""
+    takeover_burst: Count = 5
+    """Maximum times at once that clients with one resume key may take over from a client that is still connected.
+    Further ones are refused."""
+    takeover_interval: WholeSeconds = 10
+    """Interval after which one more takeover beyond takeover_burst is allowed."""
+    room_list_ttl: Seconds = 1.0
+    """Minimum time for which a list of rooms is reused."""
+    room_list_ttl_factor: Number = 20.0
+    """Minimum time for which a list of rooms is reused, as a multiple of the time that it took to make."""
+
+    # broker: Redis or Valkey
+    unconfirmed_publish_bytes: Bytes = 4_194_304
+    """Maximum text that a worker has published without an answer from the broker. Beyond it, clients that send are not
+    read."""
+    message_overhead_bytes: Bytes = 200
+    """Bytes that a message counts beside its text in unconfirmed_publish_bytes and in the size of histories."""
+    redis_connect_timeout: Seconds = 5.0
+    """Maximum time from connecting to a broker until the connection can be used. After it, the attempt has failed."""
+    redis_reconnect_min_delay: Seconds = 0.1
+    """Delay before the first attempt to reach a lost broker again. It grows by half with each attempt."""
+    redis_reconnect_max_delay: Seconds = 1.0
+    """Maximum delay between two attempts to reach a broker."""
+    redis_ping_interval: Seconds = 1.0
+    """Interval at which a broker connection is checked. A connection that was silent for it gets a PING."""
+    redis_missed_pings: Count = 4
+    """Intervals of redis_ping_interval without data after which a broker connection is considered dead."""
+    redis_settle_delay: Seconds = 1.2
+    """Delay after an outage before messages are published again, so that the other workers are subscribed."""
+    redis_concurrent_queries: Count = 16
+    """Maximum queries of a worker that a broker connection has in flight. Further ones wait in a queue."""
+    redis_query_timeout: Seconds = 60.0
+    """Maximum time for which a query that the broker refuses is repeated. After it, the query fails."""
+    sentinel_timeout: Seconds = 1.0
+    """Maximum time for an answer of a Sentinel, and interval at which one is asked whether the master is still the
+    same."""
+    shard_start_timeout: Seconds = 10.0
+    """Maximum time that a starting worker waits for an unreachable broker if another broker can be reached."""
+    readiness_probe_timeout: Seconds = 2.0
+    """Maximum time that a readiness check waits for its probe to return through the broker. After it, the broker counts
+    as unreachable."""
+    republish_window: Seconds = 7.0
+    """Time for which answered batches are kept, to be published again if the broker is replaced. It exceeds the time to
+    detect a dead broker."""
+    batch_id_ttl: WholeSeconds = 300
+    """Time for which the broker remembers the id of a batch, so that a repeated batch is not published twice."""
+    room_offset_ttl: WholeSeconds = 86_400
+    """Minimum time for which the broker remembers the newest offset of a silent room."""
+    offset_check_interval: Seconds = 10.0
+    """Interval at which a worker compares its offsets with those of the broker, and reads batches that it missed."""
+    rooms_per_offset_check: Count = 500
+    """Maximum rooms in one comparison with the broker. Further rooms are compared in further steps."""
+    logged_unreadable_entries: Count = 256
+    """Maximum unreadable history entries that a worker remembers, so that each is logged once. Beyond it, the oldest is
+    forgotten."""
+    recent_history_time: WholeSeconds = 10
+    """Time for which messages stay in history even if there are more than history_size. They may stay up to twice as
+    long."""
+    recent_history_bytes: Bytes = 8_388_608
+    """Maximum text that recent_history_time keeps per room. Up to twice as much may stay."""
+    presence_limit: Annotated[int, "count", "COUNT", whole_number(0, 100_000)] = 500
+    """Maximum members of a room that are listed and whose joins and leaves are announced; larger rooms show a count."""
+    presence_leave_delay: Seconds = 10.0
+    """Time that a client with a resume key may be disconnected before its leave is announced."""
+    worker_presence_ttl: WholeSeconds = 30
+    """Time without a heartbeat after which a worker is considered dead, and its members are removed from their
+    rooms."""
+    nicks_per_attempt: Count = 64
+    """Maximum names that are tried at once for a nick: ann, then ann*2 and ann*3, then the next four, and so on."""
+    nick_attempts: Count = 400
+    """Maximum attempts to find a free nick. After them, the client is refused; with the default, after about 25,000
+    names."""
+    presence_changes_per_write: Count = 500
+    """Maximum joins and leaves of one room that are written at once. The others follow."""
+    presence_nicks_per_write: Count = 1000
+    """Maximum names that are tried in one write of joins and leaves. Further changes follow in the next write."""
+    presence_list_delay: Seconds = 1.0
+    """Delay before a worker that missed presence events reads the members of a room. After a failure it doubles."""
+    presence_list_max_delay: Seconds = 60.0
+    """Maximum delay before the members of a room are read again after a failure."""
+    listed_rooms: Count = 1000
+    """Maximum rooms in a list of rooms. Further ones are left out."""
+    room_list_keys_per_scan: Count = 500
+    """About how many keys the broker looks at in one SCAN for a list of rooms."""
+    room_list_scans: Count = 100
+    """Maximum SCAN commands for one list of rooms. Rooms that are not found by then are left out."""
+    eviction_check_interval: Seconds = 0.25
+    """Interval at which a worker checks the memory of the private broker."""
+    eviction_lock_ttl: Seconds = 2.0
+    """Time for which one worker alone drops histories. It is renewed while that worker continues."""
+    eviction_start_share: Share = 0.9
+    """Share of redis_maxmemory from which histories of silent rooms are dropped."""
+    eviction_stop_share: Share = 0.8
+    """Share of redis_maxmemory at which no more histories are dropped."""
+    eviction_keys_per_scan: Count = 1000
+    """About how many keys the broker looks at in one SCAN for histories."""
+    eviction_histories_per_scan: Count = 500
+    """Maximum histories, the oldest ones first, that are dropped before all histories are compared again."""
+    eviction_drops_per_check: Count = 8
+    """Histories that are dropped before the memory is measured again."""
+    eviction_min_delay: Seconds = 1.0
+    """Delay before histories are looked for again if none is left to drop. It doubles with each attempt."""
+    eviction_max_delay: Seconds = 30.0
+    """Maximum delay before histories are looked for again."""
+
+    # web: HTTP
+    http_keepalive_timeout: Seconds = 15.0
+    """Maximum time that an HTTP connection may be idle between requests. After it, the connection is closed."""
+    http_send_timeout: Seconds = 15.0
+    """Maximum time for which a client may read nothing of a waiting answer. After it, the connection is dropped."""
+    http_send_check_interval: Seconds = 3.0
+    """Interval at which it is checked whether a client reads. A connection is dropped later by up to this time."""
+    client_body_timeout: Seconds = 10.0
+    """Maximum time from the end of the headers to the end of the body. Later ones are refused with 408."""
+    stream_connections_share: Share = 0.5
+    """Maximum share of a worker's connections that are HTTP streams of rooms. Further ones are refused with 503."""
+    stream_heartbeat_interval: Seconds = 25.0
+    """Interval at which an HTTP stream sends a heartbeat, unless its client asks for another one."""
+    tcp_keepalive_time: WholeSeconds = 25
+    """Time without data after which the kernel of a stream's client gets a TCP keepalive probe."""
+    tcp_keepalive_interval: WholeSeconds = 5
+    """Interval between TCP keepalive probes of an HTTP stream."""
+    tcp_keepalive_probes: Count = 3
+    """Unanswered TCP keepalive probes after which a client is considered gone."""
+    readiness_ttl: Seconds = 0.2
+    """Time for which the result of a readiness check is reused."""
+
+    # chatlog: writing, rotation, chatd verify
+    chat_log_check_interval: Seconds = 0.5
+    """Interval at which the chat log's path is checked. A file that was renamed or removed is opened anew."""
+    chat_log_lock_timeout: Seconds = 1.0
+    """Maximum time that another process may hold the lock of the chat log. After it, messages are refused."""
+    chat_log_lock_wait: Seconds = 0.001
+    """Maximum time that a worker waits for the lock of the chat log without serving its clients."""
+    chat_log_lock_retry_delay: Seconds = 0.01
+    """Delay before a worker that did not get the lock of the chat log tries again."""
+    chat_log_settle_time: Seconds = 5.0
+    """Time after a failed write at which the chat log counts as writable again without a write of that size."""
+    rotation_check_interval: Seconds = 0.2
+    """Interval at which it is checked whether the chat log has to be rotated."""
+    rotation_lock_timeout: Seconds = 5.0
+    """Maximum time that a rotation waits for the lock of the chat log. After it, the rotation is tried again later."""
+    verify_line_bytes: Bytes = 8_388_608
+    """Maximum length of a line that chatd verify reads in a chat log. A longer line counts as unreadable."""
+    verify_rename_timeout: Seconds = 5.0
+    """Maximum time for which chatd verify opens chat logs again because a rotation renames them."""
+    verify_keys_per_scan: Count = 1000
+    """About how many keys the broker looks at in one SCAN when chatd verify looks for histories."""
+    verify_batches_per_read: Count = 16
+    """Maximum batches of a history that chatd verify reads at once."""
+
+    # monitoring: metrics and the server log
+    metrics_write_interval: Seconds = 1.0
+    """Interval at which each process writes its metrics to the shared directory."""
+    metrics_ttl: Seconds = 0.5
+    """Time for which the sum of the metrics of all processes is reused."""
     log_repeat_interval: Annotated[float, "seconds", "DURATION", duration(0, 86_400)] = 60.0
     """Log a recurring problem at most once per interval, with a repeat count. 0 logs every occurrence."""
+    log_repeat_events: Count = 256
+    """Maximum kinds of events whose last occurrence is remembered for log_repeat_interval. Beyond it, the oldest is
+    forgotten."""
+    log_repeat_check_interval: Seconds = 1.0
+    """Interval at which it is checked whether the repeat count of an event has to be logged."""
+    worker_log_line_bytes: Bytes = 65_536
+    """Maximum length of a line that a worker writes to the supervisor. Longer lines are cut."""
+
+    # supervisor: start, reload, stop
+    restart_min_delay: Seconds = 0.1
+    """Delay before a worker or private broker that ended is started again. It doubles with each end."""
+    restart_max_delay: Seconds = 30.0
+    """Maximum delay before a worker or private broker is started again."""
+    restart_reset_time: Seconds = 60.0
+    """Lifetime of a child after which its next restart waits for restart_min_delay only."""
+    start_attempts: Count = 5
+    """Ends of a worker or the private broker before all workers are ready, after which the start fails."""
+    worker_heartbeat_interval: Seconds = 1.0
+    """Interval at which a worker sends a heartbeat to the supervisor."""
+    worker_missed_heartbeats: Count = 3
+    """Missed heartbeats in a row after which a worker counts as unresponsive for systemd."""
+    worker_heartbeat_timeout: Seconds = 10.0
+    """Time without a heartbeat after which a worker is killed and replaced."""
+    worker_start_timeout: Seconds = 60.0
+    """Maximum time from the start of a worker to its first heartbeat. After it, the worker is killed."""
+    reload_timeout: Seconds = 30.0
+    """Maximum time until the new workers of a reload are ready. After it, the previous configuration stays in force."""
+    drain_check_interval: Seconds = 0.25
+    """Interval at which a draining worker checks whether all clients are gone."""
+    drain_broker_timeout: Seconds = 3600.0
+    """Maximum time that a drained worker waits for an unreachable broker to store resume positions. After it, the
+    worker ends."""
+    draining_pools: Count = 3
+    """Maximum worker pools that drain at once. Older ones are stopped."""
+    stop_publish_timeout: Seconds = 4.0
+    """Maximum time at a stop for workers to publish the messages that they have accepted. The close of clients
+    follows."""
+    stop_timeout: Seconds = 4.0
+    """Maximum time at a stop for workers to close their clients and end. After it, they are killed."""
+    stop_probe_share: Share = 0.22
+    """Part of stop_timeout until which a worker waits for messages that other workers have published."""
+    stop_close_share: Share = 0.75
+    """Part of stop_timeout until which a worker waits for its clients to close."""
+    stop_save_share: Share = 0.82
+    """Part of stop_timeout until which a worker waits for the broker to store resume positions."""
+    stop_chat_log_share: Share = 0.05
+    """Maximum time that a stopping worker waits for the lock of the chat log, as a part of stop_timeout."""
+    kill_timeout: Seconds = 0.5
+    """Maximum time until the end of a killed process is noticed."""
+    private_broker_stop_timeout: Seconds = 1.5
+    """Maximum time at a stop for the private broker to end. After it, the private broker is killed."""
+    auto_maxmemory_share: Share = 0.25
+    """Share of the memory of the host or container that redis_maxmemory is if it is auto."""
+    auto_maxmemory_min: Bytes = 67_108_864
+    """Minimum of redis_maxmemory if it is auto."""
+    data_dir_lock_timeout: Seconds = 2.0
+    """Maximum time that a start waits for a previous private broker to release the data directory. After it, the start
+    fails."""

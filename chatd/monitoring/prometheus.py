@@ -115,9 +115,9 @@ class Meter:
         self._config = config
         self._measure = measure
         self._file: MetricsFile | None = None
-        self._writing = Periodic(reactor, config.metrics_seconds, self._tick, "writing metrics")
+        self._writing = Periodic(reactor, config.metrics_write_interval, self._tick, "writing metrics")
         self._due = 0.0
-        self._sum = SingleFlight(reactor, self._add_up, config.metrics_kept_seconds)
+        self._sum = SingleFlight(reactor, self._add_up, config.metrics_ttl)
 
     def start(self) -> None:
         """Open the files and start writing. Log it if that is not possible."""
@@ -156,7 +156,7 @@ class Meter:
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
-        late, self._due = now - self._due, now + self._config.metrics_seconds
+        late, self._due = now - self._due, now + self._config.metrics_write_interval
         self._call_measure(late)
         if self._file is not None:
             self._file.write()

@@ -16,7 +16,6 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from chatd.config.tuning import HISTORY_PAGE
 from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.json_line import encode
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition, rfc3339_ms
@@ -27,6 +26,8 @@ LARGEST = 2**53 - 1
 REF_LENGTH = 64
 ID_LENGTH = 64
 EPOCH_LENGTH = 64
+HISTORY_PAGE = 1000
+"""Maximum messages of history in one answer."""
 _AROUND = 4096  # bytes of a request beside its text
 
 Ref = Annotated[int, Meta(ge=-LARGEST, le=LARGEST)] | Annotated[str, Meta(max_length=REF_LENGTH)]

@@ -83,7 +83,9 @@ class Hub:
         self._config = config
         self._clock = clock
         self._entries: dict[str, _RoomEntry] = {}
-        self._listing = SingleFlight(clock, bus.presence.list_rooms, config.rooms_seconds, rest=config.rooms_rest)
+        self._listing = SingleFlight(
+            clock, bus.presence.list_rooms, config.room_list_ttl, rest=config.room_list_ttl_factor
+        )
         self._keyed: dict[str, tuple[Room, Subscriber]] = {}
         self._superseded: set[str] = set()  # whose key another connection claimed, until they have left
         self._pending_rooms: list[Room] = []
@@ -91,10 +93,12 @@ class Hub:
         self._now = now
         self._received_at: list[int] = []  # by this worker, in milliseconds: the first message of each batch
         self._broadcasts = Pacer(clock, config.flush_interval, self._broadcast)
-        self._lost = Tally(clock, config.report_seconds, log, LOST_SAYS, {"messages": LOST_MESSAGES})
-        self._maybe_lost = Tally(clock, config.report_seconds, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
-        self._contested = Tally(clock, config.report_seconds, log, CONTESTED_SAYS)
-        self._saving = Periodic(clock, config.place_seconds, self._save_positions, "saving resume positions")
+        self._lost = Tally(clock, config.client_report_interval, log, LOST_SAYS, {"messages": LOST_MESSAGES})
+        self._maybe_lost = Tally(clock, config.client_report_interval, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
+        self._contested = Tally(clock, config.client_report_interval, log, CONTESTED_SAYS)
+        self._saving = Periodic(
+            clock, config.resume_position_write_interval, self._save_positions, "saving resume positions"
+        )
         self._marking: Any = None
         bus.listener = self
 
@@ -265,7 +269,7 @@ class Hub:
         batches: list[Batch] = []
         size, unread, older = 0, start < end, False
         while unread and after < end and size < config.max_send_buffer:
-            most = min(config.history_bytes, config.max_send_buffer - size)
+            most = min(config.history_read_bytes, config.max_send_buffer - size)
             read, unread = await self.bus.history.read_back(name, top.epoch, end, after, most)
             for batch in read:
                 older = older or oldest < start >= batch.first
@@ -398,17 +402,17 @@ class Hub:
 
     def _save_batch(self, subscribers: list[tuple[Room, Subscriber]]) -> None:
         """Save the positions of some subscribers now, and of the others in later turns."""
-        for room, subscriber in subscribers[: self._config.places]:
+        for room, subscriber in subscribers[: self._config.resume_positions_per_write]:
             if subscriber.id in self._keyed:
                 with log.failuresHandled("the resume position of {subscriber} was not saved", subscriber=subscriber.id):
                     self._save_position(room, subscriber)
-        if rest := subscribers[self._config.places :]:
+        if rest := subscribers[self._config.resume_positions_per_write :]:
             self._clock.callLater(0, self._save_batch, rest)
 
     def _mark_later(self) -> None:
         """Report positions to subscribers before they are saved, if they are few."""
-        if self._marking is None and 0 < len(self._keyed) <= self._config.marked_members:
-            self._marking = self._clock.callLater(self._config.mark_seconds, self._mark)
+        if self._marking is None and 0 < len(self._keyed) <= self._config.resume_position_prompt_subscribers:
+            self._marking = self._clock.callLater(self._config.resume_position_send_delay, self._mark)
 
     def _mark(self) -> None:
         self._marking = None

@@ -14,11 +14,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
-from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.monitoring.metrics import GAPS_FILLED, HELD_BYTES
 from chatd.protocol.message import UNBEGUN, Batch, HistoryRange, OffsetGap, PresenceEvent, StreamPosition
 
 log = Logger()
+
+EPOCHS_KNOWN = 4
+"""Maximum ended epochs whose last position is remembered, per room and per client in recovery.
+
+Uncertain batches are published again within seconds, so this is how often a broker may be lost meanwhile.
+"""
 
 Read = Callable[[StreamPosition | None, int], "Deferred[HistoryRange]"]
 """Reads about so many bytes of the history after a position; without one only the newest position."""
@@ -162,7 +167,7 @@ class Ordering:
         self._sure = 0  # how many of them arrived before the history was asked for
         self._overflowed = False  # more has arrived since then than may be held
         self._presence: list[tuple[StreamPosition, PresenceEvent]] = []  # they wait for messages before them
-        self.repeats = Repeats(config.publishers_known)
+        self.repeats = Repeats(config.publishers_per_room)
         """Repeated batches; recoveries, which read history on their own, use it too."""
 
     @property
@@ -236,7 +241,7 @@ class Ordering:
         while waiting:
             after, event = waiting[0]
             early = self._reading is not None or (after.epoch == cursor.epoch and after.offset > cursor.offset)
-            if early and len(waiting) <= self._config.presence_held:
+            if early and len(waiting) <= self._config.held_presence_events:
                 return
             del waiting[0]
             self._out(event, None)
@@ -246,7 +251,7 @@ class Ordering:
     def _read_history(self, after: StreamPosition | None) -> "Deferred[HistoryRange]":
         self._sure = len(self._held)
         self._overflowed = False
-        self._reading = reading = self._read(after, self._config.history_bytes)
+        self._reading = reading = self._read(after, self._config.history_read_bytes)
 
         def done(result: object) -> object:
             self._reading = None
@@ -304,7 +309,7 @@ class Ordering:
     def _hold(self, batch: Batch) -> None:
         """Hold a batch back, within the bounds of the room and the worker; beyond them history is read again."""
         config = self._config
-        if self._held_bytes < config.held_bytes and HELD_BYTES.value < config.held_total_bytes:
+        if self._held_bytes < config.gap_buffer_bytes_per_room and HELD_BYTES.value < config.gap_buffer_bytes:
             self._held.append(batch)
             self._count_held(self._held_bytes + batch.size)
         else:

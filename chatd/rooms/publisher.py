@@ -177,7 +177,7 @@ class Publisher:
         )  # kept meanwhile; of what was in the window
         self._logged: list[Deferred[None]] = []
         self._waiting: dict[str, Sender] = {}
-        self.departed = SlowedClients(config.left_bytes)
+        self.departed = SlowedClients(config.disconnected_unpublished_bytes)
         """Waiting senders that have disconnected, and their messages."""
         self._change: Any = None  # the timer that resumes them
         self._holding = False
@@ -286,7 +286,7 @@ class Publisher:
             try:
                 write()
             except LogBusy:
-                self._retry = self._clock.callLater(self._config.log_retry_seconds, self._try_again)
+                self._retry = self._clock.callLater(self._config.chat_log_lock_retry_delay, self._try_again)
 
     def _try_again(self) -> None:
         self._retry = None

@@ -140,7 +140,7 @@ class Recovery:
         self._read = read
         self._tail = tail
         self._ordering = ordering
-        self._repeats = Repeats(config.publishers_known)  # of what it reads, which may be long ago
+        self._repeats = Repeats(config.publishers_per_room)  # of what it reads, which may be long ago
         self._live = live
         self._losses = losses
         self._slow = slow
@@ -162,8 +162,10 @@ class Recovery:
     def _most(self) -> int:
         """Return about how many bytes to send at once: fewer while too much waits for all clients."""
         config = self._config
-        most = min(config.history_bytes, config.max_send_buffer)
-        return min(most, config.crowded_step) if SEND_BUFFER_BYTES.value > config.worker_send_buffers else most
+        most = min(config.history_read_bytes, config.max_send_buffer)
+        return (
+            min(most, config.reduced_recovery_bytes) if SEND_BUFFER_BYTES.value > config.worker_send_buffers else most
+        )
 
     def stop(self) -> None:
         """Stop, because the subscriber has left."""

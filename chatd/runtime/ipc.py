@@ -47,7 +47,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """The state of a worker, every ``worker_heartbeat_seconds``. A worker that sends none is frozen."""
+    """The state of a worker, every ``worker_heartbeat_interval``. A worker that sends none is frozen."""
 
     clients: int = 0
     rooms: int = 0

@@ -22,5 +22,5 @@ def max_worker_connections(config: Config, files: int) -> int:
     """
     most = config.connections_per_worker
     if files:
-        most = min(most, files - config.spare_descriptors - config.full_house_margin)
+        most = min(most, files - config.reserved_open_files - config.rejected_connections_margin)
     return max(1, most)

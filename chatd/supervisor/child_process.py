@@ -46,8 +46,8 @@ class Backoff:
     def wait(self, lived: float) -> float:
         """Return the seconds to wait after a child that lived so many seconds."""
         config = self._config
-        if lived >= config.restart_healthy_seconds:
+        if lived >= config.restart_reset_time:
             self.failures = 0
-        wait: float = config.restart_first_seconds * 2 ** min(self.failures, 30)
+        wait: float = config.restart_min_delay * 2 ** min(self.failures, 30)
         self.failures += 1
-        return min(wait, config.restart_most_seconds)
+        return min(wait, config.restart_max_delay)

@@ -83,7 +83,7 @@ class PrivateBroker:
         self._config = config
         self._ended = ended
         self._backoff = Backoff(config)
-        self._state = DataDir(config.data_dir, config.state_lock_seconds) if config.data_dir else None
+        self._state = DataDir(config.data_dir, config.data_dir_lock_timeout) if config.data_dir else None
         self._directory = ""
         self._directory_lock = -1
         self._process: Any = None
@@ -142,7 +142,7 @@ class PrivateBroker:
             self._clean_up(stopped)
         else:
             self._signal("TERM")
-            kill = self._reactor.callLater(self._config.broker_stop_seconds, self._signal, "KILL")
+            kill = self._reactor.callLater(self._config.private_broker_stop_timeout, self._signal, "KILL")
             stopped.addCallback(lambda _: kill.cancel() if kill.active() else None)
         return stopped
 
@@ -210,7 +210,7 @@ def memory_of(config: Config) -> int:
     """Return how many bytes of memory the private broker may use."""
     if config.redis_maxmemory != "auto":
         return bytes_of(config.redis_maxmemory)
-    return max(config.memory_least, available_memory() // config.memory_part)
+    return max(config.auto_maxmemory_min, int(available_memory() * config.auto_maxmemory_share))
 
 
 def _fits(directory: str) -> bool:

@@ -42,7 +42,7 @@ class WorkerPools:
         self._preparing: WorkerPool | None = None
         self._draining: list[WorkerPool] = []
         self._checking = Periodic(
-            reactor, config.worker_heartbeat_seconds, self._check_heartbeats, "checking the heartbeats of workers"
+            reactor, config.worker_heartbeat_interval, self._check_heartbeats, "checking the heartbeats of workers"
         )
         self.heartbeats_checked: Callable[[], None] = lambda: None
         """Called after each check."""
@@ -79,7 +79,7 @@ class WorkerPools:
         self._draining.append(old)
         old.drain()
         old.ended().addCallback(lambda _: self._draining.remove(old))
-        for pool in self._draining[: -config.draining_most]:  # each of them uses memory
+        for pool in self._draining[: -config.draining_pools]:  # each of them uses memory
             pool.send(STOP)
 
     async def stop(self) -> None:
@@ -91,14 +91,14 @@ class WorkerPools:
         config, workers = self._serving.config, all_workers(pools)
         for worker in workers:
             worker.send(HOLD)
-        await self._wait([worker.publishing_stopped for worker in workers], config.hold_seconds)
+        await self._wait([worker.publishing_stopped for worker in workers], config.stop_publish_timeout)
         for worker in workers:
             worker.send(STOP)
-        await self._wait([worker.ended for worker in workers], config.stop_seconds)
+        await self._wait([worker.ended for worker in workers], config.stop_timeout)
         left = all_workers(pools)
         for pool in pools:
             pool.kill()
-        await self._wait([worker.ended for worker in left], config.kill_seconds)
+        await self._wait([worker.ended for worker in left], config.kill_timeout)
 
     async def _wait(self, deferreds: "list[Deferred[None]]", seconds: float) -> None:
         """Wait until all have fired, or until the time is over."""

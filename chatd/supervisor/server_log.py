@@ -160,7 +160,9 @@ class ServerLog:
         self._level = LogLevel.levelWithName(config.log_level)
         self._with_time = True
         self._write: Callable[[LogEvent], Any] = self._stream(sys.stderr)  # until ``open``
-        self._repeated = RepeatedEvents(self._log, config.log_repeat_interval, config.log_kinds, reactor.seconds)
+        self._repeated = RepeatedEvents(
+            self._log, config.log_repeat_interval, config.log_repeat_events, reactor.seconds
+        )
 
     def configure(self, config: Config) -> None:
         """Apply a new configuration."""

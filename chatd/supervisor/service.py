@@ -65,8 +65,8 @@ class ChatService(Service):
         self._log_flushing: Periodic | None = None
         if server_log is not None:
             flush = server_log.flush_old
-            self._log_flushing = Periodic(reactor, config.log_look_seconds, flush, "logging repeated events")
-        self._ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
+            self._log_flushing = Periodic(reactor, config.log_repeat_check_interval, flush, "logging repeated events")
+        self._ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
         self._new_ports: ListeningSockets | None = None  # of a reload in progress
         self._open_files = 0
         self._has_terminal = False
@@ -137,7 +137,7 @@ class ChatService(Service):
 
     def _broker_ended(self, times: int, why: str) -> None:
         started = self._worker_pools is not None and self._worker_pools.all_ready.called
-        if not started and times >= self._config.start_tries:
+        if not started and times >= self._config.start_attempts:
             self._give_up(f"the private broker ended {times} times before the workers were ready: {why}")
 
     def _not_started(self, failure: Failure) -> None:
@@ -200,7 +200,7 @@ class ChatService(Service):
         try:
             config = self._changed(self._reread())
             check_log(config.chat_log)
-            ports = self._new_ports = ListeningSockets(config.listen, config.workers, config.accept_backlog)
+            ports = self._new_ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
             ports.bind(self._ports)
         except BadValue as error:
             self._not_reloaded(str(error))

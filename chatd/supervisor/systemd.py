@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from chatd.config.tuning import NOTIFY_END_SECONDS, NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
 from chatd.runtime.ipc import Heartbeat
 from chatd.supervisor.reload import WorkerPools
 from chatd.supervisor.worker_pool import WorkerProcess
@@ -23,6 +22,14 @@ log = Logger()
 
 START_SECONDS = 30.0
 """By how much a start that has not ended extends systemd's timeout, each time."""
+NOTIFY_SECONDS = 1.0
+"""Maximum time for which a change of state is sent again while systemd's queue is full."""
+NOTIFY_RETRY_SECONDS = 0.05
+"""Interval at which it is sent again."""
+NOTIFY_KEPT = 16
+"""Maximum changes of state that wait for systemd's queue. Beyond it, the oldest is dropped."""
+NOTIFY_END_SECONDS = 0.05
+"""Maximum time that the end of the process waits for systemd's queue."""
 
 
 class SystemdNotifier:

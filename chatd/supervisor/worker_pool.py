@@ -141,7 +141,7 @@ class WorkerProcess(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Read lines: reports from standard output, and a traceback of Python's from standard error."""
         *lines, rest = (self._received[childFD] + data).split(b"\n")
-        self._received[childFD] = rest[-self._pool.config.relayed_line_bytes :]
+        self._received[childFD] = rest[-self._pool.config.worker_log_line_bytes :]
         for line in lines:
             if childFD == 1:
                 with log.failuresHandled("handling a report of worker {number} failed", number=self.number):
@@ -206,7 +206,8 @@ class WorkerPool:
         self.ready: Deferred[None] = Deferred()
         """Fires when all workers have been ready for the first time.
 
-        Fails with NotReady if a worker ends before that: at once in a prepared pool, else after ``start_tries`` ends.
+        Fails with NotReady if a worker ends before that: at once in a prepared pool, else after
+        ``start_attempts`` ends.
         """
         self._reactor = reactor
         self._ports = ports
@@ -226,7 +227,7 @@ class WorkerPool:
 
     def prepare(self) -> "Deferred[None]":
         """Start all workers, but let none listen. Return ``ready``."""
-        seconds = self.config.reload_seconds
+        seconds = self.config.reload_timeout
         why = f"the new workers were not ready within {seconds:g} s"
         self._timeout = self._reactor.callLater(seconds, self._fail, why)
         for number in self._backoffs:
@@ -244,8 +245,10 @@ class WorkerPool:
         self.stop_replacing()
         self.send(DRAIN)
         config = self.config
-        seconds = config.drain_timeout + config.close_seconds + config.head_seconds + config.unsaved_seconds
-        seconds += config.hold_seconds + config.stop_seconds
+        seconds = (
+            config.drain_timeout + config.close_timeout + config.client_header_timeout + config.drain_broker_timeout
+        )
+        seconds += config.stop_publish_timeout + config.stop_timeout
         killing = self._reactor.callLater(seconds, self.kill)
         self.ended().addCallback(lambda _: killing.cancel() if killing.active() else None)
 
@@ -276,7 +279,7 @@ class WorkerPool:
     @property
     def responsive(self) -> bool:
         """Whether there are workers, and all of them have sent a heartbeat lately."""
-        most = self.config.worker_heartbeats_missed
+        most = self.config.worker_missed_heartbeats
         return bool(self.workers) and all(worker.missed_heartbeats <= most for worker in self.workers.values())
 
     def check_heartbeats(self) -> None:
@@ -284,8 +287,8 @@ class WorkerPool:
         config = self.config
         for worker in list(self.workers.values()):
             worker.missed_heartbeats += 1
-            limit = config.frozen_seconds if worker.heartbeat is not None else config.start_seconds
-            if worker.missed_heartbeats * config.worker_heartbeat_seconds > limit and not worker.ended.called:
+            limit = config.worker_heartbeat_timeout if worker.heartbeat is not None else config.worker_start_timeout
+            if worker.missed_heartbeats * config.worker_heartbeat_interval > limit and not worker.ended.called:
                 log.error("{name} sent no heartbeat for {limit:g} s and is killed", name=worker.name, limit=limit)
                 worker.missed_heartbeats = 0
                 worker.kill()
@@ -349,7 +352,7 @@ class WorkerPool:
         WORKER_RESTARTS.value += 1
         backoff = self._backoffs[worker.number]
         wait = backoff.wait(self._reactor.seconds() - worker.started if worker.heartbeat is not None else 0.0)
-        if not self.ready.called and backoff.failures >= self.config.start_tries:
+        if not self.ready.called and backoff.failures >= self.config.start_attempts:
             why = f"worker {worker.number} ended {backoff.failures} times before all were ready: {worker.reason}"
             self._fail(why)
             return

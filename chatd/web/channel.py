@@ -72,7 +72,7 @@ class Request(WebRequest):
             self._refuse(refused)
             return
         if length or self.requestHeaders.hasHeader(b"transfer-encoding"):
-            late = site.config.body_seconds
+            late = site.config.client_body_timeout
             self._late = site.connections.timers.callLater(late, self._refuse, too_late())
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -156,7 +156,7 @@ class Channel(CountedBacklog, HTTPChannel):
     def connectionMade(self) -> None:
         """Register the connection, on the transport that the listener hands over."""
         super().connectionMade()
-        self.MAX_LENGTH = self.site.config.head_bytes  # of a line
+        self.MAX_LENGTH = self.site.config.client_header_size  # of a line
         peer = address_of(self.transport)
         self.site.channels.add(self, self.site.connections.proxies.counted(peer))
 
@@ -179,11 +179,11 @@ class Channel(CountedBacklog, HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Handle data; a head that has begun must end in time."""
         if not self._busyReceiving:
-            self._slice = self.site.config.slice_requests
+            self._slice = self.site.config.http_requests_per_turn
         super().dataReceived(data)
         begun = self.line_mode and not self.paused and (self._head_size or self._buffer)
         if begun and self._late is None:
-            seconds = self.site.config.head_seconds
+            seconds = self.site.config.client_header_timeout
             self._late = self.site.connections.timers.callLater(seconds, self.refuse, too_late())
 
     def lineReceived(self, line: bytes) -> None:
@@ -191,8 +191,8 @@ class Channel(CountedBacklog, HTTPChannel):
         first = not self._head_size
         self._head_size += len(line) + len(self.delimiter)
         try:
-            if self._head_size > self.site.config.head_bytes:
-                raise head_too_large(self.site.config.head_bytes)
+            if self._head_size > self.site.config.client_header_size:
+                raise head_too_large(self.site.config.client_header_size)
             if line:
                 match_line(line, first=first)
                 line = quote_target(line) if first else line
@@ -200,7 +200,7 @@ class Channel(CountedBacklog, HTTPChannel):
             self.refuse(refused)
             return
         if not line:
-            self._slice -= self._head_size // self.site.config.slice_bytes
+            self._slice -= self._head_size // self.site.config.http_bytes_per_step
             self._head_size = 0
             if self._late is not None:
                 self._late.cancel()
@@ -209,7 +209,7 @@ class Channel(CountedBacklog, HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that is longer than a head may be."""
-        self.refuse(head_too_large(self.site.config.head_bytes))
+        self.refuse(head_too_large(self.site.config.client_header_size))
 
     def allHeadersReceived(self) -> None:
         """Start to read the body. Refuse trailers: Twisted parses them in another way than a proxy may."""
@@ -250,7 +250,7 @@ class Channel(CountedBacklog, HTTPChannel):
         A chunked body is handled in slices, because a chunk costs the same however small.
         """
         chunked = self.length is None and not self._handlingRequest
-        size = self.site.config.slice_bytes if chunked else len(data)
+        size = self.site.config.http_bytes_per_step if chunked else len(data)
         super().rawDataReceived(data[:size])
         if len(data) > size:
             self._buffer += data[size:]
@@ -335,14 +335,14 @@ class Channel(CountedBacklog, HTTPChannel):
     def _look_later(self, before: int, since: float) -> None:
         """Check later whether the client has read something; since then it has read nothing."""
         config = self.site.config
-        wait = min(config.http_unread_look_seconds, since + config.http_unread_seconds - self.site.reactor.seconds())
+        wait = min(config.http_send_check_interval, since + config.http_send_timeout - self.site.reactor.seconds())
         self._unread = self.site.connections.timers.callLater(wait, self._look, before, since)
 
     def _look(self, before: int, since: float) -> None:
         now, has = self.site.reactor.seconds(), self.acknowledged
         if has > before:
             self._look_later(has, now)
-        elif now < since + self.site.config.http_unread_seconds:
+        elif now < since + self.site.config.http_send_timeout:
             self._look_later(before, since)
         else:
             REFUSED["unread"].value += self.paused
@@ -403,5 +403,5 @@ class Channel(CountedBacklog, HTTPChannel):
         site = self.site
         if head is not None:
             refused = spread_retry(head, refused, site.config)
-        refusal = Refusal(refused, site.connections.timers, site.config.close_seconds, site.channels)
+        refusal = Refusal(refused, site.connections.timers, site.config.close_timeout, site.channels)
         hand_over(self.transport, refusal)

@@ -166,7 +166,7 @@ def allow_preflight(request: Request) -> None:
 
 def spread_retry(head: RequestHead, refused: Refused, config: Config) -> Refused:
     """Return the error for the client of a request; clients that retry by themselves do so at random times."""
-    return refused_to(head, refused, lambda: uniform(0, config.retry_seconds))
+    return refused_to(head, refused, lambda: uniform(0, config.retry_after))
 
 
 @implementer(IHalfCloseableProtocol)

@@ -106,7 +106,7 @@ class RoomPages:
             describe(request, shown)
             return b""
         if heartbeat is None:
-            heartbeat = self._config.heartbeat_seconds if shown.beats else 0
+            heartbeat = self._config.stream_heartbeat_interval if shown.beats else 0
         address = self._enter(request, target.room)
         self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
         following = StreamingResponse(request, self._connections, shown, heartbeat)
@@ -207,7 +207,7 @@ class RoomPages:
             raise unavailable(BUS_AWAY.reason)
         timers: Any = self._connections.timers
         try:
-            return await answer.addTimeout(self._config.join_seconds, timers)
+            return await answer.addTimeout(self._config.subscribe_timeout, timers)
         except (NotPublished, TimeoutError):
             raise unavailable(BUS_AWAY.reason) from None
 

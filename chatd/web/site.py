@@ -196,12 +196,12 @@ class Site(WebSite):
         self.connections = connections
         self.config = connections.config
         page = Page()
-        probe = SingleFlight(reactor, shards.probe, self.config.ready_kept_seconds)
+        probe = SingleFlight(reactor, shards.probe, self.config.readiness_ttl)
         answers = Answers(shards, probe, RoomPages(shards, connections, page), page, meter)
         super().__init__(
             answers,
             requestFactory=Request,
-            timeout=self.config.http_idle_seconds,
+            timeout=self.config.http_keepalive_timeout,
             reactor=reactor,
             parsePOSTFormSubmission=False,  # not needed, and multipart takes 1 ms for each 1.5 KB of it
         )

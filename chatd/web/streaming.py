@@ -53,7 +53,7 @@ class StreamingResponse(SendBuffer, Protocol):
         self._drop: Timer | None = None
         self.max_send_buffer = self._config.max_send_buffer
         self.worker_send_buffers = self._config.worker_send_buffers
-        self.crowded_backlog = self._config.crowded_backlog
+        self.reduced_send_buffer = self._config.reduced_send_buffer
         self.transport = self._request.channel.transport  # to ask how much was written; it is not ours yet
         self.prepare()
 
@@ -67,7 +67,7 @@ class StreamingResponse(SendBuffer, Protocol):
         timers: Any = self._connections.timers
         joined = maybeDeferred(session.join)
         if not joined.called:
-            joined.addTimeout(self._config.join_seconds, timers)
+            joined.addTimeout(self._config.subscribe_timeout, timers)
         joined.addCallbacks(self._open, self._not_joined).addErrback(self._failed)
 
     def _open(self, _: object) -> None:
@@ -85,7 +85,7 @@ class StreamingResponse(SendBuffer, Protocol):
         head, self._request = _head(self._request, self._stream), None
         self.attach()
         _keep_alive(self.transport, self._config)
-        self.write(head + self._stream.beginning(uniform(1, self._config.retry_seconds)))
+        self.write(head + self._stream.beginning(uniform(1, self._config.retry_after)))
         self.open_out()
         if self._beat_seconds:
             self._beat_later()
@@ -127,12 +127,12 @@ class StreamingResponse(SendBuffer, Protocol):
             self.send(self._stream.heartbeat)
 
     def _look_later(self) -> None:
-        self._watch = self._connections.timers.callLater(self._config.keepalive_seconds, self._look_for_life)
+        self._watch = self._connections.timers.callLater(self._config.tcp_keepalive_time, self._look_for_life)
 
     def _look_for_life(self) -> None:
         """Drop a client that vanished while data was on its way to it; the kernel takes a quarter of an hour."""
         self._look_later()
-        if self.is_unheard(self._config.vanished_seconds, self._config.keepalive_probes):
+        if self.is_unheard(self._config.vanished_seconds, self._config.tcp_keepalive_probes):
             self.transport.abortConnection()
 
     def became_slow(self) -> None:
@@ -164,10 +164,10 @@ class StreamingResponse(SendBuffer, Protocol):
         if self._request is not None and close_code != RESTARTING:  # else it is closed once it is open
             self._refuse(refused_by(close_code))
         elif self.opened:
-            again = come_back_after(close_code, self._config.retry_seconds, uniform)
+            again = come_back_after(close_code, self._config.retry_after, uniform)
             self.write(self._stream.close_code(close_code, again) + self._stream.end)
             self._shut()
-            self._drop = self.hang_up(self._connections.timers, self._config.close_seconds)
+            self._drop = self.hang_up(self._connections.timers, self._config.close_timeout)
 
     def _shut(self) -> None:
         """Stop delivering, and record how far the client has come."""
@@ -217,9 +217,9 @@ def _head(request: Request, stream: Stream) -> bytes:
 def _keep_alive(transport: Any, config: Config) -> None:
     """Set the kernel's keepalive, which detects a client that vanished while no data was on its way to it."""
     options = (
-        (socket.TCP_KEEPIDLE, config.keepalive_seconds),
-        (socket.TCP_KEEPINTVL, config.keepalive_again_seconds),
-        (socket.TCP_KEEPCNT, config.keepalive_probes),
+        (socket.TCP_KEEPIDLE, config.tcp_keepalive_time),
+        (socket.TCP_KEEPINTVL, config.tcp_keepalive_interval),
+        (socket.TCP_KEEPCNT, config.tcp_keepalive_probes),
     )
     try:
         handle = innermost(transport).getHandle()

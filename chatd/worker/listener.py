@@ -63,7 +63,9 @@ class IncomingConnection(Protocol):
         if self.factory.is_overloaded(self, peer):
             self._drop("crowded")
             return
-        self._late = self.factory.connections.timers.callLater(self.factory.config.head_seconds, self._refuse_late)
+        self._late = self.factory.connections.timers.callLater(
+            self.factory.config.client_header_timeout, self._refuse_late
+        )
 
     def dataReceived(self, data: bytes) -> None:
         """Gather the head; decide when it is whole, or can't become so."""
@@ -75,7 +77,7 @@ class IncomingConnection(Protocol):
         searched = max(0, len(self._head) - len(HEAD_END) + 1)
         self._head += data
         end = self._head.find(HEAD_END, searched)
-        limit = self.factory.config.head_bytes
+        limit = self.factory.config.client_header_size
         if end < 0 and CONTROL.search(data):
             self._refuse(bad_request("not HTTP: a control character"))
         elif end + len(HEAD_END) > limit or (end < 0 and len(self._head) > limit):
@@ -124,7 +126,7 @@ class IncomingConnection(Protocol):
         if not charged:
             peer = factory.connections.proxies.counted(address_of(self.transport))
             factory.connections.limits.charge(peer, 1, exposed=self.exposed)
-        timers, seconds = factory.connections.timers, factory.config.close_seconds
+        timers, seconds = factory.connections.timers, factory.config.close_timeout
         self._hand_over(Refusal(refused, timers, seconds, factory.waiting), b"")
 
     def evict(self) -> None:
@@ -206,13 +208,15 @@ class ListenerFactory(Factory):
 
     def is_overloaded(self, connection: IncomingConnection, peer: str) -> bool:
         """Register a connection from a peer, unless there are too many even to answer it; return whether there are."""
-        if self.count >= self._most + self.config.full_house_margin:
+        if self.count >= self._most + self.config.rejected_connections_margin:
             return True
         counted = self.connections.proxies.counted(peer)
         if connection.exposed and counted and self.connections.limits.crowded(counted):
             return True
         self.waiting.add(connection, counted)
-        if len(self.waiting) > max(self.config.waiting_least, self._most * self.config.waiting_share):
+        if len(self.waiting) > max(
+            self.config.unidentified_connections_min, self._most * self.config.unidentified_connections_share
+        ):
             oldest = next(iter(self.waiting))
             if isinstance(oldest, IncomingConnection):
                 oldest.evict()

@@ -175,7 +175,7 @@ class Worker:
         self._assignment = assignment
         self._config = config
         name = secrets.token_hex(5)
-        self._supervisor_pipe = SupervisorPipe(self, config.relayed_line_bytes)
+        self._supervisor_pipe = SupervisorPipe(self, config.worker_log_line_bytes)
         self._chat_log = _chat_log(config)
         self._shards = self._make_shards(name)
         self._watched: list[WatchedFiles] = []
@@ -184,15 +184,19 @@ class Worker:
             reactor, self._shards.hub, config, name, token_verifier=self._token_verifier(), most=most
         )
         if config.ban_list:
-            self._watched.append(WatchedFiles([config.ban_list], self._read_bans, config.watch_looks))
+            self._watched.append(WatchedFiles([config.ban_list], self._read_bans, config.file_unstable_checks))
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         if most < config.worker_connections:
             log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
         self._listener = ListenerFactory(reactor, self._connections, site, config, most)
-        self._log_check = Periodic(reactor, config.log_check_seconds, self._chat_log.check, "looking for the chat log")
-        self._heartbeat = Periodic(reactor, config.worker_heartbeat_seconds, self._say_heartbeat, "sending a heartbeat")
-        self._watching = Periodic(reactor, config.watch_seconds, self._look_at_files, "looking for changed files")
+        self._log_check = Periodic(
+            reactor, config.chat_log_check_interval, self._chat_log.check, "looking for the chat log"
+        )
+        self._heartbeat = Periodic(
+            reactor, config.worker_heartbeat_interval, self._say_heartbeat, "sending a heartbeat"
+        )
+        self._watching = Periodic(reactor, config.file_check_interval, self._look_at_files, "looking for changed files")
         self._ports: list[IListeningPort] = []
         self._ready = False
         self._waiting: Any = None  # the timeout of an order to listen, until it is ready
@@ -231,11 +235,11 @@ class Worker:
             config.auth_key, config.auth_issuer, config.auth_audience, config.auth_revoked, require=config.auth_require
         )
         self._watched.append(
-            WatchedFiles(config.auth_key, partial(self._read_tokens, token_verifier), config.watch_looks)
+            WatchedFiles(config.auth_key, partial(self._read_tokens, token_verifier), config.file_unstable_checks)
         )
         if config.auth_revoked:
             read = partial(self._read_tokens, token_verifier.revoked)
-            self._watched.append(WatchedFiles([config.auth_revoked], read, config.watch_looks))
+            self._watched.append(WatchedFiles([config.auth_revoked], read, config.file_unstable_checks))
         return token_verifier
 
     def start(self) -> None:
@@ -260,7 +264,7 @@ class Worker:
             if self._ready:
                 self.listen()
             else:
-                self._waiting = self._reactor.callLater(self._config.listen_seconds, self.listen)
+                self._waiting = self._reactor.callLater(self._config.listen_delay, self.listen)
         elif order == DRAIN:
             self.drain()
         elif order == HOLD:
@@ -271,7 +275,7 @@ class Worker:
     def listen(self) -> None:
         """Accept connections.
 
-        Until the worker is ready, or ``listen_seconds`` are over, they wait in the queues of its sockets: without a
+        Until the worker is ready, or ``listen_delay`` are over, they wait in the queues of its sockets: without a
         broker it would refuse requests that it could answer a moment later.
         """
         self._stop_waiting()
@@ -291,9 +295,9 @@ class Worker:
             self._stop_listening()
             self._listener.drain()
             self._connections.close_gradually(RESTARTING, self._config.drain_timeout)
-            late = self._reactor.seconds() + self._config.drain_timeout + self._config.close_seconds
+            late = self._reactor.seconds() + self._config.drain_timeout + self._config.close_timeout
             look = partial(self._look_whether_drained, late)
-            self._draining = Periodic(self._reactor, self._config.drained_look_seconds, look, "draining")
+            self._draining = Periodic(self._reactor, self._config.drain_check_interval, look, "draining")
             self._draining.start()
 
     def _look_whether_drained(self, late: float) -> None:
@@ -303,10 +307,14 @@ class Worker:
         reconnect to other workers, where they can join once it is back.
         """
         now, config = self._reactor.seconds(), self._config
-        if self._listener.empty or (now >= late and not self._listener.waiting) or now >= late + config.head_seconds:
+        if (
+            self._listener.empty
+            or (now >= late and not self._listener.waiting)
+            or now >= late + config.client_header_timeout
+        ):
             if self._saved is None:
                 self._saved = self._shards.saved()
-            if self._saved.called or now >= late + config.head_seconds + config.unsaved_seconds:
+            if self._saved.called or now >= late + config.client_header_timeout + config.drain_broker_timeout:
                 self.stop()
             elif self._shards.away and not self._said_unsaved:
                 self._said_unsaved = True
@@ -328,7 +336,7 @@ class Worker:
             self._held = Deferred()
             self._stop_listening()
             self._connections.limits.slowed.publish_now()
-            published = self._shards.hold().addTimeout(self._config.hold_seconds * 0.8, self._reactor)
+            published = self._shards.hold().addTimeout(self._config.stop_publish_timeout * 0.8, self._reactor)
             published.addErrback(lambda _: None).chainDeferred(self._held)
         held: Deferred[None] = Deferred()
         self._held.addCallback(lambda _: held.callback(None))
@@ -347,15 +355,15 @@ class Worker:
         config, began = self._config, self._reactor.seconds()
 
         async def wait(work: "Deferred[Any]", part: float) -> None:
-            late = began + part * config.stop_seconds
+            late = began + part * config.stop_timeout
             await work.addTimeout(max(0.0, late - self._reactor.seconds()), self._reactor).addErrback(lambda _: None)
 
         # What other workers published before they reported PublishingStopped is delivered once the own probe is back.
-        await wait(self._shards.probe(), config.stop_probe_part)
+        await wait(self._shards.probe(), config.stop_probe_share)
         self._shards.broadcast()
-        await wait(self._connections.close_all(self._close_code), config.stop_close_part)
-        await wait(self._shards.saved(), config.stop_save_part)
-        self._chat_log.hurry(config.stop_seconds * config.stop_lock_part)
+        await wait(self._connections.close_all(self._close_code), config.stop_close_share)
+        await wait(self._shards.saved(), config.stop_save_share)
+        self._chat_log.hurry(config.stop_timeout * config.stop_chat_log_share)
         self._shards.stop()
         await self._shards.logged()  # what became of the last messages: they were not published
         self._meter.stop()
@@ -408,15 +416,15 @@ class Worker:
         """
         if not all(watched.loaded for watched in self._watched):
             if not self._stopping:
-                self._reactor.callLater(self._config.watch_seconds, self._try_ready)
+                self._reactor.callLater(self._config.file_check_interval, self._try_ready)
             return
 
         def look(troubles: list[str]) -> None:
-            late = self._reactor.seconds() >= self._began + self._config.shard_wait_seconds
+            late = self._reactor.seconds() >= self._began + self._config.shard_start_timeout
             if not troubles or (late and len(troubles) < len(list(self._shards))):
                 self._say_ready()
             elif not self._stopping:
-                self._reactor.callLater(self._config.bus_retry_first_seconds / 4, self._try_ready)
+                self._reactor.callLater(self._config.redis_reconnect_min_delay / 4, self._try_ready)
 
         self._shards.probe().addCallback(look).addErrback(self._failed)
 
@@ -432,9 +440,9 @@ def _chat_log(config: Config) -> ChatLog:
     return ChatLog(
         config.chat_log,
         log,
-        lock_seconds=config.log_lock_seconds,
-        spin_seconds=config.log_spin_seconds,
-        calm_seconds=config.log_calm_seconds,
+        lock_seconds=config.chat_log_lock_timeout,
+        spin_seconds=config.chat_log_lock_wait,
+        calm_seconds=config.chat_log_settle_time,
         json=config.chat_log_format == "json",
         synced=config.chat_log_sync == "batch",
     )

@@ -54,7 +54,7 @@ def addresses(count: int) -> list[str]:
 
 
 def test_more_busy_addresses_than_are_told_at_once_take_turns() -> None:
-    world = World(limit_reported=1000)
+    world = World(shared_limits_per_report=1000)
     for address in addresses(1500):
         world.come(address, 8)
     told = [{share.address for share in world.table.report()} for _ in range(3)]
@@ -78,7 +78,7 @@ def test_addresses_that_change_nothing_are_not_looked_at(looked: list[str]) -> N
 
 
 def test_the_addresses_that_are_looked_at_in_one_go_are_bounded(looked: list[str]) -> None:
-    world = World(limit_looked=100, limit_reported=100)
+    world = World(shared_limits_per_scan=100, shared_limits_per_report=100)
     for address in addresses(1000):
         world.use(address, 1)
     world.now += 60
@@ -92,7 +92,7 @@ def test_the_addresses_that_are_looked_at_in_one_go_are_bounded(looked: list[str
 
 
 def test_to_make_room_for_a_new_address_no_other_is_looked_at() -> None:
-    world = World(limit_addresses=100)
+    world = World(rate_limit_addresses=100)
     for address in addresses(100):
         world.come(address)
 
@@ -109,14 +109,14 @@ def test_to_make_room_for_a_new_address_no_other_is_looked_at() -> None:
 
 
 def test_the_address_that_was_not_heard_of_for_the_longest_time_is_forgotten_first() -> None:
-    world = World(limit_addresses=3)
+    world = World(rate_limit_addresses=3)
     for address in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1", "192.0.2.4"):
         world.use(address, 1)
     assert sorted(world.table) == ["192.0.2.1", "192.0.2.3", "192.0.2.4"]
 
 
 def test_an_address_that_was_forgotten_is_not_told_of() -> None:
-    world = World(limit_addresses=3)
+    world = World(rate_limit_addresses=3)
     for address in addresses(10):
         world.use(address, 100)
     assert [share.address for share in world.table.report()] == addresses(10)[-3:]

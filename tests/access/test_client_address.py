@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.access.client_address import TrustedProxies
-from chatd.config.tuning import FORWARDED_MOST
+from chatd.access.client_address import FORWARDED_MOST, TrustedProxies
 from chatd.config.values import BadValue
 from chatd.runtime.transports import UNIX, UNIX_PROXY
 from tests.rows import rows

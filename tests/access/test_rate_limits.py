@@ -194,7 +194,7 @@ def test_on_listeners_of_this_host_nothing_is_limited_by_itself() -> None:
 
 
 def test_no_more_addresses_are_kept_than_may_be_and_none_with_connections_is_forgotten() -> None:
-    world = World(replace(CONFIG, limit_addresses=10))
+    world = World(replace(CONFIG, rate_limit_addresses=10))
     for _ in range(3):
         world.limits.connected(A)
     for number in range(100):

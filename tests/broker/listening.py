@@ -159,13 +159,13 @@ class Follower(Ears):
 
 
 FAST: dict[str, Any] = {
-    "bus_tick_seconds": 0.1,
-    "bus_retry_first_seconds": 0.01,
-    "bus_retry_most_seconds": 0.05,
-    "bus_settle_seconds": 0.05,
+    "redis_ping_interval": 0.1,
+    "redis_reconnect_min_delay": 0.01,
+    "redis_reconnect_max_delay": 0.05,
+    "redis_settle_delay": 0.05,
 }
 """What makes outages short."""
-PATIENT = {"bus_silent_ticks": 200}
+PATIENT = {"redis_missed_pings": 200}
 """With FAST, a broker that a busy machine keeps from answering for a moment is not taken for dead."""
 
 

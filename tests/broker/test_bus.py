@@ -327,7 +327,7 @@ class TestBus(Contract, BusTestCase):
     valkey_url: str
 
     async def _make(self, history_size: int = 1000) -> tuple[Bus, Ears]:
-        return await self.ready(self.valkey_url, history_size=history_size, compare_seconds=0.05)
+        return await self.ready(self.valkey_url, history_size=history_size, offset_check_interval=0.05)
 
     make_bus = _make  # type: ignore[assignment]
 
@@ -382,8 +382,8 @@ class TestBus(Contract, BusTestCase):
         server = Server()
         self.addCleanup(server.close)
         server.start()
-        knobs: dict[str, Any] = {"history_bytes": 16_384, "max_send_buffer": 65_536, "flush_interval": 0}
-        bus, _ = await self.ready(server.url, **knobs, bus_tick_seconds=1000)
+        knobs: dict[str, Any] = {"history_read_bytes": 16_384, "max_send_buffer": 65_536, "flush_interval": 0}
+        bus, _ = await self.ready(server.url, **knobs, redis_ping_interval=1000)
         for number in range(300):
             bus.queues.publish("ops", messages(f"{number:04}" + "x" * 1000))
         await bus.queues.flushed()
@@ -472,7 +472,7 @@ class TestBus(Contract, BusTestCase):
         assert (ears.texts(), ears.again, self.said()) == (texts, [], [])
 
     async def test_the_window_closes_and_opens_again(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, window_bytes=1000)
+        bus, ears = await self.ready(self.valkey_url, unconfirmed_publish_bytes=1000)
         seen: list[bool] = []
         for room in "abcdef":
             bus.queues.publish(room, messages("x"))
@@ -561,7 +561,7 @@ class TestBus(Contract, BusTestCase):
     async def test_what_was_said_while_the_link_of_one_was_down_is_filled(self) -> None:
         one, _ = await self.follow(self.valkey_url, "ops", "dev")
         others = self.listening()
-        slow = {"bus_retry_first_seconds": 0.3, "bus_retry_most_seconds": 0.3}
+        slow = {"redis_reconnect_min_delay": 0.3, "redis_reconnect_max_delay": 0.3}
         two, ears = await self.follow(self.valkey_url, "ops", "dev", **slow)
         texts = [str(number) for number in range(60)]
         for text in texts:
@@ -583,7 +583,7 @@ class TestBus(Contract, BusTestCase):
     async def test_the_last_message_that_was_said_while_a_link_was_down_is_had_when_it_is_back(self) -> None:
         one, _ = await self.ready(self.valkey_url)
         others = self.listening()
-        slow = {"bus_retry_first_seconds": 0.3, "bus_retry_most_seconds": 0.3, "compare_seconds": 60}
+        slow = {"redis_reconnect_min_delay": 0.3, "redis_reconnect_max_delay": 0.3, "offset_check_interval": 60}
         two, ears = await self.follow(self.valkey_url, "ops", **slow)
         self.drop(self.listening() - others)
         await ears.until(lambda: two.away)
@@ -592,7 +592,7 @@ class TestBus(Contract, BusTestCase):
         await ears.until(lambda: ears.texts() == ["the last"])
 
     async def test_a_message_that_was_lost_is_filled_when_the_next_one_comes(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60)
+        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=60)
         await bus.queues.publish("ops", messages("one"))
         await ears.until(ears.texts)
         ears.deaf = True
@@ -604,7 +604,7 @@ class TestBus(Contract, BusTestCase):
         assert (ears.texts(), ears.gaps) == (["one", "two", "three", "four"], [])
 
     async def test_a_last_message_that_was_lost_is_found_when_rooms_are_compared(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1)
+        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1)
         ears.deaf = True
         await bus.queues.publish("ops", messages("the last"))
         await ears.until(lambda: ears.missed)
@@ -613,7 +613,7 @@ class TestBus(Contract, BusTestCase):
         assert (ears.texts(), ears.gaps) == (["the last"], [])
 
     async def test_what_cannot_be_read_is_told_as_lost_and_all_else_is_heard(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", "dev", compare_seconds=60)
+        bus, ears = await self.follow(self.valkey_url, "ops", "dev", offset_check_interval=60)
         first = (await bus.queues.publish("ops", messages("one"))).first
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             room, history = f"{self.prefix}:room:ops", f"{self.prefix}:history:{first.epoch}:ops"
@@ -649,7 +649,9 @@ class TestBus(Contract, BusTestCase):
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=60, history_size=3, recent_seconds=0)
+        bus, ears = await self.follow(
+            self.valkey_url, "ops", offset_check_interval=60, history_size=3, recent_history_time=0
+        )
         ears.deaf = True
         for number in range(1, 301):  # the broker trims by the hundred
             first = (await bus.queues.publish("ops", messages(str(number)))).first
@@ -662,7 +664,7 @@ class TestBus(Contract, BusTestCase):
         assert ears.offsets() == list(range(gap.last + 1, 302))
 
     async def test_without_history_what_was_lost_is_told_when_rooms_are_compared(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", compare_seconds=0.1, history_size=0)
+        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1, history_size=0)
         ears.deaf = True
         first = (await bus.queues.publish("ops", messages("one", "two"))).first
         await ears.until(lambda: ears.missed)
@@ -672,7 +674,7 @@ class TestBus(Contract, BusTestCase):
 
     async def test_without_history_the_wait_loses_nothing_when_links_are_cut_under_load(self) -> None:
         one, heard_by_one = await self.ready(self.valkey_url, "ops", history_size=0)
-        two, heard_by_two = await self.ready(self.valkey_url, "ops", history_size=0, bus_settle_seconds=0.3)
+        two, heard_by_two = await self.ready(self.valkey_url, "ops", history_size=0, redis_settle_delay=0.3)
         published: list[PublishResult] = []
         for number in range(300):
             one.queues.publish("ops", messages(str(number))).addCallback(published.append)
@@ -721,7 +723,7 @@ class TestBus(Contract, BusTestCase):
         assert back[1].startswith(f"the message bus {self.valkey_url} is back after 0.")
 
     async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, history_size=0, bus_settle_seconds=60)
+        bus, ears = await self.ready(self.valkey_url, history_size=0, redis_settle_delay=60)
         self.cut("pubsub")
         await ears.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")
@@ -755,7 +757,7 @@ class TestBus(Contract, BusTestCase):
 
 def test_a_start_that_takes_two_ticks_is_said_once(events: Events) -> None:
     clock = MemoryReactorClock()
-    bus = Bus(clock, broker_address("unix:///nowhere"), Config(bus_tick_seconds=1), "w1")
+    bus = Bus(clock, broker_address("unix:///nowhere"), Config(redis_ping_interval=1), "w1")
     bus.listener = Ears()
     bus.start()
     clock.advance(1)

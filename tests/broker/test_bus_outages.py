@@ -56,12 +56,12 @@ class TestOutages(BusTestCase):
         await ears.until(lambda: self.said_or_look(ears))
         assert "No such file" in bus.away
         expected = [("warn", f"the message bus {self.url} is away: {bus.away}")]
-        await deferLater(reactor, 4 * FAST["bus_tick_seconds"])
+        await deferLater(reactor, 4 * FAST["redis_ping_interval"])
         assert self.said() == expected
 
     async def test_a_start_that_takes_a_moment_is_no_outage(self) -> None:
         self.server.start()
-        await self.ready(self.url, bus_tick_seconds=1)
+        await self.ready(self.url, redis_ping_interval=1)
         assert self.said() == []
 
     async def test_another_run_of_the_broker_is_a_new_epoch(self) -> None:
@@ -93,7 +93,7 @@ class TestOutages(BusTestCase):
 
     async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, history_size=0, bus_settle_seconds=0.3)
+        bus, ears = await self.ready(self.url, history_size=0, redis_settle_delay=0.3)
         self.server.kill()
         await self.away(bus, ears)
         self.server.start()
@@ -108,8 +108,8 @@ class TestOutages(BusTestCase):
 
     async def test_who_claims_a_place_after_an_outage_gets_what_could_not_be_written_in_it(self) -> None:
         self.server.start()
-        old, ears = await self.ready(self.url, bus_retry_first_seconds=0.3, bus_retry_most_seconds=0.3)
-        new, others = await self.ready(self.url, bus_settle_seconds=0.6)
+        old, ears = await self.ready(self.url, redis_reconnect_min_delay=0.3, redis_reconnect_max_delay=0.3)
+        new, others = await self.ready(self.url, redis_settle_delay=0.6)
         await old.resume_positions.claim("ops", "a-key", "s1")
         place = ResumePosition(StreamPosition("e", 7), "s1")
         with self.server.unreachable():
@@ -149,7 +149,7 @@ class TestOutages(BusTestCase):
 
     async def test_an_idle_link_to_a_live_broker_stays(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, bus_tick_seconds=0.01)
+        bus, ears = await self.ready(self.url, redis_ping_interval=0.01)
         for _ in range(20):
             await bus.probe()
         assert (bus.queues.open, ears.changes) == (True, 1)
@@ -193,7 +193,7 @@ class TestOutages(BusTestCase):
 
     async def test_a_frozen_broker_fails_a_probe_and_the_link_is_named(self) -> None:
         self.server.start()
-        bus, _ = await self.ready(self.url, probe_seconds=0.05, bus_tick_seconds=5)
+        bus, _ = await self.ready(self.url, readiness_probe_timeout=0.05, redis_ping_interval=5)
         self.server.freeze()
         with pytest.raises(NotPublished, match=r"nothing came through the publishing link within 0\.05 s"):
             await bus.probe()
@@ -295,7 +295,7 @@ class TestOutages(BusTestCase):
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
         bus, ears = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
         await ears.until(lambda: self.away_or_look(bus, ears, "NOPERM"))
-        await deferLater(reactor, 8 * FAST["bus_tick_seconds"])
+        await deferLater(reactor, 8 * FAST["redis_ping_interval"])
         assert "NOPERM" in bus.away
 
     async def test_a_join_that_is_given_up_leaves_nothing_to_wait_for_it(self) -> None:
@@ -349,7 +349,7 @@ class TestOutages(BusTestCase):
 
     async def test_a_broker_that_stands_still_for_a_while_costs_nobody_a_message(self) -> None:
         self.server.start()
-        pair = [await self.follow(self.url, "ops", bus_connect_seconds=0.2) for _ in range(2)]
+        pair = [await self.follow(self.url, "ops", redis_connect_timeout=0.2) for _ in range(2)]
         said: list[str] = []
         for round_ in range(3):
             for name, (bus, _) in enumerate(pair):
@@ -436,7 +436,7 @@ class TestOutages(BusTestCase):
 
     async def test_who_comes_back_to_an_older_snapshot_gets_what_it_has_and_is_told_a_gap(self) -> None:
         self.server.start()
-        bus, ears = await self.follow(self.url, "ops", answered_seconds=0)
+        bus, ears = await self.follow(self.url, "ops", republish_window=0)
         old, new = await self.restart_from_snapshot(bus, ears)
         for offset, missed in ((1, ["two", "three"]), (3, []), (5, [])):
             member = await self.resume(bus, ears, StreamPosition(old, offset))
@@ -444,7 +444,7 @@ class TestOutages(BusTestCase):
 
     async def test_what_was_said_to_the_broker_last_is_in_the_new_epoch_and_not_given_twice(self) -> None:
         self.server.start()
-        bus, ears = await self.follow(self.url, "ops", answered_seconds=60)
+        bus, ears = await self.follow(self.url, "ops", republish_window=60)
         old, new = await self.restart_from_snapshot(bus, ears)
         for offset, missed in ((5, []), (4, ["five"]), (3, ["four", "five"])):
             member = await self.resume(bus, ears, StreamPosition(old, offset))
@@ -455,7 +455,7 @@ class TestOutages(BusTestCase):
     async def test_a_place_of_a_worker_that_is_gone_is_had_at_once_as_it_was_saved(self) -> None:
         self.server.start()
         one, _ = await self.ready(self.url)
-        two, _ = await self.ready(self.url, takeover_seconds=60)
+        two, _ = await self.ready(self.url, takeover_timeout=60)
         kept = ResumePosition(StreamPosition("e", 7), "s1")
         one.resume_positions.save("ops", "k", "s1", kept)
         await saved(one)
@@ -467,7 +467,7 @@ class TestOutages(BusTestCase):
     async def test_a_place_of_another_worker_is_had_as_it_stands_there(self) -> None:
         self.server.start()
         one, ears = await self.ready(self.url)
-        two, _ = await self.ready(self.url, takeover_seconds=60)
+        two, _ = await self.ready(self.url, takeover_timeout=60)
         await one.resume_positions.claim("ops", "k", "s1")
         ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
         assert await two.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
@@ -476,7 +476,7 @@ class TestOutages(BusTestCase):
     async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
         self.server.start()
         one, _ = await self.ready(self.url)
-        two, _ = await self.ready(self.url, takeover_seconds=0.2)
+        two, _ = await self.ready(self.url, takeover_timeout=0.2)
         kept = ResumePosition(StreamPosition("e", 7), "s1")
         one.resume_positions.save("ops", "k", "s1", kept)
         await saved(one)

@@ -25,7 +25,7 @@ class Table:
         self.presences_compared: list[tuple[str, ...]] = []
         self.waiting: list[Deferred[list[StreamPosition]]] = []
         self.probes: list[Deferred[None]] = []
-        config = Config(compare_seconds=10, compare_rooms=2)
+        config = Config(offset_check_interval=10, rooms_per_offset_check=2)
         self.comparison = Comparison(
             self.clock,
             config,

@@ -16,7 +16,7 @@ from chatd.config.settings import Config
 from tests.fakes import Events, FakeTransport
 from tests.rows import rows
 
-CONFIG = Config(bus_retry_first_seconds=0.1, bus_retry_most_seconds=1, bus_tick_seconds=1, bus_silent_ticks=4)
+CONFIG = Config(redis_reconnect_min_delay=0.1, redis_reconnect_max_delay=1, redis_ping_interval=1, redis_missed_pings=4)
 
 
 class Far:
@@ -156,7 +156,7 @@ def test_each_failed_attempt_says_why(near: Nearby) -> None:
 
 
 def test_a_broker_that_does_not_pick_up_is_given_up_in_time(near: Nearby) -> None:
-    near.clock.advance(CONFIG.bus_connect_seconds)
+    near.clock.advance(CONFIG.redis_connect_timeout)
     assert near.told == ["no answer within 5 s"]
     near.clock.advance(0.2)
     assert len(near.far.dialled) == 2
@@ -164,7 +164,7 @@ def test_a_broker_that_does_not_pick_up_is_given_up_in_time(near: Nearby) -> Non
 
 def test_a_broker_that_says_nothing_while_logging_in_is_given_up_in_time(near: Nearby) -> None:
     near.far.pick_up()
-    near.clock.advance(CONFIG.bus_connect_seconds)
+    near.clock.advance(CONFIG.redis_connect_timeout)
     assert near.told == ["no answer within 5 s"]
     assert near.far.wires[0].aborted
 

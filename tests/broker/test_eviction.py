@@ -19,7 +19,7 @@ from tests.fakes import Events
 
 MIB = 1_048_576
 LIMIT = 32 * MIB
-FAST: dict[str, Any] = {"memory_seconds": 0.01, "memory_keys": 50, "memory_drops": 2}
+FAST: dict[str, Any] = {"eviction_check_interval": 0.01, "eviction_keys_per_scan": 50, "eviction_drops_per_check": 2}
 
 
 class TestEviction(BusTestCase):
@@ -67,11 +67,11 @@ class TestEviction(BusTestCase):
 
     async def settle(self) -> None:
         """Wait until there is room again."""
-        while self.used() > LIMIT * Config.memory_high:
+        while self.used() > LIMIT * Config.eviction_start_share:
             await deferLater(reactor, 0.01)
 
     async def test_many_rooms_never_fill_the_broker_and_those_silent_for_the_longest_are_gone_first(self) -> None:
-        bus = await self.ready_to_evict("last", recent_seconds=0)
+        bus = await self.ready_to_evict("last", recent_history_time=0)
         rooms = [f"r{number}" for number in range(60)]
         for room in rooms:
             await self.fill(bus, room)
@@ -88,7 +88,7 @@ class TestEviction(BusTestCase):
         assert 0 < BROKER_MEMORY.value <= LIMIT
 
     async def test_a_room_that_is_silent_goes_before_a_younger_one_that_is_small(self) -> None:
-        bus = await self.ready_to_evict(recent_seconds=0)
+        bus = await self.ready_to_evict(recent_history_time=0)
         await bus.queues.publish("old", messages("x"))
         await deferLater(reactor, 0.01)
         await bus.queues.publish("young", messages("x"))
@@ -120,9 +120,9 @@ class TestEviction(BusTestCase):
         )
 
     async def test_one_worker_at_a_time_makes_room(self) -> None:
-        one = await self.ready_to_evict(memory_turn_seconds=1000.0)
+        one = await self.ready_to_evict(eviction_lock_ttl=1000.0)
         await deferLater(reactor, 0.05)
-        two = await self.ready_to_evict(memory_turn_seconds=1000.0)
+        two = await self.ready_to_evict(eviction_lock_ttl=1000.0)
         assert await one.eviction._measure() != (0, 0)
         assert await two.eviction._measure() == (0, 0)
         self.stop(one)

@@ -23,7 +23,7 @@ class Archive:
     """A history and its wire."""
 
     def __init__(self, **knobs: Any) -> None:
-        given = {"redis_prefix": "p", "history_size": 10, "history_ttl": 60, "room_memory_seconds": 90, **knobs}
+        given = {"redis_prefix": "p", "history_size": 10, "history_ttl": 60, "room_offset_ttl": 90, **knobs}
         config = Config(**given)
         queries = Queries(Clock(), config)
         self.wire = Wire()
@@ -167,7 +167,7 @@ def test_an_entry_that_says_it_begins_behind_its_end_is_not_read_backwards(event
 
 
 def test_an_entry_that_cannot_be_read_is_logged_once_as_far_as_is_remembered(events: Events) -> None:
-    archive = Archive(unreadable_known=2)
+    archive = Archive(logged_unreadable_entries=2)
     for name in ("a", "b", "a", "b", "c", "a"):
         archive.read([b"e", b"9", 0, b"e 9", name.encode()])
     assert len(events.said) == 4

@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def probes(clock: Clock) -> LivenessProbes:
-    return LivenessProbes(clock, Config(redis_prefix="p", probe_seconds=2), "w1")
+    return LivenessProbes(clock, Config(redis_prefix="p", readiness_probe_timeout=2), "w1")
 
 
 def why(probe: "Deferred[None]") -> str:

@@ -20,10 +20,10 @@ from tests.broker.listening import BusTestCase, Ears, messages, saved
 from tests.broker.server import Client, Server
 
 QUICK: dict[str, Any] = {
-    "presence_list_seconds": 0.05,
-    "compare_seconds": 0.1,
-    "alive_seconds": 1,
-    "linger_seconds": 0.3,
+    "presence_list_delay": 0.05,
+    "offset_check_interval": 0.1,
+    "worker_presence_ttl": 1,
+    "presence_leave_delay": 0.3,
 }
 """What makes presence forget, and see, in no time."""
 
@@ -73,7 +73,7 @@ def presence_of(queries: Queries, config: Config) -> tuple[PresenceStore, Clock]
 
 
 def test_one_name_is_tried_then_each_time_twice_as_many_up_to_a_bound_and_not_for_ever() -> None:
-    config = Config(nick_choices=4, nick_rounds=5)
+    config = Config(nicks_per_attempt=4, nick_attempts=5)
     queries = Taken(config)
     presence, clock = presence_of(queries, config)
     entered = presence.enter("ops", "s1", Identity("ann"))
@@ -85,7 +85,7 @@ def test_one_name_is_tried_then_each_time_twice_as_many_up_to_a_bound_and_not_fo
 
 
 def test_of_many_that_want_one_nick_no_script_tries_more_names_than_the_bound() -> None:
-    config = Config(nick_choices=8, nick_rounds=5, presence_names=20)
+    config = Config(nicks_per_attempt=8, nick_attempts=5, presence_nicks_per_write=20)
     queries = Taken(config)
     presence, clock = presence_of(queries, config)
     failed: list[Any] = []
@@ -105,7 +105,7 @@ def test_a_member_that_is_not_in_the_room_yet_is_not_said_anew() -> None:
 
 
 def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_when_nobody_watches() -> None:
-    clock, config, asked = Clock(), Config(presence_list_seconds=1, presence_list_retry_most_seconds=4), []
+    clock, config, asked = Clock(), Config(presence_list_delay=1, presence_list_max_delay=4), []
     queries = Refusing(clock, config)
     presence, clock = presence_of(queries, config)
     presence.watch("ops")
@@ -220,7 +220,7 @@ class TestPresence(Watching):
         assert await two.presence.enter("ops", "s2", Identity("BiII")) == "BiII"
 
     async def test_there_is_always_another_one(self) -> None:
-        one, _, two, _ = await self.two(nick_choices=2)
+        one, _, two, _ = await self.two(nicks_per_attempt=2)
         given = [
             await bus.presence.enter("ops", f"{number}", Identity("ann")) for number, bus in enumerate((one, two) * 4)
         ]
@@ -254,7 +254,7 @@ class TestPresence(Watching):
     # Steps that cannot be done
 
     async def test_who_changes_its_nick_while_the_broker_has_lost_it_is_said_anew_and_gets_the_nick(self) -> None:
-        one, _, two, ears = await self.two(compare_seconds=60)
+        one, _, two, ears = await self.two(offset_check_interval=60)
         await two.presence.enter("ops", "s2", Identity("eve"))
         await one.presence.enter("ops", "s1", Identity("ann"))
         self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops", f"{self.prefix}:nicks:ops")
@@ -281,7 +281,7 @@ class TestPresence(Watching):
         assert await self.nicks(one) == {}
 
     async def test_where_all_names_are_taken_that_is_an_error_and_to_speak_under_one_is_refused(self) -> None:
-        one, _, two, _ = await self.two(nick_choices=2, nick_rounds=3)
+        one, _, two, _ = await self.two(nicks_per_attempt=2, nick_attempts=3)
         for number in range(5):
             await one.presence.enter("ops", f"s{number}", Identity("ann"))
         for bus, author in ((one, "s6"), (two, "s7")):
@@ -318,7 +318,7 @@ class TestPresence(Watching):
         assert (self.ask("TYPE", owners), self.ask("ZCARD", owners)) == (b"zset", 100)
 
     async def test_a_subject_whose_members_the_broker_has_lost_keeps_no_nick(self) -> None:
-        one, _, two, _ = await self.two(compare_seconds=60)
+        one, _, two, _ = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
         await two.presence.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops")
@@ -326,7 +326,7 @@ class TestPresence(Watching):
         assert self.ask("ZRANGE", f"{self.prefix}:owners:ops", "0", "-1") == [b"sub%00b2 s3"]
 
     async def test_a_subject_that_is_said_anew_keeps_its_nick_though_it_was_forgotten(self) -> None:
-        one, _, two, _ = await self.two(compare_seconds=60)
+        one, _, two, _ = await self.two(offset_check_interval=60)
         boss = Identity("boss", "sub\0boss")
         await one.presence.enter("ops", "s1", boss)
         await two.presence.enter("ops", "s2", Identity("bob"))
@@ -410,7 +410,7 @@ class TestPresence(Watching):
         assert await one.presence.enter("ops", "s4", Identity("boss")) == "boss*3"
 
     async def test_a_nick_stays_its_subjects_when_a_connection_moves_to_another_worker(self) -> None:
-        one, _, two, _ = await self.two(linger_seconds=60)
+        one, _, two, _ = await self.two(presence_leave_delay=60)
         boss = Identity("boss", "sub\0boss")
         await one.presence.enter("ops", "s1", boss)
         await one.presence.enter("ops", "s2", boss)
@@ -446,7 +446,7 @@ class TestPresence(Watching):
         assert await one.presence.enter("ops", "s3", Identity("bob", "sub\0bob")) == "bob"
 
     async def test_an_empty_room_leaves_nothing_behind_though_the_broker_had_lost_its_members(self) -> None:
-        one, _ = await self.worker(self.valkey_url, compare_seconds=60)
+        one, _ = await self.worker(self.valkey_url, offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("boss", "sub\0boss"))
         self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops")
         one.presence.leave("ops", "s1", linger=False)
@@ -579,7 +579,7 @@ class TestPresence(Watching):
         await self.until(lambda: ears.nicks == {"s2": "ann"})
 
     async def test_a_client_gets_its_nick_back_though_the_other_had_left_before_it_knew_its_own(self) -> None:
-        one, _, two, ears = await self.two(compare_seconds=60)
+        one, _, two, ears = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", HOME)
         await ears.until(lambda: ears.comings)
         answered = two.presence._answered
@@ -611,7 +611,7 @@ class TestPresence(Watching):
         assert await self.nicks(one) == {"s2": "bob"}
 
     async def test_a_client_that_comes_back_while_it_waits_keeps_nobody_from_getting_the_nick(self) -> None:
-        one, ears = await self.worker(self.valkey_url, linger_seconds=60)
+        one, ears = await self.worker(self.valkey_url, presence_leave_delay=60)
         await one.presence.enter("ops", "s1", HOME)
         await one.presence.enter("ops", "s2", HOME)
         one.presence.leave("ops", "s2", linger=True)
@@ -641,7 +641,7 @@ class TestPresence(Watching):
         assert [await one.presence.enter(room, "s1", Identity("ann")) for room in ("ops", "dev")] == ["ann", "ann"]
 
     async def test_who_comes_back_before_it_was_missed_has_never_left(self) -> None:
-        one, ears, two, _ = await self.two(linger_seconds=60)
+        one, ears, two, _ = await self.two(presence_leave_delay=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
@@ -652,14 +652,14 @@ class TestPresence(Watching):
         assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
 
     async def test_who_does_not_come_back_has_left(self) -> None:
-        one, ears, _, _ = await self.two(linger_seconds=0.05)
+        one, ears, _, _ = await self.two(presence_leave_delay=0.05)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         await ears.until(lambda: len(ears.comings) == 2)
         assert ears.comings[1] == PresenceEvent("leave", "s1", "ann", "")
 
     async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
-        one, ears, two, _ = await self.two(linger_seconds=0.05)
+        one, ears, two, _ = await self.two(presence_leave_delay=0.05)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         await two.presence.enter("ops", "s1", Identity("ann"))
@@ -669,7 +669,7 @@ class TestPresence(Watching):
         assert [change.what for change in ears.comings] == ["join"]
 
     async def test_who_came_back_elsewhere_stays_there_though_its_last_worker_says_its_members_anew(self) -> None:
-        one, ears, two, _ = await self.two(compare_seconds=60)
+        one, ears, two, _ = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         await two.presence.enter("ops", "s1", Identity("ann"))
@@ -680,7 +680,7 @@ class TestPresence(Watching):
         assert [change.what for change in ears.comings] == ["join"]
 
     async def test_who_lingers_is_said_anew_too(self) -> None:
-        one, _ = await self.worker(self.valkey_url, linger_seconds=60, compare_seconds=60)
+        one, _ = await self.worker(self.valkey_url, presence_leave_delay=60, offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
@@ -698,7 +698,7 @@ class TestPresence(Watching):
         assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann"
 
     async def test_a_worker_that_was_taken_for_dead_says_its_members_anew(self) -> None:
-        one, heard, two, ears = await self.two(compare_seconds=60)
+        one, heard, two, ears = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         await two.presence.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:alive:{one.presence._worker}")
@@ -729,7 +729,7 @@ class TestPresence(Watching):
         assert ears.comings == [PresenceEvent("join", "s2", "bob", "")]
 
     async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
-        one, ears, two, _ = await self.two(presence_limit=2, compare_seconds=60)
+        one, ears, two, _ = await self.two(presence_limit=2, offset_check_interval=60)
         for number in range(4):
             await two.presence.enter("ops", f"s{number}", Identity(f"n{number}"))
         members = await one.presence.members("ops")
@@ -773,7 +773,7 @@ class TestPresence(Watching):
         assert await one.presence.list_rooms() == ([], False)
 
     async def test_rooms_are_listed_in_steps(self) -> None:
-        one, _ = await self.worker(self.valkey_url, rooms_step_keys=3, rooms_steps=100_000)
+        one, _ = await self.worker(self.valkey_url, room_list_keys_per_scan=3, room_list_scans=100_000)
         names = sorted(f"room{number}" for number in range(50))
         for name in names:
             await one.queues.publish(name, messages("a"))
@@ -781,14 +781,14 @@ class TestPresence(Watching):
         assert ([each.room for each in listed], more) == (names, False)
 
     async def test_no_more_rooms_are_listed_than_may_be(self) -> None:
-        one, _ = await self.worker(self.valkey_url, rooms_listed=5)
+        one, _ = await self.worker(self.valkey_url, listed_rooms=5)
         for number in range(6):
             await one.queues.publish(f"room{number}", messages("a"))
         listed, more = await one.presence.list_rooms()
         assert (len(listed), more) == (5, True)
 
     async def test_no_more_keys_are_looked_at_than_may_be(self) -> None:
-        one, _ = await self.worker(self.valkey_url, rooms_step_keys=1, rooms_steps=2)
+        one, _ = await self.worker(self.valkey_url, room_list_keys_per_scan=1, room_list_scans=2)
         for number in range(50):
             await one.queues.publish(f"room{number}", messages("a"))
         listed, more = await one.presence.list_rooms()
@@ -835,7 +835,9 @@ class TestOutages(Watching):
         user = ("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
         self.server.ask(*user, "-hgetall")
         address = BrokerAddress(path=self.server.path, user="ann", password="secret")
-        two, ears = await self.ready(address, "ops", **{**QUICK, "query_seconds": 0.01, "compare_seconds": 60})
+        two, ears = await self.ready(
+            address, "ops", **{**QUICK, "redis_query_timeout": 0.01, "offset_check_interval": 60}
+        )
         two.presence.watch("ops")
         await self.until(lambda: two.presence._rooms["ops"].failures > 1)
         await one.presence.enter("ops", "s1", Identity("ann"))

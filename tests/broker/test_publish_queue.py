@@ -119,7 +119,7 @@ def test_what_waits_for_a_sync_is_in_flight(office: Office) -> None:
     office.boxes.publish("ops", [message("one")], NO_IDS, 1)
     assert not office.boxes.flushed().called
     assert office.boxes.published("ops") is not None
-    assert office.boxes.space < Config.window_bytes
+    assert office.boxes.space < Config.unconfirmed_publish_bytes
 
 
 def test_what_could_not_be_synced_is_refused_and_the_rest_goes_on(office: Office) -> None:
@@ -133,7 +133,7 @@ def test_what_could_not_be_synced_is_refused_and_the_rest_goes_on(office: Office
     assert office.wire.batches == [("ops", 1, ["two"])]
     office.wire.answer([b"e", 1])
     assert outcome(second) == at("e", 1)
-    assert office.boxes.space == Config.window_bytes
+    assert office.boxes.space == Config.unconfirmed_publish_bytes
 
 
 def test_what_was_synced_while_the_broker_was_away_is_sent_when_it_is_back(office: Office) -> None:
@@ -148,7 +148,7 @@ def test_what_was_synced_while_the_broker_was_away_is_sent_when_it_is_back(offic
 
 
 def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
-    knobs = {"room_memory_seconds": 44, "republish_memory_seconds": 22, "history_size": 500, "history_ttl": 33.4}
+    knobs = {"room_offset_ttl": 44, "batch_id_ttl": 22, "history_size": 500, "history_ttl": 33.4}
     office = Office(Config(redis_prefix="p", **knobs))  # type: ignore[arg-type]
     office.connect()
     office.publish("one", "two")
@@ -156,7 +156,7 @@ def test_a_batch_is_sent_at_once_with_all_the_script_needs() -> None:
     payload = encode([message("one"), message("two")])
     assert call[2:5] == (2, b"ops", b"p:sent:w1:ops")
     assert call[5:12] == (b"p:history:", b":ops", "w1", 1, 2, payload, b"r1")
-    assert call[13:] == (44, 22, 500, 33, Config.recent_seconds, Config.recent_bytes)
+    assert call[13:] == (44, 22, 500, 33, Config.recent_history_time, Config.recent_history_bytes)
 
 
 @rows("off", [{"history_size": 0}, {"history_ttl": 0}])
@@ -169,7 +169,7 @@ def test_without_history_the_script_is_told_to_keep_none(off: dict[str, Any]) ->
 
 
 def test_a_room_is_not_forgotten_before_its_history(office: Office) -> None:
-    office = Office(Config(room_memory_seconds=10, history_ttl=20))
+    office = Office(Config(room_offset_ttl=10, history_ttl=20))
     office.connect()
     office.publish("one")
     (call,) = office.wire.calls
@@ -318,7 +318,7 @@ def test_the_same_run_of_the_broker_is_not_sent_what_it_answered(office: Office)
 def test_what_was_answered_long_before_the_broker_died_is_not_sent_again(office: Office) -> None:
     office.publish("old")
     office.wire.answer([b"e", 1])
-    office.now += Config().answered_seconds + 0.1
+    office.now += Config().republish_window + 0.1
     office.lose()
     office.connect("r2")
     assert office.wire.calls == []
@@ -334,7 +334,7 @@ def test_how_long_the_outage_lasts_makes_no_difference(office: Office) -> None:
 
 
 def test_no_more_is_remembered_than_the_window_holds() -> None:
-    office = Office(Config(window_bytes=300, message_overhead_bytes=0))
+    office = Office(Config(unconfirmed_publish_bytes=300, message_overhead_bytes=0))
     office.connect()
     for number in range(10):
         office.publish(f"{number}" + "x" * 99)
@@ -370,9 +370,9 @@ def test_what_is_sent_again_is_not_in_the_window(office: Office) -> None:
     office.wire.answer([b"e", 1])
     office.lose()
     office.connect("r2")
-    assert office.boxes.space == Config().window_bytes
+    assert office.boxes.space == Config().unconfirmed_publish_bytes
     office.wire.answer([b"f", 1])
-    assert office.boxes.space == Config().window_bytes
+    assert office.boxes.space == Config().unconfirmed_publish_bytes
 
 
 def test_a_wire_that_is_lost_while_it_is_sent_again_leaves_it_to_the_next(office: Office) -> None:
@@ -519,7 +519,7 @@ def test_where_all_are_duplicates_nothing_is_published_and_the_next_batch_goes_o
     assert done.duplicates == {0: StreamPosition("e", 5), 1: StreamPosition("e", 6)}
     assert office.wire.batches == [("ops", 1, ["one", "two"]), ("ops", 2, ["three"])]
     office.wire.answer([b"e", 7])
-    assert (office.boxes.space, office.boxes.flushed().called) == (Config().window_bytes, True)
+    assert (office.boxes.space, office.boxes.flushed().called) == (Config().unconfirmed_publish_bytes, True)
 
 
 def test_duplicates_alone_are_not_sent_to_another_run(office: Office) -> None:
@@ -594,7 +594,7 @@ def test_flushed_waits_for_what_was_published_meanwhile_too(office: Office) -> N
 
 # The window
 
-SMALL = Config(window_bytes=100, message_overhead_bytes=10)
+SMALL = Config(unconfirmed_publish_bytes=100, message_overhead_bytes=10)
 
 
 def test_a_message_weighs_its_utf_8_and_an_overhead() -> None:

@@ -14,7 +14,7 @@ from tests.broker.wire import Wire, outcome
 from tests.fakes import Comparing, Events
 from tests.rows import rows
 
-CONFIG = Config(bus_queries=2, bus_retry_most_seconds=3)
+CONFIG = Config(redis_concurrent_queries=2, redis_reconnect_max_delay=3)
 
 
 class Desk:
@@ -219,10 +219,10 @@ def test_once_stopped_nothing_is_asked_and_no_timer_is_left(desk: Desk, events: 
 
 def test_what_is_refused_for_long_is_given_up_and_the_first_refusal_is_said(desk: Desk, events: Events) -> None:
     answer = desk.ask("a")
-    while desk.clock.seconds() < CONFIG.query_seconds:
+    while desk.clock.seconds() < CONFIG.redis_query_timeout:
         assert not answer.called
         desk.wire.answer(ReplyError("NOPERM why"))
-        desk.clock.advance(CONFIG.bus_retry_most_seconds)
+        desk.clock.advance(CONFIG.redis_reconnect_max_delay)
     desk.wire.answer(ReplyError("NOPERM why"))
     assert isinstance(outcome(answer), ReplyError)
     assert events.said == [("warn", "the message bus refuses what it is asked: NOPERM why")]
@@ -263,8 +263,8 @@ def test_a_question_that_cannot_be_put_into_bytes_fails_alone_and_frees_its_plac
     def fail(run: bytes) -> list[Any]:
         raise RuntimeError("no")
 
-    answers = [desk.queries.ask(TOPS, [b"bad"], fail) for _ in range(CONFIG.bus_queries)]
-    assert [str(outcome(answer)) for answer in answers] == ["no"] * CONFIG.bus_queries
+    answers = [desk.queries.ask(TOPS, [b"bad"], fail) for _ in range(CONFIG.redis_concurrent_queries)]
+    assert [str(outcome(answer)) for answer in answers] == ["no"] * CONFIG.redis_concurrent_queries
     good = desk.ask("good")
     desk.wire.answer(1)
     assert outcome(good) == 1

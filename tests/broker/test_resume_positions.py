@@ -25,7 +25,13 @@ class Office:
     """Places with their wire and clock, and the connections of this worker."""
 
     def __init__(self, **knobs: Any) -> None:
-        knobs = {"redis_prefix": "p", "history_ttl": 80, "takeover_seconds": 1, "places": 3, **knobs}
+        knobs = {
+            "redis_prefix": "p",
+            "history_ttl": 80,
+            "takeover_timeout": 1,
+            "resume_positions_per_write": 3,
+            **knobs,
+        }
         config = Config(**knobs)
         self.clock = Clock()
         self.wire = Wire()
@@ -350,7 +356,7 @@ def test_a_refusal_is_said_and_the_next_is_written(office: Office, events: Event
 
 
 def test_what_a_broker_refuses_for_now_is_written_later() -> None:
-    office = Office(query_seconds=0)
+    office = Office(redis_query_timeout=0)
     office.save("s1", 7, key="moves")
     office.save("s2", 8, key="stays", left=True)
     office.end_turn()

@@ -21,7 +21,7 @@ from tests.chatlog.streams import batch, keep, message
 
 @pytest.fixture
 def config() -> Config:
-    return Config(redis_prefix=uuid.uuid4().hex, bus_connect_seconds=5)
+    return Config(redis_prefix=uuid.uuid4().hex, redis_connect_timeout=5)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_histories_are_read_to_their_end_in_steps(client: Client, valkey_url: st
     for number in range(25):
         keep(client, config.redis_prefix, batch(1, message("x"), room=f"r{number}"))
         keep(client, config.redis_prefix, batch(number + 1, message(f"i{number}"), epoch="long"))
-    found = missing(broker_address(valkey_url), replace(config, verify_keys=2, verify_entries=2))
+    found = missing(broker_address(valkey_url), replace(config, verify_keys_per_scan=2, verify_batches_per_read=2))
     assert len(found) == 50
     assert len([each for each in found if "epoch long" in each]) == 25
 
@@ -115,7 +115,7 @@ def test_a_frozen_broker_is_said(server: Server, config: Config) -> None:
     server.start()
     server.freeze()
     with pytest.raises(Unreadable, match="can't be read: timed out"):
-        missing(BrokerAddress(path=server.path), replace(config, bus_connect_seconds=0.1))
+        missing(BrokerAddress(path=server.path), replace(config, redis_connect_timeout=0.1))
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_lines_that_are_none_of_ours_are_counted(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_one_of_them_and_the_next_is_read(tmp_path: Path) -> None:
     path = tmp_path / "chat.log"
     path.write_bytes(b"x" * 1000 + b"\n" + log("a"))
-    logs, ids = read(path, config=Config(log_line_bytes=100))
+    logs, ids = read(path, config=Config(verify_line_bytes=100))
     assert (logs.lines, logs.strange, ids) == (2, 1, ["a"])
 
 
@@ -172,4 +172,4 @@ def test_what_never_comes_to_rest_is_unreadable(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Path, "open", rotate)
     with pytest.raises(Unreadable, match="the logs are renamed again and again"):
-        read(tmp_path, config=Config(rotation_seconds=0))
+        read(tmp_path, config=Config(verify_rename_timeout=0))

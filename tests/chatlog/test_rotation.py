@@ -38,7 +38,7 @@ class Fixture:
         self.log = folder / "chat.log"
         self.now = NOON
         self.stopping = False
-        self.config = Config(chat_log=str(self.log), chat_log_rotate="100B", rotation_lock_seconds=0.05)
+        self.config = Config(chat_log=str(self.log), chat_log_rotate="100B", rotation_lock_timeout=0.05)
 
     def rotator(self, **options: Any) -> Rotator:
         return Rotator(replace(self.config, **options), lambda: self.now, lambda: self.stopping)

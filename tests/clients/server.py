@@ -24,9 +24,9 @@ CONFIG = Config(
     publish_timeout=10,
     flush_interval=0,
     rooms_per_client=3,
-    questions=2,
-    retry_seconds=5,
-    join_seconds=5,
+    pending_queries_per_client=2,
+    retry_after=5,
+    subscribe_timeout=5,
 )
 
 Kind = TypeVar("Kind", Session, TextSession, JsonSession)

@@ -17,8 +17,10 @@ from tests.frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, clo
 from tests.rows import rows
 
 AT_ONCE = 1_000_000
-SMALL = Config(max_message_size=300, empty_fragments=6, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
-LARGE = Config(max_message_size=70_000, slice_steps=AT_ONCE, slice_texts=AT_ONCE)
+SMALL = Config(
+    max_message_size=300, empty_fragments_per_message=6, frame_steps_per_turn=AT_ONCE, messages_per_turn=AT_ONCE
+)
+LARGE = Config(max_message_size=70_000, frame_steps_per_turn=AT_ONCE, messages_per_turn=AT_ONCE)
 
 
 class Client:

@@ -25,9 +25,9 @@ CONFIG = Config(
     flush_interval=0,
     message_rate="5",
     message_burst=10,
-    flood_warnings=3,
+    refused_messages_before_close=3,
     rooms_per_client=3,
-    overdue_bytes=50,
+    disconnected_slowed_bytes=50,
 )
 
 
@@ -275,7 +275,13 @@ class Library(Town):
     def __init__(self) -> None:
         super().__init__()
         self.limits = RateLimits(
-            replace(CONFIG, request_rate="2", limit_requests_seconds=2.5, limit_read_bytes=1000, flood_warnings=9),
+            replace(
+                CONFIG,
+                request_rate="2",
+                request_burst_time=2.5,
+                read_bytes_per_request=1000,
+                refused_messages_before_close=9,
+            ),
             self.clock.seconds,
         )
         for number in range(20):

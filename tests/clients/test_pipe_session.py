@@ -333,7 +333,7 @@ def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(server: Cha
 
 
 def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
-    server = ChatServer(replace(CONFIG, left_bytes=3 * (16 + CONFIG.message_overhead_bytes)))
+    server = ChatServer(replace(CONFIG, disconnected_unpublished_bytes=3 * (16 + CONFIG.message_overhead_bytes)))
     server.bus_goes()
     with capturedLogs() as events:
         for number in range(5):
@@ -357,7 +357,7 @@ def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
 
 
 def test_what_ran_out_of_patience_leaves_room_for_others() -> None:
-    server = ChatServer(replace(CONFIG, left_bytes=16 + CONFIG.message_overhead_bytes))
+    server = ChatServer(replace(CONFIG, disconnected_unpublished_bytes=16 + CONFIG.message_overhead_bytes))
     server.bus_goes()
     for name in ("s1", "s2"):
         session, _ = server.session(name)
@@ -454,7 +454,7 @@ def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its
         other.received([text])
         server.turn()
         line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
-        server.clock.advance(CONFIG.mark_seconds)
+        server.clock.advance(CONFIG.resume_position_send_delay)
     session.record_positions()
     session.record_arrival()
     session.closed()

@@ -58,7 +58,7 @@ class Client(SendBuffer, Protocol):
 
     max_send_buffer = BOUND
     worker_send_buffers = TOTAL
-    crowded_backlog = 2 * MARK
+    reduced_send_buffer = 2 * MARK
 
     def __init__(self) -> None:
         self.told: list[Any] = []

@@ -13,7 +13,14 @@ from tests.conformance.testee import EchoFactory
 from tests.fakes import FakeTransport
 from tests.frames import CLOSE, CONTINUATION, KEY, PING, PONG, close_frame, frame, heard
 
-CONFIG = Config(max_message_size=300, slice_texts=4, slice_steps=8, slice_rest=4, flood_seconds=5, flood_rest_seconds=1)
+CONFIG = Config(
+    max_message_size=300,
+    messages_per_turn=4,
+    frame_steps_per_turn=8,
+    frame_rest_factor=4,
+    frame_flood_timeout=5,
+    frame_flood_reset_time=1,
+)
 
 
 class Waiter:

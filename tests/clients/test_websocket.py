@@ -42,7 +42,7 @@ from tests.frames import (
     heard,
 )
 
-CONFIG = Config(max_message_size=1000, max_send_buffer=300_000, empty_fragments=20, flush_interval=0)
+CONFIG = Config(max_message_size=1000, max_send_buffer=300_000, empty_fragments_per_message=20, flush_interval=0)
 KIB64 = b"x" * 65_536
 
 
@@ -182,7 +182,7 @@ class HandshakeTests(TestCase):
     def test_a_room_that_cannot_be_joined_in_time_is_503(self) -> None:
         self.server.bus.confirm_at_once = False
         client = self.server.client("/ops")
-        self.server.clock.advance(CONFIG.join_seconds - 0.1)
+        self.server.clock.advance(CONFIG.subscribe_timeout - 0.1)
         assert client.heard.status == 0
         self.server.clock.advance(0.1)
         assert client.heard.status == 503
@@ -197,7 +197,7 @@ class HandshakeTests(TestCase):
         client.transport.client_reads = False
         waiters = self.server.bus.rooms["ops"]
         assert waiters
-        self.server.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.subscribe_timeout)
         assert (self.server.bus.rooms, waiters) == ({}, [])
 
     def test_an_answer_of_the_broker_after_the_503_changes_nothing(self) -> None:
@@ -205,7 +205,7 @@ class HandshakeTests(TestCase):
         client = self.server.client("/ops?resume=abcdefgh")
         client.transport.client_reads = False
         self.server.bus.answer(1)  # where the order stands; not yet the place
-        self.server.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.subscribe_timeout)
         said = client.transport.value()
         self.server.bus.answer()
         assert client.heard.status == 503
@@ -216,8 +216,8 @@ class HandshakeTests(TestCase):
         self.server.bus.confirm_at_once = False
         client = self.server.client("/ops")
         client.transport.client_reads = False
-        self.server.clock.advance(CONFIG.join_seconds)
-        self.server.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.subscribe_timeout)
+        self.server.clock.advance(CONFIG.close_timeout - 0.1)
         assert client.gone == ""
         self.server.clock.advance(0.1)
         assert client.gone == "ConnectionAborted"
@@ -228,7 +228,7 @@ class HandshakeTests(TestCase):
         client.transport.vanish()
         assert self.server.bus.rooms == {}
         assert len(self.server.factory.connections) == 0
-        self.server.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.subscribe_timeout)
         assert client.heard.status == 0
         assert self.server.clock.getDelayedCalls() == []
 
@@ -252,7 +252,7 @@ class HandshakeTests(TestCase):
         self.server.bus.confirm_at_once = False
         client = self.server.client("/ops")
         self.server.bus.confirm("ops")
-        self.server.clock.advance(CONFIG.join_seconds * 2)
+        self.server.clock.advance(CONFIG.subscribe_timeout * 2)
         assert (client.heard.status, client.gone) == (101, "")
 
 
@@ -375,7 +375,7 @@ class MessageTests(TestCase):
     def test_a_fault_of_the_client_is_not_for_our_log(self) -> None:
         with capturedLogs() as events:
             self.client.send(frame(b"ab\xff"))
-            self.server.clock.advance(CONFIG.close_seconds)
+            self.server.clock.advance(CONFIG.close_timeout)
         assert events == []
 
     def test_a_ping_is_answered_with_its_payload(self) -> None:
@@ -410,7 +410,7 @@ class CloseTests(TestCase):
         self.client.transport.client_reads = False
         self.client.connection.deliver(text_frame(b"x" * 60_000), 1)
         self.client.send(close_frame(1000))
-        self.server.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.close_timeout - 0.1)
         assert self.client.gone == ""
         self.server.clock.advance(0.1)
         assert self.client.gone == "ConnectionAborted"
@@ -418,7 +418,7 @@ class CloseTests(TestCase):
     def test_a_client_that_does_not_answer_our_close_is_aborted(self) -> None:
         self.client.connection.close(STOPPING)
         assert self.client.closed_with == 1001
-        self.server.clock.advance(CONFIG.close_seconds - 0.1)
+        self.server.clock.advance(CONFIG.close_timeout - 0.1)
         assert self.client.gone == ""
         self.server.clock.advance(0.1)
         assert self.client.gone == "ConnectionAborted"
@@ -495,7 +495,7 @@ class CloseTests(TestCase):
         assert client.heard.status == 503
         said = client.transport.value()
         assert client.gone == "ConnectionDone"
-        self.server.clock.advance(CONFIG.join_seconds)
+        self.server.clock.advance(CONFIG.subscribe_timeout)
         assert client.transport.value() == said
 
     def test_one_whose_key_another_takes_over_while_it_joins_is_403(self) -> None:
@@ -531,14 +531,14 @@ class CloseTests(TestCase):
 
     def test_closing_all_takes_no_longer_than_it_takes_to_abort_them(self) -> None:
         closed = self.server.factory.close_all(STOPPING)
-        self.server.clock.advance(CONFIG.close_seconds)
+        self.server.clock.advance(CONFIG.close_timeout)
         assert self.client.gone == "ConnectionAborted"
         self.successResultOf(closed)
 
     def test_a_lost_connection_leaves_no_timer_behind(self) -> None:
         self.client.connection.close(STOPPING)
         self.client.transport.vanish()
-        self.server.clock.advance(CONFIG.close_seconds)
+        self.server.clock.advance(CONFIG.close_timeout)
         assert self.server.clock.getDelayedCalls() == []
 
 
@@ -605,11 +605,11 @@ class PingTests(TestCase):
         assert self.client.gone == ""
 
     def test_an_answer_at_once_is_one_however_late_it_is_looked_for(self) -> None:
-        self.server.clock.advance(CONFIG.timer_seconds * 0.34)  # between two ticks of the wheel
+        self.server.clock.advance(CONFIG.client_timer_resolution * 0.34)  # between two ticks of the wheel
         client = self.server.client()
-        self.advance(CONFIG.ping_interval + CONFIG.timer_seconds)
+        self.advance(CONFIG.ping_interval + CONFIG.client_timer_resolution)
         client.send(frame(b"", PONG))
-        self.advance(*[CONFIG.timer_seconds] * int(CONFIG.pong_timeout * 12))
+        self.advance(*[CONFIG.client_timer_resolution] * int(CONFIG.pong_timeout * 12))
         assert client.gone == ""
 
     def test_one_that_talks_is_not_pinged(self) -> None:
@@ -631,7 +631,7 @@ class PingTests(TestCase):
     def test_one_that_says_nothing_new_but_answered_once_is_dropped_the_next_time(self) -> None:
         self.advance(CONFIG.ping_interval)
         self.client.send(frame(b"", PONG))
-        self.advance(CONFIG.pong_timeout, CONFIG.ping_interval, CONFIG.pong_timeout + CONFIG.timer_seconds)
+        self.advance(CONFIG.pong_timeout, CONFIG.ping_interval, CONFIG.pong_timeout + CONFIG.client_timer_resolution)
         assert self.client.gone == "ConnectionAborted"
 
     def reads(self, acknowledged: Iterable[int], waiting: Iterable[int]) -> None:
@@ -644,15 +644,15 @@ class PingTests(TestCase):
         self.reads(count(), count(500_000, 100_000))
         self.advance(CONFIG.ping_interval)
         for _ in range(5):
-            self.advance(CONFIG.pong_timeout + CONFIG.timer_seconds)
+            self.advance(CONFIG.pong_timeout + CONFIG.client_timer_resolution)
             assert self.client.gone == ""
         self.reads(repeat(5), repeat(1))
-        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.client_timer_resolution] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_something_waits_later_than_the_ping_is_not_dropped_while_it_takes_more(self) -> None:
         self.reads(count(), chain([0], repeat(1)))
-        self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout + CONFIG.timer_seconds] * 3)
+        self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout + CONFIG.client_timer_resolution] * 3)
         assert self.client.gone == ""
 
     def test_one_for_which_nothing_waits_is_dropped_although_its_kernel_takes_what_comes(self) -> None:
@@ -663,10 +663,10 @@ class PingTests(TestCase):
     def test_one_for_which_something_waits_has_longer_to_take_it_if_its_kernel_answers(self) -> None:
         self.reads(repeat(5), repeat(1))
         self.patch(SendBuffer, "window", 0)
-        looks = int(CONFIG.stalled_seconds / CONFIG.pong_timeout) - 1
+        looks = int(CONFIG.stalled_client_timeout / CONFIG.pong_timeout) - 1
         self.advance(CONFIG.ping_interval, *[CONFIG.pong_timeout] * looks)
         assert self.client.gone == ""
-        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.client_timer_resolution] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_for_which_something_waits_and_whose_kernel_is_silent_has_no_longer(self) -> None:
@@ -683,9 +683,9 @@ class PingTests(TestCase):
         self.advance(CONFIG.ping_interval)
         for pings in range(1, 3):
             assert len(self.pings()) == pings
-            self.advance(CONFIG.pong_timeout + CONFIG.timer_seconds)
+            self.advance(CONFIG.pong_timeout + CONFIG.client_timer_resolution)
             assert self.client.gone == ""
-        self.advance(*[CONFIG.pong_timeout + CONFIG.timer_seconds] * 2)
+        self.advance(*[CONFIG.pong_timeout + CONFIG.client_timer_resolution] * 2)
         assert self.client.gone == "ConnectionAborted"
 
     def test_a_client_that_we_do_not_read_is_not_dropped(self) -> None:
@@ -804,7 +804,7 @@ class BackPressureTests(TestCase):
     def test_one_that_is_lost_while_it_is_behind_leaves_nothing_behind(self) -> None:
         self.fall_behind()
         self.client.transport.vanish()
-        self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        self.server.clock.advance(CONFIG.client_report_interval + CONFIG.client_timer_resolution)
         assert self.server.clock.getDelayedCalls() == []
         assert self.server.bus.rooms == {}
 
@@ -813,7 +813,7 @@ class BackPressureTests(TestCase):
         with capturedLogs() as events:
             self.fall_behind(*others)
             assert events == []
-            self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+            self.server.clock.advance(CONFIG.client_report_interval + CONFIG.client_timer_resolution)
         assert [formatEvent(event) for event in events] == ["slow readers that fell behind: 3"]
         assert events[0]["log_level"] == LogLevel.warn
 
@@ -822,7 +822,7 @@ class BackPressureTests(TestCase):
             for client in (self.client, self.server.client()):
                 self.fall_behind(client)
                 client.transport.catch_up()
-                self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+                self.server.clock.advance(CONFIG.client_report_interval + CONFIG.client_timer_resolution)
         assert [event["clients"] for event in events] == [1, 1]
 
     def test_those_that_fell_behind_when_everybody_is_closed_are_logged_before_the_end(self) -> None:
@@ -833,7 +833,7 @@ class BackPressureTests(TestCase):
             closed.addCallback(lambda _: logged.extend(event["clients"] for event in events))
             self.client.transport.vanish()
         assert logged == [1]
-        self.server.clock.advance(CONFIG.report_seconds + CONFIG.timer_seconds)
+        self.server.clock.advance(CONFIG.client_report_interval + CONFIG.client_timer_resolution)
         assert len(events) == 1
 
     def test_one_that_keeps_up_is_in_no_log(self) -> None:
@@ -951,7 +951,7 @@ class NoHistoryTests(TestCase):
 
     def test_one_that_was_told_and_does_not_answer_is_dropped(self) -> None:
         self.client.transport.catch_up()
-        self.server.clock.pump([1.0] * int(CONFIG.close_seconds + 1))
+        self.server.clock.pump([1.0] * int(CONFIG.close_timeout + 1))
         assert self.client.gone == "ConnectionAborted"
 
     def test_one_that_keeps_up_stays(self) -> None:
@@ -1233,7 +1233,7 @@ class MemoryTests(TestCase):
         server = ChatServer()
         client = server.client()
         client.send(frame(b"a"), frame(b"b", fin=False), frame(b"hi", PING), frame(b"c", CONTINUATION))
-        server.clock.advance(CONFIG.ping_interval + CONFIG.timer_seconds)
+        server.clock.advance(CONFIG.ping_interval + CONFIG.client_timer_resolution)
         client.send(frame(b"", PONG))
         assert server.said() == ["a", "bc"]
         assert vars(client.connection) == {}

@@ -137,12 +137,18 @@ FAULTS = [
     ("chat_logs = 'a'", "chat_logs is not an option (did you mean chat_log?)"),
     ("[limits]\nworkers = 4", "[limits] workers is not an option; use workers"),
     ("[redis]\nredis-prefix = 'a'", "[redis] redis-prefix is not an option; use [redis] prefix"),
-    ("data-dir = 'a'\nhead_seconds = 1", "head_seconds is not an option; use [tuning] head_seconds"),
-    ("[tuning]\nhead_second = 1", "[tuning] head_second is not an option (did you mean head_seconds?)"),
-    ("[tuning]\nhead_seconds = 0", "[tuning] head_seconds: 0 is too small; the minimum is 1ms"),
     (
-        "[tuning]\nhead_bytes = '8Q'",
-        '[tuning] head_bytes: "8Q" is not a size; use a number with a unit such as 64KiB, 100MB or 1GiB',
+        "data-dir = 'a'\nclient_header_timeout = 1",
+        "client_header_timeout is not an option; use [tuning] client_header_timeout",
+    ),
+    (
+        "[tuning]\nclient_header_timeou = 1",
+        "[tuning] client_header_timeou is not an option (did you mean client_header_timeout?)",
+    ),
+    ("[tuning]\nclient_header_timeout = 0", "[tuning] client_header_timeout: 0 is too small; the minimum is 1ms"),
+    (
+        "[tuning]\nclient_header_size = '8Q'",
+        '[tuning] client_header_size: "8Q" is not a size; use a number with a unit such as 64KiB, 100MB or 1GiB',
     ),
     ("[limits]\nmessage_rate = true", "[limits] message_rate: true is not text in quotes or a number"),
     ("[chat_log]\nrotate = 10", '[chat_log] rotate: "10" is not day or a size of at least 10kB; use for example 100MB'),
@@ -193,9 +199,11 @@ def test_a_password_in_a_bad_url_is_not_repeated(tmp_path: Path) -> None:
 def test_every_option_may_be_an_environment_variable() -> None:
     values = {option: example(option) for option in options()}
     texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in values.items()}
-    source = read_environment(texts | {"CHATD_TUNING": "head_seconds=2s flush_interval=0", "CHATD_PORT": "tcp://x"})
+    source = read_environment(
+        texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"}
+    )
     expected = {option.name: parsed(option, value) for option, value in values.items()}
-    assert source.values == expected | {"head_seconds": 2.0, "flush_interval": 0.0}
+    assert source.values == expected | {"client_header_timeout": 2.0, "flush_interval": 0.0}
 
 
 def test_several_values_in_one_variable_are_separated_by_spaces() -> None:
@@ -260,7 +268,7 @@ def shown(*sources: Source, **auto: str) -> dict[str, tuple[str, str]]:
 
 def test_every_option_is_shown_with_its_source() -> None:
     found = shown(
-        Source("command line", {"workers": 3, "head_seconds": 2.0}),
+        Source("command line", {"workers": 3, "client_header_timeout": 2.0}),
         Source("/etc/chatd.toml", {"workers": 4, "history_size": 7, "byte_rate": "7"}),
         message_rate="5",
         byte_rate="65536",
@@ -270,7 +278,7 @@ def test_every_option_is_shown_with_its_source() -> None:
     assert found["limits.worker_connections"] == ("10000", "default")
     assert found["limits.message_rate"] == ('"auto"', "default; auto: 5")
     assert found["limits.byte_rate"] == ('"7"', "/etc/chatd.toml")
-    assert found["tuning.head_seconds"] == ("2.0", "command line")
+    assert found["tuning.client_header_timeout"] == ("2.0", "command line")
     assert len(found) == len(options()) + 1
 
 

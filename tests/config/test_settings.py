@@ -30,41 +30,41 @@ def test_every_bound_is_a_number_over_zero_or_a_limit() -> None:
 
 
 def test_a_configuration_reaches_a_worker_as_it_is() -> None:
-    config = Config(workers=3, listen=("tcp:3000",), message_rate="5", head_seconds=1.5)
+    config = Config(workers=3, listen=("tcp:3000",), message_rate="5", client_header_timeout=1.5)
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
 
 
 def test_a_broker_that_falls_silent_is_known_within_five_seconds() -> None:
     config = Config()
-    assert config.bus_tick_seconds * (config.bus_silent_ticks + 1) <= 5.0
+    assert config.redis_ping_interval * (config.redis_missed_pings + 1) <= 5.0
 
 
 def test_what_a_broker_answered_before_it_fell_silent_is_still_known_then() -> None:
     config = Config()
-    assert config.answered_seconds >= config.bus_tick_seconds * (config.bus_silent_ticks + 1) + 2.0
+    assert config.republish_window >= config.redis_ping_interval * (config.redis_missed_pings + 1) + 2.0
 
 
 def test_a_stop_takes_ten_seconds_at_most() -> None:
     config = Config()
-    assert config.hold_seconds + config.stop_seconds + config.broker_stop_seconds <= 10.0
+    assert config.stop_publish_timeout + config.stop_timeout + config.private_broker_stop_timeout <= 10.0
 
 
 def test_what_a_worker_waits_for_at_a_stop_ends_before_it_is_killed() -> None:
     config = Config()
-    assert 0 < config.stop_probe_part < config.stop_close_part < config.stop_save_part
-    assert config.stop_save_part + config.stop_lock_part <= 0.9
-    assert (config.stop_close_part - config.stop_probe_part) * config.stop_seconds > config.close_seconds
-    assert config.log_lock_seconds < config.hold_seconds / 2
+    assert 0 < config.stop_probe_share < config.stop_close_share < config.stop_save_share
+    assert config.stop_save_share + config.stop_chat_log_share <= 0.9
+    assert (config.stop_close_share - config.stop_probe_share) * config.stop_timeout > config.close_timeout
+    assert config.chat_log_lock_timeout < config.stop_publish_timeout / 2
 
 
 def test_a_renamed_log_is_noticed_within_a_second() -> None:
-    assert Config().log_check_seconds <= 1.0
+    assert Config().chat_log_check_interval <= 1.0
 
 
 def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -> None:
     config = Config()
-    waits = (config.join_seconds, config.ping_interval, config.pong_timeout, config.close_seconds)
-    assert config.timer_seconds * 10 <= min(*waits, config.report_seconds)
+    waits = (config.subscribe_timeout, config.ping_interval, config.pong_timeout, config.close_timeout)
+    assert config.client_timer_resolution * 10 <= min(*waits, config.client_report_interval)
 
 
 @pytest.mark.parametrize(
@@ -81,24 +81,24 @@ def test_the_broker_keeps_history_for_whole_seconds_and_one_at_least(ttl: float,
 
 
 def test_a_room_is_remembered_no_shorter_than_its_history() -> None:
-    assert Config(history_ttl=60, room_memory_seconds=600).room_seconds == 600
-    assert Config(history_ttl=6000, room_memory_seconds=600).room_seconds == 6000
+    assert Config(history_ttl=60, room_offset_ttl=600).room_seconds == 600
+    assert Config(history_ttl=6000, room_offset_ttl=600).room_seconds == 6000
 
 
 def test_a_batch_whose_answer_got_lost_is_known_for_five_minutes() -> None:
-    assert Config().republish_memory_seconds == 300
+    assert Config().batch_id_ttl == 300
 
 
 def test_a_lost_message_that_has_no_successor_is_noticed_within_ten_seconds() -> None:
-    assert Config().compare_seconds <= 10.0
+    assert Config().offset_check_interval <= 10.0
 
 
 def test_places_are_written_once_a_second() -> None:
-    assert Config().place_seconds == 1.0
+    assert Config().resume_position_write_interval == 1.0
 
 
 def test_one_that_comes_back_waits_for_its_last_connection_shorter_than_a_handshake_may_take() -> None:
-    assert Config().takeover_seconds < Config().join_seconds
+    assert Config().takeover_timeout < Config().subscribe_timeout
 
 
 def test_a_config_is_frozen() -> None:

@@ -65,7 +65,9 @@ def test_a_client_that_sends_it_all_the_same_still_reads_why(connect: Connect) -
 
 def test_too_many_empty_fragments_are_1009(connect: Connect) -> None:
     with connect() as client:
-        client.send(frame(b"", fin=False) + frame(b"", CONTINUATION, fin=False) * (CONFIG.empty_fragments - 1))
+        client.send(
+            frame(b"", fin=False) + frame(b"", CONTINUATION, fin=False) * (CONFIG.empty_fragments_per_message - 1)
+        )
         client.expect_alive()
         client.send(frame(b"", CONTINUATION, fin=False) + frame(b"", PING))
         client.expect_failure(1009)

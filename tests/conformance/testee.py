@@ -33,7 +33,7 @@ from chatd.worker.listener import ListenerFactory
 
 LIMIT = 16 * 1024 * 1024
 CONFIG = Config(
-    max_message_size=LIMIT, max_send_buffer=16 * LIMIT, slice_rest=0.01, flood_seconds=3600
+    max_message_size=LIMIT, max_send_buffer=16 * LIMIT, frame_rest_factor=0.01, frame_flood_timeout=3600
 )  # its suite floods
 
 
@@ -114,7 +114,7 @@ def listen(reactor: Any, port: int, config: Config = CONFIG) -> tuple[IListening
     nothing: Any = Mock()  # an echo asks no broker for its health
     site: Any = Site(reactor, nothing, factory, nothing)
     incoming = ListenerFactory(reactor, factory, site, config, config.worker_connections)
-    listening: IListeningPort = reactor.listenTCP(port, incoming, backlog=config.accept_backlog, interface="127.0.0.1")
+    listening: IListeningPort = reactor.listenTCP(port, incoming, backlog=config.listen_backlog, interface="127.0.0.1")
     return listening, factory
 
 

@@ -15,7 +15,7 @@ from chatd.monitoring.metrics import DELIVERY_SECONDS, JOINS, ROOMS
 from chatd.monitoring.prometheus import Meter, MetricsDirectory, MetricsFile, NoMetrics, expose
 from tests.fakes import Events
 
-CONFIG = Config(metrics_seconds=1.0, metrics_kept_seconds=0.5)
+CONFIG = Config(metrics_write_interval=1.0, metrics_ttl=0.5)
 
 
 @pytest.fixture(autouse=True)

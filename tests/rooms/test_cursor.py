@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from chatd.config.tuning import EPOCHS_KNOWN
 from chatd.protocol.message import UNBEGUN, Batch, Message, OffsetGap, StreamPosition
-from chatd.rooms.ordering import Cursor
+from chatd.rooms.ordering import EPOCHS_KNOWN, Cursor
 from tests.rows import rows
 
 

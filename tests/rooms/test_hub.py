@@ -318,13 +318,13 @@ def test_what_was_heard_is_fanned_out_at_once_where_it_gets_large(house: House) 
 
 @rows(("members", "times"), [(2, 1), (3, 0)])
 def test_a_few_with_a_key_learn_soon_how_far_they_have_come(members: int, times: int) -> None:
-    house = make_house(replace(TURNS, marked_members=2), FakeBus())
+    house = make_house(replace(TURNS, resume_position_prompt_subscribers=2), FakeBus())
     keyed = [FakeMember(str(number), key=f"key {number}") for number in range(members)]
     for member in keyed:
         house.hub.join("ops", member)
     house.hear("a", number=1)
     house.hear("b", number=2)
-    house.clock.advance(TURNS.mark_seconds)
+    house.clock.advance(TURNS.resume_position_send_delay)
     assert [member.early for member in keyed] == [[StreamPosition("e0", 2)] * times] * members
     house.clock.advance(1)
     assert [len(member.early) for member in keyed] == [times] * members
@@ -337,7 +337,7 @@ def test_who_is_refused_for_others_have_its_key_too_is_counted_in_the_log(house:
         assert isinstance(joined.result, Failure)
         joined.addErrback(lambda failure: failure.trap(KeyContested))
     assert house.hub.rooms == set()
-    house.clock.advance(TURNS.report_seconds)
+    house.clock.advance(TURNS.client_report_interval)
     assert events.said == [("warn", "clients that were refused because others use their resume keys too: 3")]
 
 
@@ -398,7 +398,9 @@ def asked(house: House, count: int, before: int | None = None) -> list[str]:
 @pytest.fixture
 def filled() -> House:
     """Return a house in whose room 30 batches of 3 messages were said; each has 300 bytes."""
-    house = make_house(Config(flush_interval=0, history_bytes=900, max_send_buffer=3_000, history_size=80), FakeBus())
+    house = make_house(
+        Config(flush_interval=0, history_read_bytes=900, max_send_buffer=3_000, history_size=80), FakeBus()
+    )
     house.member("ann")
     for number in range(30):
         house.hear(*[str(3 * number + at) for at in (1, 2, 3)], number=number + 1)

@@ -585,14 +585,19 @@ STEP = st.sampled_from(NAMES).flatmap(
 Steps = Sequence[tuple[str, tuple[Any, ...]]]
 
 SMALL = Config(
-    flush_interval=0, history_size=8, history_bytes=300, held_bytes=500, batch_bytes=400, max_send_buffer=4 * LINE
+    flush_interval=0,
+    history_size=8,
+    history_read_bytes=300,
+    gap_buffer_bytes_per_room=500,
+    batch_bytes=400,
+    max_send_buffer=4 * LINE,
 )
 """Everything runs out soon."""
 BOUNDS = [
     (SMALL, 8),
     (SMALL, 16),
     (replace(SMALL, history_size=1000), 1000),
-    (replace(SMALL, history_size=0, held_bytes=100_000), 0),
+    (replace(SMALL, history_size=0, gap_buffer_bytes_per_room=100_000), 0),
 ]
 """With how many messages the broker keeps."""
 

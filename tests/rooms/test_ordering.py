@@ -184,7 +184,7 @@ def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(line: Line, even
 
 
 def test_what_is_held_is_bounded_and_the_rest_is_read() -> None:
-    line = Line(Config(held_bytes=2))
+    line = Line(Config(gap_buffer_bytes_per_room=2))
     for first in (7, 8, 9, 10):
         line.ordering.receive(batch(first))
     line.answer(span(StreamPosition("e", 7), batch(5), batch(6), batch(7)))
@@ -201,7 +201,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Number:
 
 
 def test_what_all_rooms_hold_together_is_bounded_and_the_rest_is_read(held: Number) -> None:
-    config = Config(held_total_bytes=3)
+    config = Config(gap_buffer_bytes=3)
     one, two = Line(config), Line(config)
     for first in (7, 8):
         one.ordering.receive(batch(first))

@@ -16,7 +16,7 @@ from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.house import INTERVAL, PACED, TURNS, House, frames, make_house
 
 SHORT = INTERVAL / 16
-RETRY = Config.log_retry_seconds
+RETRY = Config.chat_log_lock_retry_delay
 
 
 @pytest.fixture

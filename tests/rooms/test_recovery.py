@@ -142,23 +142,23 @@ def test_of_a_batch_that_it_stands_in_it_gets_the_rest() -> None:
 
 @rows(("history", "backlog", "most"), [(300, 200, 200), (300, 400, 300)])
 def test_a_step_is_no_longer_than_the_backlog(history: int, backlog: int, most: int) -> None:
-    walk = Walk(config=Config(history_bytes=history, max_send_buffer=backlog))
+    walk = Walk(config=Config(history_read_bytes=history, max_send_buffer=backlog))
     walk.step()
     assert walk.asked[0][1] == most
 
 
 def test_a_step_is_short_while_too_much_waits_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    walk = Walk(config=Config(worker_send_buffers=1000, crowded_step=70))
+    walk = Walk(config=Config(worker_send_buffers=1000, reduced_recovery_bytes=70))
     monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 1001)
     walk.step()
     assert walk.asked[0][1] == 70
     monkeypatch.setattr(SEND_BUFFER_BYTES, "value", 1000)
     walk.answer(batch(5, 2), more=True)
-    assert walk.asked[0][1] == walk.config.history_bytes
+    assert walk.asked[0][1] == walk.config.history_read_bytes
 
 
 def test_what_an_answer_has_beyond_a_step_is_asked_for_again() -> None:
-    walk = Walk(config=Config(history_bytes=4))
+    walk = Walk(config=Config(history_read_bytes=4))
     walk.step()
     walk.answer(batch(5, 6))
     assert walk.member.events == ["e5", "e6"]

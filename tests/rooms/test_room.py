@@ -294,7 +294,7 @@ def test_a_gap_is_told_to_all_where_it_was_and_counted(house: House, events: Eve
     house.hear("e3", number=3)
     assert ann.events == bob.events == [OffsetGap("e0", 2, 2)]
     assert ann.blobs == [frames("e3")]
-    house.clock.advance(TURNS.report_seconds)
+    house.clock.advance(TURNS.client_report_interval)
     said = "messages lost for good: 4, by clients: 2"
     assert events.said == [("warn", said)]
 
@@ -427,7 +427,7 @@ def test_one_for_whom_another_came_before_it_had_its_place_is_hung_up_on(house: 
 
 
 def test_places_of_many_are_written_a_part_in_each_turn() -> None:
-    house = make_house(Config(flush_interval=0, places=2), FakeBus())
+    house = make_house(Config(flush_interval=0, resume_positions_per_write=2), FakeBus())
     house.hub.start()
     for number in range(5):
         joined(house, FakeMember(f"{number}", key=f"key{number}"))
@@ -450,7 +450,7 @@ def test_places_are_written_down_now_and_then(house: House) -> None:
     joined(house, FakeMember("one", key="key"))
     told(house, 2)
     assert house.bus.places["ops", "key"].position == StreamPosition("e0", 0)
-    house.clock.advance(TURNS.place_seconds)
+    house.clock.advance(TURNS.resume_position_write_interval)
     assert house.bus.places["ops", "key"].position == StreamPosition("e0", 2)
     house.hub.stop()
     assert house.clock.getDelayedCalls() == []

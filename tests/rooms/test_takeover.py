@@ -45,7 +45,9 @@ class TestTakeOver(BusTestCase):
     async def workers(self, **knobs: Any) -> list[Worker]:
         made: list[Worker] = []
         for _ in range(3):
-            bus, config = self._make_bus(self.valkey_url, {"place_seconds": 0.02, "takeover_seconds": 5, **knobs})
+            bus, config = self._make_bus(
+                self.valkey_url, {"resume_position_write_interval": 0.02, "takeover_timeout": 5, **knobs}
+            )
             hub = Hub(bus, Logger(observer=Events()), config, reactor)
             bus.start()
             hub.start()
@@ -74,7 +76,7 @@ class TestTakeOver(BusTestCase):
             broker.ask("DEL", f"{self.prefix}:place:{KEY}:ops")
 
     async def test_who_comes_goes_on_where_the_one_before_stood(self) -> None:
-        one, two, _ = await self.workers(place_seconds=60)
+        one, two, _ = await self.workers(resume_position_write_interval=60)
         old = one.come()
         await self.until(lambda: old.events)
         published = await one.bus.queues.publish("ops", messages("a", "b"))
@@ -85,7 +87,7 @@ class TestTakeOver(BusTestCase):
         assert (new.sender_id, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
 
     async def test_of_three_that_come_in_a_row_the_newest_has_it_where_the_first_stood(self) -> None:
-        one, two, three = await self.workers(place_seconds=60)
+        one, two, three = await self.workers(resume_position_write_interval=60)
         old = one.come()
         await self.until(lambda: old.events)
         published = await one.bus.queues.publish("ops", messages("a", "b"))
@@ -103,7 +105,7 @@ class TestTakeOver(BusTestCase):
         assert (new.sender_id, new.got) == (old.id, StreamPosition(published.first.epoch, 2))
 
     async def test_who_has_waited_in_vain_gives_way_to_who_came_meanwhile_unheard(self) -> None:
-        one, two, three = await self.workers(takeover_seconds=0.3)
+        one, two, three = await self.workers(takeover_timeout=0.3)
         old = one.come()
         await self.until(lambda: old.events)
         for frozen in (one, two):
@@ -115,7 +117,7 @@ class TestTakeOver(BusTestCase):
         assert (middle.events, new.events) == ([TAKEN_OVER], ["joined"])
 
     async def test_who_does_not_hear_that_its_place_was_taken_learns_it_when_it_moves_on(self) -> None:
-        one, two, _ = await self.workers(takeover_seconds=0.1)
+        one, two, _ = await self.workers(takeover_timeout=0.1)
         old = one.come()
         await self.until(lambda: old.events)
         one.bus.resume_positions.received = lambda data: None  # type: ignore[method-assign]
@@ -126,7 +128,7 @@ class TestTakeOver(BusTestCase):
         assert (old.events, new.events) == (["joined", TAKEN_OVER], ["joined"])
 
     async def test_or_in_a_while_where_it_does_not(self) -> None:
-        one, two, _ = await self.workers(takeover_seconds=0.1, place_again_seconds=0.1)
+        one, two, _ = await self.workers(takeover_timeout=0.1, resume_position_refresh_interval=0.1)
         old = one.come()
         await self.until(lambda: old.events)
         one.bus.resume_positions.received = lambda data: None  # type: ignore[method-assign]
@@ -135,7 +137,7 @@ class TestTakeOver(BusTestCase):
         assert (old.events, new.events) == (["joined", TAKEN_OVER], ["joined"])
 
     async def test_after_the_broker_lost_its_memory_there_is_one_again(self) -> None:
-        one, two, _ = await self.workers(place_again_seconds=0.1)
+        one, two, _ = await self.workers(resume_position_refresh_interval=0.1)
         old = one.come()
         await self.until(lambda: old.events)
         self.forget()
@@ -144,7 +146,7 @@ class TestTakeOver(BusTestCase):
         assert [*old.events, *new.events].count(TAKEN_OVER) == 1
 
     async def test_clients_that_take_it_from_each_other_stop_and_one_keeps_it(self) -> None:
-        workers = await self.workers(takeovers=4, takeover_rest_seconds=1000)
+        workers = await self.workers(takeover_burst=4, takeover_interval=1000)
         member, turn = await self.comes(workers[0]), 0
         while True:
             turn += 1
@@ -163,7 +165,7 @@ class TestTakeOver(BusTestCase):
         assert (turn, member.events, self.owner()) == (5, ["joined"], member.id)
 
     async def test_one_that_comes_again_and_again_after_broken_connections_is_always_let_in(self) -> None:
-        workers = await self.workers(takeovers=2, takeover_rest_seconds=1000)
+        workers = await self.workers(takeover_burst=2, takeover_interval=1000)
         before = await self.comes(workers[0])
         for turn in range(1, 8):
             member = await self.comes(workers[turn % 3])

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from chatd.config.settings import Config
 from chatd.supervisor.child_process import Backoff
 
-CONFIG = Config(restart_first_seconds=0.1, restart_most_seconds=30.0, restart_healthy_seconds=60.0)
+CONFIG = Config(restart_min_delay=0.1, restart_max_delay=30.0, restart_reset_time=60.0)
 
 
 def test_the_waits_double_from_a_tenth_of_a_second_to_thirty_and_do_not_end() -> None:

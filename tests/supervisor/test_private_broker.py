@@ -80,7 +80,7 @@ def test_where_there_is_no_server_it_says_what_to_do() -> None:
 
 # Its process, in a test's imagination
 
-CONFIG = Config(broker_stop_seconds=1.5)
+CONFIG = Config(private_broker_stop_timeout=1.5)
 
 
 class Fixture:
@@ -347,7 +347,7 @@ def test_one_whose_state_folder_is_in_use_is_not_started(kept: Fixture, tmp_path
     other = DataDir(str(tmp_path / "state"), 0)
     other.acquire()
     late = PrivateBroker(
-        kept.reactor, "/opt/valkey-server", Config(data_dir=str(tmp_path / "state"), state_lock_seconds=0.01)
+        kept.reactor, "/opt/valkey-server", Config(data_dir=str(tmp_path / "state"), data_dir_lock_timeout=0.01)
     )
     with pytest.raises(BadValue, match="is in use by another chatd"):
         late.start()
@@ -478,7 +478,7 @@ class RealServer(TestCase):
     def setUp(self) -> None:
         self.said = Said.during(self)
         self.patch(os, "fork", no_fork)
-        config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0)
+        config = Config(restart_min_delay=0.02, private_broker_stop_timeout=20.0)
         self.private_broker = PrivateBroker(real_reactor, find_server(), config)
         self.private_broker.start()
         self.addCleanup(self.private_broker.stop)
@@ -557,7 +557,7 @@ class RealServer(TestCase):
         assert self.path.parent.name not in os.listdir(self.path.parent.parent)
 
     async def test_a_frozen_one_is_killed_at_a_stop(self) -> None:
-        frozen = PrivateBroker(real_reactor, find_server(), Config(broker_stop_seconds=0.05))
+        frozen = PrivateBroker(real_reactor, find_server(), Config(private_broker_stop_timeout=0.05))
         frozen.start()
         os.kill(self.pid(), signal.SIGSTOP)
         await frozen.stop()
@@ -565,7 +565,7 @@ class RealServer(TestCase):
 
     async def test_what_the_server_says_of_its_own_failure_is_in_the_log(self) -> None:
         ended = self.said.next("the private broker ended")
-        broken = PrivateBroker(real_reactor, "/no/such/valkey-server", Config(restart_first_seconds=60.0))
+        broken = PrivateBroker(real_reactor, "/no/such/valkey-server", Config(restart_min_delay=60.0))
         broken.start()
         why: str = (await ended)["why"]
         await broken.stop()
@@ -580,7 +580,7 @@ class KeptServer(TestCase):
         folder = tempfile.TemporaryDirectory(prefix="chatd-test-")
         self.addCleanup(folder.cleanup)
         self.state = Path(folder.name)
-        self.config = Config(restart_first_seconds=0.02, broker_stop_seconds=20.0, data_dir=str(self.state))
+        self.config = Config(restart_min_delay=0.02, private_broker_stop_timeout=20.0, data_dir=str(self.state))
 
     def start(self) -> PrivateBroker:
         private_broker = PrivateBroker(real_reactor, find_server(), self.config)

@@ -37,7 +37,9 @@ from chatd.supervisor.sockets import ListeningSockets
 from chatd.supervisor.worker_pool import NotReady, WorkerLog, WorkerProcess
 from tests.supervisor.children import FakeProcess, FakeReactor, Said
 
-CONFIG = Config(workers=2, hold_seconds=4.0, stop_seconds=3.0, unsaved_seconds=10.0, relayed_line_bytes=1000)
+CONFIG = Config(
+    workers=2, stop_publish_timeout=4.0, stop_timeout=3.0, drain_broker_timeout=10.0, worker_log_line_bytes=1000
+)
 URL = "unix:///run/broker.sock"
 
 
@@ -270,23 +272,23 @@ def test_a_worker_that_ends_again_and_again_before_all_are_ready_ends_the_start(
     over: list[str] = []
     of.start()
     of.worker_pools.all_ready.addErrback(lambda failure: over.append(failure.getErrorMessage()))
-    for _ in range(CONFIG.start_tries):
+    for _ in range(CONFIG.start_attempts):
         assert over == []
         worker = of.processes[-1]
         if silent:  # it was not heard of for too long
-            of.reactor.advance(CONFIG.restart_healthy_seconds)
+            of.reactor.advance(CONFIG.restart_reset_time)
         worker.end(exit_code=1)
-        of.reactor.advance(CONFIG.restart_most_seconds)
+        of.reactor.advance(CONFIG.restart_max_delay)
     assert over == ["worker 2 ended 5 times before all were ready: exit status 1"]
 
 
 def test_a_worker_that_ends_again_and_again_later_is_replaced(of: Fixture) -> None:
     for each in of.start():
         each.say(encode(Ready()))
-    for _ in range(2 * CONFIG.start_tries):
+    for _ in range(2 * CONFIG.start_attempts):
         of.processes[-1].end(exit_code=1)
-        of.reactor.advance(CONFIG.restart_most_seconds)
-    assert len(of.processes) == 2 + 2 * CONFIG.start_tries
+        of.reactor.advance(CONFIG.restart_max_delay)
+    assert len(of.processes) == 2 + 2 * CONFIG.start_attempts
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> None:
@@ -386,7 +388,7 @@ def test_a_problem_ends_with_the_last_worker_that_has_it(of: Fixture, said: Said
 @given(st.lists(st.binary(), max_size=20))
 def test_any_output_of_a_worker_is_survived(chunks: list[bytes]) -> None:
     pool: Any = SimpleNamespace(
-        config=Config(relayed_line_bytes=100), worker_log=WorkerLog(), worker_ready=lambda worker: None
+        config=Config(worker_log_line_bytes=100), worker_log=WorkerLog(), worker_ready=lambda worker: None
     )
     worker = WorkerProcess(pool, 1, 0.0)
     for chunk in chunks:
@@ -530,7 +532,14 @@ def test_pools_without_running_workers_stop_at_once(of: Fixture) -> None:
 # Another pool
 
 
-NEW = Config(workers=3, drain_timeout=7.0, max_message_size=99, hold_seconds=4.0, stop_seconds=3.0, head_seconds=2.0)
+NEW = Config(
+    workers=3,
+    drain_timeout=7.0,
+    max_message_size=99,
+    stop_publish_timeout=4.0,
+    stop_timeout=3.0,
+    client_header_timeout=2.0,
+)
 
 
 class Reload:
@@ -656,9 +665,9 @@ def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said)
     first, second = reload.old
     second.end()
     wait = (
-        CONFIG.drain_timeout + CONFIG.close_seconds + CONFIG.head_seconds + CONFIG.unsaved_seconds
+        CONFIG.drain_timeout + CONFIG.close_timeout + CONFIG.client_header_timeout + CONFIG.drain_broker_timeout
     )  # theirs, not of the new
-    wait += CONFIG.hold_seconds + CONFIG.stop_seconds
+    wait += CONFIG.stop_publish_timeout + CONFIG.stop_timeout
     heartbeats(of, wait - 1)
     assert first.signals == []
     heartbeats(of, 1)
@@ -669,7 +678,7 @@ def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said)
 def test_if_too_many_pools_drain_the_oldest_stops(of: Fixture) -> None:
     reload = Reload(of)
     pools = [reload.old]
-    for _ in range(CONFIG.draining_most + 1):
+    for _ in range(CONFIG.draining_pools + 1):
         reload.ready()
         pools.append(reload.new)
         reload.new = reload.again()
@@ -771,7 +780,7 @@ class RealProcess(TestCase):
     def setUp(self) -> None:
         self.patch(worker_pool, "COMMAND", (sys.executable, "-c", WORKER))
         self.said = Said.during(self)
-        config = Config(workers=1, restart_first_seconds=0.01)
+        config = Config(workers=1, restart_min_delay=0.01)
         self.ports = ListeningSockets(["tcp:0:interface=127.0.0.1"], 1, 16)
         self.ports.bind()
         self.addCleanup(self.ports.close)

@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from chatd.config.tuning import NOTIFY_KEPT, NOTIFY_RETRY_SECONDS, NOTIFY_SECONDS
 from chatd.runtime.ipc import Heartbeat
-from chatd.supervisor.systemd import StatusReporter, SystemdNotifier
+from chatd.supervisor.systemd import (
+    NOTIFY_KEPT,
+    NOTIFY_RETRY_SECONDS,
+    NOTIFY_SECONDS,
+    StatusReporter,
+    SystemdNotifier,
+)
 from tests.supervisor.children import Said
 
 

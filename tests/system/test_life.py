@@ -25,12 +25,12 @@ SILENT = 1.5
 OPTIONS: dict[str, Any] = {
     "ping_interval": 0.2,
     "pong_timeout": SILENT,
-    "stalled_seconds": 4 * SILENT,
-    "http_unread_seconds": 4 * SILENT,
-    "http_unread_look_seconds": 0.2,
-    "keepalive_seconds": 1,
-    "keepalive_again_seconds": 1,
-    "keepalive_probes": 1,
+    "stalled_client_timeout": 4 * SILENT,
+    "http_send_timeout": 4 * SILENT,
+    "http_send_check_interval": 0.2,
+    "tcp_keepalive_time": 1,
+    "tcp_keepalive_interval": 1,
+    "tcp_keepalive_probes": 1,
     "history_size": 100_000,
     "max_send_buffer": 100_000_000,  # so that ever more waits for who reads slowly
 }

@@ -18,7 +18,7 @@ from tests.broker.server import Error
 from tests.broker.trio import Node, Trio
 from tests.waiting import PATIENCE, until
 
-QUICK: dict[str, Any] = {"sentinel_seconds": 0.3, "bus_connect_seconds": 2.0}
+QUICK: dict[str, Any] = {"sentinel_timeout": 0.3, "redis_connect_timeout": 2.0}
 
 
 def later(seconds: float) -> "Deferred[None]":

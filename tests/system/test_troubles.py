@@ -205,7 +205,7 @@ def test_what_is_said_while_a_frozen_process_holds_the_log_comes_in_its_order_wh
 
 
 def test_a_stop_ends_in_time_while_frozen_processes_hold_the_log_and_are_the_broker(tmp_path: Path) -> None:
-    patient = ("--tuning", "stop_seconds=15")  # a busy machine takes longer than the usual 4 seconds
+    patient = ("--tuning", "stop_timeout=15")  # a busy machine takes longer than the usual 4 seconds
     with Daemon(tmp_path, *patient, workers=1) as daemon, witness(daemon, "ops") as program:
         until(program.is_taken, "an acknowledgement")
         silent = daemon.socket_to(daemon.worker_pids()[0])

@@ -21,7 +21,12 @@ from tests.frames import Heard, heard
 from tests.waiting import until
 
 CONFIG = Config(
-    http_idle_seconds=7, flush_interval=0, max_message_size=100, body_seconds=5, join_seconds=5, publish_timeout=10
+    http_keepalive_timeout=7,
+    flush_interval=0,
+    max_message_size=100,
+    client_body_timeout=5,
+    subscribe_timeout=5,
+    publish_timeout=10,
 )
 NOON = 1_790_000_000
 

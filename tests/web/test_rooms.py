@@ -164,7 +164,7 @@ def test_reading_from_a_worker_that_starts_waits_for_the_broker(path: str) -> No
     assert client.answer.status == 200
 
 
-@rows("away, seconds", [("not connected yet", CONFIG.join_seconds), ("", CONFIG.join_seconds + 0.2)])
+@rows("away, seconds", [("not connected yet", CONFIG.subscribe_timeout), ("", CONFIG.subscribe_timeout + 0.2)])
 def test_reading_is_refused_if_the_broker_does_not_answer_in_time(away: str, seconds: float) -> None:
     client = HttpClient()
     client.bus.away, client.bus.starting, client.bus.answer_at_once = away, bool(away), False
@@ -269,7 +269,7 @@ def test_a_list_of_rooms_is_shared_by_requests_and_kept_longer_if_it_took_long(s
 
 
 def test_an_answer_is_charged_by_its_size() -> None:
-    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=10, limit_read_bytes=100))
+    server = ChatServer(replace(CONFIG, request_rate="1", request_burst_time=10, read_bytes_per_request=100))
     client = HttpClient(server)
     for number in range(20):
         server.publish(f"{number}")
@@ -285,7 +285,7 @@ def test_an_answer_is_charged_by_its_size() -> None:
 
 
 def test_a_list_of_rooms_is_charged_by_its_size() -> None:
-    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=10, limit_read_bytes=100))
+    server = ChatServer(replace(CONFIG, request_rate="1", request_burst_time=10, read_bytes_per_request=100))
     client = HttpClient(server)
     for number in range(8):
         server.publish("hello", room=f"r{number}")

@@ -180,7 +180,7 @@ def test_a_refusal_can_be_read_before_the_connection_is_closed(client: HttpClien
     client.send("POST /ops", f"Content-Length: {MAX_BODY + 1}")
     assert not client.closed
     assert len(client.site.channels) == 1
-    client.wait(CONFIG.close_seconds + 0.2)
+    client.wait(CONFIG.close_timeout + 0.2)
     assert client.closed
     assert len(client.site.channels) == 0
 
@@ -275,7 +275,7 @@ def test_the_body_of_a_get_is_skipped(client: HttpClient) -> None:
 
 # The rate limit of requests
 
-LIMITED = replace(CONFIG, request_rate="1", limit_requests_seconds=12.5)
+LIMITED = replace(CONFIG, request_rate="1", request_burst_time=12.5)
 
 
 def test_every_request_is_charged_to_its_address() -> None:
@@ -407,7 +407,7 @@ def test_a_client_that_does_not_read_at_all_is_dropped_in_time(blocked: HttpClie
     before = REFUSED["unread"].value
     blocked.transport.receive(HISTORY * 2)
     blocked.server.turn()
-    blocked.wait(CONFIG.http_unread_seconds - 0.1)
+    blocked.wait(CONFIG.http_send_timeout - 0.1)
     assert not blocked.closed
     blocked.wait(0.3)
     assert blocked.closed
@@ -419,7 +419,7 @@ def test_a_client_that_does_not_read_at_all_is_dropped_in_time(blocked: HttpClie
 
 def test_a_client_that_does_not_read_the_last_answer_is_dropped_in_time(blocked: HttpClient) -> None:
     blocked.send("GET /ops?last=1000", "Connection: close")
-    blocked.wait(CONFIG.http_unread_seconds - 0.1)
+    blocked.wait(CONFIG.http_send_timeout - 0.1)
     assert not blocked.closed
     blocked.wait(0.3)
     assert blocked.closed
@@ -433,12 +433,12 @@ def test_a_client_that_reads_slowly_is_neither_dropped_nor_idle(
     blocked.transport.receive(HISTORY * 2)
     blocked.server.turn()
     for _ in range(10):
-        blocked.clock.advance(CONFIG.http_unread_seconds)
+        blocked.clock.advance(CONFIG.http_send_timeout)
     assert not blocked.closed
     blocked.transport.catch_up()
     blocked.server.turn()
     assert answers(blocked) == 2
-    blocked.clock.advance(CONFIG.http_idle_seconds - 0.1)
+    blocked.clock.advance(CONFIG.http_keepalive_timeout - 0.1)
     assert not blocked.closed
     blocked.wait(0.1)
     assert blocked.closed
@@ -451,10 +451,10 @@ def test_a_client_that_stops_to_read_is_dropped_in_time(blocked: HttpClient, mon
     blocked.server.turn()
     for acknowledged in range(200):  # noqa: B007 - the client reads for 20 seconds
         blocked.clock.advance(0.1)
-    for _ in range(round(CONFIG.http_unread_seconds * 10) - 1):
+    for _ in range(round(CONFIG.http_send_timeout * 10) - 1):
         blocked.clock.advance(0.1)
     assert not blocked.closed
-    for _ in range(round(CONFIG.http_unread_look_seconds * 10) + 2):
+    for _ in range(round(CONFIG.http_send_check_interval * 10) + 2):
         blocked.clock.advance(0.1)
     assert blocked.closed
     assert blocked.clock.getDelayedCalls() == []
@@ -503,12 +503,12 @@ HEALTH = b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 def test_other_clients_have_turns_between_requests_that_come_at_once(client: HttpClient) -> None:
     client.transport.receive(HEALTH * 200)
-    assert 0 < answers(client) <= CONFIG.slice_requests
+    assert 0 < answers(client) <= CONFIG.http_requests_per_turn
     assert client.transport.producerState == "paused"
     other = HttpClient(client.server)
     other.transport.receive(HEALTH)
     assert answers(other) == 1
-    assert answers(client) <= CONFIG.slice_requests
+    assert answers(client) <= CONFIG.http_requests_per_turn
     for _ in range(200):
         client.clock.advance(0.01)
     assert answers(client) == 200
@@ -518,7 +518,7 @@ def test_other_clients_have_turns_between_requests_that_come_at_once(client: Htt
 def test_a_long_head_counts_as_several_requests(client: HttpClient) -> None:
     head = HEALTH[:-2] + b"X: y\r\n" * 170 + b"\r\n"
     client.transport.receive(head * 20)
-    assert answers(client) == CONFIG.slice_requests // (1 + len(head) // CONFIG.slice_bytes) + 1
+    assert answers(client) == CONFIG.http_requests_per_turn // (1 + len(head) // CONFIG.http_bytes_per_step) + 1
 
 
 def test_other_clients_have_turns_between_the_chunks_of_a_body(client: HttpClient) -> None:
@@ -543,11 +543,11 @@ def test_a_client_that_leaves_before_its_turn_leaves_no_timer(client: HttpClient
 
 
 def test_the_last_request_of_many_may_close_the_connection(client: HttpClient) -> None:
-    client.transport.receive(HEALTH * (CONFIG.slice_requests - 1))
+    client.transport.receive(HEALTH * (CONFIG.http_requests_per_turn - 1))
     client.transport.receive(HEALTH * 40 + HEALTH[:-2] + b"Connection: close\r\n\r\n" + HEALTH * 40)
     for _ in range(50):
         client.clock.advance(0.01)
-    assert answers(client) == CONFIG.slice_requests - 1 + 41
+    assert answers(client) == CONFIG.http_requests_per_turn - 1 + 41
     assert client.closed
 
 
@@ -562,10 +562,10 @@ def test_a_head_that_is_begun_ends_in_time(begun: bytes, *, at_once: bool) -> No
         client.transport.receive(data)
     before = REFUSED["late"].value
     for _ in range(3):
-        client.clock.advance(CONFIG.head_seconds / 4)
+        client.clock.advance(CONFIG.client_header_timeout / 4)
         assert client.received.count(b"HTTP/1.1 ") == 1
         client.transport.receive(b"x" if b"\n" not in begun else b"x: y\r\nx")
-    client.clock.advance(CONFIG.head_seconds / 4 + 0.2)
+    client.clock.advance(CONFIG.client_header_timeout / 4 + 0.2)
     assert client.received.partition(b"ok\n")[2].startswith(b"HTTP/1.1 408 ")
     assert REFUSED["late"].value == before + 1
 
@@ -573,11 +573,11 @@ def test_a_head_that_is_begun_ends_in_time(begun: bytes, *, at_once: bool) -> No
 def test_the_time_of_a_waiting_head_begins_when_it_is_read(client: HttpClient) -> None:
     client.bus.answer_at_once = False
     client.transport.receive(b"GET /ops/members HTTP/1.1\r\nHost: x\r\n\r\nGET /-/healthz HTTP/1.1\r\n")
-    client.clock.advance(CONFIG.head_seconds - 0.5)
+    client.clock.advance(CONFIG.client_header_timeout - 0.5)
     assert answers(client) == 0
     client.bus.answer()
     assert answers(client) == 1
-    client.clock.advance(CONFIG.head_seconds - 0.5)
+    client.clock.advance(CONFIG.client_header_timeout - 0.5)
     client.transport.receive(b"Host: x\r\n\r\n")
     assert answers(client) == 2
     client.clock.advance(1)
@@ -588,7 +588,7 @@ def test_a_complete_head_stops_its_timer(client: HttpClient) -> None:
     for _ in range(3):
         client.transport.receive(HEALTH[:20])
         client.transport.receive(HEALTH[20:])
-        client.clock.advance(CONFIG.head_seconds + 0.2)
+        client.clock.advance(CONFIG.client_header_timeout + 0.2)
     assert answers(client) == 3
     assert not client.closed
 
@@ -596,7 +596,7 @@ def test_a_complete_head_stops_its_timer(client: HttpClient) -> None:
 @rows("step", [1, 100, 100_000])
 def test_a_later_head_has_the_size_limit_of_the_first_one(step: int) -> None:
     client = HttpClient()
-    for size, status in ((100, 200), (CONFIG.head_bytes, 200), (CONFIG.head_bytes + 1, 431)):
+    for size, status in ((100, 200), (CONFIG.client_header_size, 200), (CONFIG.client_header_size + 1, 431)):
         client.transport.clear()
         count, rest = divmod(size - len(HEALTH), 50)
         head = HEALTH[:-2] + (b"X: %b\r\n" % (b"y" * 45)) * (count - 1) + b"X: %b\r\n\r\n" % (b"y" * (45 + rest))
@@ -608,7 +608,7 @@ def test_a_later_head_has_the_size_limit_of_the_first_one(step: int) -> None:
 
 def test_a_line_without_end_is_431_too(client: HttpClient) -> None:
     client.transport.receive(HEALTH)
-    client.transport.receive(b"GET /" + b"x" * CONFIG.head_bytes)
+    client.transport.receive(b"GET /" + b"x" * CONFIG.client_header_size)
     assert b"HTTP/1.1 431 " in client.received
 
 

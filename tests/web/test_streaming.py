@@ -86,7 +86,7 @@ def test_an_event_source_that_is_refused_for_now_gets_a_stream_that_ends_with_wh
         assert (event, bye["type"], bye["code"]) == ("event: bye", "bye", 1013)
         assert bye["reason"] == "too many clients follow rooms over HTTP; try again later"
         assert retry == f"retry: {round(bye['reconnect_after'] * 1000)}"
-        assert 5 <= bye["reconnect_after"] <= 5 + CONFIG.retry_seconds
+        assert 5 <= bye["reconnect_after"] <= 5 + CONFIG.retry_after
         waits.add(bye["reconnect_after"])
     assert len(waits) > 1
     assert REFUSED["unavailable"].value == before + 9
@@ -96,7 +96,7 @@ def test_an_event_source_that_is_refused_for_now_gets_a_stream_that_ends_with_wh
 
 
 def test_an_event_source_over_its_rate_limit_gets_4029() -> None:
-    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=1))
+    server = ChatServer(replace(CONFIG, request_rate="1", request_burst_time=1))
     HttpClient(server).request("GET /ops")
     answer = HttpClient(server).request("GET /ops", EVENTS)
     assert (answer.status, answer.headers["content-type"]) == (200, "text/event-stream")
@@ -106,7 +106,7 @@ def test_an_event_source_over_its_rate_limit_gets_4029() -> None:
 def test_an_event_source_is_refused_in_time_while_the_bus_is_away(client: HttpClient) -> None:
     client.bus.confirm_at_once = False
     client.send("GET /ops", EVENTS)
-    client.wait(CONFIG.join_seconds)
+    client.wait(CONFIG.subscribe_timeout)
     assert client.answer.status == 200
     assert BUS_AWAY.reason.encode() in client.answer.body
 
@@ -128,7 +128,7 @@ def test_other_refusals_stay_errors_for_event_sources(line: str, status: int) ->
 
 
 def test_a_follower_is_charged_for_history_but_not_refused_recovery() -> None:
-    server = ChatServer(replace(CONFIG, request_rate="1", limit_requests_seconds=5, limit_read_bytes=5))
+    server = ChatServer(replace(CONFIG, request_rate="1", request_burst_time=5, read_bytes_per_request=5))
     for number in range(10):
         server.publish(f"{number}")
     first, second = HttpClient(server), HttpClient(server)
@@ -184,7 +184,7 @@ def test_events_have_their_position_as_id(client: HttpClient, server: ChatServer
     client.send("GET /ops", EVENTS)
     retry = re.fullmatch(r"retry: (\d+)\n\n", streamed(client))
     assert retry is not None
-    assert 1000 <= int(retry[1]) <= 1000 * CONFIG.retry_seconds
+    assert 1000 <= int(retry[1]) <= 1000 * CONFIG.retry_after
     server.publish("now")
     ((id, kind, data),) = events_of(client)
     assert (id, kind, data["text"], data["offset"]) == ("e0-2", "message", "now", 2)
@@ -315,8 +315,8 @@ LINE, COMMENT = b"1\r\n\n\r\n", b"3\r\n:\n\n\r\n"
 @rows(
     "query, accept, seconds, heartbeat",
     [
-        ("", "text/event-stream", CONFIG.heartbeat_seconds, COMMENT),
-        ("", "application/json", CONFIG.heartbeat_seconds, LINE),
+        ("", "text/event-stream", CONFIG.stream_heartbeat_interval, COMMENT),
+        ("", "application/json", CONFIG.stream_heartbeat_interval, LINE),
         ("", "text/plain", 1000, b""),
         *((f"&heartbeat={value}", "text/event-stream", int(value), COMMENT) for value in ("5", "060", "300")),
         ("&heartbeat=5", "text/plain", 5, LINE),
@@ -340,7 +340,7 @@ def test_a_client_that_does_not_read_gets_no_heartbeat(client: HttpClient) -> No
     producer: Any = client.transport.producer
     producer.pauseProducing()
     client.transport.clear()
-    client.clock.advance(CONFIG.heartbeat_seconds + 0.1)
+    client.clock.advance(CONFIG.stream_heartbeat_interval + 0.1)
     assert client.received == b""
 
 
@@ -423,7 +423,7 @@ def test_a_client_that_does_not_read_the_end_is_dropped(client: HttpClient, serv
     client.transport.client_reads = False
     server.publish("x" * 90)
     server.connections.close_all(STOPPING)
-    client.wait(CONFIG.close_seconds + 0.2)
+    client.wait(CONFIG.close_timeout + 0.2)
     assert client.transport.aborted
 
 
@@ -440,7 +440,7 @@ def joining(client: HttpClient, server: ChatServer) -> HttpClient:
 
 
 def test_a_follower_is_refused_if_it_cannot_join_in_time(joining: HttpClient, server: ChatServer) -> None:
-    joining.wait(CONFIG.join_seconds + 0.2)
+    joining.wait(CONFIG.subscribe_timeout + 0.2)
     assert joining.answer.status == 503
     assert (len(server.connections.connections), server.bus.rooms) == (0, {})
     assert joining.request("GET /-/healthz").status == 200
@@ -449,7 +449,7 @@ def test_a_follower_is_refused_if_it_cannot_join_in_time(joining: HttpClient, se
 def test_a_client_that_leaves_before_it_joins_is_forgotten(joining: HttpClient, server: ChatServer) -> None:
     joining.transport.vanish()
     assert (len(server.connections.connections), server.bus.rooms) == (0, {})
-    server.clock.advance(CONFIG.join_seconds + 1)
+    server.clock.advance(CONFIG.subscribe_timeout + 1)
     assert joining.received == b""
 
 

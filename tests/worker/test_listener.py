@@ -29,7 +29,7 @@ from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
 
-CONFIG = Config(full_house_margin=2, flush_interval=0)
+CONFIG = Config(rejected_connections_margin=2, flush_interval=0)
 PEER = IPv4Address("TCP", "192.0.2.7", 40000)
 GET = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -417,12 +417,12 @@ def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(server:
 
 
 def test_a_head_of_the_longest_size_is_taken(server: ChatServer) -> None:
-    size = CONFIG.head_bytes - len(handshake(X="."))
+    size = CONFIG.client_header_size - len(handshake(X="."))
     assert server.visitor(handshake(X="x" * (size + 1))).status == 101
 
 
 def test_a_head_one_byte_longer_is_431(server: ChatServer) -> None:
-    size = CONFIG.head_bytes - len(handshake(X="."))
+    size = CONFIG.client_header_size - len(handshake(X="."))
     server.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
 
 
@@ -434,7 +434,7 @@ def test_100_kb_of_header_are_431(server: ChatServer, piece: int) -> None:
 
 
 def test_a_header_without_end_is_431_at_the_limit(server: ChatServer) -> None:
-    visitor = server.visitor(b"x" * CONFIG.head_bytes)
+    visitor = server.visitor(b"x" * CONFIG.client_header_size)
     assert visitor.status == 0
     visitor.send(b"x")
     visitor.assert_refused(431, "too_large")
@@ -448,7 +448,7 @@ def test_frames_behind_the_head_do_not_count(server: ChatServer) -> None:
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: loc"])
 def test_a_slow_head_is_408(server: ChatServer, start: bytes) -> None:
     visitor = server.visitor(start) if start else server.visitor()
-    server.clock.advance(CONFIG.head_seconds - 0.1)
+    server.clock.advance(CONFIG.client_header_timeout - 0.1)
     assert visitor.gone == ""
     server.clock.advance(0.1)
     visitor.assert_refused(408, "bad_request")
@@ -550,7 +550,7 @@ def test_a_refused_client_that_does_not_read_is_aborted(server: ChatServer) -> N
     visitor = server.visitor()
     visitor.transport.client_reads = False
     visitor.send(b"\x00")
-    server.clock.advance(CONFIG.close_seconds - 0.1)
+    server.clock.advance(CONFIG.close_timeout - 0.1)
     assert visitor.gone == ""
     server.clock.advance(0.1)
     assert visitor.gone == "ConnectionAborted"
@@ -679,7 +679,7 @@ def test_that_the_server_was_full_is_counted_as_that(server: ChatServer) -> None
 
 
 def test_far_too_many_are_dropped_at_once(server: ChatServer) -> None:
-    for _ in range(10 + CONFIG.full_house_margin):
+    for _ in range(10 + CONFIG.rejected_connections_margin):
         server.visitor()
     dropped = server.visitor(handshake())
     assert dropped.gone == "ConnectionAborted"
@@ -687,7 +687,7 @@ def test_far_too_many_are_dropped_at_once(server: ChatServer) -> None:
 
 
 def test_those_dropped_do_not_count(server: ChatServer) -> None:
-    waiting = [server.visitor() for _ in range(10 + CONFIG.full_house_margin)]
+    waiting = [server.visitor() for _ in range(10 + CONFIG.rejected_connections_margin)]
     for _ in range(5):
         assert server.visitor().gone
     for each in waiting:
@@ -710,12 +710,12 @@ def test_a_refused_client_leaves_no_timer(server: ChatServer) -> None:
 
 def test_one_let_in_is_not_late_any_more(server: ChatServer) -> None:
     visitor = server.visitor(handshake())
-    server.clock.advance(CONFIG.head_seconds)
+    server.clock.advance(CONFIG.client_header_timeout)
     assert visitor.gone == ""
 
 
 def test_a_silent_http_connection_is_closed_in_its_time() -> None:
-    server = ChatServer(replace(CONFIG, http_idle_seconds=7))
+    server = ChatServer(replace(CONFIG, http_keepalive_timeout=7))
     visitor = server.visitor(GET)
     server.clock.advance(6.9)
     assert visitor.gone == ""
@@ -727,7 +727,7 @@ def test_a_silent_http_connection_is_closed_in_its_time() -> None:
 
 
 def test_of_too_many_that_have_said_nothing_the_oldest_gives_way() -> None:
-    server = ChatServer(replace(CONFIG, waiting_least=3), most=8)
+    server = ChatServer(replace(CONFIG, unidentified_connections_min=3), most=8)
     waiting = [server.visitor() for _ in range(3)]
     assert [each.gone for each in waiting] == [""] * 3
     newest = server.visitor()

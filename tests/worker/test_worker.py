@@ -372,7 +372,7 @@ def test_a_worker_that_is_ready_serves_and_logs(station: Station) -> None:
 
 
 def test_the_heartbeat_before_a_worker_is_ready_says_that_the_broker_is_there(station: Station) -> None:
-    with station.worker(worker_heartbeat_seconds=1000.0) as worker:
+    with station.worker(worker_heartbeat_interval=1000.0) as worker:
         assert [heartbeat.away for heartbeat in worker.heartbeats] == ["not connected yet", ""]
 
 
@@ -409,7 +409,7 @@ def test_stop_closes_the_clients_with_1001_and_ends(station: Station) -> None:
 
 
 def test_stop_does_not_wait_for_a_client_that_does_not_answer(station: Station) -> None:
-    with station.worker(close_seconds=0.05) as worker, station.client() as ann, station.raw(handshake()) as silent:
+    with station.worker(close_timeout=0.05) as worker, station.client() as ann, station.raw(handshake()) as silent:
         assert silent.recv(12) == b"HTTP/1.1 101"
         worker.tell(STOP)
         assert close_code(ann) == 1001
@@ -426,7 +426,7 @@ def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clie
     with Server() as broker:
         broker.start()
         station = Station(tmp_path, broker.url)
-        options: dict[str, Any] = {"drain_timeout": 0, "redis_prefix": "p", "stop_seconds": 0.5}
+        options: dict[str, Any] = {"drain_timeout": 0, "redis_prefix": "p", "stop_timeout": 0.5}
         with station.worker(**options) as worker, station.client("/ops?resume=a-key-of-mine") as client:
             with broker.unreachable():
                 worker.tell(DRAIN)
@@ -443,7 +443,7 @@ def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clie
 def test_stop_does_not_wait_for_whoever_holds_the_lock_of_the_chat_log(tmp_path: Path) -> None:
     log = tmp_path / "chat.log"
     lock = LogLock(str(log))
-    knobs: dict[str, Any] = {"hold_seconds": 0.1, "stop_seconds": 1.0, "log_lock_seconds": 1000.0}
+    knobs: dict[str, Any] = {"stop_publish_timeout": 0.1, "stop_timeout": 1.0, "chat_log_lock_timeout": 1000.0}
     with Server() as server:
         server.start()
         station = Station(tmp_path, server.url)
@@ -490,7 +490,7 @@ def test_one_that_gets_no_assignment_ends() -> None:
 
 
 def test_one_without_a_broker_serves_and_is_not_ready(station: Station) -> None:
-    with station.worker(broker=f"unix://{station.folder}/none.sock", join_seconds=0.1) as worker:
+    with station.worker(broker=f"unix://{station.folder}/none.sock", subscribe_timeout=0.1) as worker:
         assert station.get("/-/healthz") == (200, "ok\n")
         status, body = station.get("/-/readyz")
         assert (status, json.loads(body)["error"]) == (503, "unavailable")
@@ -534,7 +534,7 @@ def test_a_unix_socket_serves_too(station: Station) -> None:
 
 def test_a_client_that_never_reads_falls_behind_and_hurts_nobody(station: Station) -> None:
     with (
-        station.worker(max_send_buffer=100_000, report_seconds=0.05) as worker,
+        station.worker(max_send_buffer=100_000, client_report_interval=0.05) as worker,
         station.client() as ann,
         station.client() as bob,
         station.raw(handshake()) as deaf,
@@ -556,8 +556,8 @@ def test_what_had_not_reached_a_client_that_was_given_up_is_sent_to_it_again(sta
     options: dict[str, Any] = {
         "ping_interval": patience,
         "pong_timeout": patience,
-        "stalled_seconds": patience,
-        "close_seconds": 0.2,
+        "stalled_client_timeout": patience,
+        "close_timeout": 0.2,
         "redis_prefix": prefix,
     }
     with station.worker(**options) as worker, socket.socket() as deaf:
@@ -635,7 +635,7 @@ def test_over_tls_and_without_history_a_client_that_reads_again_is_told_what_it_
 ) -> None:
     clients = SlowOverTls(station, certificate)
     with (
-        station.worker(clients.endpoint, max_send_buffer=100_000, history_size=0, close_seconds=60),
+        station.worker(clients.endpoint, max_send_buffer=100_000, history_size=0, close_timeout=60),
         clients.reading() as read,
     ):
         *texts, last = read(lambda tail: b"read too slowly" in tail).frames
@@ -656,7 +656,7 @@ def read_to_the_end(client: socket.socket) -> bytes:
 def test_a_slow_client_that_closes_hears_all_that_waited_for_it_and_the_connection_ends(station: Station) -> None:
     count = 900  # 14 MB: some of it waits for the client to read
     with (
-        station.worker(max_send_buffer=100_000_000, close_seconds=600),
+        station.worker(max_send_buffer=100_000_000, close_timeout=600),
         station.client() as ann,
         station.client() as bob,
         station.raw(handshake()) as slow,
@@ -674,7 +674,7 @@ def test_over_tls_a_close_ends_the_connection_at_once(station: Station, certific
     trust = ssl.create_default_context(cafile=str(certificate))
     endpoint = f"ssl:0:privateKey={certificate}:certKey={certificate}:interface=127.0.0.1"
     with (
-        station.worker(endpoint, close_seconds=600),
+        station.worker(endpoint, close_timeout=600),
         websocket_over_tls(("127.0.0.1", station.port), trust) as client,
     ):
         client.sendall(close_frame())
