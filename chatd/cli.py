@@ -1,4 +1,4 @@
-"""The command ``chatd``, for what is done beside the server: verify logs, mint tokens. The server: ``twistd chatd``."""
+"""The command ``chatd``: verify chat logs, make tokens, mark restored backups. ``twistd chatd`` starts the server."""
 
 import argparse
 import io
@@ -28,47 +28,56 @@ from chatd.supervisor.private_broker import SOCKET, UNIX_PATH_BYTES
 from chatd.supervisor.running import RunningInstance, find_running
 
 VERIFY = """\
-Compare the chat logs with the history of every room in the broker: each message
-that a history has must be in the logs, once, with the same text, and the log must
-not say that it was refused. It may be run while chatd runs.
+Compare the chat logs with the history of every room in the broker (the Redis or
+Valkey server that chatd uses). Each message of a history must be in the logs once,
+with the same text, and the logs must not say that it was refused. chatd may run
+in the meantime.
 
-What is wrong is printed, a line each:
+Each fault is printed as one line, which begins with one of these words:
 
-  missing     it is in no log
-  double      it has several lines in the logs, or is in one history twice
-  differs     the log has another text
-  denied      the log says that it was refused, or was a duplicate
-  unreadable  a history has something that is no message
+  missing     the message is in none of the logs
+  double      the message is in the logs, or in one history, more than once
+  differs     the logs have another text for the message
+  denied      the logs say that the message was refused or was a duplicate
+  unreadable  an entry of a history is not a message
 
-then one line with what was read. Lines that no history has are older than history,
-or were not published: nothing is wrong with them. A room's history ends with
-twistd chatd's --history-size and --history-ttl.
+The last line has the totals. A line of the logs that is in no history is not a
+fault: the message is older than the history, or was not published. The options
+--history-size and --history-ttl of twistd chatd limit how far a history goes back.
 """
 
 MINTED = """\
-Print a token (JWT) that a server which was given --auth-key takes. To begin:
+Print a token (JWT) for a server that was started with --auth-key. To make a pair
+of keys, start a server with the public key, and print a token for ann:
 
   openssl genpkey -algorithm ed25519 -out chatd.key
   openssl pkey -in chatd.key -pubout -out chatd.pub
   twistd chatd --auth-key chatd.pub
   chatd token --key chatd.key --sub ann --rooms ops=rw,news=r
 
-The token goes into the URL (?token=…) or a header (Authorization: Bearer …).
-Whoever has it may use it: keep it as you would a password.
+The client sends the token in the URL (?token=TOKEN) or in a header (Authorization:
+Bearer TOKEN). Everyone who has the token can use it, so keep it secret.
 """
 
-CREDENTIALS = ("redis_password_file", "redis_tls_ca", "redis_tls_cert", "redis_tls_key", "redis_sentinel_password_file")
-"""Options of the server that stand here too."""
+CREDENTIALS = {
+    "redis_password_file": "file with the password of the Redis server",
+    "redis_tls_ca": "file with the CA certificates (PEM) that verify the certificate of a rediss:// server "
+    "[default: those that this system trusts]",
+    "redis_tls_cert": "file with the client certificate (PEM) for a rediss:// server that requires one",
+    "redis_tls_key": "file with the private key (PEM) of --redis-tls-cert",
+    "redis_sentinel_password_file": "file with the password that the Sentinels themselves require",
+}
+"""Options of ``twistd chatd`` that ``chatd verify`` has too."""
 
 COMMANDS = ("verify", "token", "new-lineage")
 
-STATUS = "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read."
+STATUS = "Exit status: 0 without faults, 1 with faults, 2 if a log or the broker cannot be read."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says; give the exit status."""
+    """Run the command of the command line. Return the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a locale may have no letter of a room's name
+        if isinstance(stream, io.TextIOWrapper):  # the locale may lack a letter of a room's name
             stream.reconfigure(errors="backslashreplace")
     words, warnings = current_words(sys.argv[1:] if arguments is None else arguments)
     for warning in warnings:
@@ -89,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _no_command(word: str) -> str:
-    """Say what a word is that should be a command. What follows it is not repeated: it may hold a password."""
+    """Return the error for a word that is not a command. Its value is not repeated, because it may hold a password."""
     is_option = word.startswith("-")
     what = f"{word.partition('=')[0]} is an option of the server" if is_option else f"there is no command {word!r}"
     what += "" if is_option else did_you_mean(word, COMMANDS)
@@ -99,8 +108,8 @@ def _no_command(word: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatd",
-        description="Work beside the chat server. The server itself is started with: twistd -n --pidfile= chatd "
-        "(its options: twistd chatd --help)",
+        description="Commands for operators of the chat server. To start the server itself: twistd -n --pidfile= chatd. "
+        "For the options of the server: twistd chatd --help",
     )
     parser.add_argument("--version", action="version", version=f"chatd {chatd.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -113,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_verify(commands: Any) -> None:
     verify = commands.add_parser(
         "verify",
-        help="say whether the chat logs have all that was delivered",
+        help="check that every delivered message is in the chat logs",
         description=VERIFY,
         epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -124,70 +133,83 @@ def _add_verify(commands: Any) -> None:
         "--redis",
         metavar="URL",
         action="append",
-        help="the server that chatd was given with --redis: redis://[user:password@]host[:port][/db], rediss://…, "
-        "redis+sentinel://… or unix:///path; several times, where chatd has several "
-        "[default: the private Valkey of the one chatd that runs here as the same user, with --data-dir or without]",
+        help="read the histories from this Redis or Valkey server: redis://[user:password@]host[:port][/db], "
+        "rediss://… (TLS), redis+sentinel://… or unix:///path. Give it once for each --redis of chatd "
+        "[default: the private Valkey of the only chatd that runs on this host as the same user]",
     )
-    broker.add_argument("--data-dir", metavar="DIR", help="the folder that chatd was given with --data-dir")
-    for name in CREDENTIALS:
-        verify.add_argument(
-            f"--{name.replace('_', '-')}", metavar="FILE", default="", help="what chatd was given with it, if anything"
-        )
+    broker.add_argument(
+        "--data-dir", metavar="DIR", help="read the histories from the private Valkey of the chatd with this --data-dir"
+    )
+    for name, text in CREDENTIALS.items():
+        verify.add_argument(f"--{name.replace('_', '-')}", metavar="FILE", default="", help=text)
     verify.add_argument(
         "--redis-prefix",
         metavar="PREFIX",
         default=Config.redis_prefix,
-        help="what chatd was given with --redis-prefix [default: %(default)s]",
+        help="prefix of chatd's keys on the server, as in chatd's --redis-prefix [default: %(default)s]",
     )
     verify.add_argument(
         "logs",
         nargs="*",
         metavar="LOG",
         default=[os.path.dirname(Config.chat_log)],
-        help="a chat log, rotated ones too, or packed ones (.gz, .xz, .bz2); or a folder: all chat.log* in it. "
-        "Name those of all hosts that share the server [default: logs]",
+        help="a chat log, also a rotated or compressed one (.gz, .xz, .bz2), or a folder, of which all chat.log* are "
+        "read. Name the logs of all hosts that share the server [default: logs]",
     )
 
 
 def _add_token(commands: Any) -> None:
     token = commands.add_parser(
         "token",
-        help="make a token for twistd chatd --auth-key",
+        help="print a token (JWT) for a client",
         description=MINTED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     token.set_defaults(run=_token)
-    token.add_argument("--key", metavar="FILE", required=True, help="the private key (PEM or JWK) or the secret")
-    token.add_argument("--sub", metavar="NAME", required=True, help="who it is for; others see it as the nick")
-    token.add_argument("--id", metavar="ID", help="the token's id (jti), by which a list of revoked tokens can name it")
-    token.add_argument("--nick", metavar="NAME", help="the nick that others see, where it is another")
+    token.add_argument(
+        "--key", metavar="FILE", required=True, help="sign with this private key (PEM or JWK) or this secret"
+    )
+    token.add_argument(
+        "--sub", metavar="NAME", required=True, help="the subject: the user or program that the token identifies"
+    )
+    token.add_argument("--nick", metavar="NAME", help="the nick that others see [default: the subject]")
+    token.add_argument(
+        "--id", metavar="ID", help="the id of the token (jti), with which a file of --auth-revoked can name it"
+    )
     token.add_argument(
         "--rooms",
         metavar="ROOM=RIGHTS,…",
         action="append",
-        help="where its bearer may read (r), write (w) or both (rw): ops=rw,news=r,team-*=rw; or a JSON object; may be "
-        "given several times [default: everything everywhere]",
+        help="the rooms that the client may read (r), write (w) or both (rw), for example ops=rw,news=r,team-*=rw, or "
+        "a JSON object. May be given several times [default: read and write in all rooms]",
     )
     token.add_argument(
         "--ttl",
         metavar="TIME",
         default="24h",
-        help="for how long it is good: 90s, 15m, 24h, 30d [default: %(default)s]",
+        help="time for which the token is valid, for example 90s, 15m, 24h or 30d [default: %(default)s]",
     )
-    token.add_argument("--issuer", metavar="TEXT", help="what the server was given with --auth-issuer")
-    token.add_argument("--audience", metavar="TEXT", help="what the server was given with --auth-audience")
-    token.add_argument("--algorithm", metavar="NAME", default="", help="the algorithm, where the key has several")
+    token.add_argument("--issuer", metavar="TEXT", help="the iss claim, as in the server's --auth-issuer")
+    token.add_argument("--audience", metavar="TEXT", help="the aud claim, as in the server's --auth-audience")
+    token.add_argument(
+        "--algorithm",
+        metavar="NAME",
+        default="",
+        help="the algorithm of the signature, if the key allows several [default: the first that the key allows]",
+    )
 
 
 def _add_new_lineage(commands: Any) -> None:
     command = commands.add_parser(
         "new-lineage",
         help="mark a state folder as restored from a backup",
-        description="Run this after restoring a state folder from a backup, before starting chatd. Clients that come "
-        "back are then told of a gap, instead of missing the messages after the backup without a word.",
+        description="Mark a state folder (twistd chatd --data-dir) as restored from a backup. Run this command after the "
+        "folder was restored and before chatd starts. Each restored folder begins a new line of data (a lineage), which "
+        "lacks the messages after the backup. With the mark, chatd tells clients that reconnect that messages may be "
+        "missing. Without it, they would not be told.",
     )
     command.set_defaults(run=_new_lineage)
-    command.add_argument("--data-dir", metavar="DIR", required=True, help="the folder of twistd chatd --data-dir")
+    command.add_argument("--data-dir", metavar="DIR", required=True, help="the state folder")
 
 
 def _new_lineage(given: argparse.Namespace) -> int:
@@ -245,13 +267,13 @@ def _seconds(text: str) -> int:
 
 
 def _rooms(given: Sequence[str] | None) -> dict[str, str] | None:
-    """Read what may be done where. Raises BadValue, also for names that no room has."""
+    """Return the rights for each room. Raise BadValue, also for a name that no room can have."""
     if given is None:
         return None
     rooms: dict[str, str] = {}
     for text in given:
         try:
-            found = json.loads(text) if text.startswith("{") else dict(_room(each) for each in text.split(","))
+            found = json.loads(text) if text.startswith("{") else dict(_room(part) for part in text.split(","))
         except ValueError as error:
             raise BadValue(f"--rooms must be like ops=rw,news=r,team-*=rw, or a JSON object, not {text!r}") from error
         rooms |= found
@@ -271,7 +293,7 @@ def _room(text: str) -> tuple[str, str]:
 
 
 def _checked(name: str, text: str) -> str:
-    """Check a value as ``twistd chatd`` does. Raises BadValue."""
+    """Check a value as ``twistd chatd`` does. Raise BadValue."""
     option = next(option for option in options() if option.name == name)
     try:
         return str(option.parse(text))
@@ -280,9 +302,9 @@ def _checked(name: str, text: str) -> str:
 
 
 def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
-    """Say where the brokers are. Raises BadValue or Unreadable."""
+    """Return the addresses of the brokers. Raise BadValue or Unreadable."""
     if given.redis is not None:
-        return [broker_address(_checked("redis", each)) for each in given.redis]
+        return [broker_address(_checked("redis", url)) for url in given.redis]
     if given.data_dir is not None:
         path = str(Path(_checked("data_dir", given.data_dir), BROKER, SOCKET).absolute())
         if len(os.fsencode(path)) <= UNIX_PATH_BYTES:
@@ -291,16 +313,16 @@ def _addresses(given: argparse.Namespace) -> list[BrokerAddress]:
 
 
 def _running() -> RunningInstance:
-    """Find the chatd that runs here as this user. Raise Unreadable, which says what there is."""
+    """Return the chatd that runs on this host as this user. Raise Unreadable if there is not exactly one."""
     found = find_running()
-    ours = [each for each in found if each.uid == os.getuid()]
+    ours = [running for running in found if running.uid == os.getuid()]
     if len(ours) == 1:
         return ours[0]
     if ours:
-        which = "; or ".join(f"{each.option} ({_place(each)})" for each in ours)
+        which = "; or ".join(f"{running.option} ({_place(running)})" for running in ours)
         raise Unreadable(f"{len(ours)} chatds run here as this user; pass {which}")
     if found:
-        which = "; or ".join(f"runuser -u {each.user} -- chatd verify {each.option} …" for each in found)
+        which = "; or ".join(f"runuser -u {other.user} -- chatd verify {other.option} …" for other in found)
         raise Unreadable(f"no chatd runs here as this user, but one as another does; use {which}")
     raise Unreadable(
         "no chatd with a private Valkey runs here; pass --redis URL as chatd was given it, or --data-dir DIR of one"

@@ -1,4 +1,4 @@
-"""``twistd chatd``: options to services, and one line for what can't be, before anything runs."""
+"""``twistd chatd``: read the options, check them, and make the service. An option with an error ends the start."""
 
 import getopt
 import os
@@ -119,7 +119,7 @@ class Options(usage.Options):
     opt_h = opt_help
 
     def parseOptions(self, options: Any = None) -> None:
-        """Read the command line; a bad value ends with one line, not with a page of help before it."""
+        """Read the command line. End with one line for a bad value, without a page of help before it."""
         self._words = list(sys.argv[1:] if options is None else options)
         try:
             super().parseOptions(self._words)
@@ -229,8 +229,7 @@ def usage_text() -> str:
     """Return the help of ``twistd chatd``, grouped by section."""
     lines = [
         "",  # Twisted prints the synopsis before it
-        *_wrapped(INTRODUCTION),
-        "",
+        *(line for paragraph in INTRODUCTION for line in (*_wrapped(paragraph), "")),
         *_entry("-h, --help", "Print this help and exit."),
         *_entry("--version", "Print the version and exit."),
         *_entry("--config FILE", CONFIG_HELP),
@@ -248,15 +247,20 @@ def usage_text() -> str:
 
 
 INTRODUCTION = (
-    "A realtime chat daemon. Connect with: websocat ws://localhost:3000 (the lobby), or ws://localhost:3000/ops "
-    "(the room ops). Every option can also be set in a configuration file, in the section that is shown in brackets, "
-    "and by an environment variable: CHATD_REDIS_PREFIX for --redis-prefix. The command line overrides the "
-    "environment, which overrides the file. A DURATION is a number with ms, s, m, h or d, or a number of seconds. "
-    "A SIZE is a number with kB, KiB, MB, MiB, GB or GiB, or a number of bytes. A LIMIT is a number, off or auto."
+    "A realtime chat daemon. Connect to it with: websocat ws://localhost:3000 (the room lobby), or "
+    "websocat ws://localhost:3000/ops (the room ops).",
+    "Options are read from the command line, from environment variables and from a configuration file (TOML). The "
+    "command line overrides the environment, which overrides the file. The variable of --redis-prefix is "
+    "CHATD_REDIS_PREFIX. In the file, an option is in the section that is shown in brackets below; general options "
+    "come before the first section. Names in the file may differ: --listen is address in [listen], --redis is url in "
+    "[redis]. --show-config prints all names, and docs/options.md lists them.",
+    "A DURATION is a number with ms, s, m, h or d, or a number of seconds. A SIZE is a number with kB, KiB, MB, MiB, GB "
+    "or GiB, or a number of bytes. A LIMIT is a number, off or auto; --byte-rate takes a SIZE too.",
 )
 CONFIG_HELP = "Read options from this file (TOML), and again at each reload (SIGHUP). [default: none]"
 SHOW_CONFIG_HELP = (
-    "Print the options in force as a configuration file, or the error with which a start would end, and exit."
+    "Check the options, print them as a configuration file with the source of each, and exit. If an option is not "
+    "valid, print the error instead."
 )
 TUNING_HELP = (
     "Set an internal bound of the section [tuning], for example publish_timeout=5s. docs/options.md lists them. "

@@ -266,7 +266,7 @@ def test_the_version_is_printed(host: Host) -> None:
 def test_help_says_what_the_status_means(host: Host) -> None:
     done = host.run("verify", "--help")
     assert done.returncode == 0
-    assert "Exit status: 0 if all is well; 1 if anything is wrong; 2 if something can't be read." in done.stdout
+    assert "Exit status: 0 without faults, 1 with faults, 2 if a log or the broker cannot be read." in done.stdout
 
 
 # chatd token

@@ -69,7 +69,8 @@ def test_every_option_reaches_the_configuration() -> None:
         "URL": "redis://one",
         "CLAIM": "sub",
         "FORMAT": "json",
-        "WHEN": "batch",
+        "WHEN": "day",
+        "MODE": "batch",
         "LEVEL": "warn",
     }
     own = {"max_message_size": "64KiB"}
@@ -86,6 +87,7 @@ def test_every_name_of_the_last_release_still_works_with_one_warning() -> None:
         "COUNT": "7",
         "DURATION": "2",
         "SIZE": "100000000",
+        "WHEN": "100000000",
         "LIMIT": "0.5",
         "FILE": "/run/one",
         "DIR": "/run/kept",

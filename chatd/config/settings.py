@@ -78,7 +78,7 @@ class Option:
     @property
     def takes_number(self) -> bool:
         """Return whether its value may be a number in a configuration file."""
-        return self.value in ("COUNT", "DURATION", "SIZE", "LIMIT", "NUMBER")
+        return self.value in ("COUNT", "DURATION", "SIZE", "LIMIT", "NUMBER", "WHEN")
 
     @property
     def shown_default(self) -> str:
@@ -133,7 +133,8 @@ class Config(Tuning):
         "drain_timeout",
         "DURATION",
         duration(0, 3600),
-        "Time over which a reload closes the clients of the old workers with close code 1012, spread evenly.",
+        "Time within which a reload closes the connections of the old workers, each at a random moment, with close "
+        "code 1012.",
     )
     ping_interval: float = _option(
         25.0,
@@ -203,23 +204,23 @@ class Config(Tuning):
         str,
         "Accept only requests whose Host header is this name or address of the server, and answer others with 403. "
         f"{_SEVERAL}",
-        shown="any; on loopback without --trusted-proxy only loopback names and the name of this machine",
+        shown="any name; on loopback addresses without --trusted-proxy only loopback names and this machine's name",
     )
     allowed_origin: tuple[str, ...] = _option(
         (),
         "listen.allowed_origin",
         "ORIGIN",
         str,
-        "Accept web pages of this origin beside the server's own: https://chat.example.org, https://*.example.org "
-        f"(all hosts below it) or * (all). {_SEVERAL}",
+        "Accept requests of web pages of this origin, as those of the server's own pages: https://chat.example.org, "
+        f"https://*.example.org (all hosts below it) or * (all). {_SEVERAL}",
     )
     trusted_proxy: tuple[str, ...] = _option(
         (),
         "listen.trusted_proxy",
         "ADDRESS",
         str,
-        "Take the client's address from this proxy (X-Forwarded-For, PROXY protocol): its address, its network "
-        f"(10.0.0.0/8), or unix for proxies on a unix socket. {_SEVERAL}",
+        "Trust this proxy to report the addresses of clients (X-Forwarded-For, PROXY protocol). ADDRESS is the proxy's "
+        f"address, its network such as 10.0.0.0/8, or unix for proxies on a unix socket. {_SEVERAL}",
     )
     hsts_max_age: int = _option(
         0,
@@ -283,8 +284,8 @@ class Config(Tuning):
         "redis.maxmemory",
         "SIZE",
         size_or("auto", "32MiB", "512MiB"),
-        "Maximum memory of the private Valkey; before it is full, the histories of the longest silent rooms are "
-        "dropped. auto is a quarter of the memory of this host or container, and at least 64MiB.",
+        "Maximum memory of the private Valkey; before it is full, chatd drops the histories of the rooms that were "
+        "silent for the longest. auto is a quarter of the memory of this host or container, and at least 64MiB.",
     )
     max_message_size: int = _option(
         16384,
@@ -298,15 +299,15 @@ class Config(Tuning):
         "limits.max_connections",
         "COUNT",
         whole_number(0, 100_000_000),
-        "Maximum connections of all workers together; further ones are answered with 503. "
-        "0 is the sum of --worker-connections.",
+        "Maximum connections of all workers together, divided evenly among the workers; further connections are "
+        "answered with 503. 0 sets no limit other than --worker-connections.",
     )
     worker_connections: int = _option(
         10_000,
         "limits.worker_connections",
         "COUNT",
         whole_number(1, 1_000_000),
-        "Maximum connections of one worker. It is lower if the worker may not open that many files.",
+        "Maximum connections of one worker. The limit is lower if the operating system lets a worker open fewer files.",
     )
     max_send_buffer: int = _option(
         1_048_576,
@@ -314,7 +315,7 @@ class Config(Tuning):
         "SIZE",
         size(65_536, 1_073_741_824),
         "Maximum data in the send buffer of one client; a slower client gets the rest from history as it reads. "
-        "Without history it is closed with close code 1013.",
+        "Without history (--history-size 0) a pipe is closed with close code 1013, and others are told of the gap.",
     )
     connections_per_address: str = _option(
         "auto",
@@ -356,8 +357,8 @@ class Config(Tuning):
         "limits.request_rate",
         "LIMIT",
         rate,
-        "Maximum HTTP requests, and reads by WebSocket clients, per address and second, averaged over 10 seconds. "
-        f"auto is 20 {_EXPOSED}.",
+        "Maximum HTTP requests, and requests of WebSocket clients for history or members, per address and second, "
+        f"averaged over 10 seconds. auto is 20 {_EXPOSED}.",
     )
     auth_key: tuple[str, ...] = _option(
         (),
@@ -419,18 +420,18 @@ class Config(Tuning):
     chat_log_sync: str = _option(
         "none",
         "chat_log.sync",
-        "WHEN",
+        "MODE",
         one_of("none", "batch"),
-        "When messages in the chat log are forced to disk: batch, before delivery; none, by the kernel, and then a "
-        "power failure may lose the last half minute.",
+        "When the chat log is forced to disk: batch, before each batch of messages is delivered; none, when the kernel "
+        "writes the file. With none, a power failure may lose the messages of the last half minute.",
     )
     chat_log_rotate: str = _option(
         "",
         "chat_log.rotate",
-        "SIZE",
+        "WHEN",
         size_or("day", "10kB", "100MB"),
-        "Rotate and compress the chat log at a size (100MB, at least 10kB), or daily at 00:00 UTC (day).",
-        shown="none; logrotate may do it",
+        "Rotate and compress the chat log. WHEN is a SIZE of at least 10kB, or day for every day at 00:00 UTC.",
+        shown="none; chatd does not rotate it",
     )
     chat_log_keep: int = _option(
         0,

@@ -27,7 +27,8 @@ EXAMPLES: dict[str, Any] = {
     "TEXT": "other",
     "CLAIM": "exp",
     "FORMAT": "json",
-    "WHEN": "batch",
+    "WHEN": "day",
+    "MODE": "batch",
     "LEVEL": "warn",
 }
 

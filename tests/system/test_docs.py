@@ -443,9 +443,9 @@ def test_prometheus_takes_what_is_added_to_debians_file(tmp_path: Path) -> None:
     shutil.copy(ROOT / "deploy" / "alerts.yml", alerts)
     text = Path("/etc/prometheus/prometheus.yml").read_text()
     added = installed(block("prometheus"), **{"/etc/prometheus": str(tmp_path)})
-    for key, lines in re.findall(r"(?m)^(\w+:\n)((?: +.*\n)+)", added):
-        assert text.count(f"\n{key}") == 1, f"{key!r} is to be in Debian's file"
-        text = text.replace(f"\n{key}", f"\n{key}{lines}")
+    for key, lines in re.findall(r"(?m)^(\w+:)  #.*\n((?: +.*\n)+)", added):
+        assert text.count(f"\n{key}\n") == 1, f"{key!r} is to be in Debian's file"
+        text = text.replace(f"\n{key}\n", f"\n{key}\n{lines}")
     file = tmp_path / "prometheus.yml"
     file.write_text(text)
     done = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True, check=False)
