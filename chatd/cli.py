@@ -108,8 +108,8 @@ def _no_command(word: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="chatd",
-        description="Commands for operators of the chat server. To start the server itself: twistd -n --pidfile= chatd. "
-        "For the options of the server: twistd chatd --help",
+        description="Commands for operators of the chat server. Start the server itself with: "
+        "twistd -n --pidfile= chatd. List its options with: twistd chatd --help",
     )
     parser.add_argument("--version", action="version", version=f"chatd {chatd.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -203,9 +203,9 @@ def _add_new_lineage(commands: Any) -> None:
     command = commands.add_parser(
         "new-lineage",
         help="mark a state folder as restored from a backup",
-        description="Mark a state folder (twistd chatd --data-dir) as restored from a backup. Run this command after the "
-        "folder was restored and before chatd starts. Each restored folder begins a new line of data (a lineage), which "
-        "lacks the messages after the backup. With the mark, chatd tells clients that reconnect that messages may be "
+        description="Mark a state folder (--data-dir of the server) as restored from a backup. Run this command after "
+        "the folder was restored and before chatd starts. A restored folder lacks the messages after the backup: it "
+        "begins a new line of data (a lineage). With the mark, clients that reconnect are told that messages may be "
         "missing. Without it, they would not be told.",
     )
     command.set_defaults(run=_new_lineage)

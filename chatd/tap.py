@@ -1,4 +1,4 @@
-"""``twistd chatd``: read the options, check them, and make the service. An option with an error ends the start."""
+"""``twistd chatd``: read the options, check them, make the service. A bad option ends the start with one line."""
 
 import getopt
 import os
@@ -251,11 +251,11 @@ INTRODUCTION = (
     "websocat ws://localhost:3000/ops (the room ops).",
     "Options are read from the command line, from environment variables and from a configuration file (TOML). The "
     "command line overrides the environment, which overrides the file. The variable of --redis-prefix is "
-    "CHATD_REDIS_PREFIX. In the file, an option is in the section that is shown in brackets below; general options "
-    "come before the first section. Names in the file may differ: --listen is address in [listen], --redis is url in "
-    "[redis]. --show-config prints all names, and docs/options.md lists them.",
-    "A DURATION is a number with ms, s, m, h or d, or a number of seconds. A SIZE is a number with kB, KiB, MB, MiB, GB "
-    "or GiB, or a number of bytes. A LIMIT is a number, off or auto; --byte-rate takes a SIZE too.",
+    "CHATD_REDIS_PREFIX. In the file, an option is in the section that is shown in brackets below. General options "
+    "come before the first section. The names of some options are different in the file: --listen is address in "
+    "[listen], --redis is url in [redis]. --show-config prints all names, and docs/options.md lists them.",
+    "A DURATION is a number with ms, s, m, h or d, or a number of seconds. A SIZE is a number with kB, KiB, MB, MiB, "
+    "GB or GiB, or a number of bytes. A LIMIT is a number, off or auto; --byte-rate takes a SIZE too.",
 )
 CONFIG_HELP = "Read options from this file (TOML), and again at each reload (SIGHUP). [default: none]"
 SHOW_CONFIG_HELP = (
