@@ -213,12 +213,8 @@ def test_what_is_in_force_is_printed_and_nothing_is_started(
 
 def test_show_config_refuses_what_a_start_refuses(tmp_path: Path) -> None:
     for words in (
-        ("--listen", "x"),
-        ("--tls-key", "x"),
-        ("--tls-cert", f"{tmp_path}/none.pem"),
-        ("--allowed-host", "0.0.0.0"),
-        ("--allowed-origin", "x"),
-        ("--auth-revoked", str(tmp_path)),
+        *(("--listen", "x"), ("--tls-key", "x"), ("--tls-cert", f"{tmp_path}/none.pem")),
+        *(("--allowed-host", "0.0.0.0"), ("--allowed-origin", "x"), ("--auth-revoked", str(tmp_path))),
         ("--auth-key", str(tmp_path / "none")),
         ("--redis", "redis://a", "--redis", "redis://a"),
         ("--listen", f"ssl:0:privateKey={tmp_path}/none.pem"),

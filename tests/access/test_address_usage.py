@@ -1,6 +1,6 @@
-"""The table of what addresses use: bounded, and with work that depends on what changes alone."""
+"""The table of usage by address: bounded, and with work for changed addresses only."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,12 +17,12 @@ class World:
         self.now = 1000.0
         self.table = AddressUsageTable(Config(**bounds), lambda: self.now, 8)
 
-    def come(self, address: str, count: int = 1) -> None:
+    def connect(self, address: str, count: int = 1) -> None:
         for _ in range(count):
             self.table.connected(address)
 
     def use(self, address: str, count: float) -> None:
-        """Let an address make requests."""
+        """Charge an address for requests."""
         usage = self.table.find(address)
         assert usage is not None
         usage.requests = usage.requests or TokenBucket(20, 200, self.now, 600)
@@ -31,70 +31,68 @@ class World:
 
 
 @pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Note the addresses that are looked at."""
-    seen: list[str] = []
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the addresses whose usage is checked."""
+    addresses: list[str] = []
 
-    def watched(name: str) -> None:
-        look = getattr(AddressUsage, name)
+    def record(method: Callable[..., Any]) -> Callable[..., Any]:
+        def recorded(usage: AddressUsage, *arguments: Any) -> Any:
+            addresses.append(usage.address)
+            return method(usage, *arguments)
 
-        def noted(usage: AddressUsage, *arguments: Any) -> Any:
-            seen.append(usage.address)
-            return look(usage, *arguments)
+        return recorded
 
-        monkeypatch.setattr(AddressUsage, name, noted)
-
-    watched("matters")
-    watched("settled")
-    yield seen
+    for name in ("matters", "settled"):
+        monkeypatch.setattr(AddressUsage, name, record(getattr(AddressUsage, name)))
+    return addresses
 
 
 def addresses(count: int) -> list[str]:
     return [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count)]
 
 
-def test_more_busy_addresses_than_are_told_at_once_take_turns() -> None:
+def test_busy_addresses_take_turns_in_reports() -> None:
     world = World(shared_limits_per_report=1000)
     for address in addresses(1500):
-        world.come(address, 8)
-    told = [{share.address for share in world.table.report()} for _ in range(3)]
-    assert [len(names) for names in told] == [1000, 1000, 1000]
-    assert told[0] | told[1] == set(addresses(1500))
-    assert told[1] | told[2] == set(addresses(1500))
+        world.connect(address, 8)
+    reported = [{usage.address for usage in world.table.report()} for _ in range(3)]
+    assert [len(names) for names in reported] == [1000, 1000, 1000]
+    assert reported[0] | reported[1] == set(addresses(1500))
+    assert reported[1] | reported[2] == set(addresses(1500))
 
 
-def test_addresses_that_change_nothing_are_not_looked_at(looked: list[str]) -> None:
+def test_unchanged_addresses_are_not_checked(checked: list[str]) -> None:
     world = World()
     for address in addresses(5000):
-        world.come(address)
+        world.connect(address)
     for _ in range(3):
         world.table.report()
-    looked.clear()
+    checked.clear()
     assert world.table.report() == []
-    assert looked == []
+    assert checked == []
     world.use("10.0.0.7", 50)
     assert world.table.report() == [UsageCounts("10.0.0.7", 1, requests=50)]
-    assert set(looked) == {"10.0.0.7"}
+    assert set(checked) == {"10.0.0.7"}
 
 
-def test_the_addresses_that_are_looked_at_in_one_go_are_bounded(looked: list[str]) -> None:
+def test_the_addresses_checked_in_one_report_are_bounded(checked: list[str]) -> None:
     world = World(shared_limits_per_scan=100, shared_limits_per_report=100)
     for address in addresses(1000):
         world.use(address, 1)
     world.now += 60
     for _ in range(10):
         before = len(list(world.table))
-        looked.clear()
+        checked.clear()
         world.table.report()
-        assert len(looked) <= 300
+        assert len(checked) <= 300
         assert before - len(list(world.table)) == 100
     assert list(world.table) == []
 
 
-def test_to_make_room_for_a_new_address_no_other_is_looked_at() -> None:
+def test_a_new_address_needs_no_search_for_one_to_forget() -> None:
     world = World(rate_limit_addresses=100)
     for address in addresses(100):
-        world.come(address)
+        world.connect(address)
 
     class Unread(dict[str, AddressUsage]):
         def __iter__(self) -> Iterator[str]:
@@ -108,21 +106,15 @@ def test_to_make_room_for_a_new_address_no_other_is_looked_at() -> None:
     assert list(world.table._loose) == ["192.0.2.49"]
 
 
-def test_the_address_that_was_not_heard_of_for_the_longest_time_is_forgotten_first() -> None:
+def test_the_address_without_usage_for_the_longest_time_is_forgotten_first_and_not_reported() -> None:
     world = World(rate_limit_addresses=3)
     for address in ("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1", "192.0.2.4"):
-        world.use(address, 1)
-    assert sorted(world.table) == ["192.0.2.1", "192.0.2.3", "192.0.2.4"]
-
-
-def test_an_address_that_was_forgotten_is_not_told_of() -> None:
-    world = World(rate_limit_addresses=3)
-    for address in addresses(10):
         world.use(address, 100)
-    assert [share.address for share in world.table.report()] == addresses(10)[-3:]
+    assert sorted(world.table) == ["192.0.2.1", "192.0.2.3", "192.0.2.4"]
+    assert sorted(usage.address for usage in world.table.report()) == sorted(world.table)
 
 
-def test_what_is_told_is_told_once_in_whole_numbers() -> None:
+def test_usage_is_reported_once_in_whole_numbers() -> None:
     world = World()
     world.use("192.0.2.1", 10.5)
     assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
@@ -131,12 +123,12 @@ def test_what_is_told_is_told_once_in_whole_numbers() -> None:
     assert world.table.report() == [UsageCounts("192.0.2.1", 0, requests=10)]
 
 
-def test_a_connected_address_of_which_nothing_is_left_is_told_of_no_more() -> None:
+def test_a_connected_address_with_full_buckets_is_not_reported() -> None:
     world = World()
-    world.come("192.0.2.1")
+    world.connect("192.0.2.1")
     world.use("192.0.2.1", 100)
-    [told] = world.table.report()
-    world.table.update([told], [told])
+    [reported] = world.table.report()
+    world.table.update([reported], [reported])
     assert len(world.table.report()) == 1, "what it does on other workers still matters"
     world.now += 5
     assert world.table.report() == []

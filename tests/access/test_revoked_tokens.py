@@ -6,9 +6,10 @@ import pytest
 
 from chatd.access.revoked_tokens import RevokedTokens
 from chatd.config.values import BadValue
+from tests.rows import rows
 
 LIST = """\
-# who left the company
+# former users
 sub ann
 sub  auth0|a#1   # a hash in a name is no comment
 \tsub\tben baker\t# two words\r
@@ -36,26 +37,31 @@ def revoked(path: Path) -> RevokedTokens:
     return revoked
 
 
-@pytest.mark.parametrize("subject", ["ann", "auth0|a#1", "ben baker", "quoted # name ", "\u2028", "sub"])
-def test_all_tokens_of_a_subject_on_the_list_are_revoked(revoked: RevokedTokens, subject: str) -> None:
-    assert revoked.has(subject, "")
-    assert revoked.has(subject, "another")
+@rows(
+    "subject, token_id",
+    [
+        *(
+            (name, id)
+            for name in ("ann", "auth0|a#1", "ben baker", "quoted # name ", "\u2028", "sub")
+            for id in ("", "x")
+        ),
+        *((name, id) for name in ("", "zoe") for id in ("7f3c-9", "42")),
+    ],
+)
+def test_a_listed_token_and_all_tokens_of_a_listed_subject_are_revoked(
+    revoked: RevokedTokens, subject: str, token_id: str
+) -> None:
+    assert revoked.has(subject, token_id)
 
 
-@pytest.mark.parametrize("token_id", ["7f3c-9", "42"])
-def test_a_token_on_the_list_is_revoked_whoever_has_it(revoked: RevokedTokens, token_id: str) -> None:
-    assert revoked.has("", token_id)
-    assert revoked.has("zoe", token_id)
-
-
-@pytest.mark.parametrize(
-    ("subject", "token_id"),
+@rows(
+    "subject, token_id",
     [
         *(("", ""), ("Ann", ""), ("anna", ""), ("auth0|a", ""), ("ben", ""), ("commented", ""), ("quoted", "")),
         *(("7f3c-9", ""), ("zoe", "ann"), ("zoe", "7f3c"), ("zoe", "")),
     ],
 )
-def test_other_tokens_are_not(revoked: RevokedTokens, subject: str, token_id: str) -> None:
+def test_no_other_token_is_revoked(revoked: RevokedTokens, subject: str, token_id: str) -> None:
     assert not revoked.has(subject, token_id)
 
 
@@ -64,7 +70,7 @@ def test_without_a_file_nothing_is_revoked_and_the_list_is_good() -> None:
     assert not RevokedTokens("").has("", "")
 
 
-@pytest.mark.parametrize(
+@rows(
     "line",
     ["ann", "sub", "sub ", "jti # nothing", "SUB ann", "sub: ann", 'sub "ann', 'sub "ann" baker', 'sub ""', "subann"],
 )
@@ -88,7 +94,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_list_is_not_good(tmp_path: 
     assert not revoked.good
 
 
-def test_what_is_taken_off_the_list_is_good_again(path: Path, revoked: RevokedTokens) -> None:
+def test_a_token_that_is_removed_from_the_list_is_good_again(path: Path, revoked: RevokedTokens) -> None:
     path.write_text("sub ben\n")
     revoked.read()
     assert not revoked.has("ann", "")

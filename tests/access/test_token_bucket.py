@@ -1,4 +1,4 @@
-"""Token buckets, and the pace of one client."""
+"""Token buckets, and the rate limits of one client."""
 
 import pytest
 from hypothesis import given
@@ -11,9 +11,7 @@ STEPS = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 20)), max_size=100)
 
 
 @given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
-def test_never_more_is_taken_than_the_burst_and_what_time_brings(
-    rate: float, burst: int, steps: list[tuple[float, int]]
-) -> None:
+def test_a_bucket_gives_at_most_its_burst_and_its_rate(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
     bucket, now = TokenBucket(rate, burst, 0.0), 0.0
     taken: list[tuple[float, int]] = []
     for step, count in steps:
@@ -28,7 +26,7 @@ def test_never_more_is_taken_than_the_burst_and_what_time_brings(
 
 
 @given(rate=st.floats(0.1, 100), burst=st.integers(1, 50), steps=STEPS)
-def test_what_was_waited_for_is_there(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
+def test_after_the_wait_the_tokens_are_there(rate: float, burst: int, steps: list[tuple[float, int]]) -> None:
     bucket, now = TokenBucket(rate, burst, 0.0), 0.0
     for step, count in steps:
         now += step
@@ -55,7 +53,7 @@ def test_a_bucket_may_owe_more_than_it_holds() -> None:
     assert bucket.wait(-75, 0.0) == pytest.approx(15)
 
 
-def test_what_was_used_elsewhere_is_not_told_again() -> None:
+def test_usage_elsewhere_is_not_reported_again() -> None:
     bucket = TokenBucket(5, 10, 0.0)
     bucket.spend(3, 0.0)
     bucket.take(2, 0.0)
@@ -72,7 +70,7 @@ class Clock:
         return self.now
 
 
-def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: AddressUsage | None = None) -> ClientRate:
+def rate_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: AddressUsage | None = None) -> ClientRate:
     return ClientRate(
         TokenBucket(messages, 10, 0.0, 30 * messages) if messages else None,
         TokenBucket(size, 2 * size, 0.0) if size else None,
@@ -84,67 +82,67 @@ def pace_of(clock: Clock, *, messages: float = 5, size: float = 0, shared: Addre
     )
 
 
-def after(pace: ClientRate, sizes: list[int]) -> tuple[int, float]:
-    count, wait = pace.take_some(sizes)
+def after(rate: ClientRate, sizes: list[int]) -> tuple[int, float]:
+    count, wait = rate.take_some(sizes)
     return count, round(wait, 6)
 
 
 def test_ten_messages_at_once_then_five_a_second() -> None:
     clock = Clock()
-    pace = pace_of(clock)
-    assert after(pace, [1] * 30) == (10, 0.2)
+    rate = rate_of(clock)
+    assert after(rate, [1] * 30) == (10, 0.2)
     clock.now = 0.9
-    assert after(pace, [1] * 30) == (4, 0.1)
-    assert pace.messages_per_second == 5
+    assert after(rate, [1] * 30) == (4, 0.1)
+    assert rate.messages_per_second == 5
 
 
 def test_bytes_count_too() -> None:
     clock = Clock()
-    pace = pace_of(clock, messages=0, size=100)
-    assert after(pace, [150, 51]) == (1, 0.01)
-    assert pace.messages_per_second is None
+    rate = rate_of(clock, messages=0, size=100)
+    assert after(rate, [150, 51]) == (1, 0.01)
+    assert rate.messages_per_second is None
     clock.now = 1.0
-    assert pace.take(150) == 0
-    both = pace_of(Clock(), messages=5, size=1000)
+    assert rate.take(150) == 0
+    both = rate_of(Clock(), messages=5, size=1000)
     assert both.take_some([1] * 11)[0] == 10
 
 
-def test_one_that_waits_takes_nothing_of_the_other_bucket() -> None:
+def test_a_message_that_waits_takes_from_no_bucket() -> None:
     clock = Clock()
-    pace = pace_of(clock, messages=5, size=10)
-    assert pace.take(20) == 0
+    rate = rate_of(clock, messages=5, size=10)
+    assert rate.take(20) == 0
     for _ in range(20):
-        assert pace.take(20) > 0
+        assert rate.take(20) > 0
     clock.now = 2.0
-    assert pace.take_some([0] * 11)[0] == 10
+    assert rate.take_some([0] * 11)[0] == 10
 
 
 def test_refusals_in_a_row_are_counted() -> None:
     clock = Clock()
-    pace = pace_of(clock)
-    pace.take_some([1] * 10)
+    rate = rate_of(clock)
+    rate.take_some([1] * 10)
     for _ in range(3):
-        pace.take(1)
-    assert pace.refused == 3
+        rate.take(1)
+    assert rate.refused == 3
     clock.now = 1.0
-    pace.take(1)
-    assert pace.refused == 0
+    rate.take(1)
+    assert rate.refused == 0
 
 
 def test_joins_have_a_bucket_of_their_own() -> None:
-    pace = pace_of(Clock())
-    assert [pace.join() for _ in range(4)] == [0, 0, 0, pytest.approx(0.2)]
-    assert pace.take(1) == 0
-    assert pace_of(Clock(), messages=0, size=1).join() == 0
+    rate = rate_of(Clock())
+    assert [rate.join() for _ in range(4)] == [0, 0, 0, pytest.approx(0.2)]
+    assert rate.take(1) == 0
+    assert rate_of(Clock(), messages=0, size=1).join() == 0
 
 
-def test_a_message_that_costs_many_is_taken_at_once_and_owed() -> None:
+def test_a_message_that_costs_many_tokens_goes_into_debt() -> None:
     clock = Clock()
-    pace = pace_of(clock)
-    assert pace.take(0, 100) == 0
-    assert pace.take(0, 100) == pytest.approx(18.2)
+    rate = rate_of(clock)
+    assert rate.take(0, 100) == 0
+    assert rate.take(0, 100) == pytest.approx(18.2)
     clock.now = 18.3
-    assert pace.take(0) == 0
+    assert rate.take(0) == 0
 
 
 def usage_of(**buckets: TokenBucket) -> AddressUsage:
@@ -156,16 +154,16 @@ def usage_of(**buckets: TokenBucket) -> AddressUsage:
 
 def test_the_clients_of_an_address_share_its_buckets() -> None:
     clock, usage = Clock(), usage_of(messages=TokenBucket(10, 15, 0.0))
-    one, other = pace_of(clock, shared=usage), pace_of(clock, shared=usage)
+    one, other = rate_of(clock, shared=usage), rate_of(clock, shared=usage)
     assert after(one, [1] * 30)[0] == 10
     assert after(other, [1] * 30) == (5, 0.1)
     assert usage.messages is not None
     assert usage.messages.untold == 15
 
 
-def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
+def test_small_messages_of_other_clients_do_not_starve_a_large_one() -> None:
     clock, usage = Clock(), usage_of(bytes=TokenBucket(100, 200, 0.0))
-    small, large = pace_of(clock, messages=0, shared=usage), pace_of(clock, messages=0, shared=usage)
+    small, large = rate_of(clock, messages=0, shared=usage), rate_of(clock, messages=0, shared=usage)
     while not small.take(1):
         pass
     clock.now = 0.02
@@ -173,80 +171,80 @@ def test_small_messages_of_others_do_not_keep_out_a_large_one() -> None:
     assert small.take(1) > 1
 
 
-def test_the_slowest_limit_is_the_one_that_a_client_is_told() -> None:
+def test_a_client_is_told_the_slowest_limit() -> None:
     usage = usage_of(messages=TokenBucket(2, 4, 0.0))
-    assert pace_of(Clock(), shared=usage).messages_per_second == 2
-    assert pace_of(Clock(), messages=1, shared=usage).messages_per_second == 1
-    assert pace_of(Clock(), messages=0, shared=usage).messages_per_second == 2
+    assert rate_of(Clock(), shared=usage).messages_per_second == 2
+    assert rate_of(Clock(), messages=1, shared=usage).messages_per_second == 1
+    assert rate_of(Clock(), messages=0, shared=usage).messages_per_second == 2
 
 
-def test_what_was_read_is_paid_for_by_the_next_request() -> None:
+def test_reads_delay_the_next_request() -> None:
     clock, usage = Clock(), usage_of(requests=TokenBucket(2, 4, 0.0, 60))
-    pace = pace_of(clock, shared=usage)
-    assert pace.ask() == 0
-    pace.read(13_000)
-    assert pace.ask() == pytest.approx(5.5)
-    assert pace.refused == 1
-    assert pace.ask(recovers=True) == 0
-    pace.read(21_000)
-    assert pace.ask(recovers=True) == pytest.approx(1.0), "it owes more than half of what it may"
+    rate = rate_of(clock, shared=usage)
+    assert rate.ask() == 0
+    rate.read(13_000)
+    assert rate.ask() == pytest.approx(5.5)
+    assert rate.refused == 1
+    assert rate.ask(recovers=True) == 0
+    rate.read(21_000)
+    assert rate.ask(recovers=True) == pytest.approx(1.0), "it owes more than half of what it may"
     clock.now = 1.0
-    assert pace.ask(0, recovers=True) == 0
+    assert rate.ask(0, recovers=True) == 0
 
 
-def test_who_may_read_is_warned_of_its_messages_all_the_same() -> None:
+def test_reads_do_not_reset_the_count_of_refused_messages() -> None:
     clock, usage = Clock(), usage_of(requests=TokenBucket(2, 4, 0.0, 60))
-    pace = pace_of(clock, shared=usage)
-    pace.take_some([1] * 10)
+    rate = rate_of(clock, shared=usage)
+    rate.take_some([1] * 10)
     for _ in range(3):
-        assert pace.take(1) > 0
-        assert pace.ask() == 0
-    assert pace.refused == 3
-    pace.ask()
-    pace.ask()
-    assert pace.ask(0, recovers=True) == 0
-    assert pace.refused == 4, "what costs nothing changes nothing"
+        assert rate.take(1) > 0
+        assert rate.ask() == 0
+    assert rate.refused == 3
+    rate.ask()
+    rate.ask()
+    assert rate.ask(0, recovers=True) == 0
+    assert rate.refused == 4, "what costs nothing changes nothing"
     clock.now = 1.0
-    assert [pace.take(1), pace.ask()] == [0, 0]
-    assert pace.refused == 0
+    assert [rate.take(1), rate.ask()] == [0, 0]
+    assert rate.refused == 0
 
 
 def test_without_a_limit_of_requests_reads_are_free() -> None:
-    for pace in (pace_of(Clock()), pace_of(Clock(), shared=usage_of())):
-        pace.read(10**9)
-        assert [pace.ask() for _ in range(1000)] == [0] * 1000
+    for rate in (rate_of(Clock()), rate_of(Clock(), shared=usage_of())):
+        rate.read(10**9)
+        assert [rate.ask() for _ in range(1000)] == [0] * 1000
 
 
-class Talker:
+class Client:
     def __init__(self, slowed: SlowedClients) -> None:
         self.slowed = slowed
-        self.hurried = 0
+        self.published = 0
 
     def publish_now(self) -> None:
-        self.hurried += 1
+        self.published += 1
         self.slowed.discard(self)
 
 
-def test_those_who_wait_are_hurried_once() -> None:
+def test_waiting_messages_are_published_once() -> None:
     slowed = SlowedClients(100)
-    one, other = Talker(slowed), Talker(slowed)
+    one, other = Client(slowed), Client(slowed)
     slowed.add(one)
     slowed.add(other)
     slowed.discard(other)
     slowed.publish_now()
     slowed.publish_now()
-    assert (one.hurried, other.hurried) == (1, 0)
+    assert (one.published, other.published) == (1, 0)
 
 
-def test_what_those_who_are_gone_have_left_behind_is_bounded() -> None:
+def test_the_messages_of_closed_clients_are_bounded() -> None:
     slowed = SlowedClients(100)
-    talkers = [Talker(slowed) for _ in range(3)]
-    assert [slowed.reserve(each, 50) for each in talkers] == [True, True, False]
-    slowed.discard(talkers[0])
-    assert slowed.reserve(talkers[2], 50)
+    clients = [Client(slowed) for _ in range(3)]
+    assert [slowed.reserve(client, 50) for client in clients] == [True, True, False]
+    slowed.discard(clients[0])
+    assert slowed.reserve(clients[2], 50)
 
 
-def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() -> None:
+def test_the_sum_of_reserved_sizes_is_kept() -> None:
     added = 0
 
     class Size(int):
@@ -256,14 +254,14 @@ def test_what_those_who_are_gone_left_behind_is_not_added_up_anew_each_time() ->
             return int(self) + other
 
     slowed = SlowedClients(10**6)
-    talkers = [Talker(slowed) for _ in range(100)]
-    assert all(slowed.reserve(talker, Size(1)) for talker in talkers)
-    assert added <= len(talkers)
+    clients = [Client(slowed) for _ in range(100)]
+    assert all(slowed.reserve(client, Size(1)) for client in clients)
+    assert added <= len(clients)
 
 
-def test_what_a_client_left_behind_counts_once() -> None:
+def test_the_reservation_of_a_client_counts_once() -> None:
     slowed = SlowedClients(100)
-    one, other = Talker(slowed), Talker(slowed)
+    one, other = Client(slowed), Client(slowed)
     for size in (80, 60, 40):
         assert slowed.reserve(one, size)
     assert slowed.reserve(other, 60)
@@ -271,9 +269,9 @@ def test_what_a_client_left_behind_counts_once() -> None:
     assert not slowed.reserve(other, 61)
 
 
-def test_what_was_refused_does_not_count() -> None:
+def test_a_refused_reservation_does_not_count() -> None:
     slowed = SlowedClients(100)
-    one, refused, last = (Talker(slowed) for _ in range(3))
+    one, refused, last = (Client(slowed) for _ in range(3))
     assert slowed.reserve(one, 90)
     assert not slowed.reserve(refused, 50)
     slowed.discard(one)

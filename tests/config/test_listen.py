@@ -42,30 +42,21 @@ def test_an_endpoint_string_is_let_be(endpoint: str) -> None:
 
 
 MEANT = [
-    ("3000", "tcp:3000"),
-    (":8080", "tcp:8080"),
-    ("*:8080", "tcp:8080"),
-    ("*", "tcp:3000"),
-    ("0.0.0.0", "tcp:3000"),
+    *(("3000", "tcp:3000"), (":8080", "tcp:8080"), ("*:8080", "tcp:8080"), ("*", "tcp:3000"), ("0.0.0.0", "tcp:3000")),
     ("0.0.0.0:3000", "tcp:3000"),
     ("127.0.0.1", "tcp:3000:interface=127.0.0.1"),
     ("localhost:8080", "tcp:8080:interface=127.0.0.1"),
     ("192.0.2.7:80", "tcp:80:interface=192.0.2.7"),
-    ("chat.example.org:3000", "tcp:3000"),
-    ("::", "tcp6:3000"),
-    ("[::]:3000", "tcp6:3000"),
+    *(("chat.example.org:3000", "tcp:3000"), ("::", "tcp6:3000"), ("[::]:3000", "tcp6:3000")),
     ("[::1]:3000", r"'tcp:3000:interface=\:\:1'"),
     ("http://localhost:8080/", "tcp:8080:interface=127.0.0.1"),
     ("http://0.0.0.0", "tcp:80"),
     ("wss://chat.example.org", "ssl:443:privateKey=KEY.pem:certKey=CERTIFICATES.pem"),
-    ("tcp://0.0.0.0:3000", "tcp:3000"),
-    ("3000/tcp", "tcp:3000"),
-    ("TCP:3000", "tcp:3000"),
+    *(("tcp://0.0.0.0:3000", "tcp:3000"), ("3000/tcp", "tcp:3000"), ("TCP:3000", "tcp:3000")),
     ("tcp:0.0.0.0:3000", "tcp:3000"),
     ("tcp:localhost:3000", "tcp:3000:interface=127.0.0.1"),
     ("tcp:3000:interface=::1", r"'tcp:3000:interface=\:\:1'"),
-    ("tcp:3000:host=0.0.0.0", "tcp:3000"),
-    ("haproxy:3000", "haproxy:tcp:3000"),
+    *(("tcp:3000:host=0.0.0.0", "tcp:3000"), ("haproxy:3000", "haproxy:tcp:3000")),
     ("/run/chatd.sock", "unix:/run/chatd.sock"),
 ]
 
@@ -115,16 +106,7 @@ def test_plain_addresses_become_endpoint_strings(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "typed",
     [
-        "",
-        "nonsense",
-        "listen",
-        "a\nb",
-        "127.0.0.1:99999",
-        "\\",
-        "tcp:3000\\",
-        "=",
-        "haproxy",
-        "haproxy:haproxy",
+        *("", "nonsense", "listen", "a\nb", "127.0.0.1:99999", "\\", "tcp:3000\\", "=", "haproxy", "haproxy:haproxy"),
         "tcp:3000:å=1",
     ],
 )
@@ -181,11 +163,9 @@ def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "local"),
     [
-        ("tcp:3000", False),
-        ("tcp6:3000", False),
+        *(("tcp:3000", False), ("tcp6:3000", False)),
         ("tcp:3000:interface=192.0.2.7", False),
-        ("tcp:3000:127.0.0.1", True),
-        (r"tcp:3000:interface=\:\:1", True),
+        *(("tcp:3000:127.0.0.1", True), (r"tcp:3000:interface=\:\:1", True)),
         ("haproxy:tcp:3000:interface=127.0.0.1", True),
         ("tcp:3000:interface=localhost", True),
         ("tcp:3000:interface=chat.example.org", None),

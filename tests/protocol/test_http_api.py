@@ -36,16 +36,8 @@ def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
 @rows(
     ("accept", "form"),
     [
-        (None, TEXT),
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("text/*", TEXT),
-        ("application/*", TEXT),
-        ("text/plain", TEXT),
-        ("application/json", JSON),
-        ("Application/JSON", JSON),
-        ("text/event-stream", EVENTS),
-        ("text/html", HTML),
+        *((None, TEXT), ("", TEXT), ("*/*", TEXT), ("text/*", TEXT), ("application/*", TEXT), ("text/plain", TEXT)),
+        *(("application/json", JSON), ("Application/JSON", JSON), ("text/event-stream", EVENTS), ("text/html", HTML)),
         ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", HTML),
         ("application/json, text/plain, */*", JSON),
         ("text/plain, application/json", TEXT),
@@ -53,9 +45,7 @@ def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
         ("application/json;q=0, text/plain;q=0.1", TEXT),
         ("application/json; charset=utf-8; q=0.9, */*;q=0.1", JSON),
         ("*/*;q=0.9, text/event-stream", EVENTS),
-        ("application/json;q=2", JSON),
-        ("image/png", TEXT),
-        ("application/x-ndjson", JSON_LINES),
+        *(("application/json;q=2", JSON), ("image/png", TEXT), ("application/x-ndjson", JSON_LINES)),
         ("application/x-ndjson, application/json;q=0.9", JSON_LINES),
     ],
 )
@@ -73,18 +63,11 @@ def test_any_header_gives_a_form(accept: str) -> None:
     [
         *((None, False), ("", False), ("br", False), ("identity", False), ("gzipped", False)),
         *(
-            ("gzip", True),
-            ("x-gzip", True),
-            ("GZIP", True),
-            ("br, gzip", True),
-            ("*", True),
+            *(("gzip", True), ("x-gzip", True), ("GZIP", True), ("br, gzip", True), ("*", True)),
             ("br;q=1.0, gzip;q=0.001", True),
         ),
         *(
-            ("gzip;q=0", False),
-            ("gzip; q=0.000", False),
-            ("x-gzip;q=0", False),
-            ("*;q=0", False),
+            *(("gzip;q=0", False), ("gzip; q=0.000", False), ("x-gzip;q=0", False), ("*;q=0", False)),
             ("*, gzip;q=0", False),
         ),
         *(
@@ -119,13 +102,8 @@ def test_another_id_is_refused(text: str) -> None:
 @rows(
     "kind",
     [
-        None,
-        "text/plain",
-        "text/markdown",
-        "text/plain; charset=utf-8",
-        'TEXT/PLAIN; Charset="UTF-8"',
-        "application/x-www-form-urlencoded",
-        "application/octet-stream",
+        *(None, "text/plain", "text/markdown", "text/plain; charset=utf-8", 'TEXT/PLAIN; Charset="UTF-8"'),
+        *("application/x-www-form-urlencoded", "application/octet-stream"),
     ],
 )
 def test_a_body_is_the_text(kind: str | None) -> None:

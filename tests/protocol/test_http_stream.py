@@ -10,16 +10,8 @@ from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent
 from tests.rows import rows
 
 TEXTS = (
-    "hello",
-    "two\nlines",
-    "a\r\nb\rc",
-    "id: 1\n\ndata: x",
-    "\u2028 \u2029 \x85",
-    "größe \U0001f600",
-    "\x1b[2J",
-    " ",
-    ":",
-    "\ufeff",
+    *("hello", "two\nlines", "a\r\nb\rc", "id: 1\n\ndata: x", "\u2028 \u2029 \x85", "größe \U0001f600", "\x1b[2J"),
+    *(" ", ":", "\ufeff"),
 )
 LINE_ENDS = [number for number in range(0x110000) if len(f"{chr(number)}x".splitlines()) > 1]
 """The characters at which Python's ``str.splitlines`` ends a line."""
@@ -83,20 +75,9 @@ def sent(form: str, *, presence: bool = True) -> bytes:
 def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
     lines = unchunked(sent(TEXT)).decode().split("\n")
     assert lines == [
-        "ann: hello",
-        "ann: two\\x0alines",
-        "ann: a\\x0d\\x0ab\\x0dc",
-        "ann: id: 1\\x0a\\x0adata: x",
-        "ann: \\u2028 \\u2029 \\x85",
-        "ann: größe \U0001f600",
-        "ann: \\x1b[2J",
-        "ann:  ",
-        "ann: :",
-        "ann: \ufeff",
-        "* 3 lines lost",
-        "* ben joined",
-        "* closing: the server stops",
-        "",
+        *("ann: hello", "ann: two\\x0alines", "ann: a\\x0d\\x0ab\\x0dc", "ann: id: 1\\x0a\\x0adata: x"),
+        *("ann: \\u2028 \\u2029 \\x85", "ann: größe \U0001f600", "ann: \\x1b[2J", "ann:  ", "ann: :", "ann: \ufeff"),
+        *("* 3 lines lost", "* ben joined", "* closing: the server stops", ""),
     ]
 
 

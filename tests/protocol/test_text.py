@@ -70,16 +70,8 @@ def test_one_line_end_is_dropped(text: str) -> None:
 @rows(
     ("text", "line"),
     [
-        ("a\n\n", "a\n"),
-        ("a\r\n\r\n", "a\r\n"),
-        ("a\n\r\n", "a\n"),
-        ("a\r\r\n", "a\r"),
-        ("a\r", "a\r"),
-        ("\r", "\r"),
-        ("\na", "\na"),
-        ("a\nb", "a\nb"),
-        (" a \t\n", " a \t"),
-        ("a\x0b\n", "a\x0b"),
+        *(("a\n\n", "a\n"), ("a\r\n\r\n", "a\r\n"), ("a\n\r\n", "a\n"), ("a\r\r\n", "a\r"), ("a\r", "a\r")),
+        *(("\r", "\r"), ("\na", "\na"), ("a\nb", "a\nb"), (" a \t\n", " a \t"), ("a\x0b\n", "a\x0b")),
         ("a\u2028\n", "a\u2028"),
     ],
 )
@@ -138,11 +130,7 @@ def test_a_message_shows_its_author_where_that_has_a_nick(said: Message, line: s
         *("ann\uff1a hello", "a\u200bnn: hello", "ann\ua789 hello", "\u0430nn: hello", "\u2060" * 500 + "ann: hello"),
         *("n" * 32 + ": hello", "日本: hello", "*\u200b x"),
         *(
-            " * one",
-            "  ann: lead",
-            "\xa0* ann left",
-            "\u2800* ann left",
-            "\u200b \u2800\u200bann: hello",
+            *(" * one", "  ann: lead", "\xa0* ann left", "\u2800* ann left", "\u200b \u2800\u200bann: hello"),
             "\t日本: hello",
         ),
         *(" " * 40 + "ann: hello", "\u3164" * 40 + "ann: hello"),
@@ -156,16 +144,7 @@ def test_a_pipe_speaks_neither_as_the_server_nor_as_somebody_with_a_nick(text: s
 @rows(
     "text",
     [
-        "hello",
-        "*hello*",
-        "**",
-        "http://x",
-        "12:30",
-        "a b: c",
-        "  a b: c",
-        " *one",
-        "/me waves",
-        "é* x",
+        *("hello", "*hello*", "**", "http://x", "12:30", "a b: c", "  a b: c", " *one", "/me waves", "é* x"),
         "n" * 33 + ": x",
     ],
 )
@@ -190,16 +169,9 @@ def test_a_named_client_gets_each_message_safe_in_one_frame() -> None:
 @rows(
     ("text", "shown"),
     [
-        ("\x1b[31mred", r"\x1b[31mred"),
-        ("a\nb\r", r"a\x0ab\x0d"),
-        ("\0\x7f", r"\x00\x7f"),
-        ("\x9b2J", r"\x9b2J"),
-        ("å\x1b", r"å\x1b"),
-        ("\u202eå", r"\u202eå"),
-        ("\u2066", r"\u2066"),
-        ("a\tb", "a\tb"),
-        (r"C:\new \x1b", r"C:\new \x1b"),
-        ("שלום 👩\u200d🚀", "שלום 👩\u200d🚀"),
+        *(("\x1b[31mred", r"\x1b[31mred"), ("a\nb\r", r"a\x0ab\x0d"), ("\0\x7f", r"\x00\x7f"), ("\x9b2J", r"\x9b2J")),
+        *(("å\x1b", r"å\x1b"), ("\u202eå", r"\u202eå"), ("\u2066", r"\u2066"), ("a\tb", "a\tb")),
+        *((r"C:\new \x1b", r"C:\new \x1b"), ("שלום 👩\u200d🚀", "שלום 👩\u200d🚀")),
     ],
 )
 def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
@@ -257,15 +229,11 @@ def test_the_deflated_format_shows_the_same() -> None:
 @rows(
     ("line", "shown"),
     [
-        (joined("ann"), "* ann joined"),
-        (left("ann"), "* ann left"),
+        *((joined("ann"), "* ann joined"), (left("ann"), "* ann left")),
         (renamed("ann", "anna"), "* ann is now anna"),
         (taken("ann", "ann*2"), "* ann is taken, you are ann*2"),
-        (you_are("ann"), "* you are ann"),
-        (missed(12), "* 12 lines missed"),
-        (missed(1), "* 1 line missed"),
-        (lost(3), "* 3 lines lost"),
-        (lost(1), "* 1 line lost"),
+        *((you_are("ann"), "* you are ann"), (missed(12), "* 12 lines missed"), (missed(1), "* 1 line missed")),
+        *((lost(3), "* 3 lines lost"), (lost(1), "* 1 line lost")),
         (lost(None), "* some lines may be lost"),
         (not_sent("too fast", 2), "* not sent: too fast, try again in 2 s"),
         (not_sent("too fast", 1.2), "* not sent: too fast, try again in 2 s"),
@@ -274,8 +242,7 @@ def test_the_deflated_format_shows_the_same() -> None:
         (closing_notice("the server stops"), "* closing: the server stops"),
         (pong(0.00321), "* pong after 3.2 ms"),
         (counted(812), "* 812 members are here"),
-        (counted(1), "* 1 member is here"),
-        (notice("hello"), "* hello"),
+        *((counted(1), "* 1 member is here"), (notice("hello"), "* hello")),
     ],
 )
 def test_a_notice_reads_as_the_contract_has_it(line: str, shown: str) -> None:
@@ -314,16 +281,9 @@ def test_no_notice_holds_anything_unsafe_that_was_typed(one: str, other: str) ->
 @rows(
     ("line", "command"),
     [
-        ("/help", Answer(HELP)),
-        ("/who", Ask.WHO),
-        ("/ping", Ask.PING),
-        ("/quit", Ask.QUIT),
-        ("/who \t", Ask.WHO),
-        ("/nick ann", Rename("ann")),
-        ("/nick  ann ", Rename("ann")),
-        ("/nick a\u030asa", Rename("åsa")),
-        ("/last", Last(20)),
-        ("/last 5", Last(5)),
+        *(("/help", Answer(HELP)), ("/who", Ask.WHO), ("/ping", Ask.PING), ("/quit", Ask.QUIT), ("/who \t", Ask.WHO)),
+        *(("/nick ann", Rename("ann")), ("/nick  ann ", Rename("ann")), ("/nick a\u030asa", Rename("åsa"))),
+        *(("/last", Last(20)), ("/last 5", Last(5))),
         ("/last 999999999999999999", Last(10**18 - 1)),
         ("/me waves", Say("waves", action=True)),
         ("/me  waves  and\nsmiles ", Say("waves  and\nsmiles", action=True)),
@@ -346,14 +306,8 @@ def test_any_other_line_is_said(line: str, text: str) -> None:
 @rows(
     ("line", "word"),
     [
-        ("/foo", "/foo"),
-        ("/foo bar", "/foo"),
-        ("/", "/"),
-        ("/ who", "/"),
-        ("/WHO", "/WHO"),
-        ("/whom", "/whom"),
-        ("/usr/bin", "/usr/bin"),
-        ("/\x1b[2J", r"/\x1b[2J"),
+        *(("/foo", "/foo"), ("/foo bar", "/foo"), ("/", "/"), ("/ who", "/"), ("/WHO", "/WHO"), ("/whom", "/whom")),
+        *(("/usr/bin", "/usr/bin"), ("/\x1b[2J", r"/\x1b[2J")),
         ("/" + "é" * 99, "/" + "é" * 31),
     ],
 )
@@ -364,18 +318,9 @@ def test_a_command_that_does_not_exist_is_told_so(line: str, word: str) -> None:
 @rows(
     ("line", "usage"),
     [
-        ("/help me", "/help"),
-        ("/who ann", "/who"),
-        ("/ping 1", "/ping"),
-        ("/quit now", "/quit"),
-        ("/nick", "/nick NAME"),
-        ("/nick ", "/nick NAME"),
-        ("/me", "/me TEXT"),
-        ("/me \n", "/me TEXT"),
-        ("/last 0", "/last [N]"),
-        ("/last -1", "/last [N]"),
-        ("/last x", "/last [N]"),
-        ("/last 1 2", "/last [N]"),
+        *(("/help me", "/help"), ("/who ann", "/who"), ("/ping 1", "/ping"), ("/quit now", "/quit")),
+        *(("/nick", "/nick NAME"), ("/nick ", "/nick NAME"), ("/me", "/me TEXT"), ("/me \n", "/me TEXT")),
+        *(("/last 0", "/last [N]"), ("/last -1", "/last [N]"), ("/last x", "/last [N]"), ("/last 1 2", "/last [N]")),
         ("/last \u0663", "/last [N]"),
         ("/last " + "9" * 19, "/last [N]"),
     ],

@@ -115,11 +115,8 @@ def test_the_other_end_of_a_unix_socket_may_be_a_proxy_by_its_user_and_groups(
 @rows(
     ("family", "address", "local"),
     [
-        (socket.AF_INET, "127.0.0.1", True),
-        (socket.AF_INET, "127.0.0.2", True),
-        (socket.AF_INET, "0.0.0.0", False),
-        (socket.AF_INET6, "::1", True),
-        (socket.AF_INET6, "::", False),
+        *((socket.AF_INET, "127.0.0.1", True), (socket.AF_INET, "127.0.0.2", True)),
+        *((socket.AF_INET, "0.0.0.0", False), (socket.AF_INET6, "::1", True), (socket.AF_INET6, "::", False)),
     ],
 )
 def test_whom_a_listening_socket_is_for(family: socket.AddressFamily, address: str, local: bool) -> None:
