@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 NOW = 1_790_000_000
 SECRET = b"a secret that is as long as it must be: 64 bytes, and some more"
 ALGORITHMS = {"RSA": "RS256", "P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+CURVES = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
 KINDS = ("RSA", "P-256", "P-384", "P-521", "Ed25519", "Ed448")
 
 
@@ -21,7 +22,7 @@ def private_key(kind: str) -> Any:
     if kind == "RSA":
         return rsa.generate_private_key(65537, 2048)
     if kind.startswith("P-"):
-        return ec.generate_private_key({"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}[kind]())
+        return ec.generate_private_key(CURVES[kind])
     return ed25519.Ed25519PrivateKey.generate() if kind == "Ed25519" else ed448.Ed448PrivateKey.generate()
 
 

@@ -1,4 +1,4 @@
-"""What ``--listen`` takes, and what is said of what it does not take."""
+"""The values of ``--listen``, and the errors for others."""
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,7 @@ from chatd.config import listen
 from chatd.config.listen import check_endpoint, endpoints_of, is_local, suggestion
 from chatd.config.settings import LOOPBACK_LISTEN
 from chatd.config.values import BadValue, quoted
+from tests.rows import rows
 
 
 def refusal(endpoint: str) -> str:
@@ -36,8 +37,8 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("endpoint", GOOD)
-def test_an_endpoint_string_is_let_be(endpoint: str) -> None:
+@rows("endpoint", GOOD)
+def test_an_endpoint_string_is_accepted(endpoint: str) -> None:
     check_endpoint(endpoint)
 
 
@@ -61,7 +62,7 @@ MEANT = [
 ]
 
 
-def test_what_was_probably_meant_is_suggested() -> None:
+def test_a_correction_is_suggested() -> None:
     assert [(typed, suggestion(typed), meant) for typed, meant in MEANT if suggestion(typed) != meant] == []
     assert refusal("https://chat.example.org") == (
         " is not an address; use ssl:443:privateKey=KEY.pem:certKey=CERTIFICATES.pem"
@@ -103,21 +104,21 @@ def test_plain_addresses_become_endpoint_strings(monkeypatch: pytest.MonkeyPatch
         endpoints_of((), "", "/k.pem")
 
 
-@pytest.mark.parametrize(
+@rows(
     "typed",
     [
         *("", "nonsense", "listen", "a\nb", "127.0.0.1:99999", "\\", "tcp:3000\\", "=", "haproxy", "haproxy:haproxy"),
         "tcp:3000:å=1",
     ],
 )
-def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -> None:
-    said = refusal(typed)
-    assert said.startswith(" is not an address; use for example :3000, ")
-    assert "\n" not in said
+def test_any_other_text_is_refused_with_examples(typed: str) -> None:
+    error = refusal(typed)
+    assert error.startswith(" is not an address; use for example :3000, ")
+    assert "\n" not in error
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "said"),
+@rows(
+    ("endpoint", "error"),
     [
         ("tcp", ": tcp needs port="),
         ("tcp:x", ': port must be a number from 0 to 65535, not "x"'),
@@ -140,8 +141,8 @@ def test_what_nobody_knows_the_meaning_of_is_refused_with_examples(typed: str) -
         ),
     ],
 )
-def test_a_bad_part_is_named(endpoint: str, said: str) -> None:
-    assert refusal(endpoint) == said
+def test_a_bad_part_is_named(endpoint: str, error: str) -> None:
+    assert refusal(endpoint) == error
 
 
 def test_ssl_without_its_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
@@ -150,7 +151,7 @@ def test_ssl_without_its_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.text(r":=\[]*.tcpinerfs/0123456789", max_size=30))
-def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
+def test_any_text_is_accepted_or_refused_in_one_line(text: str) -> None:
     try:
         check_endpoint(text)
     except BadValue as error:
@@ -160,7 +161,7 @@ def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
     suggestion(text)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("endpoint", "local"),
     [
         *(("tcp:3000", False), ("tcp6:3000", False)),
@@ -173,5 +174,5 @@ def test_any_text_is_let_be_or_refused_in_one_line(text: str) -> None:
         ("systemd:domain=INET6:name=chatd", None),
     ],
 )
-def test_it_is_known_whether_other_hosts_can_connect(endpoint: str, local: bool | None) -> None:
+def test_an_endpoint_may_be_local(endpoint: str, local: bool | None) -> None:
     assert is_local(endpoint) is local

@@ -1,4 +1,4 @@
-"""Where options come from."""
+"""The sources of options: files, the environment, the command line."""
 
 import os
 import re
@@ -126,31 +126,15 @@ FAULTS = [
     ("wrokers = 4", "wrokers is not an option (did you mean workers?)"),
     ("zzz = 4", "zzz is not an option"),
     ("config = 'other.toml'", "config is not an option"),
-    (
-        "[state]\nhost = 'a'",
-        "[state] is not a section; sections are listen, redis, limits, auth, chat_log, log, tuning",
-    ),
-    (
-        "[limit]\na = 1",
-        "[limit] is not a section (did you mean limits?); sections are listen, redis, limits, auth, "
-        "chat_log, log, tuning",
-    ),
+    ("[state]\nhost = 'a'", f"[state] is not a section{SECTIONS_ARE}"),
+    ("[limit]\na = 1", f"[limit] is not a section (did you mean limits?){SECTIONS_ARE}"),
     ("chat_logs = 'a'", "chat_logs is not an option (did you mean chat_log?)"),
     ("[limits]\nworkers = 4", "[limits] workers is not an option; use workers"),
     ("[redis]\nredis-prefix = 'a'", "[redis] redis-prefix is not an option; use [redis] prefix"),
-    (
-        "data-dir = 'a'\nclient_header_timeout = 1",
-        "client_header_timeout is not an option; use [tuning] client_header_timeout",
-    ),
-    (
-        "[tuning]\nclient_header_timeou = 1",
-        "[tuning] client_header_timeou is not an option (did you mean client_header_timeout?)",
-    ),
-    ("[tuning]\nclient_header_timeout = 0", "[tuning] client_header_timeout: 0 is too small; the minimum is 1ms"),
-    (
-        "[tuning]\nclient_header_size = '8Q'",
-        '[tuning] client_header_size: "8Q" is not a size; use a number with a unit such as 64KiB, 100MB or 1GiB',
-    ),
+    ("data-dir = 'a'\nhead_seconds = 1", "client_header_timeout is not an option; use [tuning] client_header_timeout"),
+    ("[tuning]\nclient_header_timeou = 1", "[tuning] client_header_timeou is not an option (did you mean client_header_timeout?)"),
+    ("[tuning]\nhead_seconds = 0", "[tuning] client_header_timeout: 0 is too small; the minimum is 1ms"),
+    ("[tuning]\nhead_bytes = '8Q'", f'[tuning] client_header_size: "8Q" {NO_SIZE}'),
     ("[limits]\nmessage_rate = true", "[limits] message_rate: true is not text in quotes or a number"),
     ("[chat_log]\nrotate = 10", '[chat_log] rotate: "10" is not day or a size of at least 10kB; use for example 100MB'),
     ("workers = -1", "workers: -1 is too small; the minimum is 0"),
@@ -158,10 +142,7 @@ FAULTS = [
     ("workers = 'auto'", 'workers: "auto" is not a number; use 0 for one per core'),
     ("workers = true", "workers: true is not text in quotes or a number"),
     ("workers = 2026-11-30", "workers: 2026-11-30 is not text in quotes or a number"),
-    (
-        "history_ttl = nan",
-        f'history_ttl: "nan" {NO_DURATION}',
-    ),
+    ("history_ttl = nan", f'history_ttl: "nan" {NO_DURATION}'),
     ("chat-log = 7", "chat-log: 7 is not text in quotes"),
     ("[chat_log]\nfile = ''", '[chat_log] file: "" does not name a file'),
     ("compress = 1", "compress: 1 is not a switch; use true or false"),
@@ -171,7 +152,7 @@ FAULTS = [
 ]
 
 
-def test_what_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+def test_a_fault_is_named_in_one_line(tmp_path: Path) -> None:
     found = [(text, fault(tmp_path, text), error) for text, error in FAULTS]
     assert [row for row in found if row[1] != row[2]] == []
 
@@ -200,17 +181,14 @@ def test_a_password_in_a_bad_url_is_not_repeated(tmp_path: Path) -> None:
 def test_every_option_may_be_an_environment_variable() -> None:
     values = {option: example(option) for option in options()}
     texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in values.items()}
-    source = read_environment(
-        texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"}
-    )
+    source = read_environment(texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"})
     expected = {option.name: parsed(option, value) for option, value in values.items()}
     assert source.values == expected | {"client_header_timeout": 2.0, "flush_interval": 0.0}
 
 
 def test_several_values_in_one_variable_are_separated_by_spaces() -> None:
-    assert read_environment({"CHATD_LISTEN": ":3000  unix:/run/a.sock"}).values == {
-        "listen": (":3000", "unix:/run/a.sock")
-    }
+    values = read_environment({"CHATD_LISTEN": ":3000  unix:/run/a.sock"}).values
+    assert values == {"listen": (":3000", "unix:/run/a.sock")}
 
 
 def test_a_bad_variable_is_named() -> None:
@@ -228,12 +206,8 @@ def test_a_bad_variable_is_named() -> None:
 
 
 def test_earlier_sources_override_later_ones() -> None:
-    sources = [
-        Source("a", {"workers": 3}),
-        Source("b", {"workers": 4, "history_size": 7}),
-        Source("c", {"compress": True}),
-    ]
-    assert combine(*sources) == Config(workers=3, history_size=7, compress=True)
+    files = [Source("b", {"workers": 4, "history_size": 7}), Source("c", {"compress": True})]
+    assert combine(Source("a", {"workers": 3}), *files) == Config(workers=3, history_size=7, compress=True)
 
 
 def test_workers_are_counted_if_no_source_says_how_many() -> None:
@@ -283,7 +257,7 @@ def test_every_option_is_shown_with_its_source() -> None:
     assert len(found) == len(options()) + 1
 
 
-def test_what_is_shown_can_be_used_as_a_file(tmp_path: Path) -> None:
+def test_the_shown_options_can_be_used_as_a_file(tmp_path: Path) -> None:
     values = {"listen": (":1", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "batch_bytes": 5}
     source = Source("command line", values)
     again = read_file(write(tmp_path, show([source])))

@@ -17,8 +17,8 @@ def test_every_default_is_accepted_by_its_own_parser() -> None:
 
 
 def test_every_option_has_a_place_of_its_own() -> None:
-    places = [option.place for option in (*options(), *bounds())]
-    assert len(places) == len(set(places))
+    resume_positions_per_write = [option.place for option in (*options(), *bounds())]
+    assert len(resume_positions_per_write) == len(set(resume_positions_per_write))
     assert {option.section for option in options()} <= SECTIONS.keys()
     assert len({option.flag for option in options()} | RENAMED.keys()) == len(options()) + len(RENAMED)
 
@@ -34,34 +34,28 @@ def test_a_configuration_reaches_a_worker_as_it_is() -> None:
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
 
 
-def test_a_broker_that_falls_silent_is_known_within_five_seconds() -> None:
+def test_default_bounds_keep_the_promises_of_the_documentation() -> None:
     config = Config()
-    assert config.redis_ping_interval * (config.redis_missed_pings + 1) <= 5.0
+    silent = config.redis_ping_interval * (config.redis_missed_pings + 1)
+    assert silent <= 5.0, "a broker that falls silent is noticed within 5 seconds"
+    assert config.republish_window >= silent + 2.0, "its last answers are still known then"
+    assert config.chat_log_check_interval <= 1.0, "a renamed log is noticed within a second"
+    assert config.batch_id_ttl == 300, "a batch whose answer got lost is known for 5 minutes"
+    assert config.offset_check_interval <= 10.0, "a lost message without a successor is noticed within 10 seconds"
+    assert config.resume_position_write_interval == 1.0, "resume positions are written once a second"
+    assert config.takeover_timeout < config.subscribe_timeout, "a takeover ends before the handshake's time does"
 
 
-def test_what_a_broker_answered_before_it_fell_silent_is_still_known_then() -> None:
-    config = Config()
-    assert config.republish_window >= config.redis_ping_interval * (config.redis_missed_pings + 1) + 2.0
-
-
-def test_a_stop_takes_ten_seconds_at_most() -> None:
+def test_default_bounds_stop_the_server_within_ten_seconds() -> None:
     config = Config()
     assert config.stop_publish_timeout + config.stop_timeout + config.private_broker_stop_timeout <= 10.0
-
-
-def test_what_a_worker_waits_for_at_a_stop_ends_before_it_is_killed() -> None:
-    config = Config()
     assert 0 < config.stop_probe_share < config.stop_close_share < config.stop_save_share
     assert config.stop_save_share + config.stop_chat_log_share <= 0.9
     assert (config.stop_close_share - config.stop_probe_share) * config.stop_timeout > config.close_timeout
     assert config.chat_log_lock_timeout < config.stop_publish_timeout / 2
 
 
-def test_a_renamed_log_is_noticed_within_a_second() -> None:
-    assert Config().chat_log_check_interval <= 1.0
-
-
-def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -> None:
+def test_the_timers_of_clients_are_exact_enough_for_the_shortest_wait() -> None:
     config = Config()
     waits = (config.subscribe_timeout, config.ping_interval, config.pong_timeout, config.close_timeout)
     assert config.client_timer_resolution * 10 <= min(*waits, config.client_report_interval)
@@ -71,34 +65,18 @@ def test_a_timer_of_a_client_comes_soon_enough_for_the_shortest_of_its_waits() -
     ("config", "kept"),
     [(Config(), True), (Config(history_size=0), False), (Config(history_ttl=0), False), (Config(history_size=1), True)],
 )
-def test_no_messages_or_no_time_is_no_history(config: Config, kept: bool) -> None:
+def test_a_history_of_no_messages_or_no_time_is_off(config: Config, kept: bool) -> None:
     assert config.keeps_history == kept
 
 
 @pytest.mark.parametrize(("ttl", "whole"), [(86_400.0, 86_400), (0.2, 1), (0.0, 1), (1.6, 2)])
-def test_the_broker_keeps_history_for_whole_seconds_and_one_at_least(ttl: float, whole: int) -> None:
+def test_history_seconds_are_whole_and_at_least_one(ttl: float, whole: int) -> None:
     assert Config(history_ttl=ttl).history_seconds == whole
 
 
-def test_a_room_is_remembered_no_shorter_than_its_history() -> None:
+def test_a_room_is_remembered_at_least_as_long_as_its_history() -> None:
     assert Config(history_ttl=60, room_offset_ttl=600).room_seconds == 600
     assert Config(history_ttl=6000, room_offset_ttl=600).room_seconds == 6000
-
-
-def test_a_batch_whose_answer_got_lost_is_known_for_five_minutes() -> None:
-    assert Config().batch_id_ttl == 300
-
-
-def test_a_lost_message_that_has_no_successor_is_noticed_within_ten_seconds() -> None:
-    assert Config().offset_check_interval <= 10.0
-
-
-def test_places_are_written_once_a_second() -> None:
-    assert Config().resume_position_write_interval == 1.0
-
-
-def test_one_that_comes_back_waits_for_its_last_connection_shorter_than_a_handshake_may_take() -> None:
-    assert Config().takeover_timeout < Config().subscribe_timeout
 
 
 def test_a_config_is_frozen() -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.config.broker_url import broker_address
 from chatd.config.settings import bounds, options
 from chatd.config.values import (
     BadValue,
@@ -209,9 +208,3 @@ def test_any_refusal_is_one_line(option: Any, text: str) -> None:
     except BadValue as error:
         assert str(error).isprintable()
     assert quoted(text).isprintable()
-
-
-def test_a_refused_url_is_not_repeated() -> None:
-    for url in ("redis://:hunter2@broker/db", "http://ann:hunter2@broker", "hunter2"):
-        with pytest.raises(BadValue, match=r"^not the URL of a Redis server; use redis://"):
-            broker_address(url)

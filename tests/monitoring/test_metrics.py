@@ -1,4 +1,4 @@
-"""What is counted: names as Prometheus wants them, labels that stand here, and buckets."""
+"""The metrics: their names, labels and buckets."""
 
 import re
 
@@ -9,9 +9,11 @@ from chatd.monitoring.metrics import REFUSED, SAMPLES, Histogram, LabelledNumber
 from tests.rows import rows
 
 
-def test_each_sample_is_there_once() -> None:
-    told = [(each.name, *each.labels.items()) for each in SAMPLES]
-    assert len(told) == len(set(told))
+def test_samples_are_unique_and_their_labels_and_number_are_fixed() -> None:
+    assert len({(sample.name, *sample.labels.items()) for sample in SAMPLES}) == len(SAMPLES)
+    assert {name for sample in SAMPLES for name in sample.labels} == {"protocol", "from", "le", "reason"}
+    assert len(SAMPLES) < 250  # the file of a worker holds them without growing: the disk may be full later
+    assert {"chatd_delivery_seconds_bucket", "chatd_delivery_seconds_sum", "chatd_delivery_seconds_count"} <= {*names()}
 
 
 @rows("sample", SAMPLES)
@@ -22,14 +24,6 @@ def test_names_follow_the_conventions_of_prometheus(sample: metrics.Sample) -> N
     assert sample.text.endswith(".")
 
 
-def test_no_label_can_grow() -> None:
-    assert {name for each in SAMPLES for name in each.labels} == {"protocol", "from", "le", "reason"}
-
-
-def test_all_is_told_within_what_is_set_aside_for_it() -> None:
-    assert len(SAMPLES) < 250  # a worker's file holds them without growing, where a disk may be full
-
-
 def test_a_histogram_counts_by_upper_bounds() -> None:
     times = Histogram([0.1, 1])
     for value in (0.05, 0.1, 0.5, 7):
@@ -38,11 +32,7 @@ def test_a_histogram_counts_by_upper_bounds() -> None:
     assert times.total == pytest.approx(7.65)
 
 
-def test_a_reason_of_which_nothing_is_known_is_another() -> None:
+def test_an_unknown_label_counts_as_other() -> None:
     other = Number()
     assert LabelledNumbers(other=other)["teapot"] is other
     assert REFUSED["teapot"] is REFUSED["other"]
-
-
-def test_a_histogram_can_be_asked_for_by_its_count_too() -> None:
-    assert {"chatd_delivery_seconds_bucket", "chatd_delivery_seconds_sum", "chatd_delivery_seconds_count"} <= {*names()}

@@ -1,4 +1,4 @@
-"""The metrics of several processes, added up, while processes end and others get their numbers."""
+"""The metrics of several processes, added up; a new process continues the counters of a dead one."""
 
 import os
 import re
@@ -20,7 +20,7 @@ CONFIG = Config(metrics_write_interval=1.0, metrics_ttl=0.5)
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have folders made in one of ours; the numbers of this process start anew."""
+    """Create directories below a temporary one, and reset the metrics of this process."""
     monkeypatch.setattr(prometheus, "PLACES", (str(tmp_path / "none"), str(tmp_path)))
     monkeypatch.setattr(JOINS, "value", 0)
     monkeypatch.setattr(ROOMS, "value", 0)
@@ -64,10 +64,8 @@ def test_buckets_are_exposed_cumulatively(folder: MetricsDirectory) -> None:
     for seconds in (0.0004, 0.0015, 0.0015, 99):
         DELIVERY_SECONDS.observe(seconds)
     share.write()
-    found = [
-        value(folder, f'chatd_delivery_seconds_bucket{{le="{le}"}}') for le in ("0.0005", "0.001", "0.002", "+Inf")
-    ]
-    assert found == [1, 1, 3, 4]
+    bounds = ("0.0005", "0.001", "0.002", "+Inf")
+    assert [value(folder, f'chatd_delivery_seconds_bucket{{le="{le}"}}') for le in bounds] == [1, 1, 3, 4]
     assert value(folder, "chatd_delivery_seconds_count") == 4
     assert value(folder, "chatd_delivery_seconds_sum") == pytest.approx(99.0034)
 
@@ -112,14 +110,14 @@ def test_unchanged_numbers_are_not_written(folder: MetricsDirectory) -> None:
     assert Path(name).read_bytes() == before
 
 
-def test_a_folder_is_for_its_user_alone_and_goes(place: Path) -> None:
+def test_a_folder_is_private_and_removed(place: Path) -> None:
     made = MetricsDirectory()
     assert os.stat(made.path).st_mode & 0o777 == 0o700
     made.remove()
     assert not os.path.exists(made.path)
 
 
-def test_a_folder_that_was_left_behind_is_swept_away_and_one_in_use_is_not(place: Path) -> None:
+def test_an_abandoned_folder_is_removed(place: Path) -> None:
     used, left, young = MetricsDirectory(), place / f"{prometheus.PREFIX}left", place / f"{prometheus.PREFIX}young"
     for folder in (left, young):
         folder.mkdir()
@@ -131,7 +129,7 @@ def test_a_folder_that_was_left_behind_is_swept_away_and_one_in_use_is_not(place
     used.remove()
 
 
-def test_a_disk_without_room_is_told_before_anything_is_mapped(
+def test_a_full_disk_is_an_error_before_files_are_mapped(
     folder: MetricsDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -182,8 +180,8 @@ class MeterOnClock:
         return answers
 
     def work(self) -> None:
-        for each in [self.reactor.pool.work.pop(0) for _ in self.reactor.pool.work[:]]:
-            each()
+        for work in [self.reactor.pool.work.pop(0) for _ in self.reactor.pool.work[:]]:
+            work()
 
 
 @pytest.fixture
@@ -202,16 +200,11 @@ def test_the_process_is_measured_each_second_with_the_delay_of_the_timer(on_cloc
     assert on_clock.late == [0, 0, 0.25, 0]
 
 
-def test_metrics_are_written_each_second(on_clock: MeterOnClock, folder: MetricsDirectory) -> None:
+def test_metrics_are_written_each_second_and_at_the_stop(on_clock: MeterOnClock, folder: MetricsDirectory) -> None:
     JOINS.value = 7
     assert b"chatd_joins_total 0.0\n" in expose(folder.path)
     on_clock.reactor.advance(1)
     assert b"chatd_joins_total 7.0\n" in expose(folder.path)
-
-
-def test_stop_writes_once_more(folder: MetricsDirectory) -> None:
-    on_clock = MeterOnClock(folder.allocate())
-    on_clock.meter.start()
     JOINS.value = 8
     on_clock.meter.stop()
     assert b"chatd_joins_total 8.0\n" in expose(folder.path)
