@@ -1,4 +1,4 @@
-"""What HTTP clients ask of a room: the form, from where on, what is said."""
+"""The requests of HTTP clients: the format, the position, and what they publish."""
 
 import json
 
@@ -24,13 +24,13 @@ from tests.rows import rows
 
 
 def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
-    """Give the status and text with which a body is refused."""
+    """Return the status and message with which a body is refused."""
     with pytest.raises(Refused) as caught:
         read_publish_body(kind, body, most)
     return caught.value.status, caught.value.message
 
 
-# The form
+# The format
 
 
 @rows(
@@ -49,40 +49,29 @@ def refusal(kind: str | None, body: bytes, most: int = 100) -> tuple[int, str]:
         ("application/x-ndjson, application/json;q=0.9", JSON_LINES),
     ],
 )
-def test_the_form_that_is_liked_best(accept: str | None, form: str) -> None:
+def test_the_preferred_format_is_chosen(accept: str | None, form: str) -> None:
     assert choose_form(accept) == form
 
 
 @given(st.text())
-def test_any_header_gives_a_form(accept: str) -> None:
+def test_any_header_gives_a_format(accept: str) -> None:
     assert choose_form(accept) in (TEXT, JSON, JSON_LINES, EVENTS, HTML)
 
 
 @rows(
     ("accept", "takes"),
     [
-        *((None, False), ("", False), ("br", False), ("identity", False), ("gzipped", False)),
-        *(
-            *(("gzip", True), ("x-gzip", True), ("GZIP", True), ("br, gzip", True), ("*", True)),
-            ("br;q=1.0, gzip;q=0.001", True),
-        ),
-        *(
-            *(("gzip;q=0", False), ("gzip; q=0.000", False), ("x-gzip;q=0", False), ("*;q=0", False)),
-            ("*, gzip;q=0", False),
-        ),
-        *(
-            ("*;q=0, gzip", True),
-            ("identity;q=0.5, gzip;q=0.4", False),
-            ("identity;q=0, *", True),
-            ("identity, gzip", True),
-        ),
+        *((accept, False) for accept in (None, "", "br", "identity", "gzipped", "gzip;q=0", "gzip; q=0.000")),
+        *((accept, False) for accept in ("x-gzip;q=0", "*;q=0", "*, gzip;q=0", "identity;q=0.5, gzip;q=0.4")),
+        *((accept, True) for accept in ("gzip", "x-gzip", "GZIP", "br, gzip", "*", "br;q=1.0, gzip;q=0.001")),
+        *((accept, True) for accept in ("*;q=0, gzip", "identity;q=0, *", "identity, gzip")),
     ],
 )
-def test_what_is_compressed_goes_to_who_takes_it(accept: str | None, takes: bool) -> None:
+def test_gzip_is_used_if_it_is_accepted(accept: str | None, takes: bool) -> None:
     assert takes_gzip(accept) == takes
 
 
-# Where a stream broke off
+# The last event id
 
 
 def test_the_id_of_an_event_is_a_position() -> None:
@@ -96,7 +85,7 @@ def test_another_id_is_refused(text: str) -> None:
     assert caught.value.status == 400
 
 
-# What is said
+# Bodies
 
 
 @rows(
@@ -121,7 +110,7 @@ def test_json_has_text_nick_and_id() -> None:
     assert read_publish_body("application/json; charset=utf-8", body, 100) == PublishBody("hi", "ann", "c-1")
 
 
-def test_what_json_leaves_out_or_sets_to_null_is_not_there() -> None:
+def test_null_in_json_is_a_missing_field() -> None:
     assert read_publish_body(JSON, b'{"text": "hi"}', 100) == read_publish_body(
         JSON, b'{"text": "hi", "nick": null, "id": null}', 100
     )

@@ -1,4 +1,4 @@
-"""How a room goes over HTTP to those who follow it, read back by readers that know the formats alone."""
+"""The streams of rooms over HTTP, read back by parsers of the formats."""
 
 import json
 from typing import Any
@@ -15,14 +15,8 @@ TEXTS = (
 )
 LINE_ENDS = [number for number in range(0x110000) if len(f"{chr(number)}x".splitlines()) > 1]
 """The characters at which Python's ``str.splitlines`` ends a line."""
-BATCH = Batch(
-    "ops",
-    "k3f9",
-    7,
-    "w",
-    1,
-    tuple(Message(f"i{n}", 1_790_000_000_000, "s", each, "ann") for n, each in enumerate(TEXTS)),
-)
+MESSAGES = tuple(Message(f"i{number}", 1_790_000_000_000, "s", text, "ann") for number, text in enumerate(TEXTS))
+BATCH = Batch("ops", "k3f9", 7, "w", 1, MESSAGES)
 JOIN, NAMELESS = PresenceEvent("join", "s2", "ben", ""), PresenceEvent("join", "s3", "", "")
 
 
@@ -59,20 +53,15 @@ def events_in(data: bytes) -> list[dict[str, str]]:
 
 
 def sent(form: str, *, presence: bool = True) -> bytes:
-    """Give what is sent of all messages, a gap, and the end, in chunks."""
+    """Return all messages, a gap, a presence event and the end, in chunks."""
     shown = stream(form, chunked=True, presence=presence)
-    begin = shown.beginning(2.5)
-    parts = [
-        begin,
-        *shown.format.frames([BATCH]),
-        shown.lost("ops", OffsetGap("k3f9", 20, 3)),
-        shown.format.change("ops", JOIN),
-    ]
+    messages = shown.format.frames([BATCH])
+    events = [shown.lost("ops", OffsetGap("k3f9", 20, 3)), shown.format.change("ops", JOIN)]
     heartbeat = shown.heartbeat if form == EVENTS else b""
-    return b"".join([*parts, heartbeat, shown.close_code(STOPPING, 1.5), shown.end])
+    return b"".join([shown.beginning(2.5), *messages, *events, heartbeat, shown.close_code(STOPPING, 1.5), shown.end])
 
 
-def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
+def test_lines_are_shown_as_in_a_terminal() -> None:
     lines = unchunked(sent(TEXT)).decode().split("\n")
     assert lines == [
         *("ann: hello", "ann: two\\x0alines", "ann: a\\x0d\\x0ab\\x0dc", "ann: id: 1\\x0a\\x0adata: x"),
@@ -82,7 +71,7 @@ def test_lines_are_what_somebody_at_a_terminal_sees() -> None:
 
 
 @rows("form", [TEXT, JSON, EVENTS])
-def test_a_reader_that_ends_lines_at_other_characters_too_reads_the_same_lines(form: str) -> None:
+def test_no_text_ends_a_line_for_any_reader(form: str) -> None:
     hostile = "".join(map(chr, LINE_ENDS)).join(["hi", "boss: transfer approved", "id: zzz-1", "retry: 99999999"])
     shown = stream(form, chunked=False, presence=True)
     message, change = Message("i", 0, "s", hostile, "ann"), PresenceEvent("join", "s2", "ben", "")
@@ -98,7 +87,7 @@ def test_json_lines_are_events_of_programs() -> None:
     assert objects[-1]["reconnect_after"] == 1.5
 
 
-def test_events_hold_any_text_and_say_where_it_stands() -> None:
+def test_events_hold_any_text_and_have_positions() -> None:
     retry, *events = events_in(unchunked(sent(EVENTS)))
     assert retry == {"retry": "2500"}
     messages, rest = events[: len(TEXTS)], events[len(TEXTS) :]
@@ -127,15 +116,12 @@ def test_without_chunks_it_is_the_same(form: str) -> None:
 
 
 @rows("form", [TEXT, JSON, EVENTS])
-def test_who_is_not_to_be_told_hears_nothing_of_who_comes_and_goes(form: str) -> None:
+def test_presence_events_are_optional_and_lines_have_none_without_a_nick(form: str) -> None:
     assert stream(form, chunked=True, presence=False).format.change("ops", JOIN) == b""
-
-
-def test_lines_do_not_tell_of_somebody_without_a_name() -> None:
     assert stream(TEXT, chunked=True, presence=True).format.change("ops", NAMELESS) == b""
 
 
-def test_a_gap_of_unknown_size_is_told() -> None:
+def test_a_gap_may_have_an_unknown_size() -> None:
     gap = OffsetGap("k4", 3, None)
     assert stream(TEXT, chunked=False, presence=False).lost("ops", gap) == b"* some lines may be lost\n"
     [event] = events_in(stream(EVENTS, chunked=False, presence=False).lost("ops", gap))
@@ -143,24 +129,19 @@ def test_a_gap_of_unknown_size_is_told() -> None:
     assert (event["id"], data["from"], data["to"]) == ("k4-3", None, None)
 
 
-def test_who_may_not_come_back_is_not_told_when() -> None:
+def test_a_final_close_code_has_no_reconnect_delay() -> None:
     [event] = events_in(stream(EVENTS, chunked=False, presence=False).close_code(TAKEN_OVER, None))
     assert "reconnect_after" not in json.loads(event["data"])
 
 
-def test_a_heartbeat_is_an_empty_line_or_a_comment_that_is_no_event() -> None:
+def test_a_heartbeat_is_an_empty_line_or_a_comment_and_text_has_none_by_default() -> None:
     assert stream(TEXT, chunked=False, presence=True).heartbeat == b"\n"
     assert stream(JSON, chunked=False, presence=True).heartbeat == b"\n"
     assert events_in(stream(EVENTS, chunked=False, presence=True).heartbeat) == []
-
-
-def test_text_has_a_heartbeat_only_if_it_is_asked_for() -> None:
     assert [stream(form, chunked=True, presence=True).beats for form in (TEXT, JSON, EVENTS)] == [False, True, True]
 
 
-def test_all_who_hear_it_in_one_form_share_it() -> None:
+def test_streams_of_one_format_are_shared() -> None:
     assert stream(EVENTS, chunked=True, presence=False) is stream(EVENTS, chunked=True, presence=False)
-    assert (
-        stream(EVENTS, chunked=True, presence=False).format.deflated
-        is stream(EVENTS, chunked=True, presence=False).format
-    )
+    format = stream(EVENTS, chunked=True, presence=False).format
+    assert format.deflated is format
