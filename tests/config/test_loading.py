@@ -131,10 +131,16 @@ FAULTS = [
     ("chat_logs = 'a'", "chat_logs is not an option (did you mean chat_log?)"),
     ("[limits]\nworkers = 4", "[limits] workers is not an option; use workers"),
     ("[redis]\nredis-prefix = 'a'", "[redis] redis-prefix is not an option; use [redis] prefix"),
-    ("data-dir = 'a'\nhead_seconds = 1", "client_header_timeout is not an option; use [tuning] client_header_timeout"),
-    ("[tuning]\nclient_header_timeou = 1", "[tuning] client_header_timeou is not an option (did you mean client_header_timeout?)"),
-    ("[tuning]\nhead_seconds = 0", "[tuning] client_header_timeout: 0 is too small; the minimum is 1ms"),
-    ("[tuning]\nhead_bytes = '8Q'", f'[tuning] client_header_size: "8Q" {NO_SIZE}'),
+    (
+        "data-dir = 'a'\nclient_header_timeout = 1",
+        "client_header_timeout is not an option; use [tuning] client_header_timeout",
+    ),
+    (
+        "[tuning]\nclient_header_timeou = 1",
+        "[tuning] client_header_timeou is not an option (did you mean client_header_timeout?)",
+    ),
+    ("[tuning]\nclient_header_timeout = 0", "[tuning] client_header_timeout: 0 is too small; the minimum is 1ms"),
+    ("[tuning]\nclient_header_size = '8Q'", f'[tuning] client_header_size: "8Q" {NO_SIZE}'),
     ("[limits]\nmessage_rate = true", "[limits] message_rate: true is not text in quotes or a number"),
     ("[chat_log]\nrotate = 10", '[chat_log] rotate: "10" is not day or a size of at least 10kB; use for example 100MB'),
     ("workers = -1", "workers: -1 is too small; the minimum is 0"),
@@ -181,7 +187,9 @@ def test_a_password_in_a_bad_url_is_not_repeated(tmp_path: Path) -> None:
 def test_every_option_may_be_an_environment_variable() -> None:
     values = {option: example(option) for option in options()}
     texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in values.items()}
-    source = read_environment(texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"})
+    source = read_environment(
+        texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"}
+    )
     expected = {option.name: parsed(option, value) for option, value in values.items()}
     assert source.values == expected | {"client_header_timeout": 2.0, "flush_interval": 0.0}
 
