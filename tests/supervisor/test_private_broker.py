@@ -376,21 +376,33 @@ def test_a_state_folder_with_a_name_that_means_something_in_a_url_is_told_as_it_
 # What others left behind
 
 
+def left_behind(name: str, folder: Path) -> Path:
+    """Make the folder of a chatd that is gone, or one that looks alike."""
+    path = folder / name.replace("PID", str(gone_pid()))
+    path.mkdir()
+    return path
+
+
 def test_the_folder_of_a_chatd_that_was_killed_is_removed(of: Fixture) -> None:
-    left = of.folder / f"chatd-{gone_pid()}-abc"
-    left.mkdir(mode=0o700)
+    left = left_behind("chatd-PID-abc", of.folder)
+    in_tmp = Path(tempfile.mkdtemp(prefix=f"chatd-{gone_pid()}-", dir="/tmp"))
+    of_a_pid_in_use_again = left_behind(f"chatd-{os.getppid()}-abc", of.folder)
+    os.utime(of_a_pid_in_use_again, (0, 0))
     with socket.socket(socket.AF_UNIX) as broker:
         broker.bind(str(left / "broker.sock"))
     of.start()
-    assert not left.exists()
+    assert [path.exists() for path in (left, in_tmp, of_a_pid_in_use_again)] == [False] * 3
 
 
-def test_a_folder_that_holds_anything_else_is_left_alone(of: Fixture) -> None:
-    named_alike = of.folder / f"chatd-{gone_pid()}-backup"
-    named_alike.mkdir()
-    (named_alike / "precious").touch()
+LEFT_ALONE = ["chatd-notes-2", "chatd--", "chatd-12x-3", "chatd-²-3", "chatd", "chat-99999999-a", "chatd-PID-backup"]
+
+
+def test_the_folder_of_a_chatd_that_lives_and_all_others_are_left_alone(of: Fixture) -> None:
+    folders = [left_behind(name, of.folder) for name in (*LEFT_ALONE, f"chatd-{os.getppid()}-abc")]
+    (of.folder / folders[-2] / "precious").touch()
     of.start()
-    assert (named_alike / "precious").exists()
+    assert [path for path in folders if not path.exists()] == []
+    assert (of.folder / folders[-2] / "precious").exists()
 
 
 def test_a_folder_whose_broker_listens_is_left_alone(of: Fixture) -> None:
@@ -401,21 +413,6 @@ def test_a_folder_whose_broker_listens_is_left_alone(of: Fixture) -> None:
         broker.listen()
         of.start()
         assert (elsewhere / "broker.sock").exists()
-
-
-def test_the_folder_of_a_chatd_that_lives_is_left_alone(of: Fixture) -> None:
-    living = of.folder / f"chatd-{os.getppid()}-abc"
-    living.mkdir()
-    of.start()
-    assert living.exists()
-
-
-def test_the_folder_of_a_killed_chatd_is_removed_also_if_its_pid_is_in_use_again(of: Fixture) -> None:
-    left = of.folder / f"chatd-{os.getppid()}-abc"
-    left.mkdir()
-    os.utime(left, (0, 0))
-    of.start()
-    assert not left.exists()
 
 
 def test_a_locked_folder_is_left_alone_whatever_its_pid(of: Fixture) -> None:
@@ -435,25 +432,12 @@ def test_its_own_folder_is_locked_until_it_is_removed(of: Fixture) -> None:
     os.close(lock)
 
 
-def test_one_that_was_left_in_tmp_is_removed_too(of: Fixture) -> None:
-    left = Path(tempfile.mkdtemp(prefix=f"chatd-{gone_pid()}-", dir="/tmp"))
-    of.start()
-    assert not left.exists()
-
-
 def test_a_folder_of_somebody_else_is_left_alone(of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     other = of.folder / f"chatd-{gone_pid()}-abc"
     other.mkdir()
     of.start()
     assert other.exists()
-
-
-@pytest.mark.parametrize("name", ["chatd-notes-2", "chatd--", "chatd-12x-3", "chatd-²-3", "chatd", "chat-99999999-a"])
-def test_what_only_looks_alike_is_left_alone(of: Fixture, name: str) -> None:
-    (of.folder / name).mkdir()
-    of.start()
-    assert (of.folder / name).exists()
 
 
 def test_a_link_is_not_followed(of: Fixture, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -509,27 +493,19 @@ class RealServer(TestCase):
     def running(self) -> bool:
         return Path(f"/proc/{self.pid()}").exists()
 
-    def test_it_answers_on_its_socket(self) -> None:
+    def test_it_answers_its_owner_alone_on_its_socket_and_nobody_on_a_tcp_port(self) -> None:
         assert self.ask("PING") == b"+PONG\r\n"
-
-    def test_it_takes_at_least_as_many_clients_as_there_may_be_links(self) -> None:
-        assert int(self.ask("CONFIG", "GET", "maxclients").split()[-1]) >= 2 * 256
-
-    def test_it_may_use_a_part_of_the_memory_alone(self) -> None:
-        assert int(self.ask("CONFIG", "GET", "maxmemory").split()[-1]) == memory_of(Config())
-        assert b"noeviction" in self.ask("CONFIG", "GET", "maxmemory-policy")
-
-    def test_only_its_owner_may_connect(self) -> None:
-        self.ask("PING")
         assert stat.S_IMODE(self.path.stat().st_mode) == 0o700
         assert stat.S_IMODE(self.path.parent.stat().st_mode) == 0o700
-
-    def test_it_listens_on_no_tcp_port(self) -> None:
-        self.ask("PING")
-        mine = {os.readlink(each) for each in Path(f"/proc/{self.pid()}/fd").iterdir() if each.is_symlink()}
+        mine = {os.readlink(path) for path in Path(f"/proc/{self.pid()}/fd").iterdir() if path.is_symlink()}
         tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
         sockets = {f"socket:[{line.split()[9]}]" for table in tables for line in table}
         assert not mine & sockets
+
+    def test_it_takes_as_many_clients_as_there_may_be_links_and_a_part_of_the_memory_alone(self) -> None:
+        assert int(self.ask("CONFIG", "GET", "maxclients").split()[-1]) >= 2 * 256
+        assert int(self.ask("CONFIG", "GET", "maxmemory").split()[-1]) == memory_of(Config())
+        assert b"noeviction" in self.ask("CONFIG", "GET", "maxmemory-policy")
 
     async def test_it_writes_no_file_even_when_it_ends(self) -> None:
         assert self.ask("SET", "key", "value") == b"+OK\r\n"

@@ -1,6 +1,6 @@
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ from chatd.supervisor.systemd import (
     StatusReporter,
     SystemdNotifier,
 )
+from tests.rows import rows
 from tests.supervisor.children import Said
 
 
-class Systemd:
+class Manager:
     """The socket of a service manager."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(address)
+        self.socket.bind(address.replace("@", "\0"))
         self.socket.setblocking(False)
 
-    def heard(self) -> list[str]:
+    def received(self) -> list[str]:
+        """Return the lines since the last call."""
         lines: list[str] = []
         while True:
             try:
@@ -36,71 +39,67 @@ class Systemd:
 
 
 @pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[tuple[Systemd, str]]:
-    address = str(tmp_path / "notify.sock")
-    one = Systemd(address)
-    with one.socket:
-        yield one, address
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(str(tmp_path / "notify.sock"))
+    with manager.socket:
+        yield manager
 
 
-def test_each_state_is_sent_with_a_status_line(systemd: tuple[Systemd, str]) -> None:
-    listening, address = systemd
-    notifier = SystemdNotifier(Clock(), address)
-    notifier.ready("2 clients")
-    notifier.status("3 clients")
-    notifier.stopping("bye")
-    assert listening.heard() == ["READY=1", "STATUS=2 clients", "STATUS=3 clients", "STOPPING=1", "STATUS=bye"]
+@rows(
+    ("notify", "received"),
+    [
+        (lambda notifier: notifier.ready("2 clients"), ["READY=1", "STATUS=2 clients"]),
+        (lambda notifier: notifier.status("3 clients"), ["STATUS=3 clients"]),
+        (lambda notifier: notifier.status("\udcff"), ["STATUS=\\udcff"]),
+        (lambda notifier: notifier.stopping("bye"), ["STOPPING=1", "STATUS=bye"]),
+        (lambda notifier: notifier.extend_timeout(2.5), ["EXTEND_TIMEOUT_USEC=2500000"]),
+        (lambda notifier: notifier.feed_watchdog(), []),
+    ],
+)
+def test_each_state_is_sent_with_a_status_line(
+    manager: Manager, notify: Callable[[SystemdNotifier], None], received: list[str]
+) -> None:
+    notify(SystemdNotifier(Clock(), manager.address))
+    assert manager.received() == received
 
 
-def test_a_reload_is_sent_with_its_time(systemd: tuple[Systemd, str]) -> None:
-    listening, address = systemd
-    SystemdNotifier(Clock(), address).reloading("again")
-    first, time, status = listening.heard()
+def test_the_watchdog_is_fed_where_there_is_one(manager: Manager) -> None:
+    SystemdNotifier(Clock(), manager.address, watchdog=30.0).feed_watchdog()
+    assert manager.received() == ["WATCHDOG=1"]
+
+
+def test_a_reload_is_sent_with_its_time(manager: Manager) -> None:
+    SystemdNotifier(Clock(), manager.address).reloading("again")
+    first, time, status = manager.received()
     assert (first, status) == ("RELOADING=1", "STATUS=again")
     assert int(time.removeprefix("MONOTONIC_USEC=")) > 0
 
 
-def test_the_timeout_of_a_start_is_extended(systemd: tuple[Systemd, str]) -> None:
-    listening, address = systemd
-    SystemdNotifier(Clock(), address).extend_timeout(2.5)
-    assert listening.heard() == ["EXTEND_TIMEOUT_USEC=2500000"]
-
-
-def test_the_watchdog_is_fed_only_where_there_is_one(systemd: tuple[Systemd, str]) -> None:
-    listening, address = systemd
-    SystemdNotifier(Clock(), address).feed_watchdog()
-    assert listening.heard() == []
-    SystemdNotifier(Clock(), address, watchdog=30.0).feed_watchdog()
-    assert listening.heard() == ["WATCHDOG=1"]
-
-
 def test_an_abstract_socket_is_one() -> None:
-    name = f"chatd-test-{os.getpid()}"
-    one = Systemd(f"\0{name}")
-    with one.socket:
-        SystemdNotifier(Clock(), f"@{name}").status("hello")
-        assert one.heard() == ["STATUS=hello"]
+    manager = Manager(f"@chatd-test-{os.getpid()}")
+    with manager.socket:
+        SystemdNotifier(Clock(), manager.address).status("hello")
+        assert manager.received() == ["STATUS=hello"]
 
 
 def test_the_environment_has_the_socket_and_children_do_not_inherit_it(
-    systemd: tuple[Systemd, str], monkeypatch: pytest.MonkeyPatch
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listening, address = systemd
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     notifier = SystemdNotifier.from_environment(Clock())
     assert notifier.watchdog == 30.0
     notifier.status("hello")
-    assert listening.heard() == ["STATUS=hello"]
+    assert manager.received() == ["STATUS=hello"]
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & set(os.environ)
 
 
 @pytest.mark.parametrize(
-    "said", [{"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_PID": "1"}]
+    "variables", [{"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_PID": "1"}]
 )
-def test_the_watchdog_of_another_process_is_ignored(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ({"NOTIFY_SOCKET": "/nowhere"} | said).items():
+def test_the_watchdog_of_another_process_is_ignored(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ({"NOTIFY_SOCKET": "/nowhere"} | variables).items():
         monkeypatch.setenv(name, value)
     assert SystemdNotifier.from_environment(Clock()).watchdog == 0.0
 
@@ -118,39 +117,42 @@ def test_a_failure_is_logged_once(tmp_path: Path, said: Said) -> None:
     assert said.lines == ["warn: cannot notify systemd: No such file or directory"]
 
 
-def fill(notifier: SystemdNotifier, said: Said) -> None:
-    """Fill the queue; a status line is not kept, and its loss is logged."""
+# A full queue
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stuck(manager: Manager, clock: Clock, said: Said) -> SystemdNotifier:
+    """Return a notifier whose queue is full; a status line is not kept, and its loss is logged."""
+    notifier = SystemdNotifier(clock, manager.address, watchdog=30)
     while not said.lines:
         notifier.status("busy")
+    return notifier
 
 
 def test_changes_of_state_are_kept_in_their_order_while_the_queue_is_full(
-    systemd: tuple[Systemd, str], said: Said
+    manager: Manager, clock: Clock, stuck: SystemdNotifier
 ) -> None:
-    listening, address = systemd
-    clock = Clock()
-    notifier = SystemdNotifier(clock, address)
-    fill(notifier, said)
-    notifier.reloading("again")
-    notifier.status("would overtake")
-    notifier.ready("2 clients")
+    stuck.reloading("again")
+    stuck.status("would overtake")
+    stuck.ready("2 clients")
     clock.advance(NOTIFY_RETRY_SECONDS)
-    assert set(listening.heard()) == {"STATUS=busy"}
+    assert set(manager.received()) == {"STATUS=busy"}
     clock.advance(NOTIFY_RETRY_SECONDS)
-    heard = listening.heard()
-    assert [heard[0], *heard[2:]] == ["RELOADING=1", "STATUS=again", "READY=1", "STATUS=2 clients"]
+    lines = manager.received()
+    assert [lines[0], *lines[2:]] == ["RELOADING=1", "STATUS=again", "READY=1", "STATUS=2 clients"]
     assert clock.getDelayedCalls() == []
-    notifier.status("3 clients")
-    assert listening.heard() == ["STATUS=3 clients"]
+    stuck.status("3 clients")
+    assert manager.received() == ["STATUS=3 clients"]
 
 
 def test_nothing_waits_in_the_event_loop_for_a_full_queue(
-    systemd: tuple[Systemd, str], said: Said, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, stuck: SystemdNotifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, address = systemd
-    clock = Clock()
-    notifier = SystemdNotifier(clock, address, watchdog=30)
-    fill(notifier, said)
     waits: list[float | None] = []
 
     class Noting(socket.socket):
@@ -159,56 +161,40 @@ def test_nothing_waits_in_the_event_loop_for_a_full_queue(
             super().settimeout(value)
 
     monkeypatch.setattr(socket, "socket", Noting)
-    for tell in (notifier.ready, notifier.reloading, notifier.stopping, notifier.status):
-        tell("busy")
-    notifier.feed_watchdog()
+    for notify in (stuck.ready, stuck.reloading, stuck.stopping, stuck.status):
+        notify("busy")
+    stuck.feed_watchdog()
     clock.advance(NOTIFY_RETRY_SECONDS)
     assert len(waits) == 3  # the first of those that are kept, twice, and the watchdog
     assert set(waits) == {0.0}
 
 
-def test_a_change_of_state_is_dropped_after_its_deadline(systemd: tuple[Systemd, str], said: Said) -> None:
-    listening, address = systemd
-    clock = Clock()
-    notifier = SystemdNotifier(clock, address)
-    fill(notifier, said)
-    notifier.ready("2 clients")
+def test_a_change_of_state_is_dropped_after_its_deadline(
+    manager: Manager, clock: Clock, stuck: SystemdNotifier
+) -> None:
+    stuck.ready("2 clients")
     clock.pump([NOTIFY_RETRY_SECONDS] * int(NOTIFY_SECONDS / NOTIFY_RETRY_SECONDS + 1))
     assert clock.getDelayedCalls() == []
-    assert set(listening.heard()) == {"STATUS=busy"}
+    assert set(manager.received()) == {"STATUS=busy"}
 
 
-def test_the_number_of_kept_changes_is_bounded(systemd: tuple[Systemd, str], said: Said) -> None:
-    listening, address = systemd
-    clock = Clock()
-    notifier = SystemdNotifier(clock, address)
-    fill(notifier, said)
+def test_the_number_of_kept_changes_is_bounded(manager: Manager, clock: Clock, stuck: SystemdNotifier) -> None:
     for number in range(NOTIFY_KEPT + 3):
-        notifier.ready(f"{number}")
-    listening.heard()
-    heard: list[str] = []
+        stuck.ready(f"{number}")
+    manager.received()
+    lines: list[str] = []
     while clock.getDelayedCalls():
         clock.advance(NOTIFY_RETRY_SECONDS)
-        heard += listening.heard()
-    assert heard[1::2] == [f"STATUS={number}" for number in range(3, NOTIFY_KEPT + 3)]
+        lines += manager.received()
+    assert lines[1::2] == [f"STATUS={number}" for number in range(3, NOTIFY_KEPT + 3)]
 
 
-def test_flush_sends_what_is_kept(systemd: tuple[Systemd, str], said: Said) -> None:
-    listening, address = systemd
-    clock = Clock()
-    notifier = SystemdNotifier(clock, address)
-    fill(notifier, said)
-    notifier.stopping("bye")
-    listening.heard()
-    notifier.flush()
-    assert listening.heard() == ["STOPPING=1", "STATUS=bye"]
+def test_flush_sends_what_is_kept(manager: Manager, clock: Clock, stuck: SystemdNotifier) -> None:
+    stuck.stopping("bye")
+    manager.received()
+    stuck.flush()
+    assert manager.received() == ["STOPPING=1", "STATUS=bye"]
     assert clock.getDelayedCalls() == []
-
-
-def test_a_status_that_is_not_utf_8_is_escaped(systemd: tuple[Systemd, str]) -> None:
-    listening, address = systemd
-    SystemdNotifier(Clock(), address).status("\udcff")
-    assert listening.heard() == ["STATUS=\\udcff"]
 
 
 class FakeNotifier:
