@@ -67,9 +67,10 @@ bench: $(VENV)/bench.stamp build/load build/seed.stamp
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 # make soak SOAK=600 FUZZ=30: ten minutes of it, and half a minute of fuzzing; python -m tests.soak --help: the same again.
-# First the random searches of make test at full depth (tests/depth.py).
+# First random searches, attacks and measurements at full depth (tests/depth.py).
 soak: $(VENV)/full.stamp
 	DEEP=1 $(PYTEST) --part quick $(TESTS)
+	DEEP=1 $(PYTEST) $$(grep --files-with-matches tests.depth tests/system/test_*.py)
 	@$(BIN)/python -m tests.fuzz wire --seconds $(FUZZ)
 	@$(BIN)/python -m tests.fuzz client --seconds $(FUZZ)
 	@$(BIN)/python -m tests.soak --seconds $(SOAK)

@@ -30,12 +30,12 @@ BOTH_WAYS: tuple[Chop, ...] = (at_once, in_pieces)
 class RawClient:
     """A WebSocket that is open, from ``with`` to the end of it."""
 
-    def __init__(self, address: tuple[str, int], extensions: str = "") -> None:
-        """Shake hands, offering these extensions."""
+    def __init__(self, address: tuple[str, int], target: str = "/", **headers: str) -> None:
+        """Open a WebSocket with these headers."""
         self._socket = socket.create_connection(address, timeout=PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._data = b""
-        self._socket.sendall(handshake(Sec_WebSocket_Extensions=extensions))
+        self._socket.sendall(handshake(target, **headers))
         while b"\r\n\r\n" not in self._data:
             self._data += self._receive()
         self.head, _, self._data = self._data.partition(b"\r\n\r\n")

@@ -30,7 +30,7 @@ def compressing() -> Iterator[tuple[str, int]]:
 @pytest.fixture
 def agree(compressing: tuple[str, int]) -> Connect:
     """Give what opens a WebSocket on which both sides have agreed."""
-    return lambda: RawClient(compressing, "permessage-deflate")
+    return lambda: RawClient(compressing, Sec_WebSocket_Extensions="permessage-deflate")
 
 
 def deflated(payload: bytes, level: int = 6) -> bytes:
@@ -55,7 +55,7 @@ def expect(client: RawClient, opcode: int, payload: bytes) -> bool:
 
 def answered(address: tuple[str, int], offer: str) -> str:
     """Give the extensions that the server takes up."""
-    with RawClient(address, offer) as client:
+    with RawClient(address, Sec_WebSocket_Extensions=offer) as client:
         lines = dict(line.split(": ", 1) for line in client.head.decode().split("\r\n")[1:])
         client.expect_alive()
         return lines.get("Sec-WebSocket-Extensions", "")

@@ -515,37 +515,11 @@ class RealServer(TestCase):
         await ended
         assert set(os.listdir(self.path.parent)) <= {"broker.sock"}
 
-    async def test_it_is_back_after_each_kill_and_waits_longer_each_time(self) -> None:
-        waits = []
-        for _ in range(3):
-            assert self.ask("PING") == b"+PONG\r\n"
-            ended, started = self.said.next("the private broker ended"), self.said.next("started")
-            os.kill(self.pid(), signal.SIGKILL)
-            waits.append((await ended)["wait"])
-            await started
-        assert self.ask("PING") == b"+PONG\r\n"
-        assert waits == [0.02, 0.04, 0.08]
-
     async def test_a_stop_leaves_neither_process_nor_folder(self) -> None:
         self.ask("PING")
         await self.private_broker.stop()
         assert not self.running()
         assert self.path.parent.name not in os.listdir(self.path.parent.parent)
-
-    async def test_a_frozen_one_is_killed_at_a_stop(self) -> None:
-        frozen = PrivateBroker(real_reactor, find_server(), Config(private_broker_stop_timeout=0.05))
-        frozen.start()
-        os.kill(self.pid(), signal.SIGSTOP)
-        await frozen.stop()
-        assert not self.running()
-
-    async def test_what_the_server_says_of_its_own_failure_is_in_the_log(self) -> None:
-        ended = self.said.next("the private broker ended")
-        broken = PrivateBroker(real_reactor, "/no/such/valkey-server", Config(restart_min_delay=60.0))
-        broken.start()
-        why: str = (await ended)["why"]
-        await broken.stop()
-        assert why.endswith("No such file or directory")
 
 
 class KeptServer(TestCase):

@@ -13,6 +13,7 @@ import pytest
 from websockets import Subprotocol
 from websockets.sync.client import ClientConnection, connect
 
+from tests.depth import DEEP
 from tests.system.daemon import Daemon, Terminal
 from tests.system.scissors import Scissors
 from tests.waiting import until
@@ -22,7 +23,7 @@ PROGRAMS = {
     "python": (sys.executable, str(CLIENTS / "chat.py")),
     "javascript": ("node", str(Path(__file__).with_name("terminal.js"))),
 }
-CUTS = 20
+CUTS = 20 if DEEP else 8
 AHEAD = 100
 """Lines of others that may be said before the program has heard the first of them: all must fit between two cuts."""
 UNHEARD = 5

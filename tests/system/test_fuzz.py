@@ -1,4 +1,4 @@
-"""A hundred thousand frames that are nearly right, or not at all: each is answered, or ends its connection as it must.
+"""Thousands of frames that are nearly right, or not at all: each is answered, or ends its connection as it must.
 
 ``FUZZ_SEED=4711`` says other ones; those of a seed are always the same, but not how connections take turns.
 """
@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import socket
 import string
 from collections import Counter
 from collections.abc import Sequence
@@ -21,11 +20,13 @@ from msgspec import UNSET
 
 from chatd.protocol.json_schema import schema
 from chatd.protocol.json_v1 import Ack, Code, Error, Event, Joined, Pong
-from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, handshake, header
+from tests.conformance.raw import RawClient
+from tests.depth import depth
+from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
 from tests.system.daemon import Daemon
 from tests.waiting import until
 
-FRAMES = 100_000
+FRAMES = depth(100_000)
 SEED = int(os.environ.get("FUZZ_SEED", "5"))
 PROGRAMS, PEOPLE = 6, 2
 AT_ONCE = 100
@@ -201,36 +202,14 @@ def framed(text: str) -> bytes:
 # Who sends it
 
 
-class Line:
-    """A connection's socket."""
+class Line(RawClient):
+    """A connection, of which texts and the end are read."""
 
     def __init__(self, port: int, target: str, **headers: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._data = bytearray()
-        self.send(handshake(target, **headers))
-        while b"\r\n\r\n" not in self._data:
-            self._read()
-        head, _, self._data = self._data.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 "), head
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def frame(self) -> tuple[int, bytes]:
-        """Give opcode and payload of the next frame."""
-        self._need(2)
-        start, size = 2, self._data[1]
-        if size > 125:
-            start = 4 if size == 126 else 10
-            self._need(start)
-            size = int.from_bytes(self._data[2:start])
-        self._need(start + size)
-        opcode, payload = self._data[0] & 0x0F, bytes(self._data[start : start + size])
-        del self._data[: start + size]
-        return opcode, payload
+        super().__init__(("127.0.0.1", port), target, **headers)
 
     def text(self) -> bytes:
-        """Give the next text message, which has to come before anything else but pings."""
+        """Return the next text message, which has to come before anything else but pings and pongs."""
         opcode, payload = self.frame()
         while opcode in (PING, PONG):
             opcode, payload = self.frame()
@@ -238,29 +217,16 @@ class Line:
         return payload
 
     def ends(self) -> tuple[int, bytes]:
-        """Give the code with which it is closed, and the last text before that; the socket ends too."""
+        """Return the code with which it is closed, and the last text before that; the socket ends too."""
         last = b""
         while (found := self.frame())[0] != CLOSE:
             last = found[1] if found[0] == TEXT else last
         with suppress(OSError):
             self.send(close_frame())
-        with suppress(ConnectionResetError):
             while self._socket.recv(65_536):
                 pass
-        self.close()
-        return int.from_bytes(found[1][:2]), last
-
-    def close(self) -> None:
         self._socket.close()
-
-    def _need(self, size: int) -> None:
-        while len(self._data) < size:
-            self._read()
-
-    def _read(self) -> None:
-        data = self._socket.recv(65_536)
-        assert data, "the socket was closed without a Close frame"
-        self._data += data
+        return int.from_bytes(found[1][:2]), last
 
 
 def talk_as_program(port: int, name: str, count: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.authority import self_signed
+from tests.depth import DEEP
 from tests.frames import PONG, frame, handshake
 from tests.system.attacker import ATTACKS
 from tests.system.daemon import Daemon
@@ -19,7 +20,7 @@ from tests.waiting import until
 
 ROUNDS = 6
 """At most: what an attack does it does each time, but what other programs do is sometimes in the way."""
-SAMPLES = 80
+SAMPLES = 80 if DEEP else 40
 FLOOR = 0.025
 """Seconds. Below it p99 is what two cores make of four programs and of the other tests: 10 ms, without any attack."""
 SLACK = 24_000_000

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.authority import self_signed
+from tests.depth import DEEP
 from tests.frames import websocket_over_tls
 from tests.system.daemon import Daemon, is_running, stopped
 from tests.system.flock import Flock
@@ -268,8 +269,7 @@ def test_a_stop_during_a_reload_leaves_no_socket_of_it(tmp_path: Path) -> None:
     assert not new.exists()
 
 
-RELOADS = int(os.environ.get("RELOADS", "4"))
-"""More of them: ``RELOADS=10 make test-all TESTS=tests/system/test_reload.py``; the soak reloads all the time."""
+RELOADS = 4 if DEEP else 2
 
 
 def test_reloads_lose_no_line_and_refuse_no_connection(tmp_path: Path) -> None:
@@ -299,10 +299,3 @@ def _listening(daemon: Daemon) -> list[list[str]]:
 
 def _inode(row: list[str]) -> str:
     return row[9]
-
-
-def test_a_frozen_worker_is_replaced(daemon: Configured) -> None:
-    frozen, other = daemon.worker_pids()
-    os.kill(frozen, signal.SIGSTOP)
-    daemon.wait_for(rf"worker \d \(pid {frozen}\) sent no heartbeat for 10 s and is killed")
-    until(lambda: set(daemon.worker_pids()) - {frozen, other}, "its replacement")

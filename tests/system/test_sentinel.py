@@ -153,9 +153,6 @@ class TestSentinels(SentinelTestCase):
 class TestLoad(SentinelTestCase):
     """A failover while much is being said: whatever was acknowledged is heard once by all, or they are told."""
 
-    async def test_a_killed_master_costs_nobody_a_line(self) -> None:
-        await self.fail_over(self.first.kill)
-
     async def test_a_frozen_master_costs_nobody_a_line(self) -> None:
         await self.fail_over(lambda: self.first.signal(signal.SIGSTOP))
 

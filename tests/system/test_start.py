@@ -15,6 +15,7 @@ from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
+TWICE = ("--tuning", "start_tries=2")
 CHATD_TOOL = str(Path(TWISTD).with_name("chatd"))
 CHATD = (TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", *LISTEN)
 
@@ -97,9 +98,9 @@ def gives_up(
 
 def test_a_worker_that_ends_again_and_again_ends_the_start_with_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN.format(broken="chatd.worker"))
-    line = gives_up(tmp_path, env={"PYTHONPATH": str(tmp_path)})
+    line = gives_up(tmp_path, *TWICE, env={"PYTHONPATH": str(tmp_path)})
     why = r"exit status 3: ValueError: broken on purpose"
-    assert re.search(rf"#critical\] chatd cannot start: worker \d ended 5 times before all were ready: {why}$", line), (
+    assert re.search(rf"#critical\] chatd cannot start: worker \d ended 2 times before all were ready: {why}$", line), (
         line
     )
 
@@ -107,9 +108,9 @@ def test_a_worker_that_ends_again_and_again_ends_the_start_with_its_own_error(tm
 def test_a_broker_that_ends_again_and_again_ends_the_start_with_its_own_error(tmp_path: Path) -> None:
     (tmp_path / "state" / "broker").mkdir(parents=True)
     (tmp_path / "state" / "broker" / "appendonlydir").touch()
-    line = gives_up(tmp_path, "--data-dir", "state")
+    line = gives_up(tmp_path, *TWICE, "--data-dir", "state")
     assert re.search(
-        r"cannot start: the private broker ended 5 times before .*: exit status 1: .*appendonlydir", line
+        r"cannot start: the private broker ended 2 times before .*: exit status 1: .*appendonlydir", line
     ), line
 
 
