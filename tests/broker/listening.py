@@ -1,4 +1,4 @@
-"""Real buses for tests, and a listener that remembers what it heard."""
+"""Real buses for tests, and a listener that records what a bus calls."""
 
 import itertools
 import os
@@ -33,21 +33,21 @@ def saved(bus: Bus) -> "Deferred[Any]":
     return gatherResults([bus.resume_positions.saved(), bus.presence.flushed()])
 
 
-class Ears:
-    """Hears a bus, with all its holes; a batch that comes again is dropped, known by its publisher and sequence."""
+class BusListener:
+    """A listener of a bus that fills no gap; it drops a repeated batch, known by its publisher and sequence."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
-        self.again: list[Batch] = []
+        self.repeated: list[Batch] = []
         self.changes = 0
         self.tops: dict[str, StreamPosition] = {}
-        """How far each room had come when it was compared last."""
-        self.places: dict[tuple[str, str], ResumePosition] = {}
-        """How far connections, by room and session, have come."""
-        self.given_up: list[str] = []
-        """Those of them that were hung up on."""
-        self.comings: list[PresenceEvent] = []
-        """Who came and went in rooms that are watched."""
+        """The newest stream position of each room when rooms were compared."""
+        self.resume_positions: dict[tuple[str, str], ResumePosition] = {}
+        """Resume positions of connections, by room and session."""
+        self.disconnected: list[str] = []
+        """Connections that were closed."""
+        self.presence_events: list[PresenceEvent] = []
+        """Presence events of rooms that are watched."""
         self.nicks: dict[str, str] = {}
         """Nicks that members lost, by sender_id, and what they are called now."""
         self._newest: dict[tuple[str, str], int] = {}
@@ -56,7 +56,7 @@ class Ears:
     def deliver(self, batch: Batch) -> None:
         who = (batch.room, batch.publisher)
         if batch.sequence <= self._newest.get(who, 0):
-            self.again.append(batch)
+            self.repeated.append(batch)
         else:
             self._newest[who] = batch.sequence
             self.batches.append(batch)
@@ -71,9 +71,9 @@ class Ears:
         self.look()
 
     def disconnect(self, room: str, session: str) -> ResumePosition | None:
-        place = self.places.pop((room, session), None)
+        place = self.resume_positions.pop((room, session), None)
         if place is not None:
-            self.given_up.append(session)
+            self.disconnected.append(session)
             self.look()
         return place
 
@@ -81,7 +81,7 @@ class Ears:
         return None
 
     def presence_changed(self, room: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
-        self.comings += changes
+        self.presence_events += changes
         self.look()
 
     def renamed(self, room: str, sender_id: str, nick: str) -> None:
@@ -89,44 +89,44 @@ class Ears:
         self.look()
 
     def texts(self, room: str = "ops") -> list[str]:
-        """All that was heard in a room, in order."""
+        """Return the texts that were received in a room, in order."""
         return [message.text for batch in self.batches if batch.room == room for message in batch.messages]
 
     def offsets(self, room: str = "ops") -> list[int]:
-        """The offsets of all that was heard in a room."""
+        """Return the offsets that were received in a room."""
         return [offset for batch in self.batches if batch.room == room for offset in range(batch.first, batch.last + 1)]
 
     def until(self, condition: Callable[[], Any]) -> "Deferred[None]":
-        """Fire once a condition holds; it is looked at whenever the bus calls."""
+        """Return a Deferred that fires when a condition holds; it is checked whenever the bus calls."""
         done: Deferred[None] = Deferred()
         self._waiting.append((condition, done))
         self.look()
         return done
 
     def look(self) -> None:
-        """Look at the conditions again."""
-        for each in list(self._waiting):
-            if each[0]():
-                self._waiting.remove(each)
-                each[1].callback(None)
+        """Check the conditions again."""
+        for waiting in list(self._waiting):
+            if waiting[0]():
+                self._waiting.remove(waiting)
+                waiting[1].callback(None)
 
 
-class Follower(Ears):
-    """Hears rooms as the hub does: through timelines, which read from history what is missing."""
+class Follower(BusListener):
+    """A listener that orders rooms as the hub does and fills gaps from history."""
 
     def __init__(self, bus: Bus, config: Config) -> None:
         super().__init__()
         self.gaps: list[OffsetGap] = []
-        self.deaf = False
-        """Whether what comes is lost on the way."""
-        self.missed: list[Batch] = []
-        """What was."""
+        self.drops = False
+        """Whether batches are dropped."""
+        self.dropped: list[Batch] = []
+        """The dropped batches."""
         self._bus = bus
         self._config = config
         self._orderings: dict[str, Ordering] = {}
 
     async def follow(self, room: str) -> None:
-        """Hear a room from now on."""
+        """Follow a room from now on."""
         self._orderings[room] = Ordering(
             self._config, lambda after, most: self._bus.history.read(room, after, most), self._out
         )
@@ -134,12 +134,12 @@ class Follower(Ears):
         await self._orderings[room].start()
 
     def ordering(self, room: str) -> Ordering:
-        """Give the order of a room, as far as it was heard."""
+        """Return the ordering of a room."""
         return self._orderings[room]
 
     def deliver(self, batch: Batch) -> None:
-        if self.deaf:
-            self.missed.append(batch)
+        if self.drops:
+            self.dropped.append(batch)
             self.look()
         else:
             self._orderings[batch.room].receive(batch)
@@ -150,7 +150,7 @@ class Follower(Ears):
 
     def _out(self, each: Item, _: Batch | None) -> None:
         if isinstance(each, PresenceEvent):
-            self.comings.append(each)
+            self.presence_events.append(each)
         elif isinstance(each, OffsetGap):
             self.gaps.append(each)
         elif each.messages:
@@ -164,7 +164,7 @@ FAST: dict[str, Any] = {
     "redis_reconnect_max_delay": 0.05,
     "redis_settle_delay": 0.05,
 }
-"""What makes outages short."""
+"""Limits that make outages short."""
 PATIENT = {"redis_missed_pings": 200}
 """With FAST, a broker that a busy machine keeps from answering for a moment is not taken for dead."""
 
@@ -182,12 +182,12 @@ class BusTestCase(TestCase):
         globalLogPublisher.addObserver(self.events)
         self.addCleanup(globalLogPublisher.removeObserver, self.events)
 
-    def make(self, address: str | BrokerAddress, **knobs: Any) -> tuple[Bus, Ears]:
-        """Give a bus that was started, and who hears it."""
+    def make(self, address: str | BrokerAddress, **knobs: Any) -> tuple[Bus, BusListener]:
+        """Return a bus that was started, and its listener."""
         bus, _ = self._make_bus(address, knobs)
-        bus.listener = ears = Ears()
+        bus.listener = listener = BusListener()
         bus.start()
-        return bus, ears
+        return bus, listener
 
     def _make_bus(self, address: str | BrokerAddress, knobs: dict[str, Any]) -> tuple[Bus, Config]:
         run = knobs.pop("run", "")
@@ -206,16 +206,16 @@ class BusTestCase(TestCase):
         self._running.remove(bus)
         bus.stop()
 
-    async def ready(self, address: str | BrokerAddress, *rooms: str, **knobs: Any) -> tuple[Bus, Ears]:
-        """Give a bus that is open and hears these rooms."""
-        bus, ears = self.make(address, **knobs)
-        await ears.until(lambda: bus.queues.open)
+    async def ready(self, address: str | BrokerAddress, *rooms: str, **knobs: Any) -> tuple[Bus, BusListener]:
+        """Return a bus that is open and subscribed to these rooms."""
+        bus, listener = self.make(address, **knobs)
+        await listener.until(lambda: bus.queues.open)
         for room in rooms:
             await bus.subscribe(room)
-        return bus, ears
+        return bus, listener
 
     async def follow(self, address: str, *rooms: str, **knobs: Any) -> tuple[Bus, Follower]:
-        """Give a bus that is open, and who follows these rooms on it."""
+        """Return a bus that is open, and a listener that follows these rooms."""
         bus, config = self._make_bus(address, knobs)
         bus.listener = follower = Follower(bus, config)
         bus.start()
@@ -224,21 +224,21 @@ class BusTestCase(TestCase):
             await follower.follow(room)
         return bus, follower
 
-    def said(self) -> list[tuple[str, str]]:
-        """What the bus said in the server's own log: level and text."""
+    def logged(self) -> list[tuple[str, str]]:
+        """Return level and text of the bus's log events."""
         events = [event for event in self.events.events if event.get("log_namespace", "").startswith("chatd.")]
         told = Events()
         told.events = events
         return told.said
 
-    def said_or_look(self, ears: Ears) -> bool:
-        """Whether the bus has said that it is away; looked at again until it has."""
-        if not self.said():
-            reactor.callLater(0.01, ears.look)
-        return bool(self.said())
+    def logged_or_look(self, listener: BusListener) -> bool:
+        """Return whether the bus has logged an event; check again until it has."""
+        if not self.logged():
+            reactor.callLater(0.01, listener.look)
+        return bool(self.logged())
 
-    def away_or_look(self, bus: Bus, ears: Ears, why: str) -> bool:
-        """Whether the bus is away for a reason; looked at again until it is."""
+    def away_or_look(self, bus: Bus, listener: BusListener, why: str) -> bool:
+        """Return whether the bus is away for a reason; check again until it is."""
         if why not in bus.away:
-            reactor.callLater(0.01, ears.look)
+            reactor.callLater(0.01, listener.look)
         return why in bus.away

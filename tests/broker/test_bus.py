@@ -24,7 +24,7 @@ from chatd.config.settings import Config
 from chatd.protocol.message import OffsetGap, StreamPosition, encode
 from chatd.rooms.hub import Hub
 from tests.blocks import block
-from tests.broker.listening import PATIENT, BusTestCase, Ears, messages, saved
+from tests.broker.listening import PATIENT, BusListener, BusTestCase, messages, saved
 from tests.broker.server import Client, Server
 from tests.broker.wire import Wire
 from tests.fakes import Comparing, Events, FakeBus
@@ -36,7 +36,7 @@ TEXTS = ["007", "1_000", "1.50", "👋 Å", "a\nb\r", "\0\x1b[2J", " ", "x" * 16
 class Contract:
     """What every bus promises: mixed into a TestCase that says how to make one."""
 
-    make_bus: Callable[..., "Deferred[tuple[Any, Ears]]"]
+    make_bus: Callable[..., "Deferred[tuple[Any, BusListener]]"]
 
     def deliver(self, bus: Any) -> None:
         """Let the bus deliver what was published."""
@@ -45,39 +45,39 @@ class Contract:
         """Let it compare how far its rooms have come; a real one does by itself."""
 
     async def test_what_is_published_comes_back_to_its_own_listener_as_it_was(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         taken = messages(*TEXTS)
         published = await bus.queues.publish("ops", taken)
         self.deliver(bus)
-        await ears.until(lambda: ears.batches)
-        (batch,) = ears.batches
+        await listener.until(lambda: listener.batches)
+        (batch,) = listener.batches
         assert list(batch.messages) == taken
         assert (batch.room, StreamPosition(batch.epoch, batch.first)) == ("ops", published.first)
 
     async def test_offsets_follow_one_another_from_1_in_each_room(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
         published = [await bus.queues.publish(room, messages("x", "y")) for room in ("ops", "ops", "dev", "ops")]
         assert [each.first.offset for each in published] == [1, 3, 1, 5]
         self.deliver(bus)
-        await ears.until(lambda: len(ears.texts("ops")) == 6 and ears.texts("dev"))
-        assert (ears.offsets("ops"), ears.offsets("dev")) == ([1, 2, 3, 4, 5, 6], [1, 2])
+        await listener.until(lambda: len(listener.texts("ops")) == 6 and listener.texts("dev"))
+        assert (listener.offsets("ops"), listener.offsets("dev")) == ([1, 2, 3, 4, 5, 6], [1, 2])
 
     async def test_what_is_handed_over_together_stays_in_order(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         texts = [str(number) for number in range(200)]
         for text in texts:
             bus.queues.publish("ops", messages(text))
         await bus.queues.flushed()
         self.deliver(bus)
-        await ears.until(lambda: len(ears.texts()) == 200)
-        assert (ears.texts(), ears.offsets()) == (texts, list(range(1, 201)))
+        await listener.until(lambda: len(listener.texts()) == 200)
+        assert (listener.texts(), listener.offsets()) == (texts, list(range(1, 201)))
 
     async def test_rooms_that_are_published_in_one_turn_are_all_heard_each_in_its_order(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         rooms = [f"r{number}" for number in range(20)]
         for room in rooms:
             await bus.subscribe(room)
@@ -86,41 +86,41 @@ class Contract:
         ]
         places = await gatherResults(published)
         self.deliver(bus)
-        await ears.until(lambda: sum(len(ears.texts(room)) for room in rooms) == 120)
+        await listener.until(lambda: sum(len(listener.texts(room)) for room in rooms) == 120)
         for room in rooms:
-            assert ears.texts(room) == [f"{room} 0", "more", f"{room} 1", "more", f"{room} 2", "more"]
-            assert ears.offsets(room) == [1, 2, 3, 4, 5, 6]
+            assert listener.texts(room) == [f"{room} 0", "more", f"{room} 1", "more", f"{room} 2", "more"]
+            assert listener.offsets(room) == [1, 2, 3, 4, 5, 6]
         assert [each.first.offset for each in places] == [1] * 20 + [3] * 20 + [5] * 20
 
     async def test_a_room_that_was_not_subscribed_is_not_heard(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         await bus.queues.publish("dev", messages("for dev"))
         await bus.queues.publish("ops", messages("for ops"))
         self.deliver(bus)
-        await ears.until(lambda: ears.texts("ops"))
-        assert ears.texts("dev") == []
+        await listener.until(lambda: listener.texts("ops"))
+        assert listener.texts("dev") == []
 
     async def test_a_room_that_was_unsubscribed_is_not_heard_any_more(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
         bus.unsubscribe("dev")
         await bus.queues.publish("dev", messages("for dev"))
         await bus.queues.publish("ops", messages("for ops"))
         self.deliver(bus)
-        await ears.until(lambda: ears.texts("ops"))
-        assert ears.texts("dev") == []
+        await listener.until(lambda: listener.texts("ops"))
+        assert listener.texts("dev") == []
 
     async def test_a_room_can_be_subscribed_again(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         bus.unsubscribe("ops")
         await bus.subscribe("ops")
         await bus.queues.publish("ops", messages("hello"))
         self.deliver(bus)
-        await ears.until(ears.texts)
-        assert ears.texts() == ["hello"]
+        await listener.until(listener.texts)
+        assert listener.texts() == ["hello"]
 
     async def test_a_bus_that_is_well_is_open_and_not_away(self) -> None:
         bus, _ = await self.make_bus()
@@ -144,24 +144,24 @@ class Contract:
         assert not bus.subscribed("ops")
 
     async def test_how_far_a_room_has_come_is_said_now_and_then_behind_what_was_published(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
         published = (await bus.queues.publish("ops", messages("one", "two"))).first
         self.compare(bus)
         top = StreamPosition(published.epoch, 2)
-        await ears.until(lambda: ears.tops.get("ops") == top and "dev" in ears.tops)
-        assert ears.texts() == ["one", "two"]
-        assert ears.tops["dev"].offset == 0
+        await listener.until(lambda: listener.tops.get("ops") == top and "dev" in listener.tops)
+        assert listener.texts() == ["one", "two"]
+        assert listener.tops["dev"].offset == 0
 
     async def test_a_room_that_was_unsubscribed_is_not_compared(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         for room in ("ops", "dev"):
             await bus.subscribe(room)
         bus.unsubscribe("dev")
         self.compare(bus)
-        await ears.until(lambda: "ops" in ears.tops)
-        assert "dev" not in ears.tops
+        await listener.until(lambda: "ops" in listener.tops)
+        assert "dev" not in listener.tops
 
     # History
 
@@ -172,14 +172,14 @@ class Contract:
         assert (await bus.queues.publish("ops", messages("x"))).first == StreamPosition(span.top.epoch, 1)
 
     async def test_what_follows_a_position_is_read_as_it_was_heard(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         for texts in (["one", "two"], ["three"], ["four", "five"]):
             published = await bus.queues.publish("ops", messages(*texts))
         self.deliver(bus)
-        await ears.until(lambda: len(ears.batches) == 3)
+        await listener.until(lambda: len(listener.batches) == 3)
         epoch = published.first.epoch
-        for offset, batches in ((0, ears.batches), (2, ears.batches[1:]), (5, [])):
+        for offset, batches in ((0, listener.batches), (2, listener.batches[1:]), (5, [])):
             span = await bus.history.read("ops", StreamPosition(epoch, offset), 100_000)
             assert (list(span.batches), span.top, span.more) == (batches, StreamPosition(epoch, 5), False)
 
@@ -196,13 +196,13 @@ class Contract:
         assert (read, steps > 3) == (texts, True)
 
     async def test_history_is_read_backwards_from_within_a_batch_to_within_a_batch(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.subscribe("ops")
         for texts in (["1", "2"], ["3"], ["4", "5", "6"], ["7"]):
             published = await bus.queues.publish("ops", messages(*texts))
         self.deliver(bus)
-        await ears.until(lambda: len(ears.batches) == 4)
-        epoch, heard = published.first.epoch, ears.batches[::-1]
+        await listener.until(lambda: len(listener.batches) == 4)
+        epoch, heard = published.first.epoch, listener.batches[::-1]
         for last, after, found in (
             (7, 0, heard),
             (6, 0, heard[1:]),
@@ -260,28 +260,28 @@ class Contract:
         assert await bus.resume_positions.claim("ops", "k", "s1") == ResumePosition(None, "s1")
 
     async def test_a_place_that_was_left_is_claimed_as_it_was_saved_and_nobody_is_hung_up_on(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.resume_positions.claim("ops", "k", "s1")
         kept = ResumePosition(StreamPosition("e", 7), "s1")
         bus.resume_positions.save("ops", "k", "s1", kept, left=True)
         await saved(bus)
         assert await bus.resume_positions.claim("ops", "k", "s2") == kept
-        assert ears.given_up == []
+        assert listener.disconnected == []
 
     async def test_who_still_has_a_place_is_hung_up_on_and_its_newest_position_counts(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         await bus.resume_positions.claim("ops", "k", "s1")
         bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
         await saved(bus)
-        ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
+        listener.resume_positions["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
         assert await bus.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
-        assert ears.given_up == ["s1"]
+        assert listener.disconnected == ["s1"]
 
     async def test_who_has_not_come_anywhere_leaves_the_place_as_it_was(self) -> None:
-        bus, ears = await self.make_bus()
+        bus, listener = await self.make_bus()
         bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"))
         await saved(bus)
-        ears.places["ops", "s1"] = ResumePosition(None, "s1")
+        listener.resume_positions["ops", "s1"] = ResumePosition(None, "s1")
         assert await bus.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 7), "s1")
 
     async def test_who_has_a_place_no_more_cannot_save_it(self) -> None:
@@ -308,10 +308,10 @@ class Contract:
 
 
 class TestFakeBus(Contract, TestCase):
-    async def _make(self, history_size: int = 1000) -> tuple[Any, Ears]:
+    async def _make(self, history_size: int = 1000) -> tuple[Any, BusListener]:
         bus = FakeBus(history=history_size)
-        bus.listener = ears = Ears()
-        return bus, ears
+        bus.listener = listener = BusListener()
+        return bus, listener
 
     make_bus = _make  # type: ignore[assignment]
 
@@ -326,20 +326,20 @@ class TestFakeBus(Contract, TestCase):
 class TestBus(Contract, BusTestCase):
     valkey_url: str
 
-    async def _make(self, history_size: int = 1000) -> tuple[Bus, Ears]:
+    async def _make(self, history_size: int = 1000) -> tuple[Bus, BusListener]:
         return await self.ready(self.valkey_url, history_size=history_size, offset_check_interval=0.05)
 
     make_bus = _make  # type: ignore[assignment]
 
     async def test_what_its_author_has_published_is_not_published_again_by_any_worker(self) -> None:
-        one, ears = await self.ready(self.valkey_url, "ops")
+        one, listener = await self.ready(self.valkey_url, "ops")
         two, _ = await self.ready(self.valkey_url)
         first = (await one.queues.publish("ops", messages("a", "b"), {1: "x"})).first
         again = await two.queues.publish("ops", messages("b", "c", "d", "d"), {0: "x", 2: "y", 3: "y"})
         assert again.first == StreamPosition(first.epoch, 3)
         assert again.duplicates == {0: StreamPosition(first.epoch, 2), 3: StreamPosition(first.epoch, 4)}
-        await ears.until(lambda: len(ears.texts()) == 4)
-        assert (ears.texts(), ears.offsets()) == (["a", "b", "c", "d"], [1, 2, 3, 4])
+        await listener.until(lambda: len(listener.texts()) == 4)
+        assert (listener.texts(), listener.offsets()) == (["a", "b", "c", "d"], [1, 2, 3, 4])
 
     async def test_the_same_id_of_another_author_or_in_another_room_is_another(self) -> None:
         bus, _ = await self.ready(self.valkey_url)
@@ -349,7 +349,7 @@ class TestBus(Contract, BusTestCase):
         assert (theirs.duplicates, elsewhere.duplicates) == ({}, {})
 
     async def test_ids_over_cuts_are_no_duplicates_of_themselves(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops")
+        bus, listener = await self.follow(self.valkey_url, "ops")
         published = []
         for number in range(10):
             published.append(bus.queues.publish("ops", messages(str(number)), {0: f"x{number}"}))
@@ -357,8 +357,8 @@ class TestBus(Contract, BusTestCase):
             published.append(bus.queues.publish("ops", messages(f"{number}'"), {0: f"y{number}"}))
             await bus.queues.flushed()
         assert [dict((await each).duplicates) for each in published] == [{}] * 20
-        await ears.until(lambda: len(ears.texts()) == 20)
-        assert ears.texts() == [f"{number}{part}" for number in range(10) for part in ("", "'")]
+        await listener.until(lambda: len(listener.texts()) == 20)
+        assert listener.texts() == [f"{number}{part}" for number in range(10) for part in ("", "'")]
 
     async def test_what_is_too_old_is_read_over_however_much_of_it_there_is(self) -> None:
         bus, _ = await self.ready(self.valkey_url, history_ttl=3600)
@@ -409,40 +409,40 @@ class TestBus(Contract, BusTestCase):
         return int(scripts[1]), int(sent[1])
 
     async def test_two_buses_share_rooms_and_see_one_order(self) -> None:
-        one, heard_by_one = await self.ready(self.valkey_url, "ops")
-        two, heard_by_two = await self.ready(self.valkey_url, "ops")
+        one, one_listener = await self.ready(self.valkey_url, "ops")
+        two, two_listener = await self.ready(self.valkey_url, "ops")
         for number in range(100):
             await gatherResults([bus.queues.publish("ops", messages(f"{number}")) for bus in (one, two)])
-        for ears in (heard_by_one, heard_by_two):
-            await ears.until(lambda ears=ears: len(ears.batches) == 200)  # type: ignore[misc]
-        assert heard_by_one.batches == heard_by_two.batches
-        assert heard_by_one.offsets() == list(range(1, 201))
+        for listener in (one_listener, two_listener):
+            await listener.until(lambda listener=listener: len(listener.batches) == 200)  # type: ignore[misc]
+        assert one_listener.batches == two_listener.batches
+        assert one_listener.offsets() == list(range(1, 201))
 
     async def test_another_prefix_has_other_rooms(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops")
+        bus, listener = await self.ready(self.valkey_url, "ops")
         other, _ = await self.ready(self.valkey_url, "ops", redis_prefix=f"{self.prefix}-other")
         await other.queues.publish("ops", messages("theirs"))
         await bus.queues.publish("ops", messages("ours"))
-        await ears.until(lambda: ears.batches)
-        assert (ears.texts(), ears.offsets()) == (["ours"], [1])
+        await listener.until(lambda: listener.batches)
+        assert (listener.texts(), listener.offsets()) == (["ours"], [1])
 
     async def test_room_names_come_through_as_they_are(self) -> None:
         rooms = ["007", "1_000", "1.50", "å👋", "a:b", "*", "[x]"]
-        bus, ears = await self.ready(self.valkey_url, *rooms)
+        bus, listener = await self.ready(self.valkey_url, *rooms)
         for room in rooms:
             await bus.queues.publish(room, messages(room))
-        await ears.until(lambda: len(ears.batches) == len(rooms))
-        assert [ears.texts(room) for room in rooms] == [[room] for room in rooms]
+        await listener.until(lambda: len(listener.batches) == len(rooms))
+        assert [listener.texts(room) for room in rooms] == [[room] for room in rooms]
 
     async def test_what_was_under_way_when_a_room_was_unsubscribed_is_not_heard(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops", "dev")
+        bus, listener = await self.ready(self.valkey_url, "ops", "dev")
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             heard_by = client.ask("PUBLISH", f"{self.prefix}:room:dev", b"e 1 w 1\n" + encode(messages("late")))
         assert heard_by == 1
         bus.unsubscribe("dev")
         await bus.queues.publish("ops", messages("hello"))
-        await ears.until(ears.texts)
-        assert ears.texts("dev") == []
+        await listener.until(listener.texts)
+        assert listener.texts("dev") == []
 
     async def test_two_who_subscribe_to_one_room_both_hear_of_it(self) -> None:
         bus, _ = await self.ready(self.valkey_url)
@@ -450,36 +450,36 @@ class TestBus(Contract, BusTestCase):
         await bus.subscribe("ops")
 
     async def test_what_is_no_batch_is_logged_and_takes_nothing_with_it(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops")
+        bus, listener = await self.ready(self.valkey_url, "ops")
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             client.ask("PUBLISH", f"{self.prefix}:room:ops", "\xff no batch")
         await bus.queues.publish("ops", messages("hello"))
-        await ears.until(lambda: ears.batches)
-        assert ears.texts() == ["hello"]
-        [(level, text)] = self.said()
+        await listener.until(lambda: listener.batches)
+        assert listener.texts() == ["hello"]
+        [(level, text)] = self.logged()
         assert level == "error"
         assert text.startswith("a message for room ops cannot be read, it is lost: ")
 
     async def test_a_forgotten_script_is_loaded_again(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops")
+        bus, listener = await self.ready(self.valkey_url, "ops")
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             client.ask("SCRIPT", "FLUSH")
         texts = [str(number) for number in range(10)]
         for text in texts:
             bus.queues.publish("ops", messages(text))
         await bus.queues.flushed()
-        await ears.until(lambda: len(ears.texts()) == 10)
-        assert (ears.texts(), ears.again, self.said()) == (texts, [], [])
+        await listener.until(lambda: len(listener.texts()) == 10)
+        assert (listener.texts(), listener.repeated, self.logged()) == (texts, [], [])
 
     async def test_the_window_closes_and_opens_again(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, unconfirmed_publish_bytes=1000)
+        bus, listener = await self.ready(self.valkey_url, unconfirmed_publish_bytes=1000)
         seen: list[bool] = []
         for room in "abcdef":
             bus.queues.publish(room, messages("x"))
             seen.append(bus.queues.open)
         assert seen == [True] * 4 + [False] * 2
         assert (bus.away, bus.queues.space < 0) == ("", True)
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         await bus.queues.flushed()
         assert bus.queues.space == 1000
 
@@ -496,7 +496,7 @@ class TestBus(Contract, BusTestCase):
         assert not refusal.value.unknown
         assert (await fine).first.offset == 1
         assert bus.queues.open
-        assert [level for level, _ in self.said()] == ["error"]
+        assert [level for level, _ in self.logged()] == ["error"]
 
     async def test_stop_fails_what_waits_and_probes(self) -> None:
         bus, _ = await self.ready(self.valkey_url)
@@ -510,7 +510,7 @@ class TestBus(Contract, BusTestCase):
             with pytest.raises(NotPublished, match="the server stopped") as refusal:
                 await done
             assert refusal.value.unknown is unknown
-        assert self.said() == []
+        assert self.logged() == []
 
     # A connection that breaks
 
@@ -520,29 +520,29 @@ class TestBus(Contract, BusTestCase):
             client.ask("CLIENT", "KILL", "TYPE", kind)
 
     async def test_rooms_are_heard_again_after_the_subscribing_link_was_cut(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops", "dev")
+        bus, listener = await self.ready(self.valkey_url, "ops", "dev")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         for room in ("ops", "dev"):
             await bus.queues.publish(room, messages("hello"))
-        await ears.until(lambda: ears.texts("ops") and ears.texts("dev"))
+        await listener.until(lambda: listener.texts("ops") and listener.texts("dev"))
 
     async def test_a_room_subscribed_while_away_is_heard_later(self) -> None:
-        bus, ears = await self.ready(self.valkey_url)
+        bus, listener = await self.ready(self.valkey_url)
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         await bus.queues.publish("ops", messages("hello"))
-        await ears.until(ears.texts)
+        await listener.until(listener.texts)
 
     async def test_a_room_unsubscribed_while_away_is_not_heard_later(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops", "dev")
+        bus, listener = await self.ready(self.valkey_url, "ops", "dev")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         bus.unsubscribe("dev")
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         with Client(self.valkey_url.removeprefix("unix://")) as client:
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:dev")[1] == 0
             assert client.ask("PUBSUB", "NUMSUB", f"{self.prefix}:room:ops")[1] == 1
@@ -562,58 +562,58 @@ class TestBus(Contract, BusTestCase):
         one, _ = await self.follow(self.valkey_url, "ops", "dev")
         others = self.listening()
         slow = {"redis_reconnect_min_delay": 0.3, "redis_reconnect_max_delay": 0.3}
-        two, ears = await self.follow(self.valkey_url, "ops", "dev", **slow)
+        two, listener = await self.follow(self.valkey_url, "ops", "dev", **slow)
         texts = [str(number) for number in range(60)]
         for text in texts:
             one.queues.publish("ops", messages(text))
             one.queues.publish("dev", messages(text))
             if text in ("20", "40"):
                 self.drop(self.listening() - others)
-                await ears.until(lambda: two.away)
+                await listener.until(lambda: two.away)
             elif text in ("30", "50"):
                 await one.queues.flushed()
                 assert two.away
-                await ears.until(lambda: two.queues.open)
+                await listener.until(lambda: two.queues.open)
         await one.queues.flushed()
         for room in ("ops", "dev"):
-            await ears.until(lambda room=room: len(ears.texts(room)) == 60)  # type: ignore[misc]
-            assert (ears.texts(room), ears.offsets(room)) == (texts, list(range(1, 61)))
-        assert ears.gaps == []
+            await listener.until(lambda room=room: len(listener.texts(room)) == 60)  # type: ignore[misc]
+            assert (listener.texts(room), listener.offsets(room)) == (texts, list(range(1, 61)))
+        assert listener.gaps == []
 
     async def test_the_last_message_that_was_said_while_a_link_was_down_is_had_when_it_is_back(self) -> None:
         one, _ = await self.ready(self.valkey_url)
         others = self.listening()
         slow = {"redis_reconnect_min_delay": 0.3, "redis_reconnect_max_delay": 0.3, "offset_check_interval": 60}
-        two, ears = await self.follow(self.valkey_url, "ops", **slow)
+        two, listener = await self.follow(self.valkey_url, "ops", **slow)
         self.drop(self.listening() - others)
-        await ears.until(lambda: two.away)
+        await listener.until(lambda: two.away)
         await one.queues.publish("ops", messages("the last"))
         assert two.away
-        await ears.until(lambda: ears.texts() == ["the last"])
+        await listener.until(lambda: listener.texts() == ["the last"])
 
     async def test_a_message_that_was_lost_is_filled_when_the_next_one_comes(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=60)
+        bus, listener = await self.follow(self.valkey_url, "ops", offset_check_interval=60)
         await bus.queues.publish("ops", messages("one"))
-        await ears.until(ears.texts)
-        ears.deaf = True
+        await listener.until(listener.texts)
+        listener.drops = True
         await bus.queues.publish("ops", messages("two", "three"))
-        await ears.until(lambda: ears.missed)
-        ears.deaf = False
+        await listener.until(lambda: listener.dropped)
+        listener.drops = False
         await bus.queues.publish("ops", messages("four"))
-        await ears.until(lambda: len(ears.texts()) == 4)
-        assert (ears.texts(), ears.gaps) == (["one", "two", "three", "four"], [])
+        await listener.until(lambda: len(listener.texts()) == 4)
+        assert (listener.texts(), listener.gaps) == (["one", "two", "three", "four"], [])
 
     async def test_a_last_message_that_was_lost_is_found_when_rooms_are_compared(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1)
-        ears.deaf = True
+        bus, listener = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1)
+        listener.drops = True
         await bus.queues.publish("ops", messages("the last"))
-        await ears.until(lambda: ears.missed)
-        ears.deaf = False
-        await ears.until(ears.texts)
-        assert (ears.texts(), ears.gaps) == (["the last"], [])
+        await listener.until(lambda: listener.dropped)
+        listener.drops = False
+        await listener.until(listener.texts)
+        assert (listener.texts(), listener.gaps) == (["the last"], [])
 
     async def test_what_cannot_be_read_is_told_as_lost_and_all_else_is_heard(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", "dev", offset_check_interval=60)
+        bus, listener = await self.follow(self.valkey_url, "ops", "dev", offset_check_interval=60)
         first = (await bus.queues.publish("ops", messages("one"))).first
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             room, history = f"{self.prefix}:room:ops", f"{self.prefix}:history:{first.epoch}:ops"
@@ -621,11 +621,11 @@ class TestBus(Contract, BusTestCase):
             broker.ask("HSET", room, "top", 3)
             broker.ask("PUBLISH", room, "garbage")
         await bus.queues.publish("dev", messages("elsewhere"))
-        await ears.until(lambda: ears.gaps)
+        await listener.until(lambda: listener.gaps)
         await bus.queues.publish("ops", messages("four"))
-        await ears.until(lambda: len(ears.texts()) == 2)
-        assert (ears.texts(), ears.gaps) == (["one", "four"], [OffsetGap(first.epoch, 3, 2)])
-        await ears.until(lambda: ears.texts("dev") == ["elsewhere"])
+        await listener.until(lambda: len(listener.texts()) == 2)
+        assert (listener.texts(), listener.gaps) == (["one", "four"], [OffsetGap(first.epoch, 3, 2)])
+        await listener.until(lambda: listener.texts("dev") == ["elsewhere"])
 
     async def test_entries_that_cannot_be_read_are_passed_over_when_history_is_read_backwards(self) -> None:
         bus, _ = await self.follow(self.valkey_url, "ops")
@@ -649,55 +649,55 @@ class TestBus(Contract, BusTestCase):
             assert ([batch.first for batch in batches], more) == ([1], False), last
 
     async def test_what_history_has_no_more_is_told_as_lost(self) -> None:
-        bus, ears = await self.follow(
+        bus, listener = await self.follow(
             self.valkey_url, "ops", offset_check_interval=60, history_size=3, recent_history_time=0
         )
-        ears.deaf = True
+        listener.drops = True
         for number in range(1, 301):  # the broker trims by the hundred
             first = (await bus.queues.publish("ops", messages(str(number)))).first
-        await ears.until(lambda: len(ears.missed) == 300)
-        ears.deaf = False
+        await listener.until(lambda: len(listener.dropped) == 300)
+        listener.drops = False
         await bus.queues.publish("ops", messages("301"))
-        await ears.until(lambda: ears.texts()[-1:] == ["301"])
-        (gap,) = ears.gaps
+        await listener.until(lambda: listener.texts()[-1:] == ["301"])
+        (gap,) = listener.gaps
         assert (gap.epoch, gap.last, 0 < gap.last < 300) == (first.epoch, gap.count, True)
-        assert ears.offsets() == list(range(gap.last + 1, 302))
+        assert listener.offsets() == list(range(gap.last + 1, 302))
 
     async def test_without_history_what_was_lost_is_told_when_rooms_are_compared(self) -> None:
-        bus, ears = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1, history_size=0)
-        ears.deaf = True
+        bus, listener = await self.follow(self.valkey_url, "ops", offset_check_interval=0.1, history_size=0)
+        listener.drops = True
         first = (await bus.queues.publish("ops", messages("one", "two"))).first
-        await ears.until(lambda: ears.missed)
-        ears.deaf = False
-        await ears.until(lambda: ears.gaps)
-        assert (ears.texts(), ears.gaps) == ([], [OffsetGap(first.epoch, 2, 2)])
+        await listener.until(lambda: listener.dropped)
+        listener.drops = False
+        await listener.until(lambda: listener.gaps)
+        assert (listener.texts(), listener.gaps) == ([], [OffsetGap(first.epoch, 2, 2)])
 
     async def test_without_history_the_wait_loses_nothing_when_links_are_cut_under_load(self) -> None:
-        one, heard_by_one = await self.ready(self.valkey_url, "ops", history_size=0)
-        two, heard_by_two = await self.ready(self.valkey_url, "ops", history_size=0, redis_settle_delay=0.3)
+        one, one_listener = await self.ready(self.valkey_url, "ops", history_size=0)
+        two, two_listener = await self.ready(self.valkey_url, "ops", history_size=0, redis_settle_delay=0.3)
         published: list[PublishResult] = []
         for number in range(300):
             one.queues.publish("ops", messages(str(number))).addCallback(published.append)
             if number % 100 == 50:
                 self.cut("normal")
                 self.cut("pubsub")
-                await heard_by_one.until(lambda: not one.queues.open)
-                await heard_by_two.until(lambda: not two.queues.open)
+                await one_listener.until(lambda: not one.queues.open)
+                await two_listener.until(lambda: not two.queues.open)
                 await gatherResults(
                     [
-                        heard_by_one.until(lambda: one.queues.open),
-                        heard_by_two.until(lambda: two.queues.open),
+                        one_listener.until(lambda: one.queues.open),
+                        two_listener.until(lambda: two.queues.open),
                     ]
                 )
         await one.queues.flushed()
         texts = [str(number) for number in range(300)]
-        await heard_by_one.until(lambda: len(heard_by_one.texts()) >= 300)
-        assert heard_by_one.texts() == texts
-        assert heard_by_one.offsets() == list(range(1, 301))
+        await one_listener.until(lambda: len(one_listener.texts()) >= 300)
+        assert one_listener.texts() == texts
+        assert one_listener.offsets() == list(range(1, 301))
         assert len(published) == 300
 
     async def test_publishes_in_flight_over_a_cut_arrive_once(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops", "last")
+        bus, listener = await self.ready(self.valkey_url, "ops", "last")
         path = self.valkey_url.removeprefix("unix://")
         for round_ in range(5):
             bus.queues.publish("ops", messages(f"{round_}a"))
@@ -706,26 +706,26 @@ class TestBus(Contract, BusTestCase):
             bus.queues.publish("ops", messages(f"{round_}b"))
             await bus.queues.flushed()
         await bus.queues.publish("last", messages("the end"))
-        await ears.until(lambda: ears.texts("last"))
-        assert ears.texts() == [f"{round_}{part}" for round_ in range(5) for part in "ab"]
-        assert ears.offsets() == list(range(1, 11))
+        await listener.until(lambda: listener.texts("last"))
+        assert listener.texts() == [f"{round_}{part}" for round_ in range(5) for part in "ab"]
+        assert listener.offsets() == list(range(1, 11))
 
     async def test_an_outage_and_its_end_are_said_once(self) -> None:
-        bus, ears = await self.ready(self.valkey_url)
+        bus, listener = await self.ready(self.valkey_url)
         self.cut("normal")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         assert bus.away == "connection lost"
-        await ears.until(lambda: bus.queues.open)
-        (lost, back) = self.said()
+        await listener.until(lambda: bus.queues.open)
+        (lost, back) = self.logged()
         assert lost == ("warn", f"the message bus {self.valkey_url} is away: connection lost")
         assert back[0] == "info"
         assert back[1].startswith(f"the message bus {self.valkey_url} is back after 0.")
 
     async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, history_size=0, redis_settle_delay=60)
+        bus, listener = await self.ready(self.valkey_url, history_size=0, redis_settle_delay=60)
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         await bus.subscribe("ops")
         await deferLater(reactor, 0)  # the link counts at the end of the turn that confirmed its rooms
         assert (bus.queues.open, bus.away) == (False, "waiting for other workers to be back")
@@ -733,17 +733,17 @@ class TestBus(Contract, BusTestCase):
         assert not bus.queues.open
 
     async def test_a_room_that_was_heard_is_subscribed_anew_after_a_cut_before_it_counts(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, "ops")
+        bus, listener = await self.ready(self.valkey_url, "ops")
         self.cut("pubsub")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         subscribed = bus.subscribe("ops")
         assert not subscribed.called
         await subscribed
 
     async def test_a_probe_fails_at_once_while_a_link_is_away(self) -> None:
-        bus, ears = await self.ready(self.valkey_url, **PATIENT)
+        bus, listener = await self.ready(self.valkey_url, **PATIENT)
         self.cut("normal")
-        await ears.until(lambda: not bus.queues.open)
+        await listener.until(lambda: not bus.queues.open)
         with pytest.raises(NotPublished, match="connection lost"):
             await bus.probe()
 
@@ -758,7 +758,7 @@ class TestBus(Contract, BusTestCase):
 def test_a_start_that_takes_two_ticks_is_said_once(events: Events) -> None:
     clock = MemoryReactorClock()
     bus = Bus(clock, broker_address("unix:///nowhere"), Config(redis_ping_interval=1), "w1")
-    bus.listener = Ears()
+    bus.listener = BusListener()
     bus.start()
     clock.advance(1)
     assert events.said == []
@@ -816,19 +816,19 @@ class TestLeastRights(BusTestCase):
         self.address = BrokerAddress(path=self.server.path, user="chat", password="secret")
 
     async def test_can_run_all_of_chatd(self) -> None:
-        bus, ears = await self.ready(self.address, "ops")
+        bus, listener = await self.ready(self.address, "ops")
         await bus.queues.publish("ops", messages("a"), {0: "an-id"})
         await bus.queues.publish("ops", messages("b"), {0: "another-id"})
-        await ears.until(lambda: ears.texts() == ["a", "b"])
+        await listener.until(lambda: listener.texts() == ["a", "b"])
         await bus.probe()
         bus._comparison.run()
-        await ears.until(lambda: "ops" in ears.tops)
+        await listener.until(lambda: "ops" in listener.tops)
         span = await bus.history.read("ops", None, 1)
         span = await bus.history.read("ops", StreamPosition(span.top.epoch, 0), 1_000_000)
         assert [message.text for batch in span.batches for message in batch.messages] == ["a", "b"]
         batches, _ = await bus.history.read_back("ops", span.top.epoch, 2, 0, 1_000_000)
         assert [message.text for batch in batches for message in batch.messages] == ["b", "a"]
-        ears.places["ops", "s1"] = ResumePosition(span.top, "s1")
+        listener.resume_positions["ops", "s1"] = ResumePosition(span.top, "s1")
         for session in ("s1", "s2"):
             place = await bus.resume_positions.claim("ops", "a-key-of-mine", session)
         assert place == ResumePosition(span.top, "s1")
@@ -838,7 +838,7 @@ class TestLeastRights(BusTestCase):
         bus.unsubscribe("ops")
         ledger = Ledger()
         await deferToThread(read_histories, self.address, Config(redis_prefix=self.prefix), ledger)
-        assert self.said() == []
+        assert self.logged() == []
 
     async def use_presence(self, bus: Bus) -> None:
         """Let members come, change nicks and go, in a room where a worker has died."""

@@ -22,7 +22,7 @@ from chatd.monitoring.metrics import BUSES_LIVE
 from chatd.protocol.message import UNBEGUN, OffsetGap, StreamPosition, encode
 from chatd.rooms.recovery import Recovery, Tail
 from tests.authority import self_signed
-from tests.broker.listening import FAST, PATIENT, BusTestCase, Ears, Follower, messages, saved
+from tests.broker.listening import FAST, PATIENT, BusListener, BusTestCase, Follower, messages, saved
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
 from tests.rooms.house import frames
@@ -37,83 +37,83 @@ class TestOutages(BusTestCase):
         self.addCleanup(self.server.close)
         self.url = f"unix://{self.server.path}"
 
-    async def away(self, bus: Bus, ears: Ears) -> None:
-        await ears.until(lambda: bus.away)
+    async def away(self, bus: Bus, listener: BusListener) -> None:
+        await listener.until(lambda: bus.away)
 
     async def test_a_broker_that_is_not_there_at_start_is_waited_for(self) -> None:
-        bus, ears = self.make(self.url)
+        bus, listener = self.make(self.url)
         subscribed = bus.subscribe("ops")
         published = bus.queues.publish("ops", messages("early"))
         assert (bus.queues.open, bus.away) == (False, "not connected yet")
         self.server.start()
         await subscribed
         assert (await published).first.offset == 1
-        await ears.until(lambda: ears.texts() == ["early"])
+        await listener.until(lambda: listener.texts() == ["early"])
         assert bus.queues.open
 
     async def test_a_broker_that_stays_away_at_start_is_said_once(self) -> None:
-        bus, ears = self.make(self.url)
-        await ears.until(lambda: self.said_or_look(ears))
+        bus, listener = self.make(self.url)
+        await listener.until(lambda: self.logged_or_look(listener))
         assert "No such file" in bus.away
         expected = [("warn", f"the message bus {self.url} is away: {bus.away}")]
         await deferLater(reactor, 4 * FAST["redis_ping_interval"])
-        assert self.said() == expected
+        assert self.logged() == expected
 
     async def test_a_start_that_takes_a_moment_is_no_outage(self) -> None:
         self.server.start()
         await self.ready(self.url, redis_ping_interval=1)
-        assert self.said() == []
+        assert self.logged() == []
 
     async def test_another_run_of_the_broker_is_a_new_epoch(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, "ops")
+        bus, listener = await self.ready(self.url, "ops")
         first = [(await bus.queues.publish("ops", messages(text))).first for text in ("one", "two")]
-        await ears.until(lambda: len(ears.texts()) == 2)
+        await listener.until(lambda: len(listener.texts()) == 2)
         self.server.kill()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         waiting = bus.queues.publish("ops", messages("three"))
         self.server.start()
         third = (await waiting).first
-        await ears.until(lambda: len(ears.texts()) == 3)
+        await listener.until(lambda: len(listener.texts()) == 3)
         assert [place.offset for place in (*first, third)] == [1, 2, 3]  # the two were published again, and known
         assert first[0].epoch == first[1].epoch != third.epoch
-        assert [batch.epoch for batch in ears.batches] == [first[0].epoch, first[0].epoch, third.epoch]
+        assert [batch.epoch for batch in listener.batches] == [first[0].epoch, first[0].epoch, third.epoch]
 
     async def test_a_broker_that_lost_nothing_goes_on_in_its_epoch(self) -> None:
         self.server.start("--appendonly", "yes", "--appendfsync", "always")
-        bus, ears = await self.follow(self.url, "ops", run="lineage")
+        bus, listener = await self.follow(self.url, "ops", run="lineage")
         first = (await bus.queues.publish("ops", messages("one"))).first
         self.server.kill()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         waiting = bus.queues.publish("ops", messages("two"))
         self.server.start("--appendonly", "yes", "--appendfsync", "always")
         assert (await waiting).first == StreamPosition(first.epoch, 2)
-        await ears.until(lambda: ears.texts() == ["one", "two"])
-        assert ears.gaps == []
+        await listener.until(lambda: listener.texts() == ["one", "two"])
+        assert listener.gaps == []
 
     async def test_a_link_that_is_lost_again_while_others_come_back_is_not_gone_live_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, history_size=0, redis_settle_delay=0.3)
+        bus, listener = await self.ready(self.url, history_size=0, redis_settle_delay=0.3)
         self.server.kill()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         self.server.start()
         while bus.away != "waiting for other workers to be back":
             await deferLater(reactor, 0.01)
         self.server.kill()
-        changes = ears.changes
+        changes = listener.changes
         await deferLater(reactor, 0.5)  # longer than it would have taken to go live
-        assert (bus.queues.open, ears.changes) == (False, changes)
+        assert (bus.queues.open, listener.changes) == (False, changes)
         self.server.start()
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
 
     async def test_who_claims_a_place_after_an_outage_gets_what_could_not_be_written_in_it(self) -> None:
         self.server.start()
-        old, ears = await self.ready(self.url, redis_reconnect_min_delay=0.3, redis_reconnect_max_delay=0.3)
+        old, listener = await self.ready(self.url, redis_reconnect_min_delay=0.3, redis_reconnect_max_delay=0.3)
         new, others = await self.ready(self.url, redis_settle_delay=0.6)
         await old.resume_positions.claim("ops", "a-key", "s1")
         place = ResumePosition(StreamPosition("e", 7), "s1")
         with self.server.unreachable():
-            await self.away(old, ears)
+            await self.away(old, listener)
             await self.away(new, others)
             old.resume_positions.save("ops", "a-key", "s1", place, left=True)
             given_up, claimed = (
@@ -126,10 +126,10 @@ class TestOutages(BusTestCase):
 
     async def test_a_refusal_is_forgotten_with_the_link(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
-        bus, ears = await self.ready(self.url)
+        bus, listener = await self.ready(self.url)
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
         published = bus.queues.publish("ops", messages("hello"))
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         self.server.kill()
         while bus.away.startswith("OOM"):
             await deferLater(reactor, 0.01)
@@ -138,57 +138,57 @@ class TestOutages(BusTestCase):
 
     async def test_a_frozen_broker_is_known_dead_and_heard_again_when_it_goes_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, "ops")
+        bus, listener = await self.ready(self.url, "ops")
         self.server.freeze()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         assert bus.away == "silent for 0.4 s"
         self.server.thaw()
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         await bus.queues.publish("ops", messages("hello"))
-        await ears.until(ears.texts)
+        await listener.until(listener.texts)
 
     async def test_an_idle_link_to_a_live_broker_stays(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, redis_ping_interval=0.01)
+        bus, listener = await self.ready(self.url, redis_ping_interval=0.01)
         for _ in range(20):
             await bus.probe()
-        assert (bus.queues.open, ears.changes) == (True, 1)
+        assert (bus.queues.open, listener.changes) == (True, 1)
 
     async def test_what_was_published_to_a_frozen_broker_arrives_once(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url, "ops")
+        bus, listener = await self.ready(self.url, "ops")
         self.server.freeze()
         published = [bus.queues.publish("ops", messages(text)) for text in ("one", "two")]
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         published.append(bus.queues.publish("ops", messages("three")))
         self.server.thaw()
         places = await gatherResults(published)
-        await ears.until(lambda: len(ears.texts()) == 3)
-        assert ears.texts() == ["one", "two", "three"]
+        await listener.until(lambda: len(listener.texts()) == 3)
+        assert listener.texts() == ["one", "two", "three"]
         assert [each.first.offset for each in places] == [1, 2, 3]
 
     async def test_a_room_subscribed_on_a_frozen_broker_is_heard_when_it_goes_on(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url)
+        bus, listener = await self.ready(self.url)
         self.server.freeze()
         subscribed = bus.subscribe("ops")
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         self.server.thaw()
         await subscribed
         await bus.queues.publish("ops", messages("hello"))
-        await ears.until(ears.texts)
-        assert [level for level, _ in self.said()] == ["warn", "info"]
+        await listener.until(listener.texts)
+        assert [level for level, _ in self.logged()] == ["warn", "info"]
 
     async def test_a_room_the_broker_forbids_is_said(self) -> None:
         self.server.start()
         channels = (f"&{self.prefix}:{each}" for each in ("probe:*", "worker:*", "room:ops"))
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "+@all", "resetchannels", *channels)
-        bus, ears = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"), "ops")
+        bus, listener = await self.ready(BrokerAddress(path=self.server.path, user="ann", password="secret"), "ops")
         bus.subscribe("dev")
         await bus.queues.publish("ops", messages("hello"))
         await bus.probe()
-        assert (bus.queues.open, ears.texts()) == (True, ["hello"])
-        ((level, text),) = self.said()
+        assert (bus.queues.open, listener.texts()) == (True, ["hello"])
+        ((level, text),) = self.logged()
         assert (level, text.startswith("room dev cannot be subscribed: NOPERM")) == ("error", True)
 
     async def test_a_frozen_broker_fails_a_probe_and_the_link_is_named(self) -> None:
@@ -214,44 +214,44 @@ class TestOutages(BusTestCase):
 
     async def test_a_broker_without_memory_is_away_until_it_has_some(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
-        bus, ears = await self.ready(self.url, "ops", **PATIENT)
+        bus, listener = await self.ready(self.url, "ops", **PATIENT)
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
         published = bus.queues.publish("ops", messages("hello"))
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         assert bus.away.startswith("OOM")
         assert not bus.queues.open
         self.server.ask("CONFIG", "SET", "maxmemory", 0)
         assert (await published).first.offset == 1
-        await ears.until(lambda: bus.queues.open and ears.texts() == ["hello"])
-        assert [level for level, _ in self.said()] == ["warn", "info"]
+        await listener.until(lambda: bus.queues.open and listener.texts() == ["hello"])
+        assert [level for level, _ in self.logged()] == ["warn", "info"]
 
     async def test_a_refusal_for_good_ends_one_for_now(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
-        bus, ears = await self.ready(self.url, "ops")
+        bus, listener = await self.ready(self.url, "ops")
         self.server.ask("LPUSH", "a list", "x")
         self.server.ask("CONFIG", "SET", "maxmemory", 1)
         published = bus.queues.publish("ops", messages("hello"))
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         self.server.ask("RENAME", "a list", f"{self.prefix}:room:ops")  # where the room's hash should be
         await self.assertFailure(published, NotPublished)
         self.server.ask("CONFIG", "SET", "maxmemory", 0)
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
 
     async def test_that_writes_are_refused_and_taken_again_is_noticed_while_nobody_writes(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url)
+        bus, listener = await self.ready(self.url)
         live = BUSES_LIVE.value
         self.server.ask("REPLICAOF", "127.0.0.1", 1)
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         assert (bus.away[:8], bus.refusing, bus.unreachable) == ("READONLY", bus.away, "")
         assert BUSES_LIVE.value == live - 1
         with pytest.raises(WritesRefused, match="READONLY"):
             await bus.probe()
         self.server.ask("REPLICAOF", "NO", "ONE")
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
         assert BUSES_LIVE.value == live
         await bus.probe()
-        assert [level for level, _ in self.said()] == ["warn", "info"]
+        assert [level for level, _ in self.logged()] == ["warn", "info"]
 
     async def test_a_probe_leaves_nothing_to_write_to_a_file(self) -> None:
         self.server.start()
@@ -270,7 +270,7 @@ class TestOutages(BusTestCase):
 
     async def test_while_writes_are_refused_all_that_reads_goes_on(self) -> None:
         self.server.start("--maxmemory-policy", "noeviction")
-        bus, ears = await self.ready(self.url, "ops")
+        bus, listener = await self.ready(self.url, "ops")
         position = (await bus.queues.publish("ops", messages("hello"))).first
         for refuse, end in (
             (("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
@@ -278,7 +278,7 @@ class TestOutages(BusTestCase):
             (("CONFIG", "SET", "min-replicas-to-write", 1), ("CONFIG", "SET", "min-replicas-to-write", 0)),
         ):
             self.server.ask(*refuse)
-            await self.away(bus, ears)
+            await self.away(bus, listener)
             assert await bus.history.tops(["ops", "new"]) == [position, StreamPosition("", 0)]
             assert (await bus.history.read("ops", StreamPosition(position.epoch, 0), 1000)).top == position
             batches, _ = await bus.history.read_back("ops", position.epoch, 1, 0, 1000)
@@ -288,13 +288,13 @@ class TestOutages(BusTestCase):
             rooms, _ = await bus.presence.list_rooms()
             assert [each.room for each in rooms] == ["ops"]
             self.server.ask(*end)
-            await ears.until(lambda: bus.queues.open)
+            await listener.until(lambda: bus.queues.open)
 
     async def test_while_one_link_is_refused_the_other_stays_and_the_reason_too(self) -> None:
         self.server.start()
         self.server.ask("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all", "-subscribe")
-        bus, ears = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
-        await ears.until(lambda: self.away_or_look(bus, ears, "NOPERM"))
+        bus, listener = self.make(BrokerAddress(path=self.server.path, user="ann", password="secret"))
+        await listener.until(lambda: self.away_or_look(bus, listener, "NOPERM"))
         await deferLater(reactor, 8 * FAST["redis_ping_interval"])
         assert "NOPERM" in bus.away
 
@@ -313,22 +313,22 @@ class TestOutages(BusTestCase):
 
     async def test_a_broker_that_may_not_write_is_away(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url)
+        bus, listener = await self.ready(self.url)
         self.server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
         published = bus.queues.publish("ops", messages("hello"))
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         assert bus.away.startswith("NOREPLICAS")
         self.server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
         await published
 
     async def test_a_password_that_is_missing_is_why_it_is_away_until_it_is_not_asked_for(self) -> None:
         self.server.start("--requirepass", "secret")
-        bus, ears = self.make(self.url)
-        await ears.until(lambda: self.away_or_look(bus, ears, "NOAUTH"))
+        bus, listener = self.make(self.url)
+        await listener.until(lambda: self.away_or_look(bus, listener, "NOAUTH"))
         with Client(self.server.path) as client:
             client.ask("AUTH", "secret")
             client.ask("CONFIG", "SET", "requirepass", "")
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
 
     async def test_user_and_password_let_it_in(self) -> None:
         self.server.start()
@@ -339,10 +339,10 @@ class TestOutages(BusTestCase):
 
     async def test_a_wrong_password_is_said_and_never_shown(self) -> None:
         self.server.start("--requirepass", "secret")
-        bus, ears = self.make(BrokerAddress(path=self.server.path, password="guess"))
-        await ears.until(lambda: self.said_or_look(ears))
+        bus, listener = self.make(BrokerAddress(path=self.server.path, password="guess"))
+        await listener.until(lambda: self.logged_or_look(listener))
         assert bus.away.startswith("could not auth: WRONGPASS")
-        ((level, text),) = self.said()
+        ((level, text),) = self.logged()
         assert (level, "guess" in text) == ("warn", False)
 
     # Holes, on a server that makes them
@@ -358,26 +358,26 @@ class TestOutages(BusTestCase):
                     bus.queues.publish("ops", messages(said[-1]))
             if round_ == 1:
                 self.server.freeze()
-                for bus, ears in pair:
-                    await self.away(bus, ears)
-                for bus, ears in pair:  # and dial in vain
-                    await ears.until(lambda bus=bus, ears=ears: self.away_or_look(bus, ears, "within"))  # type: ignore[misc]
+                for bus, listener in pair:
+                    await self.away(bus, listener)
+                for bus, listener in pair:  # and dial in vain
+                    await listener.until(lambda bus=bus, listener=listener: self.away_or_look(bus, listener, "within"))  # type: ignore[misc]
                 self.server.thaw()
-        for bus, ears in pair:
+        for bus, listener in pair:
             await bus.queues.flushed()
-            await ears.until(lambda ears=ears: len(ears.texts()) == len(said))  # type: ignore[misc]
-            assert (sorted(ears.texts()), ears.gaps) == (sorted(said), [])
-            assert ears.offsets() == list(range(1, len(said) + 1))
+            await listener.until(lambda listener=listener: len(listener.texts()) == len(said))  # type: ignore[misc]
+            assert (sorted(listener.texts()), listener.gaps) == (sorted(said), [])
+            assert listener.offsets() == list(range(1, len(said) + 1))
             for name in (0, 1):
                 own = f".{name}."
-                assert [each for each in ears.texts() if own in each] == [each for each in said if own in each]
+                assert [each for each in listener.texts() if own in each] == [each for each in said if own in each]
         assert pair[0][1].texts() == pair[1][1].texts()
 
     async def test_what_the_broker_dropped_because_a_worker_did_not_read_is_filled(self) -> None:
         self.server.start("--client-output-buffer-limit", "pubsub 64kb 0 0")
-        bus, ears = await self.follow(self.url, "ops")
+        bus, listener = await self.follow(self.url, "ops")
         await bus.queues.publish("ops", messages("before"))
-        await ears.until(ears.texts)
+        await listener.until(listener.texts)
         texts = [f"{number} " + "x" * 16_000 for number in range(100)]
         run = self.server.ask("INFO", "server").partition(b"run_id:")[2].split()[0]
         with Client(self.server.path) as client:  # it blocks: our reactor reads nothing meanwhile
@@ -387,13 +387,13 @@ class TestOutages(BusTestCase):
                 values = ("w", sequence, 1, encode(messages(text)), run, "none", 100, 100, 1000, 100, 0, 0)
                 client.ask("EVAL", PUBLISH.source, 2, *keys, *history, *values)
             assert b"pubsub" not in client.ask("CLIENT", "LIST", "TYPE", "pubsub")  # it is gone
-        await ears.until(lambda: len(ears.texts()) == 101)
-        assert (ears.texts(), ears.gaps) == (["before", *texts], [])
-        assert ears.offsets() == list(range(1, 102))
+        await listener.until(lambda: len(listener.texts()) == 101)
+        assert (listener.texts(), listener.gaps) == (["before", *texts], [])
+        assert listener.offsets() == list(range(1, 102))
 
     # A broker that is back with less than it had
 
-    async def resume(self, bus: Bus, ears: Follower, position: StreamPosition) -> FakeMember:
+    async def resume(self, bus: Bus, listener: Follower, position: StreamPosition) -> FakeMember:
         """Give a member that came back to where it was, once it has what it missed."""
         member, live = FakeMember("m"), Deferred[None]()
         catching_up = Recovery(
@@ -402,7 +402,7 @@ class TestOutages(BusTestCase):
             Config(),
             read=lambda after, most: bus.history.read("ops", after, most),
             tail=Tail(1_000_000),
-            ordering=ears.ordering("ops"),
+            ordering=listener.ordering("ops"),
             live=lambda: live.callback(None),
             losses=lambda gap, count: None,
         )
@@ -410,44 +410,46 @@ class TestOutages(BusTestCase):
         await live
         return member
 
-    async def restart_from_snapshot(self, bus: Bus, ears: Follower) -> tuple[str, str]:
+    async def restart_from_snapshot(self, bus: Bus, listener: Follower) -> tuple[str, str]:
         """Say one, two, three, have them saved; say four and five, and lose them with the broker; give both epochs."""
         for text in ("one", "two", "three"):
             first = (await bus.queues.publish("ops", messages(text))).first
         self.server.ask("SAVE")
         for text in ("four", "five"):
             await bus.queues.publish("ops", messages(text))
-        await ears.until(lambda: len(ears.texts()) == 5)
+        await listener.until(lambda: len(listener.texts()) == 5)
         self.server.kill()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         waiting = bus.queues.publish("ops", messages("six"))
         self.server.start()
         after = (await waiting).first
-        await ears.until(lambda: ears.texts()[-1] == "six" and ears.ordering("ops").position.epoch == after.epoch)
+        await listener.until(
+            lambda: listener.texts()[-1] == "six" and listener.ordering("ops").position.epoch == after.epoch
+        )
         return first.epoch, after.epoch
 
     async def test_an_older_snapshot_is_another_epoch_and_who_was_there_hears_nothing_twice(self) -> None:
         self.server.start()
-        bus, ears = await self.follow(self.url, "ops")
-        old, new = await self.restart_from_snapshot(bus, ears)
+        bus, listener = await self.follow(self.url, "ops")
+        old, new = await self.restart_from_snapshot(bus, listener)
         assert old != new
-        assert ears.texts() == ["one", "two", "three", "four", "five", "six"]
-        assert ears.gaps == [OffsetGap(new, 0, None)]
+        assert listener.texts() == ["one", "two", "three", "four", "five", "six"]
+        assert listener.gaps == [OffsetGap(new, 0, None)]
 
     async def test_who_comes_back_to_an_older_snapshot_gets_what_it_has_and_is_told_a_gap(self) -> None:
         self.server.start()
-        bus, ears = await self.follow(self.url, "ops", republish_window=0)
-        old, new = await self.restart_from_snapshot(bus, ears)
+        bus, listener = await self.follow(self.url, "ops", republish_window=0)
+        old, new = await self.restart_from_snapshot(bus, listener)
         for offset, missed in ((1, ["two", "three"]), (3, []), (5, [])):
-            member = await self.resume(bus, ears, StreamPosition(old, offset))
+            member = await self.resume(bus, listener, StreamPosition(old, offset))
             assert (member.blobs, member.events) == (blobs(missed, ["six"]), [OffsetGap(new, 0, None)])
 
     async def test_what_was_said_to_the_broker_last_is_in_the_new_epoch_and_not_given_twice(self) -> None:
         self.server.start()
-        bus, ears = await self.follow(self.url, "ops", republish_window=60)
-        old, new = await self.restart_from_snapshot(bus, ears)
+        bus, listener = await self.follow(self.url, "ops", republish_window=60)
+        old, new = await self.restart_from_snapshot(bus, listener)
         for offset, missed in ((5, []), (4, ["five"]), (3, ["four", "five"])):
-            member = await self.resume(bus, ears, StreamPosition(old, offset))
+            member = await self.resume(bus, listener, StreamPosition(old, offset))
             assert (member.blobs, member.events) == (blobs([], [*missed, "six"]), [OffsetGap(new, 0, None)])
 
     # Places, where the worker that has one is not well
@@ -466,12 +468,12 @@ class TestOutages(BusTestCase):
 
     async def test_a_place_of_another_worker_is_had_as_it_stands_there(self) -> None:
         self.server.start()
-        one, ears = await self.ready(self.url)
+        one, listener = await self.ready(self.url)
         two, _ = await self.ready(self.url, takeover_timeout=60)
         await one.resume_positions.claim("ops", "k", "s1")
-        ears.places["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
+        listener.resume_positions["ops", "s1"] = ResumePosition(StreamPosition("e", 9), "s1")
         assert await two.resume_positions.claim("ops", "k", "s2") == ResumePosition(StreamPosition("e", 9), "s1")
-        assert ears.given_up == ["s1"]
+        assert listener.disconnected == ["s1"]
 
     async def test_a_place_of_a_worker_that_is_frozen_is_had_in_time_as_it_was_saved(self) -> None:
         self.server.start()
@@ -490,9 +492,9 @@ class TestOutages(BusTestCase):
 
     async def test_a_place_that_is_claimed_and_saved_while_the_broker_is_away_is_so_when_it_is_back(self) -> None:
         self.server.start()
-        bus, ears = await self.ready(self.url)
+        bus, listener = await self.ready(self.url)
         self.server.freeze()
-        await self.away(bus, ears)
+        await self.away(bus, listener)
         bus.resume_positions.save("ops", "k", "s1", ResumePosition(StreamPosition("e", 7), "s1"), left=True)
         done = saved(bus)
         claimed = bus.resume_positions.claim("dev", "k", "s1")
@@ -514,5 +516,5 @@ class TestTls(BusTestCase):
         port = SSL4ServerEndpoint(reactor, 0, options, interface="127.0.0.1")
         listening = await port.listen(Factory.forProtocol(Protocol))
         self.addCleanup(listening.stopListening)
-        bus, ears = self.make(f"rediss://localhost:{listening.getHost().port}")
-        await ears.until(lambda: self.away_or_look(bus, ears, "certificate verify failed"))
+        bus, listener = self.make(f"rediss://localhost:{listening.getHost().port}")
+        await listener.until(lambda: self.away_or_look(bus, listener, "certificate verify failed"))

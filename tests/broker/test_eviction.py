@@ -38,7 +38,7 @@ class TestEviction(BusTestCase):
         )
 
     async def ready_to_evict(self, *rooms: str, **knobs: Any) -> Bus:
-        bus, self.ears = await self.ready(self.server.url, *rooms, **FAST, **knobs)
+        bus, self.listener = await self.ready(self.server.url, *rooms, **FAST, **knobs)
         bus.eviction.start()
         return bus
 
@@ -76,7 +76,7 @@ class TestEviction(BusTestCase):
         for room in rooms:
             await self.fill(bus, room)
         await bus.queues.publish("last", messages("hello"))
-        await self.ears.until(lambda: self.ears.texts("last") == ["hello"])
+        await self.listener.until(lambda: self.listener.texts("last") == ["hello"])
         await self.settle()
         found = [await self.kept(bus, room) for room in rooms]
         assert found[:30] == [0] * 30
@@ -112,9 +112,9 @@ class TestEviction(BusTestCase):
     async def test_it_is_said_when_histories_are_dropped(self) -> None:
         bus = await self.ready_to_evict()
         await self.flood(bus)
-        while not self.said():
+        while not self.logged():
             await deferLater(reactor, 0.01)
-        texts = [text for _, text in self.said()]
+        texts = [text for _, text in self.logged()]
         assert texts[0].endswith(
             "of 32 MiB (--redis-maxmemory): it drops the histories of the rooms that were silent for the longest"
         )
@@ -151,14 +151,14 @@ class TestEviction(BusTestCase):
         bus = await self.ready_to_evict()
         for number in range(28):
             self.server.ask("SET", f"{self.prefix}:other:{number}", "x" * MIB)
-        while not any(level == "error" for level, _ in self.said()):
+        while not any(level == "error" for level, _ in self.logged()):
             await deferLater(reactor, 0.01)
         self.server.ask("FLUSHALL")
         await bus.queues.publish("ops", messages("hello"))
         assert await self.kept(bus, "ops") == 1
-        while len(self.said()) < 2:
+        while len(self.logged()) < 2:
             await deferLater(reactor, 0.01)
-        assert [text.partition(" uses ")[0] for _, text in self.said()] == [
+        assert [text.partition(" uses ")[0] for _, text in self.logged()] == [
             "the private broker",
             "the private broker has room again",
         ]

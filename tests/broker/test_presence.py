@@ -16,7 +16,7 @@ from chatd.broker.queries import PRESENCE, Queries
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.protocol.message import PresenceEvent
-from tests.broker.listening import BusTestCase, Ears, messages, saved
+from tests.broker.listening import BusListener, BusTestCase, messages, saved
 from tests.broker.server import Client, Server
 
 QUICK: dict[str, Any] = {
@@ -120,11 +120,11 @@ def test_members_that_cannot_be_read_are_asked_for_ever_more_rarely_and_no_more_
 class Watching(BusTestCase):
     """Workers that watch the room ops."""
 
-    async def worker(self, address: str, **knobs: Any) -> tuple[Bus, Ears]:
-        bus, ears = await self.ready(address, "ops", **{**QUICK, **knobs})
+    async def worker(self, address: str, **knobs: Any) -> tuple[Bus, BusListener]:
+        bus, listener = await self.ready(address, "ops", **{**QUICK, **knobs})
         bus.presence.watch("ops")
         await self.until(lambda: bus.presence._rooms["ops"].presence_list is not None)
-        return bus, ears
+        return bus, listener
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait for something to hold; the test's own timeout is its bound."""
@@ -150,7 +150,7 @@ class TestPresence(Watching):
     def _real_valkey(self, valkey_url: str) -> None:
         self.valkey_url = valkey_url
 
-    async def two(self, **knobs: Any) -> tuple[Bus, Ears, Bus, Ears]:
+    async def two(self, **knobs: Any) -> tuple[Bus, BusListener, Bus, BusListener]:
         return *await self.worker(self.valkey_url, **knobs), *await self.worker(self.valkey_url, **knobs)
 
     def ask(self, *command: str) -> Any:
@@ -167,7 +167,7 @@ class TestPresence(Watching):
         assert all(each.since > 1_700_000_000_000 for each in members.present or ())
 
     async def test_who_comes_goes_and_changes_its_nick_is_told_on_all_workers(self) -> None:
-        one, heard_by_one, two, heard_by_two = await self.two()
+        one, one_listener, two, two_listener = await self.two()
         await one.presence.enter("ops", "s1", Identity("ann"))
         await one.presence.rename("ops", "s1", Identity("anna"))
         one.presence.leave("ops", "s1", linger=False)
@@ -176,27 +176,27 @@ class TestPresence(Watching):
             PresenceEvent("nick", "s1", "anna", "ann"),
             PresenceEvent("leave", "s1", "anna", ""),
         ]
-        for ears in (heard_by_one, heard_by_two):
-            await ears.until(lambda ears=ears: len(ears.comings) == 3)  # type: ignore[misc]
-            assert ears.comings == told
+        for listener in (one_listener, two_listener):
+            await listener.until(lambda listener=listener: len(listener.presence_events) == 3)  # type: ignore[misc]
+            assert listener.presence_events == told
         assert await self.nicks(two) == {}
 
     async def test_who_leaves_is_said_to_have_left_once_what_it_said_is_logged(self) -> None:
-        one, ears, _, _ = await self.two()
+        one, listener, _, _ = await self.two()
         await one.presence.enter("ops", "s1", Identity("ann"))
         kept: Deferred[None] = Deferred()
-        ears.logged = lambda: kept  # type: ignore[method-assign]
+        listener.logged = lambda: kept  # type: ignore[method-assign]
         one.presence.leave("ops", "s1", linger=False)
         comes_back = one.presence.enter("ops", "s1", Identity("ann"))
         await self.nicks(one)  # an answer that was asked for later is there
-        assert [change.what for change in ears.comings] == ["join"]
+        assert [change.what for change in listener.presence_events] == ["join"]
         said = one.queues.publish("ops", messages("last words"))
-        ears.logged = lambda: None  # type: ignore[method-assign]
+        listener.logged = lambda: None  # type: ignore[method-assign]
         kept.callback(None)
         await said
         await comes_back
-        await ears.until(lambda: len(ears.comings) == 3)
-        assert [change.what for change in ears.comings] == ["join", "leave", "join"]
+        await listener.until(lambda: len(listener.presence_events) == 3)
+        assert [change.what for change in listener.presence_events] == ["join", "leave", "join"]
 
     async def test_a_nick_that_is_taken_goes_to_the_first_and_who_comes_then_gets_another(self) -> None:
         one, _, two, _ = await self.two()
@@ -254,14 +254,17 @@ class TestPresence(Watching):
     # Steps that cannot be done
 
     async def test_who_changes_its_nick_while_the_broker_has_lost_it_is_said_anew_and_gets_the_nick(self) -> None:
-        one, _, two, ears = await self.two(offset_check_interval=60)
+        one, _, two, listener = await self.two(offset_check_interval=60)
         await two.presence.enter("ops", "s2", Identity("eve"))
         await one.presence.enter("ops", "s1", Identity("ann"))
         self.ask("DEL", f"{self.prefix}:here:{one.presence._worker}:ops", f"{self.prefix}:nicks:ops")
         assert await one.presence.rename("ops", "s1", Identity("bob")) == "bob"
         assert await self.nicks(one) == {"s1": "bob", "s2": "eve"}
-        await ears.until(lambda: len(ears.comings) == 3)
-        assert ears.comings[1:] == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("nick", "s1", "bob", "ann")]
+        await listener.until(lambda: len(listener.presence_events) == 3)
+        assert listener.presence_events[1:] == [
+            PresenceEvent("join", "s1", "ann", ""),
+            PresenceEvent("nick", "s1", "bob", "ann"),
+        ]
 
     async def test_who_changes_its_nick_after_its_author_came_back_elsewhere_changes_nothing(
         self,
@@ -346,15 +349,15 @@ class TestPresence(Watching):
         assert kinds <= {"room", "alive", "probe"}
 
     async def test_all_connections_of_a_subject_have_one_nick_and_nobody_else_gets_it(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         boss, other = Identity("boss", "sub\0boss"), Identity("boss", "sub\0b2")
         assert await one.presence.enter("ops", "s1", boss) == "boss"
         assert await two.presence.enter("ops", "s2", boss) == "boss"
         assert await two.presence.enter("ops", "s3", other) == "boss*2"
         assert await one.presence.enter("ops", "s4", other) == "boss*2"
         assert await one.presence.enter("ops", "s5", Identity("Boss")) == "Boss*3"
-        await ears.until(lambda: len(ears.comings) == 5)
-        assert [(change.nick, change.subject) for change in ears.comings] == [
+        await listener.until(lambda: len(listener.presence_events) == 5)
+        assert [(change.nick, change.subject) for change in listener.presence_events] == [
             ("boss", "boss"),
             ("boss", "boss"),
             ("boss*2", "b2"),
@@ -385,12 +388,12 @@ class TestPresence(Watching):
         assert await one.presence.enter("ops", "s3", other) == "boss*2"
 
     async def test_a_nick_stays_its_subjects_when_the_worker_of_one_connection_dies(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         boss = Identity("boss", "sub\0boss")
         await one.presence.enter("ops", "s1", boss)
         await two.presence.enter("ops", "s2", boss)
         self.stop(one)
-        await ears.until(lambda: PresenceEvent("leave", "s1", "boss", "", "boss") in ears.comings)
+        await listener.until(lambda: PresenceEvent("leave", "s1", "boss", "", "boss") in listener.presence_events)
         assert await two.presence.enter("ops", "s3", Identity("boss", "sub\0b2")) == "boss*2"
         assert await two.presence.enter("ops", "s4", boss) == "boss"
 
@@ -400,7 +403,7 @@ class TestPresence(Watching):
         await one.presence.enter("ops", "s1", boss)
         await two.presence.enter("ops", "s2", other)
         await two.presence.enter("ops", "s3", boss)
-        await self.until(lambda: len(heard.comings) == 3)
+        await self.until(lambda: len(heard.presence_events) == 3)
         version = self.version(one)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
         await self.until(lambda: all(self.version(bus) != version for bus in (one, two)))
@@ -429,12 +432,12 @@ class TestPresence(Watching):
         assert [each.subject for each in members.present or ()] == ["", "", "carl"]
 
     async def test_a_subject_may_be_any_text(self) -> None:
-        one, ears, two, _ = await self.two()
+        one, listener, two, _ = await self.two()
         subject = "auth0|a b%00,\n\x1f\u00e9"
         await one.presence.enter("ops", "s1", Identity("auth0", f"sub\0{subject}"))
         await two.presence.enter("ops", "s2", Identity("", f"sub\0{subject}"))  # it has no nick there
-        await ears.until(lambda: len(ears.comings) == 2)
-        assert [change.subject for change in ears.comings] == [subject, subject]
+        await listener.until(lambda: len(listener.presence_events) == 2)
+        assert [change.subject for change in listener.presence_events] == [subject, subject]
         members = await two.presence.members("ops")
         assert [(each.nick, each.subject) for each in members.present or ()] == [("auth0", subject), ("", subject)]
 
@@ -457,7 +460,7 @@ class TestPresence(Watching):
     # Who speaks without being there
 
     async def test_who_is_not_there_speaks_under_a_nick_that_nobody_has_and_takes_it_from_nobody(self) -> None:
-        one, ears, two, _ = await self.two()
+        one, listener, two, _ = await self.two()
         assert await two.presence.find_nick("ops", Identity("ann")) == "ann"
         await one.presence.enter("ops", "s1", Identity("ann"))
         for nick in ("ann", "ANN", "\u0430nn"):
@@ -467,8 +470,8 @@ class TestPresence(Watching):
         await saved(one)
         assert await two.presence.find_nick("ops", Identity("ann")) == "ann"
         assert await one.presence.enter("ops", "s2", Identity("ann")) == "ann"
-        await ears.until(lambda: len(ears.comings) == 3)
-        assert [change.what for change in ears.comings] == ["join", "leave", "join"]
+        await listener.until(lambda: len(listener.presence_events) == 3)
+        assert [change.what for change in listener.presence_events] == ["join", "leave", "join"]
 
     async def test_who_is_not_there_speaks_under_the_nick_of_its_subject_or_one_with_a_number(self) -> None:
         one, _, two, _ = await self.two()
@@ -491,31 +494,31 @@ class TestPresence(Watching):
     # A nick that a client has lost to its own last connection
 
     async def test_a_client_gets_its_nick_back_when_its_last_connection_has_left(self) -> None:
-        one, heard_by_one, two, heard_by_two = await self.two()
+        one, one_listener, two, two_listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         one.presence.leave("ops", "s1", linger=False)
-        await self.until(lambda: heard_by_two.nicks)
-        assert (heard_by_two.nicks, heard_by_one.nicks) == ({"s2": "ann"}, {})
+        await self.until(lambda: two_listener.nicks)
+        assert (two_listener.nicks, one_listener.nicks) == ({"s2": "ann"}, {})
         assert await self.nicks(one) == {"s2": "ann"}
-        await heard_by_one.until(lambda: len(heard_by_one.comings) == 4)
-        assert heard_by_one.comings[2:] == [
+        await one_listener.until(lambda: len(one_listener.presence_events) == 4)
+        assert one_listener.presence_events[2:] == [
             PresenceEvent("leave", "s1", "ann", ""),
             PresenceEvent("nick", "s2", "ann", "ann*2"),
         ]
 
     async def test_a_client_from_elsewhere_does_not_get_it(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", AWAY) == "ann*2"
         assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann*3"
         assert await two.presence.enter("ops", "s4", HOME) == "ann*4"
         one.presence.leave("ops", "s1", linger=False)
-        await self.until(lambda: ears.nicks)
+        await self.until(lambda: listener.nicks)
         await saved(two)
-        assert ears.nicks == {"s4": "ann"}
+        assert listener.nicks == {"s4": "ann"}
         two.presence.leave("ops", "s4", linger=False)
-        await ears.until(lambda: PresenceEvent("leave", "s4", "ann", "") in ears.comings)
+        await listener.until(lambda: PresenceEvent("leave", "s4", "ann", "") in listener.presence_events)
         await saved(two)
         assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann*3"}
 
@@ -542,50 +545,50 @@ class TestPresence(Watching):
             await deferLater(reactor, 0.005)
 
     async def test_a_nick_that_somebody_else_has_taken_by_then_is_not_taken_away(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         one.presence.leave("ops", "s1", linger=False)
         assert await one.presence.enter("ops", "s3", AWAY) == "ann"
-        await ears.until(lambda: len(ears.comings) == 4)
+        await listener.until(lambda: len(listener.presence_events) == 4)
         await saved(two)
         assert await self.nicks(one) == {"s2": "ann*2", "s3": "ann"}
-        assert ears.nicks == {}
+        assert listener.nicks == {}
 
     async def test_a_client_gets_its_nick_back_when_the_worker_of_its_last_connection_is_dead(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         self.stop(one)
-        await self.until(lambda: ears.nicks == {"s2": "ann"})
+        await self.until(lambda: listener.nicks == {"s2": "ann"})
         assert await self.nicks(two) == {"s2": "ann"}
 
     async def test_a_client_gets_its_nick_back_though_its_worker_did_not_hear_that_the_other_left(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         two.presence.received = lambda room, data: None  # type: ignore[method-assign]
         one.presence.leave("ops", "s1", linger=False)
-        await self.until(lambda: ears.nicks == {"s2": "ann"})
+        await self.until(lambda: listener.nicks == {"s2": "ann"})
 
     async def test_a_client_gets_its_nick_back_though_its_worker_watched_the_room_only_afterwards(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         two.presence.unwatch("ops")
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         one.presence.leave("ops", "s1", linger=False)
         await saved(one)
         two.presence.watch("ops")
-        await self.until(lambda: ears.nicks == {"s2": "ann"})
+        await self.until(lambda: listener.nicks == {"s2": "ann"})
 
     async def test_a_client_gets_its_nick_back_though_the_other_had_left_before_it_knew_its_own(self) -> None:
-        one, _, two, ears = await self.two(offset_check_interval=60)
+        one, _, two, listener = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", HOME)
-        await ears.until(lambda: ears.comings)
+        await listener.until(lambda: listener.presence_events)
         answered = two.presence._answered
 
         async def answer_late(*answer: Any) -> None:
-            await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
+            await listener.until(lambda: PresenceEvent("leave", "s1", "ann", "") in listener.presence_events)
             await deferLater(reactor, 0)  # it is heard whole
             answered(*answer)
 
@@ -598,20 +601,20 @@ class TestPresence(Watching):
 
         two.presence._answered = answer  # type: ignore[method-assign, assignment]
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
-        await self.until(lambda: ears.nicks == {"s2": "ann"})
+        await self.until(lambda: listener.nicks == {"s2": "ann"})
 
     async def test_a_client_that_took_another_nick_meanwhile_keeps_that(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", HOME)
         assert await two.presence.enter("ops", "s2", HOME) == "ann*2"
         assert await two.presence.rename("ops", "s2", Identity("bob", origin="home")) == "bob"
         one.presence.leave("ops", "s1", linger=False)
-        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
+        await listener.until(lambda: PresenceEvent("leave", "s1", "ann", "") in listener.presence_events)
         await saved(two)
         assert await self.nicks(one) == {"s2": "bob"}
 
     async def test_a_client_that_comes_back_while_it_waits_keeps_nobody_from_getting_the_nick(self) -> None:
-        one, ears = await self.worker(self.valkey_url, presence_leave_delay=60)
+        one, listener = await self.worker(self.valkey_url, presence_leave_delay=60)
         await one.presence.enter("ops", "s1", HOME)
         await one.presence.enter("ops", "s2", HOME)
         one.presence.leave("ops", "s2", linger=True)
@@ -621,7 +624,7 @@ class TestPresence(Watching):
         assert here.ghosts == {"s1": ["s3"]}
         one.presence.leave("ops", "s2", linger=False)
         one.presence.leave("ops", "s1", linger=False)
-        await self.until(lambda: ears.nicks == {"s3": "ann"})
+        await self.until(lambda: listener.nicks == {"s3": "ann"})
         assert here.ghosts == {}
 
     async def test_nobody_who_left_is_waited_with(self) -> None:
@@ -641,35 +644,38 @@ class TestPresence(Watching):
         assert [await one.presence.enter(room, "s1", Identity("ann")) for room in ("ops", "dev")] == ["ann", "ann"]
 
     async def test_who_comes_back_before_it_was_missed_has_never_left(self) -> None:
-        one, ears, two, _ = await self.two(presence_leave_delay=60)
+        one, listener, two, _ = await self.two(presence_leave_delay=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
         two.presence.leave("ops", "s1", linger=True)
         assert await two.presence.enter("ops", "s1", Identity("ann")) == "ann"
         await one.presence.enter("ops", "s2", Identity("bob"))
-        await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
+        await listener.until(lambda: len(listener.presence_events) == 2)
+        assert listener.presence_events == [
+            PresenceEvent("join", "s1", "ann", ""),
+            PresenceEvent("join", "s2", "bob", ""),
+        ]
 
     async def test_who_does_not_come_back_has_left(self) -> None:
-        one, ears, _, _ = await self.two(presence_leave_delay=0.05)
+        one, listener, _, _ = await self.two(presence_leave_delay=0.05)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
-        await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings[1] == PresenceEvent("leave", "s1", "ann", "")
+        await listener.until(lambda: len(listener.presence_events) == 2)
+        assert listener.presence_events[1] == PresenceEvent("leave", "s1", "ann", "")
 
     async def test_who_came_back_elsewhere_does_not_leave_when_its_time_is_up_here(self) -> None:
-        one, ears, two, _ = await self.two(presence_leave_delay=0.05)
+        one, listener, two, _ = await self.two(presence_leave_delay=0.05)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         await two.presence.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: not one.presence._rooms["ops"].members)
         await saved(one)
         assert await self.nicks(one) == {"s1": "ann"}
-        assert [change.what for change in ears.comings] == ["join"]
+        assert [change.what for change in listener.presence_events] == ["join"]
 
     async def test_who_came_back_elsewhere_stays_there_though_its_last_worker_says_its_members_anew(self) -> None:
-        one, ears, two, _ = await self.two(offset_check_interval=60)
+        one, listener, two, _ = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         one.presence.leave("ops", "s1", linger=True)
         await two.presence.enter("ops", "s1", Identity("ann"))
@@ -677,7 +683,7 @@ class TestPresence(Watching):
         await self.until(lambda: not one.presence._rooms["ops"].members)
         await saved(one)
         assert await self.nicks(one) == {"s1": "ann"}
-        assert [change.what for change in ears.comings] == ["join"]
+        assert [change.what for change in listener.presence_events] == ["join"]
 
     async def test_who_lingers_is_said_anew_too(self) -> None:
         one, _ = await self.worker(self.valkey_url, presence_leave_delay=60, offset_check_interval=60)
@@ -689,47 +695,47 @@ class TestPresence(Watching):
         assert await self.nicks(one) == {"s1": "ann"}
 
     async def test_the_members_of_a_worker_that_is_dead_are_gone_and_their_nicks_free(self) -> None:
-        one, _, two, ears = await self.two()
+        one, _, two, listener = await self.two()
         await one.presence.enter("ops", "s1", Identity("ann"))
         await two.presence.enter("ops", "s2", Identity("bob"))
         self.stop(one)
-        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
+        await listener.until(lambda: PresenceEvent("leave", "s1", "ann", "") in listener.presence_events)
         assert await self.nicks(two) == {"s2": "bob"}
         assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann"
 
     async def test_a_worker_that_was_taken_for_dead_says_its_members_anew(self) -> None:
-        one, heard, two, ears = await self.two(offset_check_interval=60)
+        one, heard, two, listener = await self.two(offset_check_interval=60)
         await one.presence.enter("ops", "s1", Identity("ann"))
         await two.presence.enter("ops", "s2", Identity("bob"))
         self.ask("DEL", f"{self.prefix}:alive:{one.presence._worker}")
         two._comparison.run()
-        await ears.until(lambda: PresenceEvent("leave", "s1", "ann", "") in ears.comings)
+        await listener.until(lambda: PresenceEvent("leave", "s1", "ann", "") in listener.presence_events)
         assert await two.presence.enter("ops", "s3", Identity("ann")) == "ann"
         one._comparison.run()
-        await ears.until(lambda: PresenceEvent("join", "s1", "ann*2", "") in ears.comings)
+        await listener.until(lambda: PresenceEvent("join", "s1", "ann*2", "") in listener.presence_events)
         await heard.until(lambda: heard.nicks)
         assert heard.nicks == {"s1": "ann*2"}
 
     async def test_where_the_broker_lost_it_all_is_said_anew_and_nothing_told(self) -> None:
-        one, heard_by_one, two, heard_by_two = await self.two()
+        one, one_listener, two, two_listener = await self.two()
         await one.presence.enter("ops", "s1", Identity("ann"))
         await two.presence.enter("ops", "s2", Identity("bob"))
-        await self.until(lambda: len(heard_by_one.comings) == len(heard_by_two.comings) == 2)
+        await self.until(lambda: len(one_listener.presence_events) == len(two_listener.presence_events) == 2)
         version = self.version(one)
         self.ask("DEL", *[each.decode() for each in self.ask("KEYS", f"{self.prefix}:*")])
         await self.until(lambda: all(self.version(bus) != version for bus in (one, two)))
         assert await self.nicks(one) == {"s1": "ann", "s2": "bob"}
-        assert (len(heard_by_one.comings), len(heard_by_two.comings)) == (2, 2)
+        assert (len(one_listener.presence_events), len(two_listener.presence_events)) == (2, 2)
 
     async def test_what_was_not_heard_is_told_late(self) -> None:
-        one, ears, two, _ = await self.two()
+        one, listener, two, _ = await self.two()
         one.presence.received = lambda room, data: None  # type: ignore[method-assign]
         await two.presence.enter("ops", "s2", Identity("bob"))
-        await ears.until(lambda: ears.comings)
-        assert ears.comings == [PresenceEvent("join", "s2", "bob", "")]
+        await listener.until(lambda: listener.presence_events)
+        assert listener.presence_events == [PresenceEvent("join", "s2", "bob", "")]
 
     async def test_rooms_with_more_than_the_limit_have_a_count_and_tell_nothing(self) -> None:
-        one, ears, two, _ = await self.two(presence_limit=2, offset_check_interval=60)
+        one, listener, two, _ = await self.two(presence_limit=2, offset_check_interval=60)
         for number in range(4):
             await two.presence.enter("ops", f"s{number}", Identity(f"n{number}"))
         members = await one.presence.members("ops")
@@ -739,8 +745,12 @@ class TestPresence(Watching):
         await saved(two)
         await self.until(lambda: len(one.presence._rooms["ops"].presence_list._known or ()) == 2)  # type: ignore[union-attr]
         two.presence.leave("ops", "s1", linger=False)
-        await ears.until(lambda: len(ears.comings) == 3)
-        assert [(each.what, each.nick) for each in ears.comings] == [("join", "n0"), ("join", "n1"), ("leave", "n1")]
+        await listener.until(lambda: len(listener.presence_events) == 3)
+        assert [(each.what, each.nick) for each in listener.presence_events] == [
+            ("join", "n0"),
+            ("join", "n1"),
+            ("leave", "n1"),
+        ]
 
     async def test_a_nick_is_taken_in_a_room_beyond_the_limit_too(self) -> None:
         one, _, two, _ = await self.two(presence_limit=0)
@@ -796,20 +806,20 @@ class TestPresence(Watching):
         assert more
 
     async def test_it_is_told_which_message_was_the_newest(self) -> None:
-        one, ears, _, _ = await self.two()
+        one, listener, _, _ = await self.two()
         heard: list[Any] = []
-        ears.presence_changed = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
+        listener.presence_changed = lambda room, after, changes: heard.append((after.offset, *changes))  # type: ignore[method-assign]
         await one.queues.publish("ops", messages("a", "b"))
         await one.presence.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: heard)
         assert heard == [(2, PresenceEvent("join", "s1", "ann", ""))]
 
     async def test_many_that_come_in_one_turn_are_told_in_one(self) -> None:
-        one, ears, _, _ = await self.two()
+        one, listener, _, _ = await self.two()
         entered = [one.presence.enter("ops", f"s{number}", Identity("guest")) for number in range(100)]
         nicks = [await each for each in entered]
         assert len(set(nicks)) == 100
-        await ears.until(lambda: len(ears.comings) == 100)
+        await listener.until(lambda: len(listener.presence_events) == 100)
 
     async def test_the_last_one_to_leave_leaves_nothing_behind(self) -> None:
         one, _, _, _ = await self.two()
@@ -835,7 +845,7 @@ class TestOutages(Watching):
         user = ("ACL", "SETUSER", "ann", "on", ">secret", "~*", "&*", "+@all")
         self.server.ask(*user, "-hgetall")
         address = BrokerAddress(path=self.server.path, user="ann", password="secret")
-        two, ears = await self.ready(
+        two, listener = await self.ready(
             address, "ops", **{**QUICK, "redis_query_timeout": 0.01, "offset_check_interval": 60}
         )
         two.presence.watch("ops")
@@ -843,16 +853,19 @@ class TestOutages(Watching):
         await one.presence.enter("ops", "s1", Identity("ann"))
         await self.until(lambda: two.presence._rooms["ops"].early)
         self.server.ask(*user)
-        await ears.until(lambda: ears.comings)
+        await listener.until(lambda: listener.presence_events)
         await one.presence.enter("ops", "s2", Identity("bob"))
-        await ears.until(lambda: len(ears.comings) == 2)
-        assert ears.comings == [PresenceEvent("join", "s1", "ann", ""), PresenceEvent("join", "s2", "bob", "")]
+        await listener.until(lambda: len(listener.presence_events) == 2)
+        assert listener.presence_events == [
+            PresenceEvent("join", "s1", "ann", ""),
+            PresenceEvent("join", "s2", "bob", ""),
+        ]
 
     async def test_who_comes_while_the_broker_is_away_is_there_when_it_is_back(self) -> None:
         one, _ = await self.worker(self.server.url)
-        two, ears = await self.worker(self.server.url)
+        two, listener = await self.worker(self.server.url)
         await one.presence.enter("ops", "s1", Identity("ann"))
-        await ears.until(lambda: ears.comings)
+        await listener.until(lambda: listener.presence_events)
         self.server.kill()
         await self.until(lambda: not one.queues.open and not two.queues.open)
         entered = two.presence.enter("ops", "s2", Identity("bob"))
@@ -863,5 +876,5 @@ class TestOutages(Watching):
         for bus in (one, two):
             while await self.nicks(bus) != {"s2": "bob"}:
                 await deferLater(reactor, 0.02)
-        await ears.until(lambda: len(ears.comings) == 3)
-        assert {each.what for each in ears.comings[1:]} == {"join", "leave"}
+        await listener.until(lambda: len(listener.presence_events) == 3)
+        assert {each.what for each in listener.presence_events[1:]} == {"join", "leave"}

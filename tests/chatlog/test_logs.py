@@ -12,6 +12,7 @@ import pytest
 from chatd.chatlog.verify import LogFiles, Unreadable
 from chatd.config.settings import Config
 from tests.chatlog.streams import lines, message
+from tests.rows import rows
 
 
 def log(*ids: str) -> bytes:
@@ -39,25 +40,25 @@ def test_a_packed_log_is_unpacked(tmp_path: Path, suffix: str, pack: Callable[[b
     assert read(path)[1] == ["a", "b"]
 
 
-def test_a_packed_log_that_is_cut_off_is_unreadable(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log.2.gz"
-    path.write_bytes(gzip.compress(log("a", "b"))[:-12])
-    with pytest.raises(Unreadable, match=r"chat\.log\.2\.gz can't be read"):
-        read(path)
-
-
-def test_a_packed_log_that_is_not_packed_is_unreadable(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log.xz"
-    path.write_bytes(log("a"))
-    with pytest.raises(Unreadable, match=r"chat\.log\.xz can't be read"):
-        read(path)
-
-
-def test_how_to_read_a_log_in_a_packing_that_is_not_known_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log.zst"
-    path.write_bytes(b"\x28\xb5\x2f\xfd")
-    with pytest.raises(Unreadable, match=r"unpack it, or pass <\(zstdcat "):
-        read(tmp_path)
+@rows(
+    ("name", "content", "fault"),
+    [
+        ("chat.log.2.gz", gzip.compress(log("a", "b"))[:-12], r"chat\.log\.2\.gz can't be read"),
+        ("chat.log.xz", log("a"), r"chat\.log\.xz can't be read"),
+        ("chat.log.zst", b"\x28\xb5\x2f\xfd", r"unpack it, or pass <\(zstdcat "),
+        ("other", b"", r"there is no chat\.log in "),
+        ("chat.log", b"hello\nworld\n", r"chat\.log is no chat log: none of its 2 lines is a message$"),
+        ("chat.log", b"2026-11-30T09:26:30+0000 [-] Log\n" * 3, r"is no chat log: none of its 3 lines is a message$"),
+        ("chat.log", b"\x7fELF\n\0\n", r"is no chat log: none of its 2 lines is a message$"),
+    ],
+)
+def test_a_folder_whose_logs_cannot_be_read_is_unreadable(
+    tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes, fault: str
+) -> None:
+    folder = tmp_path_factory.mktemp("logs")
+    (folder / name).write_bytes(content)
+    with pytest.raises(Unreadable, match=fault):
+        read(folder)
 
 
 def test_a_log_that_is_being_packed_is_read_once(tmp_path: Path) -> None:
@@ -73,49 +74,27 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
     assert (logs.files, ids) == (1, ["a"])
 
 
-def test_half_a_line_at_the_end_is_left_out(tmp_path: Path) -> None:
+@rows(
+    ("content", "lines", "strange", "ids"),
+    [
+        (log("a") + log("b")[:-1], 1, 0, ["a"]),
+        (b"\nhello\n\xff\n" + log("a"), 4, 3, ["a"]),
+        (b"x" * 1000 + b"\n" + log("a"), 2, 1, ["a"]),
+        (log("a")[20:], 1, 1, []),
+    ],
+)
+def test_lines_that_are_no_messages_are_counted_and_half_a_line_at_the_end_is_left_out(
+    tmp_path: Path, content: bytes, lines: int, strange: int, ids: list[str]
+) -> None:
     path = tmp_path / "chat.log"
-    path.write_bytes(log("a") + log("b")[:-1])
-    logs, ids = read(path)
-    assert (logs.lines, logs.strange, ids) == (1, 0, ["a"])
-
-
-def test_lines_that_are_none_of_ours_are_counted(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log"
-    path.write_bytes(b"\nhello\n\xff\n" + log("a"))
-    logs, ids = read(path)
-    assert (logs.lines, logs.strange, ids) == (4, 3, ["a"])
-
-
-def test_a_line_that_is_too_long_is_one_of_them_and_the_next_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log"
-    path.write_bytes(b"x" * 1000 + b"\n" + log("a"))
-    logs, ids = read(path, config=Config(verify_line_bytes=100))
-    assert (logs.lines, logs.strange, ids) == (2, 1, ["a"])
-
-
-@pytest.mark.parametrize("text", [b"hello\nworld\n", b"2026-11-30T09:26:30+0000 [-] Log\n" * 3, b"\x7fELF\n\0\n"])
-def test_a_file_without_a_line_of_ours_is_no_chat_log(tmp_path: Path, text: bytes) -> None:
-    path = tmp_path / "twistd.log"
-    path.write_bytes(text)
-    with pytest.raises(Unreadable, match=rf"^{path} is no chat log: none of its {text.count(10)} lines is a message$"):
-        read(path)
-
-
-def test_a_torn_line_alone_in_a_new_log_is_let_be(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log"
-    path.write_bytes(log("a")[20:])
-    assert read(path)[0].strange == 1
+    path.write_bytes(content)
+    logs, found = read(path, config=Config(verify_line_bytes=100))
+    assert (logs.lines, logs.strange, found) == (lines, strange, ids)
 
 
 def test_a_file_that_is_not_there_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match=r"there is no .*chat\.log"):
         read(tmp_path / "chat.log")
-
-
-def test_a_folder_without_logs_is_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match=r"there is no chat\.log in "):
-        read(tmp_path)
 
 
 def test_a_pipe_can_be_read(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,26 +104,10 @@ def texts(data: str) -> list[str]:
     return [each.split(" ", 4)[4] for each in data.splitlines()]
 
 
-# Text of users
-
-
-def test_a_line_007_stays_text(file: File) -> None:
+def test_text_of_users_is_written_as_it_is_in_order(file: File) -> None:
     file.write("007", "1_000", "1.50")
-    assert file.text == line("007") + line("1_000") + line("1.50")
-
-
-def test_user_text_is_no_format(file: File) -> None:
     file.write("{entries} {0} {f()} %s")
-    assert file.text == line("{entries} {0} {f()} %s")
-
-
-# Appending
-
-
-def test_entries_of_an_event_are_appended_in_order(file: File) -> None:
-    file.write("one", "two")
-    file.write("three")
-    assert file.text == line("one") + line("two") + line("three")
+    assert file.text == line("007") + line("1_000") + line("1.50") + line("{entries} {0} {f()} %s")
 
 
 def test_outcomes_are_appended_for_each_entry(file: File) -> None:
@@ -148,13 +131,8 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_batch_is_one_write(file: File, sizes: list[int]) -> None:
-    file.write("one", "two", "three")
-    assert sizes == [len(file.text)]
-
-
-def test_entries_of_many_messages_are_one_write_too(file: File, sizes: list[int]) -> None:
-    said = [Message(f"s.{number}", TIME, "s", f"{number}") for number in range(100)]
-    log_entries(file.chat, [LogEntry("ops", "192.0.2.1", said[:60]), LogEntry("ops", "192.0.2.1", said[60:])])
+    messages = [Message(f"s.{number}", TIME, "s", f"{number}") for number in range(100)]
+    log_entries(file.chat, [LogEntry("ops", "192.0.2.1", messages[:60]), LogEntry("ops", "192.0.2.1", messages[60:])])
     assert file.text == "".join(line(f"{number}", f"s.{number}") for number in range(100))
     assert sizes == [len(file.text)]
 
@@ -165,30 +143,22 @@ def test_what_was_there_before_stays(file: File) -> None:
     assert file.text == "before\n" + line("after")
 
 
-def test_the_folder_is_made(tmp_path: Path) -> None:
-    file = File(tmp_path / "a" / "b" / "chat.log")
-    file.write("hello")
-    file.log.close()
-    assert file.text == line()
-
-
-def test_a_path_without_a_folder_is_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_is_made_and_a_path_without_one_is_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    file = File(Path("chat.log"))
-    file.write("hello")
-    file.log.close()
-    assert (tmp_path / "chat.log").read_text() == line()
+    for path in (tmp_path / "a" / "b" / "chat.log", Path("chat.log")):
+        file = File(path)
+        file.write("hello")
+        file.log.close()
+        assert file.text == line()
 
 
-def test_others_may_not_read_the_file(file: File) -> None:
-    file.write("hello")
-    assert file.path.stat().st_mode & 0o007 == 0
-
-
-def test_the_file_is_opened_by_the_first_check_already(file: File) -> None:
+def test_the_file_is_opened_by_the_first_check_and_others_may_not_read_it(file: File) -> None:
     file.log.check()
     assert file.text == ""
     assert file.said == []
+    assert file.path.stat().st_mode & 0o007 == 0
 
 
 def test_close_closes_the_file_and_a_later_write_opens_it_again(file: File) -> None:
@@ -221,17 +191,12 @@ def test_several_processes_never_mix_or_lose_lines(tmp_path: Path) -> None:
 # Renamed and removed
 
 
-def test_a_renamed_file_is_noticed_by_a_check(file: File) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_after_a_rename_nothing_is_written_to_the_renamed_file(file: File, checked: bool) -> None:
     file.write("one")
     old = file.path.rename(file.path.with_name("chat.log.1"))
-    file.log.check()
-    file.write("two")
-    assert (old.read_text(), file.text) == (line("one"), line("two"))
-
-
-def test_after_a_rename_nothing_is_written_to_the_renamed_file(file: File) -> None:
-    file.write("one")
-    old = file.path.rename(file.path.with_name("chat.log.1"))
+    if checked:
+        file.log.check()
     file.write("two")
     assert (old.read_text(), file.text) == (line("one"), line("two"))
 
@@ -255,11 +220,13 @@ def test_who_waited_for_the_lock_of_a_file_that_was_renamed_meanwhile_writes_to_
     other.close()
 
 
-def test_a_removed_file_is_made_again_by_a_check(file: File) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_removed_file_is_made_again(file: File, checked: bool) -> None:
     file.write("one")
     file.path.unlink()
-    file.log.check()
-    assert file.text == ""
+    if checked:
+        file.log.check()
+        assert file.text == ""
     file.write("two")
     assert file.text == line("two")
 
@@ -272,16 +239,6 @@ def test_another_file_in_its_place_is_noticed(file: File) -> None:
     file.log.check()
     file.write("two")
     assert file.text == "other\n" + line("two")
-
-
-def test_a_removed_folder_is_made_again(tmp_path: Path) -> None:
-    file = File(tmp_path / "logs" / "chat.log")
-    file.write("one")
-    shutil.rmtree(file.path.parent)
-    file.log.check()
-    file.write("two")
-    file.log.close()
-    assert file.text == line("two")
 
 
 def test_a_folder_that_became_a_file_refuses_until_it_is_a_folder_again(tmp_path: Path) -> None:
@@ -324,77 +281,46 @@ def test_renames_under_load_lose_nothing(tmp_path: Path) -> None:
 # What can't be written
 
 
-def test_a_short_write_raises_and_leaves_the_file_as_it_was(file: File) -> None:
+@pytest.mark.parametrize(("room", "fault"), [(100, "No space left"), (0, "File too large")])
+def test_a_short_write_raises_and_leaves_the_file_as_it_was(file: File, room: int, fault: str) -> None:
     file.write("one")
     before = file.text
-    with full_disk(len(before) + 100), pytest.raises(OSError, match="No space left"):
+    with full_disk(len(before) + room), pytest.raises(OSError, match=fault):
         file.write("two", "x" * 200)
     assert file.text == before
+    with locked(file.path):
+        pass
 
 
-def test_a_write_that_fails_wholly_leaves_the_file_as_it_was(file: File) -> None:
+def test_each_outage_of_a_full_disk_is_said_once_and_a_check_finds_its_end_and_leaves_no_trace(file: File) -> None:
     file.write("one")
-    before = file.text
-    with full_disk(len(before)), pytest.raises(OSError, match="File too large"):
-        file.write("two")
-    assert file.text == before
-
-
-def test_a_full_disk_is_said_once_and_so_is_its_end(file: File) -> None:
-    file.write("one")
-    with full_disk(len(file.text)):
-        for _ in range(3):
-            with pytest.raises(OSError, match="File too large"):
-                file.write("two")
-    file.write("three")
-    file.write("four")
-    assert file.said == [
+    for _ in range(2):
+        with full_disk(len(file.text)):
+            for _ in range(3):
+                with pytest.raises(OSError, match="File too large"):
+                    file.write("two")
+                file.log.check()
+        file.log.check()
+        file.log.check()
+    assert file.said == 2 * [
         ("error", f"the chat log {file.path} cannot be written, messages are refused: File too large"),
         ("info", f"the chat log {file.path} can be written again"),
     ]
-    assert file.text == line("one") + line("three") + line("four")
-
-
-def test_a_check_finds_that_the_disk_is_back_and_leaves_no_trace(file: File) -> None:
-    file.write("one")
-    with full_disk(len(file.text)):
-        with pytest.raises(OSError, match="File too large"):
-            file.write("two")
-        file.log.check()
-        file.log.check()
-        assert [level for level, _ in file.said] == ["error"]
-    file.log.check()
-    file.log.check()
-    assert [level for level, _ in file.said] == ["error", "info"]
     assert file.text == line("one")
-
-
-def test_a_second_outage_is_said_again(file: File) -> None:
-    file.write("one")
-    for _ in range(2):
-        with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
-            file.write("two")
-        file.log.check()
-    assert [level for level, _ in file.said] == ["error", "info", "error", "info"]
 
 
 def test_a_file_that_cannot_be_opened_refuses_until_it_can(file: File) -> None:
     file.path.mkdir()
+    file.log.check()
     for _ in range(2):
         with pytest.raises(IsADirectoryError):
             file.write("one")
     file.log.check()
+    assert [level for level, _ in file.said] == ["error"]
     file.path.rmdir()
     file.write("two")
     assert file.text == line("two")
     assert [level for level, _ in file.said] == ["error", "info"]
-
-
-def test_a_check_that_cannot_open_the_file_says_so_and_goes_on(file: File) -> None:
-    file.path.mkdir()
-    file.log.check()
-    file.log.check()
-    assert [level for level, _ in file.said] == ["error"]
 
 
 @pytest.fixture
@@ -584,21 +510,6 @@ def test_the_address_cannot_move_a_terminal(file: File) -> None:
     assert " -@1\\x1b[2J s.1 hello\n" in file.text
 
 
-def test_the_lock_is_given_back_after_a_failed_write(file: File) -> None:
-    file.write("one")
-    with full_disk(len(file.text)), pytest.raises(OSError, match="File too large"):
-        file.write("two")
-    with locked(file.path):
-        pass
-
-
-def test_what_is_written_after_the_file_was_removed_is_in_the_new_one(file: File) -> None:
-    file.write("one")
-    file.path.unlink()
-    file.write("two")
-    assert file.text == line("two")
-
-
 def test_a_folder_that_may_not_be_looked_into_is_no_trouble(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write("one")
 
@@ -638,12 +549,6 @@ def test_a_torn_line_is_cut_off_by_the_next_writer(file: File, torn: int) -> Non
     assert file.said == [("warn", said)]
 
 
-def test_a_file_that_is_one_torn_line_is_emptied(file: File) -> None:
-    file.path.write_text(line("x" * 70_000)[:70_000])
-    file.write("one")
-    assert file.text == line("one")
-
-
 @pytest.mark.parametrize("text", ["[]", '{"precious": 1}', "2026 was a good year", "a\nb\nc"])
 def test_a_file_that_is_none_of_ours_loses_nothing(file: File, text: str) -> None:
     file.path.write_text(text)
@@ -672,10 +577,13 @@ def test_a_killed_writer_leaves_only_whole_lines_after_the_next_append(file: Fil
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"time":"2026-11-22T20', b'{"time":"2026-11-22T20:33:45.123Z","room":"o'])
-def test_a_torn_object_is_cut_off_by_the_next_writer(file: File, torn: bytes) -> None:
+def test_a_torn_object_or_first_line_is_cut_off_by_the_next_writer(file: File, torn: bytes) -> None:
     file.path.write_bytes(line("one").encode() + torn)
     file.write("two")
     assert file.text == line("one") + line("two")
+    file.path.write_text(line("x" * 70_000)[:70_000])
+    file.write("three")
+    assert file.text == line("three")
 
 
 # As JSON
@@ -693,6 +601,13 @@ def test_a_log_may_be_objects(tmp_path: Path) -> None:
 # What may not be on the disk yet
 
 
+@pytest.fixture
+def synced(tmp_path: Path) -> Iterator[ChatLog]:
+    log = ChatLog(str(tmp_path / "chat.log"), Logger(observer=Events()), lock_seconds=5, synced=True)
+    yield log
+    log.close()
+
+
 def names(descriptors: list[int]) -> list[str]:
     """Give what descriptors are open on, and close them."""
     found = [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]
@@ -701,38 +616,31 @@ def names(descriptors: list[int]) -> list[str]:
     return found
 
 
-def test_who_syncs_gets_the_file_and_at_first_the_folder_that_has_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log"
-    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
-    chat = Logger(observer=log)
+def test_who_syncs_gets_the_file_and_at_first_the_folder_that_has_its_name(tmp_path: Path, synced: ChatLog) -> None:
+    path, chat = tmp_path / "chat.log", Logger(observer=synced)
     log_entries(chat, [entry()])
-    assert names(log.take_unsynced()) == [str(tmp_path), str(path)]
+    assert names(synced.take_unsynced()) == [str(tmp_path), str(path)]
     log_entries(chat, [entry()])
-    assert names(log.take_unsynced()) == [str(path)]
-    log.close()
+    assert names(synced.take_unsynced()) == [str(path)]
 
 
-def test_what_was_written_before_a_rename_is_synced_too(tmp_path: Path) -> None:
-    path = tmp_path / "chat.log"
-    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
-    chat = Logger(observer=log)
+def test_what_was_written_before_a_rename_is_synced_too(tmp_path: Path, synced: ChatLog) -> None:
+    path, chat = tmp_path / "chat.log", Logger(observer=synced)
     log_entries(chat, [entry()])
-    names(log.take_unsynced())
+    names(synced.take_unsynced())
     log_entries(chat, [entry("one")])
     path.rename(tmp_path / "old")
     log_entries(chat, [entry("two")])
-    assert names(log.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
-    log.close()
-    names(log.take_unsynced())
+    assert names(synced.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
+    synced.close()
+    names(synced.take_unsynced())
 
 
 @pytest.mark.parametrize("scarce", ["open", "dup"])
 def test_what_could_not_be_given_to_sync_is_given_the_next_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: str
+    tmp_path: Path, synced: ChatLog, monkeypatch: pytest.MonkeyPatch, scarce: str
 ) -> None:
-    path = tmp_path / "chat.log"
-    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
-    chat = Logger(observer=log)
+    path, chat = tmp_path / "chat.log", Logger(observer=synced)
     log_entries(chat, [entry("one")])
     path.rename(tmp_path / "old")
     log_entries(chat, [entry("two")])
@@ -744,23 +652,20 @@ def test_what_could_not_be_given_to_sync_is_given_the_next_time(
     with monkeypatch.context() as patch:
         patch.setattr(os, scarce, refuse)
         with pytest.raises(OSError, match="Too many open files"):
-            log.take_unsynced()
+            synced.take_unsynced()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert names(log.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
-    log.close()
+    assert names(synced.take_unsynced()) == [str(tmp_path / "old"), str(tmp_path), str(path)]
 
 
-def test_renames_of_a_log_that_nobody_writes_to_take_no_descriptors(tmp_path: Path) -> None:
+def test_renames_of_a_log_that_nobody_writes_to_take_no_descriptors(tmp_path: Path, synced: ChatLog) -> None:
     path = tmp_path / "chat.log"
-    log = ChatLog(str(path), Logger(observer=Events()), lock_seconds=5, synced=True)
-    log.check()
+    synced.check()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(10):
         path.rename(tmp_path / f"chat.log.{number}")
-        log.check()
+        synced.check()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert names(log.take_unsynced()) == [str(tmp_path), str(path)]
-    log.close()
+    assert names(synced.take_unsynced()) == [str(tmp_path), str(path)]
 
 
 def test_a_device_is_not_synced() -> None:

@@ -62,9 +62,9 @@ class TestTls(BusTestCase):
 
     async def test_with_certificates_that_both_trust_messages_go_through(self) -> None:
         url = self.run_server("localhost")
-        bus, ears = await self.ready(url, "ops", **self.files)
+        bus, listener = await self.ready(url, "ops", **self.files)
         await bus.queues.publish("ops", messages("a"))
-        await ears.until(lambda: ears.texts() == ["a"])
+        await listener.until(lambda: listener.texts() == ["a"])
         ledger = Ledger()
         config = Config(redis_prefix=self.prefix, **self.files)
         await deferToThread(read_histories, broker_address(url), config, ledger)
@@ -81,25 +81,25 @@ class TestTls(BusTestCase):
         await self.ready(url, "ops", **self.files)
 
     async def test_a_server_with_another_name_is_refused(self) -> None:
-        bus, ears = self.make(self.run_server("elsewhere"), **self.files)
-        await ears.until(lambda: self.away_or_look(bus, ears, "VerificationError"))
+        bus, listener = self.make(self.run_server("elsewhere"), **self.files)
+        await listener.until(lambda: self.away_or_look(bus, listener, "VerificationError"))
 
     async def test_a_server_that_others_vouch_for_is_refused(self) -> None:
-        bus, ears = self.make(self.run_server("localhost"), **{**self.files, "redis_tls_ca": self.other.path})
-        await ears.until(lambda: self.away_or_look(bus, ears, "certificate verify failed"))
+        bus, listener = self.make(self.run_server("localhost"), **{**self.files, "redis_tls_ca": self.other.path})
+        await listener.until(lambda: self.away_or_look(bus, listener, "certificate verify failed"))
 
     async def test_a_server_that_asks_for_a_certificate_refuses_who_has_none(self) -> None:
-        bus, ears = self.make(self.run_server("localhost"), redis_tls_ca=self.authority.path)
-        await ears.until(lambda: self.away_or_look(bus, ears, "certificate required"))
+        bus, listener = self.make(self.run_server("localhost"), redis_tls_ca=self.authority.path)
+        await listener.until(lambda: self.away_or_look(bus, listener, "certificate required"))
 
     async def test_a_certificate_is_read_anew_at_each_dial(self) -> None:
         url = self.run_server("localhost")
         key = self.files["redis_tls_key"]
         os.rename(key, f"{key}.new")
-        bus, ears = self.make(url, **self.files)
-        await ears.until(lambda: self.away_or_look(bus, ears, "No such file"))
+        bus, listener = self.make(url, **self.files)
+        await listener.until(lambda: self.away_or_look(bus, listener, "No such file"))
         os.rename(f"{key}.new", key)
-        await ears.until(lambda: bus.queues.open)
+        await listener.until(lambda: bus.queues.open)
 
 
 class TestPassword(BusTestCase):
@@ -115,9 +115,9 @@ class TestPassword(BusTestCase):
             server.start()
             server.ask("ACL", "SETUSER", "ann", "on", ">first", "~*", "&*", "+@all")
             address = BrokerAddress(path=server.path, user="ann")
-            bus, ears = await self.ready(address, "ops", redis_password_file=str(self.path))
+            bus, listener = await self.ready(address, "ops", redis_password_file=str(self.path))
             server.ask("ACL", "SETUSER", "ann", "resetpass", ">second")
             server.ask("CLIENT", "KILL", "USER", "ann")
-            await ears.until(lambda: self.away_or_look(bus, ears, "WRONGPASS"))
+            await listener.until(lambda: self.away_or_look(bus, listener, "WRONGPASS"))
             self.path.write_text("second\n")
-            await ears.until(lambda: bus.queues.open)
+            await listener.until(lambda: bus.queues.open)

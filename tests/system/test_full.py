@@ -56,7 +56,7 @@ def test_who_begins_with_a_probe_counts_with_its_next_request_and_the_server_sti
         assert statuses.count(200) <= 20
         refused = next(one for one, status in zip(held, statuses, strict=True) if status == 503)
         assert ask(refused, "/-/healthz") == 0, "that connection is at its end"
-        until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 503 "), "the house to be full again")
+        until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 503 "), "the server to be full again")
         another = stack.enter_context(socket.create_connection(("127.0.0.1", daemon.port), timeout=20))
         assert ask(another, "/-/metrics") == 200
         assert ask(another, "/-/rooms") == 503

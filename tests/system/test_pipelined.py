@@ -22,7 +22,7 @@ SAID = (b"x" * SIZE + b"\n") * TEXTS
 FIRST = b"GET /-/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class House:
+class PipelinedServer:
     """A chatd with one worker that listens in every way, and a room in which much was said."""
 
     def __init__(self, daemon: Daemon, pem: Path) -> None:
@@ -70,7 +70,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelinedServer]:
     folder = tmp_path_factory.mktemp("pipelined")
     pem = self_signed(folder / "localhost.pem")
     own = "interface=127.0.0.1"
@@ -79,21 +79,22 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     daemon = Daemon(folder, *options, workers=1, any_port=False)
     daemon.unix_socket = str(folder / "chatd.sock")
     with daemon:
-        yield House(daemon, pem)
+        yield PipelinedServer(daemon, pem)
 
 
-WAYS: list[Callable[[House], socket.socket]] = [
-    House.connect_plainly,
-    House.connect_with_tls,
-    House.connect_through_a_proxy,
-    House.connect_to_unix,
+Way = Callable[[PipelinedServer], socket.socket]
+WAYS: list[Way] = [
+    PipelinedServer.connect_plainly,
+    PipelinedServer.connect_with_tls,
+    PipelinedServer.connect_through_a_proxy,
+    PipelinedServer.connect_to_unix,
 ]
 
 
 @contextmanager
-def asked(house: House, way: Callable[[House], socket.socket], count: int) -> Iterator[socket.socket]:
+def asked(server: PipelinedServer, way: Way, count: int) -> Iterator[socket.socket]:
     """Ask for the room again and again, each time with something else behind it, and at last to close."""
-    with way(house) as client:
+    with way(server) as client:
         pairs = (
             b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
             b"GET /-/missing-%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number
@@ -115,8 +116,8 @@ def read_answer(stream: BinaryIO) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[each.__name__ for each in WAYS])
-def test_who_reads_gets_all_answers_whole_and_in_order(house: House, way: Callable[[House], socket.socket]) -> None:
-    with asked(house, way, 25) as client, client.makefile("rb") as stream:
+def test_who_reads_gets_all_answers_whole_and_in_order(server: PipelinedServer, way: Way) -> None:
+    with asked(server, way, 25) as client, client.makefile("rb") as stream:
         answers = [read_answer(stream) for _ in range(51)]
         assert stream.read() == b""
     assert [status for status, _ in answers] == [200, 404] * 25 + [200]
@@ -124,29 +125,25 @@ def test_who_reads_gets_all_answers_whole_and_in_order(house: House, way: Callab
     assert answers[-1][1] == b"ok\n"
 
 
-HALVES = [way for way in WAYS if way is not House.connect_with_tls]
+HALF_CLOSING = [way for way in WAYS if way is not PipelinedServer.connect_with_tls]
 """Ways in which a client can close its half of the connection; TLS has only both."""
 
 
-@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
-def test_who_closes_its_half_behind_its_requests_gets_all_answers(
-    house: House, way: Callable[[House], socket.socket]
-) -> None:
+@pytest.mark.parametrize("way", HALF_CLOSING, ids=[each.__name__ for each in HALF_CLOSING])
+def test_who_closes_its_half_behind_its_requests_gets_all_answers(server: PipelinedServer, way: Way) -> None:
     post = b"POST /halves HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello"
     get = b"GET /big?last=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with way(house) as client, client.makefile("rb") as stream:
+    with way(server) as client, client.makefile("rb") as stream:
         client.sendall(post + get * 20)
         client.shutdown(socket.SHUT_WR)
         assert [read_answer(stream)[0] for _ in range(21)] == [201] + [200] * 20
         assert stream.read() == b""
 
 
-@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize("way", HALF_CLOSING, ids=[each.__name__ for each in HALF_CLOSING])
 @pytest.mark.parametrize("request_line", ["GET /-/missing HTTP/1.0", "GET / HTTP/3.0", "nonsense"])
-def test_who_closes_its_half_is_told_that_it_is_refused(
-    house: House, way: Callable[[House], socket.socket], request_line: str
-) -> None:
-    with way(house) as client, client.makefile("rb") as stream:
+def test_who_closes_its_half_is_told_that_it_is_refused(server: PipelinedServer, way: Way, request_line: str) -> None:
+    with way(server) as client, client.makefile("rb") as stream:
         client.sendall(f"{request_line}\r\nHost: localhost\r\n\r\n".encode())
         client.shutdown(socket.SHUT_WR)
         status, body = read_answer(stream)
@@ -154,48 +151,46 @@ def test_who_closes_its_half_is_told_that_it_is_refused(
         assert stream.read() == b""
 
 
-@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize("way", HALF_CLOSING, ids=[each.__name__ for each in HALF_CLOSING])
 @pytest.mark.parametrize(
     "rest",
     [b"", FIRST[:-2], b"POST /halves HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell"],
     ids=["nothing", "a head", "a body"],
 )
 def test_who_closes_its_half_within_a_request_gets_the_answers_to_those_before(
-    house: House, way: Callable[[House], socket.socket], rest: bytes
+    server: PipelinedServer, way: Way, rest: bytes
 ) -> None:
-    with way(house) as client, client.makefile("rb") as stream:
+    with way(server) as client, client.makefile("rb") as stream:
         client.sendall(FIRST + rest)
         client.shutdown(socket.SHUT_WR)
         assert read_answer(stream) == (200, b"ok\n")
         assert stream.read() == b""
 
 
-@pytest.mark.parametrize("way", HALVES, ids=[each.__name__ for each in HALVES])
+@pytest.mark.parametrize("way", HALF_CLOSING, ids=[each.__name__ for each in HALF_CLOSING])
 @pytest.mark.parametrize(
     "hello",
     [handshake("/"), b"GET /?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"],
     ids=["a WebSocket", "a stream"],
 )
-def test_who_closes_its_half_follows_nothing(house: House, way: Callable[[House], socket.socket], hello: bytes) -> None:
-    with way(house) as client, client.makefile("rb") as stream:
+def test_who_closes_its_half_follows_nothing(server: PipelinedServer, way: Way, hello: bytes) -> None:
+    with way(server) as client, client.makefile("rb") as stream:
         client.sendall(hello)
         client.shutdown(socket.SHUT_WR)
         stream.read()  # to the end
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[each.__name__ for each in WAYS])
-def test_who_does_not_read_has_no_more_than_one_answer_waiting(
-    house: House, way: Callable[[House], socket.socket]
-) -> None:
-    before = memory(house.worker)
-    with asked(house, way, 100):
+def test_who_does_not_read_has_no_more_than_one_answer_waiting(server: PipelinedServer, way: Way) -> None:
+    before = memory(server.worker)
+    with asked(server, way, 100):
         for _ in range(100):  # the other one's turns come as often as these
-            house.ask()
-        assert memory(house.worker) <= before + SLACK
+            server.ask()
+        assert memory(server.worker) <= before + SLACK
 
 
-def test_a_second_head_that_comes_line_by_line_ends_in_time(house: House) -> None:
-    with house.connect_plainly() as client:
+def test_a_second_head_that_comes_line_by_line_ends_in_time(server: PipelinedServer) -> None:
+    with server.connect_plainly() as client:
         client.sendall(FIRST)
         heard = client.recv(65536)
         client.sendall(b"GET /ops HTTP/1.1\r\n")
@@ -213,8 +208,8 @@ def test_a_second_head_that_comes_line_by_line_ends_in_time(house: House) -> Non
         assert heard.count(b"HTTP/1.1 ") == 2
 
 
-def test_a_second_head_has_the_bound_of_the_first_one(house: House) -> None:
-    with house.connect_plainly() as client:
+def test_a_second_head_has_the_bound_of_the_first_one(server: PipelinedServer) -> None:
+    with server.connect_plainly() as client:
         client.sendall(FIRST + b"GET /ops HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"y" * 995) * 12 + b"\r\n")
         with client.makefile("rb") as stream:
             assert read_answer(stream) == (200, b"ok\n")

@@ -72,19 +72,19 @@ class SentinelTestCase(BusTestCase):
 class TestSentinels(SentinelTestCase):
     async def test_the_master_is_found_though_the_first_one_that_is_asked_is_dead(self) -> None:
         self.trio.sentinels[0].kill()
-        bus, ears = await self.ready(self.trio.url, "ops", **QUICK)
+        bus, listener = await self.ready(self.trio.url, "ops", **QUICK)
         await self.moved(bus, self.first)
         await bus.queues.publish("ops", messages("a"))
-        await ears.until(lambda: ears.texts() == ["a"])
+        await listener.until(lambda: listener.texts() == ["a"])
 
     async def test_the_master_is_found_though_the_first_one_that_is_asked_is_frozen(self) -> None:
         self.trio.sentinels[0].signal(signal.SIGSTOP)
-        bus, _ears = await self.ready(self.trio.url, "ops", **QUICK)
+        bus, _ = await self.ready(self.trio.url, "ops", **QUICK)
         await self.moved(bus, self.first)
 
     async def test_it_is_said_why_there_is_no_master(self) -> None:
         address = broker_address(self.trio.url.replace("/chat", "/other"))
-        bus, _ears = self.make(address, **QUICK)
+        bus, _ = self.make(address, **QUICK)
         first = self.trio.sentinels[0].spot.address
         await self.away(bus, f"{first}:26379: ERR No such master with that name")
         for each in self.trio.sentinels:
@@ -93,23 +93,23 @@ class TestSentinels(SentinelTestCase):
         assert bus.away.startswith("no Sentinel knows a master (")
 
     async def test_another_master_takes_over_and_everybody_is_told_of_another_epoch(self) -> None:
-        one, ears = await self.follow(self.trio.url, "ops", **QUICK)
+        one, listener = await self.follow(self.trio.url, "ops", **QUICK)
         two, others = await self.follow(self.trio.url, "ops", **QUICK)
         await one.queues.publish("ops", messages("a"))
-        await eventually(lambda: ears.texts() == others.texts() == ["a"], "all to hear it")
+        await eventually(lambda: listener.texts() == others.texts() == ["a"], "all to hear it")
         self.first.kill()
         await self.moved(one, self.second)
         await self.moved(two, self.second)
         await two.queues.publish("ops", messages("b"))
-        await eventually(lambda: ears.texts() == others.texts() == ["a", "b"], "all to hear it")
-        assert [gap.count for each in (ears, others) for gap in each.gaps] == [None, None]
+        await eventually(lambda: listener.texts() == others.texts() == ["a", "b"], "all to hear it")
+        assert [gap.count for each in (listener, others) for gap in each.gaps] == [None, None]
 
     async def test_a_master_that_is_replaced_while_it_lives_is_left(self) -> None:
-        bus, ears = await self.ready(self.trio.url, "ops", **QUICK)
+        bus, listener = await self.ready(self.trio.url, "ops", **QUICK)
         self.trio.sentinels[0].ask("SENTINEL", "FAILOVER", "chat")
         await self.moved(bus, self.second)
         await bus.queues.publish("ops", messages("a"))
-        await ears.until(lambda: ears.texts() == ["a"])
+        await listener.until(lambda: listener.texts() == ["a"])
 
     async def test_a_master_that_is_none_any_more_and_drops_nobody_is_left(self) -> None:
         bus, _ = await self.ready(self.trio.url, "ops", **QUICK)
@@ -125,7 +125,7 @@ class TestSentinels(SentinelTestCase):
         self.first.ask("REPLICAOF", self.second.spot.address, 6379)
         for each in self.trio.sentinels:
             each.signal(signal.SIGCONT)
-        bus, _ears = self.make(self.trio.url, **QUICK)
+        bus, _ = self.make(self.trio.url, **QUICK)
         await self.away(bus, "the Sentinels name a server that is a slave")
 
     async def test_a_master_that_is_made_the_master_again_is_another_run(self) -> None:
@@ -179,20 +179,20 @@ class TestLoad(SentinelTestCase):
         await self.more(buses)
         talking = False
         await gatherResults(talks)
-        for _, ears in buses:
-            await self.all_heard(ears, acknowledged)
+        for _, listener in buses:
+            await self.all_heard(listener, acknowledged)
 
     async def more(self, buses: list[tuple[Bus, Follower]]) -> None:
         """Wait until all have heard more."""
-        before = [len(ears.texts()) for _, ears in buses]
-        heard = lambda: all(len(ears.texts()) > old + 500 for (_, ears), old in zip(buses, before, strict=True))  # noqa: E731
+        before = [len(listener.texts()) for _, listener in buses]
+        heard = lambda: all(len(listener.texts()) > old + 500 for (_, listener), old in zip(buses, before, strict=True))  # noqa: E731
         await eventually(heard, "all to hear more")
 
-    async def all_heard(self, ears: Follower, acknowledged: list[str]) -> None:
-        await eventually(lambda: len(ears.texts()) >= len(acknowledged), "all to be heard")
-        assert len(set(ears.texts())) == len(ears.texts())
-        assert set(ears.texts()) == set(acknowledged)
-        assert [gap.count for gap in ears.gaps] == [None]
+    async def all_heard(self, listener: Follower, acknowledged: list[str]) -> None:
+        await eventually(lambda: len(listener.texts()) >= len(acknowledged), "all to be heard")
+        assert len(set(listener.texts())) == len(listener.texts())
+        assert set(listener.texts()) == set(acknowledged)
+        assert [gap.count for gap in listener.gaps] == [None]
 
 
 class TestPasswords(SentinelTestCase):
@@ -209,13 +209,13 @@ class TestPasswords(SentinelTestCase):
         (self.folder / "sentinels").write_text("of-the-sentinels\n")
 
     async def test_they_are_let_in_with(self) -> None:
-        bus, ears = await self.ready(self.trio.url, "ops", **QUICK, **self.files())
+        bus, listener = await self.ready(self.trio.url, "ops", **QUICK, **self.files())
         await bus.queues.publish("ops", messages("a"))
-        await ears.until(lambda: ears.texts() == ["a"])
+        await listener.until(lambda: listener.texts() == ["a"])
 
     async def test_a_wrong_one_is_said(self) -> None:
         os.replace(self.folder / "servers", self.folder / "sentinels")
-        bus, _ears = self.make(self.trio.url, **QUICK, redis_sentinel_password_file=str(self.folder / "sentinels"))
+        bus, _ = self.make(self.trio.url, **QUICK, redis_sentinel_password_file=str(self.folder / "sentinels"))
         await self.away(bus, "WRONGPASS")
 
     def files(self) -> dict[str, str]:

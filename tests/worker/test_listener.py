@@ -1,7 +1,7 @@
 """A connection's first bytes: bounded, checked, in time; then handed to Autobahn or twisted.web, none of them lost."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,7 @@ from chatd.worker.listener import ListenerFactory
 from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeChatLog, FakeMeter, FakeTransport
 from tests.frames import Heard, close_frame, frame, handshake, heard
+from tests.rows import rows
 
 CONFIG = Config(rejected_connections_margin=2, flush_interval=0)
 PEER = IPv4Address("TCP", "192.0.2.7", 40000)
@@ -112,14 +113,13 @@ def server() -> ChatServer:
 # Whom it hands over to
 
 
-def test_a_websocket_in_one_piece_is_let_in(server: ChatServer) -> None:
-    assert server.visitor(handshake()).status == 101
-
-
-def test_a_websocket_byte_by_byte_is_let_in(server: ChatServer) -> None:
-    visitor = server.visitor(*[bytes([each]) for each in handshake() + frame(b"hello")])
-    assert visitor.status == 101
+@pytest.mark.parametrize("pieces", [lambda data: [data], lambda data: [bytes([byte]) for byte in data]])
+def test_a_websocket_and_http_are_answered_in_one_piece_and_byte_by_byte(
+    server: ChatServer, pieces: Callable[[bytes], list[bytes]]
+) -> None:
+    assert server.visitor(*pieces(handshake() + frame(b"hello"))).status == 101
     assert server.said() == ["hello"]
+    assert server.visitor(*pieces(GET)).status == 200
 
 
 @given(st.lists(st.integers(0, len(handshake() + frame(b"hello"))), max_size=5))
@@ -144,14 +144,6 @@ def test_frames_may_hold_bytes_that_a_head_may_not(server: ChatServer) -> None:
     assert server.said() == ["\x00\x1c\x0b"]
 
 
-def test_http_in_one_piece_is_answered(server: ChatServer) -> None:
-    assert server.visitor(GET).status == 200
-
-
-def test_http_byte_by_byte_is_answered(server: ChatServer) -> None:
-    assert server.visitor(*[bytes([each]) for each in GET]).status == 200
-
-
 def test_two_http_requests_in_one_segment_are_both_answered(server: ChatServer) -> None:
     assert server.visitor(GET + GET).transport.value().count(b"HTTP/1.1 200 OK") == 2
 
@@ -172,15 +164,21 @@ def test_lines_without_end_before_a_request_are_refused(server: ChatServer, befo
     assert visitor.raw.count(b"HTTP/1.1 400 ") == 1
 
 
-def test_a_websocket_where_http_was_spoken_before_is_let_in(server: ChatServer) -> None:
-    visitor = server.visitor(GET)
-    assert visitor.status == 200
-    visitor.transport.clear()
-    visitor.send(handshake("/ops"))
-    assert visitor.status == 101
-    visitor.send(frame(b"a"))
+def test_a_websocket_where_http_was_spoken_before_is_let_in_and_counts_once(server: ChatServer) -> None:
+    visitors = [server.visitor(GET) for _ in range(9)]
+    for visitor in visitors:
+        assert visitor.status == 200
+        visitor.transport.clear()
+        visitor.send(handshake("/ops"))
+    assert [visitor.status for visitor in visitors] == [101] * 9
+    visitors[0].send(frame(b"a"))
     assert server.said() == ["a"]
-    visitor.transport.vanish()
+    visitors.append(server.visitor(handshake()))
+    assert visitors[-1].status == 101
+    server.visitor(handshake()).assert_refused(503, "unavailable")
+    for visitor in visitors:
+        visitor.transport.vanish()
+    server.clock.advance(0)
     assert (server.bus.rooms, server.clock.getDelayedCalls()) == ({}, [])
 
 
@@ -204,35 +202,31 @@ def test_such_a_websocket_is_refused_as_at_the_incoming(server: ChatServer) -> N
     assert server.bus.rooms == {}
 
 
-def test_such_a_websocket_counts_once(server: ChatServer) -> None:
-    guests = [server.visitor(GET) for _ in range(9)]
-    for guest in guests:
-        guest.transport.clear()
-        guest.send(handshake())
-    assert [guest.status for guest in guests] == [101] * 9
-    assert server.visitor(handshake()).status == 101
-    server.visitor(handshake()).assert_refused(503, "unavailable")
+@rows(("upgrade", "status"), [("h2c", 200), ("h2c, WebSocket", 101)])
+def test_an_upgrade_to_something_else_is_http(server: ChatServer, upgrade: str, status: int) -> None:
+    assert server.visitor(handshake(Upgrade=upgrade)).status == status
 
 
-def test_an_upgrade_to_something_else_is_http(server: ChatServer) -> None:
-    assert server.visitor(handshake(Upgrade="h2c")).status == 200
+def addresses(server: ChatServer) -> list[str]:
+    """End this turn of the reactor; return the address of each entry of the chat log."""
+    server.said()
+    return [entry.address for entry in server.chat_log.entries]
 
 
-def test_a_websocket_among_several_upgrades_is_one(server: ChatServer) -> None:
-    assert server.visitor(handshake(Upgrade="h2c, WebSocket")).status == 101
-
-
-@pytest.mark.parametrize("peer", [PEER, IPv4Address("TCP", "198.51.100.9", 1)])
-def test_a_client_is_known_by_where_it_comes_from(server: ChatServer, peer: IPv4Address) -> None:
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [
+        (PEER, PEER.host),
+        (IPv4Address("TCP", "198.51.100.9", 1), "198.51.100.9"),
+        (UNIXAddress(None), "unix"),
+    ],
+)
+def test_a_client_is_known_by_its_own_address_whatever_its_headers_say(
+    server: ChatServer, peer: IAddress, address: str
+) -> None:
     server.visitor(handshake() + frame(b"a"), peer=peer)
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == [peer.host]
-
-
-def test_a_client_on_a_unix_socket_is_known_as_such(server: ChatServer) -> None:
-    server.visitor(handshake() + frame(b"a"), peer=UNIXAddress(None))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == ["unix"]
+    server.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=peer)
+    assert addresses(server) == [address] * 2
 
 
 def test_a_wrapped_connection_is_handed_over_inside_its_wrapper(server: ChatServer) -> None:
@@ -256,7 +250,7 @@ def test_behind_a_proxy_a_client_is_known_by_the_address_that_the_proxy_tells(se
     server.incomings = reactor.tcpServers[0][1]
     server.visitor(b"PROXY TCP4 203.0.113.5 192.0.2.1 5000 3000\r\n" + handshake() + frame(b"a"))
     assert server.said() == ["a"]
-    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
+    assert addresses(server) == ["203.0.113.5"]
 
 
 @pytest.mark.parametrize("peer", [IPv4Address("TCP", "10.0.0.1", 40000), UNIXAddress(None)])
@@ -267,18 +261,17 @@ def test_behind_a_trusted_proxy_a_client_is_known_by_its_header(
     server = ChatServer(replace(CONFIG, trusted_proxy=("10.0.0.0/8", "unix")))
     server.visitor(handshake(X_Forwarded_For="198.51.100.1, 203.0.113.5") + frame(b"a"), peer=peer)
     assert server.said() == ["a"]
-    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
+    assert addresses(server) == ["203.0.113.5"]
 
 
 def test_a_user_of_a_unix_socket_that_may_not_be_a_proxy_is_a_client() -> None:
     server = ChatServer(replace(CONFIG, trusted_proxy=("unix",)))
     server.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"), peer=UNIXAddress(None))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == ["unix"]
+    assert addresses(server) == ["unix"]
 
 
 def sealed(server: ChatServer) -> None:
-    """Have the visitors of a house come to a port that expects the PROXY protocol, as a worker sets it up."""
+    """Have the clients of a server come to a port that expects the PROXY protocol, as a worker sets it up."""
     reactor = MemoryReactor()
     incomings: Any = server.incomings
     serverFromString(reactor, "haproxy:tcp:3000").listen(incomings.port(exposed=True, proxied=True))
@@ -331,15 +324,14 @@ def test_a_proxy_that_names_nobody_is_the_client_itself(server: ChatServer, head
     sealed(server)
     server.visitor(header + handshake() + frame(b"a"))
     assert server.said() == ["a"]
-    assert [each.address for each in server.chat_log.entries] == [PEER.host]
+    assert addresses(server) == [PEER.host]
 
 
 def test_a_client_that_came_to_the_proxy_through_a_unix_socket_is_no_proxy() -> None:
     server = ChatServer(replace(CONFIG, trusted_proxy=("unix", PEER.host)))
     sealed(server)
     server.visitor(THROUGH_UNIX + handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == ["unix"]
+    assert addresses(server) == ["unix"]
 
 
 def test_clients_are_announced_by_trusted_proxies_alone_if_there_are_any(events: Events) -> None:
@@ -356,14 +348,7 @@ def test_several_such_headers_are_one_list() -> None:
     server = ChatServer(replace(CONFIG, trusted_proxy=("192.0.2.0/24",)))
     forged = b"X-Forwarded-For: 198.51.100.1\r\nHost: "
     server.visitor(handshake(X_Forwarded_For="203.0.113.5").replace(b"Host: ", forged) + frame(b"a"))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5"]
-
-
-def test_a_header_of_anybody_else_is_not_believed(server: ChatServer) -> None:
-    server.visitor(handshake(X_Forwarded_For="203.0.113.5") + frame(b"a"))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == [PEER.host]
+    assert addresses(server) == ["203.0.113.5"]
 
 
 def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
@@ -373,7 +358,7 @@ def test_on_one_connection_of_a_proxy_each_request_has_its_own_client() -> None:
         forwarded = f"X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: {address}"
         visitor.send(f"POST /ops HTTP/1.1\r\nHost: x\r\n{forwarded}\r\nContent-Length: 1\r\n\r\na".encode())
         server.said()
-    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5", "203.0.113.6"]
+    assert addresses(server) == ["203.0.113.5", "203.0.113.6"]
 
 
 def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -> None:
@@ -384,17 +369,20 @@ def test_with_the_proxy_protocol_it_is_what_that_says_that_has_to_be_trusted() -
     for source in ("203.0.113.5", PEER.host):
         line = f"PROXY TCP4 {source} 192.0.2.1 5000 3000\r\n".encode()
         server.visitor(line + handshake(X_Forwarded_For="198.51.100.1") + frame(b"a"))
-    server.said()
-    assert [each.address for each in server.chat_log.entries] == ["203.0.113.5", "198.51.100.1"]
+    assert addresses(server) == ["203.0.113.5", "198.51.100.1"]
 
 
-def test_our_own_page_is_let_in(server: ChatServer) -> None:
-    assert server.visitor(handshake(Host="chat.example", Origin="https://chat.example")).status == 101
-
-
-def test_a_page_of_an_allowed_origin_is_let_in() -> None:
+@rows(
+    ("headers", "status"),
+    [
+        ({"Host": "chat.example", "Origin": "https://chat.example"}, 101),
+        ({"Origin": "https://app.example.org"}, 101),
+        ({"Origin": "https://example.org"}, 403),
+    ],
+)
+def test_our_own_page_and_one_of_an_allowed_origin_are_let_in(headers: dict[str, str], status: int) -> None:
     server = ChatServer(replace(CONFIG, allowed_origin=("https://*.example.org",)))
-    assert server.visitor(handshake(Origin="https://app.example.org")).status == 101
+    assert server.visitor(handshake(**headers)).status == status
 
 
 # What it refuses
@@ -416,21 +404,14 @@ def test_a_page_of_another_origin_does_not_learn_what_rooms_there_may_be(server:
     server.visitor(handshake("/a/b", Origin="https://evil.example")).assert_refused(403, "forbidden")
 
 
-def test_a_head_of_the_longest_size_is_taken(server: ChatServer) -> None:
-    size = CONFIG.client_header_size - len(handshake(X="."))
-    assert server.visitor(handshake(X="x" * (size + 1))).status == 101
-
-
-def test_a_head_one_byte_longer_is_431(server: ChatServer) -> None:
-    size = CONFIG.client_header_size - len(handshake(X="."))
-    server.visitor(handshake(X="x" * (size + 2))).assert_refused(431, "too_large")
-
-
-@pytest.mark.parametrize("piece", [102_400, 1000])
-def test_100_kb_of_header_are_431(server: ChatServer, piece: int) -> None:
-    data = handshake(X="x" * 102_400)
-    visitor = server.visitor(*[data[start : start + piece] for start in range(0, len(data), piece)])
-    visitor.assert_refused(431, "too_large")
+@rows(("longer", "status"), [(1, 101), (2, 431), (102_400, 431)])
+def test_a_head_longer_than_the_limit_is_431(server: ChatServer, longer: int, status: int) -> None:
+    head = handshake(X="x" * (CONFIG.client_header_size - len(handshake(X=".")) + longer))
+    for piece in (len(head), 1000):
+        visitor = server.visitor(*[head[start : start + piece] for start in range(0, len(head), piece)])
+        assert visitor.status == status
+        if status == 431:
+            visitor.assert_refused(431, "too_large")
 
 
 def test_a_header_without_end_is_431_at_the_limit(server: ChatServer) -> None:
@@ -465,15 +446,18 @@ def test_a_head_that_drips_is_408(server: ChatServer) -> None:
 CONTROLS = [bytes([each]) for each in [*range(9), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F]]
 
 
-@pytest.mark.parametrize("control", [*CONTROLS, b"\x85"])
-def test_a_control_byte_in_a_header_is_400(server: ChatServer, control: bytes) -> None:
-    head = handshake(X_Junk="a?X-Forwarded-User: admin").replace(b"?", control)
-    server.visitor(head).assert_refused(400, "bad_request")
-
-
-@pytest.mark.parametrize("control", CONTROLS)
-def test_a_control_byte_is_400_before_the_head_ends(server: ChatServer, control: bytes) -> None:
-    server.visitor(b"GET /" + control).assert_refused(400, "bad_request")
+@rows(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        *(handshake(X_Junk="a?b: c").replace(b"?", end) for end in (b"\r", b"\n")),
+        *(line + b"\r\n\r\n" for line in (b"HELO there", b"GET /", b"GET / HTTP/2.0", b"GET  / HTTP/1.1")),
+        *(handshake(X_Junk="a?X-Forwarded-User: admin").replace(b"?", control) for control in (*CONTROLS, b"\x85")),
+        *(b"GET /" + control for control in CONTROLS),  # before the head ends
+    ],
+)
+def test_what_is_no_head_is_400_at_once(server: ChatServer, data: bytes) -> None:
+    server.visitor(data).assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize("name", ["\u00c5", "\u0445"])
@@ -482,20 +466,6 @@ def test_a_url_with_the_byte_0x85_is_read_in_pieces_too(server: ChatServer, name
         middle = head.index(b"\x85") + 1
         assert server.visitor(head[:middle], head[middle:]).status == status
     assert list(server.bus.rooms) == [name]
-
-
-@pytest.mark.parametrize("end", [b"\r", b"\n"])
-def test_half_a_line_end_is_400(server: ChatServer, end: bytes) -> None:
-    server.visitor(handshake(X_Junk="a?b: c").replace(b"?", end)).assert_refused(400, "bad_request")
-
-
-def test_tls_on_a_plain_port_is_400_at_once(server: ChatServer) -> None:
-    server.visitor(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").assert_refused(400, "bad_request")
-
-
-@pytest.mark.parametrize("line", ["HELO there", "GET /", "GET / HTTP/2.0", "GET  / HTTP/1.1"])
-def test_another_protocol_is_400(server: ChatServer, line: str) -> None:
-    server.visitor(line.encode() + b"\r\n\r\n").assert_refused(400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -570,31 +540,14 @@ def test_any_bytes_end_in_an_answer_and_leave_nothing_behind(reads: list[bytes])
 # How many
 
 
-def test_one_connection_too_many_is_503(server: ChatServer) -> None:
-    guests = [server.visitor(handshake()) for _ in range(10)]
+@rows("request_head", [None, GET, handshake()])
+def test_one_connection_too_many_is_503_and_one_that_leaves_makes_room(request_head: bytes | None) -> None:
+    server = ChatServer()
+    visitors = [server.visitor(*([request_head] if request_head else [])) for _ in range(10)]
     last = server.visitor(handshake())
     last.assert_refused(503, "unavailable")
     assert last.heard.headers["retry-after"] == "5"
-    assert all(guest.status == 101 for guest in guests)
-
-
-def test_one_that_leaves_makes_room(server: ChatServer) -> None:
-    guests = [server.visitor(handshake()) for _ in range(10)]
-    guests[0].transport.vanish()
-    assert server.visitor(handshake()).status == 101
-
-
-def test_those_still_at_the_incoming_are_counted(server: ChatServer) -> None:
-    waiting = [server.visitor() for _ in range(10)]
-    server.visitor(handshake()).assert_refused(503, "unavailable")
-    waiting[0].transport.vanish()
-    assert server.visitor(handshake()).status == 101
-
-
-def test_connections_that_speak_http_are_counted(server: ChatServer) -> None:
-    asking = [server.visitor(GET) for _ in range(10)]
-    server.visitor(handshake()).assert_refused(503, "unavailable")
-    asking[0].transport.vanish()
+    visitors[0].transport.vanish()
     assert server.visitor(handshake()).status == 101
 
 
@@ -623,12 +576,6 @@ def test_a_full_server_lets_an_event_source_come_back(server: ChatServer) -> Non
     assert b"\n\nevent: bye\ndata: " in body
 
 
-def test_a_full_server_still_tells_its_health(server: ChatServer) -> None:
-    for _ in range(10):
-        server.visitor(handshake())
-    assert server.visitor(b"GET /-/healthz HTTP/1.1\r\nHost: x\r\n\r\n").status == 200
-
-
 def get(target: str) -> bytes:
     return GET.replace(b"/-/healthz", target.encode())
 
@@ -636,26 +583,19 @@ def get(target: str) -> bytes:
 def test_in_a_full_server_a_connection_that_began_with_a_probe_is_asked_nothing_else(server: ChatServer) -> None:
     for _ in range(10):
         server.visitor(handshake())
+    before = REFUSED["full"].value
     for request in (get("/ops"), get("/-/rooms"), get("/-/"), get("/-/assets/x"), handshake()):
-        visitor = server.visitor(GET)
-        assert visitor.status == 200
-        visitor.transport.clear()
-        visitor.send(GET)
-        assert visitor.status == 200
-        visitor.transport.clear()
-        visitor.send(request)
-        visitor.assert_refused(503, "unavailable")
-
-
-def test_a_full_server_still_tells_what_it_counts_and_nothing_else_after_that(server: ChatServer) -> None:
-    for _ in range(10):
-        server.visitor(handshake())
-    visitor = server.visitor(get("/-/metrics"))
-    assert visitor.status == 200
-    visitor.transport.clear()
-    visitor.send(get("/ops"))
-    visitor.assert_refused(503, "unavailable")
+        for probe in (GET, get("/-/metrics")):
+            visitor = server.visitor(probe)
+            assert visitor.status == 200
+            visitor.transport.clear()
+            visitor.send(probe)
+            assert visitor.status == 200
+            visitor.transport.clear()
+            visitor.send(request)
+            visitor.assert_refused(503, "unavailable")
     server.visitor(get("/-/rooms")).assert_refused(503, "unavailable")
+    assert REFUSED["full"].value == before + 11
 
 
 def test_who_is_in_is_asked_for_room_once(server: ChatServer) -> None:
@@ -669,42 +609,24 @@ def test_who_is_in_is_asked_for_room_once(server: ChatServer) -> None:
     late.transport.vanish()
 
 
-def test_that_the_server_was_full_is_counted_as_that(server: ChatServer) -> None:
-    for _ in range(10):
-        server.visitor(handshake())
-    before = REFUSED["full"].value
-    server.visitor(get("/ops"))
-    server.visitor(GET).send(get("/ops"))
-    assert REFUSED["full"].value == before + 2
-
-
-def test_far_too_many_are_dropped_at_once(server: ChatServer) -> None:
-    for _ in range(10 + CONFIG.rejected_connections_margin):
-        server.visitor()
-    dropped = server.visitor(handshake())
-    assert dropped.gone == "ConnectionAborted"
-    assert dropped.transport.value() == b""
-
-
-def test_those_dropped_do_not_count(server: ChatServer) -> None:
+def test_far_too_many_are_dropped_at_once_and_do_not_count(server: ChatServer) -> None:
     waiting = [server.visitor() for _ in range(10 + CONFIG.rejected_connections_margin)]
     for _ in range(5):
-        assert server.visitor().gone
-    for each in waiting:
-        each.transport.vanish()
+        dropped = server.visitor(handshake())
+        assert (dropped.gone, dropped.transport.value()) == ("ConnectionAborted", b"")
+    for visitor in waiting:
+        visitor.transport.vanish()
     assert server.visitor(handshake()).status == 101
 
 
 # What it leaves behind
 
 
-def test_a_client_gone_at_the_incoming_leaves_no_timer(server: ChatServer) -> None:
-    server.visitor(b"GET").transport.vanish()
-    assert server.clock.getDelayedCalls() == []
-
-
-def test_a_refused_client_leaves_no_timer(server: ChatServer) -> None:
-    assert server.visitor(b"\x00").gone
+@rows("data", [b"GET", b"\x00"])
+def test_a_client_that_is_gone_or_refused_leaves_no_timer(server: ChatServer, data: bytes) -> None:
+    visitor = server.visitor(data)
+    if not visitor.gone:
+        visitor.transport.vanish()
     assert server.clock.getDelayedCalls() == []
 
 
