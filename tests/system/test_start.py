@@ -15,7 +15,7 @@ from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
-TWICE = ("--tuning", "start_tries=2")
+TWICE = ("--tuning", "start_attempts=2")
 CHATD_TOOL = str(Path(TWISTD).with_name("chatd"))
 CHATD = (TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", *LISTEN)
 

@@ -168,7 +168,7 @@ def test_a_reload_is_told_and_what_became_of_it(tmp_path: Path, manager: Manager
 def test_the_watchdog_is_not_fed_while_a_worker_is_frozen_and_again_once_it_is_replaced(
     tmp_path: Path, manager: Manager
 ) -> None:
-    with Daemon(tmp_path, "--tuning", "frozen_seconds=6", env=environment(manager)) as daemon:
+    with Daemon(tmp_path, "--tuning", "worker_heartbeat_timeout=6", env=environment(manager)) as daemon:
         manager.wait_for("READY=1")
         frozen = daemon.worker_pids()[0]
         os.kill(frozen, signal.SIGSTOP)

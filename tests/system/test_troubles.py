@@ -358,7 +358,7 @@ def test_a_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path) -> No
 
 
 def test_while_the_parent_is_frozen_workers_serve_on_and_none_is_taken_for_dead_after_it(tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--tuning", "frozen_seconds=4") as daemon:
+    with Daemon(tmp_path, "--tuning", "worker_heartbeat_timeout=4") as daemon:
         workers = daemon.worker_pids()
         with stopped(daemon.process.pid):
             end = time.monotonic() + 6  # longer than a worker may be silent

@@ -17,7 +17,7 @@ from tests.system.network import Cable
 from tests.waiting import until
 
 HERE = "10.77.0.1"
-SOON = [word for name in ("keepalive_seconds=2", "keepalive_again_seconds=1") for word in ("--tuning", name)]
+SOON = [word for name in ("tcp_keepalive_time=2", "tcp_keepalive_interval=1") for word in ("--tuning", name)]
 
 FOLLOW = """
 import socket, ssl, sys
@@ -76,14 +76,16 @@ def cable() -> Iterator[Cable]:
 
 
 def test_clients_whose_packets_are_dropped_are_gone_in_time(tmp_path: Path, cable: Cable, certificate: Path) -> None:
-    assert Config().heartbeat_seconds + Config().vanished_seconds < 90  # as docs/reliability.md promises
+    assert Config().stream_heartbeat_interval + Config().vanished_seconds < 90  # as docs/reliability.md promises
     ports = [
         f"tcp:4001:interface={HERE}",
         f"ssl:4002:privateKey={certificate}:certKey={certificate}:interface={HERE}",
         f"haproxy:tcp:4003:interface={HERE}",
     ]
     listen = [word for port in ports for word in ("--listen", port)]
-    with Daemon(tmp_path, *listen, *SOON, "--tuning", "heartbeat_seconds=2", workers=1, host=cable.here) as daemon:
+    with Daemon(
+        tmp_path, *listen, *SOON, "--tuning", "stream_heartbeat_interval=2", workers=1, host=cable.here
+    ) as daemon:
         asked = [
             f"{port} {tls} {proxied} /{room}{port}?follow=1&nick=ann {accept}"
             for port, tls, proxied in ((4001, 0, 0), (4002, 1, 0), (4003, 0, 1))
