@@ -328,9 +328,12 @@ def _config(options: Options) -> Config:
         RevokedTokens(config.auth_revoked).read()
     if config.ban_list:
         BanList(config.ban_list).read()
-    for endpoint in config.listen:
-        check_endpoint(endpoint)
-        check_identity(endpoint)
+    for option, endpoints in (("--listen", config.listen), ("--metrics-listen", config.metrics_listen)):
+        for endpoint in endpoints:
+            check_endpoint(endpoint, option)
+            check_identity(endpoint)
+    if both := next((endpoint for endpoint in config.metrics_listen if endpoint in config.listen), ""):
+        raise BadValue(f"--metrics-listen: {quoted(both)} is an address of --listen too; use another one")
     Hosts(config.allowed_host)
     Origins(config.allowed_origin)
     TrustedProxies(config.trusted_proxy)
@@ -373,7 +376,7 @@ def makeService(options: Options) -> IService:
         server_program = "" if config.redis else find_server()
         if config.data_dir and server_program:
             DataDir(config.data_dir, config.data_dir_lock_timeout).check()
-        ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
+        ports = ListeningSockets(config.listen, config.workers, config.listen_backlog, config.metrics_listen)
         ports.bind()
         ports.close()
         if twistd is not None and _stays_this_user(twistd):

@@ -139,21 +139,21 @@ def expects_proxy_header(endpoint: str) -> bool:
     return endpoint.startswith(f"{_PROXY_WRAPPER}:")
 
 
-def check_endpoint(text: str) -> None:
-    """Check the form of an endpoint string. Raise BadValue with one that was probably meant."""
+def check_endpoint(text: str, option: str = "--listen") -> None:
+    """Check the form of an endpoint string of an option. Raise BadValue with one that was probably meant."""
     try:
         _, kind, values, named = split_endpoint(text)
     except ValueError:  # a backslash at the end, the name of a part that is not ASCII
         kind, values, named = text, [], {}
     if kind not in _PARTS:
         if not _is_plugin(kind):
-            raise BadValue(f"--listen: {quoted(text)} is not an address; use {suggestion(text) or _EXAMPLES}")
+            raise BadValue(f"{option}: {quoted(text)} is not an address; use {suggestion(text) or _EXAMPLES}")
         return
     try:
         _check_parts(kind, values, named)
     except BadValue as error:
         meant = suggestion(text)
-        raise BadValue(f"--listen: {quoted(text)}: {error}{f'; use {meant}' if meant else ''}") from None
+        raise BadValue(f"{option}: {quoted(text)}: {error}{f'; use {meant}' if meant else ''}") from None
 
 
 def _is_plugin(kind: str) -> bool:

@@ -210,6 +210,7 @@ def combine(*sources: Source) -> Config:
     values["workers"] = values.get("workers") or max(FEWEST_WORKERS, os.cpu_count() or 1)
     config = Config(**values)
     values["listen"] = endpoints_of(config.listen, config.tls_cert, config.tls_key)
+    values["metrics_listen"] = endpoints_of(config.metrics_listen, "", "")
     return Config(**values)
 
 

@@ -180,6 +180,15 @@ class Config(Tuning):
         f"systemd:name=chatd or haproxy:tcp:PORT. {_SEVERAL}",
         shown="127.0.0.1:3000 and [::1]:3000",
     )
+    metrics_listen: tuple[str, ...] = _option(
+        (),
+        "listen.metrics",
+        "ADDRESS",
+        str,
+        "Serve /-/metrics and health checks on this address, in the forms of --listen but without --tls-cert, and "
+        f"/-/metrics nowhere else. {_SEVERAL}",
+        shown="none; /-/metrics is served on every --listen address",
+    )
     tls_cert: str = _option(
         "",
         "listen.tls_cert",

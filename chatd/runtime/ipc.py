@@ -27,6 +27,8 @@ class ListeningSocket(msgspec.Struct, frozen=True):
     """An endpoint string for its wrappers: TLS, the PROXY protocol."""
     descriptor: int
     """Its descriptor in the worker."""
+    metrics: bool = False
+    """Whether it serves metrics and health checks only."""
 
 
 class Assignment(msgspec.Struct, frozen=True):

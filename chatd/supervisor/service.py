@@ -66,7 +66,7 @@ class ChatService(Service):
         if server_log is not None:
             flush = server_log.flush_old
             self._log_flushing = Periodic(reactor, config.log_repeat_check_interval, flush, "logging repeated events")
-        self._ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
+        self._ports = _listening_sockets(config)
         self._new_ports: ListeningSockets | None = None  # of a reload in progress
         self._open_files = 0
         self._has_terminal = False
@@ -200,7 +200,7 @@ class ChatService(Service):
         try:
             config = self._changed(self._reread())
             check_log(config.chat_log)
-            ports = self._new_ports = ListeningSockets(config.listen, config.workers, config.listen_backlog)
+            ports = self._new_ports = _listening_sockets(config)
             ports.bind(self._ports)
         except BadValue as error:
             self._not_reloaded(str(error))
@@ -286,6 +286,8 @@ class ChatService(Service):
         )
         for hint in self._ports.hints(self._config.allowed_host):
             log.info("{hint}", hint=hint)
+        for hint in self._ports.metrics_hints():
+            log.info("{hint}", hint=hint)
         self._warn_of_exposed()
         log.info("the chat log: {path}", path=self._config.chat_log)
         most = max_worker_connections(self._config, self._open_files)
@@ -296,6 +298,10 @@ class ChatService(Service):
             files=self._open_files or "any number of",
         )
         self._reporter.ready()
+
+
+def _listening_sockets(config: Config) -> ListeningSockets:
+    return ListeningSockets(config.listen, config.workers, config.listen_backlog, config.metrics_listen)
 
 
 def _log_failed_start(why: str) -> None:

@@ -54,6 +54,8 @@ class BoundEndpoint:
     sockets: list[socket.socket]
     """One socket per worker, or a single one that all share."""
     secure: bool = False
+    metrics: bool = False
+    """Whether it is an endpoint of ``--metrics-listen``."""
     path: str = ""
     """The file of a unix socket, which is removed at the end."""
     place: "Place" = ()
@@ -68,6 +70,13 @@ class BoundEndpoint:
         """Return the address family: AF_INET, AF_INET6 or AF_UNIX."""
         return self.sockets[0].family
 
+    def metrics_hint(self) -> str:
+        """Return where the metrics are, for the log."""
+        address = self.sockets[0].getsockname()
+        if self.family == socket.AF_UNIX:
+            return f"metrics: {address}"
+        return f"metrics: http{'s' * self.secure}://{_host_and_port(*address[:2])}/-/metrics"
+
     def hint(self, name: str = "") -> str:
         """Return how to connect, for the log. Name is the host name that a request must have, if any."""
         if self.family == socket.AF_UNIX:
@@ -77,10 +86,14 @@ class BoundEndpoint:
         if ip_address(host).is_unspecified:  # the host name may resolve to another address
             host = "::1" if ":" in host else "localhost"
         host = name or host
-        address = f"{f'[{host}]' if ':' in host else host}:{port}"
+        address = _host_and_port(host, port)
         if expects_proxy_header(self.endpoint):
             return f"for a proxy that speaks the PROXY protocol: {address}"
         return f"connect with: websocat {'wss' if self.secure else 'ws'}://{address}"
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass
@@ -161,7 +174,7 @@ class HeldSockets:
         for index, endpoint in enumerate(self._bound):
             if endpoint.place == place:
                 del self._bound[index]
-                return replace(endpoint, sockets=list(endpoint.sockets))
+                return replace(endpoint, sockets=list(endpoint.sockets), metrics=False)
         return None
 
     def has_port(self, family: int, port: int) -> bool:
@@ -271,10 +284,16 @@ def _one_line(error: object) -> str:
 
 
 class ListeningSockets:
-    """All endpoints of ``--listen``, from ``bind`` to ``close``."""
+    """All endpoints of ``--listen`` and ``--metrics-listen``, from ``bind`` to ``close``.
 
-    def __init__(self, endpoints: Sequence[str], copies: int, backlog: int) -> None:
-        """Set the endpoint strings (none: LOOPBACK_LISTEN), the number of workers and the length of the queues."""
+    An endpoint for metrics has one socket for all workers, so that each worker answers while others are replaced.
+    """
+
+    def __init__(self, endpoints: Sequence[str], copies: int, backlog: int, metrics: Sequence[str] = ()) -> None:
+        """Set the endpoint strings (none: LOOPBACK_LISTEN), the number of workers, the length of the queues, and the
+        endpoint strings for metrics.
+        """
+        self._metrics = metrics
         self._endpoints = endpoints or LOOPBACK_LISTEN
         self._optional = () if endpoints else LOOPBACK_LISTEN[1:]
         self._copies = copies
@@ -295,6 +314,9 @@ class ListeningSockets:
                 except BadValue:
                     if endpoint not in self._optional or has_ipv6():
                         raise
+            for endpoint in self._metrics:
+                found = bind(endpoint, 1, self._backlog, held)
+                self.bound += [replace(bound, metrics=True) for bound in found]
         except BadValue:
             self.close(before)
             raise
@@ -329,12 +351,17 @@ class ListeningSockets:
         name = next((known for known in ("localhost", *names) if known in names), "")
         if self._optional:
             return [f"connect with: websocat ws://{name or 'localhost'}:{self.bound[0].sockets[0].getsockname()[1]}"]
-        hints = list(dict.fromkeys(endpoint.hint(name) for endpoint in self.bound))
+        hints = list(dict.fromkeys(endpoint.hint(name) for endpoint in self.bound if not endpoint.metrics))
         return [hint for hint in hints if (same := hint.replace("[::1]", "localhost")) == hint or same not in hints]
 
+    def metrics_hints(self) -> list[str]:
+        """Return where the metrics are, for the log."""
+        return [endpoint.metrics_hint() for endpoint in self.bound if endpoint.metrics]
+
     def exposed(self) -> list[int]:
-        """Return the TCP ports to which other hosts can connect."""
-        tcp = (endpoint.sockets[0] for endpoint in self.bound if endpoint.family != socket.AF_UNIX)
+        """Return the TCP ports for chat to which other hosts can connect."""
+        chat = [endpoint for endpoint in self.bound if not endpoint.metrics]
+        tcp = (endpoint.sockets[0] for endpoint in chat if endpoint.family != socket.AF_UNIX)
         addresses = (bound.getsockname()[:2] for bound in tcp)
         return sorted({port for host, port in addresses if not ip_address(host.partition("%")[0]).is_loopback})
 
@@ -343,10 +370,11 @@ def inheritance(
     bound: Sequence[BoundEndpoint], worker: int, workers: int, first: int
 ) -> tuple[tuple[ListeningSocket, ...], dict[int, int]]:
     """Return the sockets that a worker (0, 1, …) of so many inherits, and the childFDs for them from ``first`` on."""
-    sockets = [
-        (endpoint.endpoint, inherited) for endpoint in bound for inherited in endpoint.sockets_for(worker, workers)
+    sockets = [(endpoint, inherited) for endpoint in bound for inherited in endpoint.sockets_for(worker, workers)]
+    listeners = [
+        ListeningSocket(endpoint.endpoint, descriptor, endpoint.metrics)
+        for descriptor, (endpoint, _) in enumerate(sockets, first)
     ]
-    listeners = [ListeningSocket(endpoint, descriptor) for descriptor, (endpoint, _) in enumerate(sockets, first)]
     return tuple(listeners), {descriptor: bound.fileno() for descriptor, (_, bound) in enumerate(sockets, first)}
 
 

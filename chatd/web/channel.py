@@ -135,6 +135,8 @@ class Channel(CountedBacklog, HTTPChannel):
 
     site: Any
     """The ``Site`` that made it."""
+    metrics = False
+    """Whether only metrics and health checks are served where it came to."""
     exposed = False
     """Whether others than this host can connect where this connection did."""
     loopback = False

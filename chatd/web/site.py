@@ -41,6 +41,8 @@ from chatd.web.status import healthz, metrics, readyz
 
 log = Logger()
 
+SERVED_WITH_METRICS = (METRICS, *PROBES)
+"""The paths on a listener of ``--metrics-listen``."""
 _HOST = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 _ASSETS = b"/-/assets/"
 _MEMBERS = re.compile(rb"/(?!-/)([^/]*)/members")
@@ -112,7 +114,7 @@ class Answers(Resource):
             except Refused as refused:
                 channel.refuse(refused, head)
                 return NOT_DONE_YET
-        if request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
+        if not channel.metrics and request.requestHeaders.hasHeader(b"upgrade") and (head := head_of(request)).upgrades:
             request.charged = True  # as every handshake is
             channel.upgrade(head)
             return NOT_DONE_YET
@@ -120,8 +122,13 @@ class Answers(Resource):
         check_origin(request, connections.origins)
         _charge(request)
         path = split_target(request.uri)[0]
+        if channel.metrics and path not in SERVED_WITH_METRICS:
+            raise Refused(404, "not_found", "only /-/metrics, /-/healthz and /-/readyz are here")
+        if path == METRICS and channel.site.config.metrics_listen and not channel.metrics:
+            raise Refused(404, "not_found", "the metrics are on an address of their own")
         if path not in PROBES:
-            connections.hosts.check(header(request, "host"), loopback=request.channel.loopback)
+            if not channel.metrics:  # there the scraper may use any name or address of the server
+                connections.hosts.check(header(request, "host"), loopback=channel.loopback)
             connections.bans.check(client_address(request))
         methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))

@@ -48,6 +48,8 @@ class IncomingConnection(Protocol):
         """Whether others than this host can connect where this connection did: limits hold there."""
         self.loopback = False
         """Whether it came to a TCP port on a loopback address, without a PROXY header."""
+        self.metrics = False
+        """Whether only metrics and health checks are served where this connection came to."""
         self.proxied = False
         """Whether it begins with a PROXY header; the client's address is not known before."""
 
@@ -95,7 +97,7 @@ class IncomingConnection(Protocol):
         factory, charged, request = self.factory, False, None
         try:
             request, peer = read_head(head), address_of(self.transport)
-            if request.upgrades:
+            if request.upgrades and not self.metrics:
                 charged = True  # by ``let_in``
                 if factory.full:
                     raise server_full()
@@ -103,7 +105,7 @@ class IncomingConnection(Protocol):
                 self._hand_over(connection, rest)
             else:
                 channel = factory.site.buildProtocol(self.transport.getPeer())
-                channel.exposed, channel.loopback = self.exposed, self.loopback
+                channel.exposed, channel.loopback, channel.metrics = self.exposed, self.loopback, self.metrics
                 channel.admit(request, peer)
                 self._hand_over(channel, head + rest)
         except Refused as refused:
@@ -170,12 +172,13 @@ class ListenerFactory(Factory):
         self._full_at = 0  # how many there were when it was logged
         site.full = lambda: self.full
 
-    def port(self, *, exposed: bool, proxied: bool = False, unix: bool = False) -> Factory:
-        """Return the doors of a port.
+    def port(self, *, exposed: bool, proxied: bool = False, unix: bool = False, metrics: bool = False) -> Factory:
+        """Return the factory of a port.
 
-        Exposed: other hosts can connect; proxied: connections begin with a PROXY header; unix: a unix socket.
+        Exposed: other hosts can connect; proxied: connections begin with a PROXY header; unix: a unix socket; metrics:
+        only metrics and health checks are served.
         """
-        return _Port(self, exposed=exposed, proxied=proxied, loopback=not (exposed or proxied or unix))
+        return _Port(self, exposed=exposed, proxied=proxied, loopback=not (exposed or proxied or unix), metrics=metrics)
 
     def drain(self) -> None:
         """Keep no HTTP connection longer than for the answer that it waits for."""
@@ -234,17 +237,20 @@ class _Port(Factory):
 
     noisy = False
 
-    def __init__(self, listener: ListenerFactory, *, exposed: bool, proxied: bool, loopback: bool) -> None:
+    def __init__(
+        self, listener: ListenerFactory, *, exposed: bool, proxied: bool, loopback: bool, metrics: bool
+    ) -> None:
         self._listener = listener
         self._exposed = exposed
         self._proxied = proxied
         self._loopback = loopback
+        self._metrics = metrics
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Return a connection of this listener."""
         connection = IncomingConnection()
         connection.factory, connection.exposed, connection.proxied = self._listener, self._exposed, self._proxied
-        connection.loopback = self._loopback
+        connection.loopback, connection.metrics = self._loopback, self._metrics
         return connection
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -283,9 +283,8 @@ class Worker:
             inherited = InheritedSockets(self._reactor, listener)
             endpoint = serverFromString(inherited, listener.endpoint)
             exposed, proxied = not is_local(listener.descriptor), expects_proxy_header(listener.endpoint)
-            port = self._listener.port(
-                exposed=exposed, proxied=proxied, unix=family_of(listener.descriptor) == socket.AF_UNIX
-            )
+            unix = family_of(listener.descriptor) == socket.AF_UNIX
+            port = self._listener.port(exposed=exposed, proxied=proxied, unix=unix, metrics=listener.metrics)
             endpoint.listen(port).addCallbacks(self._ports.append, self._no_port)
 
     def drain(self) -> None:

@@ -458,6 +458,23 @@ def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
     these.close()
 
 
+def test_an_endpoint_for_metrics_has_one_socket_that_a_reload_keeps() -> None:
+    before = ListeningSockets([LOOPBACK], 2, 16, ["tcp:0"])
+    before.bind()
+    chat, metrics = before.bound
+    assert (len(chat.sockets), len(metrics.sockets)) == (2, 1)
+    listeners, _ = inheritance(before.bound, 1, 2, 3)
+    assert [listener.metrics for listener in listeners] == [False, True]
+    assert before.metrics_hints() == [f"metrics: http://0.0.0.0:{port_of(metrics.sockets[0])}/-/metrics"]
+    assert before.hints() == [chat.hint()]
+    assert before.exposed() == []
+    after = ListeningSockets([LOOPBACK], 3, 16, ["tcp:0"])
+    after.bind(before)
+    assert after.bound[1].sockets == metrics.sockets
+    before.close(after)
+    after.close()
+
+
 def test_equivalent_hints_are_logged_once() -> None:
     four = ListeningSockets(["tcp:0"], 2, 16)
     four.bind()

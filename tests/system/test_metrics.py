@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
-from tests.system.daemon import Daemon
+from tests.system.daemon import TWISTD, Daemon, free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -220,3 +222,48 @@ def test_each_metric_is_explained_in_the_documentation(daemon: Daemon) -> None:
     families = {family.name for family in text_string_to_metric_families(scrape(daemon))}
     text = (ROOT / "docs" / "operations.md").read_text()
     assert {name for name in families if name not in text} == set()
+
+
+# A listener of its own
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def test_a_listener_for_metrics_answers_over_reloads_and_deaths_and_the_chat_port_does_not(tmp_path: Path) -> None:
+    port = free_port()
+    with Daemon(tmp_path, "--metrics-listen", f":{port}", "--drain-timeout", "0") as daemon:
+        daemon.wait_for(rf"metrics: http://0\.0\.0\.0:{port}/-/metrics")
+        for path in ("/-/healthz", "/-/readyz"):
+            assert get(port, path)[0] == get(daemon.port, path)[0] == 200
+        assert get(daemon.port, "/-/metrics")[0] == get(port, "/ops")[0] == get(port, "/-/rooms")[0] == 404
+        with daemon.connect("ops"), pytest.raises(InvalidStatus):
+            connect(f"ws://127.0.0.1:{port}/ops").close()
+        until(lambda: "\nchatd_workers_ready 2" in get(port, "/-/metrics")[1], "the metrics of both workers")
+        os.kill(daemon.worker_pids()[0], signal.SIGKILL)
+        until(lambda: "\nchatd_worker_restarts_total 1" in get(port, "/-/metrics")[1], "the death to be counted")
+        before = len(daemon.log())
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for(r"chatd \S+ is ready", after=before)
+        assert get(port, "/-/metrics")[0] == 200
+
+
+def test_an_address_for_metrics_that_is_in_use_is_one_line_at_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [TWISTD, "-n", "--pidfile=", "chatd", "--listen", "127.0.0.1:0", "--metrics-listen"]
+        ended = subprocess.run(
+            [*command, f"127.0.0.1:{port}"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    endpoint = f"tcp:{port}:interface=127.0.0.1"
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        f"twistd chatd: cannot listen on {endpoint}: Address already in use\n",
+    )

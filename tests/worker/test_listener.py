@@ -758,6 +758,30 @@ def test_a_port_on_a_loopback_address_serves_names_of_this_host_alone() -> None:
     assert refused == [("loopback", each) for each in ("a page", "a websocket", "a websocket behind a probe")]
 
 
+def test_a_listener_for_metrics_serves_nothing_else_and_no_other_listener_serves_them() -> None:
+    requests = {
+        **{path: get(path) for path in ("/-/metrics", "/-/healthz", "/-/readyz", "/ops")},
+        "a websocket": handshake(),
+        "a websocket after a probe": GET + handshake(),
+    }
+
+    def not_found(*, metrics: bool) -> set[str]:
+        server = ChatServer(replace(CONFIG, metrics_listen=("tcp:9100",)))
+        incomings: Any = server.incomings
+        server.incomings = incomings.port(exposed=False, metrics=metrics)
+        return {request for request, data in requests.items() if b" 404 " in server.visitor(data).raw}
+
+    assert not_found(metrics=False) == {"/-/metrics"}
+    assert not_found(metrics=True) == {"/ops", "a websocket", "a websocket after a probe"}
+
+
+def test_a_listener_for_metrics_may_be_asked_by_any_name() -> None:
+    server = ChatServer(replace(CONFIG, metrics_listen=("tcp:9100",), allowed_host=("chat.example.org",)))
+    incomings: Any = server.incomings
+    server.incomings = incomings.port(exposed=True, metrics=True)
+    assert server.visitor(get("/-/metrics").replace(b"localhost", b"192.0.2.1:9100")).raw.startswith(b"HTTP/1.1 200")
+
+
 # What an address may ask for
 
 
