@@ -125,20 +125,20 @@ class MessageTests(TestCase):
 
     def test_a_compressed_message_is_taken(self) -> None:
         self.client.send(compressed(deflated(LONG.encode())))
-        assert self.server.said() == [LONG]
+        assert self.server.published() == [LONG]
 
     def test_one_that_is_not_compressed_is_taken_too(self) -> None:
         self.client.send(frame(b"a") + compressed(deflated(b"b")) + frame(b"c"))
-        assert self.server.said() == ["a", "b", "c"]
+        assert self.server.published() == ["a", "b", "c"]
 
     def test_each_message_is_inflated_by_itself(self) -> None:
         self.client.send(*[compressed(deflated(LONG.encode()))] * 3)
-        assert self.server.said() == [LONG] * 3
+        assert self.server.published() == [LONG] * 3
 
     def test_fragments_with_a_ping_between_are_one_message(self) -> None:
         data = deflated(LONG.encode())
         self.client.send(compressed(data[:7], fin=False), frame(b"hi", PING), frame(data[7:], CONTINUATION))
-        assert self.server.said() == [LONG]
+        assert self.server.published() == [LONG]
         assert sent(self.client) == [(0x80 | PONG, b"hi")]
 
     def test_a_continuation_that_says_it_is_compressed_is_1002(self) -> None:
@@ -158,7 +158,7 @@ class MessageTests(TestCase):
     def test_what_is_no_deflate_is_1007(self) -> None:
         self.client.send(compressed(b"\xff" * 20))
         assert self.client.closed_with == 1007
-        assert self.server.said() == []
+        assert self.server.published() == []
 
     def test_what_inflates_to_no_utf_8_is_1007(self) -> None:
         self.client.send(compressed(deflated(b"\xff\xff")))
@@ -166,7 +166,7 @@ class MessageTests(TestCase):
 
     def test_the_limit_is_on_what_it_inflates_to(self) -> None:
         self.client.send(compressed(deflated(b"x" * 1000)))
-        assert self.server.said() == ["x" * 1000]
+        assert self.server.published() == ["x" * 1000]
         self.client.send(compressed(deflated(b"x" * 1003)))
         assert self.client.closed_with == 1009
 
@@ -175,7 +175,7 @@ class MessageTests(TestCase):
             server = ChatServer(COMPRESSING)
             victim = client(server)
             victim.send(compressed(deflated(b"x" * 1000 + b"\r\n" + b"x" * (size - 1000))))
-            assert (victim.closed_with, server.said()) == (1009, [])
+            assert (victim.closed_with, server.published()) == (1009, [])
 
     def test_a_message_of_the_limit_is_taken_however_it_is_cut(self) -> None:
         whole = compressed(deflated(b"x" * 1000 + b"\r\n"))
@@ -183,7 +183,7 @@ class MessageTests(TestCase):
             self.client.send(whole[:cut], whole[cut:])
         for each in whole:
             self.client.send(bytes((each,)))
-        assert self.server.said() == ["x" * 1000] * len(whole)
+        assert self.server.published() == ["x" * 1000] * len(whole)
 
     def test_a_message_of_the_limit_that_compression_makes_longer_is_taken(self) -> None:
         stored = zlib.compressobj(level=0, wbits=-15)
@@ -196,7 +196,7 @@ class MessageTests(TestCase):
         nine_bits = (fixed.compress(text.encode()) + fixed.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
         assert min(len(in_blocks), len(nine_bits)) > 1002
         self.client.send(compressed(in_blocks), compressed(nine_bits))
-        assert self.server.said() == ["x" * 1000, text]
+        assert self.server.published() == ["x" * 1000, text]
 
     def test_a_message_without_its_end_is_1007(self) -> None:
         whole = deflated(LONG.encode())
@@ -204,12 +204,12 @@ class MessageTests(TestCase):
             server = ChatServer(COMPRESSING)
             victim = client(server)
             victim.send(compressed(whole[:size]))
-            assert (victim.closed_with, server.said()) == (1007, [])
+            assert (victim.closed_with, server.published()) == (1007, [])
 
     def test_what_follows_the_end_of_a_deflate_stream_is_1007(self) -> None:
         ended = zlib.compressobj(wbits=-15)
         self.client.send(compressed(ended.compress(b"hello") + ended.flush(zlib.Z_FINISH) + deflated(b"more")))
-        assert (self.client.closed_with, self.server.said()) == (1007, [])
+        assert (self.client.closed_with, self.server.published()) == (1007, [])
 
     def test_a_bomb_is_1009_and_never_unpacked(self) -> None:
         server = ChatServer(Config(max_message_size=100_000, compress=True))
@@ -229,12 +229,12 @@ class MessageTests(TestCase):
     def test_what_a_program_hears_and_says_is_compressed(self) -> None:
         agreed = handshake(Sec_WebSocket_Protocol="chatd.v1", Sec_WebSocket_Extensions="permessage-deflate")
         program = self.server.client(head=agreed)
-        self.server.say(1, 900)
+        self.server.publish(1, 900)
         first, payload = sent(program)[-1]
         assert first == 0x81 | RSV1
         assert b'"type":"message"' in inflated(payload)
         program.send(compressed(deflated(b'{"type":"publish","room":"lobby","text":"%b"}' % (b"x" * 1000))))
-        assert self.server.said() == ["x" * 1000]
+        assert self.server.published() == ["x" * 1000]
 
     def test_an_idle_client_keeps_nothing_of_a_compressed_message(self) -> None:
         others = [client(self.server) for _ in range(40)]
@@ -243,7 +243,7 @@ class MessageTests(TestCase):
         before = tracemalloc.get_traced_memory()[0]
         for each in others:
             each.send(compressed(deflated(LONG.encode())))
-        self.server.said()
+        self.server.published()
         for each in others:
             each.transport.clear()
         self.server.bus.published.clear()
@@ -252,7 +252,7 @@ class MessageTests(TestCase):
     def test_a_batch_is_compressed_once_for_all_who_agreed(self) -> None:
         others, plain = [client(self.server) for _ in range(5)], self.server.client()
         self.client.send(frame(LONG.encode()), frame(b"short"))
-        self.server.said()
+        self.server.published()
         blobs = {other.transport.value().partition(b"\r\n\r\n")[2] for other in others}
         assert len(blobs) == 1
         [(first, payload), (second, short)] = sent(others[0])
@@ -272,7 +272,7 @@ class MessageTests(TestCase):
         others = [client(self.server) for _ in range(10)]
         self.client.send(frame(b"one"), frame(LONG.encode()))
         others[0].send(frame(b"two"))
-        self.server.said()
+        self.server.published()
         assert len(made) == 3
         assert len(sent(others[1])) == 3
         assert (len(sent(others[0])), len(sent(self.client))) == (2, 1)
@@ -283,7 +283,7 @@ class MessageTests(TestCase):
         for each in [client(self.server) for _ in range(3)]:
             each.transport.write = heard.append  # type: ignore[method-assign, assignment]
         self.client.send(frame(LONG.encode()))
-        self.server.said()
+        self.server.published()
         assert len(heard) == 3
         assert heard[0] is heard[1] is heard[2]
 

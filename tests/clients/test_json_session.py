@@ -446,10 +446,7 @@ def test_where_they_are_too_many_it_is_told_how_many(server: ChatServer, client:
 @pytest.mark.parametrize(
     ("asked", "texts"),
     [
-        ({}, "abcde"),
-        ({"limit": 2}, "de"),
-        ({"before": 4}, "abc"),
-        ({"before": 4, "limit": 2}, "bc"),
+        *(({}, "abcde"), ({"limit": 2}, "de"), ({"before": 4}, "abc"), ({"before": 4, "limit": 2}, "bc")),
         ({"before": 1}, ""),
     ],
 )
@@ -810,14 +807,8 @@ def test_one_that_missed_who_came_while_it_was_behind_is_told_who_is_there(serve
 @pytest.mark.parametrize(
     ("why", "comes_back"),
     [
-        (STOPPING, True),
-        (OUR_FAULT, True),
-        (close_codes.BUS_AWAY, True),
-        (close_codes.too_slow(None), True),
-        (CloseCode(1012, "restart"), True),
-        (TAKEN_OVER, False),
-        (TOO_LARGE, False),
-        (close_codes.NOT_TEXT, False),
+        *((STOPPING, True), (OUR_FAULT, True), (close_codes.BUS_AWAY, True), (close_codes.too_slow(None), True)),
+        *((CloseCode(1012, "restart"), True), (TAKEN_OVER, False), (TOO_LARGE, False), (close_codes.NOT_TEXT, False)),
         (CloseCode(1002, "no such frame"), False),
         (CloseCode(1007, "not UTF-8"), False),
     ],

@@ -1,4 +1,4 @@
-"""What one bare client may do and hears: its session, between a line and a real hub."""
+"""The session of a client of the pipe format, between a connection in memory and a real hub."""
 
 import sys
 from dataclasses import replace
@@ -26,6 +26,7 @@ from chatd.protocol.message import OffsetGap, StreamPosition
 from chatd.protocol.websocket_frames import text_frame
 from tests.clients.server import CONFIG, ChatServer
 from tests.fakes import FakeLine
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -33,23 +34,18 @@ def server() -> ChatServer:
     return ChatServer()
 
 
-# What it says
+# What it publishes
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_one_line_end_is_dropped(server: ChatServer, end: str) -> None:
-    session, _ = server.session()
-    session.received(["a" + end])
-    assert server.turn() == [("lobby", "a")]
+TEXTS = ["a\n", "a\r", "\r", "\ta ", "\x00", "\x1b[31m", "a\nb", "a\u2028", "007", "1_000", "{}", "\ufeff"]
 
 
-@pytest.mark.parametrize(
-    "text", ["a\n", "a\r", "\r", "\ta ", "\x00", "\x1b[31m", "a\nb", "a\u2028", "007", "1_000", "{}", "\ufeff"]
-)
-def test_anything_else_stays_as_it_is(server: ChatServer, text: str) -> None:
-    session, _ = server.session()
-    session.received([text + "\r\n"])
-    assert server.turn() == [("lobby", text)]
+@rows("text, end", [*(("x" * 16, end) for end in ("", "\n", "\r\n")), *((text, "\r\n") for text in TEXTS)])
+def test_one_line_end_is_dropped_and_anything_else_published(text: str, end: str) -> None:
+    server = ChatServer()
+    session, line = server.session()
+    session.received([text + end])
+    assert (server.turn(), line.events) == ([("lobby", text)], [])
 
 
 @given(st.text(max_size=4))
@@ -61,39 +57,28 @@ def test_any_line_is_published_unchanged(text: str) -> None:
     assert server.turn() == ([("lobby", line)] if line else [])
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\r\n"])
-def test_an_empty_line_is_ignored(server: ChatServer, text: str) -> None:
+@rows("texts", [[], [""], ["\n"], ["\r\n"]])
+def test_an_empty_line_is_ignored(texts: list[str]) -> None:
+    server = ChatServer()
     session, line = server.session()
-    session.received([text])
-    assert server.turn() == []
-    assert line.events == []
+    session.received(texts)
+    assert (server.turn(), line.events) == ([], [])
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_message_of_the_longest_size_is_taken(server: ChatServer, end: str) -> None:
-    session, _ = server.session()
-    session.received(["x" * 16 + end])
-    assert server.turn() == [("lobby", "x" * 16)]
-
-
-@pytest.mark.parametrize("end", ["", "\n"])
-def test_a_message_over_the_size_closes_and_reaches_nobody(server: ChatServer, end: str) -> None:
+@rows(
+    "texts, published",
+    [
+        (["x" * 17], []),
+        (["x" * 17 + "\n"], []),
+        (["€€€€€x", "ÅÅÅÅÅÅÅÅ\r\n", "€€€€€€"], ["€€€€€x", "ÅÅÅÅÅÅÅÅ"]),  # the size is counted in bytes
+        (["a", "b\n", "x" * 17, "c"], ["a", "b"]),
+    ],
+)
+def test_a_message_over_the_size_closes_after_those_before_it(texts: list[str], published: list[str]) -> None:
+    server = ChatServer()
     session, line = server.session()
-    session.received(["x" * 17 + end])
-    assert line.events == [TOO_LARGE]
-    assert server.turn() == []
-
-
-def test_the_size_is_counted_in_bytes(server: ChatServer) -> None:
-    session, line = server.session()
-    session.received(["€€€€€€"])
-    assert line.events == [TOO_LARGE]
-
-
-def test_the_longest_size_of_characters_of_several_bytes_is_taken(server: ChatServer) -> None:
-    session, line = server.session()
-    session.received(["€€€€€x", "ÅÅÅÅÅÅÅÅ\r\n"])
-    assert (server.turn(), line.events) == ([("lobby", "€€€€€x"), ("lobby", "ÅÅÅÅÅÅÅÅ")], [])
+    session.received(texts)
+    assert (server.turn(), line.events) == ([("lobby", text) for text in published], [TOO_LARGE])
 
 
 def test_the_messages_of_one_read_are_published_together_in_their_order(server: ChatServer) -> None:
@@ -103,65 +88,38 @@ def test_the_messages_of_one_read_are_published_together_in_their_order(server: 
     assert len(server.bus.published) == len(server.chat_log.entries) == 1
 
 
-def test_one_too_large_in_a_read_lets_those_before_it_through_and_none_behind_it(server: ChatServer) -> None:
-    session, line = server.session()
-    session.received(["a", "b\n", "x" * 17, "c"])
-    assert server.turn() == [("lobby", "a"), ("lobby", "b")]
-    assert line.events == [TOO_LARGE]
-
-
-def test_a_read_of_nothing_changes_nothing(server: ChatServer) -> None:
-    session, line = server.session()
-    session.received([])
-    assert (server.turn(), line.events) == ([], [])
-
-
-def test_binary_is_not_taken(server: ChatServer) -> None:
+def test_binary_is_refused(server: ChatServer) -> None:
     session, line = server.session()
     assert not session.accepts_binary
     session.received_binary(b"hello")
     assert (server.turn(), line.events) == ([], [NOT_TEXT])
 
 
-# What it hears
+# What it receives
 
 
-def test_others_hear_it_and_it_does_not_hear_itself(server: ChatServer) -> None:
-    session, line = server.session("s1")
-    _, other = server.session("s2")
+def test_others_in_the_room_receive_it_and_the_sender_with_echo(server: ChatServer) -> None:
+    session, line = server.session("s1", "ops")
+    echoing, echoed = server.session("s2", "ops", echo=True)
+    _, elsewhere = server.session("s3", "lobby")
     session.received(["hello\n"])
-    server.turn()
-    assert other.blobs == [text_frame(b"hello")]
-    assert line.blobs == []
-
-
-def test_it_hears_itself_where_it_asked_to(server: ChatServer) -> None:
-    session, line = server.session(echo=True)
-    session.received(["hello\n"])
-    server.turn()
-    assert line.blobs == [text_frame(b"hello")]
-
-
-def test_it_hears_nothing_of_another_room(server: ChatServer) -> None:
-    session, _ = server.session("s1", "ops")
-    _, other = server.session("s2", "lobby")
-    session.received(["hello"])
-    assert server.turn() == [("ops", "hello")]
-    assert other.blobs == []
+    echoing.received(["hi\n"])
+    assert server.turn() == [("ops", "hello"), ("ops", "hi")]
+    assert b"".join(line.blobs) == text_frame(b"hi")
+    assert b"".join(echoed.blobs) == text_frame(b"hello") + text_frame(b"hi")
+    assert elsewhere.blobs == []
 
 
 def test_it_has_joined_once_the_room_is_subscribed(server: ChatServer) -> None:
     server.bus.confirm_at_once = False
-    session = Session(
-        server.hub, CONFIG, server.clock, FakeLine(), id="s1", target=RoomTarget("ops"), address="192.0.2.1"
-    )
+    session, _ = server.make(Session, "s1", RoomTarget("ops"))
     joined = session.join()
     assert not joined.called
     server.bus.confirm("ops")
     assert joined.called
 
 
-def test_it_hears_nothing_once_it_is_gone(server: ChatServer) -> None:
+def test_it_receives_nothing_once_it_is_closed(server: ChatServer) -> None:
     session, line = server.session("s1")
     other, _ = server.session("s2")
     session.closed()
@@ -170,23 +128,18 @@ def test_it_hears_nothing_once_it_is_gone(server: ChatServer) -> None:
     assert line.blobs == []
 
 
-def test_the_last_one_gone_leaves_no_subscription(server: ChatServer) -> None:
-    session, _ = server.session("s1", "ops")
-    session.closed()
-    assert server.bus.rooms == {}
-
-
-def test_what_it_said_before_it_left_is_published(server: ChatServer) -> None:
+def test_its_last_messages_are_published_and_no_subscription_is_left(server: ChatServer) -> None:
     session, _ = server.session()
     session.received(["bye"])
     session.closed()
-    assert [(room, [each.text for each in messages]) for room, messages in server.bus.published] == [("lobby", ["bye"])]
+    assert [[message.text for message in messages] for _, messages in server.bus.published] == [["bye"]]
+    assert server.bus.rooms == {}
 
 
-# What can't be taken
+# While messages cannot be published
 
 
-def test_it_is_closed_where_the_chat_log_cannot_be_written(server: ChatServer) -> None:
+def test_it_is_closed_if_the_chat_log_cannot_be_written(server: ChatServer) -> None:
     server.chat_log.full = True
     session, line = server.session()
     session.received(["hello"])
@@ -194,7 +147,7 @@ def test_it_is_closed_where_the_chat_log_cannot_be_written(server: ChatServer) -
     assert line.events == [LOG_AWAY]
 
 
-def test_it_is_closed_where_its_message_was_refused(server: ChatServer) -> None:
+def test_it_is_closed_if_its_message_was_refused(server: ChatServer) -> None:
     server.bus.refuse = NotPublished("ERR no")
     session, line = server.session()
     session.received(["hello"])
@@ -202,18 +155,7 @@ def test_it_is_closed_where_its_message_was_refused(server: ChatServer) -> None:
     assert line.events == [OUR_FAULT]
 
 
-def test_a_full_window_only_pauses_reading(server: ChatServer) -> None:
-    server.bus.full = True
-    session, line = server.session()
-    session.received(["a"])
-    server.clock.advance(100)
-    assert line.events == ["pause"]
-    server.bus_comes_back()
-    assert server.turn() == [("lobby", "a")]
-    assert line.events == ["pause", "resume"]
-
-
-def test_what_was_read_before_reading_stopped_is_kept_in_order(server: ChatServer) -> None:
+def test_messages_read_before_the_pause_are_kept_in_order(server: ChatServer) -> None:
     server.bus.full = True
     session, line = server.session()
     session.received(["a"])
@@ -230,22 +172,14 @@ def test_a_read_that_cannot_be_published_is_kept_whole(server: ChatServer) -> No
     session, line = server.session()
     session.received(["a", "b"])
     session.received(["c", "d"])
+    server.clock.advance(100)
     assert line.events == ["pause"]
     server.bus_comes_back()
     assert server.turn() == [("lobby", text) for text in "abcd"]
+    assert line.events == ["pause", "resume"]
 
 
-def test_an_away_bus_closes_it_after_its_patience_and_not_before(server: ChatServer) -> None:
-    server.bus_goes()
-    session, line = server.session()
-    session.received(["a"])
-    server.clock.advance(9.9)
-    assert line.events == ["pause"]
-    server.clock.advance(0.1)
-    assert line.events == ["pause", BUS_AWAY]
-
-
-def test_a_broker_that_refuses_writes_for_too_long_is_why_it_closes(server: ChatServer) -> None:
+def test_a_broker_that_refuses_writes_for_too_long_closes_it(server: ChatServer) -> None:
     server.bus.refusing = "READONLY"
     server.bus_goes()
     session, line = server.session()
@@ -254,24 +188,26 @@ def test_a_broker_that_refuses_writes_for_too_long_is_why_it_closes(server: Chat
     assert line.events == ["pause", try_later("the message bus refuses writes")]
 
 
-def test_what_an_away_bus_did_not_take_is_not_published_later(server: ChatServer) -> None:
+def test_an_away_bus_closes_it_after_the_publish_timeout_and_nothing_is_published_later(server: ChatServer) -> None:
     server.bus_goes()
     session, line = server.session()
     session.received(["a"])
-    server.clock.advance(10)
+    server.clock.advance(9.9)
+    assert line.events == ["pause"]
+    server.clock.advance(0.1)
     server.bus_comes_back()
     assert server.turn() == []
     assert line.events == ["pause", BUS_AWAY]
 
 
-def test_a_silent_client_stays_while_the_bus_is_away(server: ChatServer) -> None:
+def test_a_client_that_sends_nothing_stays_while_the_bus_is_away(server: ChatServer) -> None:
     _, line = server.session()
     server.bus_goes()
     server.clock.advance(1000)
     assert line.events == []
 
 
-def test_patience_begins_when_a_full_window_turns_into_an_outage(server: ChatServer) -> None:
+def test_the_publish_timeout_begins_when_a_full_queue_becomes_an_outage(server: ChatServer) -> None:
     server.bus.full = True
     session, line = server.session()
     session.received(["a"])
@@ -285,7 +221,7 @@ def test_patience_begins_when_a_full_window_turns_into_an_outage(server: ChatSer
     assert line.events == ["pause", BUS_AWAY]
 
 
-def test_a_bus_that_is_back_in_time_takes_what_was_held(server: ChatServer) -> None:
+def test_a_bus_that_is_back_in_time_gets_the_held_messages(server: ChatServer) -> None:
     server.bus_goes()
     session, line = server.session()
     session.received(["a"])
@@ -296,7 +232,7 @@ def test_a_bus_that_is_back_in_time_takes_what_was_held(server: ChatServer) -> N
     assert line.events == ["pause", "resume"]
 
 
-def test_a_second_outage_has_a_patience_of_its_own(server: ChatServer) -> None:
+def test_a_second_outage_has_a_timeout_of_its_own(server: ChatServer) -> None:
     server.bus_goes()
     session, line = server.session()
     session.received(["a"])
@@ -311,7 +247,7 @@ def test_a_second_outage_has_a_patience_of_its_own(server: ChatServer) -> None:
     assert line.events[-1] == BUS_AWAY
 
 
-def test_what_a_client_that_left_said_is_published_when_the_bus_is_back(server: ChatServer) -> None:
+def test_the_messages_of_a_closed_client_are_published_when_the_bus_is_back(server: ChatServer) -> None:
     server.bus_goes()
     session, line = server.session()
     session.received(["last words"])
@@ -321,7 +257,7 @@ def test_what_a_client_that_left_said_is_published_when_the_bus_is_back(server: 
     assert line.events == ["pause"]
 
 
-def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(server: ChatServer) -> None:
+def test_the_unpublished_messages_of_a_closed_client_are_counted_in_the_log(server: ChatServer) -> None:
     server.bus_goes()
     session, _ = server.session()
     session.received(["a"])
@@ -329,10 +265,11 @@ def test_what_a_client_that_left_could_not_say_is_counted_in_the_log(server: Cha
     session.closed()
     with capturedLogs() as events:
         server.clock.advance(10)
-    assert [(each["log_level"], each["count"]) for each in events] == [(LogLevel.warn, 2)]
+    assert server.clock.getDelayedCalls() == []
+    assert [(event["log_level"], event["count"]) for event in events] == [(LogLevel.warn, 2)]
 
 
-def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
+def test_the_held_messages_of_closed_clients_are_bounded_in_bytes() -> None:
     server = ChatServer(replace(CONFIG, disconnected_unpublished_bytes=3 * (16 + CONFIG.message_overhead_bytes)))
     server.bus_goes()
     with capturedLogs() as events:
@@ -340,7 +277,7 @@ def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
             session, _ = server.session(f"s{number}")
             session.received([f"{number}" * 16])
             session.closed()
-    assert [each["count"] for each in events] == [1, 1]
+    assert [event["count"] for event in events] == [1, 1]
     refused = REFUSED_MESSAGES["bus_away"].value
     staying, _ = server.session("s5")
     staying.received(["stays"])
@@ -356,7 +293,7 @@ def test_what_clients_that_left_have_left_behind_is_bounded_in_bytes() -> None:
     assert len(server.turn()) == 3
 
 
-def test_what_ran_out_of_patience_leaves_room_for_others() -> None:
+def test_messages_that_timed_out_leave_room_for_others() -> None:
     server = ChatServer(replace(CONFIG, disconnected_unpublished_bytes=16 + CONFIG.message_overhead_bytes))
     server.bus_goes()
     for name in ("s1", "s2"):
@@ -371,38 +308,34 @@ def test_what_ran_out_of_patience_leaves_room_for_others() -> None:
     assert server.turn() == [("lobby", "last words")]
 
 
-def test_a_session_leaves_no_timer_behind(server: ChatServer) -> None:
-    server.bus_goes()
-    session, _ = server.session()
-    session.received(["a"])
-    session.closed()
-    server.clock.advance(10)
-    assert server.clock.getDelayedCalls() == []
+# History and resume positions
 
 
-# What was said before, and while it was away
+def keyed(server: ChatServer, name: str) -> tuple[Session, FakeLine]:
+    """Join with a resume key."""
+    return server.come(Session, name, RoomTarget("lobby", resume="abcdefgh"))
 
 
-def keyed(server: ChatServer, name: str, *, last: int = 0, echo: bool = False) -> tuple[Session, FakeLine]:
-    line = FakeLine()
-    target = RoomTarget("lobby", echo, last=last, resume="abcdefgh")
-    session = Session(server.hub, CONFIG, server.clock, line, id=name, target=target, address="192.0.2.1")
-    session.join()
-    return session, line
+@pytest.fixture
+def other(server: ChatServer) -> Session:
+    """Return a session that publishes."""
+    return server.session("other")[0]
 
 
-def test_it_hears_the_last_messages_it_asked_for(server: ChatServer) -> None:
-    other, _ = server.session("s1")
+def stored(server: ChatServer) -> StreamPosition | None:
+    """Return the stored resume position."""
+    return server.bus.places["lobby", "abcdefgh"].position
+
+
+def test_it_receives_the_last_messages_that_it_asked_for(server: ChatServer, other: Session) -> None:
     other.received(["a", "b", "c"])
     server.turn()
-    line = FakeLine()
-    target = RoomTarget("lobby", last=2)
-    Session(server.hub, CONFIG, server.clock, line, id="s2", target=target, address="192.0.2.1").join()
+    _, line = server.come(Session, "s2", RoomTarget("lobby", last=2))
     server.turn()
     assert b"".join(line.blobs) == text_frame(b"b") + text_frame(b"c")
 
 
-def test_without_a_key_it_knows_of_no_place(server: ChatServer) -> None:
+def test_without_a_key_it_has_no_resume_position(server: ChatServer) -> None:
     session, line = server.session()
     line.bytes_written_and_arrived = (0, 0)
     assert (session.key, session.last, session.since) == ("", 0, None)
@@ -411,7 +344,7 @@ def test_without_a_key_it_knows_of_no_place(server: ChatServer) -> None:
     session.record_arrival()
 
 
-def test_it_is_the_author_that_was_the_first_with_its_key(server: ChatServer) -> None:
+def test_its_sender_id_is_that_of_the_first_connection_with_its_key(server: ChatServer) -> None:
     first, _ = keyed(server, "s1")
     first.closed()
     second, line = keyed(server, "s2")
@@ -423,82 +356,65 @@ def test_it_is_the_author_that_was_the_first_with_its_key(server: ChatServer) ->
     assert line.blobs == []
 
 
-def test_what_arrived_is_its_place_when_it_is_gone(server: ChatServer) -> None:
+@rows("arrived, offset", [((10, 10), 1), ((10, 9), 0)])
+def test_the_resume_position_is_what_arrived_before_the_connection_was_lost(
+    arrived: tuple[int, int], offset: int
+) -> None:
+    server = ChatServer()
     session, line = keyed(server, "s1")
-    other, _ = server.session("s2")
-    other.received(["a"])
+    server.session("s2")[0].received(["a"])
     server.turn()
-    line.bytes_written_and_arrived = (10, 10)
+    line.bytes_written_and_arrived = arrived
     session.record_positions()
     session.record_arrival()
+    line.bytes_written_and_arrived = (0, sys.maxsize)  # the kernel knows no more
     session.closed()
-    assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
+    assert stored(server) == StreamPosition("e0", offset)
 
 
-def test_what_had_not_arrived_is_behind_its_place(server: ChatServer) -> None:
+@pytest.mark.parametrize("delay", [0, CONFIG.resume_position_send_delay])
+def test_messages_that_had_not_arrived_are_after_the_resume_position(
+    server: ChatServer, other: Session, delay: float
+) -> None:
     session, line = keyed(server, "s1")
-    other, _ = server.session("s2")
     for text in "ab":
         other.received([text])
         server.turn()
         line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
-        server.hub.record_position("lobby", session)
+        if not delay:
+            server.hub.record_position("lobby", session)
+        server.clock.advance(delay)
+    if delay:
+        session.record_positions()
+        session.record_arrival()
     session.closed()
-    assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
+    assert stored(server) == StreamPosition("e0", 1)
 
 
-def test_what_arrived_before_the_last_moment_is_its_place_though_more_was_on_its_way(server: ChatServer) -> None:
-    session, line = keyed(server, "s1")
-    other, _ = server.session("s2")
-    for text in "ab":
-        other.received([text])
-        server.turn()
-        line.bytes_written_and_arrived = (line.bytes_written_and_arrived[0] + 10, 10)
-        server.clock.advance(CONFIG.resume_position_send_delay)
-    session.record_positions()
-    session.record_arrival()
-    session.closed()
-    assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 1)
-
-
-def test_what_is_said_once_no_more_is_written_is_behind_its_place(server: ChatServer) -> None:
+def test_messages_after_the_last_write_are_after_the_resume_position(server: ChatServer, other: Session) -> None:
     session, _ = keyed(server, "s1")
-    other, _ = server.session("s2")
     session.record_positions()
     other.received(["too late"])
     server.turn()
     server.hub.record_position("lobby", session)
     session.closed()
-    assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)
+    assert stored(server) == StreamPosition("e0", 0)
 
 
-def test_of_what_is_lost_it_is_told_nothing(server: ChatServer) -> None:
+def test_it_gets_no_notice_of_a_gap(server: ChatServer) -> None:
     session, line = server.session()
     session.lost(OffsetGap("e0", 5, 5))
     assert (line.events, line.blobs) == ([], [])
 
 
 @pytest.mark.parametrize("count", [7, None])
-def test_without_history_one_that_was_too_slow_is_closed(server: ChatServer, count: int | None) -> None:
+def test_without_history_a_slow_consumer_is_closed(server: ChatServer, count: int | None) -> None:
     session, line = server.session()
     session.too_slow(OffsetGap("e0", 7, count))
     assert line.events == [too_slow(count)]
 
 
-def test_one_whose_place_was_taken_over_is_closed(server: ChatServer) -> None:
+def test_the_connection_that_was_taken_over_is_closed(server: ChatServer) -> None:
     _, line = keyed(server, "s1")
     keyed(server, "s2")
     assert line.events == [TAKEN_OVER]
-
-
-def test_when_its_socket_is_gone_what_had_arrived_before_counts(server: ChatServer) -> None:
-    session, line = keyed(server, "s1")
-    other, _ = server.session("s2")
-    other.received(["a"])
-    server.turn()
-    line.bytes_written_and_arrived = (10, 9)
-    session.record_positions()
-    session.record_arrival()
-    line.bytes_written_and_arrived = (0, sys.maxsize)  # nobody knows any more
-    session.closed()
-    assert server.bus.places["lobby", "abcdefgh"].position == StreamPosition("e0", 0)

@@ -182,15 +182,11 @@ def test_help_tells_the_asker_alone_every_command(server: ChatServer, ann: tuple
         ("/", "* no such command: / (try /help)"),
         ("/WHO", "* no such command: /WHO (try /help)"),
         ("/\x1b[2J", r"* no such command: /\x1b[2J (try /help)"),
-        ("/who me", "* usage: /who"),
-        ("/nick", "* usage: /nick NAME"),
+        *(("/who me", "* usage: /who"), ("/nick", "* usage: /nick NAME")),
         ("/nick a:b", '* a nick must not hold ":"'),
         ("/nick a b", "* a nick must not hold white space"),
-        ("/last x", "* usage: /last [N]"),
-        ("/last 0", "* usage: /last [N]"),
-        ("/me", "* usage: /me TEXT"),
-        ("/ping x", "* usage: /ping"),
-        ("/quit x", "* usage: /quit"),
+        *(("/last x", "* usage: /last [N]"), ("/last 0", "* usage: /last [N]"), ("/me", "* usage: /me TEXT")),
+        *(("/ping x", "* usage: /ping"), ("/quit x", "* usage: /quit")),
     ],
 )
 def test_what_is_no_command_is_answered_to_the_asker_alone(server: ChatServer, line: str, answer: str) -> None:

@@ -410,21 +410,10 @@ def filled() -> House:
 @pytest.mark.parametrize(
     ("count", "before", "found", "more"),
     [
-        (0, None, (), False),
-        (1, None, (90, 90), True),
-        (3, None, (88, 90), True),
-        (4, None, (87, 90), True),
-        (4, 90, (86, 89), True),
-        (4, 89, (85, 88), True),
-        (4, 12, (11, 11), False),
-        (4, 11, (), False),
-        (4, 15, (11, 14), False),
-        (4, 16, (12, 15), True),
-        (1000, None, (61, 90), True),
-        (1000, 41, (13, 40), True),
-        (1000, 40, (11, 39), False),
-        (20, 41, (21, 40), True),
-        (1000, 1000, (61, 90), True),
+        *((0, None, (), False), (1, None, (90, 90), True), (3, None, (88, 90), True), (4, None, (87, 90), True)),
+        *((4, 90, (86, 89), True), (4, 89, (85, 88), True), (4, 12, (11, 11), False), (4, 11, (), False)),
+        *((4, 15, (11, 14), False), (4, 16, (12, 15), True), (1000, None, (61, 90), True), (1000, 41, (13, 40), True)),
+        *((1000, 40, (11, 39), False), (20, 41, (21, 40), True), (1000, 1000, (61, 90), True)),
     ],
 )
 def test_the_last_messages_are_read_as_far_as_the_backlog_and_history_go(
