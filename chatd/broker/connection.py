@@ -1,4 +1,4 @@
-"""Connections to the broker, made again whenever they break. The only module that imports txredisapi.
+"""Connections to the broker, with reconnects. The only module that imports txredisapi.
 
 One connection publishes and runs scripts, the other one subscribes. txredisapi provides the protocol. Its reconnecting
 factories are not used: they stop for good if a password is refused or the broker is full, and queue without bound what

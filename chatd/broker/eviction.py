@@ -1,4 +1,4 @@
-"""The memory of the private broker: before it is full, old histories are dropped.
+"""The limit on the memory of the private broker: before it is full, old histories are dropped.
 
 A full broker refuses to write (``noeviction``), for all rooms and until somebody makes room. So while it is nearly
 full, the histories of the rooms that were silent for the longest are dropped, a few at a time. A room that is not

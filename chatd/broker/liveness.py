@@ -1,4 +1,4 @@
-"""Liveness: whether both connections to the broker work, and whether this worker has received everything.
+"""Checks of the broker: whether both connections to the broker work, and whether this worker has received everything.
 
 A worker publishes a probe to itself. It comes back only if both connections work and the broker accepts writes.
 

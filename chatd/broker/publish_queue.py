@@ -1,4 +1,4 @@
-"""Publishing: the messages that this worker hands to the broker, by room, and the window that bounds them.
+"""The queue of messages that this worker hands to the broker: one batch for each room, within a bounded window.
 
 It promises:
 

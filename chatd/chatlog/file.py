@@ -1,4 +1,4 @@
-"""The file of the chat log: what it may be, and how it is opened.
+"""The file of the chat log: checked and opened.
 
 It is a file on a disk, which chatd locks and from which it takes back a batch that was not written wholly; or
 ``/dev/null``. A pipe, a terminal or a socket is refused: writing to one may block a worker, with all its clients, for

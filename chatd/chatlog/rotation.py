@@ -1,4 +1,4 @@
-"""The rotation of the chat log: renamed at a size or each day, packed, and the oldest removed.
+"""The rotation of the chat log: renamed at a size or each day, compressed, and the oldest removed.
 
 Only the supervisor rotates. It renames while it holds the lock of the log, under which every line is written, so the
 rotated file can be compressed at once. Two chatds on one log may both rotate it: each checks again under the lock. The

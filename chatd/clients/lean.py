@@ -1,4 +1,4 @@
-"""Parts that make a connection on Autobahn light: slots, a silent log, and timers on the timer wheel.
+"""Base classes that save memory for each Autobahn connection: slots, a silent log, and timers on the timer wheel.
 
 They are written for Autobahn 26.10.2. Another version would cost more memory, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""The stream positions that a client has surely received: its kernel has acknowledged everything written before.
+"""The stream positions that a client has received for certain: its kernel has acknowledged all bytes before them.
 
 Data that was written to a connection which then breaks may never have arrived. A client that resumes gets it again.
 """

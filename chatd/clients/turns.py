@@ -1,4 +1,4 @@
-"""Turns of connections that send more small frames than fit in one reactor turn.
+"""The sharing of time between connections that send more small frames than fit in one reactor turn.
 
 A frame costs the same however small it is, so 64 KiB of pings would stop all others for half a second. A connection has
 a limited number of frames handled at once. The rest waits, unread, and gets slices of that size, in turns with other

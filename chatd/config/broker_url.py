@@ -1,4 +1,4 @@
-"""The URLs of Redis and Valkey servers: where a server is and how to log in."""
+"""The URLs of Redis and Valkey servers, parsed into address, TLS, user and password."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where options come from: the command line before the environment, a configuration file and the defaults.
+"""The sources of options, in order of priority: command line, environment, configuration file, defaults.
 
 A configuration file is TOML (``--config chatd.toml``): general options first, the others in sections::
 

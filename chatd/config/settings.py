@@ -1,4 +1,4 @@
-"""The options of ``twistd chatd``: section, parser, default and help of each, and the configuration that they make."""
+"""The options of ``twistd chatd``, each with its section, parser, default and help, and the class ``Config``."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields

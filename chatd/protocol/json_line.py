@@ -1,4 +1,4 @@
-r"""JSON as it goes out to clients: one line, whatever a reader takes for the end of a line.
+r"""JSON for clients: always one line, also for readers that end a line at other characters than newline.
 
 JSON itself escapes the controls below U+0020, but not U+0085, U+2028 and U+2029. Some readers end a line there
 (Python's ``str.splitlines``), so that a message could forge the lines that follow it. Here they come out as

@@ -1,4 +1,4 @@
-"""Nicks: what a client may be called, and which two names are one.
+"""Nicks: which names are valid, and which two names count as the same.
 
 A nick is 1 to 32 characters, normalised to NFC, without white space, ``:`` and ``*``. Nor may it hold what a terminal
 does not show, or takes as an order: the categories of Unicode C (controls, overrides of direction, joiners, surrogates,

@@ -1,13 +1,13 @@
-r"""Plain text: the bare dress and the named one, what the server says in it, and the commands that people type.
+r"""Messages as plain text, in two formats: for pipes and for people. Also the lines of the server, and commands.
 
-Bare is the contract of a pipe: one message is one frame; its text goes out as it came in. What a named client gets is
-safe for its terminal: it can neither move the cursor nor turn the writing round, and each message stays one line.
-Controls (tab apart), line and paragraph separators and overrides of direction come out escaped: ``\x1b``, ``\u2028``,
-``\u202e``. A backslash stays as it is.
+A pipe receives the text of a message unchanged, one message in one frame. A client with a nick receives text that is
+safe for a terminal: it cannot move the cursor or change the direction of the text, and each message stays one line.
+Controls (except tab), line and paragraph separators and overrides of direction are escaped: ``\x1b``, ``\u2028``,
+``\u202e``. A backslash is not escaped.
 
-Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command. What a pipe
-says comes without a name. If it looks like a line of the server or of somebody with a name, also behind blanks, a named
-client gets it with ``: `` before it, as from somebody whose name is empty.
+Every line of the server starts with ``* ``. A line of a client that starts with one ``/`` is a command. A message of a
+pipe has no nick in front of it. If it looks like a line of the server or of a client with a nick, also after white
+space, clients with a nick receive it with ``: `` in front, as if the nick of the sender were empty.
 """
 
 import re

@@ -1,15 +1,15 @@
-"""RFC 6455 frames: the fast lane in, whole frames out; RFC 7692's compressed ones too.
+"""WebSocket frames (RFC 6455, RFC 7692): a fast parser for incoming text messages, and encoders of outgoing ones.
 
-The fast lane reads what nearly every client sends: whole text messages in one frame each. Whatever it does not
-know (fragments, control frames, 64-bit lengths, compression) and whatever is wrong stays in the buffer, for a
-parser that knows all of it. What goes out is neither masked nor fragmented (sections 5.1, 5.2).
+The fast parser reads what nearly every client sends: whole text messages in one frame each. It leaves all other frames
+(fragments, control frames, 64-bit lengths, compression, invalid ones) in the buffer, for the parser of Autobahn.
+Outgoing frames are neither masked nor fragmented (sections 5.1, 5.2).
 """
 
 import zlib
 from codecs import utf_8_decode
 
 LONGEST = 65_535
-"""The longest payload, in bytes, that the fast lane parses: the largest 16-bit length."""
+"""The longest payload, in bytes, that the fast parser accepts: the largest 16-bit length."""
 
 _TEXT = 0x81  # FIN and the opcode of a text frame
 _DEFLATED = 0x40  # RSV1

@@ -1,4 +1,4 @@
-"""All worker pools: the one that serves, and those before it that drain.
+"""Reload and stop of the worker pools: one pool serves, and earlier ones drain.
 
 A reload prepares a new pool beside the serving one, lets it take over, and drains the old one. A stop first lets all
 workers stop publishing: they accept no messages any more and publish what they have. Only when all have done so are
