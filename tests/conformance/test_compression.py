@@ -10,14 +10,15 @@ from tests.conformance.conftest import Connect, running
 from tests.conformance.raw import BOTH_WAYS, Chop, RawClient
 from tests.conformance.testee import LIMIT
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
+from tests.rows import rows
 
 RSV1, FIN = 0x40, 0x80
 TAIL = b"\x00\x00\xff\xff"
 ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 LONG = b"a word and a word and a word " * 20
 
-both_ways = pytest.mark.parametrize("chop", BOTH_WAYS)
-both_kinds = pytest.mark.parametrize("opcode", [TEXT, BINARY], ids=["text", "binary"])
+both_ways = rows("chop", BOTH_WAYS)
+both_kinds = rows("opcode", [TEXT, BINARY])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def answered(address: tuple[str, int], offer: str) -> str:
         return lines.get("Sec-WebSocket-Extensions", "")
 
 
-@pytest.mark.parametrize(
+@rows(
     "offer",
     [
         "permessage-deflate",
@@ -79,7 +80,7 @@ def test_an_offer_that_can_be_met_is_taken_up(compressing: tuple[str, int], offe
     assert answered(compressing, offer) == ANSWER + window
 
 
-@pytest.mark.parametrize(
+@rows(
     "offer",
     [
         "",
@@ -106,7 +107,7 @@ def test_a_server_without_compression_takes_no_offer_up(testee: tuple[str, int])
 
 @both_ways
 @both_kinds
-@pytest.mark.parametrize("size", [0, 1, 5, 125, 126, 127, 65_535, 65_536, 300_000])
+@rows("size", [0, 1, 5, 125, 126, 127, 65_535, 65_536, 300_000])
 def test_a_compressed_message_comes_back(agree: Connect, size: int, opcode: int, chop: Chop) -> None:
     payload = (LONG * (size // len(LONG) + 1))[:size]
     with agree() as client:
@@ -115,7 +116,7 @@ def test_a_compressed_message_comes_back(agree: Connect, size: int, opcode: int,
 
 
 @both_ways
-@pytest.mark.parametrize(
+@rows(
     "hexed",
     [
         "f2 48 cd c9 c9 07 00",  # 7.2.3.1: one block
@@ -123,7 +124,6 @@ def test_a_compressed_message_comes_back(agree: Connect, size: int, opcode: int,
         "f3 48 cd c9 c9 07 00 00",  # 7.2.3.4: BFINAL is 1
         "f2 48 05 00 00 00 ff ff ca c9 c9 07 00",  # 7.2.3.5: two blocks
     ],
-    ids=["one block", "stored", "final", "two blocks"],
 )
 def test_the_examples_of_the_rfc_say_hello(agree: Connect, hexed: str, chop: Chop) -> None:
     with agree() as client:
@@ -182,7 +182,7 @@ def test_what_compression_does_not_make_smaller_is_sent_as_it_is(agree: Connect)
 
 
 @both_ways
-@pytest.mark.parametrize("opcode", [PING, PONG, CLOSE], ids=["ping", "pong", "close"])
+@rows("opcode", [PING, PONG, CLOSE])
 def test_a_compressed_control_frame_is_1002(agree: Connect, opcode: int, chop: Chop) -> None:
     with agree() as client:
         client.send(frame(b"\x03\xe8", opcode | RSV1), chop)
@@ -190,21 +190,21 @@ def test_a_compressed_control_frame_is_1002(agree: Connect, opcode: int, chop: C
 
 
 @both_ways
-@pytest.mark.parametrize("compressed", [RSV1, 0], ids=["compressed", "not compressed"])
+@rows("compressed", [RSV1, 0])
 def test_a_continuation_that_says_it_is_compressed_is_1002(agree: Connect, compressed: int, chop: Chop) -> None:
     with agree() as client:
         client.send(frame(b"\x00", TEXT | compressed, fin=False) + frame(b"\x00", CONTINUATION | RSV1), chop)
         client.expect_failure(1002)
 
 
-@pytest.mark.parametrize("bits", [0x10, 0x20, 0x30, 0x50, 0x60, 0x70])
+@rows("bits", [0x10, 0x20, 0x30, 0x50, 0x60, 0x70])
 def test_the_other_reserved_bits_stay_reserved(agree: Connect, bits: int) -> None:
     with agree() as client:
         client.send(frame(deflated(b"Hello"), TEXT | bits))
         client.expect_failure(1002)
 
 
-@pytest.mark.parametrize("opcode", [3, 7, 0xB, 0xF])
+@rows("opcode", [3, 7, 0xB, 0xF])
 def test_a_reserved_opcode_is_1002_compressed_or_not(agree: Connect, opcode: int) -> None:
     with agree() as client:
         client.send(frame(deflated(b"Hello"), opcode | RSV1))
@@ -222,7 +222,7 @@ NOT_DEFLATE: dict[str, Callable[[], bytes]] = {
 
 
 @both_ways
-@pytest.mark.parametrize("made", NOT_DEFLATE.values(), ids=NOT_DEFLATE)
+@rows("made", NOT_DEFLATE.values())
 def test_what_is_no_whole_deflate_stream_is_1007(agree: Connect, made: Callable[[], bytes], chop: Chop) -> None:
     with agree() as client:
         client.send(frame(made(), TEXT | RSV1) + frame(b"later"), chop)
@@ -230,7 +230,7 @@ def test_what_is_no_whole_deflate_stream_is_1007(agree: Connect, made: Callable[
 
 
 @both_ways
-@pytest.mark.parametrize("bad", [b"\xff", b"x" * 500 + b"\xed\xa0\x80", "€".encode()[:2]], ids=["ff", "long", "half"])
+@rows("bad", [b"\xff", b"x" * 500 + b"\xed\xa0\x80", "€".encode()[:2]])
 def test_what_inflates_to_no_utf_8_is_1007(agree: Connect, bad: bytes, chop: Chop) -> None:
     with agree() as client:
         client.send(frame(deflated(bad), TEXT | RSV1), chop)

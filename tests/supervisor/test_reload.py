@@ -87,26 +87,14 @@ def orders(process: FakeProcess) -> list[str]:
 # Spawning
 
 
-def test_each_worker_is_started_once(of: Fixture) -> None:
-    of.start()
+def test_each_worker_is_started_once_with_its_assignment_and_its_own_socket_of_each_port(of: Fixture) -> None:
+    first, second = of.start()
     assert [process.command for process in of.processes] == [[sys.executable, "-P", "-m", "chatd.worker"]] * 2
-
-
-def test_a_worker_gets_its_assignment_as_its_first_line(of: Fixture) -> None:
-    first, _ = of.start()
     assignment = read_assignment(first.told[0])
     assert assignment.config == CONFIG
     assert (assignment.brokers, assignment.lineage) == ((f"{URL}.1",), "line")
     tcp, unix = of.ports.bound
-    assert assignment.listeners == (
-        ListeningSocket(tcp.endpoint, 3),
-        ListeningSocket(unix.endpoint, 4),
-    )
-
-
-def test_a_worker_gets_its_own_socket_of_each_port(of: Fixture) -> None:
-    first, second = of.start()
-    tcp, unix = of.ports.bound
+    assert assignment.listeners == (ListeningSocket(tcp.endpoint, 3), ListeningSocket(unix.endpoint, 4))
     standard = {0: "w", 1: "r", 2: "r"}
     assert first.descriptors == {**standard, 3: tcp.sockets[0].fileno(), 4: unix.sockets[0].fileno()}
     assert second.descriptors == {**standard, 3: tcp.sockets[1].fileno(), 4: unix.sockets[0].fileno()}
@@ -128,43 +116,32 @@ def test_a_worker_finds_this_chatd_first_on_its_path(of: Fixture, monkeypatch: p
 # Readiness
 
 
-def test_the_pools_are_ready_when_every_worker_is(of: Fixture, said: Said) -> None:
-    first, second = of.start()
-    first.say(encode(Ready()))
-    assert not of.worker_pools.all_ready.called
-    second.say(encode(Ready()))
-    assert of.worker_pools.all_ready.called
-    assert said.lines == [f"info: worker {n} (pid {p.pid}) is ready" for n, p in enumerate((first, second), 1)]
-
-
-def test_the_pools_become_ready_only_once(of: Fixture) -> None:
+def test_the_pools_are_ready_once_when_every_worker_is(of: Fixture, said: Said) -> None:
     first, second = of.start()
     times: list[str] = []
     of.worker_pools.all_ready.addCallback(lambda _: times.append("ready"))
     first.say(encode(Ready()))
+    assert times == []
     second.say(encode(Ready()))
+    assert times == ["ready"]
+    assert said.lines == [f"info: worker {n} (pid {p.pid}) is ready" for n, p in enumerate((first, second), 1)]
     first.end(signal=signal.SIGKILL)
     of.reactor.advance(0.1)
     of.processes[2].say(encode(Ready()))
     assert times == ["ready"]
 
 
-def test_the_pools_are_not_ready_while_a_worker_is_missing(of: Fixture) -> None:
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_the_pools_are_not_ready_while_a_worker_is_missing(of: Fixture, was_ready: bool) -> None:
     first, second = of.start()
+    if was_ready:
+        second.say(encode(Ready()))
     second.end(exit_code=1)
     first.say(encode(Ready()))
     assert not of.worker_pools.all_ready.called
     of.reactor.advance(0.1)
     of.processes[2].say(encode(Ready()))
     assert of.worker_pools.all_ready.called
-
-
-def test_a_worker_that_was_ready_and_ended_does_not_count(of: Fixture) -> None:
-    first, second = of.start()
-    first.say(encode(Ready()))
-    first.end(exit_code=1)
-    second.say(encode(Ready()))
-    assert not of.worker_pools.all_ready.called
 
 
 def test_pools_that_stop_do_not_become_ready(of: Fixture) -> None:
@@ -178,26 +155,21 @@ def test_pools_that_stop_do_not_become_ready(of: Fixture) -> None:
 # Replacing
 
 
-def test_a_worker_that_ends_is_replaced_on_the_same_sockets(of: Fixture) -> None:
+def test_a_worker_that_ends_is_replaced_on_the_same_sockets_and_told_where_the_broker_is_by_then(of: Fixture) -> None:
     _, second = of.start()
     second.end(signal=signal.SIGKILL)
     assert len(of.processes) == 2
     of.reactor.advance(0.1)
     replacement = of.processes[2]
     assert replacement.descriptors == second.descriptors
-    assert read_assignment(replacement.told[0]).listeners == read_assignment(second.told[0]).listeners
-
-
-def test_a_replacement_is_told_where_the_broker_is_by_then(of: Fixture) -> None:
-    first, _ = of.start()
-    first.end(exit_code=1)
-    of.reactor.advance(0.1)
-    assert read_assignment(of.processes[2].told[0]).brokers == (f"{URL}.3",)
+    assignment = read_assignment(replacement.told[0])
+    assert assignment.listeners == read_assignment(second.told[0]).listeners
+    assert assignment.brokers == (f"{URL}.3",)
 
 
 def test_the_wait_doubles_while_a_worker_keeps_ending(of: Fixture, said: Said) -> None:
-    for each in of.start():
-        each.say(encode(Ready()))
+    for worker in of.start():
+        worker.say(encode(Ready()))
     of.processes[0].end(exit_code=1)
     said.events.clear()
     waits = [0.1, 0.2, 0.4, 0.8]
@@ -246,22 +218,15 @@ def test_the_log_has_the_reason_why_a_worker_ended(of: Fixture, said: Said, end:
     assert said.lines == [f"error: worker 1 (pid {first.pid}) ended: {reason}; a replacement starts in 0.1 s"]
 
 
-def last_words(process: FakeProcess, descriptor: int) -> None:
-    if descriptor == 1:
-        process.say(encode(LogRecord("error", "it failed\nTraceback\nValueError: no")))
-    else:
-        process.say(b"Traceback\nValueError: no\n", 2)
-
-
 @pytest.mark.parametrize("descriptor", [1, 2])
 def test_the_reason_has_the_last_error_unless_the_worker_was_killed(of: Fixture, said: Said, descriptor: int) -> None:
+    failure = "it failed\nTraceback\nValueError: no"
     first, second = of.start()
-    for each, signalled in ((first, None), (second, signal.SIGKILL)):
-        last_words(each, descriptor)
-        each.end(exit_code=1, signal=signalled)
-    gone = [line.split(": ", 1)[1] for line in said.lines if " ended: " in line]
+    for worker, signalled in ((first, None), (second, signal.SIGKILL)):
+        worker.say(encode(LogRecord("error", failure)) if descriptor == 1 else f"{failure}\n".encode(), descriptor)
+        worker.end(exit_code=1, signal=signalled)
     wait = "a replacement starts in 0.1 s"
-    assert gone == [
+    assert [line.split(": ", 1)[1] for line in said.lines if " ended: " in line] == [
         f"worker 1 (pid {first.pid}) ended: exit status 1: ValueError: no; {wait}",
         f"worker 2 (pid {second.pid}) ended: killed by SIGKILL; {wait}",
     ]
@@ -283,30 +248,26 @@ def test_a_worker_that_ends_again_and_again_before_all_are_ready_ends_the_start(
 
 
 def test_a_worker_that_ends_again_and_again_later_is_replaced(of: Fixture) -> None:
-    for each in of.start():
-        each.say(encode(Ready()))
+    for worker in of.start():
+        worker.say(encode(Ready()))
     for _ in range(2 * CONFIG.start_attempts):
         of.processes[-1].end(exit_code=1)
         of.reactor.advance(CONFIG.restart_max_delay)
     assert len(of.processes) == 2 + 2 * CONFIG.start_attempts
 
 
-def test_a_worker_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> None:
-    first, _ = of.start()
-    first.end(exit_code=1)
+def test_a_worker_that_cannot_be_started_is_tried_again_until_a_stop(of: Fixture, said: Said) -> None:
+    first, second = of.start()
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
+    first.end(exit_code=1)
     of.reactor.advance(0.1)
     assert "Resource temporarily unavailable; a replacement starts in 0.2 s" in said.lines[-1]
     of.reactor.refuse = None
     of.reactor.advance(0.2)
     assert len(of.processes) == 3
-
-
-def test_pools_with_a_worker_that_cannot_be_started_stop_in_order(of: Fixture) -> None:
-    first, second = of.start()
-    first.end(exit_code=1)
     of.reactor.refuse = BlockingIOError(11, "Resource temporarily unavailable")
-    of.reactor.advance(0.1)
+    of.processes[2].end(exit_code=1)
+    of.reactor.advance(1.0)
     over = of.stop()
     second.end()
     assert over == ["stopped"]
@@ -348,20 +309,16 @@ def test_an_event_with_an_unknown_level_is_an_invalid_report(of: Fixture, said: 
     assert said.lines == [f"error: worker 1 sent an invalid report: {line.rstrip()!r}", "info: worker 1: calm"]
 
 
-def test_a_shared_problem_is_logged_for_the_first_worker_and_its_end_for_the_last(of: Fixture, said: Said) -> None:
+def test_problems_are_logged_for_the_first_worker_that_has_one_and_their_ends_for_the_last(
+    of: Fixture, said: Said
+) -> None:
     first, second = of.start()
     for worker in (second, first, second):
         worker.say(encode(LogRecord("warn", "away", "bus")))
+    first.say(encode(LogRecord("error", "full", "chat log")))
     for worker in (second, second, first):
         worker.say(encode(LogRecord("info", "back", "bus", resolved=True)))
-    assert said.lines == ["warn: away", "info: back"]
-
-
-def test_different_problems_are_logged_separately(of: Fixture, said: Said) -> None:
-    first, second = of.start()
-    first.say(encode(LogRecord("warn", "away", "bus")))
-    second.say(encode(LogRecord("error", "full", "chat log")))
-    assert said.lines == ["warn: away", "error: full"]
+    assert said.lines == ["warn: away", "error: full", "info: back"]
 
 
 def test_a_worker_that_has_ended_has_no_problem(of: Fixture, said: Said) -> None:
@@ -413,19 +370,14 @@ def test_a_traceback_on_standard_error_is_logged(of: Fixture, said: Said) -> Non
 # Stopping
 
 
-def test_a_stop_first_lets_all_workers_stop_publishing(of: Fixture) -> None:
-    first, second = of.start()
-    over = of.stop()
-    assert (orders(first), orders(second), over) == ([HOLD], [HOLD], [])
-
-
 def test_workers_stop_when_all_have_stopped_publishing(of: Fixture) -> None:
     first, second = of.start()
-    of.stop()
+    over = of.stop()
     first.say(encode(PublishingStopped()))
     assert orders(first) == orders(second) == [HOLD]
     second.say(encode(PublishingStopped()))
     assert orders(first) == orders(second) == [HOLD, STOP]
+    assert over == []
 
 
 def test_the_stop_is_over_when_all_have_ended(of: Fixture, said: Said) -> None:
@@ -503,20 +455,12 @@ def test_one_that_is_gone_but_not_yet_known_to_be_may_be_killed(of: Fixture) -> 
     assert over == ["stopped"]
 
 
-def test_nobody_is_replaced_during_a_stop(of: Fixture) -> None:
-    first, second = of.start()
-    of.stop()
-    first.end(exit_code=1)
-    second.end(exit_code=1)
-    of.reactor.advance(60.0)
-    assert len(of.processes) == 2
-
-
 def test_a_replacement_that_is_due_does_not_come_after_a_stop(of: Fixture) -> None:
     first, second = of.start()
     first.end(exit_code=1)
     over = of.stop()
-    second.end()
+    assert over == []
+    second.end(exit_code=1)
     assert over == ["stopped"]
     of.reactor.advance(60.0)
     assert len(of.processes) == 2
@@ -568,19 +512,13 @@ class Reload:
             process.say(encode(Ready()))
 
 
-def test_new_workers_are_told_how_to_be_and_not_yet_to_listen(of: Fixture) -> None:
+def test_new_workers_listen_once_all_are_ready_and_the_old_ones_drain(of: Fixture) -> None:
     reload = Reload(of)
-    assert len(reload.new) == 3
     assert [len(process.told) for process in reload.new] == [1, 1, 1]
     assert read_assignment(reload.new[0].told[0]).config == NEW
-    assert [orders(process) for process in reload.old] == [[], []]
-
-
-def test_once_all_are_ready_they_listen_and_the_old_ones_drain(of: Fixture) -> None:
-    reload = Reload(of)
     for process in reload.new[:2]:
         process.say(encode(Ready()))
-    assert (reload.result, orders(reload.old[0])) == ([], [])
+    assert (reload.result, [orders(process) for process in reload.old]) == ([], [[], []])
     reload.new[2].say(encode(Ready()))
     assert [orders(process) for process in reload.new] == [[], [], []]
     assert [orders(process) for process in reload.old] == [[DRAIN], [DRAIN]]
@@ -664,10 +602,8 @@ def test_one_that_does_not_end_with_the_drain_is_killed(of: Fixture, said: Said)
     reload.ready()
     first, second = reload.old
     second.end()
-    wait = (
-        CONFIG.drain_timeout + CONFIG.close_timeout + CONFIG.client_header_timeout + CONFIG.drain_broker_timeout
-    )  # theirs, not of the new
-    wait += CONFIG.stop_publish_timeout + CONFIG.stop_timeout
+    wait = CONFIG.drain_timeout + CONFIG.close_timeout + CONFIG.client_header_timeout  # not those of the new pool
+    wait += CONFIG.drain_broker_timeout + CONFIG.stop_publish_timeout + CONFIG.stop_timeout
     heartbeats(of, wait - 1)
     assert first.signals == []
     heartbeats(of, 1)

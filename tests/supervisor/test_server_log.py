@@ -151,9 +151,11 @@ def test_syslog_is_written(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (text if form == "text" else json.loads(text)["text"]) == "it is full"
 
 
-def test_a_daemon_has_no_stdout() -> None:
-    with pytest.raises(SystemExit, match="cannot log to stdout"):
-        opened({"logfile": "-"})
+def test_a_log_that_cannot_be_written_ends_it_with_one_line(tmp_path: Path) -> None:
+    why = f"cannot write the server log {tmp_path}: Is a directory; choose another with twistd --logfile"
+    for path, message in (("-", "cannot log to stdout"), (str(tmp_path), why)):
+        with pytest.raises(SystemExit, match=re.escape(message)):
+            opened({"logfile": path})
 
 
 def test_a_reload_may_change_the_format(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,38 +192,20 @@ def test_every_line_that_python_prints_is_logged(capsys: pytest.CaptureFixture[s
     assert [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()] == lines
 
 
-@pytest.mark.parametrize(
-    ("options", "mode"),
-    [
-        ({}, 0o600),
-        ({"umask": 0o27}, 0o640),
-        ({"nodaemon": True}, 0o644),
-    ],
-)
-def test_a_daemons_log_is_made_with_the_umask_that_twistd_gives_it(
-    tmp_path: Path, options: dict[str, Any], mode: int
-) -> None:
+def test_the_mode_of_a_new_log_is_that_of_twistds_umask_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "twistd.log"
     before = os.umask(0o22)
     try:
-        opened({"logfile": str(tmp_path / "twistd.log"), **options})
+        for options, mode in (({}, 0o600), ({"umask": 0o27}, 0o640), ({"nodaemon": True}, 0o644)):
+            opened({"logfile": str(path), **options})
+            assert path.stat().st_mode & 0o777 == mode
+            path.unlink()
     finally:
         os.umask(before)
-    assert (tmp_path / "twistd.log").stat().st_mode & 0o777 == mode
-
-
-def test_the_mode_of_a_log_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "twistd.log"
-    path.touch(mode=0o664)
+    path.touch()
     path.chmod(0o664)
     opened({"logfile": str(path)})
     assert path.stat().st_mode & 0o777 == 0o664
-
-
-def test_a_log_that_cannot_be_written_ends_it_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        opened({"logfile": str(tmp_path)})
-    why = "Is a directory; choose another with twistd --logfile"
-    assert caught.value.code == f"twistd chatd: cannot write the server log {tmp_path}: {why}"
 
 
 class RepeatedLog:
@@ -256,21 +240,14 @@ def test_an_event_is_logged_at_once_and_its_repetitions_once_a_minute_with_their
     for number in range(200):
         repeated.log.warn("trouble number {number}", number=number)
         repeated.wait(1)
+    assert ["times" in event for event in repeated.events.events] == [False, True, True, True]
+    assert [event["number"] for event in repeated.events.events] == [0, 59, 119, 179]
     assert repeated.lines == [
         "trouble number 0",
         "trouble number 59 (59 more in 60 s)",
         "trouble number 119 (60 more in 60 s)",
         "trouble number 179 (60 more in 60 s)",
     ]
-
-
-def test_the_number_is_a_field_too(repeated: RepeatedLog) -> None:
-    for _ in range(3):
-        repeated.log.warn("trouble", why="it is full")
-    repeated.wait(60)
-    first, second = repeated.events.events
-    assert "times" not in first
-    assert (second["times"], second["why"]) == (2, "it is full")
 
 
 def test_events_with_different_keys_are_counted_separately(repeated: RepeatedLog) -> None:

@@ -114,57 +114,37 @@ def test_a_port_that_cannot_be_had_ends_the_start(of: Fixture) -> None:
     assert of.reactor.processes == []
 
 
-def test_the_broker_is_started_before_the_workers(of: Fixture) -> None:
+def test_the_broker_is_started_before_the_workers_which_are_told_of_it(of: Fixture) -> None:
     broker, *workers = of.start()
     assert "/opt/valkey-server" in broker.command
     assert [worker.command for worker in workers] == [list(worker_pool.COMMAND)] * 2
+    told = [read_assignment(worker.told[0]) for worker in workers]
+    expected = (f"unix://{broker.folder}/broker.sock",), ""
+    assert [(assignment.brokers, assignment.lineage) for assignment in told] == [expected] * 2
 
 
-def test_workers_are_told_of_the_private_broker(of: Fixture) -> None:
-    broker, *workers = of.start()
-    told = [read_assignment(each.told[0]) for each in workers]
-    assert [(each.brokers, each.lineage) for each in told] == [((f"unix://{broker.folder}/broker.sock",), "")] * 2
-
-
-def test_with_a_redis_server_no_broker_is_started(of: Fixture) -> None:
-    processes = of.start(redis=REDIS)
+def test_with_a_redis_server_no_broker_is_started_and_the_data_dir_is_left_alone(of: Fixture, tmp_path: Path) -> None:
+    processes = of.start(redis=REDIS, data_dir=str(tmp_path / "state"))
     assert [process.command for process in processes] == [list(worker_pool.COMMAND)] * 2
-    told = [read_assignment(each.told[0]) for each in processes]
-    assert [(each.brokers, each.lineage) for each in told] == [((REDIS,), "")] * 2
+    told = [read_assignment(process.told[0]) for process in processes]
+    assert [(assignment.brokers, assignment.lineage) for assignment in told] == [((REDIS,), "")] * 2
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_chat_log_is_where_we_were_at_the_start_wherever_twistd_goes(
+def test_chat_log_and_data_dir_are_relative_to_where_it_was_started_wherever_twistd_goes(
     of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    daemon = of.make(chat_log="logs/chat.log")
-    daemon.privilegedStartService()
-    monkeypatch.chdir("/")
-    daemon.startService()
-    worker = of.reactor.processes[-1]
-    assert read_assignment(worker.told[0]).config.chat_log == str(tmp_path / "logs" / "chat.log")
-
-
-def test_the_state_folder_is_where_we_were_at_the_start_wherever_twistd_goes(
-    of: Fixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    daemon = of.make(data_dir="state")
+    daemon = of.make(chat_log="logs/chat.log", data_dir="state")
     daemon.privilegedStartService()
     monkeypatch.chdir("/")
     daemon.startService()
     broker, *workers = of.reactor.processes
     assert broker.folder == str(tmp_path / "state" / "broker")
-    told = [read_assignment(each.told[0]) for each in workers]
     lineage = Path(broker.folder, "lineage").read_text().split()[0]
-    assert [(each.config.data_dir, each.lineage) for each in told] == [(str(tmp_path / "state"), lineage)] * 2
-
-
-def test_with_a_redis_server_the_state_folder_is_left_alone(of: Fixture, tmp_path: Path) -> None:
-    daemon = of.make(redis=REDIS, data_dir=str(tmp_path / "state"))
-    daemon.privilegedStartService()
-    daemon.startService()
-    assert list(tmp_path.iterdir()) == []
+    for assignment in (read_assignment(worker.told[0]) for worker in workers):
+        assert assignment.config.chat_log == str(tmp_path / "logs" / "chat.log")
+        assert (assignment.config.data_dir, assignment.lineage) == (str(tmp_path / "state"), lineage)
 
 
 # Ready
@@ -283,17 +263,11 @@ def test_a_stop_takes_ten_seconds_at_most_however_stubborn_the_children_are(of: 
     assert of.reactor.seconds() - begun <= 10.0
 
 
-def test_a_stop_while_the_broker_is_down_is_over_when_the_workers_are(of: Fixture) -> None:
-    broker, first, second = of.start()
-    broker.end(signal=9)
-    of.stop()
-    first.end()
-    second.end()
-    assert of.over == ["stopped"]
-
-
-def test_without_a_broker_of_ours_the_stop_is_over_when_the_workers_are(of: Fixture) -> None:
-    first, second = of.start(redis=REDIS)
+@pytest.mark.parametrize("redis", ["", REDIS])
+def test_without_a_running_broker_of_ours_the_stop_is_over_when_the_workers_are(of: Fixture, redis: str) -> None:
+    *broker, first, second = of.start(redis=redis)
+    for process in broker:
+        process.end(signal=9)
     of.stop()
     first.end()
     assert of.over == []
