@@ -205,12 +205,6 @@ def test_each_part_of_a_batch_has_its_own_place(office: Office) -> None:
     assert [outcome(each) for each in parts] == [at("e", 2), at("e", 4), at("e", 5)]
 
 
-def test_rooms_do_not_wait_for_each_other(office: Office) -> None:
-    office.publish("one", room="a")
-    office.publish("two", room="b")
-    assert office.wire.batches == [("a", 1, ["one"]), ("b", 2, ["two"])]
-
-
 def test_the_rooms_of_one_turn_are_all_sent_before_any_answer(office: Office) -> None:
     published = [office.publish(f"{number}", f"{number}'", room=f"r{number}") for number in range(50)]
     assert office.wire.batches == [(f"r{number}", number + 1, [f"{number}", f"{number}'"]) for number in range(50)]
@@ -237,13 +231,6 @@ def test_rooms_whose_answers_were_lost_are_all_sent_again_before_any_answer(offi
     assert [outcome(each) for each in published] == [at("e", 1)] * 3
 
 
-def test_a_refusal_of_one_room_is_not_that_of_another_on_the_wire(office: Office, events: Events) -> None:
-    failed, fine = office.publish("one", room="a"), office.publish("two", room="b")
-    office.wire.answer(ReplyError("WRONGTYPE not a hash"), [b"e", 1])
-    assert isinstance(outcome(failed), NotPublished)
-    assert outcome(fine) == at("e", 1)
-
-
 def test_what_comes_while_not_live_waits_and_goes_out_as_one_batch_a_room() -> None:
     office = Office(Config())
     office.publish("one")
@@ -267,16 +254,6 @@ def test_nothing_is_sent_on_a_connection_that_is_gone(office: Office) -> None:
 
 
 # Lost answers
-
-
-def test_a_batch_whose_answer_was_lost_is_sent_again_with_its_sequence(office: Office) -> None:
-    published = office.publish("one")
-    first = office.wire
-    office.lose()
-    office.connect()
-    assert office.wire.batches == first.batches
-    office.wire.answer([b"e", 1])
-    assert outcome(published) == at("e", 1)
 
 
 def test_what_came_meanwhile_does_not_overtake_it(office: Office) -> None:
@@ -307,30 +284,24 @@ def test_what_a_broker_answered_just_before_it_died_is_sent_again_first(office: 
     assert len(office.wire.calls) == 3
 
 
-def test_the_same_run_of_the_broker_is_not_sent_what_it_answered(office: Office) -> None:
+@pytest.mark.parametrize(
+    ("run", "before", "during", "sent"),
+    [
+        ("r1", 0, 0, []),  # the same run of the broker
+        ("r2", Config().republish_window + 0.1, 0, []),
+        ("r2", 0, 60, [("ops", 1, ["one"])]),
+    ],
+)
+def test_what_was_answered_long_before_the_broker_died_is_not_sent_again(
+    office: Office, run: str, before: float, during: float, sent: list[tuple[str, int, list[str]]]
+) -> None:
     office.publish("one")
     office.wire.answer([b"e", 1])
+    office.now += before
     office.lose()
-    office.connect("r1")
-    assert office.wire.calls == []
-
-
-def test_what_was_answered_long_before_the_broker_died_is_not_sent_again(office: Office) -> None:
-    office.publish("old")
-    office.wire.answer([b"e", 1])
-    office.now += Config().republish_window + 0.1
-    office.lose()
-    office.connect("r2")
-    assert office.wire.calls == []
-
-
-def test_how_long_the_outage_lasts_makes_no_difference(office: Office) -> None:
-    office.publish("new")
-    office.wire.answer([b"e", 1])
-    office.lose()
-    office.now += 60
-    office.connect("r2")
-    assert office.wire.batches == [("ops", 1, ["new"])]
+    office.now += during
+    office.connect(run)
+    assert office.wire.batches == sent
 
 
 def test_no_more_is_remembered_than_the_window_holds() -> None:
@@ -559,37 +530,17 @@ def test_an_answer_after_giving_up_changes_nothing(office: Office, answer: Any) 
     assert (office.told, len(office.wire.calls)) == ([], 1)
 
 
-def test_flushed_fires_at_once_when_nothing_is_in_flight(office: Office) -> None:
-    assert office.boxes.flushed().called
-
-
 def test_flushed_fires_with_the_last_answer_of_all_rooms(office: Office) -> None:
-    office.publish("one", room="a")
-    office.publish("two", room="a")
-    office.publish("three", room="b")
-    flushed = office.boxes.flushed()
-    office.wire.answer([b"e", 1], [b"e", 1])
-    assert not flushed.called
-    office.wire.answer([b"e", 2])
-    assert flushed.called
-
-
-def test_what_was_published_is_known_before_flushed_fires(office: Office) -> None:
+    assert office.boxes.flushed().called
     order: list[str] = []
-    office.publish("one").addCallback(lambda _: order.append("published"))
+    for room in "aab":
+        office.publish("one", room=room).addCallback(lambda _, room: order.append(room), room)
     office.boxes.flushed().addCallback(lambda _: order.append("flushed"))
-    office.wire.answer([b"e", 1])
-    assert order == ["published", "flushed"]
-
-
-def test_flushed_waits_for_what_was_published_meanwhile_too(office: Office) -> None:
-    office.publish("one")
-    flushed = office.boxes.flushed()
-    office.publish("two")
-    office.wire.answer([b"e", 1])
-    assert not flushed.called
+    office.publish("two", room="b").addCallback(lambda _: order.append("two"))
+    office.wire.answer([b"e", 1], [b"e", 1], [b"e", 2])
+    assert order == ["a", "b", "a"]
     office.wire.answer([b"e", 2])
-    assert flushed.called
+    assert order == ["a", "b", "a", "two", "flushed"]
 
 
 # The window
@@ -597,17 +548,13 @@ def test_flushed_waits_for_what_was_published_meanwhile_too(office: Office) -> N
 SMALL = Config(unconfirmed_publish_bytes=100, message_overhead_bytes=10)
 
 
-def test_a_message_weighs_its_utf_8_and_an_overhead() -> None:
-    assert Office(SMALL).boxes.weight([message("aÅ👋")]) == 10 + 1 + 2 + 4
-
-
-def test_messages_weigh_what_each_of_them_does() -> None:
+def test_messages_weigh_their_utf_8_and_an_overhead_each() -> None:
     boxes = Office(SMALL).boxes
     assert boxes.weight([]) == 0
-    assert boxes.weight([message("a"), message("Å"), message("")]) == 11 + 12 + 10
+    assert boxes.weight([message("aÅ👋"), message("a"), message("")]) == (10 + 1 + 2 + 4) + 11 + 10
 
 
-def test_the_space_is_what_is_left_of_the_window() -> None:
+def test_the_space_is_what_is_left_of_the_window(events: Events) -> None:
     office = Office(SMALL)
     office.connect()
     assert office.boxes.space == 100
@@ -615,11 +562,6 @@ def test_the_space_is_what_is_left_of_the_window() -> None:
     assert office.boxes.space == 55
     office.wire.answer([b"e", 1])
     assert office.boxes.space == 100
-
-
-def test_a_failed_batch_leaves_the_window(events: Events) -> None:
-    office = Office(SMALL)
-    office.connect()
     office.publish("x" * 20).addErrback(lambda _: None)
     office.wire.answer(ReplyError("WRONGTYPE no"))
     assert office.boxes.space == 100

@@ -208,25 +208,19 @@ def test_those_who_left_are_remembered_up_to_a_bound(office: Office) -> None:
     assert office.saved[2]["p:place:k2:ops"][2:4] == ("e", 2)
 
 
-def test_beyond_it_what_waits_to_be_written_is_known_all_the_same(office: Office) -> None:
+@pytest.mark.parametrize("writing", [0, 1])
+def test_beyond_it_what_waits_to_be_written_or_is_being_written_is_known_all_the_same(
+    office: Office, writing: int
+) -> None:
     for number in range(5):
         office.save(f"s{number}", number, key=f"k{number}", left=True)
-    office.places.received(b"take s1 k1 ops")
-    for _ in range(2):
+    for _ in range(writing):
         office.end_turn()
+    office.places.received(b"take s1 k1 ops")
+    for _ in range(writing):
         office.wire.answer([])
-    assert office.saved[0]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
-
-
-def test_beyond_it_what_is_being_written_is_known_too(office: Office) -> None:
-    for number in range(5):
-        office.save(f"s{number}", number, key=f"k{number}", left=True)
     office.end_turn()
-    office.places.received(b"take s1 k1 ops")
-    for _ in range(2):
-        office.wire.answer([])
-        office.end_turn()
-    assert office.saved[1]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
+    assert office.saved[writing]["p:place:k1:ops"] == ("s1", "w1", "e", 1, "s1", "given")
 
 
 def test_one_is_given_up_and_another_of_that_key_is_written_in_one_turn(office: Office) -> None:
@@ -278,29 +272,14 @@ def test_what_is_saved_in_one_turn_is_written_at_once_and_only_as_it_was_last(of
     ]
 
 
-def test_what_says_nothing_new_is_not_written(office: Office) -> None:
-    office.save("s1", 7)
-    office.end_turn()
-    office.wire.answer([])
-    for _ in range(3):
-        office.clock.advance(1)
+def test_it_is_written_all_the_same_in_time_for_the_broker_not_to_forget_it(office: Office) -> None:
+    for wait, saves in ((0, 1), (1, 1), (1, 1), (18, 1), (1, 2)):
+        office.clock.advance(wait)
         office.save("s1", 7)
         office.end_turn()
-    assert len(office.saved) == 1
-
-
-def test_it_is_written_all_the_same_in_time_for_the_broker_not_to_forget_it(office: Office) -> None:
-    office.save("s1", 7)
-    office.end_turn()
-    office.wire.answer([])
-    office.clock.advance(20)
-    office.save("s1", 7)
-    office.end_turn()
-    assert len(office.saved) == 1
-    office.clock.advance(1)
-    office.save("s1", 7)
-    office.end_turn()
-    assert len(office.saved) == 2
+        assert len(office.saved) == saves
+        if wait == 0:
+            office.wire.answer([])
 
 
 def test_a_broker_that_may_have_lost_it_gets_it_anew(office: Office) -> None:
@@ -382,27 +361,13 @@ def test_a_write_whose_answer_was_lost_is_done_again(office: Office) -> None:
     assert office.saved == [{"p:place:k:ops": ("s1", "w1", "e", 7, "s1", "")}]
 
 
-def test_saved_fires_at_once_where_nothing_is_to_be_written(office: Office) -> None:
-    assert office.places.saved().called
-
-
-def test_saved_waits_for_what_is_being_written(office: Office) -> None:
-    office.save("s1", 7)
-    office.end_turn()
-    saved = office.places.saved()
-    assert not saved.called
-    office.wire.answer([])
-    assert saved.called
-
-
 def test_saved_fires_once_all_lots_are_written(office: Office) -> None:
+    assert office.places.saved().called
     for number in range(4):
         office.save("s1", number, key=f"k{number}")
     saved = office.places.saved()
-    office.end_turn()
-    office.wire.answer([])
-    assert not saved.called
-    office.end_turn()
-    assert not saved.called
-    office.wire.answer([])
+    for _ in range(2):
+        office.end_turn()
+        assert not saved.called
+        office.wire.answer([])
     assert saved.called
