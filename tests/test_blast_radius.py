@@ -37,7 +37,7 @@ from tests.clients.server import ChatServer as Clients
 from tests.clients.test_json_session import Client, join
 from tests.clients.test_token_lifetime import token_lifetime_of
 from tests.fakes import FakeBus, FakeMember
-from tests.rooms.house import TURNS, House, frames, make_house
+from tests.rooms.server import TURNS, ChatServer, frames, make_server
 from tests.web.http_client import ChatServer as Web
 from tests.web.http_client import HttpClient
 
@@ -74,19 +74,19 @@ class Shown:
         self.deflated = self
 
 
-def room() -> House:
-    return make_house(TURNS, FakeBus())
+def room() -> ChatServer:
+    return make_server(TURNS, FakeBus())
 
 
-def member(house: House, name: str, **options: Any) -> FakeMember:
+def member(server: ChatServer, name: str, **options: Any) -> FakeMember:
     """Let a member come in whose methods, given by name, are replaced."""
     methods = {key: options.pop(key) for key in list(options) if callable(options[key])}
     made = FakeMember(name, **options)
     for key, method in methods.items():
         setattr(made, key, method)
-    house.hub.join("ops", made)
-    house.bus.answer()
-    house.end_turn()
+    server.hub.join("ops", made)
+    server.bus.answer()
+    server.end_turn()
     return made
 
 
@@ -235,73 +235,73 @@ def _() -> Seen:
 
 @row("framing in one format")
 def _() -> Seen:
-    house = room()
-    bad = member(house, "bad", format=Shown())
-    good = member(house, "good")
-    house.hear("one", number=1)
+    server = room()
+    bad = member(server, "bad", format=Shown())
+    good = member(server, "good")
+    server.deliver("one", number=1)
     return (bad.events, good.blobs, good.events), ([OUR_FAULT], [frames("one")], [])
 
 
 @row("showing who came in one format")
 def _() -> Seen:
-    house, told = room(), list[str]()
+    server, told = room(), list[str]()
 
     def change(room: str, change: PresenceEvent) -> bytes:
         told.append(change.nick)
         return b""
 
-    member(house, "bad", format=Shown())
-    member(house, "good", format=Shown(change=change))
-    house.hub.presence_changed("ops", house.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
-    house.end_turn()
+    member(server, "bad", format=Shown())
+    member(server, "good", format=Shown(change=change))
+    server.hub.presence_changed("ops", server.bus.top("ops"), [PresenceEvent("join", "s", "ann", "")])
+    server.end_turn()
     return told, ["ann"]
 
 
 @row("delivery to one member")
 def _() -> Seen:
-    house = room()
-    bad, good = member(house, "bad", deliver=fail), member(house, "good")
-    house.hear("one", number=1)
+    server = room()
+    bad, good = member(server, "bad", deliver=fail), member(server, "good")
+    server.deliver("one", number=1)
     return (bad.events, good.blobs), ([OUR_FAULT], [frames("one")])
 
 
 @row("delivery to one member that cannot be closed")
 def _() -> Seen:
-    house = room()
-    member(house, "bad", deliver=fail, refused=fail)
-    good = member(house, "good")
-    house.hear("one", number=1)
+    server = room()
+    member(server, "bad", deliver=fail, refused=fail)
+    good = member(server, "good")
+    server.deliver("one", number=1)
     return good.blobs, [frames("one")]
 
 
 @row("telling one member of a gap")
 def _() -> Seen:
-    house = room()
-    bad, good = member(house, "bad", lost=fail), member(house, "good")
-    house.hub._entries["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
-    house.end_turn()
+    server = room()
+    bad, good = member(server, "bad", lost=fail), member(server, "good")
+    server.hub._entries["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
+    server.end_turn()
     return (bad.events, good.events), ([OUR_FAULT], [OffsetGap("e0", 3, 3)])
 
 
 @row("the delivery of one room")
 def _() -> Seen:
-    house = room()
-    member(house, "bad")
+    server = room()
+    member(server, "bad")
     good = FakeMember("good")
-    house.hub.join("dev", good)
+    server.hub.join("dev", good)
     behind: Any = SimpleNamespace(step=fail)
-    house.hub._entries["ops"].room._recoveries = {"bad": behind}
-    house.bring("one", number=1)
-    house.hear("two", number=1, room="dev")
+    server.hub._entries["ops"].room._recoveries = {"bad": behind}
+    server.receive("one", number=1)
+    server.deliver("two", number=1, room="dev")
     return good.blobs, [frames("two")]
 
 
 @row("publishing before delivery")
 def _() -> Seen:
-    house = room()
-    good = member(house, "good")
-    house.hub.publisher.flush_due = fail  # type: ignore[method-assign]
-    house.hear("one", number=1)
+    server = room()
+    good = member(server, "good")
+    server.hub.publisher.flush_due = fail  # type: ignore[method-assign]
+    server.deliver("one", number=1)
     return good.blobs, [frames("one")]
 
 
@@ -314,45 +314,45 @@ class Stuck(FakeMember):
 
 @row("a member that is behind and cannot be closed")
 def _() -> Seen:
-    house = room()
-    slow = [member(house, name) for name in ("bad", "good")]
+    server = room()
+    slow = [member(server, name) for name in ("bad", "good")]
     for client in slow:
-        client.buffer_full, client.fall_behind = True, lambda client=client: house.hub.start_recovery("ops", client)
-    house.hear("one", number=1)
+        client.buffer_full, client.fall_behind = True, lambda client=client: server.hub.start_recovery("ops", client)
+    server.deliver("one", number=1)
     bad, good = slow
     bad.__class__ = Stuck
     good.buffer_full = False
-    house.hear("two", number=2)
+    server.deliver("two", number=2)
     return good.blobs, [frames("one", "two")]
 
 
 # Resume positions
 
 
-def keyed(house: House, *names: str) -> list[FakeMember]:
-    return [member(house, name, key=f"key-{name}") for name in names]
+def keyed(server: ChatServer, *names: str) -> list[FakeMember]:
+    return [member(server, name, key=f"key-{name}") for name in names]
 
 
 @row("the position of one member")
 def _() -> Seen:
-    house = room()
-    house.hub.start()
-    bad, _ = keyed(house, "bad", "good")
+    server = room()
+    server.hub.start()
+    bad, _ = keyed(server, "bad", "good")
     bad.record = fail  # type: ignore[method-assign]
-    house.hear("one", number=1)
-    house.clock.advance(1.0)
-    house.hear("two", number=2)
-    house.clock.advance(1.0)
-    house.hub.stop()
-    return house.bus.places["ops", "key-good"].position, StreamPosition("e0", 2)
+    server.deliver("one", number=1)
+    server.clock.advance(1.0)
+    server.deliver("two", number=2)
+    server.clock.advance(1.0)
+    server.hub.stop()
+    return server.bus.places["ops", "key-good"].position, StreamPosition("e0", 2)
 
 
 @row("saving one position")
 def _() -> Seen:
-    house = room()
-    house.hub.start()
-    keyed(house, "bad", "good")
-    save, saved = house.bus.save, list[str]()
+    server = room()
+    server.hub.start()
+    keyed(server, "bad", "good")
+    save, saved = server.bus.save, list[str]()
 
     def note(room: str, key: str, *rest: Any, **options: Any) -> None:
         saved.append(key)
@@ -360,31 +360,31 @@ def _() -> Seen:
             fail()
         save(room, key, *rest, **options)
 
-    house.bus.save = note  # type: ignore[method-assign]
-    house.clock.advance(1.0)
-    house.clock.advance(1.0)
-    house.hub.stop()
+    server.bus.save = note  # type: ignore[method-assign]
+    server.clock.advance(1.0)
+    server.clock.advance(1.0)
+    server.hub.stop()
     return saved, ["key-bad", "key-good"] * 2
 
 
 @row("the position of a member that leaves")
 def _() -> Seen:
-    house = room()
-    bad, good = keyed(house, "bad", "good")
+    server = room()
+    bad, good = keyed(server, "bad", "good")
     bad.record = fail  # type: ignore[method-assign]
-    house.hub.leave("ops", bad)
-    house.hub.leave("ops", good)
-    return list(house.hub.rooms), []
+    server.hub.leave("ops", bad)
+    server.hub.leave("ops", good)
+    return list(server.hub.rooms), []
 
 
 @row("closing the connection that a resume key is taken from")
 def _() -> Seen:
-    house = room()
-    [old] = keyed(house, "old")
+    server = room()
+    [old] = keyed(server, "old")
     old.disconnect = fail  # type: ignore[method-assign]
-    house.bus.answer_at_once = False
-    new = member(house, "new", key="key-old")
-    house.hear("one", number=1)
+    server.bus.answer_at_once = False
+    new = member(server, "new", key="key-old")
+    server.deliver("one", number=1)
     return (old.blobs, new.blobs), ([], [frames("one")])
 
 
@@ -426,13 +426,13 @@ class Receipt:
             fail()
 
 
-def receipts(house: House) -> list[list[str]]:
+def receipts(server: ChatServer) -> list[list[str]]:
     """Let two members publish in one batch, the first of which has a receipt that raises; give what both were told."""
     made = [Receipt(fails=True), Receipt()]
-    authors = [member(house, name) for name in ("ann", "bob")]
+    authors = [member(server, name) for name in ("ann", "bob")]
     for author, receipt in zip(authors, made, strict=True):
-        house.hub.publisher.publish("ops", author, [author.id], receipt=receipt)
-    house.end_turn()
+        server.hub.publisher.publish("ops", author, [author.id], receipt=receipt)
+    server.end_turn()
     return [receipt.told for receipt in made]
 
 
@@ -443,88 +443,88 @@ def _() -> Seen:
 
 @row("a receipt of what was refused")
 def _() -> Seen:
-    house = room()
-    house.bus.refuse = NotPublished("no")
-    return receipts(house), [[f"ann {OUR_FAULT.reason}"], [f"bob {OUR_FAULT.reason}"]]
+    server = room()
+    server.bus.refuse = NotPublished("no")
+    return receipts(server), [[f"ann {OUR_FAULT.reason}"], [f"bob {OUR_FAULT.reason}"]]
 
 
 @row("telling one author that its message was refused")
 def _() -> Seen:
-    house = room()
-    house.bus.refuse = NotPublished("no")
-    bad, good = member(house, "bad", not_sent=fail), member(house, "good")
+    server = room()
+    server.bus.refuse = NotPublished("no")
+    bad, good = member(server, "bad", not_sent=fail), member(server, "good")
     for author in (bad, good):
-        house.hub.publisher.publish("ops", author, ["hi"])
-    house.end_turn()
+        server.hub.publisher.publish("ops", author, ["hi"])
+    server.end_turn()
     return good.events, [OUR_FAULT]
 
 
 @row("an author that carries on")
 def _() -> Seen:
-    house = room()
-    house.bus.full = True
-    bad, good = member(house, "bad", resume_publishing=fail), member(house, "good")
+    server = room()
+    server.bus.full = True
+    bad, good = member(server, "bad", resume_publishing=fail), member(server, "good")
     for author in (bad, good):
-        house.hub.publisher.wait(author)
-    house.bus.full = False
-    house.hub.bus_changed()
+        server.hub.publisher.wait(author)
+    server.bus.full = False
+    server.hub.bus_changed()
     return good.events, ["carry on"]
 
 
 @row("telling one author that the bus is away")
 def _() -> Seen:
-    house = room()
-    house.bus.away = "gone"
-    bad, good = member(house, "bad", bus_away=fail), member(house, "good")
+    server = room()
+    server.bus.away = "gone"
+    bad, good = member(server, "bad", bus_away=fail), member(server, "good")
     for author in (bad, good):
-        house.hub.publisher.wait(author)
-    house.hub.bus_changed()
+        server.hub.publisher.wait(author)
+    server.hub.bus_changed()
     return good.events, ["bus away"]
 
 
 @row("writing a batch to the chat log")
 def _() -> Seen:
-    house = room()
-    ann, bob = member(house, "ann"), member(house, "bob")
-    log, house.hub.publisher._chat = house.hub.publisher._chat, SimpleNamespace(info=fail)  # type: ignore[assignment]
-    house.hub.publisher.publish("ops", ann, ["bad"])
-    house.end_turn()
-    house.hub.publisher._chat = log
-    house.hub.publisher.publish("ops", bob, ["good"])
-    house.go_round()
-    return (ann.events, ann.blobs, house.chat.batches), ([OUR_FAULT], [frames("good")], [["good"]])
+    server = room()
+    ann, bob = member(server, "ann"), member(server, "bob")
+    log, server.hub.publisher._chat = server.hub.publisher._chat, SimpleNamespace(info=fail)  # type: ignore[assignment]
+    server.hub.publisher.publish("ops", ann, ["bad"])
+    server.end_turn()
+    server.hub.publisher._chat = log
+    server.hub.publisher.publish("ops", bob, ["good"])
+    server.settle()
+    return (ann.events, ann.blobs, server.chat.batches), ([OUR_FAULT], [frames("good")], [["good"]])
 
 
 @row("writing to the chat log what became of a batch")
 def _() -> Seen:
-    house = room()
-    ann, bob = member(house, "ann"), member(house, "bob")
+    server = room()
+    ann, bob = member(server, "ann"), member(server, "bob")
 
     def write(event: dict[str, Any]) -> None:
         if "outcome" in event:
             fail()
 
-    log, house.hub.publisher._chat = house.hub.publisher._chat, SimpleNamespace(info=lambda _, **event: write(event))  # type: ignore[assignment]
-    house.bus.refuse = NotPublished("no")
-    house.hub.publisher.publish("ops", ann, ["bad"])
-    house.end_turn()
-    house.hub.publisher._chat, house.bus.refuse = log, None
-    house.hub.publisher.publish("ops", bob, ["good"])
-    house.go_round()
+    log, server.hub.publisher._chat = server.hub.publisher._chat, SimpleNamespace(info=lambda _, **event: write(event))  # type: ignore[assignment]
+    server.bus.refuse = NotPublished("no")
+    server.hub.publisher.publish("ops", ann, ["bad"])
+    server.end_turn()
+    server.hub.publisher._chat, server.bus.refuse = log, None
+    server.hub.publisher.publish("ops", bob, ["good"])
+    server.settle()
     return (ann.events, ann.blobs), ([OUR_FAULT], [frames("good")])
 
 
 @row("publishing for one room")
 def _() -> Seen:
-    house = room()
-    ann, good = member(house, "ann"), FakeMember("good")
-    house.hub.join("dev", good)
-    publish = house.bus.publish
-    house.bus.publish = lambda room, *rest: fail() if room == "ops" else publish(room, *rest)  # type: ignore[method-assign]
-    house.hub.publisher.publish("ops", ann, ["bad"])
-    house.hub.publisher.publish("dev", good, ["good"])
-    house.end_turn()
-    return (ann.events, good.events, house.published), ([OUR_FAULT], [], [["good"]])
+    server = room()
+    ann, good = member(server, "ann"), FakeMember("good")
+    server.hub.join("dev", good)
+    publish = server.bus.publish
+    server.bus.publish = lambda room, *rest: fail() if room == "ops" else publish(room, *rest)  # type: ignore[method-assign]
+    server.hub.publisher.publish("ops", ann, ["bad"])
+    server.hub.publisher.publish("dev", good, ["good"])
+    server.end_turn()
+    return (ann.events, good.events, server.published), ([OUR_FAULT], [], [["good"]])
 
 
 @row("a listener of the chat log's sync")
@@ -555,19 +555,19 @@ def _() -> Seen:
 
 @row("one client that is slowed")
 def _() -> Seen:
-    house = Clients()
-    bad, _ = house.session("s1")
-    good, _ = house.session("s2")
+    server = Clients()
+    bad, _ = server.session("s1")
+    good, _ = server.session("s2")
     slowed = SlowedClients(1000)
     for session in (bad, good):
         pace: Any = SimpleNamespace(slowed=slowed)
         slowed.add(session)
         session._held, session._rate = ["late"], pace
-        session._slowed = house.clock.callLater(100, fail)
+        session._slowed = server.clock.callLater(100, fail)
     hub: Any = SimpleNamespace(publisher=SimpleNamespace(open=True, publish=fail))
     bad._hub = hub
     slowed.publish_now()
-    return house.turn(), [("lobby", "late")]
+    return server.turn(), [("lobby", "late")]
 
 
 # The broker
@@ -752,23 +752,23 @@ def _() -> Seen:
 
 @row("leaving a room at the end of a WebSocket")
 def _() -> Seen:
-    house = test_websocket.ChatServer()
-    bad, _ = house.client(), house.client()
+    server = test_websocket.ChatServer()
+    bad, _ = server.client(), server.client()
     hub: Any = SimpleNamespace(leave=fail)
     session: Any = bad.connection.session
     session._hub = hub
-    ended = house.factory.close_all(STOPPING)
-    house.clock.pump([1.0] * 3)
+    ended = server.factory.close_all(STOPPING)
+    server.clock.pump([1.0] * 3)
     return ended.called, True
 
 
 @row("a ping")
 def _() -> Seen:
-    house = test_websocket.ChatServer()
-    client = house.client()
+    server = test_websocket.ChatServer()
+    client = server.client()
     client.connection.sendPing = fail
-    house.clock.advance(test_websocket.CONFIG.ping_interval + 0.1)
-    house.clock.advance(test_websocket.CONFIG.pong_timeout + 0.1)
+    server.clock.advance(test_websocket.CONFIG.ping_interval + 0.1)
+    server.clock.advance(test_websocket.CONFIG.pong_timeout + 0.1)
     return client.gone, "ConnectionAborted"
 
 
@@ -784,25 +784,25 @@ def _() -> Seen:
 
 @row("leaving one of several rooms")
 def _() -> Seen:
-    house = Clients()
-    client = Client(house)
+    server = Clients()
+    client = Client(server)
     client.asks(join("ops"), join("dev"))
-    leave = house.hub.leave
+    leave = server.hub.leave
 
     def leave_all_but(name: str, subscriber: Any) -> None:
         if name == "lobby":
             fail()
         leave(name, subscriber)
 
-    house.hub.leave = leave_all_but  # type: ignore[method-assign]
+    server.hub.leave = leave_all_but  # type: ignore[method-assign]
     client.session.closed()
-    return list(house.hub.rooms), ["lobby"]
+    return list(server.hub.rooms), ["lobby"]
 
 
 @row("what arrived in one of several rooms")
 def _() -> Seen:
-    house = Clients()
-    client = Client(house, resume="a-key-of-mine")
+    server = Clients()
+    client = Client(server, resume="a-key-of-mine")
     client.asks(join("ops"))
     sealed: list[str] = []
     rooms: dict[str, Any] = {
@@ -810,7 +810,7 @@ def _() -> Seen:
         for name in ("a", "b")
     }
     rooms["b"].close = lambda: sealed.append("closed b")
-    house.hub.record_position = fail  # type: ignore[method-assign]
+    server.hub.record_position = fail  # type: ignore[method-assign]
     client.session._rooms = rooms
     client.session.record_positions()
     client.session.record_arrival()
@@ -819,8 +819,8 @@ def _() -> Seen:
 
 @row("going on in one of several rooms")
 def _() -> Seen:
-    house = Clients()
-    client = Client(house)
+    server = Clients()
+    client = Client(server)
     client.asks(join("ops"))
     drained: list[str] = []
 
@@ -829,7 +829,7 @@ def _() -> Seen:
         if name == "lobby":
             fail()
 
-    house.hub.drained = note  # type: ignore[method-assign]
+    server.hub.drained = note  # type: ignore[method-assign]
     client.session.drained()
     return drained, ["lobby", "ops"]
 

@@ -25,7 +25,7 @@ from tests.authority import self_signed
 from tests.broker.listening import FAST, PATIENT, BusListener, BusTestCase, Follower, messages, saved
 from tests.broker.server import Client, Server
 from tests.fakes import FakeMember
-from tests.rooms.house import frames
+from tests.rooms.server import frames
 
 
 class TestOutages(BusTestCase):

@@ -26,7 +26,7 @@ from chatd.protocol.message import Batch, Message, OffsetGap, StreamPosition
 from chatd.protocol.text import TextFormat
 from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeMember
-from tests.rooms.house import House, make_house
+from tests.rooms.server import ChatServer, make_server
 from tests.rows import rows
 
 ROOM = "ops"
@@ -287,7 +287,7 @@ class Client(FakeMember):
 
     def deliver(self, blob: bytes, count: int) -> bool:
         if self.buffer_full and self.backlog + len(blob) > self.world.config.max_send_buffer:
-            self.world.house.hub.start_recovery(ROOM, self)
+            self.world.server.hub.start_recovery(ROOM, self)
             return False
         self.replay(blob, count)
         self.live = True
@@ -321,7 +321,7 @@ class Client(FakeMember):
     def read(self) -> None:
         if self.here and self.buffer_full:
             self.backlog, self.buffer_full = 0, False
-            self.world.house.hub.drained(ROOM, self)
+            self.world.server.hub.drained(ROOM, self)
 
 
 def _number(epoch: str) -> int:
@@ -433,8 +433,8 @@ class World:
     def __init__(self, config: Config, kept: int) -> None:
         self.config = config
         self.bus = Broker(kept)
-        self.house: House = make_house(config, self.bus)
-        self.hub = self.house.hub
+        self.server: ChatServer = make_server(config, self.bus)
+        self.hub = self.server.hub
         self.hub.start()
         self.clients: list[Client] = []
         self.number = 0
@@ -498,7 +498,7 @@ class World:
             client.read()
 
     def turn(self, seconds: float) -> None:
-        self.house.clock.advance(seconds)
+        self.server.clock.advance(seconds)
 
     # In the end
 

@@ -13,7 +13,7 @@ from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, Stre
 from chatd.rooms.ordering import Cursor, Ordering
 from chatd.rooms.recovery import Recovery, Tail, first_bytes
 from tests.fakes import Events, FakeMember
-from tests.rooms.house import frames
+from tests.rooms.server import frames
 from tests.rows import rows
 
 

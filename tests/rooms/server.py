@@ -1,4 +1,4 @@
-"""A hub with all that it stands on in memory, for its tests."""
+"""A hub on a bus, a chat log and a clock in memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ INTERVAL = 0.25
 
 @implementer(ILogObserver)
 class Chat:
-    """A chat log in memory, that can be broken; it notes what was on the bus when it was written."""
+    """A chat log in memory that can fail; it records how many batches were published before each write."""
 
     def __init__(self, bus: FakeBus) -> None:
         self._bus = bus
@@ -53,15 +53,15 @@ class Chat:
 
 
 class Failing(FakeMember):
-    """A member that nothing can be delivered to."""
+    """A subscriber that raises on every delivery."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
         raise RuntimeError("no")
 
 
 @dataclass
-class House:
-    """A hub with all that it stands on."""
+class ChatServer:
+    """A hub with all its parts."""
 
     bus: FakeBus
     chat: Chat
@@ -70,51 +70,55 @@ class House:
 
     @property
     def published(self) -> list[list[str]]:
-        """The texts of each batch that went to the bus."""
+        """The texts of each published batch."""
         return [[each.text for each in messages] for _, messages in self.bus.published]
 
     def end_turn(self) -> None:
-        """Run what was put off to the end of the turn."""
+        """Run what is scheduled for the end of the turn."""
         self.clock.advance(0)
 
-    def go_round(self) -> None:
-        """End the turn, let the bus deliver what that published, and the members hear it."""
+    def settle(self) -> None:
+        """End the turn, and deliver what it published to all subscribers."""
         self.end_turn()
         self.bus.pump()
         self.end_turn()
 
-    def member(self, name: str, room: str = "ops", *, echo: bool = False) -> FakeMember:
-        """Give a member that has joined."""
-        member = FakeMember(name, echo=echo)
-        self.hub.join(room, member)
-        return member
+    def subscriber(self, name: str, room: str = "ops", *, echo: bool = False) -> FakeMember:
+        """Return a subscriber that has joined."""
+        subscriber = FakeMember(name, echo=echo)
+        self.hub.join(room, subscriber)
+        return subscriber
 
-    def hear(self, *texts: str, number: int, room: str = "ops", publisher: str = "w") -> None:
-        """Let a batch of another worker come from the bus, and the turn end."""
-        self.bring(*texts, number=number, room=room, publisher=publisher)
+    def publish(self, subscriber: FakeMember, *texts: str) -> None:
+        """Publish messages of a subscriber of this worker in the room ops."""
+        self.hub.publisher.publish("ops", subscriber, list(texts))
+
+    def deliver(self, *texts: str, number: int, room: str = "ops", publisher: str = "w") -> None:
+        """Receive a batch of another worker from the bus, and end the turn."""
+        self.receive(*texts, number=number, room=room, publisher=publisher)
         self.end_turn()
 
-    def bring(
+    def receive(
         self, *texts: str, number: int, room: str = "ops", publisher: str = "w", sender_id: str = "elsewhere"
     ) -> None:
-        """Let a batch of another worker come from the bus."""
-        self.say(*texts, number=number, room=room, publisher=publisher, sender_id=sender_id)
+        """Receive a batch of another worker from the bus."""
+        self.send(*texts, number=number, room=room, publisher=publisher, sender_id=sender_id)
         self.bus.pump()
 
-    def say(
+    def send(
         self, *texts: str, number: int, room: str = "ops", publisher: str = "w", sender_id: str = "elsewhere"
     ) -> None:
-        """Let another worker publish a batch, its number-th, of one sender."""
+        """Publish a batch of one sender from another worker, whose number-th it is."""
         messages = [Message(f"{sender_id}.{text}", int(NOW * 1000), sender_id, text) for text in texts]
         self.bus.say(room, messages, number, publisher)
 
 
-def make_house(config: Config, bus: FakeBus, sync: Sync | None = None) -> House:
+def make_server(config: Config, bus: FakeBus, sync: Sync | None = None) -> ChatServer:
     chat, clock = Chat(bus), Clock()
     hub = Hub(bus, Logger(observer=chat), config, clock, lambda: NOW, sync=sync)  # type: ignore[arg-type]
-    return House(bus, chat, hub, clock)
+    return ChatServer(bus, chat, hub, clock)
 
 
 def frames(*texts: str) -> bytes:
-    """Frame texts as bare clients get them, joined."""
+    """Return the frames of texts in the pipe format, joined."""
     return b"".join(text_frame(text.encode()) for text in texts)
