@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 import chatd
 from chatd.access.keys import read_signing_key
@@ -224,8 +228,7 @@ def _verify(given: argparse.Namespace) -> int:
     ledger, logs = Ledger(), LogFiles([expanded(path) for path in given.logs], config)
     addresses = _addresses(given)
     check_credentials(addresses, config)
-    for address in addresses:
-        read_histories(address, config, ledger)
+    _read_histories(addresses, config, ledger)
     for line in logs.read():
         ledger.add_line(line)
     kinds: Counter[str] = Counter()
@@ -238,6 +241,27 @@ def _verify(given: argparse.Namespace) -> int:
         f"messages in histories: {ledger.messages}: {wrong or 'each is in the logs once'}"
     )
     return 1 if wrong else 0
+
+
+def _read_histories(addresses: Sequence[BrokerAddress], config: Config, ledger: Ledger) -> None:
+    """Run the reactor until the histories of all brokers are in the ledger. Raise Unreadable."""
+    from twisted.internet import reactor as real_reactor  # noqa: PLC0415 - other commands need none
+
+    reactor: Any = real_reactor
+    failures: list[Failure] = []
+
+    async def read_all() -> None:
+        for address in addresses:
+            await read_histories(reactor, address, config, ledger)
+
+    def start() -> None:
+        Deferred.fromCoroutine(read_all()).addErrback(failures.append).addBoth(lambda _: reactor.stop())
+
+    reactor.callWhenRunning(start)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Twisted would catch a KeyboardInterrupt
+    reactor.run(installSignalHandlers=False)
+    for failure in failures:
+        failure.raiseException()
 
 
 def _token(given: argparse.Namespace) -> int:

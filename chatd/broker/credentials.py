@@ -3,7 +3,6 @@
 They are read at each connect, so that they can be replaced while chatd runs.
 """
 
-import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,22 +65,6 @@ def tls_options(host: str, config: Config) -> Any:
         key = _read(config, "redis_tls_key", partial(read_key, certificate=own))
         shown = {"certificate": own, "extraCertChain": chain, "privateKey": key}
     return optionsForClientTLS(host, trustRoot=trust, extraCertificateOptions=shown)
-
-
-def tls_context(config: Config) -> ssl.SSLContext:
-    """Return the TLS context of a plain socket. Raise OSError (``ssl.SSLError``).
-
-    It is no ``create_default_context``: since Python 3.13 that one is stricter than OpenSSL is by itself, and so than
-    ``tls_options``. ``chatd verify`` must accept every broker that chatd accepts.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if config.redis_tls_ca:
-        context.load_verify_locations(config.redis_tls_ca)
-    else:
-        context.load_default_certs()
-    if config.redis_tls_cert:
-        context.load_cert_chain(config.redis_tls_cert, config.redis_tls_key)
-    return context
 
 
 def _read(config: Config, option: str, read: Callable[[str], T]) -> T:

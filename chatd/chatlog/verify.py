@@ -3,8 +3,6 @@
 ``Ledger`` compares, ``LogFiles`` reads the logs, ``read_histories`` reads the broker. A message is logged before it is
 published, so the histories are read first. Log files may be rotated and compressed meanwhile: all are opened before any
 is read, as one listing of the folders shows them.
-
-The histories are read over a plain socket, one command at a time, so that a key can interrupt it at any time.
 """
 
 import bz2
@@ -12,23 +10,24 @@ import gzip
 import io
 import lzma
 import os
-import socket
 import time as clock
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 
-import hiredis
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.endpoints import connectProtocol
 
-from chatd.broker.credentials import password_of, sentinel_password, tls_context
+from chatd.broker.connection import ConnectionUnusable, LinkLost, PublishConnection, broker_endpoint
+from chatd.broker.credentials import password_of
+from chatd.broker.sentinel import Sentinels
 from chatd.chatlog.line import LogLine, escape, read_line
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
-from chatd.config.values import BadValue
 from chatd.protocol.message import Batch, decode
 
 _UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -239,95 +238,57 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 # Histories
 
+_Ask = Callable[..., "Deferred[Any]"]
 
-def read_histories(address: BrokerAddress, config: Config, ledger: Ledger) -> None:
+
+async def read_histories(reactor: Any, address: BrokerAddress, config: Config, ledger: Ledger) -> None:
     """Add all histories under ``config.redis_prefix`` to the ledger. Raise Unreadable."""
     try:
-        where = _master(address, config) if address.sentinels else address
-        with closing(_dial(where, config)) as connection:
-            broker = _Broker(connection)
-            if (password := password_of(address, config)) is not None:
-                broker.ask("AUTH", *([address.user] if address.user else []), password)
-            if address.database:
-                broker.ask("SELECT", address.database)
-            for key in _keys(broker, config):
-                _read_history(broker, key, config, ledger)
-    except (OSError, EOFError, BadValue, hiredis.HiredisError) as error:
-        raise Unreadable(f"the broker {address} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        endpoint = (Sentinels if address.sentinels else broker_endpoint)(reactor, address, config)
+        protocol: Any = await connectProtocol(endpoint, PublishConnection(charset=None, convertNumbers=False))
 
+        def ask(*command: str | bytes | int) -> "Deferred[Any]":
+            answer: Deferred[Any] = protocol.execute_command(*command)
+            return answer.addTimeout(config.redis_connect_timeout, reactor)
 
-def _master(address: BrokerAddress, config: Config) -> BrokerAddress:
-    """Return the address that the first Sentinel to answer names. Raise the error of the last one."""
-    trouble: Exception = EOFError("no Sentinel answers")
-    for host, port in address.sentinels:
         try:
-            with closing(_dial(replace(address, host=host, port=port), config)) as connection:
-                sentinel = _Broker(connection)
-                if (password := sentinel_password(config)) is not None:
-                    sentinel.ask("AUTH", password)
-                flat = sentinel.ask("SENTINEL", "MASTER", address.service)
-        except (OSError, EOFError, hiredis.HiredisError) as error:
-            trouble = error
-        else:
-            said = dict(zip(flat[::2], flat[1::2], strict=True))
-            return replace(address, host=said[b"ip"].decode(), port=int(said[b"port"]))
-    raise trouble
+            if (password := password_of(address, config)) is not None:
+                await ask("AUTH", *([address.user] if address.user else []), password)
+            if address.database:
+                await ask("SELECT", address.database)
+            async for key in _keys(ask, config):
+                await _read_history(ask, key, config, ledger)
+        except LinkLost as error:
+            raise ConnectionUnusable(protocol.lost or "it hung up") from error
+        finally:
+            protocol.transport.abortConnection()
+    except Exception as error:
+        why = f"no answer within {config.redis_connect_timeout:g} s" if isinstance(error, TimeoutError) else error
+        raise Unreadable(f"the broker {address} can't be read: {why}") from error
 
 
-def _dial(address: BrokerAddress, config: Config) -> socket.socket:
-    """Return a connected socket, with the connect timeout for each operation."""
-    if address.path:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(config.redis_connect_timeout)
-        connection.connect(address.path)
-        return connection
-    connection = socket.create_connection((address.host, address.port), config.redis_connect_timeout)
-    if address.tls:
-        return tls_context(config).wrap_socket(connection, server_hostname=address.host)
-    return connection
-
-
-class _Broker:
-    """A connection to a server that sends one command at a time."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._reader = hiredis.Reader()
-
-    def ask(self, *command: str | bytes | int) -> Any:
-        """Send a command. Return its answer. Raise OSError, EOFError or HiredisError."""
-        self._connection.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]
-        while (answer := self._reader.gets()) is False:
-            data = self._connection.recv(65536)
-            if not data:
-                raise EOFError("it hung up")
-            self._reader.feed(data)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-def _keys(broker: _Broker, config: Config) -> Iterator[bytes]:
+async def _keys(ask: _Ask, config: Config) -> AsyncIterator[bytes]:
     """Yield the key of each history once; a scan may return one several times."""
     seen: set[bytes] = set()
     cursor = b"0"
     while True:
         pattern = f"{config.redis_prefix}:history:*"
-        cursor, keys = broker.ask(
+        cursor, keys = await ask(
             "SCAN", cursor, "MATCH", pattern, "COUNT", config.verify_keys_per_scan, "TYPE", "stream"
         )
         new = set(keys) - seen
         seen |= new
-        yield from new
+        for key in new:
+            yield key
         if cursor == b"0":
             return
 
 
-def _read_history(broker: _Broker, key: bytes, config: Config, ledger: Ledger) -> None:
+async def _read_history(ask: _Ask, key: bytes, config: Config, ledger: Ledger) -> None:
     name = key.decode("utf-8", "backslashreplace").removeprefix(f"{config.redis_prefix}:history:")
     epoch, _, room = name.partition(":")
     after = b"-"
-    while entries := broker.ask("XRANGE", key, after, "+", "COUNT", config.verify_batches_per_read):
+    while entries := await ask("XRANGE", key, after, "+", "COUNT", config.verify_batches_per_read):
         for id, fields in entries:
             try:
                 batch = decode(room, fields[fields.index(b"b") + 1])

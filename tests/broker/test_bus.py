@@ -10,7 +10,6 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
-from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from twisted.trial.unittest import TestCase
 
@@ -837,7 +836,7 @@ class TestLeastRights(BusTestCase):
         await self.use_presence(bus)
         bus.unsubscribe("ops")
         ledger = Ledger()
-        await deferToThread(read_histories, self.address, Config(redis_prefix=self.prefix), ledger)
+        await read_histories(reactor, self.address, Config(redis_prefix=self.prefix), ledger)
         assert self.logged() == []
 
     async def use_presence(self, bus: Bus) -> None:

@@ -1,12 +1,11 @@
 """Passwords and certificates in files: what can be used, and what is said of what cannot."""
 
-import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatd.broker.credentials import check_credentials, password_of, sentinel_password, tls_context, tls_options
+from chatd.broker.credentials import check_credentials, password_of, sentinel_password, tls_options
 from chatd.config.broker_url import BrokerAddress
 from chatd.config.settings import Config
 from chatd.config.values import BadValue
@@ -52,13 +51,6 @@ def test_files_that_fit_are_taken(authority: Authority, tmp_path: Path) -> None:
     check_credentials([TLS, SENTINELS], config)
     assert password_of(TLS, config) == "gehëim"
     assert sentinel_password(config) == "other"
-    assert tls_context(config).get_ca_certs()
-
-
-def test_the_certificates_of_a_server_are_checked_in_the_same_way_for_all() -> None:
-    ours = tls_context(Config())
-    assert not ours.verify_flags & (ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN), "tls_options has neither"
-    assert (ours.check_hostname, ours.verify_mode) == (True, ssl.CERT_REQUIRED)
 
 
 def test_a_chain_of_certificates_is_shown_whole(authority: Authority) -> None:

@@ -8,10 +8,9 @@ import pytest
 from twisted.internet import reactor
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.testing import MemoryReactorClock
-from twisted.internet.threads import deferToThread
 
 from chatd.broker.connection import broker_endpoint
-from chatd.chatlog.verify import Ledger, read_histories
+from chatd.chatlog.verify import Ledger, Unreadable, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
 from chatd.config.settings import Config
 from tests.authority import Authority, SparingAuthority
@@ -67,7 +66,7 @@ class TestTls(BusTestCase):
         await listener.until(lambda: listener.texts() == ["a"])
         ledger = Ledger()
         config = Config(redis_prefix=self.prefix, **self.files)
-        await deferToThread(read_histories, broker_address(url), config, ledger)
+        await read_histories(reactor, broker_address(url), config, ledger)
         assert (ledger.rooms, ledger.messages) == (1, 1)
 
     async def test_what_the_daemon_accepts_verify_accepts_though_it_is_not_all_that_the_standard_asks_for(self) -> None:
@@ -85,8 +84,11 @@ class TestTls(BusTestCase):
         await listener.until(lambda: self.away_or_look(bus, listener, "VerificationError"))
 
     async def test_a_server_that_others_vouch_for_is_refused(self) -> None:
-        bus, listener = self.make(self.run_server("localhost"), **{**self.files, "redis_tls_ca": self.other.path})
+        url, files = self.run_server("localhost"), {**self.files, "redis_tls_ca": self.other.path}
+        bus, listener = self.make(url, **files)
         await listener.until(lambda: self.away_or_look(bus, listener, "certificate verify failed"))
+        with pytest.raises(Unreadable, match="certificate verify failed"):
+            await read_histories(reactor, broker_address(url), Config(**files), Ledger())
 
     async def test_a_server_that_asks_for_a_certificate_refuses_who_has_none(self) -> None:
         bus, listener = self.make(self.run_server("localhost"), redis_tls_ca=self.authority.path)
