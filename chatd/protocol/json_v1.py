@@ -5,7 +5,7 @@ while they are parsed: a field has its type, or the request is refused. Null dif
 fields are ignored. Of a field that is given twice the last one counts, but each must be valid, and two ``type`` must
 be equal.
 
-Events are not checked: the types are. ``protocol/json_schema`` writes both down as JSON Schema.
+Events are not checked: the types are. ``docs/schema.py`` writes both down as JSON Schema.
 """
 
 import json

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from chatd.protocol.json_schema import schema
 from chatd.protocol.json_v1 import BadRequest, Event, Request, message_json, read_request
 from chatd.protocol.message import Message
+from docs.schema import schema
 from tests.protocol.dialogue import EVENTS, NO_REFERENCES, NO_REQUESTS, REQUESTS
 from tests.rows import rows
 

@@ -18,8 +18,8 @@ from typing import Any, get_args
 import msgspec
 from msgspec import UNSET
 
-from chatd.protocol.json_schema import schema
 from chatd.protocol.json_v1 import Ack, Code, Error, Event, Joined, Pong
+from docs.schema import schema
 from tests.conformance.raw import RawClient
 from tests.depth import depth
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_frame, frame, header
