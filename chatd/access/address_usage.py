@@ -6,6 +6,7 @@ depends on the addresses that were active in it, not on the number of known ones
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
 from itertools import islice
@@ -45,47 +46,30 @@ def group(address: str) -> str:
     return str(found or "")
 
 
+@dataclass(slots=True, eq=False)
 class AddressUsage:
     """The usage of one address. A bucket that is None limits nothing."""
 
-    __slots__ = (
-        "_touched",
-        "address",
-        "arrivals",
-        "bytes",
-        "connections",
-        "elsewhere",
-        "heard",
-        "heard_at",
-        "messages",
-        "posts",
-        "probes",
-        "reported",
-        "requests",
-        "rooms",
-    )
-
-    def __init__(self, address: str, touched: "dict[str, AddressUsage]") -> None:
-        """Set the address, and the table of usages that changed."""
-        self.address = address
-        self.connections = 0
-        self.arrivals: TokenBucket | None = None
-        self.rooms: TokenBucket | None = None
-        self.requests: TokenBucket | None = None
-        self.messages: TokenBucket | None = None
-        self.bytes: TokenBucket | None = None
-        self.probes: TokenBucket | None = None
-        """Health checks; each worker counts them alone."""
-        self.posts: ClientRate | None = None
-        """Of all messages that the address posts over HTTP."""
-        self.elsewhere = 0
-        """Connections on other workers, as reported at heard_at."""
-        self.heard_at = 0.0
-        self.heard: tuple[int, ...] = _NOTHING
-        """The totals of all workers at that time."""
-        self.reported = 0
-        """Connections here that were reported to other workers."""
-        self._touched = touched
+    address: str
+    _touched: "dict[str, AddressUsage]"
+    """The table of usages that changed."""
+    connections: int = 0
+    arrivals: TokenBucket | None = None
+    rooms: TokenBucket | None = None
+    requests: TokenBucket | None = None
+    messages: TokenBucket | None = None
+    bytes: TokenBucket | None = None
+    probes: TokenBucket | None = None
+    """Health checks; each worker counts them alone."""
+    posts: ClientRate | None = None
+    """Of all messages that the address posts over HTTP."""
+    elsewhere: int = 0
+    """Connections on other workers, as reported at totals_at."""
+    totals_at: float = 0.0
+    totals: tuple[int, ...] = _NOTHING
+    """The totals of all workers at that time."""
+    reported: int = 0
+    """Connections here that were reported to other workers."""
 
     def touch(self) -> None:
         """Record that a count has changed."""
@@ -104,25 +88,25 @@ class AddressUsage:
         """Return whether other workers have to know what it uses here, or this one what it uses there."""
         if self.connections >= fewest or self.reported >= fewest:
             return True
-        if any(bucket is not None and bucket.much() for bucket in self.counted()):
+        if any(bucket is not None and bucket.worth_reporting() for bucket in self.counted()):
             return True
-        return any(self.heard) and not self.settled(now)
+        return any(self.totals) and not self.settled(now)
 
     def report(self) -> UsageCounts:
         """Return the counts to report, in whole numbers. Counts that were reported are not reported again."""
         used = []
         for bucket in self.counted():
-            count = int(bucket.untold) if bucket is not None else 0
+            count = int(bucket.unreported) if bucket is not None else 0
             used.append(count)
             if bucket is not None:
-                bucket.untold -= count
+                bucket.unreported -= count
         self.reported = self.connections
         return UsageCounts(self.address, self.connections, *used)
 
     def update(self, own: UsageCounts, total: UsageCounts, now: float) -> None:
         """Store the totals of all workers, this one included; own is what this worker has reported."""
-        before, self.heard = self.heard, total[2:]
-        self.elsewhere, self.heard_at = max(0, total.connections - own.connections), now
+        before, self.totals = self.totals, total[2:]
+        self.elsewhere, self.totals_at = max(0, total.connections - own.connections), now
         if not any(before):  # what others counted before is not known to be new
             return
         for bucket, was, count, mine in zip(self.counted(), before, total[2:], own[2:], strict=True):
@@ -139,9 +123,7 @@ class AddressUsageTable:
         self._seconds = seconds
         self._fewest = fewest
         self._connected: dict[str, AddressUsage] = {}
-        self._loose: OrderedDict[str, AddressUsage] = (
-            OrderedDict()
-        )  # without connections; the next to be forgotten first
+        self._loose: OrderedDict[str, AddressUsage] = OrderedDict()  # without connections, the oldest first
         self._touched: dict[str, AddressUsage] = {}  # that changed and were not looked at yet
         self._shared: OrderedDict[str, AddressUsage] = OrderedDict()  # reported to other workers, in turns
 
@@ -194,7 +176,7 @@ class AddressUsageTable:
         for name in list(islice(self._touched, self._config.shared_limits_per_scan)):
             usage = self._touched.pop(name)
             if name not in self._shared and usage.matters(self._fewest, now):
-                usage.heard = _NOTHING
+                usage.totals = _NOTHING
                 self._shared[name] = usage
         reported: list[UsageCounts] = []
         for name, usage in list(islice(self._shared.items(), self._config.shared_limits_per_report)):

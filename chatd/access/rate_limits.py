@@ -6,10 +6,10 @@ counts with its /64, which one customer gets.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
-from chatd.access.address_usage import AddressUsage, AddressUsageTable, UsageCounts
+from chatd.access.address_usage import AddressUsage, AddressUsageTable
 from chatd.access.token_bucket import ClientRate, SlowedClients, TokenBucket
 from chatd.config.settings import Config
 from chatd.config.values import limit
@@ -33,20 +33,6 @@ class _Rates(NamedTuple):
     address_message_rate: float
     address_byte_rate: float
 
-    @property
-    def of_addresses(self) -> bool:
-        """Return whether any of them is a limit of an address."""
-        return any(
-            (
-                self.connections_per_address,
-                self.connection_rate,
-                self.room_rate,
-                self.request_rate,
-                self.address_message_rate,
-                self.address_byte_rate,
-            )
-        )
-
 
 def _rates(config: Config, *, auto: bool) -> _Rates:
     names = _Rates._fields
@@ -61,7 +47,6 @@ class RateLimits:
         self._config = config
         self._seconds = seconds
         self._rates = (_rates(config, auto=False), _rates(config, auto=True))  # by whether a listener is exposed
-        self._counts = any(rates.of_addresses for rates in self._rates)
         self.usages = AddressUsageTable(
             config, seconds, max(2, int((self._rates[True].connections_per_address or 64) / 32))
         )
@@ -143,16 +128,6 @@ class RateLimits:
         """Charge an address for the size of the text, in bytes, that was read for it."""
         self.charge(address, size / self._config.read_bytes_per_request, exposed=exposed)
 
-    def connected(self, address: str) -> None:
-        """Count a connection."""
-        if self._counts:
-            self.usages.connected(address)
-
-    def disconnected(self, address: str) -> None:
-        """Count it no more."""
-        if self._counts:
-            self.usages.disconnected(address)
-
     def crowded(self, address: str) -> bool:
         """Return whether an address exceeds its connections so far that new ones are dropped without an answer."""
         most = self._rates[True].connections_per_address
@@ -183,7 +158,7 @@ class RateLimits:
         most = self._rates[exposed].connections_per_address
         if not most or (usage := self.usages.find(address)) is None:
             return
-        fresh = self._seconds() - usage.heard_at <= self._config.shared_limits_ttl
+        fresh = self._seconds() - usage.totals_at <= self._config.shared_limits_ttl
         if usage.connections + (usage.elsewhere if fresh else 0) + (not counted) > most:
             raise too_many(f"{most:g} connections from one address at most", 5.0)
 
@@ -216,16 +191,6 @@ class RateLimits:
         if usage.posts is not None and (wait := usage.posts.take(size)):
             raise too_many("too fast", wait)
 
-    # What other workers count
-
-    def report(self) -> Sequence[UsageCounts]:
-        """Return what addresses have used here that others should know."""
-        return self.usages.report()
-
-    def update(self, reported: Sequence[UsageCounts], totals: Sequence[UsageCounts]) -> None:
-        """Store the totals of all workers, this one included, for what was reported."""
-        self.usages.update(reported, totals)
-
 
 def too_many(message: str, wait: float) -> Refused:
     """Return a refusal (429) for a time, in seconds."""
@@ -236,19 +201,19 @@ class ConnectionsByAddress(Generic[Member]):
     """Connections of one kind, counted by client address."""
 
     def __init__(self, limits: RateLimits) -> None:
-        self._limits = limits
+        self._usages = limits.usages
         self._members: dict[Member, str] = {}
 
     def add(self, member: Member, address: str) -> None:
         """Add a connection; without an address it is not counted for one."""
         self._members[member] = address
-        self._limits.connected(address)
+        self._usages.connected(address)
 
     def discard(self, member: Member) -> None:
         """Count it out, if it is in."""
         address = self._members.pop(member, None)
         if address is not None:
-            self._limits.disconnected(address)
+            self._usages.disconnected(address)
 
     def __len__(self) -> int:
         return len(self._members)

@@ -6,14 +6,14 @@ from typing import Protocol
 NO_TIME = 1e-6
 """Seconds that are none: what floats leave over."""
 
-_TOLD_LEAST, _TOLD_PART = 2, 32
-"""Other workers are told of usage when it is at least so much, and such a part of the burst."""
+_REPORTED_LEAST, _REPORTED_PART = 2, 32
+"""Usage is reported to other workers if it is at least so much, and such a part of the burst."""
 
 
 class TokenBucket:
     """One bucket. Times are in seconds, from anywhere, and never go back."""
 
-    __slots__ = ("_at", "_burst", "_level", "debt", "rate", "untold")
+    __slots__ = ("_at", "_burst", "_level", "debt", "rate", "unreported")
 
     def __init__(self, rate: float, burst: float, now: float, debt: float = 0.0) -> None:
         """Store how much is added each second, the capacity (the bucket starts full), and the additional debt.
@@ -22,7 +22,7 @@ class TokenBucket:
         """
         self.rate = rate
         self.debt = max(burst, debt)
-        self.untold = 0.0
+        self.unreported = 0.0
         """How much was taken here since the last report to other workers (``usage``)."""
         self._burst = burst
         self._level = burst
@@ -34,7 +34,7 @@ class TokenBucket:
         if count > self._level:
             return False
         self._level -= count
-        self.untold += count
+        self.unreported += count
         return True
 
     def request(self, count: float, now: float, *, recovers: bool) -> float:
@@ -51,7 +51,7 @@ class TokenBucket:
     def spend(self, count: float, now: float) -> None:
         """Take an amount even if it is not available: it was used already. The debt is bounded."""
         self.spend_elsewhere(count, now)
-        self.untold += count
+        self.unreported += count
 
     def spend_elsewhere(self, count: float, now: float) -> None:
         """Take what was used on other workers, as ``spend`` does."""
@@ -63,9 +63,9 @@ class TokenBucket:
         self._fill(now)
         return max(0.0, (min(count, self._burst) - self._level) / self.rate)
 
-    def much(self) -> bool:
+    def worth_reporting(self) -> bool:
         """Return whether so much was taken since the last report that other workers need to know."""
-        return self.untold >= max(_TOLD_LEAST, self._burst / _TOLD_PART)
+        return self.unreported >= max(_REPORTED_LEAST, self._burst / _REPORTED_PART)
 
     def full(self, now: float) -> bool:
         """Return whether it is as full as a new one."""
@@ -183,24 +183,21 @@ class ClientRate:
         it. The same holds for the bytes of the address, so that small messages of others do not keep out a large one.
         """
         now, shared = self._seconds(), self._shared
-        wait = self._messages.wait(1, now) if self._messages is not None else 0.0
-        if self._bytes is not None:
-            wait = max(wait, self._bytes.wait(size, now))
+        charges: list[tuple[TokenBucket | None, float, float]] = [
+            (self._messages, 1, count),
+            (self._bytes, size, size),
+        ]
         if shared is not None:
-            wait = max(wait, _wait(shared.messages, now), _wait(shared.bytes, now))
+            charges += [(shared.messages, 1, count), (shared.bytes, 1, size)]
+        limits = [(bucket, needed, used) for bucket, needed, used in charges if bucket is not None]
+        wait = max((bucket.wait(needed, now) for bucket, needed, _ in limits), default=0.0)
         if wait > NO_TIME:
             self._refused[0] += 1
             return wait
         self._refused[0] = 0
-        if self._messages is not None:
-            self._messages.spend(count, now)
-        if self._bytes is not None:
-            self._bytes.spend(size, now)
+        for bucket, _, used in limits:
+            bucket.spend(used, now)
         if shared is not None:
-            if shared.messages is not None:
-                shared.messages.spend(count, now)
-            if shared.bytes is not None:
-                shared.bytes.spend(size, now)
             shared.touch()
         return 0.0
 
@@ -209,9 +206,9 @@ class ClientRate:
 
         Return how many, and after how many seconds the next one is.
         """
-        for place, size in enumerate(sizes):
+        for number, size in enumerate(sizes):
             if wait := self.take(size):
-                return place, wait
+                return number, wait
         return len(sizes), 0.0
 
     def join(self) -> float:
@@ -240,7 +237,3 @@ class ClientRate:
         if size and shared is not None and shared.requests is not None:
             shared.requests.spend(size / self._read_bytes, self._seconds())
             shared.touch()
-
-
-def _wait(bucket: TokenBucket | None, now: float) -> float:
-    return bucket.wait(1, now) if bucket is not None else 0.0

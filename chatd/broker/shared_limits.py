@@ -38,7 +38,7 @@ class SharedLimits:
 
     def _exchange(self) -> "Deferred[None] | None":
         limits = self._limits
-        reported = limits.report() if limits is not None else ()
+        reported = limits.usages.report() if limits is not None else ()
         if limits is None or not reported:
             return None
         config = self._config
@@ -48,7 +48,7 @@ class SharedLimits:
 
         def store(answer: list[int]) -> None:
             totals = zip(*[iter(answer)] * _NUMBERS, strict=True)
-            limits.update(
+            limits.usages.update(
                 reported, [UsageCounts(share.address, *total) for share, total in zip(reported, totals, strict=True)]
             )
 

@@ -98,15 +98,15 @@ def test_the_longest_message_can_always_be_published() -> None:
 def test_the_connections_of_an_address_are_limited(world: World) -> None:
     for _ in range(3):
         assert world.admits() == ""
-        world.limits.connected(A)
+        world.limits.usages.connected(A)
     assert world.admits() == "3 connections from one address at most"
     assert (world.refused.status, world.refused.code) == (429, "rate_limited")
     assert world.admits(B) == ""
     assert world.admits(counted=True) == ""  # it is one of the three
-    world.limits.connected(A)
+    world.limits.usages.connected(A)
     assert world.admits(counted=True) != ""
     for _ in range(2):
-        world.limits.disconnected(A)
+        world.limits.usages.disconnected(A)
     assert world.admits() == ""
 
 
@@ -121,7 +121,7 @@ def test_the_new_connections_of_an_address_are_limited(world: World) -> None:
 
 def test_an_ipv6_network_is_one_address(world: World) -> None:
     for last in range(3):
-        world.limits.connected(f"2001:db8::{last}")
+        world.limits.usages.connected(f"2001:db8::{last}")
     assert world.admits("2001:db8::99") != ""
     assert world.admits("2001:db8:0:1::1") == ""
 
@@ -129,7 +129,7 @@ def test_an_ipv6_network_is_one_address(world: World) -> None:
 def test_clients_of_a_unix_socket_are_not_limited(world: World) -> None:
     for _ in range(20):
         assert world.admits("unix") == ""
-        world.limits.connected("unix")
+        world.limits.usages.connected("unix")
     assert world.enters("a", "unix")
 
 
@@ -146,7 +146,7 @@ def test_refused_connections_do_not_use_up_the_handshake_rate() -> None:
     world = World(Config(handshake_rate="3", connection_rate="1", connections_per_address="2"))
     assert [world.admits(A)] + [world.admits(A)[:1] for _ in range(9)] == [""] + ["1"] * 9
     for _ in range(3):
-        world.limits.connected(B)
+        world.limits.usages.connected(B)
     assert [world.admits(B)[:1] for _ in range(9)] == ["2"] * 9
     assert [world.admits("192.0.2.3"), world.admits("192.0.2.4")] == ["", ""]
 
@@ -169,10 +169,10 @@ def test_the_posts_of_an_address_share_one_rate_limit(world: World) -> None:
 
 def test_an_address_is_forgotten_when_its_buckets_are_full(world: World) -> None:
     world.limits.post(A, 5, exposed=True)
-    world.limits.report()
+    world.limits.usages.report()
     assert set(world.limits.usages) == {A}
     world.now += 1
-    world.limits.report()
+    world.limits.usages.report()
     assert set(world.limits.usages) == set()
 
 
@@ -180,7 +180,7 @@ def test_nothing_is_limited_by_default_on_loopback_listeners() -> None:
     world = World(Config())
     for number in range(2000):
         assert world.admits(exposed=False) == ""
-        world.limits.connected(A)
+        world.limits.usages.connected(A)
         world.limits.enter(A, str(number), exposed=False)
         world.limits.post(A, 1000, exposed=False)
     assert world.admits(exposed=True) != ""
@@ -189,7 +189,7 @@ def test_nothing_is_limited_by_default_on_loopback_listeners() -> None:
 def test_the_table_of_addresses_is_bounded_and_keeps_connected_ones() -> None:
     world = World(replace(CONFIG, rate_limit_addresses=10))
     for _ in range(3):
-        world.limits.connected(A)
+        world.limits.usages.connected(A)
     for number in range(100):
         world.admits(f"198.51.100.{number}")
     assert len(list(world.limits.usages)) == 10
@@ -321,14 +321,14 @@ def test_posts_and_messages_share_the_limit_of_an_address() -> None:
 
 def test_connections_on_other_workers_count_for_15_seconds(world: World) -> None:
     for _ in range(2):
-        world.limits.connected(A)
-    reported = world.limits.report()
+        world.limits.usages.connected(A)
+    reported = world.limits.usages.report()
     assert reported == [UsageCounts(A, 2, 0, 0)]
-    world.limits.update(reported, [UsageCounts(A, 3, 0, 0)])
+    world.limits.usages.update(reported, [UsageCounts(A, 3, 0, 0)])
     assert world.admits() != ""
-    world.limits.update(world.limits.report(), [UsageCounts(A, 2, 0, 0)])
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 2, 0, 0)])
     assert world.admits() == ""
-    world.limits.update(world.limits.report(), [UsageCounts(A, 40, 0, 0)])
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 40, 0, 0)])
     world.now += 15
     assert world.admits() != ""
     world.now += 1
@@ -339,13 +339,13 @@ def test_connections_and_rooms_begun_on_other_workers_count_once_known(world: Wo
     for _ in range(2):
         world.admits()
         world.enters("a")
-    reported = world.limits.report()
+    reported = world.limits.usages.report()
     assert reported == [UsageCounts(A, 0, 2, 1)]
-    world.limits.update(reported, [UsageCounts(A, 0, 2, 1)])
+    world.limits.usages.update(reported, [UsageCounts(A, 0, 2, 1)])
     world.admits()
     world.admits()
-    reported = world.limits.report()
-    world.limits.update(reported, [UsageCounts(A, 0, 6, 2)])  # two here, two elsewhere
+    reported = world.limits.usages.report()
+    world.limits.usages.update(reported, [UsageCounts(A, 0, 6, 2)])  # two here, two elsewhere
     assert world.admits() == "6 new connections a minute from one address at most"
     assert not world.enters("b")
 
@@ -353,44 +353,44 @@ def test_connections_and_rooms_begun_on_other_workers_count_once_known(world: Wo
 def test_earlier_usage_on_other_workers_does_not_count(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 5000, 900)])
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 0, 5000, 900)])
     assert world.admits() == ""
 
 
 def test_counts_that_the_broker_lost_are_not_charged(world: World) -> None:
     world.admits()
     world.admits()
-    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 50, 0)])
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 0, 50, 0)])
     world.admits()
     world.admits()
-    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 0, 2, 0)])
     assert world.admits() == ""
 
 
 def test_addresses_with_little_usage_are_not_reported(world: World) -> None:
     world.admits()
-    world.limits.connected(B)
-    assert world.limits.report() == []
+    world.limits.usages.connected(B)
+    assert world.limits.usages.report() == []
     world.now += 60
-    world.limits.report()
+    world.limits.usages.report()
     assert set(world.limits.usages) == {B}
 
 
 def test_the_end_of_the_last_connection_is_reported_once(world: World) -> None:
     for _ in range(2):
-        world.limits.connected(A)
-    world.limits.report()
+        world.limits.usages.connected(A)
+    world.limits.usages.report()
     for _ in range(2):
-        world.limits.disconnected(A)
-    assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
-    assert world.limits.report() == []
+        world.limits.usages.disconnected(A)
+    assert world.limits.usages.report() == [UsageCounts(A, 0, 0, 0)]
+    assert world.limits.usages.report() == []
 
 
 def test_a_busy_address_is_reported_until_its_usage_elsewhere_does_not_matter(world: World) -> None:
     for _ in range(2):
         world.admits()
-    world.limits.update(world.limits.report(), [UsageCounts(A, 0, 2, 0)])
-    assert world.limits.report() == [UsageCounts(A, 0, 0, 0)]
+    world.limits.usages.update(world.limits.usages.report(), [UsageCounts(A, 0, 2, 0)])
+    assert world.limits.usages.report() == [UsageCounts(A, 0, 0, 0)]
     world.now += 60
-    assert world.limits.report() == []
+    assert world.limits.usages.report() == []
     assert len(list(world.limits.usages)) == 0

@@ -59,7 +59,7 @@ def test_usage_elsewhere_is_not_reported_again() -> None:
     bucket.take(2, 0.0)
     bucket.take(9, 0.0)
     bucket.spend_elsewhere(4, 0.0)
-    assert (bucket.untold, bucket.wait(1, 0.0)) == (5, 0)
+    assert (bucket.unreported, bucket.wait(1, 0.0)) == (5, 0)
     assert bucket.wait(2, 0.0) > 0
 
 
@@ -158,7 +158,7 @@ def test_the_clients_of_an_address_share_its_buckets() -> None:
     assert after(one, [1] * 30)[0] == 10
     assert after(other, [1] * 30) == (5, 0.1)
     assert usage.messages is not None
-    assert usage.messages.untold == 15
+    assert usage.messages.unreported == 15
 
 
 def test_small_messages_of_other_clients_do_not_starve_a_large_one() -> None:

@@ -74,7 +74,7 @@ class Worker:
                 self.limits.admit(address, exposed=True, counted=False)
             except Refused:
                 continue
-            self.limits.connected(address)
+            self.limits.usages.connected(address)
             taken += 1
         return taken
 
@@ -101,7 +101,7 @@ def test_connections_count_on_all_workers_together(clock: Clock, workers: Sequen
     assert third.comes(20) == 1
     assert third.comes(5, B) == 5
     for _ in range(12):
-        one.limits.disconnected(A)
+        one.limits.usages.disconnected(A)
     clock.advance(1)
     clock.advance(1)
     assert third.comes(5) == 5
@@ -115,7 +115,7 @@ def test_arrivals_count_on_all_workers_together(clock: Clock, workers: Sequence[
     for worker in (one, other):
         worker.comes(9)
         for _ in range(11):
-            worker.limits.disconnected(A)
+            worker.limits.usages.disconnected(A)
     clock.advance(1)
     clock.advance(1)
     assert one.comes(30) < 30 - 11 - 8

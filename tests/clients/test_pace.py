@@ -291,7 +291,7 @@ class Library(Town):
     def owes(self) -> float:
         """Give how many requests the address has used."""
         usage = self.limits.usages.get("192.0.2.1")
-        return usage.requests.untold if usage is not None and usage.requests is not None else 0
+        return usage.requests.unreported if usage is not None and usage.requests is not None else 0
 
 
 @pytest.fixture
