@@ -1,7 +1,7 @@
 """Rooms over HTTP: history, streams, the list of members, and publishing with one request."""
 
 from hashlib import sha256
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.web.server import NOT_DONE_YET, Request
@@ -40,7 +40,7 @@ from chatd.web.streaming import StreamingResponse, describe
 
 T = TypeVar("T")
 
-IN_DOUBT = "the message bus does not answer; it may be body yet: try again with the same id"
+IN_DOUBT = "the message bus does not answer; it may be published yet: try again with the same id"
 
 
 class RoomPages:
@@ -95,7 +95,8 @@ class RoomPages:
             raise unavailable("too much data waits for clients that do not read; try again later")
 
     def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
-        position = self._broke_off(request) if form == http_api.EVENTS else None
+        last_id = header(request, "last-event-id") if form == http_api.EVENTS else None
+        position = http_api.read_event_id(last_id) if last_id else None
         target = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
         check_follower(head_of(request), named=bool(target.nick or target.resume))
         token_lifetime = token_lifetime_of(request)
@@ -126,10 +127,6 @@ class RoomPages:
             )
         )
         return NOT_DONE_YET
-
-    def _broke_off(self, request: Request) -> StreamPosition | None:
-        last = header(request, "last-event-id")
-        return http_api.read_event_id(last) if last else None
 
     def publish(self, request: Request) -> int:
         """Publish a message; answer once it is in the chat log and has its offset."""
@@ -163,21 +160,8 @@ class RoomPages:
         self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
 
     async def _publish(self, request: Request, room: str, sender: "HttpSender", body: http_api.PublishBody) -> bytes:
-        try:
-            message, position, duplicate = await sender.publish(room, body.text, body.id or "")
-        except PublishRefused as error:
-            raise unavailable(str(error)) from None
-        except NickInUse as error:
-            raise Refused(409, "nick_in_use", str(error)) from None
+        published = await sender.publish(room, body.text, body.id or "")
         request.setResponseCode(201, b"Created")
-        published = http_api.PublishAnswer(
-            room,
-            position.epoch,
-            position.offset,
-            message.dedup_id or message.id,
-            rfc3339_ms(message.time),
-            duplicate,
-        )
         return answer_json(request, published)
 
     async def members(self, request: Request, room: str) -> bytes:
@@ -212,23 +196,6 @@ class RoomPages:
             raise unavailable(BUS_AWAY.reason) from None
 
 
-class PublishedMessage(NamedTuple):
-    """A message that was published, or was published before."""
-
-    message: Message
-    position: StreamPosition
-    duplicate: bool
-    """Whether it was published before, under the same id."""
-
-
-class PublishRefused(Exception):
-    """The message was not published, or it is not known whether; the text has the reason."""
-
-
-class NickInUse(Exception):
-    """A client in the room has the nick, or one that looks like it; the text is for the client."""
-
-
 class HttpSender:
     """The sender of one message over HTTP. It joins no room, so it causes no presence events."""
 
@@ -255,49 +222,48 @@ class HttpSender:
         self.subject = permissions.subject
         self.address = address
 
-    async def publish(self, room: str, text: str, dedup_id: str) -> PublishedMessage:
-        """Publish a message; return it with its stream position. Raise PublishRefused, or NickInUse."""
+    async def publish(self, room: str, text: str, dedup_id: str) -> http_api.PublishAnswer:
+        """Publish a message; return its stream position. Raise Refused: 409, 503."""
         await self._wait_until_open()
         if self.nick:
             self.nick = await self._find_nick(room)
             await self._wait_until_open()
-        published: Deferred[PublishedMessage] = Deferred()
-        self._hub.publisher.publish(
-            room, self, [text], dedup_id=dedup_id, dedup_scope=self._dedup_scope, receipt=_SenderReceipt(published)
-        )
+        published: Deferred[http_api.PublishAnswer] = Deferred()
+        receipt = _SenderReceipt(room, published)
+        self._hub.publisher.publish(room, self, [text], dedup_id=dedup_id, dedup_scope=self._dedup_scope, receipt=receipt)
         try:
             return await published.addTimeout(self._config.publish_timeout, self._timers)
         except TimeoutError:
-            raise PublishRefused(IN_DOUBT) from None
+            raise unavailable(IN_DOUBT) from None
 
     async def _wait_until_open(self) -> None:
-        publisher, patience = self._hub.publisher, self._config.publish_timeout
+        publisher = self._hub.publisher
         while not publisher.open:
             if publisher.away:
-                REFUSED_MESSAGES["bus_away"].value += 1
-                raise PublishRefused(self._why_not())
+                raise self._bus_away()
             self._waiting = Deferred(lambda _: publisher.stop_waiting(self))
             publisher.wait(self)
             try:
-                await self._waiting.addTimeout(patience, self._timers)
+                await self._waiting.addTimeout(self._config.publish_timeout, self._timers)
             except TimeoutError:
-                REFUSED_MESSAGES["bus_away"].value += 1
-                raise PublishRefused(self._why_not()) from None
+                raise self._bus_away() from None
 
     async def _find_nick(self, room: str) -> str:
-        """Return the nick if it is free in the room. Raise NickInUse."""
+        """Return the nick if it is free in the room. Raise Refused: 409, 503."""
         found = self._hub.bus.presence.find_nick(room, self._identity)
         try:
             nick = await found.addTimeout(self._config.publish_timeout, self._timers)
         except TimeoutError:
-            REFUSED_MESSAGES["bus_away"].value += 1
-            raise PublishRefused(self._why_not()) from None
+            raise self._bus_away() from None
         if not nick:
-            raise NickInUse(f"nick: {self.nick} is in use in this room; give another one, or a token that proves it")
+            message = f"nick: {self.nick} is in use in this room; give another one, or a token that proves it"
+            raise Refused(409, "nick_in_use", message)
         return nick
 
-    def _why_not(self) -> str:
-        return try_later(self._hub.why_not_published()).reason
+    def _bus_away(self) -> Refused:
+        """Count a message that was not published, and return the error for it."""
+        REFUSED_MESSAGES["bus_away"].value += 1
+        return unavailable(try_later(self._hub.why_not_published()).reason)
 
     # The publisher calls
 
@@ -317,13 +283,16 @@ class HttpSender:
 class _SenderReceipt:
     """The result of one message."""
 
-    def __init__(self, published: "Deferred[PublishedMessage]") -> None:
+    def __init__(self, room: str, published: "Deferred[http_api.PublishAnswer]") -> None:
+        self._room = room
         self._published = published
 
     def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
         if not self._published.called:
-            self._published.callback(PublishedMessage(message, position, duplicate))
+            id, time = message.dedup_id or message.id, rfc3339_ms(message.time)
+            answer = http_api.PublishAnswer(self._room, position.epoch, position.offset, id, time, duplicate)
+            self._published.callback(answer)
 
     def refused(self, message: Message, close_code: CloseCode) -> None:
         if not self._published.called:
-            self._published.errback(PublishRefused(close_code.reason.removeprefix("not sent: ")))
+            self._published.errback(unavailable(close_code.reason.removeprefix("not sent: ")))
