@@ -6,7 +6,7 @@ of clients.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -83,14 +83,6 @@ def _histogram(name: str, text: str, bounds: Sequence[float]) -> Histogram:
         )
     SAMPLES.append(Sample("histogram", name, f"{name}_sum", {}, text, lambda: histogram.total))
     return histogram
-
-
-def names() -> Iterator[str]:
-    """Yield the names that can be queried in Prometheus."""
-    for sample in SAMPLES:
-        yield sample.name
-        if sample.name.endswith("_sum"):
-            yield f"{sample.family}_count"
 
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)

@@ -69,7 +69,7 @@ def _lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
 
     return Stream(
         LINES,
-        text.TextFormat(text.named, text.change if presence else None, frame_line),
+        text.text_format(text.named, text.change if presence else None, frame_line),
         lost=lambda room, gap: line(text.lost(gap.count)),
         another_nick=lambda wanted, has: line(text.taken(wanted, has)),
         token_ends=lambda seconds: line(text.token_ends(seconds)) if presence else b"",
@@ -89,7 +89,7 @@ def _json_lines(frame: Frame, end: bytes, *, presence: bool) -> Stream:
 
     return Stream(
         JSON_LINES,
-        json_v1.JsonFormat(frame_line, presence=presence),
+        Format(json_v1.message_json, json_v1.change_json if presence else _nothing, frame_line),
         lost=lambda room, gap: frame_line(encode(json_v1.gap_event(room, gap))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame_line(encode(json_v1.token_ends(seconds))),
@@ -105,7 +105,7 @@ def _events(frame: Frame, end: bytes, *, presence: bool) -> Stream:
     """Return the form of JSON events for an EventSource (WHATWG HTML, section 9.2.6); JSON has no line ends."""
     return Stream(
         EVENTS,
-        json_v1.JsonFormat(frame, presence=presence, show=_message, tell=_change),
+        Format(_message, _change if presence else _nothing, frame),
         lost=lambda room, gap: frame(_event(b"gap", encode(json_v1.gap_event(room, gap)), _id(gap.epoch, gap.last))),
         another_nick=_nothing,
         token_ends=lambda seconds: frame(_event(b"auth", encode(json_v1.token_ends(seconds)))),

@@ -10,7 +10,7 @@ Events are not checked: the types are. ``docs/schema.py`` writes both down as JS
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -19,7 +19,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from chatd.protocol.close_codes import CloseCode
 from chatd.protocol.json_line import encode
 from chatd.protocol.message import Batch, Message, OffsetGap, PresenceEvent, StreamPosition, rfc3339_ms
-from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
+from chatd.protocol.text import Format
+from chatd.protocol.websocket_frames import deflated_text_frame
 
 LARGEST = 2**53 - 1
 """The largest integer that every reader of JSON has exactly; the smallest is its negative (RFC 7493, section 2.2)."""
@@ -439,41 +440,5 @@ def longest_json(text: int) -> int:
     return 6 * text + _AROUND  # each byte may come as \\u0000
 
 
-class JsonFormat:
-    """How a program sees what happens in a room."""
-
-    def __init__(
-        self,
-        frame: Callable[[bytes], bytes] = text_frame,
-        *,
-        presence: bool = True,
-        show: Callable[[Message, str, str, int], bytes] = message_json,
-        tell: Callable[[str, PresenceEvent], bytes] = change_json,
-        deflated: "JsonFormat | None" = None,
-    ) -> None:
-        """Store how to frame UTF-8, whether there are presence events, and how to encode both.
-
-        Deflated is the same format for clients with compression.
-        """
-        self._frame = frame
-        self._presence = presence
-        self._show = show
-        self._encode_presence = tell
-        self.deflated = deflated or self
-
-    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Return each message's frame."""
-        frame, show = self._frame, self._show
-        return [
-            frame(show(message, batch.room, batch.epoch, offset))
-            for batch in batches
-            for offset, message in enumerate(batch.messages, batch.first)
-        ]
-
-    def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame of a presence event; empty without presence events."""
-        return self._frame(self._encode_presence(room, change)) if self._presence else b""
-
-
-JSON = JsonFormat(deflated=JsonFormat(deflated_text_frame))
-"""Of ``chatd.v1``."""
+JSON = Format(message_json, change_json, deflated=Format(message_json, change_json, deflated_text_frame))
+"""The format of ``chatd.v1``."""

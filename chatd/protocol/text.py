@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import dropwhile, islice
 from math import ceil
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from chatd.protocol.message import Batch, Message, PresenceEvent
 from chatd.protocol.nick import NICK_LENGTH, BadNick, folded, looks, read_nick
@@ -62,33 +62,19 @@ def safe(text: str) -> str:
     return text.translate(_ESCAPES) if text.isascii() or _ANY_UNSAFE.search(text) else text
 
 
-class Format(Protocol):
+class Format:
     """The encoding of messages and presence events for a kind of client. A batch is encoded once per format."""
-
-    @property
-    def deflated(self) -> "Format":
-        """The same for clients that have agreed to compression."""
-
-    def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Return the frame of each message, in their order."""
-
-    def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame of a presence event; empty without presence events."""
-
-
-class TextFormat:
-    """A format in which a message is a line."""
 
     def __init__(
         self,
-        show: Callable[[Message], str],
-        tell: Callable[[PresenceEvent], str] | None = None,
+        show: Callable[[Message, str, str, int], bytes],
+        tell: Callable[[str, PresenceEvent], bytes],
         frame: Callable[[bytes], bytes] = text_frame,
-        deflated: Format | None = None,
+        deflated: "Format | None" = None,
     ) -> None:
-        """Store how to write messages and presence events, and how to frame UTF-8.
+        """Store how to encode a message of a room, epoch and offset, and a presence event of a room; empty: not at all.
 
-        Deflated is the same format for clients with compression.
+        Frame adds the framing. Deflated is the same format for clients that have agreed to compression.
         """
         self._show = show
         self._tell = tell
@@ -96,13 +82,35 @@ class TextFormat:
         self.deflated = deflated or self
 
     def frames(self, batches: Sequence[Batch]) -> list[bytes]:
-        """Return each message's frame."""
-        show, frame = self._show, self._frame
-        return [frame(show(message).encode()) for batch in batches for message in batch.messages]
+        """Return the frame of each message, in their order."""
+        frame, show = self._frame, self._show
+        return [
+            frame(show(message, batch.room, batch.epoch, offset))
+            for batch in batches
+            for offset, message in enumerate(batch.messages, batch.first)
+        ]
 
     def change(self, room: str, change: PresenceEvent) -> bytes:
-        """Return the frame of a presence event of a member with a nick."""
-        return b"" if self._tell is None or not change.nick else self._frame(self._tell(change).encode())
+        """Return the frame of a presence event; empty if the format has none for it."""
+        data = self._tell(room, change)
+        return self._frame(data) if data else b""
+
+
+def text_format(
+    show: Callable[[Message], str],
+    tell: Callable[[PresenceEvent], str] | None = None,
+    frame: Callable[[bytes], bytes] = text_frame,
+    deflated: Format | None = None,
+) -> Format:
+    """Return a format in which a message is a line, and so is a presence event of a member with a nick."""
+
+    def show_message(message: Message, room: str, epoch: str, offset: int) -> bytes:
+        return show(message).encode()
+
+    def show_change(room: str, change: PresenceEvent) -> bytes:
+        return tell(change).encode() if tell is not None and change.nick else b""
+
+    return Format(show_message, show_change, frame, deflated)
 
 
 def bare(message: Message) -> str:
@@ -225,10 +233,10 @@ def change(event: PresenceEvent) -> str:
     return joined(event.nick) if event.what == "join" else left(event.nick)
 
 
-BARE = TextFormat(bare, deflated=TextFormat(bare, frame=deflated_text_frame))
+BARE = text_format(bare, deflated=text_format(bare, frame=deflated_text_frame))
 """One message one frame, the text unchanged."""
 
-NAMED = TextFormat(named, change, deflated=TextFormat(named, change, deflated_text_frame))
+NAMED = text_format(named, change, deflated=text_format(named, change, deflated_text_frame))
 """Messages safe for a terminal, with nicks, and presence events."""
 
 

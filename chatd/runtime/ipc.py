@@ -4,6 +4,7 @@ The first line of the supervisor is an Assignment, and later ones are orders. A 
 closed, the worker stops by itself, so that no worker survives a supervisor that was killed.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -85,9 +86,6 @@ class LogRecord(msgspec.Struct, frozen=True, tag="log"):
 Report = Ready | Heartbeat | PublishingStopped | LogRecord
 
 _encoder = msgspec.json.Encoder()
-_assignments = msgspec.json.Decoder(Assignment)
-_orders = msgspec.json.Decoder(str)
-_reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 
 
 def encode(value: Assignment | Report | str) -> bytes:
@@ -95,16 +93,9 @@ def encode(value: Assignment | Report | str) -> bytes:
     return _encoder.encode(value) + b"\n"
 
 
-def read_assignment(line: bytes) -> Assignment:
-    """Parse the first line of the supervisor. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""
-    return _assignments.decode(line)
-
-
-def read_order(line: bytes) -> str:
-    """Parse a later line of the supervisor: LISTEN, DRAIN, HOLD or STOP. Raise ValueError."""
-    return _orders.decode(line)
-
-
-def read_report(line: bytes) -> Report:
-    """Parse a line of a worker. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""
-    return _reports.decode(line)
+read_assignment = msgspec.json.Decoder(Assignment).decode
+"""Parse the first line of the supervisor. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""
+read_order = msgspec.json.Decoder(str).decode
+"""Parse a later line of the supervisor: LISTEN, DRAIN, HOLD or STOP. Raise ValueError."""
+read_report: Callable[[bytes], Report] = msgspec.json.Decoder(Report).decode
+"""Parse a line of a worker. Raise ValueError (msgspec.ValidationError, msgspec.DecodeError)."""

@@ -15,14 +15,12 @@ class Shutdown:
     def __init__(self, reactor: Any) -> None:
         """Set the reactor."""
         self._reactor = reactor
-        self._running = False
-        self._signal = 0
         self._stopped = False
 
     def hold_signals(self) -> None:
         """Keep a signal until the reactor runs, so that a start is stopped in order."""
         self._install_handlers()
-        self._reactor.callWhenRunning(self._run)
+        self._reactor.callWhenRunning(self._install_handlers)  # the reactor has just installed its own
 
     def stop(self) -> None:
         """Stop the reactor, unless it is stopping."""
@@ -46,22 +44,12 @@ class Shutdown:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if not self._signal:
-            self._signal = number
-            if self._running:
-                self._stop_by_signal()
-
-    def _run(self) -> None:
-        self._install_handlers()  # the reactor has just installed its own
-        self._running = True
-        if self._signal:
-            self._stop_by_signal()
-
-    def _stop_by_signal(self) -> None:
         """Stop as the reactor does when it receives the signal itself, so that the process ends by the signal."""
         if not self._stopped:
             self._stopped = True
-            (self._reactor.sigInt if self._signal == signal.SIGINT else self._reactor.sigTerm)(self._signal)
+            self._reactor.callWhenRunning(
+                self._reactor.sigInt if number == signal.SIGINT else self._reactor.sigTerm, number
+            )
 
 
 def end_quietly() -> None:

@@ -3,7 +3,7 @@
 An error is sent through twisted.web, or by a ``Refusal`` if the connection can not be used for HTTP any more.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from secrets import SystemRandom
 from typing import Any
@@ -70,12 +70,6 @@ def token_lifetime_of(request: Any) -> TokenLifetime:
     return lifetime
 
 
-def is_exposed(request: Any) -> bool:
-    """Return whether other hosts can connect to the listener of the request's connection."""
-    exposed: bool = request.channel.exposed
-    return exposed
-
-
 # The response
 
 
@@ -110,12 +104,12 @@ def refuse(request: Any, refused: Refused) -> bytes:
     return answer(request, refused.body(), refused.content_type)
 
 
-def answer_later(request: Request, body: Awaitable[bytes]) -> int:
+def answer_later(request: Request, body: Coroutine[Any, Any, bytes]) -> int:
     """Finish the request when its body is there; Refused becomes an error of the client, others a 500.
 
     The work is cancelled if the client disconnects before.
     """
-    pending = Deferred.fromCoroutine(_await(body))
+    pending = Deferred.fromCoroutine(body)
     request.notifyFinish().addErrback(lambda _: pending.cancel())
 
     def failed(failure: Failure) -> bytes | None:
@@ -133,10 +127,6 @@ def answer_later(request: Request, body: Awaitable[bytes]) -> int:
 
     pending.addErrback(failed).addCallback(finish)
     return NOT_DONE_YET
-
-
-async def _await(body: Awaitable[bytes]) -> bytes:
-    return await body
 
 
 # CORS (Fetch, section 3.2)

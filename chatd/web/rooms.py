@@ -33,7 +33,6 @@ from chatd.web.responses import (
     client_address,
     head_of,
     header,
-    is_exposed,
     token_lifetime_of,
 )
 from chatd.web.streaming import StreamingResponse, describe
@@ -94,7 +93,7 @@ class RoomPages:
         if SEND_BUFFER_BYTES.value > self._config.worker_send_buffers:
             raise unavailable("too much data waits for clients that do not read; try again later")
 
-    def _follow(self, request: Request, form: str, heartbeat: float | None) -> bytes | int:
+    def _follow(self, request: Any, form: str, heartbeat: float | None) -> bytes | int:
         last_id = header(request, "last-event-id") if form == http_api.EVENTS else None
         position = http_api.read_event_id(last_id) if last_id else None
         target = read_target(request.uri, 0 if form == http_api.EVENTS else http_api.LAST)
@@ -109,7 +108,7 @@ class RoomPages:
         if heartbeat is None:
             heartbeat = self._config.stream_heartbeat_interval if shown.beats else 0
         address = self._enter(request, target.room)
-        self._connections.stay(address, address_of(request.channel.transport), exposed=is_exposed(request))
+        self._connections.stay(address, address_of(request.channel.transport), exposed=request.channel.exposed)
         following = StreamingResponse(request, self._connections, shown, heartbeat)
         following.begin(
             StreamSession(
@@ -121,14 +120,14 @@ class RoomPages:
                 target=scope_resume_key(token_lifetime.permissions, target),
                 address=address,
                 token_lifetime=token_lifetime,
-                rate=self._connections.limits.client_rate(address, exposed=is_exposed(request)),
+                rate=self._connections.limits.client_rate(address, exposed=request.channel.exposed),
                 stream=shown,
                 since=position,
             )
         )
         return NOT_DONE_YET
 
-    def publish(self, request: Request) -> int:
+    def publish(self, request: Any) -> int:
         """Publish a message; answer once it is in the chat log and has its offset."""
         target = read_target(request.uri)
         token_lifetime = token_lifetime_of(request)
@@ -136,8 +135,7 @@ class RoomPages:
         content = request.content.read() if request.content is not None else b""
         body = http_api.read_publish_body(header(request, "content-type"), content, self._config.max_message_size)
         address = self._enter(request, target.room)
-        exposed = is_exposed(request)
-        self._connections.limits.post(address, len(body.text.encode()), exposed=exposed)
+        self._connections.limits.post(address, len(body.text.encode()), exposed=request.channel.exposed)
         sender = HttpSender(
             self._shards.hub(target.room),
             self._config,
@@ -149,15 +147,15 @@ class RoomPages:
         )
         return answer_later(request, self._publish(request, target.room, sender, body))
 
-    def _enter(self, request: Request, room: str) -> str:
+    def _enter(self, request: Any, room: str) -> str:
         """Check that the client may use a room; return its address. Raise Refused: 429."""
         address = client_address(request)
-        self._connections.enter(address, room, exposed=is_exposed(request))
+        self._connections.enter(address, room, exposed=request.channel.exposed)
         return address
 
-    def _read(self, request: Request, size: int) -> None:
+    def _read(self, request: Any, size: int) -> None:
         """Charge the client's address for so many bytes that were read."""
-        self._connections.limits.read(client_address(request), size, exposed=is_exposed(request))
+        self._connections.limits.read(client_address(request), size, exposed=request.channel.exposed)
 
     async def _publish(self, request: Request, room: str, sender: "HttpSender", body: http_api.PublishBody) -> bytes:
         published = await sender.publish(room, body.text, body.id or "")
@@ -230,7 +228,9 @@ class HttpSender:
             await self._wait_until_open()
         published: Deferred[http_api.PublishAnswer] = Deferred()
         receipt = _SenderReceipt(room, published)
-        self._hub.publisher.publish(room, self, [text], dedup_id=dedup_id, dedup_scope=self._dedup_scope, receipt=receipt)
+        self._hub.publisher.publish(
+            room, self, [text], dedup_id=dedup_id, dedup_scope=self._dedup_scope, receipt=receipt
+        )
         try:
             return await published.addTimeout(self._config.publish_timeout, self._timers)
         except TimeoutError:

@@ -214,12 +214,9 @@ class Site(WebSite):
         )
         self.channels: ConnectionsByAddress[Any] = ConnectionsByAddress(connections.limits)
         self.draining = False
+        """Whether each connection closes after its next answer, or when it is idle for a while."""
         self.full: Callable[[], bool] = lambda: False
         """Return whether there are too many connections, the current one included."""
-
-    def drain(self) -> None:
-        """Close each connection after its next answer, or when it is idle for a while."""
-        self.draining = True
 
     def log(self, request: object) -> None:
         """Keep no access log."""

@@ -66,7 +66,7 @@ class IncomingConnection(Protocol):
             self._drop("crowded")
             return
         self._late = self.factory.connections.timers.callLater(
-            self.factory.config.client_header_timeout, self._refuse_late
+            self.factory.config.client_header_timeout, self._refuse, too_late()
         )
 
     def dataReceived(self, data: bytes) -> None:
@@ -118,9 +118,6 @@ class IncomingConnection(Protocol):
         hand_over(self.transport, protocol)
         if data:
             protocol.dataReceived(data)
-
-    def _refuse_late(self) -> None:
-        self._refuse(too_late())
 
     def _refuse(self, refused: Refused, *, charged: bool = False) -> None:
         """Answer and hang up. Charge the address for the request, unless it was charged already."""
@@ -179,15 +176,6 @@ class ListenerFactory(Factory):
         only metrics and health checks are served.
         """
         return _Port(self, exposed=exposed, proxied=proxied, loopback=not (exposed or proxied or unix), metrics=metrics)
-
-    def drain(self) -> None:
-        """Keep no HTTP connection longer than for the answer that it waits for."""
-        self.site.drain()
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no connection."""
-        return self.count == 0
 
     @property
     def full(self) -> bool:

@@ -292,7 +292,7 @@ class Worker:
         if self._draining is None and not self._stopping:
             self._close_code = RESTARTING
             self._stop_listening()
-            self._listener.drain()
+            self._listener.site.draining = True
             self._connections.close_gradually(RESTARTING, self._config.drain_timeout)
             late = self._reactor.seconds() + self._config.drain_timeout + self._config.close_timeout
             look = partial(self._look_whether_drained, late)
@@ -307,7 +307,7 @@ class Worker:
         """
         now, config = self._reactor.seconds(), self._config
         if (
-            self._listener.empty
+            not self._listener.count
             or (now >= late and not self._listener.waiting)
             or now >= late + config.client_header_timeout
         ):

@@ -12,7 +12,6 @@ from chatd.protocol.text import (
     Last,
     Rename,
     Say,
-    TextFormat,
     bare,
     closing_notice,
     counted,
@@ -29,6 +28,7 @@ from chatd.protocol.text import (
     renamed,
     safe,
     taken,
+    text_format,
     utf8_size,
     who,
     you_are,
@@ -194,7 +194,7 @@ def test_a_text_without_anything_unsafe_is_unchanged(text: str) -> None:
 
 
 def test_a_format_gives_each_message_a_frame_in_their_order() -> None:
-    loud = TextFormat(lambda each: each.text.upper(), frame=lambda payload: b"<" + payload + b">")
+    loud = text_format(lambda each: each.text.upper(), frame=lambda payload: b"<" + payload + b">")
     shown = loud.frames([batch(message("one"), message("å")), batch(message("two"))])
     assert shown == [b"<ONE>", "<Å>".encode(), b"<TWO>"]
     assert loud.frames([]) == []

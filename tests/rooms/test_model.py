@@ -23,7 +23,7 @@ from chatd.broker.resume_positions import ResumePosition
 from chatd.config.settings import Config
 from chatd.protocol.close_codes import TAKEN_OVER, CloseCode
 from chatd.protocol.message import Batch, Message, OffsetGap, StreamPosition
-from chatd.protocol.text import TextFormat
+from chatd.protocol.text import text_format
 from tests.depth import depth
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.server import ChatServer, make_server
@@ -36,7 +36,7 @@ MARK = 2 * LINE
 """With more than that unread a client is choked."""
 OTHERS = ("w1", "w2")
 """Other workers."""
-LINES = TextFormat(lambda message: f"{message.id:{LINE - 1}}", frame=lambda payload: payload + b"\n")
+LINES = text_format(lambda message: f"{message.id:{LINE - 1}}", frame=lambda payload: payload + b"\n")
 
 
 # The broker

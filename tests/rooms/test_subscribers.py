@@ -8,7 +8,7 @@ import pytest
 from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT, CloseCode
 from chatd.protocol.message import Batch, PresenceEvent
-from chatd.protocol.text import Format, TextFormat
+from chatd.protocol.text import Format
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.server import TURNS, ChatServer, Failing, frames, make_server
 
@@ -96,13 +96,13 @@ def test_one_that_said_all_of_it_gets_nothing(server: ChatServer) -> None:
     assert bob.blobs == [frames("1", "2", "3")]
 
 
-class Counting(TextFormat):
+class Counting(Format):
     """A dress that counts how often it is asked."""
 
     def __init__(self, sign: str) -> None:
         super().__init__(
-            lambda message: f"{sign}{message.text}",
-            lambda change: f"{sign}{change.what} {change.nick}",
+            lambda message, *_: f"{sign}{message.text}".encode(),
+            lambda _, change: f"{sign}{change.what} {change.nick}".encode(),
             lambda payload: payload + b"\n",
         )
         self.framed: list[int] = []
