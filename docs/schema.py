@@ -1,4 +1,4 @@
-"""The JSON Schema (draft 2020-12) of everything that ``chatd.v1`` has on the wire, from the types of ``json_v1``.
+"""The JSON Schema (draft 2020-12) of all requests and events of ``chatd.v1``, made from the types of ``json_v1``.
 
 ``python docs/schema.py`` writes docs/chatd.v1.schema.json. The schema is as strict as the reader: it accepts the same
 requests. But JSON Schema takes ``1.0`` for an integer, as the reader does not, and knows nothing of nesting or of half
