@@ -20,9 +20,11 @@ from chatd.access.tokens import (
     check_writable,
     find_token,
     mint,
+    refused_by,
     scope_resume_key,
 )
 from chatd.config.values import BadValue
+from chatd.protocol.close_codes import READ_ONLY, STOPPING, TAKEN_OVER, TOKEN_REVOKED, CloseCode
 from chatd.protocol.http_head import Refused, RequestHead, RoomTarget, read_target
 from tests.access.issuer import (
     KINDS,
@@ -325,13 +327,43 @@ def test_a_missing_right_is_403() -> None:
     permissions = Permissions(rooms={"ops": "w", "news": "r"})
     check_writable(permissions, "ops")
     check_readable(permissions, "news")
-    for check, room in ((check_readable, "ops"), (check_writable, "news")):
+    for check, room, message in (
+        (check_readable, "ops", "the token does not let you into this room"),
+        (check_writable, "news", READ_ONLY.reason),
+    ):
         with pytest.raises(Refused) as caught:
             check(permissions, room)
-        assert (caught.value.status, caught.value.code) == (403, "forbidden")
-        assert caught.value.response().count(b'error="insufficient_scope"') == 1
+        assert (caught.value.status, caught.value.code, caught.value.message) == (403, "forbidden", message)
+        challenge = f'Bearer realm="chatd", error="insufficient_scope", error_description="{message}"'
+        assert caught.value.headers == (("WWW-Authenticate", challenge),)
     check_readable(EVERYTHING, "ops")
     check_writable(EVERYTHING, "ops")
+
+
+@rows(
+    ("close_code", "status", "code", "headers"),
+    [
+        (
+            TOKEN_REVOKED,
+            401,
+            "unauthorized",
+            (
+                (
+                    "WWW-Authenticate",
+                    'Bearer realm="chatd", error="invalid_token", error_description="the token was revoked"',
+                ),
+            ),
+        ),
+        (TAKEN_OVER, 403, "forbidden", ()),
+        (STOPPING, 503, "unavailable", (("Retry-After", "5"),)),
+    ],
+)
+def test_a_request_that_is_closed_before_its_answer_is_told_why(
+    close_code: CloseCode, status: int, code: str, headers: tuple[tuple[str, str], ...]
+) -> None:
+    answer = refused_by(close_code)
+    assert (answer.status, answer.code, answer.message) == (status, code, close_code.reason)
+    assert answer.headers == headers
 
 
 def test_a_resume_key_is_of_one_subject() -> None:
@@ -382,15 +414,17 @@ def test_a_request_may_have_no_token(headers: dict[str, str]) -> None:
 def test_several_tokens_are_refused(target: bytes, headers: dict[str, str]) -> None:
     with pytest.raises(Refused) as caught:
         find_token(RequestHead("GET", target, headers))
-    assert caught.value.status == 400
+    assert (caught.value.status, caught.value.message) == (400, "there are several tokens; one is enough")
 
 
 def test_a_missing_or_bad_token_is_401_with_a_challenge(token_verifier: TokenVerifier) -> None:
     none, bad = refused(token_verifier, "/ops"), refused(token_verifier, f"/ops?token={token(nick='a:b')}")
-    assert (none.status, none.code) == (401, "unauthorized")
+    assert (none.status, none.code, none.message) == (401, "unauthorized", "this server asks for a token")
     assert none.headers == (("WWW-Authenticate", 'Bearer realm="chatd"'),)
     description = "error_description=\"nick, in the token: a nick must not hold ':'\""
     assert dict(bad.headers) == {"WWW-Authenticate": f'Bearer realm="chatd", error="invalid_token", {description}'}
+    assert bad.message == 'nick, in the token: a nick must not hold ":"'
+    assert refused(token_verifier, f"/ops?token={token(exp=NOW)}").message == "the token has run out"
 
 
 def test_without_a_readable_key_a_token_is_503(tmp_path: Path) -> None:
@@ -399,6 +433,7 @@ def test_without_a_readable_key_a_token_is_503(tmp_path: Path) -> None:
         token_verifier.read()
     unavailable = refused(token_verifier, f"/ops?token={token(sub='ann')}")
     assert (unavailable.status, unavailable.headers) == (503, (("Retry-After", "5"),))
+    assert unavailable.message == "this server has no keys by which it could know a token; its log says why"
 
 
 # Revoked tokens
@@ -433,7 +468,9 @@ def test_a_revoked_subject_or_token_is_refused(tmp_path: Path) -> None:
 
 def test_without_a_readable_list_of_revoked_tokens_a_token_is_503(tmp_path: Path) -> None:
     token_verifier = verifier_of(tmp_path, public_pem(), revoked=str(tmp_path / "gone"))
-    assert refused(token_verifier, f"/ops?token={token(sub='ann')}").status == 503
+    unavailable = refused(token_verifier, f"/ops?token={token(sub='ann')}")
+    assert (unavailable.status, unavailable.code) == (503, "unavailable")
+    assert unavailable.message == "this server could not read its list of revoked tokens; its log says why"
     (tmp_path / "gone").write_text("")
     token_verifier.revoked.read()
     token_verifier.authenticate(RequestHead("GET", f"/ops?token={token(sub='ann')}".encode()), NOW)

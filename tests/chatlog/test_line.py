@@ -146,12 +146,11 @@ def test_an_object_has_the_subject_of_the_authors_token_where_that_has_one() -> 
 
 
 def test_an_outcome_is_an_object_with_the_same_id() -> None:
-    assert json.loads(outcome_objects(entry(), "refused", TIME)) == {
-        "time": "2026-11-22T20:33:45.123Z",
-        "room": "ops",
-        "id": "s.1",
-        "outcome": "refused",
-    }
+    said = [Message("s.1", TIME, "s", "one"), Message("s.2", TIME, "s", "two")]
+    assert outcome_objects(LogEntry("ops", "192.0.2.1", said), "refused", TIME) == (
+        '{"time":"2026-11-22T20:33:45.123Z","room":"ops","id":"s.1","outcome":"refused"}\n'
+        '{"time":"2026-11-22T20:33:45.123Z","room":"ops","id":"s.2","outcome":"refused"}\n'
+    )
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT)

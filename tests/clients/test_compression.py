@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.internet import reactor as real_reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.sync.client import connect
 
 from chatd.config.settings import Config
-from chatd.protocol.websocket_frames import deflated_text_frame, text_frame
 from tests.clients.test_websocket import CONFIG, ChatServer, Client
 from tests.conformance.testee import CONFIG as ECHO
 from tests.conformance.testee import listen
@@ -105,17 +102,6 @@ def test_it_is_not_taken_up_unless_it_is_switched_on() -> None:
     answer = client(ChatServer(CONFIG)).heard
     assert answer.status == 101
     assert "sec-websocket-extensions" not in answer.headers
-
-
-@given(st.text(max_size=900))
-def test_a_deflated_frame_says_what_was_said_and_is_never_longer(text: str) -> None:
-    made = deflated_text_frame(text.encode())
-    assert len(made) <= len(text_frame(text.encode()))
-    if made[0] & RSV1:
-        start = 2 if made[1] < 126 else 4
-        assert inflated(made[start:]).decode() == text
-    else:
-        assert made == text_frame(text.encode())
 
 
 class MessageTests(TestCase):

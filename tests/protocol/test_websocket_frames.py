@@ -1,9 +1,10 @@
+import zlib
 from collections.abc import Iterator, Sequence
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.protocol.websocket_frames import LONGEST, take_texts, text_frame
+from chatd.protocol.websocket_frames import LONGEST, deflated_text_frame, take_texts, text_frame
 from tests.frames import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame, header
 from tests.rows import rows
 
@@ -45,6 +46,24 @@ def test_the_length_of_a_frame_takes_the_fewest_bytes(size: int, head: str) -> N
 @given(st.lists(st.binary(max_size=300) | st.integers(65500, 65600).map(bytes), max_size=5))
 def test_frames_joined_in_one_blob_come_apart_again(payloads: list[bytes]) -> None:
     assert list(read_frames(b"".join(map(text_frame, payloads)))) == payloads
+
+
+def inflated(frame: bytes) -> bytes:
+    """Read a frame of up to 65,535 bytes that may be compressed by itself (RFC 7692, section 7.2.2)."""
+    payload = frame[4 if frame[1] == 126 else 2 :]
+    if frame[0] == 0x81:
+        return payload
+    assert frame[0] == 0xC1, "FIN, RSV1, opcode 1"
+    return zlib.decompressobj(wbits=-15).decompress(payload + b"\x00\x00\xff\xff")
+
+
+@given(st.text(max_size=900) | st.integers(0, 2000).map(lambda size: "a word " * size))
+@example("aaaaaa")  # compressed, it is as long
+def test_a_deflated_frame_says_what_was_said_and_is_never_longer(text: str) -> None:
+    plain, made = text_frame(text.encode()), deflated_text_frame(text.encode())
+    assert inflated(made) == text.encode()
+    assert len(made) < len(plain) or made == plain
+    assert len(made) < len(plain) / 2 or len(set(text)) > 7 or len(text) < 50
 
 
 # What comes in

@@ -6,10 +6,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import HELD_BYTES, Number
+from chatd.monitoring.metrics import GAPS_FILLED, HELD_BYTES, Number
 from chatd.protocol.message import Batch, HistoryRange, Message, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item, Ordering
 from tests.fakes import Events
+from tests.rows import rows
 
 
 def batch(first: int, count: int = 1, epoch: str = "e", sequence: int = 0, publisher: str = "") -> Batch:
@@ -22,6 +23,7 @@ def span(top: StreamPosition, *batches: Batch, more: bool = False) -> HistoryRan
 
 
 TOP = StreamPosition("e", 4)
+JOINED = [PresenceEvent("join", sender_id, "", "") for sender_id in "abc"]
 
 
 class Line:
@@ -31,12 +33,14 @@ class Line:
         self.asked: list[tuple[StreamPosition | None, Deferred[HistoryRange]]] = []
         self.out: list[str | OffsetGap | PresenceEvent] = []
         self.wholes: list[Batch] = []
+        self.bytes_at_once = config.history_read_bytes
         self.ordering = Ordering(config, self.read, self.give)
         self.begun = self.ordering.start()
         if top is not None:
             self.answer(span(top))
 
     def read(self, after: StreamPosition | None, most: int) -> "Deferred[HistoryRange]":
+        assert most == self.bytes_at_once
         done: Deferred[HistoryRange] = Deferred()
         self.asked.append((after, done))
         return done
@@ -133,10 +137,10 @@ def test_a_hole_is_filled_from_history_before_what_came_behind_it(line: Line) ->
     assert (line.out, line.asked) == (["e5", "e6", "e7", "e8"], [])
 
 
-def test_meanwhile_it_asks_no_more(line: Line) -> None:
-    for each in (batch(7), batch(8), batch(9)):
+def test_meanwhile_it_asks_no_more_and_holds_even_what_follows(line: Line) -> None:
+    for each in (batch(7), batch(8), batch(9), batch(5)):
         line.ordering.receive(each)
-    assert len(line.asked) == 1
+    assert (len(line.asked), line.out) == (1, [])
 
 
 def test_what_came_behind_what_history_gave_is_given_then(line: Line) -> None:
@@ -168,6 +172,15 @@ def test_what_history_no_longer_has_is_told(line: Line) -> None:
     assert line.out == [OffsetGap("e", 7, 3), "e8", "e9"]
 
 
+def test_answers_of_history_that_fill_something_are_counted(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GAPS_FILLED, "value", 3)
+    line.ordering.receive(batch(9))
+    line.answer(span(StreamPosition("e", 9), batch(5), batch(6), more=True))
+    assert GAPS_FILLED.value == 4
+    line.answer(span(StreamPosition("e", 9)))
+    assert GAPS_FILLED.value == 4
+
+
 def test_where_history_has_nothing_all_up_to_the_top_is_told(line: Line) -> None:
     line.ordering.receive(batch(9))
     line.answer(span(StreamPosition("e", 9)))
@@ -176,11 +189,12 @@ def test_where_history_has_nothing_all_up_to_the_top_is_told(line: Line) -> None
 
 def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(line: Line, events: Events) -> None:
     line.ordering.receive(batch(7))
+    line.ordering.receive_presence(StreamPosition("e", 7), JOINED)
     line.asked.pop()[1].errback(ValueError("WRONGTYPE"))
-    assert line.out == [OffsetGap("e", 6, 2), "e7"]
+    assert line.out == [OffsetGap("e", 6, 2), "e7", *JOINED]
     assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
     line.ordering.receive(batch(8))
-    assert line.out[2:] == ["e8"]
+    assert line.out[5:] == ["e8"]
 
 
 def test_what_is_held_is_bounded_and_the_rest_is_read() -> None:
@@ -226,6 +240,41 @@ def test_a_room_that_stops_or_cannot_read_holds_nothing(held: Number, events: Ev
     assert held.value == 1
     unlucky.asked.pop()[1].errback(ValueError("WRONGTYPE"))
     assert held.value == 0
+
+
+# Presence
+
+
+@rows(
+    ("after", "waits"),
+    [
+        (StreamPosition("e", 3), False),
+        (StreamPosition("e", 4), False),
+        (StreamPosition("e", 5), True),
+        (StreamPosition("f", 5), False),
+    ],
+)
+def test_presence_waits_for_the_message_before_it(after: StreamPosition, waits: bool) -> None:
+    line = Line(Config())
+    line.ordering.receive_presence(after, JOINED[:1])
+    line.ordering.receive_presence(after, JOINED[1:])
+    assert line.out == ([] if waits else JOINED)
+    line.ordering.receive(batch(5))
+    assert line.out == (["e5", *JOINED] if waits else [*JOINED, "e5"])
+
+
+def test_presence_waits_while_history_is_read(line: Line) -> None:
+    line.ordering.receive(batch(6))
+    line.ordering.receive_presence(TOP, JOINED)
+    assert line.out == []
+    line.answer(span(StreamPosition("e", 6), batch(5), batch(6)))
+    assert line.out == ["e5", "e6", *JOINED]
+
+
+def test_of_too_many_presence_events_the_first_do_not_wait() -> None:
+    line = Line(Config(held_presence_events=2))
+    line.ordering.receive_presence(StreamPosition("e", 5), JOINED)
+    assert line.out == JOINED[:1]
 
 
 # What a comparison finds
@@ -335,8 +384,9 @@ def test_without_history_a_hole_is_told_at_once(bare: Line) -> None:
 
 
 def test_without_history_a_lost_last_message_is_told_at_once(bare: Line) -> None:
+    bare.ordering.receive_presence(StreamPosition("e", 6), JOINED)
     bare.ordering.recover(StreamPosition("e", 6))
-    assert (bare.out, bare.asked) == ([OffsetGap("e", 6, 2)], [])
+    assert (bare.out, bare.asked) == ([OffsetGap("e", 6, 2), *JOINED], [])
 
 
 def test_without_history_what_may_still_be_on_its_way_is_not_told_as_lost(bare: Line) -> None:

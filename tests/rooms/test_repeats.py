@@ -12,6 +12,7 @@ def test_what_comes_for_the_first_time_stays_as_it_is() -> None:
     repeats = Repeats(4)
     for each in (batch("e", 1, 1), batch("e", 2, 2), batch("f", 1, 3), batch("f", 2, 1, "v")):
         assert repeats.mark(each) is each
+    assert repeats.look(batch("g", 1, 2)).before is None, "it was not its publisher's newest"
 
 
 def test_the_newest_batch_that_comes_again_says_where_it_stood() -> None:
@@ -19,6 +20,7 @@ def test_the_newest_batch_that_comes_again_says_where_it_stood() -> None:
     repeats.mark(batch("e", 1, 1))
     repeats.mark(batch("e", 7, 2))
     assert repeats.mark(batch("f", 1, 2)).before == StreamPosition("e", 7)
+    assert repeats.mark(batch("g", 3, 2)).before == StreamPosition("f", 1)
 
 
 def test_it_says_so_however_often_it_is_asked_and_when_others_came_since() -> None:
