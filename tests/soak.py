@@ -28,10 +28,10 @@ from pathlib import Path
 from statistics import median
 
 from tests.growth import growth
-from tests.system.company import ROOM, Company
 from tests.system.crowd import Crowd, Member
 from tests.system.daemon import Daemon, free_port
 from tests.system.mischief import FLOOD_SECONDS, Mischief, Stage
+from tests.system.mixed_clients import ROOM, MixedClients
 from tests.system.vitals import LAG, PSS, VITALS, Vitals
 from tests.waiting import until
 
@@ -45,7 +45,7 @@ FLOOD_PADDING = 8000
 REPEATED_SECONDS = 3.0
 """Of what was said: the most that one who comes back may get again. The server knows its place from a second ago."""
 MIXED_PACE = 0.1
-PASSERS = 6
+VISITORS = 6
 ROUNDS = 60
 SHORTEST, LONGEST = 20.0, 60.0
 """Seconds of a round."""
@@ -131,16 +131,16 @@ class Soak:
         """Run it; give whether all is as it should be."""
         with self._daemon, self._crowd:
             self._gather()
-            with Company(self._daemon.port, pace=MIXED_PACE, passers=PASSERS, seed=self._seed) as company:
+            with MixedClients(self._daemon.port, pace=MIXED_PACE, visitors=VISITORS, seed=self._seed) as mixed:
                 self._begin = time.monotonic()
                 while self._at < 1:
-                    self._one_round(company)
+                    self._one_round(mixed)
                 self._mischief.mend_all()
                 self._crowd.wait_for_all(60)
                 if self._vitals.pids() != self._standing:
                     self.wrong.append(f"processes were replaced that were to stay: {self._standing}")
-                self.wrong += company.settle(self._daemon.mixed_texts, 120)
-            return self._account(company)
+                self.wrong += mixed.settle(self._daemon.mixed_texts, 120)
+            return self._account(mixed)
 
     @property
     def _at(self) -> float:
@@ -178,7 +178,7 @@ class Soak:
     def _reload(self) -> None:
         self._daemon.reload(workers=self._chance.choice((2, 3)))
 
-    def _one_round(self, company: Company) -> None:
+    def _one_round(self, mixed: MixedClients) -> None:
         begin, stage, at = time.monotonic(), self._stage, self._at
         if stage is Stage.STANDING and not self._standing:
             self._stand()
@@ -202,7 +202,7 @@ class Soak:
                 self.series[name].append(value)
         elif stage is Stage.RENEWED and at >= PARENT_MEASURED:
             self.series["parent, replacing"].append(found["parent"])
-        self._report(stage, found, company)
+        self._report(stage, found, mixed)
 
     def _stand(self) -> None:
         """Let two new workers come that are to stay."""
@@ -226,21 +226,21 @@ class Soak:
         medians = {name: median(each[name] for each in readings) for name in readings[0]}
         return medians | {LAG: self._vitals.lag()}
 
-    def _report(self, stage: Stage, found: dict[str, float], company: Company) -> None:
+    def _report(self, stage: Stage, found: dict[str, float], mixed: MixedClients) -> None:
         clients = [*self._crowd.senders, *self._crowd.members]
         vitals = ", ".join(f"{each.name} {found[each.name]:.1f}{each.unit and ' '}{each.unit}" for each in VITALS)
         print(
             f"{self._at * self._seconds:5.0f} s {stage.name.lower():8} {sum(self._mischief.done.values())} faults; "
             f"{self._crowd.said()} lines said, heard {self._crowd.heard()} times; "
-            f"mixed: {sum(len(each.said) for each in company.talkers)}; "
-            f"{sum(each.visits for each in company.passers)} visits; "
+            f"mixed: {sum(len(each.acknowledged) for each in mixed.senders)}; "
+            f"{sum(each.visits for each in mixed.visitors)} visits; "
             f"{sum(not each.here for each in clients)} not connected; {vitals}; {PSS} {found[PSS]:.0f} MiB",
             flush=True,
         )
 
     # What became of it
 
-    def _account(self, company: Company) -> bool:
+    def _account(self, mixed: MixedClients) -> bool:
         found = self._crowd.settle([self._daemon], lost_workers=self._mischief.killed, seconds=120)
         stays = Counter("keyed" if each.life.key else "bare" for each in self._crowd.members for _ in each.life.stays)
         returns = stays["keyed"] - sum(bool(each.life.key) for each in self._crowd.members)
@@ -260,10 +260,10 @@ class Soak:
             (found.heard, "heard"),
             (found.again, "of them again, by one that came back"),
             (self._fallen_behind(), "times that a client fell behind"),
-            (sum(len(each.said) for each in company.talkers), "lines acknowledged in mixed company"),
-            (sum(each.comings for each in company.hearers), "connections of those who hear them"),
-            (sum(each.visits for each in company.passers), "visits of passers-by, each in other rooms"),
-            (sum(each.failures for each in company.passers), "of them cut off by a fault"),
+            (sum(len(each.acknowledged) for each in mixed.senders), "messages acknowledged of mixed clients"),
+            (sum(each.connections for each in mixed.listeners), "connections of those who hear them"),
+            (sum(each.visits for each in mixed.visitors), "visits, each in other rooms"),
+            (sum(each.failures for each in mixed.visitors), "of them cut off by a fault"),
         ):
             print(f"{count:8} {name}")
         print(flush=True)

@@ -1,10 +1,10 @@
-"""Mixed company: every way to talk to chatd at once, in one room, through whatever befalls it; and passers-by.
+"""Clients of every kind in one room, which reconnect through all faults, and visitors of other rooms.
 
-Talkers (``chatd.v1``, HTTP posts) number what they say, and say it again under the same id until it is acknowledged.
-Hearers (a named pipe, ``chatd.v1`` that joins with ``since``, server-sent events) come back whenever their connection
-ends. So in the end each of them has heard all that was said, in one order, and what no resume key is in play for, once.
+Senders (``chatd.v1``, HTTP posts) number their messages, and send each again under its id until it is acknowledged.
+Listeners (a pipe with a nick, ``chatd.v1`` that joins with ``since``, server-sent events) reconnect whenever their
+connection ends. In the end each listener has received every message in one order, and once unless it has a resume key.
 
-Passers-by come, say something in a room that is empty, and go again, in order or not, without end.
+Visitors connect to rooms that are empty, send a message, and leave, in order or not, until they are told to stop.
 """
 
 import asyncio
@@ -28,35 +28,35 @@ ROOM = "mixed"
 RETRY = 0.1
 """Seconds before the next try."""
 ANSWER_SECONDS = 15.0
-"""After which what was said is said again."""
+"""Seconds after which a message is sent again."""
 VISIT_SECONDS = 30.0
-"""The longest visit of a passer-by, who may meet a frozen worker."""
+"""The longest visit, because a worker may be frozen."""
 PASSED = 50
-"""Rooms that a passer-by visits in turn: their order stays in the broker for a day, however short their history."""
+"""Rooms that a visitor-by visits in turn: their order stays in the broker for a day, however short their history."""
 GONE = (OSError, WebSocketException, TimeoutError, EOFError)
 """How a connection ends, or does not come about."""
 
 
-class Talker:
-    """One that says numbered lines, each until it is acknowledged."""
+class Sender:
+    """A client that sends numbered messages, each until it is acknowledged."""
 
     def __init__(self, port: int, name: str, pace: float) -> None:
         """Take the seconds between two lines."""
-        self.said: list[str] = []
-        """What was acknowledged."""
+        self.acknowledged: list[str] = []
+        """Texts that were acknowledged."""
         self.name = name
         self.talking = True
         self.port = port
         self._pace = pace
 
     async def live(self) -> None:
-        """Talk until told to stop."""
+        """Send until told to stop."""
         try:
             for number in itertools.count():
                 if not self.talking:
                     return
                 await self._say(f"{self.name} {number}", f"{self.name}-{number}")
-                self.said.append(f"{self.name} {number}")
+                self.acknowledged.append(f"{self.name} {number}")
                 await asyncio.sleep(self._pace)
         finally:
             self._leave()
@@ -68,8 +68,8 @@ class Talker:
         raise NotImplementedError
 
 
-class Poster(Talker):
-    """One that posts over HTTP."""
+class Poster(Sender):
+    """A sender that posts over HTTP."""
 
     async def _say(self, text: str, id: str) -> None:
         body = json.dumps({"text": text, "nick": self.name, "id": id}).encode()
@@ -81,8 +81,8 @@ class Poster(Talker):
             await asyncio.sleep(RETRY)
 
 
-class Publisher(Talker):
-    """One that speaks ``chatd.v1``; its resume key makes it the same author on all its connections."""
+class Publisher(Sender):
+    """A sender that speaks ``chatd.v1``; its resume key keeps its sender id over connections."""
 
     _connection: ClientConnection | None = None
 
@@ -109,24 +109,24 @@ class Publisher(Talker):
             self._connection.transport.abort()
 
 
-class Hearer:
-    """One that hears all that is said, from its first connection on."""
+class Listener:
+    """A client that receives all messages from its first connection on."""
 
     exact = True
-    """Whether it hears nothing twice."""
+    """Whether no message is repeated."""
 
     def __init__(self, port: int, name: str) -> None:
         self.name = name
-        self.heard: dict[str, None] = {}
+        self.received: dict[str, None] = {}
         """In order."""
-        self.again = 0
-        self.comings = 0
-        self.told: list[str] = []
-        """What it was told is lost."""
+        self.repeated = 0
+        self.connections = 0
+        self.losses: list[str] = []
+        """Announced losses."""
         self._port = port
 
     async def live(self) -> None:
-        """Hear, and come back."""
+        """Receive, and reconnect."""
         while True:
             with contextlib.suppress(*GONE):
                 await self._stay()
@@ -135,31 +135,31 @@ class Hearer:
     async def _stay(self) -> None:
         raise NotImplementedError
 
-    def _hear(self, text: str) -> None:
-        self.again += text in self.heard
-        self.heard.setdefault(text)
+    def _receive(self, text: str) -> None:
+        self.repeated += text in self.received
+        self.received.setdefault(text)
 
 
-class Named(Hearer):
+class Named(Listener):
     """A pipe with a nick and a resume key."""
 
     exact = False
 
     async def _stay(self) -> None:
         connection = await websocket(self._port, f"{ROOM}?nick={self.name}&resume=key-of-{self.name}")
-        self.comings += 1
+        self.connections += 1
         try:
             async for line in connection:
                 if not str(line).startswith("* "):
-                    self._hear(str(line).partition(": ")[2] or str(line))
+                    self._receive(str(line).partition(": ")[2] or str(line))
                 elif " lost" in str(line) or " missed" in str(line):
-                    self.told.append(str(line))
+                    self.losses.append(str(line))
         finally:
             connection.transport.abort()
 
 
-class Program(Hearer):
-    """A program that joins with the place up to which it has heard."""
+class Program(Listener):
+    """A program that joins with its last stream position."""
 
     _since: dict[str, Any] | None = None
 
@@ -177,19 +177,19 @@ class Program(Hearer):
         if event.get("room") != ROOM:
             return
         if event["type"] == "gap" or (self._since and event.get("recovered") is False):
-            self.told.append(json.dumps(event)[:200])
+            self.losses.append(json.dumps(event)[:200])
         if event["type"] == "joined":
-            self.comings += 1
+            self.connections += 1
             for message in event["messages"]:
-                self._hear(message["text"])
+                self._receive(message["text"])
         if event["type"] == "message":
-            self._hear(event["text"])
+            self._receive(event["text"])
         if event["type"] in ("message", "joined"):
             self._since = {"epoch": event["epoch"], "offset": event["offset"]}
 
 
-class Follower(Hearer):
-    """One that follows server-sent events, as a browser does."""
+class Follower(Listener):
+    """A listener that follows server-sent events, as a browser does."""
 
     _last = ""
 
@@ -199,18 +199,18 @@ class Follower(Hearer):
         async with http(self._port, "GET", ROOM, head=accept, version="1.0") as (status, reader):
             if status != 200:
                 return
-            self.comings += 1
+            self.connections += 1
             while block := await reader.readuntil(b"\n\n"):
                 fields = dict(line.partition(": ")[::2] for line in block.decode().splitlines())
                 if fields.get("event") == "gap":
-                    self.told.append(fields["data"])
+                    self.losses.append(fields["data"])
                 elif fields.get("event") == "message":
-                    self._hear(json.loads(fields["data"])["text"])
+                    self._receive(json.loads(fields["data"])["text"])
                 self._last = fields.get("id", self._last)
 
 
-class PasserBy:
-    """One that comes and goes, in one room after the other, each time in another way."""
+class Visitor:
+    """A client that visits one room after the other, each time in another way."""
 
     def __init__(self, port: int, name: str, seed: int) -> None:
         self.visits = 0
@@ -221,7 +221,7 @@ class PasserBy:
         self._chance = random.Random(seed)
 
     async def live(self) -> None:
-        """Come and go until told to stop."""
+        """Visit rooms until told to stop."""
         ways: Sequence[Callable[[str], Awaitable[None]]] = (self._pipe, self._program, self._follow, self._post)
         while self.passing:
             self.visits += 1
@@ -297,24 +297,26 @@ async def http(
         writer.transport.abort()
 
 
-class Company:
-    """All of them in an event loop of their own, from ``with`` to the end of it."""
+class MixedClients:
+    """All clients in an event loop of their own, from ``with`` to its end."""
 
-    def __init__(self, port: int, *, pace: float, passers: int, seed: int) -> None:
-        """Take the port, the seconds between two lines of a talker, how many pass by, and what chance begins with."""
-        self.hearers = [kind(port, f"{kind.__name__}{each}") for kind in (Named, Program, Follower) for each in (1, 2)]
-        self.talkers = [kind(port, f"{kind.__name__}{each}", pace) for kind in (Publisher, Poster) for each in (1, 2)]
-        self.passers = [PasserBy(port, f"passer{number}", seed + number) for number in range(passers)]
+    def __init__(self, port: int, *, pace: float, visitors: int, seed: int) -> None:
+        """Use these seconds between two messages of a sender, and this seed of the visitors' choices."""
+        self.listeners = [
+            kind(port, f"{kind.__name__}{each}") for kind in (Named, Program, Follower) for each in (1, 2)
+        ]
+        self.senders = [kind(port, f"{kind.__name__}{each}", pace) for kind in (Publisher, Poster) for each in (1, 2)]
+        self.visitors = [Visitor(port, f"visitor{number}", seed + number) for number in range(visitors)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._lives: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
-        for hearer in self.hearers:
-            self._begin(hearer.live())
-        until(lambda: all(each.comings for each in self.hearers), "all hearers to be connected")
-        for each in [*self.talkers, *self.passers]:
+        for listener in self.listeners:
+            self._begin(listener.live())
+        until(lambda: all(each.connections for each in self.listeners), "all listeners to be connected")
+        for each in [*self.senders, *self.visitors]:
             self._begin(each.live())
         return self
 
@@ -330,33 +332,35 @@ class Company:
         self._lives.append(asyncio.run_coroutine_threadsafe(life, self._loop))
 
     def settle(self, logged: Callable[[], Sequence[str]], seconds: float) -> list[str]:
-        """Let talkers and passers-by finish; take what reads the texts in the room's log, and give what is wrong."""
-        for talker in self.talkers:
-            talker.talking = False
-        for passer in self.passers:
-            passer.passing = False
+        """Let senders and visitors-by finish; take what reads the texts in the room's log, and give what is wrong."""
+        for sender in self.senders:
+            sender.talking = False
+        for visitor in self.visitors:
+            visitor.passing = False
         wrong = []
         try:
-            for life in self._lives[len(self.hearers) :]:
+            for life in self._lives[len(self.listeners) :]:
                 life.result(seconds)
-            said = {text for talker in self.talkers for text in talker.said}
-            until(lambda: all(len(each.heard) >= len(said) for each in self.hearers), "all to be heard", seconds)
+            said = {text for sender in self.senders for text in sender.acknowledged}
+            until(lambda: all(len(each.received) >= len(said) for each in self.listeners), "all to be heard", seconds)
         except (TimeoutError, AssertionError) as error:
-            wrong.append(f"{error or 'talkers or passers-by do not come to an end'}")
+            wrong.append(f"{error or 'senders or visitors-by do not come to an end'}")
         wrong += [f"a client broke: {life.exception()!r}" for life in self._lives if life.done() and life.exception()]
         return wrong + self._compare(logged())
 
     def _compare(self, logged: Sequence[str]) -> list[str]:
-        said = {text for talker in self.talkers for text in talker.said}
+        said = {text for sender in self.senders for text in sender.acknowledged}
         wrong = [f"{len(said - set(logged))} lines were acknowledged and are in no log"] if said - set(logged) else []
-        for hearer in self.hearers:
-            if missing := said - hearer.heard.keys():
-                wrong.append(f"{hearer.name} did not hear {len(missing)} lines, {min(missing)!r} one of them")
-            if strange := hearer.heard.keys() - said:
-                wrong.append(f"{hearer.name} heard {len(strange)} lines that nobody said, {min(strange)!r} one of them")
-            if list(hearer.heard) != list(self.hearers[0].heard):
-                wrong.append(f"{hearer.name} heard another order than {self.hearers[0].name}")
-            if hearer.exact and hearer.again:
-                wrong.append(f"{hearer.name} heard {hearer.again} lines again")
-            wrong += [f"{hearer.name} was told: {each}" for each in hearer.told]
+        for listener in self.listeners:
+            if missing := said - listener.received.keys():
+                wrong.append(f"{listener.name} did not hear {len(missing)} lines, {min(missing)!r} one of them")
+            if strange := listener.received.keys() - said:
+                wrong.append(
+                    f"{listener.name} heard {len(strange)} lines that nobody said, {min(strange)!r} one of them"
+                )
+            if list(listener.received) != list(self.listeners[0].received):
+                wrong.append(f"{listener.name} heard another order than {self.listeners[0].name}")
+            if listener.exact and listener.repeated:
+                wrong.append(f"{listener.name} heard {listener.repeated} lines again")
+            wrong += [f"{listener.name} was told: {each}" for each in listener.losses]
         return wrong
