@@ -786,7 +786,7 @@ def _() -> Seen:
 def _() -> Seen:
     server = Clients()
     client = Client(server)
-    client.asks(join("ops"), join("dev"))
+    client.request(join("ops"), join("dev"))
     leave = server.hub.leave
 
     def leave_all_but(name: str, subscriber: Any) -> None:
@@ -803,7 +803,7 @@ def _() -> Seen:
 def _() -> Seen:
     server = Clients()
     client = Client(server, resume="a-key-of-mine")
-    client.asks(join("ops"))
+    client.request(join("ops"))
     sealed: list[str] = []
     rooms: dict[str, Any] = {
         name: SimpleNamespace(key="k", seal=lambda name=name: sealed.append(name), close=fail if name == "a" else None)
@@ -821,7 +821,7 @@ def _() -> Seen:
 def _() -> Seen:
     server = Clients()
     client = Client(server)
-    client.asks(join("ops"))
+    client.request(join("ops"))
     drained: list[str] = []
 
     def note(name: str, subscriber: Any) -> None:

@@ -1,4 +1,4 @@
-"""A hub on a bus in memory, its clock, and sessions of every kind in it."""
+"""A hub on a bus in memory, its clock, and sessions of every format."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,14 @@ from chatd.rooms.hub import Hub
 from tests.fakes import FakeBus, FakeChatLog, FakeLine
 from tests.frames import frames
 
-CONFIG = Config(
-    max_message_size=16,
-    publish_timeout=10,
-    flush_interval=0,
-    rooms_per_client=3,
-    pending_queries_per_client=2,
-    retry_after=5,
-    subscribe_timeout=5,
-)
+LIMITS: dict[str, Any] = {"max_message_size": 16, "rooms_per_client": 3, "pending_queries_per_client": 2}
+CONFIG = Config(publish_timeout=10, flush_interval=0, retry_after=5, subscribe_timeout=5, **LIMITS)
 
 Kind = TypeVar("Kind", Session, TextSession, JsonSession)
 
 
 class Bus(FakeBus):
-    """A bus that knows the ids of what was published, and can keep its answers back."""
+    """A bus that knows the ids of published messages, and can delay its answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,16 +35,11 @@ class Bus(FakeBus):
         self._known: dict[tuple[str, str, str], StreamPosition] = {}
 
     def publish(
-        self,
-        room: str,
-        messages: Sequence[Message],
-        ids: Mapping[int, str] | None = None,
-        ticket: int = 0,
-        weight: int | None = None,
+        self, room: str, messages: Sequence[Message], ids: Mapping[int, str] | None = None, *_: Any, **__: Any
     ) -> Any:
         known = {number: self._known.get((room, messages[number].session, id)) for number, id in (ids or {}).items()}
         again = {number: position for number, position in known.items() if position is not None}
-        new = [each for number, each in enumerate(messages) if number not in again]
+        new = [message for number, message in enumerate(messages) if number not in again]
         if self.refuse is None and not new:
             return self._answer_with(PublishResult(self.top(room), again))
         answer = super().publish(room, new)
@@ -77,7 +65,7 @@ class Bus(FakeBus):
 
 
 class ChatServer:
-    """A hub, and who is in its rooms."""
+    """A hub and its clients."""
 
     def __init__(self, config: Config = CONFIG) -> None:
         self.config = config
@@ -88,21 +76,21 @@ class ChatServer:
         self.hub = Hub(bus, self.chat_log.log, config, self.clock, self.clock.seconds)
 
     def session(self, name: str = "s1", room: str = "lobby", *, echo: bool = False) -> tuple[Session, FakeLine]:
-        """Let a bare client come in."""
+        """Join as a client of the pipe format."""
         return self.come(Session, name, RoomTarget(room, echo))
 
     def person(self, nick: str = "ann", room: str = "lobby", **target: Any) -> tuple[TextSession, FakeLine]:
-        """Let somebody with a nick come in; its id is the nick with a number."""
+        """Join as a client of the text format; its id is the nick with a number."""
         return self.come(TextSession, f"{nick}.1", RoomTarget(room, nick=nick, **target))
 
     def program(self, name: str = "p1", room: str = "lobby", **target: Any) -> tuple[JsonSession, FakeLine]:
-        """Let a client come in that speaks chatd.v1."""
+        """Join as a client of the JSON format."""
         return self.come(JsonSession, name, RoomTarget(room, **target))
 
     def come(
         self, kind: type[Kind], name: str, target: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
-        """Let a client come in."""
+        """Return a session that has joined, and its connection."""
         session, line = self.make(kind, name, target, token_lifetime, **options)
         session.join()
         session.opened()
@@ -111,19 +99,19 @@ class ChatServer:
     def make(
         self, kind: type[Kind], name: str, target: RoomTarget, token_lifetime: TokenLifetime = UNLIMITED, **options: Any
     ) -> tuple[Kind, FakeLine]:
-        """Make a client that has not joined yet."""
+        """Return a session that has not joined yet, and its connection."""
         line = FakeLine()
         hub: Any = (lambda room: self.hub) if kind is JsonSession else self.hub
         who = {"id": name, "target": target, "address": "192.0.2.1", "token_lifetime": token_lifetime, **options}
         return kind(hub, self.config, self.clock, line, **who), line
 
     def turn(self) -> list[tuple[str, str]]:
-        """End this turn of the reactor; give what it published: room and text."""
+        """End this turn of the reactor; return the room and text of each published message."""
         before = len(self.bus.published)
         self.clock.advance(0)
         self.bus.pump()
         self.clock.advance(0)
-        return [(room, each.text) for room, messages in self.bus.published[before:] for each in messages]
+        return [(room, message.text) for room, messages in self.bus.published[before:] for message in messages]
 
     def bus_goes(self, why: str = "it is gone") -> None:
         self.bus.away = why
@@ -138,11 +126,11 @@ class ChatServer:
 
 
 def lines(line: FakeLine) -> list[str]:
-    """Take the lines that were written to a client since they were taken last."""
-    told, line.blobs = b"".join(line.blobs), []
-    return [payload.decode() for _, payload in frames(told)]
+    """Return the lines that were written to a client since the last call."""
+    data, line.blobs = b"".join(line.blobs), []
+    return [payload.decode() for _, payload in frames(data)]
 
 
 def events(line: FakeLine) -> list[dict[str, Any]]:
-    """Take the events that a program was told since they were taken last."""
-    return [json.loads(each) for each in lines(line)]
+    """Return the events that were written to a JSON client since the last call."""
+    return [json.loads(text) for text in lines(line)]

@@ -1,4 +1,4 @@
-"""One room: who is live and who behind, from where on they hear, and what those get who can't keep up."""
+"""One room: where subscribers begin, what slow consumers recover, gaps, and takeovers with a resume key."""
 
 from typing import Any
 
@@ -19,79 +19,59 @@ def server() -> ChatServer:
     return make_server(TURNS, FakeBus())
 
 
-def joined(server: ChatServer, member: FakeMember) -> FakeMember:
-    """Let a member in, once the broker has answered, and the turn end."""
+def joined(server: ChatServer, subscriber: FakeMember) -> FakeMember:
+    """Join, until the broker has answered and the turn ends."""
     at_once, server.bus.answer_at_once = server.bus.answer_at_once, False
-    server.hub.join("ops", member)
+    server.hub.join("ops", subscriber)
     if at_once:
         server.bus.answer()
         server.end_turn()
         server.bus.answer()
     server.bus.answer_at_once = at_once
     server.end_turn()
-    return member
+    return subscriber
 
 
-def told(server: ChatServer, count: int, begin: int = 1) -> None:
-    """Let another worker say e1, e2, …"""
+def receive(server: ChatServer, count: int, begin: int = 1) -> None:
+    """Receive e1, e2, … from another worker, in batches of their own."""
     for number in range(begin, begin + count):
         server.deliver(f"e{number}", number=number)
 
 
-# From where on
+# Where a subscriber begins
 
 
-def test_one_that_asks_for_nothing_begins_where_the_room_stands(server: ChatServer) -> None:
-    told(server, 3)
-    ann = joined(server, FakeMember("ann"))
-    told(server, 1, 4)
-    assert ann.blobs == [frames("e4")]
-
-
-def test_the_last_messages_come_first_and_once(server: ChatServer) -> None:
-    told(server, 5)
-    ann = joined(server, FakeMember("ann", last=2))
-    told(server, 1, 6)
-    assert ann.blobs == [frames("e4", "e5"), frames("e6")]
-
-
-def test_of_the_last_messages_those_there_are_come_and_nothing_is_said_of_the_rest(server: ChatServer) -> None:
-    told(server, 2)
-    ann = joined(server, FakeMember("ann", last=100))
-    assert (ann.blobs, ann.events) == ([frames("e1", "e2")], [])
-
-
-@rows(("kept", "events"), [(3, []), (5, [])])
-def test_no_more_than_history_may_hold_is_replayed(kept: int, events: list[OffsetGap]) -> None:
-    server = make_server(Config(flush_interval=0, history_size=3), FakeBus(history=kept))
-    told(server, 5)
-    ann = joined(server, FakeMember("ann", last=100))
-    assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], events)
+@rows(
+    "position, begins",
+    [
+        ({}, []),
+        ({"last": 2}, ["e4", "e5"]),
+        ({"last": 100}, ["e1", "e2", "e3", "e4", "e5"]),
+        ({"since": StreamPosition("e0", 3)}, ["e4", "e5"]),
+        ({"since": StreamPosition("e0", 5)}, []),
+    ],
+)
+def test_a_subscriber_begins_with_the_last_messages_or_those_it_missed(
+    position: dict[str, Any], begins: list[str]
+) -> None:
+    server = make_server(TURNS, FakeBus())
+    receive(server, 5)
+    ann = joined(server, FakeMember("ann", **position))
+    receive(server, 1, 6)
+    assert (ann.blobs, ann.events) == ([*([frames(*begins)] if begins else []), frames("e6")], [])
 
 
 @rows("kept", [3, 5])
-def test_one_that_was_away_for_longer_is_told_so(kept: int) -> None:
+@rows("position, gaps", [({"last": 100}, []), ({"since": StreamPosition("e0", 1)}, [OffsetGap("e0", 2, 1)])])
+def test_no_more_than_history_may_hold_is_replayed(kept: int, position: dict[str, Any], gaps: list[OffsetGap]) -> None:
     server = make_server(Config(flush_interval=0, history_size=3), FakeBus(history=kept))
-    told(server, 5)
-    ann = joined(server, FakeMember("ann", since=StreamPosition("e0", 1)))
-    assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], [OffsetGap("e0", 2, 1)])
-
-
-def test_one_that_says_where_it_was_gets_what_it_missed(server: ChatServer) -> None:
-    told(server, 5)
-    ann = joined(server, FakeMember("ann", since=StreamPosition("e0", 3)))
-    assert (ann.blobs, ann.events) == ([frames("e4", "e5")], [])
-
-
-def test_one_that_missed_nothing_is_live_at_once(server: ChatServer) -> None:
-    told(server, 5)
-    ann = joined(server, FakeMember("ann", since=StreamPosition("e0", 5)))
-    told(server, 1, 6)
-    assert ann.blobs == [frames("e6")]
+    receive(server, 5)
+    ann = joined(server, FakeMember("ann", **position))
+    assert (ann.blobs, ann.events) == ([frames("e3", "e4", "e5")], gaps)
 
 
 def test_nothing_is_sent_before_one_is_told_that_it_is_in(server: ChatServer) -> None:
-    told(server, 5)
+    receive(server, 5)
     ann = FakeMember("ann", last=2)
     at_join: list[list[bytes]] = []
     server.hub.join("ops", ann).addCallback(lambda _: at_join.append(list(ann.blobs)))
@@ -100,7 +80,7 @@ def test_nothing_is_sent_before_one_is_told_that_it_is_in(server: ChatServer) ->
     assert ann.blobs == [frames("e4", "e5")]
 
 
-def test_what_waits_for_the_fan_out_is_not_for_one_that_begins_behind_it(server: ChatServer) -> None:
+def test_a_batch_before_the_broadcast_is_not_for_a_later_subscriber(server: ChatServer) -> None:
     bob = server.subscriber("bob")
     server.receive("one", number=1)
     ann = server.subscriber("ann")
@@ -109,19 +89,19 @@ def test_what_waits_for_the_fan_out_is_not_for_one_that_begins_behind_it(server:
     assert (ann.blobs, bob.blobs) == ([frames("two")], [frames("one"), frames("two")])
 
 
-def test_what_is_said_while_one_reads_history_comes_behind_that(server: ChatServer) -> None:
+def test_messages_received_while_history_is_read_come_after_it(server: ChatServer) -> None:
     bob = server.subscriber("bob")
-    told(server, 3)
+    receive(server, 3)
     server.bus.answer_at_once = False
     ann = joined(server, FakeMember("ann", last=2))
-    told(server, 1, 4)
+    receive(server, 1, 4)
     assert (ann.blobs, len(bob.blobs)) == ([], 4)
     server.bus.answer()
     assert b"".join(ann.blobs) == frames("e2", "e3", "e4")
 
 
-def test_one_that_leaves_while_it_reads_history_gets_nothing(server: ChatServer) -> None:
-    told(server, 3)
+def test_a_subscriber_that_leaves_while_it_reads_history_gets_nothing(server: ChatServer) -> None:
+    receive(server, 3)
     server.bus.answer_at_once = False
     server.subscriber("bob")
     server.bus.answer()
@@ -131,7 +111,7 @@ def test_one_that_leaves_while_it_reads_history_gets_nothing(server: ChatServer)
     assert (ann.blobs, list(server.bus.rooms)) == ([], ["ops"])
 
 
-def test_while_the_room_is_not_heard_nobody_comes_in(server: ChatServer) -> None:
+def test_nobody_joins_while_the_room_is_not_subscribed(server: ChatServer) -> None:
     server.subscriber("bob")
     server.bus.unhear()
     ann = FakeMember("ann")
@@ -141,11 +121,11 @@ def test_while_the_room_is_not_heard_nobody_comes_in(server: ChatServer) -> None
     assert join.called
 
 
-# Who can't keep up
+# Slow consumers
 
 
 class Slow(FakeMember):
-    """One that takes nothing that is delivered until it has drained."""
+    """A slow consumer, which accepts nothing until it has drained."""
 
     def __init__(self, name: str, server: ChatServer) -> None:
         super().__init__(name)
@@ -163,36 +143,29 @@ class Slow(FakeMember):
         self.server.hub.drained("ops", self)
 
 
-def test_one_that_falls_behind_gets_all_it_missed_when_it_has_drained(server: ChatServer) -> None:
-    slow = Slow("ann", server)
+def test_a_slow_consumer_gets_all_messages_when_it_has_drained_and_nobody_waits_for_it(server: ChatServer) -> None:
+    bob, slow = server.subscriber("bob"), Slow("ann", server)
     joined(server, slow)
-    told(server, 3)
-    assert slow.blobs == []
+    receive(server, 3)
+    assert (slow.blobs, bob.blobs) == ([], [frames("e1"), frames("e2"), frames("e3")])
     slow.drain()
     assert (b"".join(slow.blobs), slow.events) == (frames("e1", "e2", "e3"), [])
-    told(server, 1, 4)
+    receive(server, 1, 4)
     assert slow.blobs[-1] == frames("e4")
 
 
-def test_nobody_waits_for_it(server: ChatServer) -> None:
-    bob = server.subscriber("bob")
-    joined(server, Slow("ann", server))
-    told(server, 2)
-    assert bob.blobs == [frames("e1"), frames("e2")]
-
-
-def test_it_is_not_given_again_what_it_took(server: ChatServer) -> None:
+def test_a_slow_consumer_gets_no_message_twice(server: ChatServer) -> None:
     slow = Slow("ann", server)
     joined(server, slow)
     slow.buffer_full = False
-    told(server, 2)
+    receive(server, 2)
     slow.buffer_full = True
-    told(server, 2, 3)
+    receive(server, 2, 3)
     slow.drain()
     assert b"".join(slow.blobs) == frames("e1", "e2", "e3", "e4")
 
 
-def test_of_several_batches_at_once_it_gets_all(server: ChatServer) -> None:
+def test_a_slow_consumer_gets_all_of_several_batches(server: ChatServer) -> None:
     slow = Slow("ann", server)
     joined(server, slow)
     server.receive("e1", number=1)
@@ -202,7 +175,7 @@ def test_of_several_batches_at_once_it_gets_all(server: ChatServer) -> None:
     assert b"".join(slow.blobs) == frames("e1", "e2")
 
 
-def test_what_it_took_before_a_gap_is_not_given_again(server: ChatServer) -> None:
+def test_messages_before_a_gap_are_not_sent_twice(server: ChatServer) -> None:
     server.bus.kept_messages = 1
     slow = Slow("ann", server)
     joined(server, slow)
@@ -223,11 +196,11 @@ def test_what_it_took_before_a_gap_is_not_given_again(server: ChatServer) -> Non
     assert (b"".join(slow.blobs), slow.events) == (frames("e1", "e3"), [OffsetGap("e0", 2, 1)])
 
 
-def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) -> None:
+def test_messages_that_history_has_dropped_are_a_gap_and_counted(events: Events) -> None:
     server = make_server(Config(flush_interval=0, batch_bytes=200), FakeBus(history=2))
     slow = Slow("ann", server)
     joined(server, slow)
-    told(server, 10)
+    receive(server, 10)
     slow.drain()
     assert (b"".join(slow.blobs), slow.events) == (frames("e9", "e10"), [OffsetGap("e0", 8, 8)])
     server.clock.advance(server.clock.seconds() + 100)
@@ -235,26 +208,26 @@ def test_what_history_no_longer_has_is_told_to_it_and_counted(events: Events) ->
     assert events.said == [("warn", said)]
 
 
-def test_without_history_it_is_told_that_it_was_too_slow() -> None:
+def test_without_history_a_slow_consumer_is_too_slow() -> None:
     server = make_server(Config(flush_interval=0, history_size=0), FakeBus(history=0))
     slow = Slow("ann", server)
     joined(server, slow)
-    told(server, 3)
+    receive(server, 3)
     slow.drain()
     assert slow.events == [("too slow", OffsetGap("e0", 3, 3))]
 
 
-def test_one_that_is_behind_may_leave(server: ChatServer) -> None:
+def test_a_slow_consumer_may_leave(server: ChatServer) -> None:
     slow = Slow("ann", server)
     joined(server, slow)
-    told(server, 2)
+    receive(server, 2)
     server.hub.leave("ops", slow)
     assert server.bus.rooms == {}
     slow.drain()
     assert slow.blobs == []
 
 
-def test_one_that_drains_and_is_not_behind_gets_nothing(server: ChatServer) -> None:
+def test_a_drained_subscriber_that_is_not_behind_gets_nothing(server: ChatServer) -> None:
     ann = joined(server, FakeMember("ann"))
     server.hub.drained("ops", ann)
     server.hub.drained("ops", FakeMember("bob"))
@@ -263,21 +236,21 @@ def test_one_that_drains_and_is_not_behind_gets_nothing(server: ChatServer) -> N
     assert ann.blobs == []
 
 
-def test_the_tail_is_kept_only_while_somebody_is_behind(server: ChatServer) -> None:
+def test_recent_batches_are_kept_only_while_a_subscriber_is_behind(server: ChatServer) -> None:
     server.bus.kept_messages = 1
     slow = Slow("ann", server)
     joined(server, slow)
-    told(server, 1)
+    receive(server, 1)
     slow.drain()
-    told(server, 3, 2)
+    receive(server, 3, 2)
     late = joined(server, FakeMember("bob", since=StreamPosition("e0", 1)))
     assert (late.events, late.blobs) == ([OffsetGap("e0", 3, 2)], [frames("e4")])
 
 
-# Holes
+# Gaps
 
 
-def test_a_hole_is_filled_for_all_in_order(server: ChatServer) -> None:
+def test_a_gap_is_filled_for_all_in_order(server: ChatServer) -> None:
     ann, bob = server.subscriber("ann"), server.subscriber("bob")
     server.send("e1", number=1)
     server.bus.pump(lambda _: True)
@@ -285,7 +258,7 @@ def test_a_hole_is_filled_for_all_in_order(server: ChatServer) -> None:
     assert ann.blobs == bob.blobs == [frames("e1", "e2")]
 
 
-def test_a_gap_is_told_to_all_where_it_was_and_counted(server: ChatServer, events: Events) -> None:
+def test_a_gap_that_history_cannot_fill_is_told_to_all_and_counted(server: ChatServer, events: Events) -> None:
     server.bus.kept_messages = 1
     ann, bob = server.subscriber("ann"), server.subscriber("bob")
     for number in (1, 2):
@@ -299,7 +272,7 @@ def test_a_gap_is_told_to_all_where_it_was_and_counted(server: ChatServer, event
     assert events.said == [("warn", said)]
 
 
-def test_one_that_fails_at_a_gap_is_hung_up_on_and_the_others_hear_it(server: ChatServer, events: Events) -> None:
+def test_a_subscriber_that_fails_at_a_gap_does_not_affect_others(server: ChatServer, events: Events) -> None:
     class Deaf(FakeMember):
         def lost(self, gap: OffsetGap) -> None:
             raise RuntimeError("no")
@@ -323,26 +296,26 @@ def test_a_lost_last_message_is_found_by_the_comparison(server: ChatServer) -> N
     assert ann.blobs == [frames("e1")]
 
 
-def test_rooms_that_nobody_is_in_are_not_compared(server: ChatServer) -> None:
+def test_rooms_without_subscribers_are_not_recovered(server: ChatServer) -> None:
     server.hub.recover("dev", StreamPosition("e0", 9))
     assert server.bus.rooms == {}
 
 
-# Who comes back with its key
+# Resume keys
 
 
-def test_one_that_comes_back_gets_what_it_missed(server: ChatServer) -> None:
+def test_a_subscriber_that_comes_back_gets_what_it_missed(server: ChatServer) -> None:
     server.subscriber("bob")
     first = joined(server, FakeMember("one", key="key"))
-    told(server, 2)
+    receive(server, 2)
     server.hub.leave("ops", first)
-    told(server, 2, 3)
+    receive(server, 2, 3)
     second = joined(server, FakeMember("two", key="key"))
     assert (first.blobs, second.blobs) == ([frames("e1"), frames("e2")], [frames("e3", "e4")])
     assert second.sender_id == "one"
 
 
-def test_its_own_lines_are_those_of_its_last_connection_too(server: ChatServer) -> None:
+def test_messages_of_its_last_connection_are_its_own(server: ChatServer) -> None:
     bob = server.subscriber("bob")
     first = joined(server, FakeMember("one", key="key"))
     server.hub.leave("ops", first)
@@ -355,42 +328,42 @@ def test_its_own_lines_are_those_of_its_last_connection_too(server: ChatServer) 
     assert b"".join(bob.blobs) == frames("mine", "yours", "mine too")
 
 
-def test_the_newer_connection_takes_over_and_the_older_is_hung_up_on(server: ChatServer) -> None:
+def test_the_newer_connection_takes_over(server: ChatServer) -> None:
     first = joined(server, FakeMember("one", key="key"))
     second = joined(server, FakeMember("two", key="key"))
-    told(server, 1)
+    receive(server, 1)
     assert (first.events, first.blobs) == ([TAKEN_OVER], [])
     assert second.blobs == [frames("e1")]
 
 
-def test_one_that_the_broker_forgot_is_taken_over_too(server: ChatServer) -> None:
+def test_a_connection_that_the_broker_forgot_is_taken_over_too(server: ChatServer) -> None:
     first = joined(server, FakeMember("one", key="key"))
     server.bus.owners.clear()
     second = joined(server, FakeMember("two", key="key"))
-    told(server, 1)
+    receive(server, 1)
     assert (first.events, first.blobs, second.blobs) == ([TAKEN_OVER], [], [frames("e1")])
 
 
-def test_one_that_is_taken_over_leaves_nobody_out(server: ChatServer) -> None:
+def test_the_connection_that_took_over_stays_when_the_other_leaves(server: ChatServer) -> None:
     first = joined(server, FakeMember("one", key="key"))
     second = joined(server, FakeMember("two", key="key"))
     server.hub.leave("ops", first)
-    told(server, 1)
+    receive(server, 1)
     assert second.blobs == [frames("e1")]
     server.hub.leave("ops", second)
     assert server.bus.rooms == {}
 
 
-def test_one_that_is_taken_over_while_it_is_behind_goes_on_from_there(server: ChatServer) -> None:
+def test_a_takeover_of_a_slow_consumer_continues_where_it_was(server: ChatServer) -> None:
     slow = Slow("one", server)
     slow.key = "key"
     joined(server, slow)
-    told(server, 3)
+    receive(server, 3)
     second = joined(server, FakeMember("two", key="key"))
     assert (slow.events, second.blobs) == ([TAKEN_OVER], [frames("e1", "e2", "e3")])
 
 
-def test_one_that_is_taken_over_while_it_joins_is_hung_up_on(server: ChatServer) -> None:
+def test_a_connection_may_be_taken_over_while_it_joins(server: ChatServer) -> None:
     server.subscriber("bob")
     server.bus.answer_at_once = False
     first, second = FakeMember("one", key="key"), FakeMember("two", key="key")
@@ -402,7 +375,7 @@ def test_one_that_is_taken_over_while_it_joins_is_hung_up_on(server: ChatServer)
     assert (first.events, second.events) == ([TAKEN_OVER], [])
 
 
-def test_whom_nobody_knows_has_no_place_to_give_up(server: ChatServer) -> None:
+def test_an_unknown_connection_has_no_resume_position(server: ChatServer) -> None:
     server.subscriber("bob")
     assert server.hub.disconnect("dev", "one") is None
     assert server.hub.disconnect("ops", "one") is None
@@ -410,9 +383,9 @@ def test_whom_nobody_knows_has_no_place_to_give_up(server: ChatServer) -> None:
     assert list(server.bus.rooms) == ["ops"]
 
 
-def test_a_room_whose_only_member_is_taken_over_elsewhere_is_forgotten(server: ChatServer) -> None:
+def test_a_room_whose_only_subscriber_is_taken_over_is_forgotten(server: ChatServer) -> None:
     first = joined(server, FakeMember("one", key="key"))
-    told(server, 2)
+    receive(server, 2)
     place = server.hub.disconnect("ops", "one")
     assert place is not None
     assert (place.position, place.sender_id, first.events) == (StreamPosition("e0", 2), "one", [TAKEN_OVER])
@@ -426,12 +399,12 @@ def test_one_for_whom_another_came_before_it_had_its_place_is_hung_up_on(server:
     assert (late.events, joined.called, server.bus.rooms) == ([TAKEN_OVER], False, {})
 
 
-def test_places_of_many_are_written_a_part_in_each_turn() -> None:
+def test_resume_positions_are_written_in_several_turns() -> None:
     server = make_server(Config(flush_interval=0, resume_positions_per_write=2), FakeBus())
     server.hub.start()
     for number in range(5):
         joined(server, FakeMember(f"{number}", key=f"key{number}"))
-    told(server, 1)
+    receive(server, 1)
     happened = list[str]()
     call_later = server.clock.callLater
 
@@ -445,10 +418,10 @@ def test_places_of_many_are_written_a_part_in_each_turn() -> None:
     assert happened == ["save", "save", "turn", "save", "save", "turn", "save"]
 
 
-def test_places_are_written_down_now_and_then(server: ChatServer) -> None:
+def test_resume_positions_are_written_periodically(server: ChatServer) -> None:
     server.hub.start()
     joined(server, FakeMember("one", key="key"))
-    told(server, 2)
+    receive(server, 2)
     assert server.bus.places["ops", "key"].position == StreamPosition("e0", 0)
     server.clock.advance(TURNS.resume_position_write_interval)
     assert server.bus.places["ops", "key"].position == StreamPosition("e0", 2)
@@ -456,10 +429,10 @@ def test_places_are_written_down_now_and_then(server: ChatServer) -> None:
     assert server.clock.getDelayedCalls() == []
 
 
-def test_a_place_does_not_count_what_is_not_delivered_yet(server: ChatServer) -> None:
+def test_a_resume_position_is_before_messages_not_delivered_yet(server: ChatServer) -> None:
     server.hub.start()
     ann = joined(server, FakeMember("one", key="key"))
-    told(server, 2)
+    receive(server, 2)
     server.receive("e3", number=3)
     server.hub.record_position("ops", ann)
     assert ann.got == StreamPosition("e0", 2)
@@ -476,7 +449,7 @@ def test_who_is_not_here_is_told_nothing_of_where_it_is(server: ChatServer) -> N
     assert stranger.got is None
 
 
-def test_a_place_in_history_that_is_gone_is_told(server: ChatServer) -> None:
+def test_a_resume_position_of_a_lost_epoch_is_a_gap(server: ChatServer) -> None:
     server.subscriber("bob")
     first = joined(server, FakeMember("one", key="key"))
     server.hub.leave("ops", first)
