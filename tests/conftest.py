@@ -1,4 +1,4 @@
-"""What all tests share: a real Valkey, and a rule that nothing is skipped."""
+"""Fixtures of all tests: a real Valkey, and a rule that nothing is skipped."""
 
 import os
 import signal
@@ -41,7 +41,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def events() -> Iterator[Events]:
-    """Hear what the server's own log is told."""
+    """Record log events."""
     events = Events()
     globalLogPublisher.addObserver(events)
     yield events
@@ -50,7 +50,7 @@ def events() -> Iterator[Events]:
 
 @pytest.fixture(scope="class")
 def broker(request: pytest.FixtureRequest, valkey_url: str) -> None:
-    """Give a trial TestCase its ``valkey_url`` attribute."""
+    """Set the ``valkey_url`` attribute of a trial TestCase."""
     request.cls.valkey_url = valkey_url
 
 

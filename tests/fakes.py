@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @contextmanager
 def reactor_by_hand() -> Iterator[Any]:
-    """Give a reactor of the test's own, which it turns by hand, and close what that has opened."""
+    """Return a reactor that the test runs step by step, and close what it has opened."""
     reactor: Any = EPollReactor()
     try:
         yield reactor
@@ -115,7 +115,7 @@ class FakeBus:
         """Whether those who left may linger."""
         self.watched: set[str] = set()
         self.changes: list[tuple[str, StreamPosition, PresenceEvent]] = []
-        """Who came and went, until it is delivered."""
+        """Presence events that are not delivered yet."""
         self._queue: list[Batch] = []
         self._tops: dict[str, StreamPosition] = {}
         self._epochs = 0
@@ -157,7 +157,7 @@ class FakeBus:
         publisher: str,
         before: StreamPosition | None = None,
     ) -> StreamPosition:
-        """Give messages their offsets, keep them and send them out, as the script does; give where the first stands."""
+        """Assign offsets, keep the messages and deliver them, as the script does; return the position of the first."""
         top, size = self.top(room), 100 * len(messages)
         batch = Batch(room, top.epoch, top.offset + 1, publisher, sequence, tuple(messages), before, size)
         self._tops[room] = StreamPosition(top.epoch, batch.last)
@@ -169,11 +169,11 @@ class FakeBus:
         return StreamPosition(top.epoch, batch.first)
 
     def top(self, room: str) -> StreamPosition:
-        """Say where a room's order stands."""
+        """Return the stream position of a room."""
         return self._tops.setdefault(room, StreamPosition(f"e{self._epochs}", 0))
 
     def restart(self) -> None:
-        """Let the broker lose everything it had; what is on its way still comes."""
+        """Lose everything that the broker had; batches on their way are still delivered."""
         self._epochs += 1
         self._tops.clear()
         self.kept.clear()
@@ -191,7 +191,7 @@ class FakeBus:
             self.listener.presence_changed(room, after, [change])
 
     def compare(self) -> None:
-        """Say how far each room has come: all that was on its way has come, or is lost."""
+        """Report the position of each room: all batches on their way are delivered, or lost."""
         self.pump()
         for room in list(self.rooms):
             self.listener.recover(room, self.top(room))
@@ -295,7 +295,7 @@ class FakeBus:
         return succeed(None)
 
     def answer(self, count: int = 1_000_000) -> None:
-        """Let the broker answer what was asked first, as it stands now; and what is asked meanwhile."""
+        """Answer the oldest queries by the current state, and those that are sent meanwhile."""
         while self._asked and count:
             count -= 1
             work, done = self._asked.pop(0)
@@ -352,12 +352,12 @@ class FakeBus:
         return room in self._heard
 
     def unhear(self) -> None:
-        """Let the link break, so that rooms have to be subscribed anew."""
+        """Break the connection, so that rooms have to be subscribed again."""
         self.confirm_at_once = False
         self._heard.clear()
 
     def confirm(self, room: str) -> None:
-        """Let the broker confirm a subscription."""
+        """Confirm a subscription."""
         self._heard.add(room)
         waiters, self.rooms[room] = self.rooms[room], []
         for waiter in waiters:
@@ -387,7 +387,7 @@ class FakeMember:
     recovers_at_once: bool = False
     buffer_full: bool = False
     fall_behind: Callable[[], None] | None = None
-    """What to call in place of taking what is delivered."""
+    """A function that is called instead of accepting a delivery."""
     blobs: list[bytes] = field(default_factory=list)
     count: int = 0
     """Messages that were delivered, by what was said of each blob."""
@@ -510,19 +510,19 @@ class FakeTransport(StringTransport):
     # What the client does
 
     def receive(self, data: bytes) -> None:
-        """Let the client send."""
+        """Receive data from the client."""
         if self.producerState == "paused":
             self._unread += data
         elif not self.disconnecting and self.lost is None:
             self.protocol.dataReceived(data)
 
     def catch_up(self) -> None:
-        """Let the client read all that waits for it, and go on reading."""
+        """Read everything that waits for the client, and continue to read."""
         self.client_reads = True
         self.read_what_waits()
 
     def read_what_waits(self) -> None:
-        """Let the client read all that waits for it."""
+        """Read everything that waits for the client."""
         self._unwritten = 0
         if self.producer is not None and self._producer_paused:
             self._producer_paused = False
@@ -531,7 +531,7 @@ class FakeTransport(StringTransport):
             self.clock.callLater(0, self._lose, ConnectionDone())
 
     def vanish(self) -> None:
-        """Let the client be gone."""
+        """Lose the connection."""
         self._lose(ConnectionLost())
 
     # What the protocol does

@@ -13,7 +13,7 @@ ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 def handshake(target: str = "/", **headers: str) -> bytes:
-    """Ask for a WebSocket. A header given replaces the usual one (``_`` is ``-``), an empty one leaves it out."""
+    """Return a WebSocket handshake. A header replaces the usual one (``_`` is ``-``), an empty one leaves it out."""
     lines = {
         "Host": "localhost:3000",
         "Upgrade": "websocket",
@@ -52,13 +52,13 @@ def close_frame(code: int = 1000, reason: bytes = b"") -> bytes:
 
 @dataclass
 class Heard:
-    """What a server sent after its handshake."""
+    """The answer of a server, with its frames."""
 
     status: int = 0
     """Of the handshake; 0 where there is no answer yet."""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
-    """What follows the headers where the status is not 101."""
+    """The data after the headers if the status is not 101."""
     frames: list[tuple[int, bytes]] = field(default_factory=list)
 
     @property
@@ -67,13 +67,13 @@ class Heard:
 
     @property
     def close_code(self) -> int:
-        """Give the code of the Close frame, which is the last one; 0 where there is none."""
+        """Return the code of the Close frame, which is the last one; 0 if there is none."""
         opcode, payload = self.frames[-1] if self.frames else (0, b"")
         return int.from_bytes(payload[:2]) if opcode == CLOSE else 0
 
 
 def heard(data: bytes) -> Heard:
-    """Take apart all that a server has sent: whole frames only, none of them masked or fragmented."""
+    """Parse all that a server has sent: whole frames only, none of them masked or fragmented."""
     head, end, rest = data.partition(b"\r\n\r\n")
     if not end:
         assert not data
@@ -89,7 +89,7 @@ def heard(data: bytes) -> Heard:
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """Take frames of a server apart: opcode and payload of each."""
+    """Parse frames of a server into opcodes and payloads."""
     found = []
     while data:
         assert data[0] & 0xF0 == 0x80

@@ -44,7 +44,7 @@ def client(server: ChatServer, offer: str = "permessage-deflate") -> Client:
 
 
 def sent(to: Client) -> list[tuple[int, bytes]]:
-    """Give first byte and payload of each small frame that was sent after the handshake."""
+    """Return first byte and payload of each small frame that was sent after the handshake."""
     data = to.transport.value().partition(b"\r\n\r\n")[2]
     frames = []
     while data:
@@ -56,7 +56,7 @@ def sent(to: Client) -> list[tuple[int, bytes]]:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Give, at the end, the most that was allocated meanwhile, in bytes."""
+    """Return a list that gets the peak of allocated bytes at the end."""
     peak: list[int] = []
     tracemalloc.start()
     try:

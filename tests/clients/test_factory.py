@@ -41,7 +41,7 @@ class ChatServer:
         )
 
     def client(self, text: str, query: str = "", **headers: str) -> FakeTransport:
-        """Let a client in with a token; return its transport."""
+        """Connect a client with a token; return its transport."""
         head = read_head(handshake(f"/ops?token={text}{query}", **headers))
         connection = self.factory.accept(head, "192.0.2.7")
         transport = FakeTransport(self.clock, connection)

@@ -36,7 +36,7 @@ class Client:
         self.transport.clear()
 
     def outcome(self) -> tuple[Any, ...]:
-        """Give all that came back, messages in their order among it, and the state this left."""
+        """Return everything that came back, with messages in order, and the resulting state."""
         connection = self.connection
         state = (connection.state, connection.failedByMe, connection.localCloseCode)
         return self.transport.value(), self.transport.disconnecting, state

@@ -52,7 +52,7 @@ class Town(ChatServer):
         return [text for _, text in self.turn()]
 
     def wait(self, seconds: float) -> list[str]:
-        """Let time pass, a tenth of a second at a time; give what was published."""
+        """Advance the clock in steps of 0.1 s; return what was published."""
         before = len(self.bus.published)
         for _ in range(round(seconds * 10)):
             self.clock.advance(0.1)
@@ -289,7 +289,7 @@ class Library(Town):
         self.turn()
 
     def owes(self) -> float:
-        """Give how many requests the address has used."""
+        """Return how many requests the address has used."""
         usage = self.limits.usages.get("192.0.2.1")
         return usage.requests.unreported if usage is not None and usage.requests is not None else 0
 
@@ -300,7 +300,7 @@ def library() -> Library:
 
 
 def codes(line: FakeLine) -> dict[Any, str]:
-    """Give the code of each answer, or its type, by its ref."""
+    """Return the code or type of each answer by its ref."""
     return {each["ref"]: each.get("code", each["type"]) for each in events(line) if "ref" in each}
 
 

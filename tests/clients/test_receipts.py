@@ -1,4 +1,4 @@
-"""What a client has surely got, by what its kernel acknowledges."""
+"""The position up to which a client has received everything, by what its kernel acknowledges."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What goes out to one client, on real sockets: TCP over loopback, Twisted's own transports and reactor."""
+"""The send buffer of one client, on real sockets: TCP over loopback, Twisted's own transports and reactor."""
 
 import gc
 import socket
@@ -38,7 +38,7 @@ MARK = 65_536
 
 @pytest.fixture(scope="module")
 def reactor() -> Iterator[Any]:
-    """Give a reactor of the module's own, that a test turns by hand."""
+    """Return a reactor of the module that a test runs step by step."""
     with reactor_by_hand() as reactor:
         yield reactor
 
@@ -108,11 +108,11 @@ class Line:
         self.heard = b""
 
     def turn(self) -> None:
-        """Let the reactor look once at what can be read and written."""
+        """Run the reactor once."""
         self.reactor.iterate(0)
 
     def read(self, most: int = 1 << 30) -> None:
-        """Let the client read what is there, at most so many bytes."""
+        """Read what is there as the client, at most so many bytes."""
         with suppress(BlockingIOError):
             while most > 0 and (data := self.far.recv(min(most, 1 << 20))):
                 self.heard += data
@@ -444,7 +444,7 @@ def test_what_was_read_since_is_not_counted_when_it_is_weighed(crowd: list[Line]
 
 
 def give_what_is_read(lines: list[Line], give: Callable[[Client, bytes], object]) -> None:
-    """Let about 90 KB wait for each client all the time, while each reads 400 KB."""
+    """Keep about 90 KB waiting for each client all the time, while each reads 400 KB."""
     for line in lines:
         line.client.deliver(b"x" * 95_000, 1)
     for _ in range(40):
@@ -544,7 +544,7 @@ def test_many_that_do_not_read_share_the_bytes_that_wait(reactor: Any) -> None:
 
 
 def break_off(line: Line) -> None:
-    """Let the client reset the connection."""
+    """Reset the connection as the client."""
     line.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     line.far.close()
 
@@ -783,7 +783,7 @@ def test_after_a_reset_what_had_arrived_is_still_known(reactor: Any) -> None:
 
 @contextmanager
 def through_a_unix_socket(reactor: Any) -> Iterator[tuple[Client, socket.socket]]:
-    """Give a client's outflow, and the socket at the client's end."""
+    """Return the send buffer of a client, and the socket of the client."""
     near, far = socket.socketpair(socket.AF_UNIX)
     near.setblocking(False)
     client = Client()

@@ -1,4 +1,4 @@
-"""What clients may do with their tokens, and what becomes of them when those run out."""
+"""The rights of clients by their tokens, and the end of a token's lifetime."""
 
 import json
 from typing import Any

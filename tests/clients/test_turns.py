@@ -48,7 +48,7 @@ class World:
         self.handled: list[tuple[float, str]] = []
 
     def wait(self, seconds: float) -> str:
-        """Let time pass; give who was handled."""
+        """Advance the clock; return the clients that were handled."""
         before = len(self.handled)
         end = self.clock.seconds() + seconds
         while self.clock.seconds() < end:

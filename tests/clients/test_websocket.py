@@ -570,7 +570,7 @@ class PingTests(TestCase):
         assert self.client.gone == "ConnectionAborted"
 
     def reads(self, acknowledged: Iterable[int], waiting: Iterable[int]) -> None:
-        """Let its kernel have taken so much, and so much wait for it, each time that it is looked at."""
+        """Set the acknowledged and the unacknowledged bytes of each check."""
         taken, waits = iter(acknowledged), iter(waiting)
         self.patch(SendBuffer, "acknowledged", property(lambda _: next(taken)))
         self.patch(SendBuffer, "unacknowledged", property(lambda _: next(waits)))
@@ -656,7 +656,7 @@ class BackPressureTests(TestCase):
         self.client = self.server.client()
 
     def fall_behind(self, *clients: "Client", count: int = 50) -> list[str]:
-        """Let clients stop reading, and so many messages be said; give these."""
+        """Stop the reading of clients and publish messages; return their texts."""
         for client in clients or (self.client,):
             client.transport.client_reads = False
         return self.server.publish(count)
@@ -936,7 +936,7 @@ class ReplayTests(TestCase):
         assert (older.heard.texts, newer.heard.texts) == ([], said)
 
     def come_and_go(self) -> list[str]:
-        """Let a client say "mine" and go, and something be said then; give that."""
+        """Publish "mine" from a client that leaves, and another message then; return that one."""
         client = self.come("resume=abcdefgh")
         client.takes_all()
         client.send(frame(b"mine"), close_frame())
@@ -954,7 +954,7 @@ class ReplayTests(TestCase):
 
 
 def program(server: ChatServer, target: str = "/", **headers: str) -> Client:
-    """Let a client come that speaks chatd.v1."""
+    """Connect a client of the JSON format."""
     return server.client(target, handshake(target, Sec_WebSocket_Protocol="chatd.v1", **headers))
 
 
@@ -964,7 +964,7 @@ def ask(**request: Any) -> bytes:
 
 
 def types(client: Client) -> list[str]:
-    """Say which events a program was sent."""
+    """Return the types of the events that a JSON client has received."""
     return [json.loads(each)["type"] for each in client.heard.texts]
 
 
@@ -1033,14 +1033,14 @@ class KindTests(TestCase):
 
 
 class FarewellTests(TestCase):
-    """What is said before a Close frame."""
+    """The last message before a Close frame."""
 
     def setUp(self) -> None:
         self.server = ChatServer()
         self.person, self.program = self.server.client("/?nick=ann"), program(self.server)
 
     def said(self) -> tuple[str, dict[str, Any]]:
-        """Give the last thing that each of them was told; a Close frame has to follow on it."""
+        """Return the last message of each of them, which a Close frame has to follow."""
         for client in (self.person, self.program):
             assert [opcode for opcode, _ in client.heard.frames[-2:]] == [TEXT, CLOSE]
         return self.person.heard.texts[-1], json.loads(self.program.heard.texts[-1])
@@ -1107,7 +1107,7 @@ class OverwhelmedTests(TestCase):
         self.server = ChatServer()
 
     def overwhelm(self, client: Client, question: bytes) -> Heard:
-        """Let a client ask without reading until it is hung up on; give what it hears in the end."""
+        """Send requests without reading answers until the connection is closed; return what was received."""
         client.transport.client_reads = False
         for _ in range(100):
             client.send(question * 100)

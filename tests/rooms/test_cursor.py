@@ -13,7 +13,7 @@ def batch(first: int, count: int = 1, epoch: str = "e", before: StreamPosition |
 
 
 def take(cursor: Cursor, each: Batch) -> list[tuple[int, int] | OffsetGap]:
-    """Take a batch; give first and last of what came of it, and the gaps."""
+    """Handle a batch; return the first and last offset of the result, and the gaps."""
     return [item if isinstance(item, OffsetGap) else (item.first, item.last) for item in cursor.advance(each)]
 
 

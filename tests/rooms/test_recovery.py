@@ -45,7 +45,7 @@ class Walk:
         self.losses: list[tuple[OffsetGap, int]] = []
         self.tail = Tail(5)
         self.top = StreamPosition("e", 10)
-        """What the room learns when it asks."""
+        """The answer to a query of the room."""
         self.ordering = Ordering(self.config, lambda *_: succeed(HistoryRange((), self.top)), lambda *_: None)
         self.ordering.start()
         self.catch_up = Recovery(
@@ -77,17 +77,17 @@ class Walk:
         return after
 
     def hear(self, each: Batch) -> None:
-        """Let the room move on."""
+        """Advance the room."""
         self.tail.add(each)
         self.ordering.receive(each)
 
     def end_epoch(self) -> None:
-        """Let the room learn that another epoch has begun."""
+        """Begin another epoch."""
         self.top = StreamPosition("f", 0)
         self.ordering.recover(self.top)
 
     def drain(self) -> None:
-        """Let the member read all it was given, and have room for as much."""
+        """Drain the send buffer of the subscriber."""
         self.member.room += self.member.room
         self.member.buffer_full = False
         self.step()

@@ -46,7 +46,7 @@ def shards(*parts: Any) -> Shards:
 
 
 def homes(names: list[str], rooms: list[str]) -> list[str]:
-    """Say which of these brokers has each room."""
+    """Return the broker of each room."""
     parts: dict[str, Any] = {name: Part() for name in names}
     made = Shards([Shard(name, part, part) for name, part in parts.items()])
     names_of = {id(part): name for name, part in parts.items()}

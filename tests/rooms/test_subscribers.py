@@ -163,7 +163,7 @@ def test_those_who_come_later_are_delivered_to_as_well(server: ChatServer) -> No
 
 
 def changed(server: ChatServer, *changes: PresenceEvent) -> None:
-    """Let it be told who came and went, and the turn end."""
+    """Deliver presence events, and end the turn."""
     server.hub.presence_changed("ops", server.bus.top("ops"), changes)
     server.end_turn()
 
@@ -271,7 +271,7 @@ def test_an_error_that_is_nobodys_in_particular_closes_all_who_may_have_missed_s
 
 
 class Sent:
-    """What was counted as sent since then."""
+    """The messages and bytes that were counted as sent since then."""
 
     def __init__(self) -> None:
         self._before = self._now

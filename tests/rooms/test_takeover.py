@@ -28,7 +28,7 @@ class Worker:
         self._connections = 0
 
     def come(self) -> FakeMember:
-        """Let a connection come with the key."""
+        """Join with the key."""
         self._connections += 1
         member = FakeMember(f"{self.bus.resume_positions._worker}.{self._connections}", key=KEY)
         self.hub.join("ops", member).addCallbacks(lambda _: member.events.append("joined"), member.events.append)
@@ -62,12 +62,12 @@ class TestTakeOver(BusTestCase):
             await deferLater(reactor, 0.005)
 
     def owner(self) -> str:
-        """Say which connection has the place."""
+        """Return the connection that owns the resume position."""
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             return str((broker.ask("HGET", f"{self.prefix}:place:{KEY}:ops", "session") or b"").decode())
 
     def fights(self) -> int:
-        """Say how often it was taken from a client that was still there."""
+        """Return how often it was taken over from a connected client."""
         with Client(self.valkey_url.removeprefix("unix://")) as broker:
             return round(float(broker.ask("HGET", f"{self.prefix}:place:{KEY}:ops", "fights") or 0))
 
@@ -175,7 +175,7 @@ class TestTakeOver(BusTestCase):
         assert self.fights() == 0
 
     async def comes(self, worker: Worker) -> FakeMember:
-        """Let a connection come that is let in."""
+        """Join with the key, and expect success."""
         member = worker.come()
         await self.until(lambda: member.events)
         assert member.events == ["joined"]
