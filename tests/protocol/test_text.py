@@ -62,31 +62,18 @@ def answer(line: str) -> str:
             raise AssertionError(f"{other} is no answer of one line")
 
 
-@rows("text", ["hello\n", "hello\r\n", "hello"])
-def test_one_line_end_is_dropped(text: str) -> None:
-    assert read_line(text) == "hello"
-
-
 @rows(
     ("text", "line"),
     [
+        *(("hello\n", "hello"), ("hello\r\n", "hello"), ("hello", "hello"), ("", ""), ("\n", ""), ("\r\n", "")),
         *(("a\n\n", "a\n"), ("a\r\n\r\n", "a\r\n"), ("a\n\r\n", "a\n"), ("a\r\r\n", "a\r"), ("a\r", "a\r")),
         *(("\r", "\r"), ("\na", "\na"), ("a\nb", "a\nb"), (" a \t\n", " a \t"), ("a\x0b\n", "a\x0b")),
         ("a\u2028\n", "a\u2028"),
+        *((text, text) for text in ("007", "1_000", "1.50", "null", '{"type":"publish"}', "/help", "\x1b[31m", "\0")),
     ],
 )
-def test_nothing_but_one_line_end_is_dropped(text: str, line: str) -> None:
+def test_one_line_end_is_dropped_and_nothing_else(text: str, line: str) -> None:
     assert read_line(text) == line
-
-
-@rows("text", ["", "\n", "\r\n"])
-def test_what_holds_nothing_but_a_line_end_is_empty(text: str) -> None:
-    assert read_line(text) == ""
-
-
-@rows("text", ["007", "1_000", "1.50", "null", '{"type":"publish"}', "/help", "\x1b[31m", "\0"])
-def test_a_line_that_looks_like_something_else_stays_text(text: str) -> None:
-    assert read_line(text) == text
 
 
 def batch(*messages: Message) -> Batch:
