@@ -97,7 +97,7 @@ class Server:
 def _chatd(place: Place) -> list[Program]:
     twistd = str(Path(sys.executable).with_name("twistd"))
     listen = f"tcp:{place.port}:interface=127.0.0.1"
-    options = ["--listen", listen, "--workers", str(place.workers), "--worker-connections", "20000"]
+    options = ["--listen", listen, "--workers", str(place.workers), "--tuning", "worker_connections=20000"]
     options += ["--tuning", "log_repeat_interval=0", *place.options]  # what befalls clients is counted in the log
     return [Program([twistd, "-n", "--pidfile=", "chatd", *options], "is ready:")]
 

@@ -27,7 +27,7 @@ from chatd.config.broker_url import broker_address
 from chatd.config.listen import check_endpoint, is_address, is_local, suggestion
 from chatd.config.loading import Source, combine, did_you_mean, read_environment, read_file, show
 from chatd.config.renamed import RENAMED
-from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, options
+from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options
 from chatd.config.values import BadValue, file_path, quoted
 from chatd.supervisor.data_dir import DataDir
 from chatd.supervisor.private_broker import find_server, memory_of
@@ -78,7 +78,7 @@ def _method(option: Option) -> Callable[["Options", str], None]:
 
 
 def _renamed_method(old: str) -> Callable[["Options", str], None]:
-    return _takes(lambda self, value: self.given.add_renamed(old, f"--{old}", value), old)
+    return _takes(lambda self, value: self.given.add_renamed(old, value), old)
 
 
 def _switch(option: Option, text: str) -> Callable[["Options"], None]:
@@ -255,7 +255,7 @@ INTRODUCTION = (
     "come before the first section. The names of some options are different in the file: --listen is address in "
     "[listen], --redis is url in [redis]. --show-config prints all names, and docs/options.md lists them.",
     "A DURATION is a number with ms, s, m, h or d, or a number of seconds. A SIZE is a number with kB, KiB, MB, MiB, "
-    "GB or GiB, or a number of bytes. A LIMIT is a number, off or auto; --byte-rate takes a SIZE too.",
+    "GB or GiB, or a number of bytes. A LIMIT is a number, off or auto.",
 )
 CONFIG_HELP = "Read options from this file (TOML), and again at each reload (SIGHUP). [default: none]"
 SHOW_CONFIG_HELP = (
@@ -263,7 +263,7 @@ SHOW_CONFIG_HELP = (
     "valid, print the error instead."
 )
 TUNING_HELP = (
-    "Set an internal bound of the section [tuning], for example publish_timeout=5s. docs/options.md lists them. "
+    "Set an internal bound of the section [tuning], for example byte_rate=64KiB. docs/options.md lists them. "
     "May be given several times."
 )
 
@@ -320,7 +320,7 @@ def _config(options: Options) -> Config:
     if twice := next((each for each in servers if servers.count(each) > 1), ""):
         raise BadValue(f"--redis names one server twice: {twice}")
     if not config.auth_key and (config.auth_issuer or config.auth_audience or config.auth_require):
-        raise BadValue("--auth-issuer, --auth-audience and --auth-require are for --auth-key only")
+        raise BadValue("--auth-issuer, --auth-audience and [tuning] auth_require are for --auth-key only")
     if config.auth_revoked and not config.auth_key:
         raise BadValue("--auth-revoked is for --auth-key only: without it no tokens are asked for")
     TokenVerifier(config.auth_key).read()
@@ -346,7 +346,7 @@ def _auto(config: Config) -> dict[str, str]:
     form = "{} on listeners that other hosts can reach, else off"
     if len(local) == 1 and None not in local:
         form = "off, because only this host can connect" if True in local else "{}"
-    rates = [option.name for option in options() if option.value == "LIMIT"]
+    rates = [option.name for option in (*options(), *bounds()) if option.value == "LIMIT"]
     found = {name: form.format(f"{getattr(config, f'auto_{name}'):.12g}") for name in rates}
     return found | {"redis_maxmemory": f"{memory_of(config) >> 20} MiB"}
 

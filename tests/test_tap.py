@@ -91,6 +91,7 @@ def test_every_name_of_the_last_release_still_works_with_one_warning() -> None:
         "LIMIT": "0.5",
         "FILE": "/run/one",
         "DIR": "/run/kept",
+        "CLAIM": "sub",
     }
     known = {option.name: option for option in (*options(), *bounds())}
     failures = []
@@ -99,7 +100,7 @@ def test_every_name_of_the_last_release_still_works_with_one_warning() -> None:
         value = "64000" if new == "max_message_size" else values.get(option.value, "text")
         parsed.parseOptions([f"--{old}", value])
         wanted = option.parse(value) if old != "flush-interval" else 0.002
-        current = f"--tuning {new}=" if option.section == "tuning" else f"--{option.flag}"
+        current = f"--tuning {new}=…" if option.section == "tuning" else f"--{option.flag}"
         warnings = [f"--{old} is deprecated; use {current}"]
         if (parsed.given.values[new], parsed.given.warnings) != ((wanted,) if option.is_list else wanted, warnings):
             failures.append(old)
@@ -124,7 +125,6 @@ LISTS = [
     ("allowed-host", ("b.example", "192.0.2.1", "::1")),
     ("trusted-proxy", ("192.0.2.1", "10.0.0.0/8", "unix")),
     ("redis", ("redis://b", "rediss://:secret@broker:7000/2", "unix:///run/a.sock")),
-    ("auth-require", ("sub", "rooms", "exp")),
 ]
 
 
@@ -139,6 +139,21 @@ def test_a_list_is_given_one_by_one_and_keeps_its_order(option: str, values: tup
 def test_one_command_line_lists_nothing_for_the_next(option: str, values: tuple[str, ...]) -> None:
     config_of(f"--{option}", values[0])
     assert getattr(config_of(), option.replace("-", "_")) == ()
+
+
+def test_a_bound_that_is_a_list_is_given_one_by_one() -> None:
+    words = ["--tuning", "auth_require=sub", "--tuning", "room_rate=1", "--tuning=auth_require=exp"]
+    assert config_of(*words).auth_require == ("sub", "exp")
+    assert refusal("--tuning", "auth_require=iss") == (
+        'twistd chatd: --tuning: "auth_require": "iss" is unknown; use exp, rooms or sub'
+    )
+
+
+def test_an_old_option_that_is_given_several_times_is_warned_of_once() -> None:
+    parsed = Options()
+    parsed.parseOptions(["--auth-require", "sub", "--auth-require=exp"])
+    assert parsed.config().auth_require == ("sub", "exp")
+    assert parsed.given.warnings == ["--auth-require is deprecated; use --tuning auth_require=…"]
 
 
 def test_zero_workers_are_one_a_core() -> None:
@@ -245,11 +260,13 @@ def test_show_config_refuses_a_chat_log_that_cannot_be_written_and_makes_none(tm
 )
 def test_show_config_says_what_auto_is(words: list[str], auto: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        Options().parseOptions([*words, "--byte-rate", "7", "--show-config"])
+        Options().parseOptions([*words, "--tuning", "byte_rate=7", "--show-config"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert re.search(rf'^message_rate = "auto" +# default; auto: {re.escape(auto)}$', shown, re.MULTILINE)
     assert re.search(r'^byte_rate = "7" +# command line$', shown, re.MULTILINE)
+    in_force = auto.replace("5", "600")
+    assert re.search(rf'^connection_rate = "auto" +# default; auto: {re.escape(in_force)}$', shown, re.MULTILINE)
     assert re.search(r'^maxmemory = "auto" +# default; auto: [0-9]+ MiB$', shown, re.MULTILINE)
 
 

@@ -25,8 +25,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from chatd.config.listen import endpoints_of
-from chatd.config.renamed import RENAMED, current_value
-from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options, parse_bound
+from chatd.config.renamed import MOVED, RENAMED, current_value
+from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options, split_bound
 from chatd.config.values import BadValue, quoted
 
 FEWEST_WORKERS = 2
@@ -50,24 +50,24 @@ class Source:
 
     def add_bound(self, text: str) -> None:
         """Parse an internal bound, given as ``NAME=VALUE``, and store it. Raise BadValue."""
-        name, value = parse_bound(text)
-        self.values[name] = value
+        self.add(*split_bound(text))
 
-    def add_renamed(self, old: str, shown: str, text: str) -> None:
-        """Parse the value of an option that has an old name, and warn. Raise BadValue."""
-        option = renamed_option(old)
-        self.warnings.append(f"{shown} is deprecated; use {current_name(option)}")
+    def add_renamed(self, old: str, text: str) -> None:
+        """Parse the value of an option that has an old name on the command line, and warn. Raise BadValue."""
+        option = field_option(RENAMED[old])
+        self.warn(f"--{old}", f"--tuning {option.name}=…" if option.section == "tuning" else f"--{option.flag}")
         self.add(option, current_value(old, text))
 
+    def warn(self, old: str, new: str) -> None:
+        """Store the warning about an old name, once."""
+        warning = f"{old} is deprecated; use {new}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
-def renamed_option(old: str) -> Option:
-    """Return the option that had a name in the last release."""
-    return next(option for option in (*options(), *bounds()) if option.name == RENAMED[old])
 
-
-def current_name(option: Option) -> str:
-    """Return how an option is given on the command line."""
-    return f"--tuning {option.name}=" if option.section == "tuning" else f"--{option.flag}"
+def field_option(name: str) -> Option:
+    """Return the option or the internal bound of a field of Config."""
+    return next(option for option in (*options(), *bounds()) if option.name == name)
 
 
 def parse_value(option: Option, text: str) -> Any:
@@ -85,10 +85,13 @@ def parse_value(option: Option, text: str) -> Any:
 def read_environment(environment: Mapping[str, str]) -> Source:
     """Return the options that environment variables give. Several values of one are separated by spaces."""
     source = Source("environment")
-    for option in options():
+    moved = [field_option(name) for name in MOVED.values()]
+    for option in (*options(), *moved):
         if option.variable in environment:
             text = environment[option.variable]
             _add_all(source, option, option.variable, text.split() if option.is_list else [text])
+            if option in moved:
+                source.warn(option.variable, f"CHATD_TUNING={option.name}=…")
     for text in environment.get("CHATD_TUNING", "").split():
         try:
             source.add_bound(text)
@@ -142,13 +145,15 @@ def _entries(content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
 
 def _add_entry(source: Source, section: str, key: str, value: Any) -> None:
     known = {option.key: option for option in (*options(), *bounds()) if option.section == section}
-    old = {} if section else {option.flag: option for option in options()} | {n: renamed_option(n) for n in RENAMED}
-    option = known.get(key) or old.get(key)
-    if option is None:
-        raise BadValue(f"{f'[{section}] {key}' if section else key} is not an option{_advice(section, key)}")
-    if key not in known:
-        source.warnings.append(f"{source.name}: {key} is deprecated; use {option.place}")
     name = f"[{section}] {key}" if section else key
+    old = {**{option.flag: option.name for option in options()}, **RENAMED, **MOVED}
+    if key in known:
+        option = known[key]
+    elif name in old:
+        option = field_option(old[name])
+        source.warn(f"{source.name}: {name}", option.place)
+    else:
+        raise BadValue(f"{name} is not an option{_advice(section, key)}")
     if value == option.default == "":  # as if it were not there
         source.values[option.name] = value
         return
@@ -224,13 +229,14 @@ def _merged(sources: Iterable[Source]) -> dict[str, Any]:
 def show(sources: Sequence[Source], auto: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return the options in force as a configuration file without its secrets, each with its source.
 
-    Auto is what ``auto`` stands for, by the fields of Config. Of the internal bounds, those that were given are shown.
+    Auto is what ``auto`` stands for, by the fields of Config. The internal bounds that were given, or that are in
+    auto, are shown.
     """
     config, values = combine(*sources), _merged(sources)
     lines: list[tuple[str, str]] = []
     for section in SECTIONS:
         shown = [option for option in (*options(), *bounds()) if option.section == section]
-        shown = [option for option in shown if section != "tuning" or option.name in values]
+        shown = [option for option in shown if section != "tuning" or option.name in {**values, **auto}]
         lines += [("", ""), (f"[{section}]", "")] if section and shown else []
         for option in shown:
             value = values.get(option.name, getattr(config, option.name))

@@ -1,6 +1,19 @@
-"""Names of options in the last release. They are accepted in this release, each with a warning."""
+"""Earlier names and places of options. They are accepted in this release, each with a warning."""
 
 from collections.abc import Mapping, Sequence
+
+MOVED: Mapping[str, str] = {
+    "[listen] hsts_max_age": "hsts_max_age",
+    "[limits] worker_connections": "worker_connections",
+    "[limits] message_burst": "message_burst",
+    "[limits] byte_rate": "byte_rate",
+    "[limits] connections_per_address": "connections_per_address",
+    "[limits] connection_rate": "connection_rate",
+    "[limits] request_rate": "request_rate",
+    "[auth] require": "auth_require",
+}
+"""Old places in a configuration file, with the fields of Config that are in ``[tuning]`` now. The options and the
+environment variables with the names of these fields are accepted too."""
 
 RENAMED: Mapping[str, str] = {
     "origin": "allowed_origin",
@@ -34,6 +47,7 @@ RENAMED: Mapping[str, str] = {
     "max-backlog-total": "worker_send_buffers",
     "max-rooms": "rooms_per_client",
     "max-connections-worker": "worker_connections",
+    **{name.replace("_", "-"): name for name in MOVED.values()},
 }
 """Old names, as on the command line, with the new fields of Config."""
 

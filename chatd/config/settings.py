@@ -9,7 +9,6 @@ from chatd.config.broker_url import broker_address
 from chatd.config.tuning import Tuning
 from chatd.config.values import (
     BadValue,
-    byte_rate,
     duration,
     file_path,
     folder_path,
@@ -24,7 +23,6 @@ from chatd.config.values import (
     size_or,
     switch,
     whole_number,
-    whole_seconds,
 )
 
 LOOPBACK_LISTEN = ("tcp:3000:interface=127.0.0.1", r"tcp:3000:interface=\:\:1")
@@ -104,7 +102,6 @@ def _broker_url(text: str) -> str:
     return text
 
 
-_EXPOSED = "on listeners that other hosts can reach, off on loopback and unix sockets"
 _SEVERAL = "May be given several times."
 
 
@@ -231,14 +228,6 @@ class Config(Tuning):
         "Trust this proxy to report the addresses of clients (X-Forwarded-For, PROXY protocol). ADDRESS is the proxy's "
         f"address, its network such as 10.0.0.0/8, or unix for proxies on a unix socket. {_SEVERAL}",
     )
-    hsts_max_age: int = _option(
-        0,
-        "listen.hsts_max_age",
-        "DURATION",
-        whole_seconds(0, 63_072_000),
-        "Time for which browsers use only HTTPS for this host name, on every port (Strict-Transport-Security). "
-        "0 does not send the header.",
-    )
     redis: tuple[str, ...] = _option(
         (),
         "redis.url",
@@ -309,14 +298,7 @@ class Config(Tuning):
         "COUNT",
         whole_number(0, 100_000_000),
         "Maximum connections of all workers together, divided evenly among the workers; further connections are "
-        "answered with 503. 0 sets no limit other than --worker-connections.",
-    )
-    worker_connections: int = _option(
-        10_000,
-        "limits.worker_connections",
-        "COUNT",
-        whole_number(1, 1_000_000),
-        "Maximum connections of one worker. The limit is lower if the operating system lets a worker open fewer files.",
+        "answered with 503. 0 sets no limit other than [tuning] worker_connections.",
     )
     max_send_buffer: int = _option(
         1_048_576,
@@ -326,48 +308,13 @@ class Config(Tuning):
         "Maximum data in the send buffer of one client; a slower client gets the rest from history as it reads. "
         "Without history (--history-size 0) a pipe is closed with close code 1013, and others are told of the gap.",
     )
-    connections_per_address: str = _option(
-        "auto",
-        "limits.connections_per_address",
-        "LIMIT",
-        rate,
-        f"Maximum open connections per address (IPv6: per /64 network). auto is 250 {_EXPOSED}.",
-    )
-    connection_rate: str = _option(
-        "auto",
-        "limits.connection_rate",
-        "LIMIT",
-        rate,
-        f"Maximum new connections per address and minute. auto is 600 {_EXPOSED}.",
-    )
     message_rate: str = _option(
         "auto",
         "limits.message_rate",
         "LIMIT",
         rate,
-        f"Maximum messages per client and second. auto is 5 {_EXPOSED}.",
-    )
-    message_burst: int = _option(
-        10,
-        "limits.message_burst",
-        "COUNT",
-        whole_number(1, 1_000_000),
-        "Maximum messages that a client may send at once before --message-rate slows it down.",
-    )
-    byte_rate: str = _option(
-        "auto",
-        "limits.byte_rate",
-        "LIMIT",
-        byte_rate,
-        f"Maximum message text per client, in bytes per second. auto is 64KiB {_EXPOSED}.",
-    )
-    request_rate: str = _option(
-        "auto",
-        "limits.request_rate",
-        "LIMIT",
-        rate,
-        "Maximum HTTP requests, and requests of WebSocket clients for history or members, per address and second, "
-        f"averaged over 10 seconds. auto is 20 {_EXPOSED}.",
+        "Maximum messages per client and second. auto is 5 on listeners that other hosts can reach, off on loopback "
+        "and unix sockets.",
     )
     auth_key: tuple[str, ...] = _option(
         (),
@@ -388,13 +335,6 @@ class Config(Tuning):
         one_line,
         "Accept only tokens with this aud claim.",
         shown="only tokens without an aud claim",
-    )
-    auth_require: tuple[str, ...] = _option(
-        (),
-        "auth.require",
-        "CLAIM",
-        one_of("exp", "rooms", "sub"),
-        f"Refuse tokens without this claim: exp, rooms or sub. {_SEVERAL}",
     )
     auth_revoked: str = _option(
         "",
@@ -525,10 +465,10 @@ def bounds() -> Sequence[Option]:
     return tuple(found)
 
 
-def parse_bound(text: str) -> tuple[str, Any]:
-    """Return the name and the value of an internal bound that is given as ``NAME=VALUE``. Raise BadValue."""
+def split_bound(text: str) -> tuple[Option, str]:
+    """Return the internal bound that is given as ``NAME=VALUE``, and its value as text. Raise BadValue."""
     name, has_value, value = text.partition("=")
     bound = next((bound for bound in bounds() if bound.name == name), None)
     if bound is None or not has_value:
         raise BadValue("use NAME=VALUE with a name of the section [tuning]")
-    return name, bound.parse(value)
+    return bound, value

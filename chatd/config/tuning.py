@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from chatd.config.values import byte_rate, duration, rate, share, size, whole_number, whole_seconds
+from chatd.config.values import byte_rate, duration, one_of, rate, share, size, whole_number, whole_seconds
 
 Seconds = Annotated[float, "seconds", "DURATION", duration(0.001, 31_536_000)]
 WholeSeconds = Annotated[int, "whole seconds", "DURATION", whole_seconds(1, 31_536_000)]
@@ -12,6 +12,7 @@ Count = Annotated[int, "count", "COUNT", whole_number(1, 1_000_000_000)]
 Number = Annotated[float, "number", "NUMBER", share(0.001, 1e9)]
 Share = Annotated[float, "share, up to 1", "NUMBER", share(0.001, 1)]
 Rate = Annotated[str, "number, off or auto", "LIMIT", rate]
+ByteRate = Annotated[str, "bytes per second, off or auto", "LIMIT", byte_rate]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Tuning:
     """The internal bounds, which operators rarely need to change. Sections are the packages that use them."""
 
     # worker: connections before their first request
+    worker_connections: Annotated[int, "count", "COUNT", whole_number(1, 1_000_000)] = 10_000
+    """Maximum connections of one worker. The limit is lower if the operating system lets a worker open fewer files."""
     unidentified_connections_share: Share = 0.25
     """Maximum share of a worker's connections that have not sent a whole request yet. Beyond it, the oldest of them is
     dropped."""
@@ -62,13 +65,24 @@ class Tuning:
     """Value of address_message_rate if it is auto and other hosts can connect: messages per address and second."""
     auto_address_byte_rate: Number = 524_288.0
     """Value of address_byte_rate if it is auto and other hosts can connect: bytes of text per address and second."""
+    message_burst: Annotated[int, "count", "COUNT", whole_number(1, 1_000_000)] = 10
+    """Maximum messages that a client may send at once before message_rate slows it down."""
+    byte_rate: ByteRate = "auto"
+    """Maximum message text per client, in bytes per second. Faster ones are slowed down or refused."""
+    connections_per_address: Rate = "auto"
+    """Maximum open connections per address (IPv6: per /64 network). Further ones are refused with 429."""
+    connection_rate: Rate = "auto"
+    """Maximum new connections per address and minute. Further ones are refused with 429."""
+    request_rate: Rate = "auto"
+    """Maximum HTTP requests, and requests of WebSocket clients for history or members, per address and second, averaged
+    over request_burst_time. Further ones are refused."""
     room_rate: Rate = "auto"
     """Maximum new rooms per address and minute: rooms that its clients enter first. Further ones are refused."""
     handshake_rate: Rate = "auto"
     """Maximum new connections per worker and second, from all addresses together. Further ones are refused with 503."""
     address_message_rate: Rate = "auto"
     """Maximum messages per second of all clients of one address together. Faster ones are slowed down or refused."""
-    address_byte_rate: Annotated[str, "bytes per second", "LIMIT", byte_rate] = "auto"
+    address_byte_rate: ByteRate = "auto"
     """Maximum message text of all clients of one address together, in bytes per second. Faster ones are slowed down or
     refused."""
     rooms_per_client: Annotated[int, "count", "COUNT", whole_number(1, 10_000)] = 100
@@ -104,6 +118,8 @@ class Tuning:
     one more client are not published."""
     logged_origins: Count = 20
     """Maximum origins of refused web pages that a worker logs, each once. Further ones are not logged."""
+    auth_require: Annotated[tuple[str, ...], "exp, rooms, sub", "CLAIM", one_of("exp", "rooms", "sub")] = ()
+    """Claims without which a token is refused, each exp, rooms or sub. A list; --tuning adds one each time."""
     token_expiry_warning_time: Seconds = 60.0
     """Time before the end of a token's lifetime at which its client is warned."""
     file_check_interval: Seconds = 1.0
@@ -304,6 +320,9 @@ class Tuning:
     """Maximum delay before histories are looked for again."""
 
     # web: HTTP
+    hsts_max_age: Annotated[int, "whole seconds", "DURATION", whole_seconds(0, 63_072_000)] = 0
+    """Time for which browsers use only HTTPS for this host name, on every port (Strict-Transport-Security). 0 does not
+    send the header."""
     http_keepalive_timeout: Seconds = 15.0
     """Maximum time that an HTTP connection may be idle between requests. After it, the connection is closed."""
     http_send_timeout: Seconds = 15.0

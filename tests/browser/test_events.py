@@ -20,7 +20,7 @@ LISTEN = """url => {
 
 
 def test_one_that_was_refused_for_now_comes_back_and_hears_the_room(browser: Browser, tmp_path: Path) -> None:
-    with Daemon(tmp_path, "--worker-connections", "8", workers=1) as daemon:
+    with Daemon(tmp_path, "--tuning", "worker_connections=8", workers=1) as daemon:
         followers = [urlopen(daemon.url("ops?follow=1", "http")) for _ in range(4)]
         windows = Windows(browser, daemon.url(scheme="http").rstrip("/"))
         page = windows.profile().new_page()

@@ -13,7 +13,7 @@ from tests.system.daemon import Daemon
 from tests.waiting import until
 
 # An address may send 2 requests a second, after a burst of 20, and a client 5 messages a second.
-OPTIONS = ("--request-rate", "2", "--message-rate", "5")
+OPTIONS = ("--tuning", "request_rate=2", "--message-rate", "5")
 WORKERS = 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatd.config.loading import Source, combine, read_environment, read_file, show
-from chatd.config.renamed import RENAMED, current_words
+from chatd.config.renamed import MOVED, RENAMED, current_words
 from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options
 from chatd.config.values import BadValue
 
@@ -88,19 +88,30 @@ def test_every_option_of_the_last_release_still_works_in_a_file_with_a_warning(t
         assert source.warnings == [f"{tmp_path}/chatd.toml: {old} is deprecated; use {option.place}"], old
 
 
+def test_every_bound_that_was_an_option_still_works_in_its_old_section_with_a_warning(tmp_path: Path) -> None:
+    moved = {old: next(bound for bound in bounds() if bound.name == name) for old, name in MOVED.items()}
+    for old, bound in moved.items():
+        section, key = old.split()
+        source = read_file(write(tmp_path, f"{section}\n{key} = {toml(example(bound))}"))
+        assert source.values == {bound.name: parsed(bound, example(bound))}, old
+        assert source.warnings == [f"{tmp_path}/chatd.toml: {old} is deprecated; use [tuning] {bound.name}"], old
+
+
 def test_numbers_and_texts(tmp_path: Path) -> None:
     text = """
     history_ttl = 0.25
     [limits]
     message_rate = 5
-    connection_rate = 0.5
-    byte_rate = "64kB"
     max_message_size = 100_000
     [redis]
     maxmemory = 536870912
     [listen]
     address = ":1"
     trusted_proxy = []
+    [tuning]
+    connection_rate = 0.5
+    byte_rate = "64kB"
+    auth_require = ["exp", "sub"]
     """
     assert read_file(write(tmp_path, text)).values == {
         "history_ttl": 0.25,
@@ -111,6 +122,7 @@ def test_numbers_and_texts(tmp_path: Path) -> None:
         "redis_maxmemory": "536870912",
         "listen": (":1",),
         "trusted_proxy": (),
+        "auth_require": ("exp", "sub"),
     }
 
 
@@ -188,10 +200,21 @@ def test_every_option_may_be_an_environment_variable() -> None:
     values = {option: example(option) for option in options()}
     texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in values.items()}
     source = read_environment(
-        texts | {"CHATD_TUNING": "client_header_timeout=2s flush_interval=0", "CHATD_PORT": "tcp://x"}
+        texts | {"CHATD_TUNING": "client_header_timeout=2s auth_require=sub auth_require=exp", "CHATD_PORT": "tcp://x"}
     )
     expected = {option.name: parsed(option, value) for option, value in values.items()}
-    assert source.values == expected | {"client_header_timeout": 2.0, "flush_interval": 0.0}
+    assert source.values == expected | {"client_header_timeout": 2.0, "auth_require": ("sub", "exp")}
+    assert source.warnings == []
+
+
+def test_every_bound_that_was_an_option_still_has_its_variable_with_a_warning() -> None:
+    moved = {bound: example(bound) for bound in bounds() if bound.name in MOVED.values()}
+    texts = {o.variable: " ".join(v) if o.is_list else toml(v).strip("'") for o, v in moved.items()}
+    source = read_environment(texts)
+    assert source.values == {bound.name: parsed(bound, value) for bound, value in moved.items()}
+    warnings = {f"{o.variable} is deprecated; use CHATD_TUNING={o.name}=…" for o in moved}
+    assert (set(source.warnings), len(source.warnings)) == (warnings, len(MOVED))
+    assert "CHATD_BYTE_RATE is deprecated; use CHATD_TUNING=byte_rate=…" in source.warnings
 
 
 def test_several_values_in_one_variable_are_separated_by_spaces() -> None:
@@ -255,18 +278,21 @@ def test_every_option_is_shown_with_its_source() -> None:
         Source("/etc/chatd.toml", {"workers": 4, "history_size": 7, "byte_rate": "7"}),
         message_rate="5",
         byte_rate="65536",
+        request_rate="20",
     )
     assert found["workers"] == ("3", "command line")
     assert found["history_size"] == ("7", "/etc/chatd.toml")
-    assert found["limits.worker_connections"] == ("10000", "default")
+    assert found["limits.max_connections"] == ("0", "default")
     assert found["limits.message_rate"] == ('"auto"', "default; auto: 5")
-    assert found["limits.byte_rate"] == ('"7"', "/etc/chatd.toml")
+    assert found["tuning.request_rate"] == ('"auto"', "default; auto: 20")
+    assert found["tuning.byte_rate"] == ('"7"', "/etc/chatd.toml")
     assert found["tuning.client_header_timeout"] == ("2.0", "command line")
-    assert len(found) == len(options()) + 1
+    assert len(found) == len(options()) + 3
 
 
 def test_the_shown_options_can_be_used_as_a_file(tmp_path: Path) -> None:
     values = {"listen": (":1", "unix:/run/a.sock"), "chat_log": 'a "b" \\ å.log', "compress": True, "batch_bytes": 5}
+    values |= {"auth_require": ("exp", "sub")}
     source = Source("command line", values)
     again = read_file(write(tmp_path, show([source])))
     assert (combine(again), again.warnings) == (combine(source), [])

@@ -8,7 +8,6 @@ import pytest
 
 from chatd.config.renamed import RENAMED
 from chatd.config.settings import SECTIONS, Config, bounds, options
-from chatd.config.tuning import Tuning
 
 
 def test_every_default_is_accepted_by_its_own_parser() -> None:
@@ -23,10 +22,11 @@ def test_every_option_has_a_place_of_its_own() -> None:
     assert len({option.flag for option in options()} | RENAMED.keys()) == len(options()) + len(RENAMED)
 
 
-def test_every_bound_is_a_number_over_zero_or_a_limit() -> None:
-    limits = ["room_rate", "handshake_rate", "address_message_rate", "address_byte_rate"]
-    values = dataclasses.asdict(Tuning())
-    assert [name for name, value in values.items() if value == "auto" or value <= 0] == limits
+def test_every_bound_is_a_number_over_zero_or_a_limit_except_two_that_are_off() -> None:
+    numbers = [bound for bound in bounds() if bound.value != "LIMIT"]
+    assert {bound.default for bound in bounds() if bound not in numbers} == {"auto"}
+    off = [bound.name for bound in numbers if bound.is_list or bound.default <= 0]
+    assert off == ["auth_require", "hsts_max_age"]
 
 
 def test_a_configuration_reaches_a_worker_as_it_is() -> None:

@@ -63,7 +63,7 @@ def test_who_begins_with_a_probe_counts_with_its_next_request_and_the_server_sti
 
 
 def test_an_address_has_no_more_connections_behind_probes_than_it_may(tmp_path: Path) -> None:
-    limits = ("--connections-per-address", "10", "--request-rate", "off")
+    limits = ("--tuning", "connections_per_address=10", "--tuning", "request_rate=off")
     with Daemon(tmp_path, *limits, workers=1) as daemon, ExitStack() as stack:
         held = []
         for _ in range(15):

@@ -186,7 +186,9 @@ def test_null_is_no_claim_that_was_left_out(daemon: Daemon, claim: str) -> None:
 
 def test_a_server_may_require_claims(tmp_path: Path) -> None:
     (tmp_path / KEY).write_bytes(public_pem())
-    with Daemon(tmp_path, "--auth-key", KEY, "--auth-require", "rooms", "--auth-require", "sub", workers=1) as daemon:
+    with Daemon(
+        tmp_path, "--auth-key", KEY, "--tuning", "auth_require=rooms", "--tuning", "auth_require=sub", workers=1
+    ) as daemon:
         assert ask(daemon, "ops", token(sub="ann", rooms={"ops": "r"}))[0] == 200
         assert ask(daemon, "ops", token(sub="ann")) == (
             401,

@@ -19,7 +19,8 @@ from tests.system.network import Cable
 from tests.waiting import until
 
 LIMITS = (
-    *("--message-rate", "5", "--connections-per-address", "8", "--tuning", "room_rate=20", "--connection-rate", "30"),
+    *("--message-rate", "5", "--tuning", "connections_per_address=8"),
+    *("--tuning", "room_rate=20", "--tuning", "connection_rate=30"),
     *("--trusted-proxy", "127.0.0.1", "--ban-list", "bans"),
 )
 
@@ -141,7 +142,7 @@ def get(daemon: Daemon, address: str, target: str) -> tuple[int, str]:
 
 
 def test_requests_of_one_address_are_limited_whatever_they_ask_for(tmp_path: Path) -> None:
-    limits = ("--request-rate", "2", "--trusted-proxy", "127.0.0.1")
+    limits = ("--tuning", "request_rate=2", "--trusted-proxy", "127.0.0.1")
     with Daemon(tmp_path, *limits, workers=1) as daemon:
         asked = [get(daemon, "192.0.2.20", ("ops", "-/rooms", "-/none", "-/metrics")[turn % 4]) for turn in range(60)]
         assert asked[:20] == [(200, ""), (200, ""), (404, ""), (200, "")] * 5
@@ -159,7 +160,7 @@ def test_requests_of_one_address_are_limited_whatever_they_ask_for(tmp_path: Pat
 
 def test_twenty_people_behind_one_address_open_the_page_at_once(tmp_path: Path) -> None:
     """With the limits that a server has by itself where others can connect."""
-    limits = ("--request-rate", "20", "--message-rate", "5", "--connections-per-address", "250")
+    limits = ("--tuning", "request_rate=20", "--message-rate", "5", "--tuning", "connections_per_address=250")
     with Daemon(tmp_path, *limits, "--trusted-proxy", "127.0.0.1") as daemon, ExitStack() as clients:
         for number in range(20):
             page = Request(daemon.url("ops", "http"), headers={"X-Forwarded-For": "192.0.2.22", "Accept": "text/html"})
@@ -179,7 +180,8 @@ def test_twenty_people_behind_one_address_open_the_page_at_once(tmp_path: Path) 
 
 
 def test_one_address_has_no_more_connections_than_it_may_on_all_workers_together(tmp_path: Path) -> None:
-    limits = ("--connections-per-address", "8", "--trusted-proxy", "127.0.0.1")  # no other: who asks often begins many
+    # connection_rate is not set, because the requests of this test begin many connections
+    limits = ("--tuning", "connections_per_address=8", "--trusted-proxy", "127.0.0.1")
     with Daemon(tmp_path, *limits) as daemon:
         first, second = daemon.worker_pids()
         with ExitStack() as clients:

@@ -72,7 +72,7 @@ def test_tls_sends_the_whole_chain_of_its_file_after_a_reload_too(tmp_path: Path
 def test_tls_has_forward_secrecy_and_tells_browsers_what_it_is_told_to(tmp_path: Path) -> None:
     pem = self_signed(tmp_path / "localhost.pem", rsa.generate_private_key(65537, 2048))
     listen = f"ssl:0:privateKey={pem}:certKey={pem}:interface=127.0.0.1"
-    with Daemon(tmp_path, "--listen", listen, "--hsts-max-age", "300") as daemon:
+    with Daemon(tmp_path, "--listen", listen, "--tuning", "hsts_max_age=300") as daemon:
         daemon.wait_for(r"connect with: websocat wss://")
 
         def versions(ciphers: str) -> str:
