@@ -25,7 +25,8 @@ def lines() -> Iterator[str]:
         yield f"## {title}{f' `[{section}]`' if section else ''}\n"
         if section == "tuning":
             about = descriptions()
-            yield "Set with `--tuning NAME=VALUE` too.\n\n| key | what it bounds | unit | default |\n|---|---|---|---|"
+            yield 'Set with `--tuning NAME=VALUE` or `CHATD_TUNING="NAME=VALUE …"` too.\n'
+            yield "| key | what it sets | unit | default |\n|---|---|---|---|"
             for bound in bounds():
                 yield f"| `{bound.key}` | {about[bound.key]} | {bound.help} | {bound.shown_default} |"
             return

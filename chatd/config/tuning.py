@@ -1,4 +1,4 @@
-"""Internal bounds: every queue, wait, retry and batch has its limit here, by name and with its unit."""
+"""Internal bounds of queues, waits, retries, batches and rates, and other rarely set values, each with its unit."""
 
 from dataclasses import dataclass
 from typing import Annotated
