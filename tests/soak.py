@@ -294,7 +294,7 @@ class Soak:
                 self.wrong.append(f"{name} grew: {line}")
 
     def _fallen_behind(self) -> int:
-        return sum(map(int, re.findall(r"slow readers that fell behind: (\d+)", self._daemon.log())))
+        return sum(map(int, re.findall(r"slow consumers: (\d+)", self._daemon.log())))
 
 
 def main() -> int:

@@ -314,7 +314,12 @@ class Bus:
 
     def _not_subscribed(self, failure: Failure, room: str) -> None:
         if not failure.check(LinkLost):  # a new connection subscribes again
-            log.error("room {room} cannot be subscribed: {why}", room=room, why=failure.getErrorMessage())
+            log.error(
+                "cannot subscribe to room {room}: {why}",
+                room=room,
+                why=failure.getErrorMessage(),
+                event="subscribe_failed",
+            )
 
     def _confirmed_rooms(self) -> list[str]:
         return [room for room, subscription in self._rooms.items() if subscription.confirmed]
@@ -339,7 +344,12 @@ class Bus:
         try:
             batch = decode(room, data)
         except ValueError as error:
-            log.error("a message for room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
+            log.error(
+                "a batch of room {room} is unreadable and lost: {why}",
+                room=room,
+                why=str(error),
+                event="batch_unreadable",
+            )
             self._comparison.run()  # finds the gap now, not with the next message of the room
         else:
             self.listener.deliver(batch)
@@ -419,11 +429,12 @@ class Bus:
         if self._reported_away:
             self._reported_away = False
             log.info(
-                "the message bus {address} is back after {seconds:.1f} s",
+                "the broker {address} is available again after {seconds:.1f} s",
                 address=self._address,
                 seconds=self._clock.seconds() - self._away_since,
-                problem=f"bus {self._address}",
+                problem=f"broker {self._address}",
                 resolved=True,
+                event="broker_available",
             )
         self.queues.go_live()
         self.listener.bus_changed()
@@ -457,10 +468,11 @@ class Bus:
     def _report_away(self) -> None:
         self._reported_away = True
         log.warn(
-            "the message bus {address} is away: {why}",
+            "the broker {address} is unavailable: {why}",
             address=self._address,
             why=self.away,
-            problem=f"bus {self._address}",
+            problem=f"broker {self._address}",
+            event="broker_unavailable",
         )
 
     def _tick(self) -> None:

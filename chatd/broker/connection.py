@@ -95,7 +95,7 @@ class SubscribeConnection(_Monitored, txredisapi.SubscriberProtocol):
         try:
             self.factory.received(channel, message)
         except Exception:  # noqa: BLE001 - no message may break the connection
-            log.failure("a message from the bus could not be handled")
+            log.failure("handling a message from the broker failed", event="broker_message_failed")
 
 
 class BrokerConnection(Factory):
@@ -212,7 +212,7 @@ class BrokerConnection(Factory):
         try:
             self._changed()
         except Exception:  # noqa: BLE001 - the connection goes on
-            log.failure("a change of a link to the message bus was not handled")
+            log.failure("handling a change of a broker connection failed", event="broker_connection_change_failed")
 
     def _delay(self, attempt: int) -> float:
         config = self._config

@@ -89,20 +89,22 @@ class Eviction:
         if used > limit * config.eviction_start_share and not self._full:
             self._full = True
             log.error(
-                "the private broker uses {used} MiB, and has no history left to drop",
+                "the private broker uses {used} MiB and has no history left to drop",
                 used=used // MIB,
                 problem="broker full",
+                event="broker_memory_exhausted",
             )
 
     def _report_dropping(self, before: float, used: int, limit: int) -> None:
         if self._dropping is None:
             self._dropping = before
             log.warn(
-                "the private broker uses {used} of {limit} MiB (--redis-maxmemory): it drops the histories of the "
-                "rooms that were silent for the longest",
+                "the private broker uses {used} of {limit} MiB (--redis-maxmemory); the histories of rooms "
+                "without recent messages are dropped",
                 used=used // MIB,
                 limit=limit // MIB,
                 problem="broker memory",
+                event="history_eviction_started",
             )
 
     def _report_room(self, *, said: bool) -> None:
@@ -112,9 +114,20 @@ class Eviction:
         self._rest, self._rest_until = 0.0, float("-inf")
         if said and dropping is not None:
             count = int(HISTORIES_DROPPED.value - dropping)
-            log.info("histories dropped: {count}", count=count, problem="broker memory", resolved=True)
+            log.info(
+                "histories dropped: {count}",
+                count=count,
+                problem="broker memory",
+                resolved=True,
+                event="history_eviction_ended",
+            )
         if said and full:
-            log.info("the private broker has room again", problem="broker full", resolved=True)
+            log.info(
+                "the private broker has free memory again",
+                problem="broker full",
+                resolved=True,
+                event="broker_memory_recovered",
+            )
 
     async def _drop_oldest(self, limit: int) -> tuple[int, int]:
         """Drop the oldest histories, as far as needed. Return the memory used then, and the batches dropped."""

@@ -122,7 +122,12 @@ class HistoryReader:
         if len(self._unreadable) >= self._config.logged_unreadable_entries:
             del self._unreadable[next(iter(self._unreadable))]
         self._unreadable[entry] = None
-        log.error("an entry in the history of room {room} cannot be read, it is lost: {why}", room=room, why=str(error))
+        log.error(
+            "an entry in the history of room {room} is unreadable and lost: {why}",
+            room=room,
+            why=str(error),
+            event="history_entry_unreadable",
+        )
 
     def _batches_back(
         self,

@@ -161,14 +161,22 @@ class Comparison:
             compare_presence = await self._presence.check(some)
             await self._probe()
             for room, top in zip(some, tops, strict=True):
-                with log.failuresHandled("a worker does not know whether it has heard all of room {room}", room=room):
+                with log.failuresHandled(
+                    "comparing the received offset of room {room} with that of the broker failed",
+                    room=room,
+                    event="room_comparison_failed",
+                ):
                     self._recover(room, top)
             compare_presence()
 
     def _failed(self, failure: Failure) -> None:
         # An outage is reported by the bus, and followed by another comparison.
         if not (failure.check(NotPublished, CancelledError) or for_now(failure)):
-            log.failure("a worker does not know whether it has heard everything", failure)
+            log.failure(
+                "comparing the received offsets with those of the broker failed",
+                failure,
+                event="offset_comparison_failed",
+            )
 
     def _finished(self, _: object) -> None:
         self._running = None

@@ -289,7 +289,9 @@ class PresenceStore:
 
         def failed(failure: Failure) -> None:
             local.reading = False
-            log.error("the members of a room cannot be read: {why}", why=failure.getErrorMessage())
+            log.error(
+                "cannot read the presence of a room: {why}", why=failure.getErrorMessage(), event="presence_read_failed"
+            )
             if local.watched and self._rooms.get(room) is local:
                 wait = self._config.presence_list_delay * 2 ** min(local.failures, 50)
                 local.failures += 1
@@ -298,7 +300,7 @@ class PresenceStore:
                 )
 
         self.members(room).addCallbacks(read, failed).addErrback(
-            lambda failure: log.failure("the members of a room were not told", failure)
+            lambda failure: log.failure("handling the presence of a room failed", failure, event="presence_list_failed")
         )
 
     def _check_ghost(self, room: str, local: _LocalRoom, ghost: str) -> None:
@@ -341,7 +343,9 @@ class PresenceStore:
         def care(flat: list[Any]) -> Callable[[], None]:
             for room, work in zip(rooms, flat[1::2], strict=True):
                 if work:
-                    with log.failuresHandled("the members of room {room} were not said anew", room=room):
+                    with log.failuresHandled(
+                        "restoring the presence of room {room} failed", room=room, event="presence_restore_failed"
+                    ):
                         self._store_again(room)
             return lambda: self._compare(rooms, [int(each) for each in flat[::2]])
 
@@ -365,7 +369,7 @@ class PresenceStore:
 
         def failed(failure: Failure) -> None:
             if failure.check(NickTaken):
-                log.error("a member has no nick: {why}", why=failure.getErrorMessage())
+                log.error("a client has no nick: {why}", why=failure.getErrorMessage(), event="nick_unavailable")
 
         return self._do(room, local, step).addCallback(compare).addErrback(failed)
 
@@ -392,7 +396,9 @@ class PresenceStore:
         rooms, self._to_send = self._to_send, []
         for room in rooms:
             if (local := self._rooms.get(room)) is not None and local.waiting and not local.sending:
-                with log.failuresHandled("joins and leaves in room {room} were not written", room=room):
+                with log.failuresHandled(
+                    "sending the presence of room {room} to the broker failed", room=room, event="presence_send_failed"
+                ):
                     self._send(room, local)
 
     def _send(self, room: str, local: _LocalRoom) -> None:
@@ -433,9 +439,11 @@ class PresenceStore:
             ],
         ).addCallbacks(
             self._answered, self._failed, callbackArgs=(room, local, steps), errbackArgs=(local, steps)
-        ).addErrback(lambda failure: log.failure("an answer on who is in a room was not handled", failure)).addCallback(
-            self._sent, room, local
-        )
+        ).addErrback(
+            lambda failure: log.failure(
+                "handling the broker's answer about presence failed", failure, event="presence_answer_failed"
+            )
+        ).addCallback(self._sent, room, local)
 
     def _answered(self, answer: list[Any], room: str, local: _LocalRoom, steps: Sequence[Step]) -> None:
         for step, given in zip(steps, answer[1:], strict=True):
@@ -504,7 +512,9 @@ class PresenceStore:
                 waiter.callback(None)
 
     def _failed(self, failure: Failure, local: _LocalRoom, steps: Sequence[Step]) -> None:
-        log.error("who is in a room cannot be written: {why}", why=failure.getErrorMessage())
+        log.error(
+            "cannot write the presence of a room: {why}", why=failure.getErrorMessage(), event="presence_write_failed"
+        )
         for step in steps:
             if (member := local.members.get(step.sender_id)) is not None:
                 member.entering = False

@@ -309,7 +309,11 @@ class PublishQueues:
     def send_all(self) -> None:
         """Send what waits, and again what has no answer and is not on the wire."""
         for publish_queue in list(self._publish_queues.values()):
-            with log.failuresHandled("messages for room {room} were not sent", room=publish_queue.room):
+            with log.failuresHandled(
+                "sending messages of room {room} to the broker failed",
+                room=publish_queue.room,
+                event="publish_send_failed",
+            ):
                 self._send(publish_queue)
 
     def _send(self, publish_queue: _PublishQueue) -> None:
@@ -321,7 +325,9 @@ class PublishQueues:
             try:
                 self._encode(batch, publish_queue.room)
             except Exception:  # noqa: BLE001 - the next batch of the room may do
-                log.failure("messages for room {room} could not be encoded", room=publish_queue.room)
+                log.failure(
+                    "encoding messages of room {room} failed", room=publish_queue.room, event="batch_encoding_failed"
+                )
                 self._refuse(publish_queue, parts, NotPublished("an error on our side"))
                 return
             publish_queue.batches.append(batch)
@@ -348,7 +354,11 @@ class PublishQueues:
             self._failed,
             callbackArgs=(publish_queue, batch),
             errbackArgs=(publish_queue, batch),
-        ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
+        ).addErrback(
+            lambda failure: log.failure(
+                "handling the broker's answer to a publish failed", failure, event="publish_answer_failed"
+            )
+        )
 
     def _encode(self, batch: _Batch, room: str) -> None:
         """Set the payload of a batch from its parts."""
@@ -440,8 +450,13 @@ class PublishQueues:
             self._refused(why)
         else:
             if not failure.check(ReplyError):
-                log.failure("a publish failed", failure)
-            log.error("the broker refused messages for room {room}: {why}", room=publish_queue.room, why=why)
+                log.failure("publishing to the broker failed", failure, event="publish_failed")
+            log.error(
+                "the broker refused messages of room {room}: {why}",
+                room=publish_queue.room,
+                why=why,
+                event="publish_refused",
+            )
             publish_queue.batches.remove(batch)
             self._refuse(publish_queue, batch.parts, NotPublished(why))
             self._answered_something()

@@ -115,7 +115,11 @@ class Queries:
             self._on_wire.add(query)
             maybeDeferred(self._run_script, protocol, query).addCallbacks(
                 self._answered, self._failed, callbackArgs=(query,), errbackArgs=(query, protocol)
-            ).addErrback(lambda failure: log.failure("an answer of the broker was not handled", failure))
+            ).addErrback(
+                lambda failure: log.failure(
+                    "handling the broker's answer to a query failed", failure, event="query_answer_failed"
+                )
+            )
 
     def _run_script(self, protocol: Any, query: _Query) -> Any:
         return query.script.run(protocol, query.keys, query.arguments(self._run))
@@ -153,7 +157,7 @@ class Queries:
         now = self._clock.seconds()
         if not self._refused:
             self._refused = True
-            log.warn("the message bus refuses what it is asked: {why}", why=failure.getErrorMessage())
+            log.warn("the broker refuses queries: {why}", why=failure.getErrorMessage(), event="query_refused")
         query.refused_at = now if query.refused_at is None else query.refused_at
         return bool(now - query.refused_at < self._config.redis_query_timeout)
 

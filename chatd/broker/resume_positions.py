@@ -155,7 +155,13 @@ class ResumePositions:
         config = self._config
         self._queries.ask(
             FOUGHT, [self._name(room, key)], lambda _: [config.takeover_burst, config.takeover_interval]
-        ).addErrback(lambda failure: log.error("a takeover was not counted: {why}", why=failure.getErrorMessage()))
+        ).addErrback(
+            lambda failure: log.error(
+                "cannot count a takeover of a resume key: {why}",
+                why=failure.getErrorMessage(),
+                event="takeover_count_failed",
+            )
+        )
 
     def saved(self) -> "Deferred[None]":
         """Return a Deferred that fires when all positions are stored."""
@@ -221,7 +227,9 @@ class ResumePositions:
         def close_superseded(numbers: list[int]) -> None:
             for number in numbers:
                 self._written.pop(names[number - 1], None)
-                with log.failuresHandled("a client whose resume key has come again was not closed"):
+                with log.failuresHandled(
+                    "closing a client whose resume key was taken over failed", event="superseded_close_failed"
+                ):
                     self._close_superseded(saves[number - 1])
 
         self._queries.ask(SAVE, names, arguments).addCallback(close_superseded).addErrback(
@@ -230,7 +238,9 @@ class ResumePositions:
 
     def _not_written(self, failure: Failure) -> float:
         """Queue again what the broker refuses for now. Return the seconds to wait."""
-        log.error("places cannot be written: {why}", why=failure.getErrorMessage())
+        log.error(
+            "cannot write resume positions: {why}", why=failure.getErrorMessage(), event="resume_positions_write_failed"
+        )
         if not for_now(failure):
             return 0
         self._dirty = {**self._writing, **self._dirty}  # newer positions win

@@ -80,12 +80,21 @@ class Rotation:
         why = failure.getErrorMessage()
         if why != self._troubled:
             self._troubled = why
-            log.error("the chat log {path} cannot be rotated: {why}", path=self._config.chat_log, why=why)
+            log.error(
+                "cannot rotate the chat log {path}: {why}",
+                path=self._config.chat_log,
+                why=why,
+                event="chat_log_rotation_failed",
+            )
 
     def _mended(self) -> None:
         if self._troubled:
             self._troubled = ""
-            log.info("the chat log {path} can be rotated again", path=self._config.chat_log)
+            log.info(
+                "rotating the chat log {path} works again",
+                path=self._config.chat_log,
+                event="chat_log_rotation_recovered",
+            )
 
 
 class Rotator:

@@ -222,9 +222,10 @@ class ChatLog:
             return size
         os.ftruncate(self._file, whole)
         self._log.warn(
-            "the chat log {path} ended in half a line of {bytes} bytes; it was cut off",
+            "removed an incomplete line of {bytes} bytes from the end of the chat log {path}",
             path=self._path,
             bytes=size - whole,
+            event="chat_log_line_removed",
         )
         return whole
 
@@ -272,17 +273,22 @@ class ChatLog:
         if not self._broken:
             self._broken = True
             self._log.error(
-                "the chat log {path} cannot be written, messages are refused: {why}",
+                "cannot write the chat log {path}; messages are refused: {why}",
                 path=self._path,
                 why=error.strerror or error,
                 problem="chat log",
+                event="chat_log_write_failed",
             )
 
     def _report_repaired(self) -> None:
         if self._broken:
             self._broken = False
             self._log.info(
-                "the chat log {path} can be written again", path=self._path, problem="chat log", resolved=True
+                "writing the chat log {path} works again",
+                path=self._path,
+                problem="chat log",
+                resolved=True,
+                event="chat_log_write_recovered",
             )
 
 
@@ -345,26 +351,36 @@ class Sync:
         except OSError as error:  # no descriptors; reported later: the caller has no ticket yet
             syncing = self._in_thread(_fail, error)
         syncing.addCallbacks(self._synced, self._sync_failed, callbackArgs=(ticket,), errbackArgs=(ticket,)).addErrback(
-            lambda failure: log.failure("what became of a sync was not told", failure)
+            lambda failure: log.failure("handling the result of a sync failed", failure, event="sync_result_failed")
         )
 
     def _synced(self, _: object, ticket: int) -> None:
         if self._failed:
             self._failed = False
-            log.info("the chat log can be synced again", problem="chat log sync", resolved=True)
+            log.info(
+                "syncing the chat log works again",
+                problem="chat log sync",
+                resolved=True,
+                event="chat_log_sync_recovered",
+            )
         self._run_next(ticket)
         for listener in self._listeners:
-            with log.failuresHandled("messages that the disk has were not published"):
+            with log.failuresHandled("publishing synced messages failed", event="synced_publish_failed"):
                 listener.synced(ticket)
 
     def _sync_failed(self, failure: Failure, ticket: int) -> None:
         why = failure.getErrorMessage()
         if not self._failed:
             self._failed = True
-            log.error("the chat log cannot be synced, messages are refused: {why}", why=why, problem="chat log sync")
+            log.error(
+                "cannot sync the chat log; messages are refused: {why}",
+                why=why,
+                problem="chat log sync",
+                event="chat_log_sync_failed",
+            )
         self._run_next(ticket)
         for listener in self._listeners:
-            with log.failuresHandled("messages that the disk may not have were not refused"):
+            with log.failuresHandled("refusing messages that were not synced failed", event="unsynced_refusal_failed"):
                 listener.sync_failed(ticket, why)
 
     def _run_next(self, ticket: int) -> None:

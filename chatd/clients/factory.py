@@ -108,8 +108,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self.slow = Tally(
             self.timers,
             config.client_report_interval,
-            log,
-            "slow readers that fell behind: {clients}",
+            partial(log.warn, "slow consumers: {clients}", event="slow_consumers_detected"),
             {"clients": SLOW_CONSUMERS},
         )
         self._set_protocol_options()
@@ -196,7 +195,9 @@ class ConnectionFactory(WebSocketServerFactory):
 
     def _close_some(self, close_code: CloseCode, applies: Callable[[Session | JsonSession], bool]) -> None:
         for connection in list(self.connections):
-            with log.failuresHandled("{session} could not be closed", session=connection.session.id):
+            with log.failuresHandled(
+                "closing client {client} failed", client=connection.session.id, event="client_close_failed"
+            ):
                 if applies(connection.session):
                     connection.close(close_code)
 
@@ -281,8 +282,12 @@ class ConnectionFactory(WebSocketServerFactory):
 
 
 def _log_refused_page(page: str, option: str) -> None:
-    text = "{page} may not talk to this server; to let it in, give --allowed-origin {option}"
-    log.warn(text, page=page, option=option, kind=f"refused: {page}")
+    log.warn(
+        "refused a client of {page}; to allow that page, use --allowed-origin {option}",
+        page=page,
+        option=option,
+        event="page_refused",
+    )
 
 
 def _limited(options: dict[str, Any], config: Config, longest: int) -> type[Connection]:

@@ -216,7 +216,12 @@ class JsonSession:
     def drained(self) -> None:
         """Continue in rooms that are served from history."""
         for room, member in list(self._rooms.items()):
-            with log.failuresHandled("{client} does not go on in room {room}", client=self.id, room=room):
+            with log.failuresHandled(
+                "reading from client {client} was not resumed in room {room}",
+                client=self.id,
+                room=room,
+                event="client_resume_failed",
+            ):
                 self._hub_of(room).drained(room, member)
         if self._held and self._waiting is None:
             self.resume_publishing()
@@ -226,7 +231,10 @@ class JsonSession:
         for room, member in self._rooms.items():
             if member.key:
                 with log.failuresHandled(
-                    "the position of {client} in room {room} is not known", client=self.id, room=room
+                    "determining the stream position of client {client} in room {room} failed",
+                    client=self.id,
+                    room=room,
+                    event="room_position_failed",
                 ):
                     self._hub_of(room).record_position(room, member)
                 member.seal()
@@ -234,7 +242,12 @@ class JsonSession:
     def record_arrival(self) -> None:
         """Record, while the socket still exists, what has arrived."""
         for room, member in self._rooms.items():
-            with log.failuresHandled("the position of {client} in room {room} is not known", client=self.id, room=room):
+            with log.failuresHandled(
+                "determining the stream position of client {client} in room {room} failed",
+                client=self.id,
+                room=room,
+                event="room_position_failed",
+            ):
                 member.close()
 
     def closed(self) -> None:
@@ -248,7 +261,9 @@ class JsonSession:
             self._flushing = None
         rooms, self._rooms = self._rooms, {}
         for room, member in rooms.items():
-            with log.failuresHandled("{client} may not have left room {room}", client=self.id, room=room):
+            with log.failuresHandled(
+                "removing client {client} from room {room} failed", client=self.id, room=room, event="room_leave_failed"
+            ):
                 self._hub_of(room).leave(room, member)
 
     # Requests
@@ -412,7 +427,7 @@ class JsonSession:
             if failure.check(TimeoutError):
                 self.refuse(member.ref, "unavailable", self._hub_of(room).why_not_joined().reason, again=True)
             elif not failure.check(CancelledError):
-                log.failure("{session} could not join", failure, session=self.id)
+                log.failure("client {client} could not join a room", failure, client=self.id, event="join_failed")
                 self.refuse(member.ref, "unavailable", "an error on our side", again=True)
 
         joined = self._hub_of(room).join(room, member)
@@ -524,7 +539,9 @@ class JsonSession:
             return result
 
         def failed(failure: Failure) -> None:
-            log.failure("{session} got no answer", failure, session=self.id)
+            log.failure(
+                "answering a request of client {client} failed", failure, client=self.id, event="request_failed"
+            )
             self.refuse(ref, "unavailable", "an error on our side", again=True)
 
         question().addBoth(over).addCallback(send_answer).addErrback(failed)

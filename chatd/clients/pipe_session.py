@@ -44,7 +44,7 @@ def answer_to(failure: Failure, id: str, late: CloseCode) -> Refused:
         return unavailable(late.reason)
     if isinstance(error, KeyContested):
         return too_many("another client uses this resume key too; each needs a key of its own", error.seconds)
-    log.failure("{session} could not join", failure, session=id)
+    log.failure("client {client} could not join a room", failure, client=id, event="join_failed")
     return internal(OUR_FAULT.reason)
 
 
@@ -260,7 +260,11 @@ class Session(Acknowledging):
     def _give_up_held(self) -> None:
         held, self._held = self._held, ()
         REFUSED_MESSAGES["rate_limited"].value += len(held)
-        log.warn("{count} messages of a client that left came too fast, and were not taken", count=len(held))
+        log.warn(
+            "dropped {count} messages of a client that left; they exceeded its rate limit",
+            count=len(held),
+            event="rate_limited_messages_dropped",
+        )
 
     def _go_on(self) -> None:
         """Publish the kept messages as far as the rate allows; resume reading once none is left."""
@@ -276,7 +280,11 @@ class Session(Acknowledging):
             if self._rate is not None:
                 self._rate.slowed.discard(self)
                 self._rate = None
-            with log.failuresHandled("messages of {client} that came too fast were not published", client=self.id):
+            with log.failuresHandled(
+                "publishing the delayed messages of client {client} failed",
+                client=self.id,
+                event="delayed_publish_failed",
+            ):
                 self._not_slowed()  # the others that are slowed hurry too
 
     def _publish(self, lines: Sequence[str]) -> None:
@@ -405,7 +413,11 @@ class Session(Acknowledging):
         held, self._held = self._held, ()
         REFUSED_MESSAGES["bus_away"].value += len(held)
         if self._closed:
-            log.warn("{count} messages of a client that left were not taken: the bus is away", count=len(held))
+            log.warn(
+                "dropped {count} messages of a client that left; the broker is unavailable",
+                count=len(held),
+                event="unpublished_messages_dropped",
+            )
         self._connection.close(try_later(self._hub.why_not_published()))
 
     def _stop_patience(self) -> None:

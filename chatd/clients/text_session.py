@@ -175,7 +175,9 @@ class TextSession(Session):
             reason = self._hub.why_not_published()
             if not failure.check(NotPublished):
                 reason = "an error of ours"
-                log.failure("{session} got no answer", failure, session=self.id)
+                log.failure(
+                    "answering a request of client {client} failed", failure, client=self.id, event="request_failed"
+                )
             self._send_lines(text.notice(f"no answer: {reason}"))
 
         def not_answered(failure: Failure) -> None:

@@ -37,7 +37,7 @@ class Turns:
         try:
             messages = handle_slice()
         except Exception:  # noqa: BLE001 - the others have their turns all the same
-            log.failure("a slice of frames could not be handled")
+            log.failure("handling frames of a client failed", event="frames_failed")
         if self._coming is not None:  # it waits again: not before the rest is over
             self._coming.cancel()
             self._coming = None

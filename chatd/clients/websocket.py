@@ -147,7 +147,12 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._refuse(answer_to(failure, self.session.id, self.session.why_not_joined()))
 
     def _failed(self, failure: Failure) -> None:
-        log.failure("{session} could not be opened", failure, session=self.session.id)
+        log.failure(
+            "opening the connection of client {client} failed",
+            failure,
+            client=self.session.id,
+            event="connection_open_failed",
+        )
         self.close(OUR_FAULT)
 
     def _refuse(self, refused: Refused) -> None:
@@ -240,7 +245,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
         try:
             self.session.received(texts)
         except Exception:  # noqa: BLE001 - whatever went wrong, it is ours; Autobahn would drop the socket
-            log.failure("a message of {session} could not be handled", session=self.session.id)
+            log.failure("handling a message of client {client} failed", client=self.session.id, event="message_failed")
             self.close(OUR_FAULT)
 
     # Autobahn calls: messages
@@ -311,7 +316,7 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             self._send_ping()
 
     def _send_ping(self) -> None:
-        with log.failuresHandled("{client} was not pinged", client=self.session.id):
+        with log.failuresHandled("pinging client {client} failed", client=self.session.id, event="ping_failed"):
             self.sendPing()
 
     def _reading_state(self) -> _ReadingState:
@@ -431,7 +436,9 @@ class Connection(SendBuffer, WebSocketServerProtocol):
             if timer is not None:
                 timer.cancel()
         self.factory.remove(self)
-        with log.failuresHandled("{client} may not have left its rooms", client=self.session.id):
+        with log.failuresHandled(
+            "removing client {client} from its rooms failed", client=self.session.id, event="leave_failed"
+        ):
             self.session.closed()
         WebSocketProtocol._connectionLost(self, reason)
         self.factory.connection_gone()

@@ -1,14 +1,15 @@
-"""Log events: the fields that may be logged, the key by which events count as the same, and events counted per second.
+"""Log events: the fields that may be logged, the key of repeated events, and events counted per interval.
 
+Each event of chatd has an id, ``event``, that never changes: users filter by it. Events of libraries have none.
 Numbers may be logged, and words of ours: reasons, paths, addresses of servers. Text and names of clients, and anything
 that could be a token, may not.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.logger import LogEvent, Logger
+from twisted.logger import LogEvent
 
 from chatd.monitoring.metrics import Number
 
@@ -23,6 +24,8 @@ LONGEST = 1000
 def fields_of(event: LogEvent) -> dict[str, Field]:
     """Return the fields of an event that may be logged."""
     found: dict[str, Field] = {}
+    if (failure := event.get("log_failure")) is not None:
+        found["error"] = failure.type.__name__
     for name, value in event.items():
         if name.startswith(("log_", "_")) or isinstance(value, bool):
             continue
@@ -34,28 +37,30 @@ def fields_of(event: LogEvent) -> dict[str, Field]:
 
 
 def event_key(event: LogEvent) -> str:
-    """Return what equal events share: their ``key``, or else namespace, format and type of failure."""
-    if key := event.get("key"):
-        return str(key)
+    """Return what repeated events share: the event id, or the text of a library; and the type of a failure."""
+    name = event.get("event") or event.get("text") or event.get("log_format") or ""
     failure = event.get("log_failure")
-    error = f" ({failure.type.__name__})" if failure is not None else ""
-    return f"{event.get('log_namespace', '')}: {str(event.get('log_format') or '')[:LONGEST]}{error}"
+    error = failure.type.__name__ if failure is not None else event.get("fields", {}).get("error", "")
+    return f"{str(name)[:LONGEST]} {error}"
 
 
 class Tally:
-    """A warning about many clients at once: counted, and logged in one line per interval."""
+    """A log event about many clients at once: counted, and logged once per interval."""
 
     def __init__(
-        self, clock: Any, seconds: float, log: Logger, text: str, metrics: Mapping[str, Number] | None = None
+        self,
+        clock: Any,
+        seconds: float,
+        emit: Callable[..., None],
+        metrics: Mapping[str, Number] | None = None,
     ) -> None:
-        """Set the reactor, the interval, the log, and the format of the line, with the names that are counted.
+        """Set the reactor, the interval, and the function that logs the event, with the counts by name.
 
         Metrics are the numbers that are counted up as well, by name.
         """
         self._clock = clock
         self._seconds = seconds
-        self._log = log
-        self._text = text
+        self._emit = emit
         self._metrics = metrics or {}
         self._counts: dict[str, int] = {}
         self._timer: Any = None
@@ -76,4 +81,4 @@ class Tally:
         self._timer = None
         counts, self._counts = self._counts, {}
         if counts:
-            self._log.warn(self._text, **counts)
+            self._emit(**counts)

@@ -126,7 +126,7 @@ class Meter:
         try:
             self._file = MetricsFile(self._path)
         except OSError as error:
-            log.warn("metrics are unavailable: {why}", why=str(error))
+            log.warn("metrics are unavailable: {why}", why=str(error), event="metrics_unavailable")
             return
         self._due = self._reactor.seconds()
         self._writing.start()
@@ -162,7 +162,7 @@ class Meter:
             self._file.write()
 
     def _call_measure(self, late: float) -> None:
-        with log.failuresHandled("measuring the process failed"):
+        with log.failuresHandled("measuring the process failed", event="measurement_failed"):
             self._measure(late)
 
 

@@ -15,6 +15,7 @@ It knows subscribers by their methods (``room.Subscriber``), never their sockets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -38,9 +39,15 @@ from chatd.runtime.timers import Periodic
 
 log = Logger()
 
-LOST_SAYS = "messages lost for good: {messages}, by clients: {clients}"
-CONTESTED_SAYS = "clients that were refused because others use their resume keys too: {clients}"
-MAYBE_LOST_SAYS = "clients that may have lost messages, for the broker did: {clients}"
+_log_lost = partial(
+    log.warn, "{clients} clients missed {messages} messages that were no longer in the history", event="messages_lost"
+)
+_log_broker_lost = partial(
+    log.warn, "the broker lost data; {clients} clients may have missed messages", event="broker_data_lost"
+)
+_log_contested = partial(
+    log.warn, "refused {clients} clients because other clients use their resume keys", event="resume_keys_contested"
+)
 
 
 class _RoomEntry:
@@ -93,9 +100,9 @@ class Hub:
         self._now = now
         self._received_at: list[int] = []  # by this worker, in milliseconds: the first message of each batch
         self._broadcasts = Pacer(clock, config.flush_interval, self._broadcast)
-        self._lost = Tally(clock, config.client_report_interval, log, LOST_SAYS, {"messages": LOST_MESSAGES})
-        self._maybe_lost = Tally(clock, config.client_report_interval, log, MAYBE_LOST_SAYS, {"clients": MAYBE_LOST})
-        self._contested = Tally(clock, config.client_report_interval, log, CONTESTED_SAYS)
+        self._lost = Tally(clock, config.client_report_interval, _log_lost, {"messages": LOST_MESSAGES})
+        self._maybe_lost = Tally(clock, config.client_report_interval, _log_broker_lost, {"clients": MAYBE_LOST})
+        self._contested = Tally(clock, config.client_report_interval, _log_contested)
         self._saving = Periodic(
             clock, config.resume_position_write_interval, self._save_positions, "saving resume positions"
         )
@@ -149,7 +156,7 @@ class Hub:
                     joined.errback(failure)
 
         entering.addCallbacks(admit, fail).addErrback(
-            lambda failure: log.failure("a subscriber that joined was not told", failure)
+            lambda failure: log.failure("handling the result of a join failed", failure, event="join_result_failed")
         )
         return joined
 
@@ -388,7 +395,9 @@ class Hub:
 
     def _resume_position(self, room: Room, subscriber: Subscriber) -> ResumePosition:
         """Return the position up to which a subscriber surely has everything. None keeps the one before."""
-        with log.failuresHandled("the position of {subscriber} is not known", subscriber=subscriber.id):
+        with log.failuresHandled(
+            "determining the stream position of client {client} failed", client=subscriber.id, event="position_failed"
+        ):
             return ResumePosition(subscriber.record(room.position(subscriber)), subscriber.sender_id)
         return ResumePosition(None, subscriber.sender_id)
 
@@ -404,7 +413,11 @@ class Hub:
         """Save the positions of some subscribers now, and of the others in later turns."""
         for room, subscriber in subscribers[: self._config.resume_positions_per_write]:
             if subscriber.id in self._keyed:
-                with log.failuresHandled("the resume position of {subscriber} was not saved", subscriber=subscriber.id):
+                with log.failuresHandled(
+                    "saving the resume position of client {client} failed",
+                    client=subscriber.id,
+                    event="resume_position_save_failed",
+                ):
                     self._save_position(room, subscriber)
         if rest := subscribers[self._config.resume_positions_per_write :]:
             self._clock.callLater(0, self._save_batch, rest)
@@ -417,14 +430,18 @@ class Hub:
     def _mark(self) -> None:
         self._marking = None
         for room, subscriber in self._keyed.values():
-            with log.failuresHandled("the position of {subscriber} is not known", subscriber=subscriber.id):
+            with log.failuresHandled(
+                "determining the stream position of client {client} failed",
+                client=subscriber.id,
+                event="position_failed",
+            ):
                 subscriber.record_early(room.position(subscriber))
 
     def _take_over(self, room: Room, subscriber: Subscriber) -> ResumePosition:
         place = self._resume_position(room, subscriber)
         self._remove(room, subscriber)
         self._superseded.add(subscriber.id)
-        with log.failuresHandled("{subscriber} was not closed", subscriber=subscriber.id):
+        with log.failuresHandled("closing client {client} failed", client=subscriber.id, event="client_close_failed"):
             subscriber.disconnect(TAKEN_OVER)
         return place
 
@@ -495,11 +512,13 @@ class Hub:
             self.broadcast()
 
     def _broadcast(self) -> None:
-        with log.failuresHandled("messages of subscribers were not published before others were delivered"):
+        with log.failuresHandled("publishing accepted messages before a broadcast failed", event="flush_failed"):
             self.publisher.flush_due()  # first: the broker works meanwhile
         rooms, self._pending_rooms, self._pending_bytes = self._pending_rooms, [], 0
         for room in rooms:  # one may be forgotten meanwhile, or be listed twice
-            with log.failuresHandled("those behind in room {room} may have to wait", room=room.name):
+            with log.failuresHandled(
+                "continuing recoveries in room {room} failed", room=room.name, event="recovery_continue_failed"
+            ):
                 room.deliver()
         self._mark_later()
         if self._received_at:

@@ -277,7 +277,9 @@ class Ordering:
     def _history_failed(self, failure: Failure) -> None:
         """Go on without history."""
         if not failure.check(CancelledError):
-            log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
+            log.error(
+                "cannot read the history of a room: {why}", why=failure.getErrorMessage(), event="history_read_failed"
+            )
             held = self._held
             self._set_held([])
             for batch in held:

@@ -270,11 +270,17 @@ class Publisher:
                 if not self.open:  # earlier ones filled the window
                     break
                 if self._waiting.pop(sender.id, None) is not None:
-                    with log.failuresHandled("{sender} did not carry on", sender=sender.id):
+                    with log.failuresHandled(
+                        "resuming client {client} failed", client=sender.id, event="author_resume_failed"
+                    ):
                         sender.resume_publishing()
         elif self.away:
             for sender in list(self._waiting.values()):
-                with log.failuresHandled("{sender} was not told that the bus is away", sender=sender.id):
+                with log.failuresHandled(
+                    "notifying client {client} of an unavailable broker failed",
+                    client=sender.id,
+                    event="outage_notice_failed",
+                ):
                     sender.bus_away()
 
     def _flush(self) -> None:
@@ -312,7 +318,7 @@ class Publisher:
             except OSError:  # logged by the chat log
                 refused = LOG_AWAY
             except Exception:  # noqa: BLE001 - their senders are told
-                log.failure("messages could not be logged, they are refused")
+                log.failure("logging messages failed; they are refused", event="chat_log_append_failed")
                 refused = OUR_FAULT
         weight, self._pending, self._pending_weight = self._pending_weight, [], 0
         if self._waiting and self._change is None:  # there may be room now
@@ -340,7 +346,11 @@ class Publisher:
                 weight = sum([submission.weight for submission in part])
                 maybeDeferred(self._queues.publish, name, messages, _ids(part), ticket, weight).addCallbacks(
                     self._published, self._not_published, callbackArgs=(part,), errbackArgs=(part,)
-                ).addErrback(lambda failure: log.failure("what became of a batch was not told", failure))
+                ).addErrback(
+                    lambda failure: log.failure(
+                        "handling the result of a batch failed", failure, event="batch_result_failed"
+                    )
+                )
 
     def _count(self, weight: int) -> None:
         """Count the messages accepted since the last call, and their weight."""
@@ -361,14 +371,18 @@ class Publisher:
                 if before is not None:
                     self._log_outcome([replace(submission.entry, messages=[message])], "duplicate")
                 if submission.receipt is not None:
-                    with log.failuresHandled("{sender} was not told what it published", sender=submission.sender.id):
+                    with log.failuresHandled(
+                        "confirming messages to client {client} failed",
+                        client=submission.sender.id,
+                        event="receipt_failed",
+                    ):
                         submission.receipt.published(message, position, duplicate=before is not None)
 
     def _not_published(self, failure: Failure, submissions: Sequence[_Submission]) -> None:
         error = failure.value
         unknown = isinstance(error, NotPublished) and error.unknown
         if not isinstance(error, NotPublished):
-            log.failure("a batch was not published", failure)
+            log.failure("publishing a batch failed", failure, event="batch_publish_failed")
         outcome = "unknown" if unknown else "refused"
         REFUSED_MESSAGES["chat_log" if isinstance(error, NotSynced) else outcome].value += _count(submissions)
         self._log_outcome([submission.entry for submission in submissions], outcome)
@@ -388,9 +402,13 @@ class Publisher:
                 raise
             except OSError:  # logged by the chat log
                 count = sum(len(entry.messages) for entry in entries)
-                log.error("{count} messages in the chat log were not published", count=count)
+                log.error(
+                    "{count} messages in the chat log were not published",
+                    count=count,
+                    event="logged_messages_unpublished",
+                )
             except Exception:  # noqa: BLE001 - what comes next is logged all the same
-                log.failure("the chat log does not say that messages in it were not published")
+                log.failure("logging that messages were not published failed", event="outcome_log_failed")
             self._outcomes.popleft()
 
     def _report_refused(self, submissions: Sequence[_Submission], close_code: CloseCode) -> None:
@@ -401,8 +419,14 @@ class Publisher:
                 senders[sender.id] = sender
                 continue
             for message in submission.entry.messages:
-                with log.failuresHandled("{sender} was not told what was refused", sender=sender.id):
+                with log.failuresHandled(
+                    "notifying client {client} of refused messages failed",
+                    client=sender.id,
+                    event="refusal_notice_failed",
+                ):
                     receipt.refused(message, close_code)
         for sender in senders.values():
-            with log.failuresHandled("{sender} was not told what was refused", sender=sender.id):
+            with log.failuresHandled(
+                "notifying client {client} of refused messages failed", client=sender.id, event="refusal_notice_failed"
+            ):
                 sender.publish_refused(close_code)

@@ -235,16 +235,22 @@ class Recovery:
         self._reading = None
         self._looked = top
         if not failure.check(CancelledError):
-            log.error("the history of a room cannot be read: {why}", why=failure.getErrorMessage())
+            log.error(
+                "cannot read the history of a room: {why}", why=failure.getErrorMessage(), event="history_read_failed"
+            )
             self._report(self._cursor.skip_to(self._ordering.position))
             self._open(top)
             self.step()
 
     def _failed(self, failure: Failure | None = None) -> None:
         """Log the exception and close the subscriber."""
-        log.failure("{subscriber} was not given what it missed", failure, subscriber=self.subscriber.sender_id)
+        log.failure(
+            "the recovery of client {client} failed", failure, client=self.subscriber.sender_id, event="recovery_failed"
+        )
         self.stop()
-        with log.failuresHandled("{subscriber} was not closed", subscriber=self.subscriber.sender_id):
+        with log.failuresHandled(
+            "closing client {client} failed", client=self.subscriber.sender_id, event="client_close_failed"
+        ):
             self.subscriber.disconnect(OUR_FAULT)
 
     def _send_batches(self, batches: Sequence[Batch]) -> None:

@@ -219,7 +219,7 @@ class Room:
         try:
             self._deliver()
         except Exception:  # noqa: BLE001 - they are told
-            log.failure("messages of room {room} were not delivered", room=self.name)
+            log.failure("broadcasting messages of room {room} failed", room=self.name, event="broadcast_failed")
             self._subscribers.refuse()
         self._pending = []
         for recovery in list(self._recoveries.values()):

@@ -84,7 +84,11 @@ class Shards:
     def broadcast(self) -> None:
         """Broadcast what has arrived from the brokers."""
         for shard in self._shards:
-            with log.failuresHandled("messages from {broker} were not delivered", broker=shard.identity):
+            with log.failuresHandled(
+                "broadcasting messages from the broker {broker} failed",
+                broker=shard.identity,
+                event="shard_broadcast_failed",
+            ):
                 shard.hub.broadcast()
 
     def saved(self) -> "Deferred[Any]":
@@ -103,7 +107,9 @@ class Shards:
     def stop(self) -> None:
         """Disconnect from all brokers."""
         for shard in self._shards:
-            with log.failuresHandled("the link to {broker} was not stopped in order", broker=shard.identity):
+            with log.failuresHandled(
+                "disconnecting from the broker {broker} failed", broker=shard.identity, event="broker_disconnect_failed"
+            ):
                 shard.hub.stop()
                 shard.bus.stop()
 

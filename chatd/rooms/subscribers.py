@@ -72,7 +72,7 @@ class Subscribers:
     def refuse(self, sender_ids: Iterable[str] | None = None) -> None:
         """Close some or all subscribers, which missed something because of an internal error."""
         for sender_id in list(self._members) if sender_ids is None else sender_ids:
-            with log.failuresHandled("{subscriber} was not closed", subscriber=sender_id):
+            with log.failuresHandled("closing client {client} failed", client=sender_id, event="client_close_failed"):
                 if subscriber := self._members.get(sender_id):  # it may have left meanwhile
                     subscriber.disconnect(OUR_FAULT)
 
@@ -102,7 +102,11 @@ class Subscribers:
                 frames = show(format)
                 blob = b"".join(frames)
             except Exception:  # noqa: BLE001 - the other formats go on
-                log.failure("messages for {clients} clients could not be framed", clients=len(delivers))
+                log.failure(
+                    "encoding messages for {clients} clients failed",
+                    clients=len(delivers),
+                    event="message_encoding_failed",
+                )
                 self.refuse([sender_id for sender_id, _ in delivers])
                 continue
             if blob:
@@ -145,7 +149,7 @@ class Subscribers:
 
     def _failed(self, sender_id: str) -> None:
         """Log the current exception and close a subscriber."""
-        log.failure("something was not delivered to {subscriber}", subscriber=sender_id)
+        log.failure("delivering to client {client} failed", client=sender_id, event="delivery_failed")
         self.refuse([sender_id])
 
 

@@ -39,14 +39,23 @@ class WatchedFiles:
             self._read()
         except BadValue as error:
             if self.loaded:
-                log.warn("{why}; the previous version stays in force", why=str(error), problem=problem)
+                log.warn(
+                    "{why}; the previous version stays in force", why=str(error), problem=problem, event="file_rejected"
+                )
             else:
-                log.error("{why}; the worker is not ready until it can be used", why=str(error), problem=problem)
+                log.error(
+                    "{why}; the worker is not ready until the file can be used",
+                    why=str(error),
+                    problem=problem,
+                    event="file_unusable",
+                )
         except Exception:  # noqa: BLE001 - an internal error; the next change is read
-            log.failure("reading {paths} failed; the previous version stays in force", paths=paths)
+            log.failure(
+                "reading {paths} failed; the previous version stays in force", paths=paths, event="file_read_failed"
+            )
         else:
             self.loaded = True
-            log.info("{paths}: read", paths=paths, problem=problem, resolved=True)
+            log.info("read {paths}", paths=paths, problem=problem, resolved=True, event="file_loaded")
 
     def check(self) -> None:
         """Read the files again if one of them was changed, replaced or created, and does not change any more."""

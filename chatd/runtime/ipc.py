@@ -72,13 +72,13 @@ class LogRecord(msgspec.Struct, frozen=True, tag="log"):
     """``info``, ``warn``, ``error`` or ``critical``."""
     text: str
     problem: str = ""
-    """The name of a problem that workers share, such as the bus or the chat log; it is logged once for all of them."""
+    """The name of a problem that workers share, such as the broker or the chat log; logged once for all of them."""
     resolved: bool = False
     """Whether the worker has the problem no longer."""
     namespace: str = ""
     """The namespace of the worker's logger."""
-    key: str = ""
-    """What equal events share (``log_events.event_key``); repeated ones are counted."""
+    event: str = ""
+    """Its id; empty for an event of a library."""
     fields: dict[str, int | float | str] = {}
     """Its numbers and reasons (``log_events.fields_of``)."""
 

@@ -63,13 +63,19 @@ class Periodic:
 
     def _failed(self, failure: Failure) -> None:
         self._failing = True
-        text = "{work} failed and is tried again in {seconds:g} s"
-        log.failure(text, failure, work=self._work, seconds=self._seconds, problem=self._work)
+        log.failure(
+            "{work} failed; retrying in {seconds:g} s",
+            failure,
+            work=self._work,
+            seconds=self._seconds,
+            problem=self._work,
+            event="task_failed",
+        )
 
     def _succeeded(self, _: object) -> None:
         if self._failing:
             self._failing = False
-            log.info("{work} works again", work=self._work, problem=self._work, resolved=True)
+            log.info("{work} works again", work=self._work, problem=self._work, resolved=True, event="task_recovered")
 
 
 class Timer:
@@ -106,7 +112,7 @@ class Timer:
         try:
             self._function(*self._args)
         except Exception:  # noqa: BLE001 - the other timers of the tick must run
-            log.failure("a timer failed")
+            log.failure("a timer failed", event="timer_failed")
 
 
 class TimerWheel:

@@ -155,7 +155,12 @@ class PrivateBroker:
         BROKER_RESTARTS.value += 1
         wait = self._backoff.wait(self._reactor.seconds() - self._started)
         why = why_ended(reason, last_line)
-        log.error("the private broker ended: {why}; it starts again in {wait:g} s", wait=wait, why=why)
+        log.error(
+            "the private broker ended: {why}; it restarts in {wait:g} s",
+            wait=wait,
+            why=why,
+            event="private_broker_ended",
+        )
         self._restart = self._reactor.callLater(wait, self._spawn)
         self._ended(self._backoff.failures, why)
 
@@ -171,7 +176,12 @@ class PrivateBroker:
             self.process_ended(Failure(), "")
             return
         name = os.path.basename(self._program)
-        log.info("private broker {name} started, pid {pid}", name=name, pid=self._process.pid)
+        log.info(
+            "private broker {name} started (pid {pid})",
+            name=name,
+            pid=self._process.pid,
+            event="private_broker_started",
+        )
 
     def _options(self) -> list[str]:
         memory = memory_of(self._config)

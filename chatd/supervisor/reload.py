@@ -121,7 +121,7 @@ class WorkerPools:
 
     def _check_heartbeats(self) -> None:
         for pool in (self._serving, *self._draining):
-            with log.failuresHandled("checking the heartbeats of one worker pool failed"):
+            with log.failuresHandled("checking the heartbeats of a worker pool failed", event="heartbeat_check_failed"):
                 pool.check_heartbeats()
         WORKERS.value = self._serving.config.workers
         WORKERS_READY.value = sum(worker.ready for worker in self._serving.workers.values())

@@ -4,8 +4,9 @@ twistd uses the observer of its application (``ILogObserver``), unless ``--logge
 ``--syslog`` therefore keep their meaning, and SIGUSR1 rotates a file. Lines of text in the journal of systemd have no
 time, because each entry there has one.
 
-In JSON a line is one object: ``time`` (RFC 3339, UTC), ``level``, ``namespace``, ``pid``, ``worker`` (null for the
-supervisor), ``text``, and ``fields``: numbers and reasons (``chatd.monitoring.log_events``), never text of clients.
+In JSON a line is one object: ``time`` (RFC 3339, UTC), ``level``, ``event`` (its id; null if a library wrote it),
+``namespace``, ``pid``, ``worker`` (null for the supervisor), ``text``, and ``fields``: numbers and reasons
+(``chatd.monitoring.log_events``), never text of clients.
 """
 
 import io
@@ -46,6 +47,7 @@ def as_json(event: LogEvent) -> str:
     line = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event.get("log_level", LogLevel.info).name,
+        "event": event.get("event") or None,
         "namespace": event.get("source") or event.get("log_namespace", ""),
         "pid": event.get("worker_pid") or os.getpid(),
         "worker": event.get("worker"),

@@ -100,7 +100,10 @@ class ChatService(Service):
         """Start the broker and the workers, after twistd has dropped privileges."""
         super().startService()
         if os.geteuid() == 0:
-            log.warn("chatd runs as root; run it as a user of its own, or pass --uid and --gid to twistd")
+            log.warn(
+                "chatd runs as root; run it as a user of its own, or pass --uid and --gid to twistd",
+                event="root_detected",
+            )
         self._warn_of_unused()
         self._open_files = raise_open_files_limit()
         if self._log_flushing is not None:
@@ -173,7 +176,7 @@ class ChatService(Service):
             self._log_flushing.stop()
             self._server_log.close()
         self._reporter.stopped()
-        log.info("chatd has stopped")
+        log.info("chatd has stopped", event="server_stopped")
 
     # Reload
 
@@ -207,7 +210,7 @@ class ChatService(Service):
             return
         try:
             start = "new worker" if config.workers == 1 else "new workers"
-            log.info(f"reloading: starting {{workers}} {start}", workers=config.workers)
+            log.info(f"reloading: starting {{workers}} {start}", workers=config.workers, event="reload_started")
             await worker_pools.replace(config, ports)
         except NotReady as error:
             ports.close(self._ports)
@@ -219,16 +222,25 @@ class ChatService(Service):
         self._rotation.configure(config)
         if self._server_log is not None:
             self._server_log.configure(config)
-        log.info("the old workers close their connections within {drain:g} s", drain=config.drain_timeout)
+        log.info(
+            "the old workers close their connections within {drain:g} s",
+            drain=config.drain_timeout,
+            event="drain_started",
+        )
         self._report_ready()
 
     def _not_reloaded(self, why: str) -> None:
-        log.error("not reloaded, the previous configuration stays in force: {why}", why=why, always=True)
+        log.error(
+            "not reloaded, the previous configuration stays in force: {why}",
+            why=why,
+            always=True,
+            event="reload_refused",
+        )
         self._reporter.not_reloaded(why)
 
     def _reload_failed(self, failure: Failure) -> None:
         """Log an internal error, and report it, because systemd waits for the end of the reload."""
-        log.failure("a reload failed", failure)
+        log.failure("reloading failed", failure, event="reload_failed")
         self._reporter.not_reloaded("internal error, see the log")
 
     def _changed(self, config: Config) -> Config:
@@ -252,7 +264,7 @@ class ChatService(Service):
         try:
             self._metrics = MetricsDirectory()
         except OSError as error:
-            log.warn("metrics are unavailable: {why}", why=str(error))
+            log.warn("metrics are unavailable: {why}", why=str(error), event="metrics_unavailable")
             return
         START_TIME.value = time.time()
         self._meter = Meter(self._reactor, self._metrics.allocate(), self._config, lambda _: None)
@@ -268,34 +280,44 @@ class ChatService(Service):
         before, self._exposed = self._exposed, [] if self._config.auth_key else self._ports.exposed()
         if self._exposed and self._exposed != before:
             ports = " or ".join(map(str, self._exposed))
-            log.warn("anyone who can reach port {ports} can read and write; see --auth-key", ports=ports)
+            log.warn(
+                "anyone who can reach port {ports} can read and write; see --auth-key",
+                ports=ports,
+                event="ports_exposed",
+            )
 
     def _warn_of_unused(self) -> None:
         """Log a warning about sockets whose connections nobody will accept."""
         if unused := self._ports.unused():
-            log.warn("systemd passed sockets that no --listen option uses: {sockets}", sockets=", ".join(unused))
+            log.warn(
+                "systemd passed sockets that no --listen option uses: {sockets}",
+                sockets=", ".join(unused),
+                event="sockets_unused",
+            )
 
     def _report_ready(self) -> None:
         noun = "worker" if self._config.workers == 1 else "workers"
         brokers = [str(broker_address(url)) for url in self._config.redis] or ["a private Valkey"]
         log.info(
             f"chatd {{version}} is ready: {{workers}} {noun}, messages go through {{broker}}",
+            event="server_ready",
             version=chatd.__version__,
             workers=self._config.workers,
             broker=" and ".join(brokers),
         )
         for hint in self._ports.hints(self._config.allowed_host):
-            log.info("{hint}", hint=hint)
+            log.info("{hint}", hint=hint, event="address_listed")
         for hint in self._ports.metrics_hints():
-            log.info("{hint}", hint=hint)
+            log.info("{hint}", hint=hint, event="address_listed")
         self._warn_of_exposed()
-        log.info("the chat log: {path}", path=self._config.chat_log)
+        log.info("chat log: {path}", path=self._config.chat_log, event="chat_log_named")
         most = max_worker_connections(self._config, self._open_files)
         log.info(
-            "connections at most: {most}, {each} a worker, which may open {files} files",
+            "connection limit: {most} ({each} per worker, which may open {files} files)",
             most=most * self._config.workers,
             each=most,
             files=self._open_files or "any number of",
+            event="connection_limit_set",
         )
         self._reporter.ready()
 
@@ -305,4 +327,4 @@ def _listening_sockets(config: Config) -> ListeningSockets:
 
 
 def _log_failed_start(why: str) -> None:
-    log.critical("chatd cannot start: {why}", why=why, always=True)
+    log.critical("chatd cannot start: {why}", why=why, always=True, event="start_failed")

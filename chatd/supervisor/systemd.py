@@ -126,7 +126,7 @@ class SystemdNotifier:
     def _log_error(self, error: OSError | None) -> None:
         if error is not None and not self._failed:
             self._failed = True
-            log.warn("cannot notify systemd: {why}", why=error.strerror or error)
+            log.warn("cannot notify systemd: {why}", why=error.strerror or error, event="systemd_notification_failed")
 
 
 class StatusReporter:

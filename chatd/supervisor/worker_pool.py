@@ -62,7 +62,7 @@ class WorkerLog:
         values: dict[str, Any] = {
             "text": record.text,
             "source": record.namespace,
-            "key": record.key,
+            "event": record.event,
             "fields": record.fields,
             "worker": worker.number,
             "worker_pid": worker.pid,
@@ -144,7 +144,9 @@ class WorkerProcess(ProcessProtocol):
         self._received[childFD] = rest[-self._pool.config.worker_log_line_bytes :]
         for line in lines:
             if childFD == 1:
-                with log.failuresHandled("handling a report of worker {number} failed", number=self.number):
+                with log.failuresHandled(
+                    "handling a report of worker {number} failed", number=self.number, event="worker_report_failed"
+                ):
                     self._line_received(line)  # Twisted closes the pipe if this raises
             elif line:
                 self._last_error = line.decode("utf-8", "replace")
@@ -153,6 +155,7 @@ class WorkerProcess(ProcessProtocol):
                     worker=self.number,
                     line=self._last_error,
                     always=True,  # a traceback is needed as a whole
+                    event="worker_stderr_read",
                 )
 
     def processEnded(self, reason: Failure) -> None:
@@ -168,7 +171,12 @@ class WorkerProcess(ProcessProtocol):
         try:
             self._report_received(read_report(line))
         except (msgspec.DecodeError, UnicodeDecodeError, InvalidLogLevelError):
-            log.error("worker {number} sent an invalid report: {line!r}", number=self.number, line=line)
+            log.error(
+                "worker {number} sent an invalid report: {line!r}",
+                number=self.number,
+                line=line,
+                event="worker_report_invalid",
+            )
 
     def _report_received(self, report: Report) -> None:
         match report:
@@ -269,7 +277,7 @@ class WorkerPool:
     def kill(self) -> None:
         """Kill all running workers."""
         for worker in list(self.workers.values()):
-            log.warn("{name} did not stop in time and is killed", name=worker.name)
+            log.warn("{name} did not stop in time and is killed", name=worker.name, event="worker_stop_timed_out")
             worker.kill()
 
     def ended(self) -> "Deferred[Any]":
@@ -289,13 +297,18 @@ class WorkerPool:
             worker.missed_heartbeats += 1
             limit = config.worker_heartbeat_timeout if worker.heartbeat is not None else config.worker_start_timeout
             if worker.missed_heartbeats * config.worker_heartbeat_interval > limit and not worker.ended.called:
-                log.error("{name} sent no heartbeat for {limit:g} s and is killed", name=worker.name, limit=limit)
+                log.error(
+                    "{name} sent no heartbeat for {limit:g} s and is killed",
+                    name=worker.name,
+                    limit=limit,
+                    event="worker_heartbeat_missed",
+                )
                 worker.missed_heartbeats = 0
                 worker.kill()
 
     def worker_ready(self, worker: WorkerProcess) -> None:
         """Log that a worker is ready; if it is the last one, so is the pool."""
-        log.info("{name} is ready", name=worker.name)
+        log.info("{name} is ready", name=worker.name, event="worker_ready")
         if len(self.workers) < self.config.workers or not all(other.ready for other in self.workers.values()):
             return
         if self.ready.called or self._ending:
@@ -317,7 +330,7 @@ class WorkerPool:
             self._metrics.release(worker.metrics)
         self.worker_log.forget(worker)
         if self._ending:
-            log.info("{name} ended: {reason}", name=worker.name, reason=worker.reason)
+            log.info("{name} ended: {reason}", name=worker.name, reason=worker.reason, event="worker_stopped")
         elif not self._serving:
             self._fail(f"{worker.name} ended: {worker.reason}")
         else:
@@ -361,6 +374,7 @@ class WorkerPool:
             name=worker.name,
             reason=worker.reason,
             wait=wait,
+            event="worker_ended",
         )
         self._restarts[worker.number] = self._reactor.callLater(wait, self._spawn, worker.number)
 

@@ -117,7 +117,7 @@ def answer_later(request: Request, body: Coroutine[Any, Any, bytes]) -> int:
             return None
         if isinstance(failure.value, Refused):
             return refuse(request, failure.value)
-        log.failure("a request could not be answered", failure)
+        log.failure("answering an HTTP request failed", failure, event="http_request_failed")
         return refuse(request, internal(OUR_FAULT.reason))
 
     def finish(data: bytes | None) -> None:

@@ -102,7 +102,7 @@ class Answers(Resource):
             request.channel.charge(request)
             return refuse(request, refused)
         except Exception:  # noqa: BLE001 - whatever went wrong, it is ours
-            log.failure("a request could not be answered")
+            log.failure("answering an HTTP request failed", event="http_request_failed")
             return refuse(request, internal(OUR_FAULT.reason))
 
     def _answer(self, request: Any) -> Answer:

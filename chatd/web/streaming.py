@@ -112,7 +112,7 @@ class StreamingResponse(SendBuffer, Protocol):
         self._gone()
 
     def _failed(self, failure: Failure) -> None:
-        log.failure("{session} could not be answered", failure, session=self.session.id)
+        log.failure("streaming to client {client} failed", failure, client=self.session.id, event="stream_failed")
         self.close(OUR_FAULT)
 
     # While it lasts
@@ -191,7 +191,9 @@ class StreamingResponse(SendBuffer, Protocol):
 
     def _gone(self) -> None:
         self._connections.remove(self)
-        with log.failuresHandled("{client} may not have left its room", client=self.session.id):
+        with log.failuresHandled(
+            "removing client {client} from its rooms failed", client=self.session.id, event="leave_failed"
+        ):
             self.session.closed()
         self._connections.connection_gone()
 

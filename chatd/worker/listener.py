@@ -183,18 +183,26 @@ class ListenerFactory(Factory):
         full = self.count > self._most
         if full and not self._full_at:
             self._full_at = self.count
-            log.warn("{most} connections are open, as many as may be: new ones are answered 503", most=self._most)
+            log.warn(
+                "the limit of {most} connections is reached; new connections are answered with 503",
+                most=self._most,
+                event="connection_limit_reached",
+            )
         elif self._full_at and self.count < self._full_at * 0.9:
             self._full_at = 0
-            log.info("there is room for connections again", resolved=True)
+            log.info("new connections are accepted again", resolved=True, event="connection_limit_cleared")
         return full
 
     def accepts_proxy_header(self, peer: str) -> bool:
         """Return whether a peer may send PROXY headers. One that may not is logged."""
         may = self.connections.proxies.may_announce(peer)
         if not may:
-            text = "a connection to a haproxy: port from {peer} is closed: --trusted-proxy does not name that address"
-            log.warn(text, peer=peer, problem="untrusted proxy")
+            log.warn(
+                "closed a connection from {peer} to a haproxy: port; --trusted-proxy does not name that address",
+                peer=peer,
+                problem="untrusted proxy",
+                event="proxy_untrusted",
+            )
         return may
 
     def is_overloaded(self, connection: IncomingConnection, peer: str) -> bool:

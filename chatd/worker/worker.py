@@ -37,7 +37,7 @@ from chatd.clients.send_buffer import measure_backlogs
 from chatd.config.broker_url import broker_address
 from chatd.config.listen import expects_proxy_header
 from chatd.config.settings import Config
-from chatd.monitoring.log_events import event_key, fields_of
+from chatd.monitoring.log_events import fields_of
 from chatd.monitoring.metrics import CPU_SECONDS, EVENT_LOOP_LAG_SECONDS
 from chatd.monitoring.prometheus import Meter
 from chatd.protocol.close_codes import RESTARTING, STOPPING
@@ -90,7 +90,8 @@ class SupervisorPipe(LineOnlyReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """Execute an order."""
-        with log.failuresHandled("an order of the parent was not carried out"):  # else Twisted closes the pipe
+        # Twisted closes the pipe if this raises.
+        with log.failuresHandled("executing an order of the supervisor failed", event="order_failed"):
             self._worker.order(read_order(line))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -112,8 +113,8 @@ class SupervisorPipe(LineOnlyReceiver):
             text = eventAsText(event, includeTimestamp=False, includeSystem=False)
             text = text[: self._most // 8].encode("utf-8", "backslashreplace").decode()
             problem, resolved = event.get("problem", ""), event.get("resolved", False)
-            namespace, key, fields = event.get("log_namespace", ""), event_key(event), fields_of(event)
-            self.say(LogRecord(level.name, text, problem, resolved, namespace, key, fields))
+            namespace, name, fields = event.get("log_namespace", ""), event.get("event", ""), fields_of(event)
+            self.say(LogRecord(level.name, text, problem, resolved, namespace, name, fields))
 
     def pauseProducing(self) -> None:
         """Stop sending: the supervisor does not read."""
@@ -124,7 +125,8 @@ class SupervisorPipe(LineOnlyReceiver):
         self._choked = False
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            self.say(LogRecord("warn", f"{dropped} lines for the log were dropped: nobody read them"))
+            text = f"dropped {dropped} log events because the supervisor did not read them"
+            self.say(LogRecord("warn", text, namespace=log.namespace, event="log_events_dropped"))
 
     def stopProducing(self) -> None:
         """Stop sending: the pipe is gone. connectionLost follows."""
@@ -188,7 +190,11 @@ class Worker:
         self._meter = Meter(reactor, assignment.metrics, config, self._gauge)
         site = Site(reactor, self._shards, self._connections, self._meter)
         if most < config.worker_connections:
-            log.warn("{most} connections at most: no more files may be open (ulimit -n)", most=most)
+            log.warn(
+                "the connection limit is lowered to {most} because of the limit for open files (ulimit -n)",
+                most=most,
+                event="connection_limit_lowered",
+            )
         self._listener = ListenerFactory(reactor, self._connections, site, config, most)
         self._log_check = Periodic(
             reactor, config.chat_log_check_interval, self._chat_log.check, "looking for the chat log"
@@ -317,7 +323,11 @@ class Worker:
                 self.stop()
             elif self._shards.away and not self._said_unsaved:
                 self._said_unsaved = True
-                log.warn("all clients are gone; the worker ends when the broker is back and has their positions")
+                log.warn(
+                    "all clients are closed; the worker ends when the broker is available and has stored their "
+                    "resume positions",
+                    event="drain_delayed",
+                )
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None and self._waiting.active():
@@ -384,10 +394,10 @@ class Worker:
             self._reactor.stop()
 
     def _failed(self, failure: Failure) -> None:
-        log.failure("a worker could not stop in order", failure)
+        log.failure("stopping a worker failed", failure, event="worker_stop_failed")
 
     def _no_port(self, failure: Failure) -> None:
-        log.failure("a port could not be adopted", failure)
+        log.failure("listening on an inherited socket failed", failure, event="socket_inheritance_failed")
         self.exit_status = 1
         self.stop()
 
@@ -401,7 +411,7 @@ class Worker:
 
     def _look_at_files(self) -> None:
         for watched in self._watched:
-            with log.failuresHandled("a changed file was not read"):
+            with log.failuresHandled("checking files for changes failed", event="file_check_failed"):
                 watched.check()
 
     def _say_heartbeat(self) -> None:

@@ -457,7 +457,7 @@ class TestBus(Contract, BusTestCase):
         assert listener.texts() == ["hello"]
         [(level, text)] = self.logged()
         assert level == "error"
-        assert text.startswith("a message for room ops cannot be read, it is lost: ")
+        assert text.startswith("a batch of room ops is unreadable and lost: ")
 
     async def test_a_forgotten_script_is_loaded_again(self) -> None:
         bus, listener = await self.ready(self.valkey_url, "ops")
@@ -717,9 +717,9 @@ class TestBus(Contract, BusTestCase):
         assert bus.away == "connection lost"
         await listener.until(lambda: bus.queues.open)
         (lost, back) = self.logged()
-        assert lost == ("warn", f"the message bus {self.valkey_url} is away: connection lost")
+        assert lost == ("warn", f"the broker {self.valkey_url} is unavailable: connection lost")
         assert back[0] == "info"
-        assert back[1].startswith(f"the message bus {self.valkey_url} is back after 0.")
+        assert back[1].startswith(f"the broker {self.valkey_url} is available again after 0.")
 
     async def test_without_history_it_waits_after_an_outage_for_others_to_be_back(self) -> None:
         bus, listener = await self.ready(self.valkey_url, history_size=0, redis_settle_delay=60)
@@ -763,7 +763,7 @@ def test_a_start_that_takes_two_ticks_is_said_once(events: Events) -> None:
     assert events.said == []
     for _ in range(3):
         clock.advance(1)
-    assert events.said == [("warn", "the message bus unix:///nowhere is away: not connected yet")]
+    assert events.said == [("warn", "the broker unix:///nowhere is unavailable: not connected yet")]
     bus.stop()
 
 

@@ -55,7 +55,7 @@ class TestOutages(BusTestCase):
         bus, listener = self.make(self.url)
         await listener.until(lambda: self.logged_or_look(listener))
         assert "No such file" in bus.away
-        expected = [("warn", f"the message bus {self.url} is away: {bus.away}")]
+        expected = [("warn", f"the broker {self.url} is unavailable: {bus.away}")]
         await deferLater(reactor, 4 * FAST["redis_ping_interval"])
         assert self.logged() == expected
 
@@ -189,7 +189,7 @@ class TestOutages(BusTestCase):
         await bus.probe()
         assert (bus.queues.open, listener.texts()) == (True, ["hello"])
         ((level, text),) = self.logged()
-        assert (level, text.startswith("room dev cannot be subscribed: NOPERM")) == ("error", True)
+        assert (level, text.startswith("cannot subscribe to room dev: NOPERM")) == ("error", True)
 
     async def test_a_frozen_broker_fails_a_probe_and_the_link_is_named(self) -> None:
         self.server.start()

@@ -276,7 +276,7 @@ def test_a_message_that_cannot_be_handled_is_logged_and_takes_no_other_with_it(e
     near.link.received = hear
     near.far.say(b"".join(message(b"c", data) for data in (b"one", b"bad", b"two", b"three")))
     assert heard == [b"one", b"two", b"three"]
-    assert events.said == [("critical", "a message from the bus could not be handled")]
+    assert events.said == [("critical", "handling a message from the broker failed")]
     assert near.link.protocol is not None
 
 
@@ -393,7 +393,7 @@ def test_a_fault_of_whom_it_tells_does_not_end_it(near: Nearby, events: Events) 
     near.clock.advance(0.2)
     near.up()
     assert near.link.protocol is not None
-    assert events.said == [("critical", "a change of a link to the message bus was not handled")] * 3
+    assert events.said == [("critical", "handling a change of a broker connection failed")] * 3
 
 
 def test_stop_before_start_does_nothing() -> None:

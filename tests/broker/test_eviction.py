@@ -116,7 +116,7 @@ class TestEviction(BusTestCase):
             await deferLater(reactor, 0.01)
         texts = [text for _, text in self.logged()]
         assert texts[0].endswith(
-            "of 32 MiB (--redis-maxmemory): it drops the histories of the rooms that were silent for the longest"
+            "of 32 MiB (--redis-maxmemory); the histories of rooms without recent messages are dropped"
         )
 
     async def test_one_worker_at_a_time_makes_room(self) -> None:
@@ -160,7 +160,7 @@ class TestEviction(BusTestCase):
             await deferLater(reactor, 0.01)
         assert [text.partition(" uses ")[0] for _, text in self.logged()] == [
             "the private broker",
-            "the private broker has room again",
+            "the private broker has free memory again",
         ]
 
 
@@ -213,8 +213,8 @@ def test_a_broker_without_histories_to_drop_is_logged_once_until_it_has_room_aga
     broker.used = 50 * MIB
     broker.steps_in(1)
     assert events.said == [
-        ("error", "the private broker uses 95 MiB, and has no history left to drop"),
-        ("info", "the private broker has room again"),
+        ("error", "the private broker uses 95 MiB and has no history left to drop"),
+        ("info", "the private broker has free memory again"),
     ]
     assert [(event["problem"], event.get("resolved", False)) for event in events.events] == [
         ("broker full", False),

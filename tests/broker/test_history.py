@@ -127,7 +127,7 @@ def test_an_entry_that_cannot_be_read_costs_only_itself_and_is_logged(data: byte
     assert shape(span) == [("e", [5]), ("e", [7, 8, 9])]
     [(level, text)] = events.said
     assert level == "error"
-    assert text.startswith("an entry in the history of room ops cannot be read, it is lost: ")
+    assert text.startswith("an entry in the history of room ops is unreadable and lost: ")
 
 
 def test_a_step_of_which_nothing_can_be_read_is_followed_by_the_next_at_once() -> None:

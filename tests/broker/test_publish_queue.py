@@ -401,14 +401,14 @@ def test_any_other_answer_fails_the_batch_for_good_and_the_next_goes_on(office: 
     assert isinstance(refusal, NotPublished)
     assert (str(refusal), refusal.unknown) == ("WRONGTYPE not a hash", False)
     assert outcome(fine) == at("e", 1)
-    assert events.said == [("error", "the broker refused messages for room ops: WRONGTYPE not a hash")]
+    assert events.said == [("error", "the broker refused messages of room ops: WRONGTYPE not a hash")]
 
 
 def test_a_fault_of_our_own_fails_the_batch_and_is_logged(office: Office, events: Events) -> None:
     failed = office.publish("one")
     office.wire.answer(ValueError("bad argument"))
     assert isinstance(outcome(failed), NotPublished)
-    assert events.said[0] == ("critical", "a publish failed")
+    assert events.said[0] == ("critical", "publishing to the broker failed")
 
 
 # Ids that authors gave
@@ -648,7 +648,7 @@ def test_a_batch_that_cannot_be_encoded_is_refused_and_the_next_one_goes_out(eve
     assert office.wire.batches == [("ops", 2, ["good"]), ("dev", 3, ["other"])]
     office.wire.answer([b"e", 1], [b"e", 1])
     assert (outcome(good), outcome(other)) == (at("e", 1), at("e", 1))
-    assert events.said == [("critical", "messages for room ops could not be encoded")]
+    assert events.said == [("critical", "encoding messages of room ops failed")]
 
 
 def test_a_wire_that_takes_no_command_refuses_one_batch_and_holds_up_no_other_room(events: Events) -> None:

@@ -214,7 +214,7 @@ def test_once_stopped_nothing_is_asked_and_no_timer_is_left(desk: Desk, events: 
     desk.ask("d")
     assert (desk.clock.getDelayedCalls(), desk.asked) == ([], ["a", "b"])
     assert [outcome(each) for each in answers] == [None] * 3
-    assert events.said == [("warn", "the message bus refuses what it is asked: LOADING why")]
+    assert events.said == [("warn", "the broker refuses queries: LOADING why")]
 
 
 def test_what_is_refused_for_long_is_given_up_and_the_first_refusal_is_said(desk: Desk, events: Events) -> None:
@@ -225,7 +225,7 @@ def test_what_is_refused_for_long_is_given_up_and_the_first_refusal_is_said(desk
         desk.clock.advance(CONFIG.redis_reconnect_max_delay)
     desk.wire.answer(ReplyError("NOPERM why"))
     assert isinstance(outcome(answer), ReplyError)
-    assert events.said == [("warn", "the message bus refuses what it is asked: NOPERM why")]
+    assert events.said == [("warn", "the broker refuses queries: NOPERM why")]
 
 
 @rows(

@@ -328,7 +328,7 @@ def test_a_refusal_is_said_and_the_next_is_written(office: Office, events: Event
     office.save("s1", 7)
     office.end_turn()
     office.wire.answer(ReplyError("WRONGTYPE no hash"))
-    assert events.said == [("error", "places cannot be written: WRONGTYPE no hash")]
+    assert events.said == [("error", "cannot write resume positions: WRONGTYPE no hash")]
     office.save("s1", 8)
     office.end_turn()
     assert len(office.saved) == 2

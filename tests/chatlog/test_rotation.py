@@ -308,7 +308,7 @@ def test_a_log_that_cannot_be_rotated_is_said_once_and_tried_again(
     clock.advance(0.2)
     rotation.stop()
     assert said.lines == [
-        f"error: the chat log {of.log} cannot be rotated: [Errno 13] Permission denied",
-        f"info: the chat log {of.log} can be rotated again",
+        f"error: cannot rotate the chat log {of.log}: [Errno 13] Permission denied",
+        f"info: rotating the chat log {of.log} works again",
     ]
     assert len(of.names()) == 1

@@ -76,8 +76,8 @@ def test_one_that_fails_is_told_and_the_next_one_is_tried(disk: Disk, events: Ev
     disk.over()
     assert disk.told[2:] == [3]
     assert events.said == [
-        ("error", "the chat log cannot be synced, messages are refused: [Errno 5] Input/output error"),
-        ("info", "the chat log can be synced again"),
+        ("error", "cannot sync the chat log; messages are refused: [Errno 5] Input/output error"),
+        ("info", "syncing the chat log works again"),
     ]
 
 

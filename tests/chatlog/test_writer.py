@@ -303,8 +303,8 @@ def test_each_outage_of_a_full_disk_is_said_once_and_a_check_finds_its_end_and_l
         file.log.check()
         file.log.check()
     assert file.said == 2 * [
-        ("error", f"the chat log {file.path} cannot be written, messages are refused: File too large"),
-        ("info", f"the chat log {file.path} can be written again"),
+        ("error", f"cannot write the chat log {file.path}; messages are refused: File too large"),
+        ("info", f"writing the chat log {file.path} works again"),
     ]
     assert file.text == line("one")
 
@@ -490,7 +490,7 @@ def test_a_lock_file_that_may_not_be_opened_is_named_with_what_to_do(
     with pytest.raises(PermissionError):
         file.write("one")
     why = f"its lock file {lock} cannot be opened: Permission denied; {advice}"
-    assert file.said == [("error", f"the chat log {file.path} cannot be written, messages are refused: {why}")]
+    assert file.said == [("error", f"cannot write the chat log {file.path}; messages are refused: {why}")]
     file.log.close()
 
 
@@ -545,7 +545,7 @@ def test_a_torn_line_is_cut_off_by_the_next_writer(file: File, torn: int) -> Non
     file.path.write_text(line("one") + line("x" * torn)[:torn])
     file.write("two")
     assert file.text == line("one") + line("two")
-    said = f"the chat log {file.path} ended in half a line of {torn} bytes; it was cut off"
+    said = f"removed an incomplete line of {torn} bytes from the end of the chat log {file.path}"
     assert file.said == [("warn", said)]
 
 

@@ -125,7 +125,7 @@ def test_one_that_cannot_be_closed_keeps_no_other_open(server: ChatServer, event
     broken.close = fails
     server.revoke("sub ann\n")
     assert [told(first).close_code, told(second).close_code] == [0, 4001]
-    assert [text for _, text in events.said] == [f"{broken.session.id} could not be closed"]
+    assert [text for _, text in events.said] == [f"closing client {broken.session.id} failed"]
 
 
 def test_where_no_tokens_are_asked_for_nobody_is_closed(server: ChatServer) -> None:

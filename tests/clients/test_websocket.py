@@ -749,7 +749,7 @@ class BackPressureTests(TestCase):
             self.fall_behind(*others)
             assert events == []
             self.server.clock.advance(CONFIG.client_report_interval + CONFIG.client_timer_resolution)
-        assert [formatEvent(event) for event in events] == ["slow readers that fell behind: 3"]
+        assert [formatEvent(event) for event in events] == ["slow consumers: 3"]
         assert events[0]["log_level"] == LogLevel.warn
 
     def test_those_that_come_later_are_a_line_of_their_own(self) -> None:

@@ -340,7 +340,7 @@ def test_who_is_refused_for_others_have_its_key_too_is_counted_in_the_log(server
         joined.addErrback(lambda failure: failure.trap(KeyContested))
     assert server.hub.rooms == set()
     server.clock.advance(TURNS.client_report_interval)
-    assert events.said == [("warn", "clients that were refused because others use their resume keys too: 3")]
+    assert events.said == [("warn", "refused 3 clients because other clients use their resume keys")]
 
 
 def test_giving_up_one_join_looks_at_no_other(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,7 +192,7 @@ def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(line: Line, even
     line.ordering.receive_presence(StreamPosition("e", 7), JOINED)
     line.asked.pop()[1].errback(ValueError("WRONGTYPE"))
     assert line.out == [OffsetGap("e", 6, 2), "e7", *JOINED]
-    assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
+    assert events.said == [("error", "cannot read the history of a room: WRONGTYPE")]
     line.ordering.receive(batch(8))
     assert line.out[5:] == ["e8"]
 

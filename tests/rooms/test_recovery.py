@@ -315,7 +315,7 @@ def test_history_that_can_not_be_read_is_told_as_a_gap_and_said(events: Events) 
     walk.asked.pop()[2].errback(ValueError("WRONGTYPE"))
     assert walk.member.events == [OffsetGap("e", 10, 6)]
     assert walk.live == 1
-    assert events.said == [("error", "the history of a room cannot be read: WRONGTYPE")]
+    assert events.said == [("error", "cannot read the history of a room: WRONGTYPE")]
 
 
 def test_one_that_is_ahead_does_not_ask_again_what_can_not_be_read(events: Events) -> None:
@@ -339,7 +339,7 @@ def test_one_that_fails_is_hung_up_on(events: Events) -> None:
     walk.step()
     walk.answer(batch(5, 6))
     assert (member.events, walk.live, walk.asked) == ([OUR_FAULT], 0, [])
-    assert events.said == [("critical", "ann was not given what it missed")]
+    assert events.said == [("critical", "the recovery of client ann failed")]
 
 
 def test_one_that_fails_at_the_tail_is_hung_up_on(events: Events) -> None:

@@ -42,7 +42,7 @@ def test_one_failing_member_does_not_stop_the_others(server: ChatServer, events:
     server.deliver("one", number=1)
     assert bob.blobs == [frames("one")]
     assert bad.events == [OUR_FAULT]  # it is not left to miss the rest in silence
-    assert events.said == [("critical", "something was not delivered to bad")]
+    assert events.said == [("critical", "delivering to client bad failed")]
 
 
 def test_a_member_may_leave_while_a_batch_is_delivered(server: ChatServer) -> None:
@@ -67,7 +67,7 @@ def test_one_that_leaves_and_then_fails_does_not_stop_the_others(server: ChatSer
     bob = server.subscriber("bob")
     server.deliver("one", number=1)
     assert bob.blobs == [frames("one")]
-    assert events.said == [("critical", "something was not delivered to shy")]
+    assert events.said == [("critical", "delivering to client shy failed")]
 
 
 def test_own_lines_are_cut_out_where_several_authors_are_in_several_batches(server: ChatServer) -> None:
@@ -220,7 +220,7 @@ def test_an_error_while_framing_closes_those_of_that_format_and_costs_nobody_els
     assert b"".join(before.blobs) == frames("one") + frames("two")
     assert b"".join(after.blobs) == b"-one\n-two\n"
     assert (before.events, after.events) == ([], [])
-    assert events.said == [("critical", "messages for 2 clients could not be framed")]
+    assert events.said == [("critical", "encoding messages for 2 clients failed")]
 
 
 def test_an_error_while_showing_who_came_costs_only_those_of_that_format(server: ChatServer) -> None:
@@ -244,7 +244,7 @@ def test_one_that_cannot_even_be_closed_does_not_stop_the_others(server: ChatSer
     bob = server.subscriber("bob")
     server.deliver("one", number=1)
     assert bob.blobs == [frames("one")]
-    assert events.said == [("critical", "something was not delivered to bad"), ("critical", "bad was not closed")]
+    assert events.said == [("critical", "delivering to client bad failed"), ("critical", "closing client bad failed")]
 
 
 def test_an_error_that_is_nobodys_in_particular_closes_all_who_may_have_missed_something(server: ChatServer) -> None:

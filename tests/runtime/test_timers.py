@@ -344,7 +344,7 @@ def test_periodic_work_that_fails_is_logged_and_done_again(failure: Any, events:
     work.clock.pump([1.0, 1.0])
     assert work.done == [0, 1, 2]
     assert events.said == [
-        ("critical", "counting sheep failed and is tried again in 1 s"),
+        ("critical", "counting sheep failed; retrying in 1 s"),
         ("info", "counting sheep works again"),
     ]
 

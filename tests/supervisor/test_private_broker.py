@@ -204,7 +204,7 @@ def test_one_that_cannot_be_started_is_tried_again(of: Fixture, said: Said) -> N
 
 def test_the_log_says_that_it_started(of: Fixture, said: Said) -> None:
     process = of.start()
-    assert said.lines == [f"info: private broker valkey-server started, pid {process.pid}"]
+    assert said.lines == [f"info: private broker valkey-server started (pid {process.pid})"]
 
 
 @pytest.mark.parametrize(
@@ -222,14 +222,12 @@ def test_the_log_says_why_it_ended_and_its_last_words(of: Fixture, said: Said, c
     for number, chunk in enumerate(chunks):
         process.say(chunk, descriptor=1 + number % 2)
     process.end(exit_code=1)
-    assert said.lines[-1] == (
-        "error: the private broker ended: exit status 1: Fatal: no room; it starts again in 0.1 s"
-    )
+    assert said.lines[-1] == ("error: the private broker ended: exit status 1: Fatal: no room; it restarts in 0.1 s")
 
 
 def test_one_without_last_words_has_a_reason_all_the_same(of: Fixture, said: Said) -> None:
     of.start().end(signal=signal.SIGKILL)
-    assert said.lines[-1] == "error: the private broker ended: killed by SIGKILL; it starts again in 0.1 s"
+    assert said.lines[-1] == "error: the private broker ended: killed by SIGKILL; it restarts in 0.1 s"
 
 
 def test_very_long_last_words_are_cut(of: Fixture, said: Said) -> None:

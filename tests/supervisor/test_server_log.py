@@ -73,7 +73,9 @@ def test_text_elsewhere_than_in_the_journal_has_a_time(monkeypatch: pytest.Monke
 
 def test_each_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     _, log = opened(STDOUT, log_format="json")
-    log.warn("{who}: it is {why},\nfor {seconds:g} s \x1b[2J\u2028", who="ann", why="full", seconds=3.0)
+    log.warn(
+        "{who}: it is {why},\nfor {seconds:g} s \x1b[2J\u2028", who="ann", why="full", seconds=3.0, event="disk_filled"
+    )
     line = capsys.readouterr().out
     assert line.isascii()
     assert line.count("\n") == 1
@@ -84,6 +86,7 @@ def test_each_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> N
         "namespace": "chatd.test",
         "pid": os.getpid(),
         "worker": None,
+        "event": "disk_filled",
         "text": "ann: it is full,\nfor 3 s \x1b[2J\u2028",
         "fields": {"why": "full", "seconds": 3.0},
     }
@@ -91,7 +94,7 @@ def test_each_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_an_event_of_a_worker_has_its_namespace_pid_and_fields(capsys: pytest.CaptureFixture[str]) -> None:
     server_log, log = opened(STDOUT, log_format="json")
-    about: dict[str, Any] = {"source": "chatd.rooms.hub", "key": "lost", "fields": {"messages": 3}}
+    about: dict[str, Any] = {"source": "chatd.rooms.hub", "event": "messages_lost", "fields": {"messages": 3}}
     for _ in range(3):
         log.warn("worker {worker}: {text}", worker=2, worker_pid=77, text="lost: 3", **about)
     server_log.close()
@@ -104,6 +107,7 @@ def test_an_event_of_a_worker_has_its_namespace_pid_and_fields(capsys: pytest.Ca
         "pid": 77,
         "worker": 2,
         "text": "lost: 3",
+        "event": "messages_lost",
         "fields": {"messages": 3},
     }
     assert last == first | {"text": "worker 2: lost: 3 (2 more in 0 s)", "fields": {"messages": 3, "times": 2}}
@@ -262,41 +266,41 @@ def test_a_first_outage_is_logged_with_its_end_and_later_ones_by_their_last_stat
     repeated: RepeatedLog,
 ) -> None:
     def outage() -> None:
-        repeated.log.warn("the bus is away", problem="bus")
+        repeated.log.warn("the broker is unavailable", problem="broker")
         repeated.wait(2)
-        repeated.log.info("the bus is back", problem="bus", resolved=True)
+        repeated.log.info("the broker is available", problem="broker", resolved=True)
         repeated.wait(2)
 
     outage()
-    assert repeated.lines == ["the bus is away", "the bus is back"]
+    assert repeated.lines == ["the broker is unavailable", "the broker is available"]
     for _ in range(5):
         outage()
     assert repeated.lines == []
     repeated.wait(40)
-    assert repeated.lines == ["the bus is back (5 more in 60 s)"]
+    assert repeated.lines == ["the broker is available (5 more in 60 s)"]
 
 
 def test_the_end_of_an_outage_that_was_logged_at_the_end_of_the_minute_is_logged_at_once(repeated: RepeatedLog) -> None:
-    repeated.log.warn("the bus is away", problem="bus")
-    repeated.log.info("the bus is back", problem="bus", resolved=True)
-    repeated.log.warn("the bus is away", problem="bus")
+    repeated.log.warn("the broker is unavailable", problem="broker")
+    repeated.log.info("the broker is available", problem="broker", resolved=True)
+    repeated.log.warn("the broker is unavailable", problem="broker")
     repeated.wait(60)
-    repeated.log.info("the bus is back", problem="bus", resolved=True)
+    repeated.log.info("the broker is available", problem="broker", resolved=True)
     assert repeated.lines == [
-        "the bus is away",
-        "the bus is back",
-        "the bus is away (1 more in 60 s)",
-        "the bus is back",
+        "the broker is unavailable",
+        "the broker is available",
+        "the broker is unavailable (1 more in 60 s)",
+        "the broker is available",
     ]
 
 
-def test_events_of_several_workers_with_one_key_are_counted_together(repeated: RepeatedLog) -> None:
+def test_events_of_several_workers_with_one_id_are_counted_together(repeated: RepeatedLog) -> None:
     for worker in (1, 2, 3):
         repeated.log.warn(
-            "worker {worker}: {text}", worker=worker, text="slow readers: 3", key="slow readers: {clients}"
+            "worker {worker}: {text}", worker=worker, text="slow consumers: 3", event="slow_consumers_detected"
         )
-    repeated.log.warn("worker {worker}: {text}", worker=1, text="something else", key="something else")
-    assert repeated.lines == ["worker 1: slow readers: 3", "worker 1: something else"]
+    repeated.log.warn("worker {worker}: {text}", worker=1, text="something else", event="other_event")
+    assert repeated.lines == ["worker 1: slow consumers: 3", "worker 1: something else"]
 
 
 def test_the_traceback_of_a_repeated_failure_is_logged_once(repeated: RepeatedLog) -> None:

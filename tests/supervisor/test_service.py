@@ -164,8 +164,8 @@ def test_once_all_are_ready_the_log_says_where_to_connect_and_where_the_chat_log
     assert host == "127.0.0.1"
     with socket.create_connection((host, int(port))):
         pass
-    assert chat_log == f"info: the chat log: {tmp_path}/chat.log"
-    assert re.fullmatch(r"info: connections at most: \d+, \d+ a worker, which may open .+ files", connections)
+    assert chat_log == f"info: chat log: {tmp_path}/chat.log"
+    assert re.fullmatch(r"info: connection limit: \d+ \(\d+ per worker, which may open .+ files\)", connections)
 
 
 def test_each_way_to_connect_is_said(of: Fixture, said: Said, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_an_error_of_ours_during_a_reload_is_told_and_the_next_reload_is_tried(
     told = [lines[0] for lines in heard if not lines[0].startswith("STATUS")]
     assert told == ["READY=1", *["RELOADING=1", "READY=1"] * 2]
     assert heard[-1][1].endswith("(not reloaded: internal error, see the log)")
-    assert said.lines[-2:] == ["critical: a reload failed"] * 2
+    assert said.lines[-2:] == ["critical: reloading failed"] * 2
 
 
 # Stopping

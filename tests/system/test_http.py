@@ -167,7 +167,7 @@ def test_a_follower_that_does_not_read_gets_all_of_it_later(daemon: Daemon) -> N
                 talker.send(each)
             for each in texts:
                 assert other.recv(20) == each, "nobody else waits"
-        daemon.wait_for("slow readers that fell behind: 1")
+        daemon.wait_for("slow consumers: 1")
         parts = [data.partition(b"\r\n\r\n")[2]]
         while not parts[-1].endswith(b"x\n") or b"".join(parts).count(b"\n") < len(texts):
             parts.append(slow.recv(1 << 20))

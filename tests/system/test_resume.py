@@ -364,7 +364,7 @@ def test_what_it_read_while_the_broker_was_away_does_not_come_again_after_the_re
                 with broker.unreachable():
                     assert hear_to_the_end(slow) == lines
                     assert slow.close_code == 1012
-                    daemon.wait_for(rf"all clients are gone; the worker ends when|\(pid {old}\) ended", after=before)
+                    daemon.wait_for(rf"all clients are closed; the worker ends when|\(pid {old}\) ended", after=before)
             until(lambda: not is_running(old), "the old worker to end")
             with connect(daemon.url(f"ops?resume={KEY}"), compression=None) as back:
                 daemon.say("ops", "the end")

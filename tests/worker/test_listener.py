@@ -340,7 +340,7 @@ def test_clients_are_announced_by_trusted_proxies_alone_if_there_are_any(events:
         sealed(server)
         visitor = server.visitor(announced(b"203.0.113.5") + handshake() + frame(b"a"))
         assert (visitor.gone == "", bool(server.said())) == (taken, taken), trusted
-    text = f"a connection to a haproxy: port from {PEER.host} is closed: --trusted-proxy does not name that address"
+    text = f"closed a connection from {PEER.host} to a haproxy: port; --trusted-proxy does not name that address"
     assert events.said == [("warn", text)] * 2
 
 
@@ -555,13 +555,13 @@ def test_a_full_server_is_said_when_it_begins_and_when_it_ends(server: ChatServe
     guests = [server.visitor(handshake()) for _ in range(10)]
     for _ in range(5):
         server.visitor(handshake())
-    full = ("warn", "10 connections are open, as many as may be: new ones are answered 503")
+    full = ("warn", "the limit of 10 connections is reached; new connections are answered with 503")
     assert events.said == [full]
     for guest in guests[:3]:
         guest.transport.vanish()
     server.clock.advance(0)
     server.visitor(handshake())
-    assert events.said == [full, ("info", "there is room for connections again")]
+    assert events.said == [full, ("info", "new connections are accepted again")]
 
 
 def test_a_full_server_lets_an_event_source_come_back(server: ChatServer) -> None:

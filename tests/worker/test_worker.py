@@ -116,7 +116,10 @@ def test_what_a_parent_does_not_read_is_dropped_and_counted(pipe: Pipe) -> None:
     assert pipe.said() == []
     pipe.transport.producer.resumeProducing()
     pipe.supervisor_pipe.say(PublishingStopped())
-    assert pipe.said() == [LogRecord("warn", "3 lines for the log were dropped: nobody read them"), PublishingStopped()]
+    [dropped, stopped] = pipe.said()
+    assert isinstance(dropped, LogRecord)
+    assert (dropped.event, stopped) == ("log_events_dropped", PublishingStopped())
+    assert dropped.text == "dropped 3 log events because the supervisor did not read them"
 
 
 def test_drops_are_told_once(pipe: Pipe) -> None:
@@ -128,8 +131,8 @@ def test_drops_are_told_once(pipe: Pipe) -> None:
 
 
 def test_an_event_of_ours_goes_to_the_servers_own_log(pipe: Pipe) -> None:
-    Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).info("{who} is here", who="ann")
-    assert pipe.said() == [LogRecord("info", "ann is here", namespace="chatd.room", key="chatd.room: {who} is here")]
+    Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).info("{who} is here", who="ann", event="greeted")
+    assert pipe.said() == [LogRecord("info", "ann is here", namespace="chatd.room", event="greeted")]
 
 
 def test_numbers_and_reasons_go_along_and_what_clients_are_called_does_not(pipe: Pipe) -> None:
@@ -145,7 +148,7 @@ def test_what_others_say_goes_there_from_warnings_on(pipe: Pipe) -> None:
     log.info("chatter")
     log.warn("careful")
     Logger(namespace="chatd.room", observer=pipe.supervisor_pipe).debug("details")
-    assert pipe.said() == [LogRecord("warn", "careful", namespace="twisted.web", key="twisted.web: careful")]
+    assert pipe.said() == [LogRecord("warn", "careful", namespace="twisted.web")]
 
 
 def test_an_event_is_cut_to_a_share_of_the_longest_line(pipe: Pipe) -> None:
@@ -431,7 +434,7 @@ def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clie
             with broker.unreachable():
                 worker.tell(DRAIN)
                 assert close_code(client) == 1012
-                worker.wait_for_log("all clients are gone; the worker ends when")
+                worker.wait_for_log("all clients are closed; the worker ends when")
                 if told_to_stop:
                     worker.tell(STOP)
                     assert worker.exit_status() == 0
@@ -505,9 +508,9 @@ def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> N
     worker = RunningWorker(Assignment(config, (station.broker,), (listener,)), ())
     assert worker.exit_status() == 1
     assert worker.end() == ""
-    assert ["a port could not be adopted" in each.text for each in worker.reports if isinstance(each, LogRecord)] == [
-        True
-    ]
+    assert [
+        "listening on an inherited socket failed" in each.text for each in worker.reports if isinstance(each, LogRecord)
+    ] == [True]
 
 
 def test_tls_serves_both_websockets_and_http(station: Station, certificate: Path) -> None:
@@ -543,7 +546,7 @@ def test_a_client_that_never_reads_falls_behind_and_hurts_nobody(station: Statio
         for _ in range(700):  # 11 MB: more than the kernel keeps for one socket
             ann.send("x" * 16_000)
             assert len(bob.recv(20)) == 16_000
-        worker.wait_for_log("slow readers that fell behind: ")
+        worker.wait_for_log("slow consumers: ")
         assert talks(ann, bob)
 
 
@@ -624,7 +627,7 @@ class SlowOverTls:
 def test_over_tls_a_client_that_reads_again_gets_all(station: Station, certificate: Path) -> None:
     clients = SlowOverTls(station, certificate)
     with station.worker(clients.endpoint, max_send_buffer=100_000) as worker, clients.reading() as read:
-        worker.wait_for_log("slow readers that fell behind: ")
+        worker.wait_for_log("slow consumers: ")
         *texts, last = read(lambda tail: tail.endswith(b"that is all")).texts
     assert [text[:3] for text in texts] == [f"{number:03d}" for number in range(clients.COUNT)]
     assert last == "that is all"
