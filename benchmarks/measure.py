@@ -108,7 +108,7 @@ def _microseconds(cpu: float, count: int) -> float:
 
 def _see_that_they_fell_behind(server: Server, stopped: int) -> None:
     end = time.monotonic() + REPORT_SECONDS
-    while (said := sum(map(int, re.findall(r"slow readers that fell behind: (\d+)", server.said())))) < stopped:
+    while (said := sum(map(int, re.findall(r"slow consumers: (\d+)", server.said())))) < stopped:
         if time.monotonic() > end:
             raise Failed(f"only {said} of {stopped} clients fell behind: nothing was measured")
         time.sleep(0.05)

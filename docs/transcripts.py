@@ -36,7 +36,7 @@ MASKS = (
     (r"@(127\.0\.0\.1|::1)", "@ADDRESS"),
     (r"/\S*/logs/chat\.log", "PATH/logs/chat.log"),
     (r"twistd \d\S+ \(.*?\)", "twistd VERSION"),
-    (r"connections at most: .*", "connections at most: N"),
+    (r"connection limit: .*", "connection limit: N"),
     (r"\d+ workers", "N workers"),
     (r"worker \d", "worker N"),
 )
@@ -97,7 +97,7 @@ def sessions(port: int) -> dict[str, str]:
     shown = {}
     server = Terminal("make", "run")
     try:
-        server.wait_for("the chat log:")
+        server.wait_for("chat log: ")
         one = Terminal("websocat", f"ws://{host}")
         one.type("is anyone here?")  # nobody; in the log it shows that this one is in the room
         wait_until(lambda: "is anyone here?" in run("tail -n 1 logs/chat.log"))
@@ -189,7 +189,7 @@ def with_tokens(host: str) -> str:
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
             assert server.stdout is not None
-            while "the chat log:" not in server.stdout.readline():
+            while "chat log: " not in server.stdout.readline():
                 pass
             shown += "$ twistd chatd --auth-key chatd.pub\n"
             shown += shell(f"curl -s http://{host}/ops")

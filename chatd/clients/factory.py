@@ -283,7 +283,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
 def _log_refused_page(page: str, option: str) -> None:
     log.warn(
-        "refused a client of {page}; to allow that page, use --allowed-origin {option}",
+        "refused {page}; to allow it, use --allowed-origin {option}",
         page=page,
         option=option,
         event="page_refused",

@@ -149,7 +149,7 @@ def test_keys_of_a_set_for_another_use_are_skipped() -> None:
 
 SHORT = "a secret has at least 32 bytes: openssl rand -base64 48"
 NO_KEY = "there is no key in it with which tokens can be checked"
-PRIVATE = "{}; the server needs the public {} only"
+PRIVATE = "this is a private key; use its public key"
 WEAK, DSA = rsa.generate_private_key(65537, 1024).public_key(), dsa.generate_private_key(1024).public_key()
 OTHER_KIND = "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
 
@@ -158,7 +158,7 @@ OTHER_KIND = "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
     ("data", "why"),
     [
         *((data, SHORT) for data in (b"", b"x" * 31, b"x" * 31 + b"\n\n")),
-        (private_pem(), PRIVATE.format("that is a private key", "one")),
+        (private_pem(), PRIVATE),
         (public_pem() + public_pem("RSA"), "one key a file; several are several files, or a set of keys (JWKS)"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key in PEM form"),
         (b"a comment\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "no public key in PEM form"),
@@ -171,9 +171,9 @@ OTHER_KIND = "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
         (b'{"kty": "RSA"}', "a JWK of kind RSA that can't be read"),
         (b'{"kty": "oct", "k": "c2hvcnQ"}', "a secret has at least 32 bytes"),
         (json.dumps(jwk("RSA", alg="HS256")).encode(), NO_KEY),
-        (json.dumps({"keys": [private_jwk()]}).encode(), PRIVATE.format("there is a private key among them", "ones")),
-        (private("RSA", Encoding.DER), PRIVATE.format("that is a private key", "one")),
-        (private("RSA", Encoding.DER, BestAvailableEncryption(b"x")), PRIVATE.format("that is a private key", "one")),
+        (json.dumps({"keys": [private_jwk()]}).encode(), "the file contains a private key; use public keys only"),
+        (private("RSA", Encoding.DER), PRIVATE),
+        (private("RSA", Encoding.DER, BestAvailableEncryption(b"x")), PRIVATE),
         (WEAK.public_bytes(Encoding.PEM, PublicFormat.PKCS1), "an RSA key has at least 2048 bits"),
         *(
             (public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), OTHER_KIND)

@@ -62,7 +62,7 @@ def test_what_the_server_can_not_take_yet_waits_and_is_sent_in_order(windows: Wi
     page = windows.new().open("waits")
     delete = page.page.get_by_role("button", name="Delete")
     with stopped(daemon.broker_pid()):
-        daemon.wait_for("the message bus .* is away")
+        daemon.wait_for("broker_unavailable: ")
         for text in ("one", "two", "three"):
             page.say(text, wait=False)
         expect(page.page.locator(".reason")).to_have_text("Not sent yet: the message bus is away")
@@ -110,7 +110,7 @@ def test_it_says_when_nobody_knows_what_is_lost(windows: Windows, daemon: Daemon
     page.go_offline(profile)
     after = len(daemon.log())
     os.kill(daemon.broker_pid(), signal.SIGKILL)  # and with it goes all that it knew
-    daemon.wait_for("the message bus .* is back", after=after)
+    daemon.wait_for("broker_available: ", after=after)
     post(daemon, "unknown", "after")
     profile.set_offline(False)
     page.wait_for("after")
@@ -128,7 +128,7 @@ def test_it_comes_back_though_the_last_thing_it_knows_is_that_something_is_lost(
     page.go_offline(profile)
     after = len(daemon.log())
     os.kill(daemon.broker_pid(), signal.SIGKILL)
-    daemon.wait_for("the message bus .* is back", after=after)
+    daemon.wait_for("broker_available: ", after=after)
     profile.set_offline(False)
     expect(page.page.locator(".gap")).to_have_text("⚠ Some messages may be lost")
     page.go_offline(profile)

@@ -1,6 +1,7 @@
 """A real chatd for the system tests: started by twistd in a folder of its own, watched through its logs and /proc."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -63,7 +64,8 @@ class Daemon:
         before = len(self.log())
         command = [*self._host, TWISTD, "--nodaemon", "--pidfile=", "chatd", *self._options]
         if not any(option.startswith("log_repeat_interval=") for option in self._options):
-            command += ["--tuning", "log_repeat_interval=0"]  # tests wait for what is said
+            command += ["--tuning", "log_repeat_interval=0"]  # tests wait for events
+        command += ["--log-format", "json"]
         if "--config" not in self._options:
             command += ["--workers", str(self._workers)]
         if self._any_port:
@@ -89,7 +91,7 @@ class Daemon:
 
     def wait_until_ready(self, *, after: int = 0) -> None:
         """Wait until it says that it is ready, and learn its port."""
-        self.wait_for(r"chatd \S+ is ready", after=after)
+        self.wait_for("server_ready: ", after=after)
         words = r"(?:connect with: websocat wss?|PROXY protocol): ?(?://)?[^ ]*?:(\d+)\n"
         self.port = int(self.wait_for(words, after=after)[1])
 
@@ -121,11 +123,12 @@ class Daemon:
     # What it says
 
     def log(self) -> str:
-        """Give the server's own log."""
-        return (self.folder / "server.log").read_text()
+        """Return the id and text of each event in the server's log, and each line that is no event."""
+        text = (self.folder / "server.log").read_text()
+        return "".join(map(_event_text, text[: text.rfind("\n") + 1].splitlines()))
 
     def wait_for(self, pattern: str, *, after: int = 0) -> re.Match[str]:
-        """Wait for a line in the server's own log, beyond its first ``after`` characters."""
+        """Wait for a pattern, such as an event id, in ``log`` beyond its first ``after`` characters."""
 
         def look() -> re.Match[str] | None:
             if self.process.poll() is not None and not re.search(pattern, self.log()[after:]):
@@ -295,6 +298,13 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _event_text(line: str) -> str:
+    if not line.startswith('{"time"'):
+        return line + "\n"
+    event = json.loads(line)
+    return f"{event['event']}: {event['text']}\n"
 
 
 def _parent(pid: int) -> int:

@@ -132,4 +132,4 @@ def test_the_server_log_never_holds_chat_text(daemon: Daemon) -> None:
 
 def test_the_log_folder_is_where_it_was_started(daemon: Daemon) -> None:
     assert Path(daemon.folder, "logs", "chat.log").is_file()
-    daemon.wait_for(re.escape(f"the chat log: {daemon.folder}/logs/chat.log"))
+    daemon.wait_for(re.escape(f"chat_log_named: chat log: {daemon.folder}/logs/chat.log"))

@@ -351,7 +351,7 @@ def test_a_page_that_is_refused_says_so_and_the_log_says_why(
         page = running.new_page()
         page.goto(PAGE)
         expect(page.locator("#state")).to_have_text("Cannot connect: trying again")
-        server.wait_for("give --allowed-origin http://localhost:8000\n")
+        server.wait_for("page_refused: .* --allowed-origin http://localhost:8000\n")
 
 
 def test_a_page_of_an_allowed_origin_talks_and_another_follows_events(tmp_path: Path) -> None:

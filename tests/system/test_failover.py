@@ -21,7 +21,7 @@ def test_a_killed_master_costs_nobody_a_line(tmp_path: Path) -> None:
         crowd.wait_for_more(500)
         trio.servers[0].kill()
         until(lambda: trio.master() is trio.servers[1], "another master")
-        daemon.wait_for(r"the message bus redis\+sentinel://.+/chat/0 is back after")
+        daemon.wait_for(r"broker_available: the broker redis\+sentinel://.+/chat/0 ")
         crowd.wait_for_more(500)
         found = crowd.finish([daemon])
         assert (found.refused, found.again) == (0, 0)

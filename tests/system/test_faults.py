@@ -54,13 +54,15 @@ def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(tmp_path: Pat
             talker.send("before")
             listener.wait_for("before")
             os.kill(first, signal.SIGKILL)
-            daemon.wait_for(rf"worker \d \(pid {first}\) ended: killed by SIGKILL; a replacement starts in 0.1 s")
+            daemon.wait_for(
+                rf"worker_ended: worker \d \(pid {first}\) ended: killed by SIGKILL; a replacement starts in 0.1 s"
+            )
             assert lost_listener.wait_for_end() == 1006
             talker.send("meanwhile")
             listener.wait_for("meanwhile")
             until(lambda: len(daemon.worker_pids()) == 2, "the replacement")
             [third] = set(daemon.worker_pids()) - {second}
-            daemon.wait_for(rf"worker \d \(pid {third}\) is ready")
+            daemon.wait_for(rf"worker_ready: worker \d \(pid {third}\)")
             with daemon.connect_to(third) as back:
                 back.send("after")
                 listener.wait_for("after")
@@ -100,7 +102,7 @@ def test_a_sender_is_closed_with_1013_when_the_bus_stays_away_and_a_listener_is_
             assert "lost?" not in daemon.texts()  # it was not taken
             assert listener.close_code is None
             server.start()
-            daemon.wait_for("is back after")
+            daemon.wait_for("broker_available: ")
             near.send("again")
             listener.wait_for("again")
         assert listener.heard == ["before", "again"]
@@ -193,7 +195,7 @@ def test_a_closed_terminal_stops_it_in_order(tmp_path: Path) -> None:
         assert daemon.process.wait(15) == 0
         assert listener.wait_for_end() == 1001
         assert not any(map(is_running, children))
-        assert "chatd has stopped" in daemon.log()
+        assert "server_stopped: " in daemon.log()
 
 
 def test_a_log_renamed_under_load_loses_no_line(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_an_unwritable_log_refuses_messages_and_says_so_once(tmp_path: Path) -> 
             listener.wait_for("before")
             os.rename(tmp_path / "logs", tmp_path / "moved")
             (tmp_path / "logs").write_text("not a folder")
-            daemon.wait_for("cannot be written, messages are refused")
+            daemon.wait_for("chat_log_write_failed: ")
 
             def refused() -> bool:  # the other worker may have said so, and this one be about to notice
                 with contextlib.suppress(ConnectionClosed):
@@ -240,13 +242,13 @@ def test_an_unwritable_log_refuses_messages_and_says_so_once(tmp_path: Path) -> 
         with daemon.connect_to(worker) as other, daemon.connect_to(worker) as one:
             listener = Listener(other)
             (tmp_path / "logs").unlink()
-            daemon.wait_for("can be written again")
+            daemon.wait_for("chat_log_write_recovered: ")
             one.send("after")
             listener.wait_for("after")
             assert listener.heard == ["after"]
         assert daemon.texts() == ["after"]
         assert daemon.texts("moved/chat.log") == heard_before  # what was taken was heard, and logged
-        assert daemon.log().count("cannot be written") == daemon.log().count("can be written again") == 1
+        assert [daemon.log().count(f"chat_log_write_{state}: ") for state in ("failed", "recovered")] == [1, 1]
 
 
 def test_two_chatds_on_one_redis_share_their_rooms(tmp_path: Path, valkey_url: str) -> None:

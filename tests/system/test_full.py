@@ -21,13 +21,13 @@ def dial(daemon: Daemon, stack: ExitStack) -> tuple[socket.socket, bytes]:
 
 def test_each_worker_accepts_its_share_of_the_connections_and_no_more(tmp_path: Path) -> None:
     with Daemon(tmp_path, "--max-connections", "20") as daemon, ExitStack() as stack:
-        daemon.wait_for("connections at most: 20, 10 a worker")
+        daemon.wait_for(r"connection_limit_set: connection limit: 20 \(10 per worker")
         answers = [dial(daemon, stack) for _ in range(60)]
         inside = [one for one, answer in answers if answer.startswith(b"HTTP/1.1 101 ")]
         refused = [answer for _, answer in answers if not answer.startswith(b"HTTP/1.1 101 ")]
         assert len(inside) == 20
         assert all(answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in answer for answer in refused)
-        daemon.wait_for("10 connections are open, as many as may be")
+        daemon.wait_for("connection_limit_reached: the limit of 10 ")
         inside.pop().close()
         until(lambda: dial(daemon, stack)[1].startswith(b"HTTP/1.1 101 "), "room for one more")
 
@@ -76,7 +76,7 @@ def test_an_address_has_no_more_connections_behind_probes_than_it_may(tmp_path: 
 def test_where_few_files_may_be_open_the_rest_is_refused_and_all_goes_on(tmp_path: Path) -> None:
     few = ("prlimit", "--nofile=300:300")
     with Daemon(tmp_path, "--listen", "tcp:0:interface=127.0.0.1", host=few) as daemon, ExitStack() as stack:
-        daemon.wait_for("connections at most: 344, 172 a worker, which may open 300 files")
+        daemon.wait_for(r"connection_limit_set: connection limit: 344 \(172 per worker, which may open 300 files\)")
         answers = [dial(daemon, stack) for _ in range(700)]
         inside = [one for one, answer in answers if answer.startswith(b"HTTP/1.1 101 ")]
         refused = [answer for _, answer in answers if answer.startswith(b"HTTP/1.1 503 ")]

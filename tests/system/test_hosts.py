@@ -83,29 +83,31 @@ def test_cables_are_pulled_and_every_line_is_accounted_for(place: Place) -> None
     crowd.wait_for_more(200)
 
     lan.cut("three")  # a host: both its shards are away, the other hosts go on
-    place.wait_for(rf"the message bus {place.urls[0]}\S* is away: silent", "three", after=(before := place.marks()))
-    place.wait_for(r"the message bus redis\+sentinel://\S+ is away: silent", "three", after=before)
+    place.wait_for(
+        rf"broker_unavailable: the broker {place.urls[0]}\S* .*: silent", "three", after=(before := place.marks())
+    )
+    place.wait_for(r"broker_unavailable: the broker redis\+sentinel://\S+ .*: silent", "three", after=before)
     crowd.wait_for_more(200, [*place.members(host="one"), *place.members(host="two")])
     lan.mend("three")
-    place.wait_for(rf"the message bus {place.urls[0]}\S* is back", "three", after=before)
-    place.wait_for(r"the message bus redis\+sentinel://\S+ is back", "three", after=before)
+    place.wait_for(rf"broker_available: the broker {place.urls[0]}", "three", after=before)
+    place.wait_for(r"broker_available: the broker redis\+sentinel://", "three", after=before)
     crowd.wait_for_more(200)
-    assert all("is away" not in place.daemons[name].log() for name in ("one", "two"))
+    assert all("broker_unavailable: " not in place.daemons[name].log() for name in ("one", "two"))
 
     before = place.marks()
     lan.cut("alone")  # a shard: its rooms wait, the others go on
-    place.wait_for(rf"the message bus {place.urls[0]}\S* is away: silent", *HOSTS, after=before)
+    place.wait_for(rf"broker_unavailable: the broker {place.urls[0]}\S* .*: silent", *HOSTS, after=before)
     crowd.wait_for_more(200, place.members(room=place.doubled))
     lan.mend("alone")
-    place.wait_for(rf"the message bus {place.urls[0]}\S* is back", *HOSTS, after=before)
+    place.wait_for(rf"broker_available: the broker {place.urls[0]}", *HOSTS, after=before)
     crowd.wait_for_more(200)
     assert all("sentinel" not in daemon.log()[before[name] :] for name, daemon in place.daemons.items())
 
     before = place.marks()
     lan.cut("first")  # a master: the Sentinels make another one, the rooms of the other shard go on
-    place.wait_for(r"the message bus redis\+sentinel://\S+ is away", *HOSTS, after=before)
+    place.wait_for(r"broker_unavailable: the broker redis\+sentinel://", *HOSTS, after=before)
     crowd.wait_for_more(200, place.members(room=place.alone))
-    place.wait_for(r"the message bus redis\+sentinel://\S+ is back", *HOSTS, after=before)
+    place.wait_for(r"broker_available: the broker redis\+sentinel://", *HOSTS, after=before)
     crowd.wait_for_more(200)
     lan.mend("first")
     until(lambda: place.trio.servers[0].role() == "slave", "the former master to follow the new one")

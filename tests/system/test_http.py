@@ -167,7 +167,7 @@ def test_a_follower_that_does_not_read_gets_all_of_it_later(daemon: Daemon) -> N
                 talker.send(each)
             for each in texts:
                 assert other.recv(20) == each, "nobody else waits"
-        daemon.wait_for("slow consumers: 1")
+        daemon.wait_for("slow_consumers_detected: .*: 1")
         parts = [data.partition(b"\r\n\r\n")[2]]
         while not parts[-1].endswith(b"x\n") or b"".join(parts).count(b"\n") < len(texts):
             parts.append(slow.recv(1 << 20))
@@ -194,9 +194,9 @@ def test_a_body_that_is_too_large_is_answered(daemon: Daemon, tmp_path: Path) ->
 
 def test_nothing_is_taken_while_the_bus_is_away(daemon: Daemon) -> None:
     with stopped(daemon.broker_pid()):
-        daemon.wait_for("the message bus .* is away")
+        daemon.wait_for("broker_unavailable: ")
         until(lambda: ask(daemon, "POST", "/away", "lost?", **{"Content-Type": "text/plain"})[0] == 503, "a refusal")
-    daemon.wait_for("the message bus .* is back")
+    daemon.wait_for("broker_available: ")
     assert post(daemon, "/away", "taken")["room"] == "away"
 
 

@@ -21,7 +21,7 @@ def test_all_is_heard_through_the_death_of_a_worker_and_the_broker(tmp_path: Pat
         until(lambda: all(len(each.received) > 20 for each in clients.listeners), "some lines to be heard")
         os.kill(daemon.broker_pid(), signal.SIGKILL)
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
-        daemon.wait_for("is back after")
+        daemon.wait_for("broker_available: ")
         before = len(clients.listeners[0].received)
         until(lambda: all(len(each.received) > before + 20 for each in clients.listeners), "more lines to be heard")
         until(lambda: all(each.visits > 1 for each in clients.visitors), "visitors-by to pass")

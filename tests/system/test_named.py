@@ -187,10 +187,10 @@ def test_a_line_that_cannot_be_sent_now_is_given_back(tmp_path: Path) -> None:
             daemon.connect() as bare,
         ):
             server.kill()
-            daemon.wait_for("is away")
+            daemon.wait_for("broker_unavailable: ")
             assert ask(ann, "hello") == "* not sent: the message bus is away, try again in 5 s"
             server.start()
-            daemon.wait_for("is back after")
+            daemon.wait_for("broker_available: ")
             ann.send("hello again")
             assert bare.recv(20) == "ann: hello again"
 

@@ -52,10 +52,9 @@ def test_the_server_log_names_the_option_that_lets_a_refused_page_in(daemon: Dae
     for number in range(20):  # on both workers
         refusal(daemon, "http://new.example:8000")
         refusal(daemon, f"http://{number % 2}.example")
-    daemon.wait_for(
-        r"a page from http://new.example:8000 may not talk .* give --allowed-origin http://new.example:8000\n"
-    )
-    assert 1 <= daemon.log().count("http://new.example:8000 may not talk") <= len(daemon.worker_pids())
+    refused = "page_refused: refused a page from http://new.example:8000; "
+    daemon.wait_for(rf"{refused}.* --allowed-origin http://new.example:8000\n")
+    assert 1 <= daemon.log().count(refused) <= len(daemon.worker_pids())
 
 
 def test_a_page_without_an_origin_of_its_own_is_refused(daemon: Daemon) -> None:

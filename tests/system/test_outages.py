@@ -40,11 +40,13 @@ def test_a_killed_broker_costs_nobody_a_line(tmp_path: Path, options: Sequence[s
     with Daemon(tmp_path, *options) as daemon, Crowd() as crowd:
         gather(crowd, daemon)
         os.kill(daemon.broker_pid(), signal.SIGKILL)
-        daemon.wait_for("is back after")
+        daemon.wait_for("broker_available: ")
         crowd.wait_for_more(500)
         found = crowd.finish([daemon])
         assert (found.refused, found.again) == (0, 0)
-        assert daemon.log().count("is away") == daemon.log().count("is back after") == 1  # not once a worker
+        assert (
+            daemon.log().count("broker_unavailable: ") == daemon.log().count("broker_available: ") == 1
+        )  # not once a worker
 
 
 def test_a_frozen_broker_costs_nobody_a_line(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_a_frozen_broker_costs_nobody_a_line(tmp_path: Path) -> None:
         gather(crowd, daemon)
         with stopped(daemon.broker_pid()):
             end = time.monotonic() + FROZEN
-            daemon.wait_for("is away: silent for 4 s")
+            daemon.wait_for("broker_unavailable: .*: silent for 4 s")
             until(lambda: not any(map(daemon.ready, daemon.worker_pids())), "both workers to know")
             until(lambda: time.monotonic() > end, "the time to pass", seconds=FROZEN + 10)
         crowd.wait_for_more(500)
@@ -69,7 +71,7 @@ def test_a_broker_that_comes_late_costs_nobody_a_line(tmp_path: Path) -> None:
         for number in range(4):
             crowd.sender(daemon, f"sender-{number}")
             crowd.member(daemon, f"member-{number}", last=1000)
-        daemon.wait_for("is away")
+        daemon.wait_for("broker_unavailable: ")
         server.start()
         crowd.wait_for_all()
         crowd.wait_for_more(500)
@@ -106,19 +108,19 @@ def test_a_cable_that_is_cut_and_mended_costs_no_member_a_line(tmp_path: Path) -
             crowd.wait_for_said(500)  # a short one: nobody has noticed, and the kernel says it all again
             cable.mend()
             crowd.wait_for_more(500)
-            assert "is away" not in here.log()
+            assert "broker_unavailable: " not in here.log()
             cable.cut()
-            here.wait_for("is away: silent for 4 s")
+            here.wait_for("broker_unavailable: .*: silent for 4 s")
             refused = [sender for sender in crowd.senders if sender.life.name.startswith("here")]
             until(lambda: all(sender.life.stays[0].code == 1013 for sender in refused), "senders here to be sent away")
             crowd.wait_for_said(500)
             cable.mend()
-            here.wait_for("is back after")
+            here.wait_for("broker_available: ")
             crowd.wait_for_more(500)
             found = crowd.finish([here, there])
             assert found.again == 0
             assert found.refused > 0
-            assert "is away" not in there.log()
+            assert "broker_unavailable: " not in there.log()
 
 
 def test_a_killed_worker_costs_only_its_own_clients_what_it_had_not_published(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_broker_that_starts_anew_changes_nobody(tmp_path: Path, options: tuple
         ):
             assert [ann.recv(20), ann.recv(20), bob.recv(20)] == ["* bob joined", "* bot joined", "* bot joined"]
             os.kill(daemon.broker_pid(), signal.SIGKILL)
-            daemon.wait_for("is back after")
+            daemon.wait_for("broker_available: ")
             until(lambda: bot.ask("members", room="ops").get("count") == 3, "all to be there again")
             assert nicks(bot.ask("members", room="ops")) == ["ann", "bob", "bot"]
             with daemon.connect("ops?nick=bob") as other:

@@ -226,7 +226,7 @@ def test_one_that_reads_slowly_gets_everything_once_and_in_order(daemon: Daemon)
     with slow:
         late = Program(slow)
         daemon.say("l", *[f"{number:04d}".ljust(16_000, "x") for number in range(700)])
-        daemon.wait_for("slow consumers: 1")
+        daemon.wait_for("slow_consumers_detected: .*: 1")
         messages = [late.hear("message") for _ in range(700)]
         assert [each["offset"] for each in messages] == list(range(1, 701))
         assert [each["text"][:4] for each in messages] == [f"{number:04d}" for number in range(700)]
@@ -240,12 +240,12 @@ def test_what_cannot_be_published_now_is_said_with_when_it_may_be(tmp_path: Path
         server.start()
         with Daemon(tmp_path, "--redis", server.url) as daemon, program(daemon, "ops") as bot:
             server.kill()
-            daemon.wait_for("is away")
+            daemon.wait_for("broker_unavailable: ")
             answer = bot.ask("publish", room="ops", text="hello", id="c-1")
             assert (answer["code"], answer["retry_after"]) == ("unavailable", 5)
             assert daemon.texts() == []
             server.start()
-            daemon.wait_for("is back after")
+            daemon.wait_for("broker_available: ")
             assert bot.ask("publish", room="ops", text="hello", id="c-1")["type"] == "ack"
 
 

@@ -249,7 +249,7 @@ def test_of_two_that_come_back_again_and_again_one_keeps_the_place_on_any_worker
                 assert raw.recv(12) == b"HTTP/1.1 429"
         daemon.say(room, "one")
         assert hear(older, "one") == ["one"]
-    daemon.wait_for("clients that were refused because others use their resume keys too: ")
+    daemon.wait_for("resume_keys_contested: ")
     with come(daemon, workers[0], room) as back:  # nobody has it now
         daemon.say(room, "two")
         assert hear(back, "two") == ["two"]
@@ -360,11 +360,11 @@ def test_what_it_read_while_the_broker_was_away_does_not_come_again_after_the_re
                 daemon.say("ops", *lines)
                 before = len(daemon.log())
                 daemon.process.send_signal(signal.SIGHUP)
-                daemon.wait_for(r"chatd \S+ is ready", after=before)
+                daemon.wait_for("server_ready: ", after=before)
                 with broker.unreachable():
                     assert hear_to_the_end(slow) == lines
                     assert slow.close_code == 1012
-                    daemon.wait_for(rf"all clients are closed; the worker ends when|\(pid {old}\) ended", after=before)
+                    daemon.wait_for(rf"drain_delayed: |\(pid {old}\) ended", after=before)
             until(lambda: not is_running(old), "the old worker to end")
             with connect(daemon.url(f"ops?resume={KEY}"), compression=None) as back:
                 daemon.say("ops", "the end")

@@ -136,9 +136,7 @@ def test_a_chat_log_that_cannot_be_written_refuses_a_reload(tmp_path: Path) -> N
     with Daemon(tmp_path, "--config", "chatd.toml") as daemon:
         file.write_text('workers = 1\nchat-log = "pipe"\n')
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for(
-            r"not reloaded, the previous configuration stays in force: --chat-log \S+ cannot be used: it is no file"
-        )
+        daemon.wait_for(r"reload_refused: .*: --chat-log \S+ cannot be used: it is no file")
         daemon.say("", "still here")
         assert daemon.texts() == ["still here"]
 
@@ -209,7 +207,7 @@ def test_signals_at_any_moment_of_a_start_are_quiet_and_leave_nothing(tmp_path: 
         elif moment == "before the broker":
             until(lambda: catches(daemon.process.pid), "a handler of its own")
         else:
-            daemon.wait_for(r"private broker \S+ started" if moment == "as workers start" else r"chatd \S+ is ready")
+            daemon.wait_for("private_broker_started: " if moment == "as workers start" else "server_ready: ")
         children = daemon.children()
         for _ in range(2):
             os.killpg(daemon.process.pid, signal.SIGINT)
@@ -218,6 +216,6 @@ def test_signals_at_any_moment_of_a_start_are_quiet_and_leave_nothing(tmp_path: 
         assert -daemon.process.wait(20) in (signal.SIGINT, signal.SIGTERM)
         said = daemon.log()
         assert not re.search("Traceback|KeyboardInterrupt|ReactorNotRunning|#error|#critical", said), said
-        assert ("chatd has stopped" in said) == (" is ready: " in said or "started" in said)
+        assert ("server_stopped: " in said) == ("server_ready: " in said or "private_broker_started: " in said)
     assert left_in(tmp_path) == []
     assert not any(Path("/proc", str(each)).exists() for each in children)

@@ -115,7 +115,7 @@ def environment(manager: Manager, watchdog: float = 2.0) -> dict[str, str]:
 def test_a_service_says_when_it_is_ready_how_it_is_and_when_it_stops(tmp_path: Path, manager: Manager) -> None:
     with Daemon(tmp_path, env=environment(manager)) as daemon:
         manager.wait_for("READY=1")
-        assert daemon.log().count("is ready") == 3, "two workers, and all of it"
+        assert [daemon.log().count(f"{name}_ready: ") for name in ("worker", "server")] == [2, 1]
         with daemon.connect("ops") as one, daemon.connect("dev") as other:
             # The rooms of one worker are said: both clients may be on it, or one on each.
             manager.wait_for("STATUS=clients: 2, rooms: [12], messages/s: 0, bus: ok")
@@ -144,7 +144,7 @@ def test_a_start_that_waits_for_its_broker_says_so_and_asks_for_more_time(tmp_pa
         manager.wait_for(r"STATUS=starting: 0 of 2 workers are ready; message bus: .+")
         (tmp_path / "chatd.toml").write_text("wrokers = 3\n")
         daemon.process.send_signal(signal.SIGHUP)  # what becomes of that is not the end of the start
-        daemon.wait_for("not reloaded, ")
+        daemon.wait_for("reload_refused: ")
         manager.wait_for(r"EXTEND_TIMEOUT_USEC=\d+")
         assert "READY=1" not in manager.listen()
 

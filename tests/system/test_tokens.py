@@ -203,7 +203,7 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
         assert not authenticate(new)
         with daemon.connect(f"keys?token={old}") as client:
             key.write_bytes(b"no key\n")
-            daemon.wait_for(r"auth.pem: a secret has at least 32 bytes.*the previous version stays in force")
+            daemon.wait_for("file_rejected: .*auth.pem: a secret has at least 32 bytes")
             assert authenticate(old)
             key.write_bytes(public_pem("P-256"))
             until(lambda: authenticate(new), "the new key")
@@ -250,9 +250,7 @@ def test_a_subject_or_token_on_the_list_is_closed_and_refused_until_it_is_taken_
             for text in (ann, ben):
                 until(lambda worker=worker, text=text: is_revoked(daemon, worker, text), "it")  # type: ignore[misc]
         listed.write_text("nonsense\n")
-        daemon.wait_for(
-            "--auth-revoked .*revoked, line 1: must be: sub NAME, or jti ID.*the previous version stays in force"
-        )
+        daemon.wait_for("file_rejected: --auth-revoked .*revoked, line 1: must be: sub NAME, or jti ID")
         assert status(f"{url}?token={ann}") == 401
         assert status(url, b"still here", Authorization=f"Bearer {other}") == 201
         assert third.recv(20) == "ben: still here"
@@ -274,20 +272,20 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
         (tmp_path / "revoked").unlink()
         told = len(daemon.log())
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
-        daemon.wait_for("auth.pem: No such file or directory; the worker is not ready until it can be used", after=told)
-        daemon.wait_for("line 2: 'nonsense' is no address.*; the worker is not ready until it can be used", after=told)
-        daemon.wait_for("revoked: No such file or directory; the worker is not ready until it can be used", after=told)
+        daemon.wait_for("file_unusable: .*auth.pem: No such file or directory", after=told)
+        daemon.wait_for("file_unusable: .*line 2: 'nonsense' is no address", after=told)
+        daemon.wait_for("file_unusable: .*revoked: No such file or directory", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
         banned = {"X-Forwarded-For": "192.0.2.7"}
         assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 403
-        assert "is ready" not in daemon.log()[told:]
+        assert "_ready: " not in daemon.log()[told:]
         (tmp_path / KEY).write_bytes(public_pem())
         (tmp_path / "bans").write_text("")
-        daemon.wait_for("auth.pem: read", after=told)
+        daemon.wait_for("file_loaded: .*auth.pem", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
-        assert "is ready" not in daemon.log()[told:]
+        assert "_ready: " not in daemon.log()[told:]
         (tmp_path / "revoked").write_text("sub ben\n")
-        daemon.wait_for(r"worker 1 \(pid \d+\) is ready", after=told)
+        daemon.wait_for("worker_ready: worker 1 ", after=told)
         assert status(daemon.url(f"ops?token={good}", "http"), None, **banned) == 200
 
 

@@ -176,7 +176,7 @@ def test_while_a_frozen_process_holds_the_log_a_worker_serves_on_and_refuses_in_
                 program.client.send('{"type":"ping"}')
                 assert next_events(program, 1) == ["pong"]
             assert next_events(program, 1) == ["unavailable"]
-            daemon.wait_for("the chat log .* cannot be written, messages are refused: another process holds")
+            daemon.wait_for("chat_log_write_failed: .*: another process holds")
         until(program.is_taken, "the end of it")
         assert daemon.texts() == program.acknowledged
 
@@ -216,9 +216,9 @@ def test_a_stop_ends_in_time_while_frozen_processes_hold_the_log_and_are_the_bro
         until(lambda: len(daemon.texts()) > len(program.acknowledged), "the message to be logged")
         with frozen_writer(daemon), silent:
             daemon.process.terminate()
-            daemon.wait_for("1 messages in the chat log were not published")
+            daemon.wait_for("logged_messages_unpublished: 1 ")
             daemon.process.wait(30)
-        assert not re.search("did not stop in time|Unhandled", daemon.log())
+        assert not re.search("worker_stop_timed_out|Unhandled", daemon.log())
         assert daemon.texts()[-1] == f"ops {program.number}"  # what became of it could not be logged
 
 
@@ -351,7 +351,7 @@ def test_a_clock_that_is_set_changes_nothing_but_the_times(tmp_path: Path) -> No
         assert len(hours) >= 3, "the clock was set"
         assert daemon.worker_pids() == [first, second], "nobody was taken for dead"
         assert "Traceback" not in daemon.log()
-        assert not [line for line in daemon.log().splitlines() if "is away" in line]
+        assert not [line for line in daemon.log().splitlines() if "broker_unavailable: " in line]
 
 
 # Its own processes
@@ -366,7 +366,7 @@ def test_while_the_parent_is_frozen_workers_serve_on_and_none_is_taken_for_dead_
                 daemon.say("frozen", "hello")
         daemon.say("frozen", "hello again")
         os.kill(daemon.process.pid, signal.SIGHUP)
-        daemon.wait_for("the old workers close their connections")
+        daemon.wait_for("drain_started: ")
         assert "sent no heartbeat" not in daemon.log()
         assert not set(workers) & {int(pid) for pid in _killed(daemon)}
 
@@ -412,10 +412,12 @@ def test_a_worker_that_crashes_at_its_start_is_tried_again_ever_more_rarely_and_
     env = {"PYTHONPATH": str(tmp_path / "path"), "CRASH": str(flag)}
     with Daemon(tmp_path / "chatd", "--listen", "tcp:0:interface=127.0.0.1", env=env, wait=False) as daemon:
         for wait in ("0.1", "0.2"):
-            daemon.wait_for(rf"ended: exit status 3: I can not start; a replacement starts in {wait} s")
-        assert "is ready" not in daemon.log()
+            daemon.wait_for(
+                rf"worker_ended: .* ended: exit status 3: I can not start; a replacement starts in {wait} s"
+            )
+        assert "_ready: " not in daemon.log()
         flag.unlink()
-        daemon.wait_for(r"chatd \S+ is ready")
+        daemon.wait_for("server_ready: ")
 
 
 # A broker of little memory
@@ -442,7 +444,7 @@ def test_a_flood_of_many_rooms_drops_old_histories_and_stops_nobody(tmp_path: Pa
             metrics = answer.read().decode()
         assert re.search(r"^chatd_histories_dropped_total [1-9]", metrics, re.MULTILINE)
         assert re.search(r"^chatd_broker_memory_limit_bytes 3.3554432e\+07$", metrics, re.MULTILINE)
-        daemon.wait_for("the private broker uses .* of 32 MiB")
+        daemon.wait_for("history_eviction_started: .* of 32 MiB")
         texts = daemon.texts()
         assert sorted(text for text in texts if "xxx" in text) == sorted(flood * 50)
         assert [text for text in texts if text.startswith("line ")] == lines

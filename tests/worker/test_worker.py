@@ -267,11 +267,12 @@ class RunningWorker:
     def wait_for(self, report: Report) -> None:
         until(lambda: report in self.reports, f"{report} among {self.reports}")
 
-    def wait_for_log(self, text: str) -> None:
-        until(
-            lambda: any(text in each.text for each in self.reports if isinstance(each, LogRecord)),
-            f"{text} in {self.reports}",
-        )
+    def wait_for_event(self, event: str) -> None:
+        until(lambda: event in self.events(), f"{event} in {self.reports}")
+
+    def events(self) -> list[str]:
+        """Return the ids of all log events so far."""
+        return [report.event for report in self.reports if isinstance(report, LogRecord)]
 
     def exit_status(self) -> int:
         return self.process.wait(20)
@@ -434,7 +435,7 @@ def test_one_that_has_drained_ends_when_the_broker_has_the_positions_of_its_clie
             with broker.unreachable():
                 worker.tell(DRAIN)
                 assert close_code(client) == 1012
-                worker.wait_for_log("all clients are closed; the worker ends when")
+                worker.wait_for_event("drain_delayed")
                 if told_to_stop:
                     worker.tell(STOP)
                     assert worker.exit_status() == 0
@@ -458,7 +459,7 @@ def test_stop_does_not_wait_for_whoever_holds_the_lock_of_the_chat_log(tmp_path:
             worker.tell(HOLD)
             worker.tell(STOP)
             assert worker.exit_status() == 0
-            worker.wait_for_log("1 messages in the chat log were not published")
+            worker.wait_for_event("logged_messages_unpublished")
             lock.close()
         assert not any("Unhandled" in report.text for report in worker.reports if isinstance(report, LogRecord))
 
@@ -508,9 +509,7 @@ def test_one_that_cannot_adopt_its_port_says_why_and_ends(station: Station) -> N
     worker = RunningWorker(Assignment(config, (station.broker,), (listener,)), ())
     assert worker.exit_status() == 1
     assert worker.end() == ""
-    assert [
-        "listening on an inherited socket failed" in each.text for each in worker.reports if isinstance(each, LogRecord)
-    ] == [True]
+    assert worker.events() == ["socket_inheritance_failed"]
 
 
 def test_tls_serves_both_websockets_and_http(station: Station, certificate: Path) -> None:
@@ -546,7 +545,7 @@ def test_a_client_that_never_reads_falls_behind_and_hurts_nobody(station: Statio
         for _ in range(700):  # 11 MB: more than the kernel keeps for one socket
             ann.send("x" * 16_000)
             assert len(bob.recv(20)) == 16_000
-        worker.wait_for_log("slow consumers: ")
+        worker.wait_for_event("slow_consumers_detected")
         assert talks(ann, bob)
 
 
@@ -627,7 +626,7 @@ class SlowOverTls:
 def test_over_tls_a_client_that_reads_again_gets_all(station: Station, certificate: Path) -> None:
     clients = SlowOverTls(station, certificate)
     with station.worker(clients.endpoint, max_send_buffer=100_000) as worker, clients.reading() as read:
-        worker.wait_for_log("slow consumers: ")
+        worker.wait_for_event("slow_consumers_detected")
         *texts, last = read(lambda tail: tail.endswith(b"that is all")).texts
     assert [text[:3] for text in texts] == [f"{number:03d}" for number in range(clients.COUNT)]
     assert last == "that is all"
