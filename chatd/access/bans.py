@@ -34,7 +34,7 @@ class BanList:
                 try:
                     network = unmapped(ip_network(text))
                 except ValueError:
-                    what = f"{text!r} is no address, and no network that begins where it says (198.51.100.0/24)"
+                    what = f"{text!r} is not an address, or a network without host bits such as 198.51.100.0/24"
                     bad = bad or f"--ban-list {self._path}, line {number}: {what}"
                     continue
                 rest = network.max_prefixlen - network.prefixlen

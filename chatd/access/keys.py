@@ -102,7 +102,7 @@ def read_signing_key(data: bytes) -> Key:
         jwk = _parse(text)
         material = _from_jwk(jwk)
         if material is None or isinstance(material, _PUBLIC_KINDS):
-            raise BadValue("a JWK with which tokens are signed is a private key, or a secret")
+            raise BadValue("a signing JWK must be a private key or a secret")
         return Key(material, _algorithms(material), _id(jwk))
     if _is_pem(text) or _is_der(data, load_der_private_key, None):
         try:
@@ -110,9 +110,9 @@ def read_signing_key(data: bytes) -> Key:
         except TypeError as error:
             raise BadValue("the key must not be encrypted") from error
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise BadValue("no private key") from error
+            raise BadValue("not a private key") from error
     elif _is_der(data, load_der_public_key):
-        raise BadValue("no private key")
+        raise BadValue("not a private key")
     else:
         material = _secret(data, text)
     return Key(material, _algorithms(material))
@@ -140,31 +140,33 @@ def _load_public(data: bytes, text: bytes) -> Material | None:
     """Return the public key that this is; None where it is no key of that kind. Raise BadValue."""
     if _is_pem(text):
         if b"PRIVATE KEY" in text:
-            raise BadValue("that is a private key; the server needs the public one only")
+            raise BadValue("this is a private key; use its public key")
         if text.count(b"-----BEGIN") > 1:
-            raise BadValue("one key a file; several are several files, or a set of keys (JWKS)")
+            raise BadValue("more than one key; use one file per key, or a JWKS")
         try:
             return load_pem_public_key(text)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise BadValue("no public key in PEM form") from error
+            raise BadValue("not a public key in PEM format") from error
     if _is_der(data, load_der_private_key, None):
-        raise BadValue("that is a private key; the server needs the public one only")
+        raise BadValue("this is a private key; use its public key")
     return load_der_public_key(data) if _is_der(data, load_der_public_key) else None
 
 
 def _secret(data: bytes, text: bytes) -> bytes:
     """Return a secret: a line of text without its end, or bytes unchanged. Raise BadValue."""
     if text.startswith((b"ssh-", b"ecdsa-", b"sk-")):
-        raise BadValue("a key of OpenSSH; write it as PEM: ssh-keygen -e -m PKCS8")
+        raise BadValue("this is an OpenSSH key; convert it with: ssh-keygen -e -m PKCS8")
     random = _is_random(data)
     if len(data if random else text) < LEAST_SECRET:
-        raise BadValue(f"a secret has at least {LEAST_SECRET} bytes: openssl rand -base64 48")
+        raise BadValue(f"a secret must have at least {LEAST_SECRET} bytes; create one with: openssl rand -base64 48")
     if random:
         return data
     if not _SECRET.fullmatch(text):
-        raise BadValue("no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48")
+        raise BadValue(
+            "neither a key nor a secret, which is one line of ASCII; create one with: openssl rand -base64 48"
+        )
     if _is_bare(text):
-        raise BadValue("a key without the lines around it (-----BEGIN …)")
+        raise BadValue("the key has no -----BEGIN and -----END lines")
     return text
 
 
@@ -198,13 +200,13 @@ def _algorithms(material: Material) -> tuple[str, ...]:
         return tuple(name for least, name in _HMAC.items() if len(material) >= least)
     if isinstance(material, RSAPublicKey | RSAPrivateKey):
         if material.key_size < LEAST_RSA:
-            raise BadValue(f"an RSA key has at least {LEAST_RSA} bits")
+            raise BadValue(f"an RSA key must have at least {LEAST_RSA} bits")
         return _RSA
     if isinstance(material, EllipticCurvePublicKey | EllipticCurvePrivateKey) and material.curve.name in _CURVES:
         return (_CURVES[material.curve.name],)
     if isinstance(material, Ed25519PublicKey | Ed448PublicKey | Ed25519PrivateKey | Ed448PrivateKey):
         return ("EdDSA",)
-    raise BadValue("the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448")
+    raise BadValue("the key must be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448")
 
 
 # JSON Web Keys
@@ -214,7 +216,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadValue("no JSON, though it begins like it") from error
+        raise BadValue("not valid JSON") from error
     return found
 
 
@@ -226,12 +228,12 @@ def _read_jwks(found: dict[str, Any]) -> list[Key]:
         if isinstance(jwk, dict) and _verifies(jwk):
             material = _from_jwk(jwk)
             if isinstance(material, _PRIVATE_KINDS):
-                raise BadValue("there is a private key among them; the server needs the public ones only")
+                raise BadValue("the file contains a private key; use public keys only")
             if material is not None:
                 keys.append(Key(material, _narrowed(_algorithms(material), jwk), _id(jwk)))
     usable = [key for key in keys if key.algorithms]
     if not usable:
-        raise BadValue("there is no key in it with which tokens can be checked")
+        raise BadValue("the file contains no key that can verify tokens")
     return usable
 
 
@@ -251,9 +253,9 @@ def _from_jwk(jwk: dict[str, Any]) -> Material | None:
     try:
         material = jwt.get_algorithm_by_name(algorithm).from_jwk(jwk)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadValue(f"a JWK of kind {kind} that can't be read") from error
+        raise BadValue(f"the JWK of type {kind} is invalid") from error
     if isinstance(material, bytes) and len(material) < LEAST_SECRET:
-        raise BadValue(f"a secret has at least {LEAST_SECRET} bytes")
+        raise BadValue(f"a secret must have at least {LEAST_SECRET} bytes")
     return material
 
 

@@ -205,7 +205,7 @@ class Rotator:
         """Pack a log, unless the packed one might not find room: writers would have none until it fails."""
         with path.open("rb") as source:
             if shutil.disk_usage(path.parent).free <= os.fstat(source.fileno()).st_size:
-                raise OSError(errno.ENOSPC, "there is no room to pack it", str(path))
+                raise OSError(errno.ENOSPC, "not enough free space to compress it", str(path))
             if not self._pack_into(half, target, source):
                 return False
         os.rename(half, path.with_name(path.name + PACKED))

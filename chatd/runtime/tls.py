@@ -39,7 +39,7 @@ def read_key(path: str, certificate: x509.Certificate) -> Any:
     except TypeError as error:
         raise BadValue("the key must not be encrypted") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise BadValue("no private key in PEM form") from error
+        raise BadValue("not a private key in PEM format") from error
     if key.public_key() != certificate.public_key():
         raise BadValue("the key does not belong to the certificate")
     return key

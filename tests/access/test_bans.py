@@ -67,7 +67,7 @@ def test_a_bad_line_is_reported_and_changes_nothing(path: Path, bans: BanList, t
     path.write_text(text)
     with pytest.raises(BadValue) as caught:
         bans.read()
-    reason = "is no address, and no network that begins where it says (198.51.100.0/24)"
+    reason = "is not an address, or a network without host bits such as 198.51.100.0/24"
     assert str(caught.value) == f"--ban-list {path}, line {line} {reason}"
     assert bans.has("2001:db8:2::1")
 

@@ -97,7 +97,7 @@ PUBLIC = {
 
 @rows("data", PUBLIC.values())
 def test_data_that_may_be_public_is_no_secret(data: bytes) -> None:
-    known = "no key that is known here, nor a secret, which is a line of ASCII: openssl rand -base64 48"
+    known = "neither a key nor a secret, which is one line of ASCII; create one with: openssl rand -base64 48"
     assert refusal(data) == known
 
 
@@ -109,8 +109,8 @@ def test_random_bytes_and_url_safe_base64_are_secrets(secret: bytes) -> None:
 
 def test_a_key_in_base64_alone_is_no_secret() -> None:
     for kind in KINDS:
-        assert refusal(b64encode(public_der(kind))) == "a key without the lines around it (-----BEGIN …)"
-    assert refusal(b64encode(private("P-256", Encoding.DER))) == "a key without the lines around it (-----BEGIN …)"
+        assert refusal(b64encode(public_der(kind))) == "the key has no -----BEGIN and -----END lines"
+    assert refusal(b64encode(private("P-256", Encoding.DER))) == "the key has no -----BEGIN and -----END lines"
     assert read_keys(b64encode(bytes(range(48))))[0].algorithms == ("HS256", "HS384", "HS512")
 
 
@@ -147,11 +147,11 @@ def test_keys_of_a_set_for_another_use_are_skipped() -> None:
     ]
 
 
-SHORT = "a secret has at least 32 bytes: openssl rand -base64 48"
-NO_KEY = "there is no key in it with which tokens can be checked"
+SHORT = "a secret must have at least 32 bytes; create one with: openssl rand -base64 48"
+NO_KEY = "the file contains no key that can verify tokens"
 PRIVATE = "this is a private key; use its public key"
 WEAK, DSA = rsa.generate_private_key(65537, 1024).public_key(), dsa.generate_private_key(1024).public_key()
-OTHER_KIND = "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
+OTHER_KIND = "the key must be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
 
 
 @rows(
@@ -159,22 +159,22 @@ OTHER_KIND = "the key is to be RSA, EC (P-256, P-384, P-521), Ed25519 or Ed448"
     [
         *((data, SHORT) for data in (b"", b"x" * 31, b"x" * 31 + b"\n\n")),
         (private_pem(), PRIVATE),
-        (public_pem() + public_pem("RSA"), "one key a file; several are several files, or a set of keys (JWKS)"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "no public key in PEM form"),
-        (b"a comment\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "no public key in PEM form"),
+        (public_pem() + public_pem("RSA"), "more than one key; use one file per key, or a JWKS"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "not a public key in PEM format"),
+        (b"a comment\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "not a public key in PEM format"),
         (
             b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExample somebody@somewhere",
-            "a key of OpenSSH; write it as PEM: ssh-keygen -e -m PKCS8",
+            "this is an OpenSSH key; convert it with: ssh-keygen -e -m PKCS8",
         ),
-        *((data, "no JSON, though it begins like it") for data in (b"{", b"{" * 100_000)),
+        *((data, "not valid JSON") for data in (b"{", b"{" * 100_000)),
         *((data, NO_KEY) for data in (b"{}", b'{"keys": []}', b'{"keys": 1}')),
-        (b'{"kty": "RSA"}', "a JWK of kind RSA that can't be read"),
-        (b'{"kty": "oct", "k": "c2hvcnQ"}', "a secret has at least 32 bytes"),
+        (b'{"kty": "RSA"}', "the JWK of type RSA is invalid"),
+        (b'{"kty": "oct", "k": "c2hvcnQ"}', "a secret must have at least 32 bytes"),
         (json.dumps(jwk("RSA", alg="HS256")).encode(), NO_KEY),
         (json.dumps({"keys": [private_jwk()]}).encode(), "the file contains a private key; use public keys only"),
         (private("RSA", Encoding.DER), PRIVATE),
         (private("RSA", Encoding.DER, BestAvailableEncryption(b"x")), PRIVATE),
-        (WEAK.public_bytes(Encoding.PEM, PublicFormat.PKCS1), "an RSA key has at least 2048 bits"),
+        (WEAK.public_bytes(Encoding.PEM, PublicFormat.PKCS1), "an RSA key must have at least 2048 bits"),
         *(
             (public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), OTHER_KIND)
             for public_key in (ec.generate_private_key(ec.SECP256K1()).public_key(), DSA)
@@ -193,7 +193,7 @@ def test_an_error_names_the_key_file(tmp_path: Path) -> None:
     path.write_bytes(b"short")
     with pytest.raises(BadValue) as caught:
         read_key_file(str(path))
-    assert str(caught.value).startswith(f"--auth-key {path}: a secret has at least")
+    assert str(caught.value).startswith(f"--auth-key {path}: a secret must have at least")
 
 
 # Signing keys
@@ -208,8 +208,8 @@ def test_a_private_key_or_jwk_signs() -> None:
 @rows(
     ("data", "why"),
     [
-        (public_pem(), "no private key"),
-        (json.dumps(jwk("P-256")).encode(), "a JWK with which tokens are signed is a private key, or a secret"),
+        (public_pem(), "not a private key"),
+        (json.dumps(jwk("P-256")).encode(), "a signing JWK must be a private key or a secret"),
         (b"x" * 5, SHORT),
         (private("RSA", Encoding.PEM, BestAvailableEncryption(b"x")), "the key must not be encrypted"),
     ],

@@ -106,7 +106,7 @@ def test_a_file_with_something_else_in_it_is_said(tmp_path: Path, authority: Aut
     other, _ = authority.issue("other")
     _, locked = authority.issue("locked", password=b"secret")
     assert refused([TLS], redis_tls_ca=key) == f"--redis-tls-ca {key}: no certificate in PEM form"
-    told = f"--redis-tls-key {certificate}: no private key in PEM form"
+    told = f"--redis-tls-key {certificate}: not a private key in PEM format"
     assert refused([TLS], redis_tls_cert=certificate, redis_tls_key=certificate) == told
     assert (
         refused([TLS], redis_tls_cert=other, redis_tls_key=key)

@@ -210,7 +210,7 @@ def test_packing_is_begun_only_where_there_is_room_for_it(of: Fixture, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5))
         patch.setattr(gzip, "GzipFile", None)
-        with pytest.raises(OSError, match="there is no room to pack it"):
+        with pytest.raises(OSError, match="not enough free space to compress it"):
             rotator.run()
     assert (of.names(), rotated.read_text()) == ([rotated.name], "whole")
     rotator.run()

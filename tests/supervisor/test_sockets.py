@@ -165,7 +165,7 @@ def test_files_that_tls_cannot_use_are_refused_and_named(tmp_path: Path) -> None
         (f"privateKey={missing}", f"'{missing}': No such file or directory"),
         (f"privateKey={nothing}", f"'{nothing}': no certificate in PEM form"),
         (f"privateKey={key}", f"'{key}': no certificate in PEM form"),
-        (f"{certificates}", f"'{certificates}': no private key in PEM form"),
+        (f"{certificates}", f"'{certificates}': not a private key in PEM format"),
         (f"privateKey={other}:certKey={certificates}", f"'{other}': the key does not belong to the certificate"),
         (f"privateKey={locked}:certKey={certificates}", f"'{locked}': the key must not be encrypted"),
         (f"{good}:extraCertChain={key}", f"'{key}': no certificate in PEM form"),

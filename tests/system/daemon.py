@@ -304,7 +304,7 @@ def _event_text(line: str) -> str:
     if not line.startswith('{"time"'):
         return line + "\n"
     event = json.loads(line)
-    return f"{event['event']}: {event['text']}\n"
+    return f"{event['event'] or event['namespace']}: {event['text']}\n"
 
 
 def _parent(pid: int) -> int:

@@ -222,7 +222,7 @@ def test_who_is_put_on_the_list_is_closed_and_does_not_come_in_again(daemon: Dae
             until(lambda at=worker: status_of(daemon, "198.51.100.8", "bans", at) == 403, "the ban")  # type: ignore[misc]
         assert post(daemon, "198.51.100.9", "bans")[0] == 403
         (daemon.folder / "bans").write_text("nonsense\n")
-        daemon.wait_for("file_rejected: .*bans, line 1: 'nonsense' is no address, ")
+        daemon.wait_for("file_rejected: .*bans, line 1: 'nonsense' is not an address, ")
         assert status_of(daemon, "198.51.100.8", "bans") == 403
         (daemon.folder / "bans").write_text("")
         until(lambda: status_of(daemon, "198.51.100.8", "bans") == 101, "the end of the ban")

@@ -203,7 +203,7 @@ def test_keys_are_read_anew_when_their_file_changes_and_bad_ones_are_not(tmp_pat
         assert not authenticate(new)
         with daemon.connect(f"keys?token={old}") as client:
             key.write_bytes(b"no key\n")
-            daemon.wait_for("file_rejected: .*auth.pem: a secret has at least 32 bytes")
+            daemon.wait_for("file_rejected: .*auth.pem: a secret must have at least 32 bytes")
             assert authenticate(old)
             key.write_bytes(public_pem("P-256"))
             until(lambda: authenticate(new), "the new key")
@@ -273,7 +273,7 @@ def test_a_worker_that_comes_when_a_file_is_no_good_lets_nobody_in_and_is_not_re
         told = len(daemon.log())
         os.kill(daemon.worker_pids()[0], signal.SIGKILL)
         daemon.wait_for("file_unusable: .*auth.pem: No such file or directory", after=told)
-        daemon.wait_for("file_unusable: .*line 2: 'nonsense' is no address", after=told)
+        daemon.wait_for("file_unusable: .*line 2: 'nonsense' is not an address", after=told)
         daemon.wait_for("file_unusable: .*revoked: No such file or directory", after=told)
         assert status(daemon.url(f"ops?token={good}", "http")) == 503
         banned = {"X-Forwarded-For": "192.0.2.7"}
