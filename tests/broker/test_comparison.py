@@ -124,7 +124,7 @@ def test_what_goes_wrong_is_said_and_the_next_time_is_as_ever(events: Events, er
     table = Table("a")
     table.comparison.run()
     table.waiting[0].errback(error)
-    assert events.said == [("critical", "a worker does not know whether it has heard everything")]
+    assert events.said == [("critical", "comparing the received offsets with those of the broker failed")]
     table.comparison.run()
     table.round(2)
     assert table.compared == [("a", StreamPosition("e", 2))]
