@@ -128,12 +128,12 @@ class Options(usage.Options):
             sys.exit(f"twistd chatd: {self._unread(unread) if isinstance(unread, getopt.GetoptError) else error}")
 
     def parseArgs(self, *words: str) -> None:
-        """Take no arguments."""
+        """Raise UsageError for any argument."""
         if words:
             raise usage.UsageError(self._unexpected(words))
 
     def postOptions(self) -> None:
-        """Show what is in force, where that is asked for."""
+        """Print the options in force and exit, with ``--show-config``."""
         name = "--config"
         if self["config"] is None and "CHATD_CONFIG" in os.environ:
             name, self["config"] = "CHATD_CONFIG", os.environ["CHATD_CONFIG"]
@@ -158,17 +158,18 @@ class Options(usage.Options):
             _check_twistd(self.parent)
 
     def _unread(self, error: getopt.GetoptError) -> str:
-        """Say why the command line can't be read, and what was probably meant."""
+        """Return why the command line cannot be read, and what was probably meant."""
         name = error.opt
         shown = f"--{name}" if len(name) > 1 else f"-{name}"
         if "requires argument" in error.msg:
             return f"{shown} needs a value"
         if "must not have an argument" in error.msg:
             return f"{shown} takes no value"
-        known = [each.rstrip("=") for each in self.longOpt if each.rstrip("=") not in RENAMED]
+        names = [option.rstrip("=") for option in self.longOpt]
+        known = [option for option in names if option not in RENAMED]
         if "not a unique prefix" in error.msg:
-            like = [each for each in known if each.startswith(name)] or [old for old in RENAMED if old.startswith(name)]
-            return f"{shown} may be {self._any_of(like)}"
+            current, old = ([option for option in some if option.startswith(name)] for some in (known, RENAMED))
+            return f"{shown} may be {self._any_of(current or old)}"
         if name in _MEANT:
             return f"there is no option {shown}; use --{self._meant(name, shown)}"
         if self.parent is not None and name in self.parent.synonyms:
@@ -176,8 +177,8 @@ class Options(usage.Options):
         return f"there is no option {shown}{did_you_mean(name, known, '--')}; all of them: twistd chatd --help"
 
     def _any_of(self, names: Iterable[str]) -> str:
-        """List some options, and whether there are more."""
-        *most, last = [f"--{each}" for each in sorted(names)]
+        """Return a list of some options, and whether there are more."""
+        *most, last = [f"--{name}" for name in sorted(names)]
         most, last = (most, last) if len(most) < SUGGESTIONS else (most[:SUGGESTIONS], "another")
         return f"{', '.join(most)} or {last}"
 
@@ -185,13 +186,13 @@ class Options(usage.Options):
         """Return what is typed for an option of other servers: for a place to listen, with the place."""
         if _MEANT[name] != "listen":
             return _MEANT[name]
-        index, word = next((each for each in enumerate(self._words) if each[1].startswith(shown)), (0, ""))
+        index, word = next(((index, word) for index, word in enumerate(self._words) if word.startswith(shown)), (0, ""))
         value = word.removeprefix(shown).removeprefix("=") or "".join(self._words[index + 1 : index + 2])
         plain = f":{value}" if value.isdigit() else value or ":3000"
         return f"listen {plain if is_address(plain) else suggestion(value) or ':3000'}"
 
     def _unexpected(self, words: Sequence[str]) -> str:
-        """Say which argument is one too many. A URL is not repeated, because it may hold a password."""
+        """Return which argument is not expected. A URL is not repeated, because it may hold a password."""
         if unicodedata.category(words[0][:1] or "x") == "Pd" and words[0][0] != "-":  # as word processors make it of --
             return f"{words[0]!r} begins with a dash that is no hyphen; type --"
         word = "a URL" if "@" in words[0] or "://" in words[0] else repr(words[0])
@@ -278,12 +279,12 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def _stays_this_user(twistd: Any) -> bool:
-    """Whether files mean and allow to the server what they do to this process; twistd's options may be None."""
-    return twistd is None or not any(twistd.get(each) for each in ("uid", "gid", "chroot"))
+    """Return whether the server has the files and rights of this process; twistd's options may be None."""
+    return twistd is None or not any(twistd.get(option) for option in ("uid", "gid", "chroot"))
 
 
 def _check_twistd(options: Any) -> None:
-    """Check the files that twistd itself needs, which it would end for with a traceback. Raises usage.UsageError."""
+    """Check the files that twistd itself needs, without which it ends with a traceback. Raise usage.UsageError."""
     if options["chroot"]:  # they are in it
         return
     folder, path = options["rundir"], options["pidfile"]
@@ -302,7 +303,7 @@ def _check_twistd(options: Any) -> None:
 
 
 def _check_utf8(what: str, path: str) -> None:
-    """See that workers can be told a path, which a working folder may have made what it is. Raises BadValue."""
+    """Check that a path can be sent to workers; its folder may be the working folder. Raise BadValue."""
     try:
         os.path.abspath(path).encode()
     except UnicodeEncodeError:
@@ -310,14 +311,14 @@ def _check_utf8(what: str, path: str) -> None:
 
 
 def _config(options: Options) -> Config:
-    """Give the configuration as it stands there now, all of it checked but ports and state. Raises BadValue."""
+    """Return the configuration, read and checked now, apart from ports and the state folder. Raise BadValue."""
     config = options.config()
     _check_utf8("the chat log's path", config.chat_log)
     _check_utf8("the state folder's path", config.data_dir)
     brokers = [broker_address(url) for url in config.redis]
     check_credentials(brokers, config)
-    servers = [each.identity for each in brokers]
-    if twice := next((each for each in servers if servers.count(each) > 1), ""):
+    servers = [broker.identity for broker in brokers]
+    if twice := next((server for server in servers if servers.count(server) > 1), ""):
         raise BadValue(f"--redis names one server twice: {twice}")
     if not config.auth_key and (config.auth_issuer or config.auth_audience or config.auth_require):
         raise BadValue("--auth-issuer, --auth-audience and [tuning] auth_require are for --auth-key only")
@@ -341,7 +342,7 @@ def _config(options: Options) -> Config:
 
 
 def _auto(config: Config) -> dict[str, str]:
-    """Say what ``auto`` stands for in this configuration, by the names of the options that have it."""
+    """Return the meaning of ``auto`` in this configuration, by the names of options and bounds."""
     local = {is_local(endpoint) for endpoint in config.listen or LOOPBACK_LISTEN}
     form = "{} on listeners that other hosts can reach, else off"
     if len(local) == 1 and None not in local:
@@ -365,7 +366,7 @@ def _warn(options: Options) -> None:
 
 
 def makeService(options: Options) -> IService:
-    """Make the service; what can't be used is said in one line before anything runs."""
+    """Return the service. A value that cannot be used ends the start with one line before anything runs."""
     from twisted.internet import reactor  # noqa: PLC0415 - twistd has installed it by now
 
     twistd: Any = options.parent  # nobody's, where it is not twistd that reads them

@@ -29,7 +29,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, count: float, now: float) -> bool:
-        """Take an amount if it is available; return whether it was."""
+        """Consume an amount if it is available; return whether it was."""
         self._fill(now)
         if count > self._level:
             return False
@@ -38,7 +38,7 @@ class TokenBucket:
         return True
 
     def request(self, count: float, now: float, *, recovers: bool) -> float:
-        """Take the cost of a request and return 0; or return after how many seconds it is allowed.
+        """Consume the cost of a request and return 0; or return after how many seconds it is allowed.
 
         A request that recovers missed messages may owe: it waits only if half of the allowed debt is used.
         """
@@ -49,12 +49,12 @@ class TokenBucket:
         return 0.0
 
     def spend(self, count: float, now: float) -> None:
-        """Take an amount even if it is not available: it was used already. The debt is bounded."""
+        """Consume an amount even if it is not available: it was used already. The debt is bounded."""
         self.spend_elsewhere(count, now)
         self.unreported += count
 
     def spend_elsewhere(self, count: float, now: float) -> None:
-        """Take what was used on other workers, as ``spend`` does."""
+        """Consume what was used on other workers, as ``spend`` does."""
         self._fill(now)
         self._level = max(self._level - count, -self.debt)
 
@@ -202,7 +202,7 @@ class ClientRate:
         return 0.0
 
     def take_some(self, sizes: Sequence[int]) -> tuple[int, float]:
-        """Take as many of these messages as are allowed now.
+        """Consume as many of these messages as are allowed now.
 
         Return how many, and after how many seconds the next one is.
         """
@@ -219,7 +219,7 @@ class ClientRate:
         return self._joins.wait(1, now)
 
     def ask(self, count: int = 1, *, recovers: bool = False) -> float:
-        """Take requests of the address, as ``TokenBucket.request`` does."""
+        """Consume requests of the address, as ``TokenBucket.request`` does."""
         shared = self._shared
         if shared is None or shared.requests is None:
             return 0.0

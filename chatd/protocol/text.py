@@ -315,7 +315,7 @@ class _Rule(NamedTuple):
     usage: str
     meaning: str
     read: Callable[[str], Command | None]
-    """Gives None for an argument that does not fit the usage."""
+    """Return None for an argument that does not fit the usage."""
 
 
 _RULES = {
