@@ -416,11 +416,8 @@ class FakeMember:
         self.count += count
         return True
 
-    def lost(self, gap: OffsetGap) -> None:
-        self.events.append(gap)
-
-    def too_slow(self, gap: OffsetGap) -> None:
-        self.events.append(("too slow", gap))
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
+        self.events.append(("too slow", gap) if slow else gap)
 
     def record(self, position: StreamPosition) -> StreamPosition | None:
         self.got = position

@@ -378,12 +378,10 @@ class Session(Acknowledging):
             self._rate.read(len(blob))
         return self._connection.replay(blob, count)
 
-    def lost(self, gap: OffsetGap) -> None:
-        """Do nothing: a pipe client receives messages and nothing else."""
-
-    def too_slow(self, gap: OffsetGap) -> None:
-        """Close the connection: without history a pipe client can not be told otherwise about a gap."""
-        self._connection.close(too_slow(gap.count))
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
+        """Close a connection that is too slow: a pipe client cannot be told about a gap otherwise."""
+        if slow:
+            self._connection.close(too_slow(gap.count))
 
     # What was read and can't be published yet: bounded by what one read brings, for reading stops
 

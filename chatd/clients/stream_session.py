@@ -44,10 +44,6 @@ class StreamSession(Session):
         if warning := self._stream.token_ends(seconds):
             self._connection.send(warning)
 
-    def lost(self, gap: OffsetGap) -> None:
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
         """Send the gap."""
         self._connection.send(self._stream.lost(self._target.room, gap))
-
-    def too_slow(self, gap: OffsetGap) -> None:
-        """Send the gap, and stay open."""
-        self.lost(gap)

@@ -223,13 +223,9 @@ class TextSession(Session):
         """Send a notice, and stay open."""
         self._send_lines(text.not_sent(close_code.reason.removeprefix("not sent: ")))
 
-    def lost(self, gap: OffsetGap) -> None:
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
         """Send the size of the gap."""
-        self._send_lines(text.lost(gap.count))
-
-    def too_slow(self, gap: OffsetGap) -> None:
-        """Send the size of the gap, and stay open."""
-        self._send_lines(text.lost(None) if gap.count is None else text.missed(gap.count))
+        self._send_lines(text.missed(gap.count) if slow and gap.count is not None else text.lost(gap.count))
 
     def renamed(self, nick: str) -> None:
         """Send the new nick."""

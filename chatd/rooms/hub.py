@@ -9,7 +9,7 @@ It promises:
 * A subscriber that reads too slowly, or asks for earlier messages, gets them from history. No other one waits for it.
 * A room without subscribers is forgotten.
 
-It knows subscribers by their methods (``room.Subscriber``), never their sockets.
+It knows subscribers by their methods (``subscribers.Subscriber``), never their sockets.
 """
 
 import time
@@ -33,7 +33,8 @@ from chatd.protocol.close_codes import AWAY, BUS_AWAY, REFUSES_WRITES, TAKEN_OVE
 from chatd.protocol.message import Batch, HistoryPage, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item
 from chatd.rooms.publisher import Pacer, Publisher
-from chatd.rooms.room import Room, Subscriber
+from chatd.rooms.room import Room
+from chatd.rooms.subscribers import Subscriber
 from chatd.runtime.single_flight import SingleFlight
 from chatd.runtime.timers import Periodic
 

@@ -7,7 +7,6 @@ rest is in the tail of the room, it is sent in one turn, and the subscriber is l
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -15,50 +14,13 @@ from twisted.python.failure import Failure
 
 from chatd.config.settings import Config
 from chatd.monitoring.metrics import SEND_BUFFER_BYTES, SENT_BYTES, SENT_MESSAGES
-from chatd.protocol.close_codes import OUR_FAULT, CloseCode
+from chatd.protocol.close_codes import OUR_FAULT
 from chatd.protocol.message import Batch, HistoryRange, OffsetGap, StreamPosition
-from chatd.protocol.text import Format, utf8_size
+from chatd.protocol.text import utf8_size
 from chatd.rooms.ordering import Cursor, Ordering, Read, Repeats
+from chatd.rooms.subscribers import Subscriber
 
 log = Logger()
-
-
-class Reader(Protocol):
-    """A client that is sent history."""
-
-    sender_id: str
-    """Its sender id."""
-    format: Format
-    """How messages are encoded for it."""
-
-    @property
-    def echo(self) -> bool:
-        """Return whether it receives its own messages."""
-
-    @property
-    def buffer_full(self) -> bool:
-        """Return whether its send buffer is full. Once it is empty, ``step`` must be called."""
-
-    @property
-    def recovers_at_once(self) -> bool:
-        """Return whether it gets the first history in one call of ``recovered``."""
-
-    def recovered(
-        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
-    ) -> None:
-        """Handle the first history: the newest position, gaps, batches, and whether more follows."""
-
-    def replay(self, blob: bytes, count: int) -> bool:
-        """Send frames, which are ``count`` messages, even if the send buffer is full. Return whether it is open."""
-
-    def lost(self, gap: OffsetGap) -> None:
-        """Handle a gap."""
-
-    def disconnect(self, close_code: CloseCode) -> None:
-        """Close the client."""
-
-    def too_slow(self, gap: OffsetGap) -> None:
-        """Handle a gap that exists because it reads too slowly and there is no history."""
 
 
 class Tail:
@@ -114,7 +76,7 @@ class Recovery:
 
     def __init__(
         self,
-        subscriber: Reader,
+        subscriber: Subscriber,
         position: StreamPosition,
         config: Config,
         *,
@@ -297,10 +259,8 @@ class Recovery:
             self._losses(gap, 1)
             if self._opening is not None:
                 self._opening[0].append(gap)
-            elif self._slow and not self._config.keeps_history:
-                self.subscriber.too_slow(gap)
             else:
-                self.subscriber.lost(gap)
+                self.subscriber.report_gap(gap, slow=self._slow and not self._config.keeps_history)
 
 
 def first_bytes(batches: Sequence[Batch], cursor: Cursor, most: int, around: int = 0) -> Sequence[Batch]:

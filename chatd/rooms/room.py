@@ -2,63 +2,18 @@
 
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any, Protocol, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from chatd.broker.presence_list import Identity
 from chatd.config.settings import Config
 from chatd.protocol.message import Batch, HistoryRange, OffsetGap, PresenceEvent, StreamPosition
 from chatd.rooms.ordering import Item, Ordering
 from chatd.rooms.recovery import Recovery, Tail
-from chatd.rooms.subscribers import LiveSubscriber, Subscribers
+from chatd.rooms.subscribers import Subscriber, Subscribers
 
 log = Logger()
-
-
-class Subscriber(LiveSubscriber, Protocol):
-    """A client that joins a room."""
-
-    @property
-    def identity(self) -> Identity:
-        """Return the nick that it wants, and its right to it."""
-
-    @property
-    def key(self) -> str:
-        """Return its resume key; empty: none."""
-
-    @property
-    def delays_leave(self) -> bool:
-        """Return whether its leave event is delayed, so that it may return."""
-
-    @property
-    def receives_presence(self) -> bool:
-        """Return whether it receives presence events."""
-
-    def renamed(self, nick: str) -> None:
-        """Handle that its nick was changed."""
-
-    def missed_presence(self) -> None:
-        """Handle that presence events were missed during recovery."""
-
-    @property
-    def since(self) -> StreamPosition | None:
-        """Return the position to start from, if it has no resume position."""
-
-    @property
-    def last(self) -> int:
-        """Return how many earlier messages to send without a position."""
-
-    def record(self, position: StreamPosition) -> StreamPosition | None:
-        """Handle that everything up to a position was sent. Return up to where it was received, if known."""
-
-    @property
-    def received_all(self) -> bool:
-        """Return whether it had received everything when its connection ended."""
-
-    def record_early(self, position: StreamPosition) -> None:
-        """Handle that everything up to a position was sent, soon after it was."""
 
 
 class Room:
@@ -112,8 +67,7 @@ class Room:
     def subscriber(self, sender_id: str) -> Subscriber | None:
         """Return the subscriber with a sender id, if it is here."""
         recovery = self._recoveries.get(sender_id)
-        subscriber = recovery.subscriber if recovery is not None else self._subscribers.get(sender_id)
-        return cast("Subscriber | None", subscriber)
+        return recovery.subscriber if recovery is not None else self._subscribers.get(sender_id)
 
     def position(self, subscriber: Subscriber) -> StreamPosition:
         """Return the position up to which a subscriber was sent everything."""
@@ -237,7 +191,7 @@ class Room:
             else:
                 for gap in items:
                     self._done = StreamPosition(gap.epoch, gap.last)  # a full send buffer must not repeat the gap
-                    self._losses(gap, self._subscribers.lost(gap))
+                    self._losses(gap, self._subscribers.report_gap(gap))
             self._done = StreamPosition(items[-1].epoch, items[-1].last)
 
     def _in_order(self, item: Item, whole: Batch | None) -> None:

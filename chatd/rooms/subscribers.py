@@ -1,4 +1,4 @@
-"""The live subscribers of one room on this worker, and the loop that broadcasts to them."""
+"""A client as a room sees it; the live subscribers of one room on this worker, and the loop that broadcasts to them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -6,23 +6,92 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from chatd.broker.presence_list import Identity
 from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
-from chatd.protocol.close_codes import OUR_FAULT
-from chatd.protocol.message import Batch, OffsetGap, PresenceEvent
+from chatd.protocol.close_codes import OUR_FAULT, CloseCode
+from chatd.protocol.message import Batch, OffsetGap, PresenceEvent, StreamPosition
 from chatd.protocol.text import Format
 from chatd.rooms.publisher import Sender
-from chatd.rooms.recovery import Reader
 
 log = Logger()
 
 LIVE_MESSAGES, LIVE_BYTES = SENT_MESSAGES["live"], SENT_BYTES["live"]
 
 
-class LiveSubscriber(Sender, Reader, Protocol):
-    """A client that is sent messages as they arrive."""
+class Subscriber(Sender, Protocol):
+    """A client in a room."""
+
+    format: Format
+    """How messages are encoded for it."""
+
+    @property
+    def echo(self) -> bool:
+        """Return whether it receives its own messages."""
+
+    @property
+    def identity(self) -> Identity:
+        """Return the nick that it wants, and its right to it."""
+
+    @property
+    def key(self) -> str:
+        """Return its resume key; empty: none."""
+
+    @property
+    def delays_leave(self) -> bool:
+        """Return whether its leave event is delayed, so that it may return."""
+
+    @property
+    def receives_presence(self) -> bool:
+        """Return whether it receives presence events."""
+
+    @property
+    def recovers_at_once(self) -> bool:
+        """Return whether it gets the first history in one call of ``recovered``."""
+
+    @property
+    def since(self) -> StreamPosition | None:
+        """Return the position to start from, if it has no resume position."""
+
+    @property
+    def last(self) -> int:
+        """Return how many earlier messages to send without a position."""
+
+    @property
+    def buffer_full(self) -> bool:
+        """Return whether its send buffer is full. Once it is empty, ``drained`` must be called."""
+
+    @property
+    def received_all(self) -> bool:
+        """Return whether it had received everything when its connection ended."""
 
     def deliver(self, blob: bytes, count: int) -> bool:
         """Send frames, which are ``count`` messages. Return False if its send buffer is full."""
+
+    def replay(self, blob: bytes, count: int) -> bool:
+        """Send frames, which are ``count`` messages, even if the send buffer is full. Return whether it is open."""
+
+    def recovered(
+        self, top: StreamPosition, gaps: Sequence[OffsetGap], batches: Sequence[Batch], *, more: bool = False
+    ) -> None:
+        """Handle the first history: the newest position, gaps, batches, and whether more follows."""
+
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
+        """Handle a gap. ``slow``: it exists because the client reads too slowly and there is no history."""
+
+    def missed_presence(self) -> None:
+        """Handle that presence events were missed during recovery."""
+
+    def renamed(self, nick: str) -> None:
+        """Handle that its nick was changed."""
+
+    def record(self, position: StreamPosition) -> StreamPosition | None:
+        """Handle that everything up to a position was sent. Return up to where it was received, if known."""
+
+    def record_early(self, position: StreamPosition) -> None:
+        """Handle that everything up to a position was sent, soon after it was."""
+
+    def disconnect(self, close_code: CloseCode) -> None:
+        """Close the client."""
 
 
 Deliver = Callable[[bytes, int], bool]
@@ -34,7 +103,7 @@ class Subscribers:
     __slots__ = ("_by_format", "_members")
 
     def __init__(self) -> None:
-        self._members: dict[str, LiveSubscriber] = {}  # by sender id
+        self._members: dict[str, Subscriber] = {}  # by sender id
         self._by_format: dict[Format, list[tuple[str, Deliver]]] | None = None
         # None after a change of the subscribers.
 
@@ -42,16 +111,16 @@ class Subscribers:
         """Return whether there are any."""
         return bool(self._members)
 
-    def get(self, sender_id: str) -> LiveSubscriber | None:
+    def get(self, sender_id: str) -> Subscriber | None:
         """Return the subscriber with a sender id, if it is live."""
         return self._members.get(sender_id)
 
-    def add(self, subscriber: LiveSubscriber) -> None:
+    def add(self, subscriber: Subscriber) -> None:
         """Add a subscriber."""
         self._members[subscriber.sender_id] = subscriber
         self._by_format = None
 
-    def remove(self, subscriber: LiveSubscriber) -> bool:
+    def remove(self, subscriber: Subscriber) -> bool:
         """Remove a subscriber. Return whether it was live."""
         if self._members.get(subscriber.sender_id) is not subscriber:
             return False
@@ -59,12 +128,12 @@ class Subscribers:
         self._by_format = None
         return True
 
-    def lost(self, gap: OffsetGap) -> int:
+    def report_gap(self, gap: OffsetGap) -> int:
         """Notify all subscribers of a gap. Return their number."""
         subscribers = list(self._members.values())
         for subscriber in subscribers:
             try:
-                subscriber.lost(gap)
+                subscriber.report_gap(gap)
             except Exception:  # noqa: BLE001 - the other subscribers go on
                 self._failed(subscriber.sender_id)
         return len(subscribers)

@@ -403,14 +403,14 @@ def test_messages_after_the_last_write_are_after_the_resume_position(server: Cha
 
 def test_it_gets_no_notice_of_a_gap(server: ChatServer) -> None:
     session, line = server.session()
-    session.lost(OffsetGap("e0", 5, 5))
+    session.report_gap(OffsetGap("e0", 5, 5))
     assert (line.events, line.blobs) == ([], [])
 
 
 @pytest.mark.parametrize("count", [7, None])
 def test_without_history_a_slow_consumer_is_closed(server: ChatServer, count: int | None) -> None:
     session, line = server.session()
-    session.too_slow(OffsetGap("e0", 7, count))
+    session.report_gap(OffsetGap("e0", 7, count), slow=True)
     assert line.events == [too_slow(count)]
 
 

@@ -75,12 +75,12 @@ def test_a_reference_is_answered_once(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("gap", "first", "last"), [(OffsetGap("e0", 7, 3), 5, 7), (OffsetGap("e0", 7, None), None, None)]
 )
-@pytest.mark.parametrize("tell", [Subscription.lost, Subscription.too_slow])
+@pytest.mark.parametrize("slow", [False, True])
 def test_what_is_lost_for_good_is_told_from_where_to_where(
-    server: ChatServer, tell: Any, gap: OffsetGap, first: int | None, last: int | None
+    server: ChatServer, gap: OffsetGap, first: int | None, last: int | None, *, slow: bool
 ) -> None:
     membership, _, line = member(server)
-    tell(membership, gap)
+    membership.report_gap(gap, slow=slow)
     assert told(server, line) == [{"type": "gap", "room": "lobby", "epoch": "e0", "from": first, "to": last}]
     assert line.events == []
 
@@ -88,7 +88,7 @@ def test_what_is_lost_for_good_is_told_from_where_to_where(
 def test_a_gap_comes_after_what_was_delivered_before_it_and_before_what_follows(server: ChatServer) -> None:
     membership, _, line = member(server)
     membership.deliver(b'\x81\x0c{"type":"x"}', 1)
-    membership.lost(OffsetGap("e0", 7, 3))
+    membership.report_gap(OffsetGap("e0", 7, 3))
     membership.deliver(b'\x81\x0c{"type":"y"}', 1)
     assert [each["type"] for each in told(server, line)] == ["x", "gap", "y"]
 

@@ -446,7 +446,7 @@ def test_a_line_that_the_bus_refused_is_told_and_it_stays(
     ("count", "told"), [(1, "* 1 line lost"), (3, "* 3 lines lost"), (None, "* some lines may be lost")]
 )
 def test_what_is_lost_for_good_is_told(ann: tuple[TextSession, FakeLine], count: int | None, told: str) -> None:
-    ann[0].lost(OffsetGap("e0", 7, count))
+    ann[0].report_gap(OffsetGap("e0", 7, count))
     assert lines(ann[1]) == [told]
 
 
@@ -454,7 +454,7 @@ def test_what_is_lost_for_good_is_told(ann: tuple[TextSession, FakeLine], count:
 def test_without_history_one_that_was_too_slow_is_told_and_stays(
     ann: tuple[TextSession, FakeLine], count: int | None, told: str
 ) -> None:
-    ann[0].too_slow(OffsetGap("e0", 12, count))
+    ann[0].report_gap(OffsetGap("e0", 12, count), slow=True)
     assert (lines(ann[1]), ann[1].events) == ([told], [])
 
 

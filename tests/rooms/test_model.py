@@ -304,10 +304,7 @@ class Client(FakeMember):
             self.buffer_full = self.backlog > MARK
         return True
 
-    def lost(self, gap: OffsetGap) -> None:
-        self._hear(gap)
-
-    def too_slow(self, gap: OffsetGap) -> None:
+    def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
         self._hear(gap)
 
     def disconnect(self, close_code: CloseCode) -> None:

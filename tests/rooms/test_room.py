@@ -183,13 +183,13 @@ def test_messages_before_a_gap_are_not_sent_twice(server: ChatServer) -> None:
     server.receive("e1", number=1)
     server.send("lost", number=2)
     server.bus.pump(lambda _: True)
-    lost = slow.lost
+    report_gap = slow.report_gap
 
-    def choke(gap: OffsetGap) -> None:
-        lost(gap)
+    def choke(gap: OffsetGap, **_: bool) -> None:
+        report_gap(gap)
         slow.buffer_full = True
 
-    slow.lost = choke  # type: ignore[method-assign]
+    slow.report_gap = choke  # type: ignore[method-assign]
     server.receive("e3", number=3)
     server.end_turn()
     slow.drain()
@@ -274,7 +274,7 @@ def test_a_gap_that_history_cannot_fill_is_told_to_all_and_counted(server: ChatS
 
 def test_a_subscriber_that_fails_at_a_gap_does_not_affect_others(server: ChatServer, events: Events) -> None:
     class Deaf(FakeMember):
-        def lost(self, gap: OffsetGap) -> None:
+        def report_gap(self, gap: OffsetGap, *, slow: bool = False) -> None:
             raise RuntimeError("no")
 
     deaf = joined(server, Deaf("deaf"))
