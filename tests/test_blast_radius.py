@@ -268,7 +268,7 @@ def _() -> Seen:
 @row("delivery to one member that cannot be closed")
 def _() -> Seen:
     server = room()
-    member(server, "bad", deliver=fail, refused=fail)
+    member(server, "bad", deliver=fail, disconnect=fail)
     good = member(server, "good")
     server.deliver("one", number=1)
     return good.blobs, [frames("one")]
@@ -277,8 +277,8 @@ def _() -> Seen:
 @row("telling one member of a gap")
 def _() -> Seen:
     server = room()
-    bad, good = member(server, "bad", lost=fail), member(server, "good")
-    server.hub._entries["ops"].room._in_order(OffsetGap("e0", 3, 3), None)
+    bad, good = member(server, "bad", report_gap=fail), member(server, "good")
+    server.hub._rooms["ops"]._in_order(OffsetGap("e0", 3, 3), None)
     server.end_turn()
     return (bad.events, good.events), ([OUR_FAULT], [OffsetGap("e0", 3, 3)])
 
@@ -290,7 +290,7 @@ def _() -> Seen:
     good = FakeMember("good")
     server.hub.join("dev", good)
     behind: Any = SimpleNamespace(step=fail)
-    server.hub._entries["ops"].room._recoveries = {"bad": behind}
+    server.hub._rooms["ops"]._recoveries = {"bad": behind}
     server.receive("one", number=1)
     server.deliver("two", number=1, room="dev")
     return good.blobs, [frames("two")]
@@ -309,7 +309,7 @@ class Stuck(FakeMember):
     """A member that can be asked nothing."""
 
     buffer_full = property(fail)
-    refused = fail
+    disconnect = fail
 
 
 @row("a member that is behind and cannot be closed")
@@ -452,7 +452,7 @@ def _() -> Seen:
 def _() -> Seen:
     server = room()
     server.bus.refuse = NotPublished("no")
-    bad, good = member(server, "bad", not_sent=fail), member(server, "good")
+    bad, good = member(server, "bad", publish_refused=fail), member(server, "good")
     for author in (bad, good):
         server.hub.publisher.publish("ops", author, ["hi"])
     server.end_turn()
@@ -806,7 +806,7 @@ def _() -> Seen:
     client.request(join("ops"))
     sealed: list[str] = []
     rooms: dict[str, Any] = {
-        name: SimpleNamespace(key="k", seal=lambda name=name: sealed.append(name), close=fail if name == "a" else None)
+        name: SimpleNamespace(key="k", hub=server.hub, seal=lambda name=name: sealed.append(name), close=fail)
         for name in ("a", "b")
     }
     rooms["b"].close = lambda: sealed.append("closed b")

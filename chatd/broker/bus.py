@@ -15,7 +15,6 @@ It knows neither subscribers nor the text of a message.
 
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -46,6 +45,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import BUSES
 from chatd.protocol.message import Batch, PresenceEvent, StreamPosition, decode, tells_changes
 from chatd.runtime.timers import Periodic
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -83,7 +83,7 @@ class _Subscription:
     """A subscribed room, and the callers that wait for the broker's confirmation."""
 
     confirmed: bool = False
-    waiters: "OrderedDict[Deferred[None], None]" = field(default_factory=OrderedDict)
+    waiters: Waiters = field(default_factory=Waiters)
 
 
 class Bus:
@@ -284,9 +284,7 @@ class Bus:
                 self._subscribe_on(self._subscriber, room).addErrback(self._not_subscribed, room)
         if subscription.confirmed:
             return succeed(None)
-        done: Deferred[None] = Deferred(subscription.waiters.pop)
-        subscription.waiters[done] = None
-        return done
+        return subscription.waiters.wait()
 
     def subscribed(self, room: str) -> bool:
         """Return whether the subscription of a room is confirmed."""
@@ -305,9 +303,7 @@ class Bus:
         def confirmed(_: object) -> None:
             if self._rooms.get(room) is subscription and protocol is self._subscriber:
                 subscription.confirmed = True
-                waiters = subscription.waiters
-                while waiters:  # one may cancel another
-                    waiters.popitem(last=False)[0].callback(None)
+                subscription.waiters.fire()
 
         done: Deferred[None] = protocol.subscribe([self._channel(room)]).addCallback(confirmed)
         return done

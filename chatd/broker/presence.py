@@ -29,6 +29,7 @@ from chatd.broker.presence_script import NickTaken, Step, read_entry, read_membe
 from chatd.broker.queries import ALIVE, MEMBERS, PRESENCE, ROOMS, Queries
 from chatd.config.settings import Config
 from chatd.protocol.message import PresenceEvent, PresenceUpdate, StreamPosition, decode_changes
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -122,7 +123,7 @@ class PresenceStore:
         self._rooms: dict[str, _LocalRoom] = {}
         self._to_send: list[str] = []
         self._timer: Any = None
-        self._waiters: list[Deferred[None]] = []
+        self._flushed = Waiters()
 
     def stop(self) -> None:
         """Cancel all timers and forget all rooms."""
@@ -500,16 +501,13 @@ class PresenceStore:
 
     def flushed(self) -> "Deferred[None]":
         """Return a Deferred that fires when all steps are stored."""
-        done: Deferred[None] = Deferred()
-        self._waiters.append(done)
+        flushed = self._flushed.wait()
         self._fire_if_flushed()
-        return done
+        return flushed
 
     def _fire_if_flushed(self) -> None:
         if not any(local.waiting or local.sending for local in self._rooms.values()):
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                waiter.callback(None)
+            self._flushed.fire()
 
     def _failed(self, failure: Failure, local: _LocalRoom, steps: Sequence[Step]) -> None:
         log.error(
@@ -526,7 +524,7 @@ class PresenceStore:
             self._send_soon(room)
             return
         self._forget_if_empty(room, local)
-        if self._waiters:
+        if self._flushed:
             self._fire_if_flushed()
 
     def _forget_if_empty(self, room: str, local: _LocalRoom) -> None:

@@ -27,6 +27,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import BATCH_MESSAGES, BUSES_LIVE
 from chatd.protocol.message import Message, StreamPosition, again, encode
 from chatd.protocol.text import utf8_size
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -140,7 +141,7 @@ class PublishQueues:
         self._sequence = 0
         self._publish_queues: dict[str, _PublishQueue] = {}
         self._in_flight = 0
-        self._waiters: list[Deferred[None]] = []
+        self._flushed = Waiters()
         self._answered: deque[tuple[float, str, _Batch, StreamPosition]] = deque()
         self._answered_bytes = 0
         self._abandoned = False
@@ -227,10 +228,9 @@ class PublishQueues:
 
     def flushed(self) -> "Deferred[None]":
         """Return a Deferred that fires when nothing is in flight."""
-        done: Deferred[None] = Deferred()
-        self._waiters.append(done)
+        flushed = self._flushed.wait()
         self._fire_if_flushed()
-        return done
+        return flushed
 
     def synced(self, ticket: int) -> None:
         """Publish what waited for the syncs up to this one."""
@@ -482,7 +482,5 @@ class PublishQueues:
             self._send(publish_queue)
 
     def _fire_if_flushed(self) -> None:
-        if self._waiters and not self._publish_queues:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                waiter.callback(None)
+        if not self._publish_queues:
+            self._flushed.fire()

@@ -22,6 +22,7 @@ from chatd.broker.connection import for_now
 from chatd.broker.queries import CLAIM, FOUGHT, SAVE, Queries
 from chatd.config.settings import Config
 from chatd.protocol.message import StreamPosition
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -82,13 +83,13 @@ class ResumePositions:
         self._worker = worker
         self._disconnect = disconnect
         self._claims_held = False
-        self._held_claims: OrderedDict[Deferred[None], None] = OrderedDict()
+        self._held_claims = Waiters()
         self._claiming: dict[str, Deferred[None]] = {}
         self._dirty: dict[tuple[bytes, str], _Save] = {}  # by place and session
         self._written: dict[bytes, tuple[_Save, float]] = {}
         self._writing: dict[tuple[bytes, str], _Save] = {}  # on its way to the broker
         self._timer: Any = None
-        self._waiters: list[Deferred[None]] = []
+        self._saved = Waiters()
         self._ended: OrderedDict[str, ResumePosition] = OrderedDict()  # by connection: a claim may come later
         self._run = b""
         self.channel = self._channel(worker)
@@ -110,8 +111,7 @@ class ResumePositions:
     def release_claims(self) -> None:
         """Send the claims that wait."""
         self._claims_held = False
-        while self._held_claims:  # one may cancel another
-            self._held_claims.popitem(last=False)[0].callback(None)
+        self._held_claims.fire()
 
     def claim(self, room: str, key: str, session: str) -> "Deferred[ResumePosition]":
         """Claim the resume position of a key for a connection, or create it.
@@ -122,9 +122,7 @@ class ResumePositions:
 
     async def _claim(self, room: str, key: str, session: str) -> ResumePosition:
         if self._claims_held:
-            released: Deferred[None] = Deferred(self._held_claims.pop)
-            self._held_claims[released] = None
-            await released
+            await self._held_claims.wait()
         given = self._claiming[session] = Deferred()
         try:
             answer = await self._ask_claim(room, key, session)
@@ -165,10 +163,9 @@ class ResumePositions:
 
     def saved(self) -> "Deferred[None]":
         """Return a Deferred that fires when all positions are stored."""
-        done: Deferred[None] = Deferred()
-        self._waiters.append(done)
+        saved = self._saved.wait()
         self._fire_if_saved()
-        return done
+        return saved
 
     def received(self, data: bytes) -> None:
         """Handle what the scripts ``claim`` and ``save`` published: a position was claimed, or given up."""
@@ -258,9 +255,7 @@ class ResumePositions:
 
     def _fire_if_saved(self) -> None:
         if not self._dirty and not self._writing:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                waiter.callback(None)
+            self._saved.fire()
 
     def _name(self, room: str, key: str) -> bytes:
         return f"{self._config.redis_prefix}:place:{key}:{room}".encode()

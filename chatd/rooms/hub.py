@@ -13,7 +13,6 @@ It knows subscribers by their methods (``subscribers.Subscriber``), never their 
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -51,22 +50,6 @@ _log_contested = partial(
 )
 
 
-class _RoomEntry:
-    """A room, and the subscribers that are joining it."""
-
-    __slots__ = ("begun", "entering", "listening", "room", "waiting")
-
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.begun: Deferred[None]
-        self.waiting: OrderedDict[Deferred[None], None] | None = OrderedDict()
-        """Callers that wait for the room to be subscribed, in order; None once it is."""
-        self.entering: dict[str, tuple[Subscriber, Deferred[Any]]] = {}
-        """Joining subscribers by connection id, and the Deferred of their joining."""
-        self.listening: set[str] = set()
-        """Connection ids of the subscribers that want presence events."""
-
-
 class Hub:
     """The rooms of one broker on this worker."""
 
@@ -90,7 +73,7 @@ class Hub:
         self.bus = bus
         self._config = config
         self._clock = clock
-        self._entries: dict[str, _RoomEntry] = {}
+        self._rooms: dict[str, Room] = {}
         self._listing = SingleFlight(
             clock, bus.presence.list_rooms, config.room_list_ttl, rest=config.room_list_ttl_factor
         )
@@ -128,27 +111,27 @@ class Hub:
 
     def join(self, name: str, subscriber: Subscriber) -> "Deferred[None]":
         """Add a subscriber to a room. Return a Deferred that fires in the turn in which it starts to receive."""
-        entry = self._entries.get(name) or self._open(name)
+        room = self._rooms[name] if name in self._rooms else self._open(name)
         if (
-            entry.waiting is None
+            room.begun
             and self.bus.subscribed(name)
             and not (subscriber.key or subscriber.receives_presence or subscriber.nick)
         ):
-            self._admit(entry.room, subscriber, None)
+            self._admit(room, subscriber, None)
             return succeed(None)
         joined: Deferred[None] = Deferred()
-        entering = Deferred.fromCoroutine(self._enter(entry, subscriber))
-        entry.entering[subscriber.id] = (subscriber, entering)
+        entering = Deferred.fromCoroutine(self._enter(room, subscriber))
+        room.joining[subscriber.id] = (subscriber, entering)
 
         def admit(place: ResumePosition | None) -> None:
-            if entry.entering.pop(subscriber.id, None) is not None:
-                self._admit(entry.room, subscriber, place)
+            if room.joining.pop(subscriber.id, None) is not None:
+                self._admit(room, subscriber, place)
                 joined.callback(None)
 
         def fail(failure: Failure) -> None:
-            if entry.entering.pop(subscriber.id, None) is not None:
+            if room.joining.pop(subscriber.id, None) is not None:
                 self.bus.presence.leave(name, subscriber.sender_id, linger=False)
-                self._forget_if_empty(entry)
+                self._forget_if_empty(room)
                 if failure.check(KeyContested):
                     self._contested.add(clients=1)
                 if failure.check(TakenOver):
@@ -167,24 +150,24 @@ class Hub:
             self._superseded.discard(subscriber.id)
             if subscriber.received_all:
                 self.bus.resume_positions.count_takeover(name, subscriber.key)
-        entry = self._entries.get(name)
-        if entry is None:
+        room = self._rooms.get(name)
+        if room is None:
             return
-        if (entering := entry.entering.pop(subscriber.id, None)) is not None:
+        if (entering := room.joining.pop(subscriber.id, None)) is not None:
             entering[1].cancel()
             self.bus.presence.leave(name, subscriber.sender_id, linger=False)
-        elif entry.room.subscriber(subscriber.sender_id) is subscriber:
+        elif room.subscriber(subscriber.sender_id) is subscriber:
             if subscriber.key:
-                self._save_position(entry.room, subscriber, left=True)
-            self._remove(entry.room, subscriber)
+                self._save_position(room, subscriber, left=True)
+            self._remove(room, subscriber)
             self.publisher.flush()  # earlier messages go first
             self.bus.presence.leave(name, subscriber.sender_id, linger=subscriber.delays_leave)
-        self._forget_if_empty(entry)
+        self._forget_if_empty(room)
 
     def start_recovery(self, name: str, subscriber: Subscriber) -> None:
         """Serve a subscriber from history, because its send buffer is full."""
-        if (entry := self._entries.get(name)) is not None:
-            entry.room.recover(subscriber)
+        if (room := self._rooms.get(name)) is not None:
+            room.recover(subscriber)
 
     def drained(self, name: str, subscriber: Subscriber) -> None:
         """Continue the recovery of a subscriber whose send buffer is empty."""
@@ -205,7 +188,7 @@ class Hub:
     @property
     def rooms(self) -> Collection[str]:
         """Return the rooms that have subscribers on this worker, or joining ones."""
-        return self._entries.keys()
+        return self._rooms.keys()
 
     # Queries
 
@@ -219,7 +202,7 @@ class Hub:
 
     def position(self, name: str) -> StreamPosition:
         """Return the newest position of a room."""
-        return self._entries[name].room.ordering.position
+        return self._rooms[name].ordering.position
 
     def call_soon(self, call: Callable[[], None]) -> Any:
         """Call a function at the end of the turn. Return the timer."""
@@ -242,7 +225,7 @@ class Hub:
 
     def read_last(self, name: str, count: int, before: int | None = None) -> "Deferred[HistoryPage]":
         """Read the last messages of a room, or the last before an offset."""
-        top = self._entries[name].room.ordering.position
+        top = self._rooms[name].ordering.position
         return Deferred.fromCoroutine(self._read_page(name, top, count, before))
 
     def read_recent(self, name: str, count: int, before: StreamPosition | None = None) -> "Deferred[HistoryPage]":
@@ -292,57 +275,47 @@ class Hub:
 
     def _room_of(self, name: str, subscriber: Subscriber) -> Room | None:
         """Return a room if the subscriber is in it."""
-        entry = self._entries.get(name)
-        return entry.room if entry is not None and entry.room.subscriber(subscriber.sender_id) is subscriber else None
+        room = self._rooms.get(name)
+        return room if room is not None and room.subscriber(subscriber.sender_id) is subscriber else None
 
     # Joining and leaving
 
-    def _open(self, name: str) -> _RoomEntry:
+    def _open(self, name: str) -> Room:
         room = Room(name, self._config, read=self.bus.history.read, pending=self._pending, losses=self._count_losses)
-        entry = self._entries[name] = _RoomEntry(room)
+        self._rooms[name] = room
         ROOMS.value += 1
-        entry.begun = Deferred.fromCoroutine(self._begin(entry))
-        return entry
+        room.starting = Deferred.fromCoroutine(self._begin(room))
+        return room
 
-    async def _begin(self, entry: _RoomEntry) -> None:
+    async def _begin(self, room: Room) -> None:
         """Subscribe to the room and read its position. Then release the callers that wait."""
-        name, failure = entry.room.name, None
+        name, failure = room.name, None
         try:
             await self.bus.subscribe(name)
-            await entry.room.ordering.start()
-            entry.room.begin()
+            await room.ordering.start()
+            room.begin()
         except CancelledError:
             return
         except Exception:  # noqa: BLE001 - who waits is told
             failure = Failure()
-            entry.room.ordering.stop()
-            del self._entries[name]
+            room.ordering.stop()
+            del self._rooms[name]
             ROOMS.value -= 1
             self.bus.unsubscribe(name)
-        waiting, entry.waiting = entry.waiting or OrderedDict(), None
-        while waiting:  # one may cancel another
-            begun, _ = waiting.popitem(last=False)
-            if failure is None:
-                begun.callback(None)
-            else:
-                begun.errback(failure)
+        room.waiters.fire(failure)
 
-    async def _enter(self, entry: _RoomEntry, subscriber: Subscriber) -> ResumePosition | None:
+    async def _enter(self, room: Room, subscriber: Subscriber) -> ResumePosition | None:
         """Wait for everything that a subscriber needs before it is in the room."""
-        if entry.waiting is not None:
-            begun: Deferred[None] = Deferred(entry.waiting.pop)
-            entry.waiting[begun] = None
-            await begun
-        await self.bus.subscribe(entry.room.name)  # again if the connection has broken since
+        if not room.begun:
+            await room.waiters.wait()
+        await self.bus.subscribe(room.name)  # again if the connection has broken since
         place = (
-            await self.bus.resume_positions.claim(entry.room.name, subscriber.key, subscriber.id)
-            if subscriber.key
-            else None
+            await self.bus.resume_positions.claim(room.name, subscriber.key, subscriber.id) if subscriber.key else None
         )
         if place is not None:
             subscriber.sender_id = place.sender_id
         if subscriber.receives_presence or subscriber.nick:
-            entered = self.bus.presence.enter(entry.room.name, subscriber.sender_id, subscriber.identity)
+            entered = self.bus.presence.enter(room.name, subscriber.sender_id, subscriber.identity)
             if subscriber.nick or not self.bus.refusing:
                 subscriber.nick = await entered
             else:  # it needs no answer; the join event follows when the broker accepts writes
@@ -371,26 +344,24 @@ class Hub:
     def _remove(self, room: Room, subscriber: Subscriber) -> None:
         self._keyed.pop(subscriber.id, None)
         room.remove(subscriber)
-        entry = self._entries[room.name]
-        if subscriber.id in entry.listening:
-            entry.listening.remove(subscriber.id)
-            if not entry.listening:
+        if subscriber.id in room.presence_receivers:
+            room.presence_receivers.remove(subscriber.id)
+            if not room.presence_receivers:
                 self.bus.presence.unwatch(room.name)
 
     def _listen(self, room: Room, subscriber: Subscriber) -> None:
-        entry = self._entries[room.name]
-        if not entry.listening:
+        if not room.presence_receivers:
             self.bus.presence.watch(room.name)
-        entry.listening.add(subscriber.id)
+        room.presence_receivers.add(subscriber.id)
 
-    def _forget_if_empty(self, entry: _RoomEntry) -> None:
-        if entry.room or entry.entering or self._entries.get(entry.room.name) is not entry:
+    def _forget_if_empty(self, room: Room) -> None:
+        if room or self._rooms.get(room.name) is not room:
             return
-        del self._entries[entry.room.name]
+        del self._rooms[room.name]
         ROOMS.value -= 1
-        entry.begun.cancel()
-        entry.room.ordering.stop()
-        self.bus.unsubscribe(entry.room.name)
+        room.starting.cancel()
+        room.ordering.stop()
+        self.bus.unsubscribe(room.name)
 
     # Resume positions
 
@@ -454,28 +425,28 @@ class Hub:
 
     def deliver(self, batch: Batch) -> None:
         """Handle a batch. It is broadcast with the next ones, once nothing before it is missing."""
-        if (entry := self._entries.get(batch.room)) is not None:
-            entry.room.ordering.receive(batch)
+        if (room := self._rooms.get(batch.room)) is not None:
+            room.ordering.receive(batch)
 
     def recover(self, name: str, top: StreamPosition) -> None:
         """Recover what is missing in a room up to a position."""
-        if (entry := self._entries.get(name)) is not None:
-            entry.room.ordering.recover(top)
+        if (room := self._rooms.get(name)) is not None:
+            room.ordering.recover(top)
 
     def disconnect(self, name: str, id: str) -> ResumePosition | None:
         """Close a connection whose key was claimed by another one. Return its position, if it is here."""
-        entry = self._entries.get(name)
-        if entry is None:
+        room = self._rooms.get(name)
+        if room is None:
             return None
         place = None
-        if (entering := entry.entering.pop(id, None)) is not None:
+        if (entering := room.joining.pop(id, None)) is not None:
             entering[1].cancel()
             entering[0].disconnect(TAKEN_OVER)
         elif id in self._keyed:
             room, subscriber = self._keyed[id]
             place = self._take_over(room, subscriber)
             self.bus.presence.leave(name, subscriber.sender_id, linger=True)  # it continues on another connection
-        self._forget_if_empty(entry)
+        self._forget_if_empty(room)
         return place
 
     def logged(self) -> "Deferred[None] | None":
@@ -484,13 +455,13 @@ class Hub:
 
     def presence_changed(self, name: str, after: StreamPosition, changes: Sequence[PresenceEvent]) -> None:
         """Handle presence events, which follow a position."""
-        if (entry := self._entries.get(name)) is not None:
-            entry.room.ordering.receive_presence(after, changes)
+        if (room := self._rooms.get(name)) is not None:
+            room.ordering.receive_presence(after, changes)
 
     def renamed(self, name: str, sender_id: str, nick: str) -> None:
         """Notify a subscriber that its nick was changed."""
-        entry = self._entries.get(name)
-        if entry is not None and (subscriber := entry.room.subscriber(sender_id)) is not None:
+        room = self._rooms.get(name)
+        if room is not None and (subscriber := room.subscriber(sender_id)) is not None:
             subscriber.nick = nick
             subscriber.renamed(nick)
 

@@ -29,6 +29,7 @@ from chatd.config.settings import Config
 from chatd.monitoring.metrics import RECEIVED_BYTES, RECEIVED_MESSAGES, REFUSED_MESSAGES
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT, CloseCode
 from chatd.protocol.message import Message, StreamPosition
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -175,7 +176,7 @@ class Publisher:
         self._outcomes: deque[tuple[Sequence[LogEntry], str, int]] = (
             deque()
         )  # kept meanwhile; of what was in the window
-        self._logged: list[Deferred[None]] = []
+        self._logged = Waiters()
         self._waiting: dict[str, Sender] = {}
         self.departed = SlowedClients(config.disconnected_unpublished_bytes)
         """Waiting senders that have disconnected, and their messages."""
@@ -248,10 +249,7 @@ class Publisher:
 
     def logged(self) -> "Deferred[None] | None":
         """Return a Deferred that fires when kept messages are with the bus or refused, or None if none are kept."""
-        if self._retry is None:
-            return None
-        self._logged.append(Deferred())
-        return self._logged[-1]
+        return None if self._retry is None else self._logged.wait()
 
     def flushed(self) -> "Deferred[None]":
         """Flush. Return a Deferred that fires when everything is published or refused."""
@@ -298,9 +296,7 @@ class Publisher:
         self._retry = None
         self.flush()
         if self._retry is None:
-            logged, self._logged = self._logged, []
-            for waiter in logged:
-                waiter.callback(None)
+            self._logged.fire()
 
     def _log_all(self) -> None:
         self._log_outcomes()

@@ -12,6 +12,7 @@ from chatd.protocol.message import Batch, HistoryRange, OffsetGap, PresenceEvent
 from chatd.rooms.ordering import Item, Ordering
 from chatd.rooms.recovery import Recovery, Tail
 from chatd.rooms.subscribers import Subscriber, Subscribers
+from chatd.runtime.waiters import Waiters
 
 log = Logger()
 
@@ -30,8 +31,13 @@ class Room:
         "_recoveries",
         "_subscribers",
         "_tail",
+        "begun",
+        "joining",
         "name",
         "ordering",
+        "presence_receivers",
+        "starting",
+        "waiters",
     )
 
     def __init__(
@@ -47,6 +53,16 @@ class Room:
         self.name = name
         self.ordering = Ordering(config, lambda after, most: read(name, after, most), self._in_order)
         """Its order."""
+        self.starting: Deferred[None]
+        """The start of the order."""
+        self.begun = False
+        """Whether the order has started."""
+        self.waiters = Waiters()
+        """Callers that wait for that."""
+        self.joining: dict[str, tuple[Subscriber, Deferred[Any]]] = {}
+        """Joining subscribers by connection id, and the Deferred of their joining."""
+        self.presence_receivers: set[str] = set()
+        """Connection ids of the subscribers that receive presence events."""
         self._config = config
         self._read = read
         self._on_pending = pending
@@ -61,8 +77,8 @@ class Room:
     # Subscribers
 
     def __bool__(self) -> bool:
-        """Return whether the room has subscribers."""
-        return bool(self._subscribers or self._recoveries)
+        """Return whether the room has subscribers, or joining ones."""
+        return bool(self._subscribers or self._recoveries or self.joining)
 
     def subscriber(self, sender_id: str) -> Subscriber | None:
         """Return the subscriber with a sender id, if it is here."""
@@ -162,6 +178,7 @@ class Room:
     def begin(self) -> None:
         """Set the position of live subscribers, once the order has started."""
         self._done = self.ordering.position
+        self.begun = True
 
     def deliver(self) -> None:
         """Send what is pending to live subscribers. Then continue the recoveries.

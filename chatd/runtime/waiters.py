@@ -14,6 +14,10 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: OrderedDict[Deferred[None], None] = OrderedDict()
 
+    def __bool__(self) -> bool:
+        """Return whether anyone waits."""
+        return bool(self._waiting)
+
     def wait(self) -> "Deferred[None]":
         """Return a Deferred that fires at the next ``fire``, and may be cancelled."""
         waiter: Deferred[None] = Deferred(self._waiting.pop)
@@ -21,7 +25,11 @@ class Waiters:
         return waiter
 
     def fire(self, failure: Failure | None = None) -> None:
-        """Fire all Deferreds, or let them fail."""
-        while self._waiting:
-            waiter, _ = self._waiting.popitem(last=False)
-            waiter.callback(None if failure is None else failure)  # type: ignore[arg-type]
+        """Fire all Deferreds, or let them fail. What a callback waits for is the next event."""
+        waiting, self._waiting = self._waiting, OrderedDict()
+        while waiting:
+            waiter, _ = waiting.popitem(last=False)
+            if failure is None:
+                waiter.callback(None)
+            else:
+                waiter.errback(failure)

@@ -472,7 +472,7 @@ class World:
 
     def _joined(self, client: Client) -> None:
         client.here = True
-        top = self.hub._entries[ROOM].room.ordering.position
+        top = self.hub._rooms[ROOM].ordering.position
         place = self.bus.claimed.get(client.id)
         client.start = (place and place.position) or client.since or top
         client.top = top
