@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from math import ceil
 from random import uniform
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -12,86 +12,36 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 import chatd
-from chatd.access.token_bucket import ClientRate
 from chatd.access.tokens import BadToken
-from chatd.broker.presence_list import MemberList
 from chatd.clients.pipe_session import ClientConnection
-from chatd.clients.subscription import Ref, Subscription, listed
-from chatd.clients.token_lifetime import UNLIMITED, TokenLifetime
+from chatd.clients.subscription import JsonClient, PublishReceipt, Ref, Subscription
+from chatd.clients.token_lifetime import UNLIMITED
 from chatd.config.settings import Config
-from chatd.monitoring.metrics import REFUSED, REFUSED_MESSAGES
+from chatd.monitoring.metrics import REFUSED_MESSAGES
 from chatd.protocol import json_v1
-from chatd.protocol.close_codes import FLOODING, READ_ONLY, TOKEN_OUT, CloseCode, come_back_after
-from chatd.protocol.http_head import Refused, RoomTarget, read_room
+from chatd.protocol.close_codes import READ_ONLY, TOKEN_OUT, CloseCode, come_back_after
+from chatd.protocol.http_head import Refused, read_room
 from chatd.protocol.json_line import encode
-from chatd.protocol.json_v1 import JSON, BadRequest, Request, read_request
-from chatd.protocol.message import HistoryPage, Message, StreamPosition, rfc3339_ms
+from chatd.protocol.json_v1 import BadRequest, Request, read_request
+from chatd.protocol.message import HistoryPage
 from chatd.protocol.nick import BadNick, read_nick
-from chatd.protocol.text import Format, read_line, utf8_size
+from chatd.protocol.text import read_line, utf8_size
 from chatd.protocol.websocket_frames import text_frame
 from chatd.rooms.hub import Hub
 
 log = Logger()
 
-T = TypeVar("T")
-
 NOT_FOR_YOU = "the token does not let you into this room"
 BEING_JOINED = "room: it is being joined"
-READ_AGAIN = 1.0
-"""The least seconds after which a client is told to read again: all clients of its address wait for the same."""
 
 
-class _Published:
-    """The receipt of one request to publish."""
-
-    __slots__ = ("_program", "_ref", "_room")
-
-    def __init__(self, program: "JsonSession", room: str, ref: Ref) -> None:
-        self._program = program
-        self._room = room
-        self._ref = ref
-
-    def published(self, message: Message, position: StreamPosition, *, duplicate: bool) -> None:
-        id, time = message.dedup_id or message.id, rfc3339_ms(message.time)
-        self._program.send_event(
-            json_v1.Ack(self._room, position.epoch, position.offset, id, time, duplicate, ref=self._ref)
-        )
-
-    def refused(self, message: Message, close_code: CloseCode) -> None:
-        self._program.refuse(self._ref, "unavailable", close_code.reason.removeprefix("not sent: "), again=True)
-
-
-class JsonSession:
+class JsonSession(JsonClient):
     """One connection with the subprotocol ``chatd.v1``."""
 
     protocol = "json"
     accepts_binary = False
 
-    __slots__ = (
-        "_closed",
-        "_early",
-        "_enters",
-        "_flushing",
-        "_held",
-        "_hub_of",
-        "_outgoing",
-        "_questions",
-        "_rate",
-        "_rooms",
-        "_target",
-        "_timers",
-        "_waiting",
-        "address",
-        "config",
-        "connection",
-        "delivering",
-        "format",
-        "id",
-        "nick",
-        "sender_id",
-        "token_lifetime",
-        "wanted",
-    )
+    __slots__ = ("_enters", "_held", "_rooms", "_timers", "_waiting")
 
     def __init__(
         self,
@@ -100,47 +50,16 @@ class JsonSession:
         timers: Any,
         connection: ClientConnection,
         *,
-        id: str,
-        target: RoomTarget,
-        address: str,
-        token_lifetime: TokenLifetime = UNLIMITED,
-        rate: ClientRate | None = None,
         enter: Callable[[str, str], None] = lambda address, room: None,
+        **options: Any,
     ) -> None:
-        """Store what a Session stores, but what returns the hub of a room; enter raises Refused for a room."""
-        self._hub_of = hub_of
-        self._target = target
+        """Store what a JsonClient stores, and the timers. ``enter`` raises Refused for an address and a room."""
+        super().__init__(hub_of, config, connection, **options)
         self._timers = timers
         self._rooms: dict[str, Subscription] = {}
-        self._early: list[json_v1.Event] | None = []  # to be sent once the handshake is answered
-        self._outgoing: list[bytes] = []
-        self._flushing: Any = None
         self._held: list[Request | BadRequest] = []
         self._waiting: Subscription | None = None  # for which it waits for the publisher
-        self._closed = False
-        self._questions = 0
-        self._rate = rate
         self._enters = enter
-        self.config = config
-        self.connection = connection
-        self.id = self.sender_id = id
-        self.address = address
-        self.token_lifetime = token_lifetime
-        self.nick = self.wanted = token_lifetime.permissions.nick or target.nick
-        """The nick that the client asked for, or that of its token."""
-        self.format: Format = JSON
-        self.delivering: Subscription | None = None
-        """The subscription for which frames are being written."""
-
-    @property
-    def echo(self) -> bool:
-        """Whether the client receives its own messages."""
-        return self._target.echo
-
-    @property
-    def key(self) -> str:
-        """Its resume key; empty where it has none."""
-        return self._target.resume
 
     # The connection calls
 
@@ -152,9 +71,10 @@ class JsonSession:
 
     def join(self) -> "Deferred[None]":
         """Enter the room of the URL."""
-        member = self._rooms[self._target.room] = Subscription(self, self._target.room, self._target.resume)
-        member.last = self._target.last
-        return self._hub_of(member.room).join(member.room, member)
+        room = self._target.room
+        subscription = self._rooms[room] = Subscription(self, self._hub_of(room), room, self._target.resume)
+        subscription.last = self._target.last
+        return subscription.join()
 
     def why_not_joined(self) -> CloseCode:
         """Return the reason why it did not enter that room in time."""
@@ -162,9 +82,9 @@ class JsonSession:
 
     def opened(self) -> None:
         """Send the welcome event, then the events since the client joined."""
-        member = self._rooms[self._target.room]
-        member.joined = True  # a client may speak at once, though history is still being read for it
-        self.sender_id, self.nick = member.sender_id, member.nick
+        subscription = self._rooms[self._target.room]
+        subscription.joined = True  # a client may speak at once, though history is still being read for it
+        self.sender_id, self.nick = subscription.sender_id, subscription.nick
         per_second = self._rate.messages_per_second if self._rate is not None else None
         limits = json_v1.Limits(self.config.max_message_size, per_second, self.config.rooms_per_client)
         welcome = json_v1.Welcome(
@@ -175,9 +95,8 @@ class JsonSession:
             self.config.ping_interval,
             self.token_lifetime.permissions.subject or UNSET,
         )
-        early, self._early = self._early or [], None
-        for event in (welcome, *early):
-            self.send_event(event)
+        self._opened = True
+        self._outgoing.insert(0, text_frame(encode(welcome)))
         self.flush()
         self.token_lifetime.begin(self._token_ends, lambda: self.connection.close(TOKEN_OUT))
 
@@ -211,44 +130,44 @@ class JsonSession:
         """Serve the room from history until the client has caught up."""
         if self.delivering is not None:
             self.delivering.pays = False  # it did not ask for that
-            self._hub_of(self.delivering.room).start_recovery(self.delivering.room, self.delivering)
+            self.delivering.hub.start_recovery(self.delivering.room, self.delivering)
 
     def drained(self) -> None:
         """Continue in rooms that are served from history."""
-        for room, member in list(self._rooms.items()):
+        for room, subscription in list(self._rooms.items()):
             with log.failuresHandled(
                 "reading from client {client} was not resumed in room {room}",
                 client=self.id,
                 room=room,
                 event="client_resume_failed",
             ):
-                self._hub_of(room).drained(room, member)
+                subscription.hub.drained(room, subscription)
         if self._held and self._waiting is None:
             self.resume_publishing()
 
     def record_positions(self) -> None:
         """Record, before the connection closes, up to where everything was delivered."""
-        for room, member in self._rooms.items():
-            if member.key:
+        for room, subscription in self._rooms.items():
+            if subscription.key:
                 with log.failuresHandled(
                     "determining the stream position of client {client} in room {room} failed",
                     client=self.id,
                     room=room,
                     event="room_position_failed",
                 ):
-                    self._hub_of(room).record_position(room, member)
-                member.seal()
+                    subscription.hub.record_position(room, subscription)
+                subscription.seal()
 
     def record_arrival(self) -> None:
         """Record, while the socket still exists, what has arrived."""
-        for room, member in self._rooms.items():
+        for room, subscription in self._rooms.items():
             with log.failuresHandled(
                 "determining the stream position of client {client} in room {room} failed",
                 client=self.id,
                 room=room,
                 event="room_position_failed",
             ):
-                member.close()
+                subscription.close()
 
     def closed(self) -> None:
         """Leave all rooms. What was not acknowledged is not published."""
@@ -260,11 +179,11 @@ class JsonSession:
             self._flushing.cancel()
             self._flushing = None
         rooms, self._rooms = self._rooms, {}
-        for room, member in rooms.items():
+        for room, subscription in rooms.items():
             with log.failuresHandled(
                 "removing client {client} from room {room} failed", client=self.id, room=room, event="room_leave_failed"
             ):
-                self._hub_of(room).leave(room, member)
+                subscription.leave()
 
     # Requests
 
@@ -279,7 +198,7 @@ class JsonSession:
             case json_v1.Leave():
                 self._leave(request)
             case json_v1.Members(room=room):
-                if self._member(room, request.ref) and self._may_read(request.ref):
+                if self._joined(room, request.ref) and self._may_read(request.ref):
                     self.send_members(room, request.ref)
             case json_v1.History():
                 self._send_history(request)
@@ -290,18 +209,18 @@ class JsonSession:
             case json_v1.Ping():
                 self.send_event(json_v1.Pong(ref=request.ref))
 
-    def _member(self, room: str, ref: Ref) -> Subscription | None:
+    def _joined(self, room: str, ref: Ref) -> Subscription | None:
         """Return the subscription of a room; if there is none, send an error."""
-        member = self._rooms.get(room)
-        if member is None or not member.joined:
+        subscription = self._rooms.get(room)
+        if subscription is None or not subscription.joined:
             self.refuse(ref, "not_joined", "join the room first")
             return None
-        return member
+        return subscription
 
     def _publish(self, request: json_v1.Publish) -> None:
-        member, text = self._rooms.get(request.room), read_line(request.text)
+        subscription, text = self._rooms.get(request.room), read_line(request.text)
         publisher = self._hub_of(request.room).publisher
-        if member is None or not member.joined:
+        if subscription is None or not subscription.joined:
             self.refuse(request.ref, "not_joined", "join the room first")
         elif not self.token_lifetime.permissions.may_write(request.room):
             REFUSED_MESSAGES["forbidden"].value += 1
@@ -316,46 +235,24 @@ class JsonSession:
                 return
             dedup_id = "" if request.id is UNSET else request.id
             publisher.publish(
-                request.room, member, [text], dedup_id=dedup_id, receipt=_Published(self, request.room, request.ref)
+                request.room,
+                subscription,
+                [text],
+                dedup_id=dedup_id,
+                receipt=PublishReceipt(self, request.room, request.ref),
             )
         elif publisher.away:
             REFUSED_MESSAGES["bus_away"].value += 1
             self.refuse(request.ref, "unavailable", self._hub_of(request.room).why_not_published(), again=True)
         else:
-            self._hold(request, member)
+            self._hold(request, subscription)
 
-    def _is_too_fast(self, ref: Ref, size: int, count: int = 1) -> bool:
-        """Return whether a message exceeds the rate. If so, send an error, and close the connection after too many.
-
-        Count is how many messages it costs.
-        """
-        if self._rate is None or not (wait := self._rate.take(size, count)):
-            return False
-        REFUSED_MESSAGES["rate_limited"].value += 1
-        self._warn(self._rate, ref, wait)
-        return True
-
-    def _may_read(self, ref: Ref, *, count: int = 1, recovers: bool = False) -> bool:
-        """Return whether the address may make count more requests; if not, send an error."""
-        if self._rate is None or not (wait := self._rate.ask(count, recovers=recovers)):
-            return True
-        REFUSED["rate_limited"].value += 1
-        self._warn(self._rate, ref, max(wait, READ_AGAIN))
-        return False
-
-    def _warn(self, rate: ClientRate, ref: Ref, wait: float) -> None:
-        """Send the error for exceeding the rate; close the connection after too many of them."""
-        if rate.refused > self.config.refused_messages_before_close:
-            self.connection.close(FLOODING)
-        else:
-            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
-
-    def _hold(self, request: Request, member: Subscription) -> None:
+    def _hold(self, request: Request, subscription: Subscription) -> None:
         """Read no more until there is room again."""
         self._held.append(request)
-        self._waiting = member
+        self._waiting = subscription
         self.connection.pause()
-        self._hub_of(member.room).publisher.wait(member)
+        subscription.hub.publisher.wait(subscription)
 
     def resume_publishing(self) -> None:
         """Continue with the requests that waited."""
@@ -365,13 +262,9 @@ class JsonSession:
             self.connection.resume()
         self._do_all(held)
 
-    def bus_away(self) -> None:
-        """Refuse what waited: it may be long."""
-        self.resume_publishing()
-
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
-            self._hub_of(self._waiting.room).publisher.stop_waiting(self._waiting)
+            self._waiting.hub.publisher.stop_waiting(self._waiting)
             self._waiting = None
 
     def _join(self, request: json_v1.Join) -> None:
@@ -380,22 +273,24 @@ class JsonSession:
         except Refused as refused:
             self.refuse(request.ref, "bad_room", refused.message)
             return
-        member = self._rooms.get(room)
+        subscription = self._rooms.get(room)
         if not self.token_lifetime.permissions.may_read(room):
             self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
-        elif member is not None and member.joining:
+        elif subscription is not None and subscription.joining:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
-        elif member is None and len(self._rooms) >= self.config.rooms_per_client:
+        elif subscription is None and len(self._rooms) >= self.config.rooms_per_client:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.rooms_per_client} rooms at once")
-        elif self._may_go(request, again=member is not None) and (member or self._may_enter(room, request.ref)):
-            again = member is not None
-            member = member or Subscription(self, room)
-            member.joining = member.pays = True
-            member.ref, member.since, member.last = request.ref, request.position, request.last
+        elif self._may_go(request, again=subscription is not None) and (
+            subscription or self._may_enter(room, request.ref)
+        ):
+            again = subscription is not None
+            subscription = subscription or Subscription(self, self._hub_of(room), room)
+            subscription.joining = subscription.pays = True
+            subscription.ref, subscription.since, subscription.last = request.ref, request.position, request.last
             if again:
-                self._hub_of(room).rejoin(room, member)
+                subscription.hub.rejoin(room, subscription)
             else:
-                self._enter(room, member)
+                self._enter(room, subscription)
 
     def _may_go(self, request: json_v1.Join, *, again: bool) -> bool:
         """Return whether a join may read history; if not, send an error.
@@ -417,32 +312,32 @@ class JsonSession:
             return False
         return True
 
-    def _enter(self, room: str, member: Subscription) -> None:
-        self._rooms[room] = member
+    def _enter(self, room: str, subscription: Subscription) -> None:
+        self._rooms[room] = subscription
 
         def failed(failure: Failure) -> None:
-            if self._rooms.get(room) is member:
+            if self._rooms.get(room) is subscription:
                 del self._rooms[room]
-                self._hub_of(room).leave(room, member)
+                subscription.leave()
             if failure.check(TimeoutError):
-                self.refuse(member.ref, "unavailable", self._hub_of(room).why_not_joined().reason, again=True)
+                self.refuse(subscription.ref, "unavailable", subscription.hub.why_not_joined().reason, again=True)
             elif not failure.check(CancelledError):
                 log.failure("client {client} could not join a room", failure, client=self.id, event="join_failed")
-                self.refuse(member.ref, "unavailable", "an error on our side", again=True)
+                self.refuse(subscription.ref, "unavailable", "an error on our side", again=True)
 
-        joined = self._hub_of(room).join(room, member)
+        joined = subscription.join()
         if not joined.called:
             joined.addTimeout(self.config.subscribe_timeout, self._timers)
         joined.addErrback(failed)
 
     def _leave(self, request: json_v1.Leave) -> None:
         room = request.room
-        if member := self._member(room, request.ref):
-            if member.joining:
+        if subscription := self._joined(room, request.ref):
+            if subscription.joining:
                 self.refuse(request.ref, "bad_request", BEING_JOINED)
                 return
             del self._rooms[room]
-            self._hub_of(room).leave(room, member)
+            subscription.leave()
             self.send_event(json_v1.Left(room, ref=request.ref))
 
     def _renew(self, request: json_v1.Auth) -> None:
@@ -456,10 +351,10 @@ class JsonSession:
             self.refuse(request.ref, "forbidden", str(bad))
             return
         self.send_event(msgspec.structs.replace(json_v1.token_ends(self.token_lifetime.left), ref=request.ref))
-        for room, member in list(self._rooms.items()):
+        for room, subscription in list(self._rooms.items()):
             if not self.token_lifetime.permissions.may_read(room):
                 del self._rooms[room]
-                self._hub_of(room).leave(room, member)
+                subscription.leave()
                 self.refuse(UNSET, "forbidden", f"{room}: {NOT_FOR_YOU}")
                 self.send_event(json_v1.Left(room))
 
@@ -486,29 +381,15 @@ class JsonSession:
         """Change the nick in all rooms, to the same one wherever it is free; return that of the first room."""
         identity = self.token_lifetime.identify(nick, self.address)
         has = ""
-        for room, member in list(self._rooms.items()):
-            if member.joined and self._rooms.get(room) is member:
-                given = await self._hub_of(room).rename(room, member, identity)
+        for room, subscription in list(self._rooms.items()):
+            if subscription.joined and self._rooms.get(room) is subscription:
+                nick_there = await subscription.hub.rename(room, subscription, identity)
                 if not has:
-                    has, identity = given, identity.keeping(given)
+                    has, identity = nick_there, identity.keeping(nick_there)
         return has or next(identity.choices())
 
-    def renamed(self, nick: str) -> None:
-        """Send the new nick."""
-        was, self.nick = self.nick, nick
-        if nick != was:  # several rooms may report it
-            self.send_event(json_v1.NickAnswer(nick, was or None))
-
-    def send_members(self, room: str, ref: Ref) -> None:
-        """Send the list of members of a room."""
-
-        def send_answer(members: MemberList) -> None:
-            self.send_event(json_v1.MembersAnswer(room, listed(members), members.count, ref=ref))
-
-        self._ask(ref, lambda: self._hub_of(room).bus.presence.members(room), send_answer)
-
     def _send_history(self, request: json_v1.History) -> None:
-        if not (self._member(request.room, request.ref) and self._may_read(request.ref)):
+        if not (self._joined(request.room, request.ref) and self._may_read(request.ref)):
             return
         before = None if request.before is UNSET else request.before
         epoch = self._hub_of(request.room).position(request.room).epoch
@@ -521,58 +402,6 @@ class JsonSession:
         self._ask(
             request.ref, lambda: self._hub_of(request.room).read_last(request.room, request.limit, before), send_answer
         )
-
-    def was_read(self, size: int) -> None:
-        """Charge the address for the size of the text, in bytes, that was read for the client."""
-        if self._rate is not None:
-            self._rate.read(size)
-
-    def _ask(self, ref: Ref, question: "Callable[[], Deferred[T]]", send_answer: Callable[[T], None]) -> None:
-        """Ask the broker and send the answer when it comes; only a few questions may be open."""
-        if self._questions >= self.config.pending_queries_per_client:
-            self.refuse(ref, "rate_limited", "too many requests without an answer", again=True)
-            return
-        self._questions += 1
-
-        def over(result: T) -> T:
-            self._questions -= 1
-            return result
-
-        def failed(failure: Failure) -> None:
-            log.failure(
-                "answering a request of client {client} failed", failure, client=self.id, event="request_failed"
-            )
-            self.refuse(ref, "unavailable", "an error on our side", again=True)
-
-        question().addBoth(over).addCallback(send_answer).addErrback(failed)
-
-    # Events to the client
-
-    def refuse(self, ref: Ref, code: json_v1.Code, message: str, *, again: bool = False, after: float = 0.0) -> None:
-        """Send an error, and after how many seconds to try again, if that helps."""
-        after = after or (self.config.retry_after if again else 0.0)
-        self.send_event(json_v1.Error(code, message, after or UNSET, ref=ref))
-
-    def send_event(self, event: json_v1.Event) -> None:
-        """Send an event, at the end of the reactor turn or before other frames."""
-        if self._closed:
-            return
-        if self._early is not None:
-            self._early.append(event)
-            return
-        self._outgoing.append(text_frame(encode(event)))
-        if self._flushing is None:
-            self._flushing = self._hub_of(self._target.room).call_soon(self._flush)
-
-    def flush(self) -> None:
-        """Write the events that were sent."""
-        if self._outgoing:
-            outgoing, self._outgoing = self._outgoing, []
-            self.connection.send(b"".join(outgoing))
-
-    def _flush(self) -> None:
-        self._flushing = None
-        self.flush()
 
 
 def _read(text: str) -> Request | BadRequest:
