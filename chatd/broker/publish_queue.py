@@ -13,9 +13,9 @@ It promises:
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -51,18 +51,16 @@ class NotSynced(NotPublished):
     """A batch was not published, because the chat log could not be synced to the disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishResult:
+class PublishResult(Struct, frozen=True):
     """The stream positions of messages that were published together."""
 
     first: StreamPosition
     """The position of the first new message; the others follow it."""
-    duplicates: Mapping[int, StreamPosition] = field(default_factory=dict)
+    duplicates: Mapping[int, StreamPosition] = {}
     """The positions of messages that their senders had published before, by their index."""
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(Struct, eq=False):
     """The messages of one ``publish`` call."""
 
     messages: Sequence[Message]
@@ -71,17 +69,16 @@ class _Part:
     done: "Deferred[PublishResult]"
     ticket: int = 0
     """The sync of the chat log that it waits for; 0: none."""
-    duplicates: dict[int, StreamPosition] = field(default_factory=dict)
+    duplicates: dict[int, StreamPosition] = {}
 
 
-@dataclass(slots=True)
-class _Batch:
+class _Batch(Struct, eq=False):
     """The messages of one call of the script. A batch that is published again has no parts."""
 
     sequence: int
     count: int
     payload: bytes
-    parts: list[_Part]
+    parts: Sequence[_Part]
     ids: Sequence[tuple[int, bytes]] = ()
     """The number of each message, from 1, that has an id of its sender, and the key of that id."""
     new: Sequence[tuple[_Part, int]] = ()
@@ -91,13 +88,12 @@ class _Batch:
     on_wire: bool = False
 
 
-@dataclass(slots=True)
-class _PublishQueue:
+class _PublishQueue(Struct, eq=False):
     """The messages of one room that are not published yet."""
 
     room: str
-    waiting: list[_Part] = field(default_factory=list)
-    batches: "deque[_Batch]" = field(default_factory=deque)
+    waiting: list[_Part] = []
+    batches: deque[_Batch] = field(default_factory=deque)
     """Batches without an answer, oldest first; only the first is on the wire."""
 
 
@@ -294,12 +290,6 @@ class PublishQueues:
             self._publish_queues.setdefault(room, _PublishQueue(room)).batches.appendleft(batch)
         self._answered_bytes = 0
 
-    def _keep_answered(self, room: str, batch: _Batch, first: StreamPosition) -> None:
-        kept = _Batch(batch.sequence, batch.count, batch.payload, [])
-        self._answered.append((self._now(), room, kept, first))
-        self._answered_bytes += len(kept.payload)
-        self._forget_answered()
-
     def _forget_answered(self) -> None:
         """Keep the batches that were answered within ``republish_window``, within the size of the window."""
         oldest, most = self._now() - self._config.republish_window, self._config.unconfirmed_publish_bytes
@@ -362,13 +352,10 @@ class PublishQueues:
 
     def _encode(self, batch: _Batch, room: str) -> None:
         """Set the payload of a batch from its parts."""
-        messages: Sequence[Message]
-        if any(part.ids for part in batch.parts):
+        messages: Sequence[Message] = batch.parts[0].messages
+        if [part for part in batch.parts if part.ids]:
             messages = self._without_duplicates(batch, f"{self._config.redis_prefix}:id:{room} ")
-        elif len(batch.parts) == 1:
-            [part] = batch.parts
-            messages = part.messages
-        else:
+        elif len(batch.parts) > 1:
             messages = [message for part in batch.parts for message in part.messages]
         batch.count, batch.payload = len(messages), encode(messages)
 
@@ -410,10 +397,13 @@ class PublishQueues:
             batch.on_wire = False
             self._drop_duplicates(batch, publish_queue, reply[1:])
             return
-        epoch, first = reply[0].decode(), int(reply[1])
+        first = StreamPosition(reply[0].decode(), int(reply[1]))
         BATCH_MESSAGES.observe(batch.count)
-        self._keep_answered(publish_queue.room, batch, StreamPosition(epoch, first))
-        self._complete(publish_queue, batch, epoch, first)
+        self._complete(publish_queue, batch, first)
+        batch.parts, batch.ids, batch.new, batch.repeats, batch.on_wire = (), (), (), (), False
+        self._answered.append((self._now(), publish_queue.room, batch, first))
+        self._answered_bytes += len(batch.payload)
+        self._forget_answered()
 
     def _drop_duplicates(self, batch: _Batch, publish_queue: _PublishQueue, duplicates: list[Any]) -> None:
         """Publish a batch without the messages that their senders have published before."""
@@ -425,16 +415,16 @@ class PublishQueues:
         if batch.count:
             self._send(publish_queue)
         else:
-            self._complete(publish_queue, batch, "", 0)
+            self._complete(publish_queue, batch, StreamPosition("", 0))
 
-    def _complete(self, publish_queue: _PublishQueue, batch: _Batch, epoch: str, first: int) -> None:
+    def _complete(self, publish_queue: _PublishQueue, batch: _Batch, first: StreamPosition) -> None:
         publish_queue.batches.remove(batch)
         self._remove(publish_queue, batch.parts)
         for part, number, original in batch.repeats:
-            part.duplicates[number] = StreamPosition(epoch, first + original - 1)
+            part.duplicates[number] = StreamPosition(first.epoch, first.offset + original - 1)
         for part in batch.parts:
-            part.done.callback(PublishResult(StreamPosition(epoch, first), part.duplicates))
-            first += len(part.messages) - len(part.duplicates)
+            part.done.callback(PublishResult(first, part.duplicates))
+            first = StreamPosition(first.epoch, first.offset + len(part.messages) - len(part.duplicates))
         self._answered_something()
         self._update_full()
         self._fire_if_flushed()

@@ -5,12 +5,13 @@ A batch is ``EPOCH OFFSET PUBLISHER SEQUENCE\\n`` in ASCII, then the messages in
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 LATEST = 253_402_300_799_999
 """The last millisecond of year 9999, the last year of RFC 3339."""
@@ -48,8 +49,7 @@ UNBEGUN = "none"
 """The epoch of a room that has none yet, because the broker refuses writes (``scripts/read.lua``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamPosition:
+class StreamPosition(msgspec.Struct, frozen=True, gc=False):
     """A position in a room's order: that of the message with this offset, 1, 2, 3 … within an epoch; 0: before all."""
 
     epoch: str
@@ -60,8 +60,7 @@ class StreamPosition:
         return f"{self.epoch} {self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
-class OffsetGap:
+class OffsetGap(msgspec.Struct, frozen=True, gc=False):
     """Messages that are lost; the next one follows ``last``."""
 
     epoch: str
@@ -70,8 +69,7 @@ class OffsetGap:
     """How many messages; None if unknown, because the broker has begun another epoch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, gc=False):
     """Messages of one room that were published together; they have the offsets first, first + 1, …"""
 
     room: str

@@ -396,7 +396,7 @@ class Hub:
 
     def _mark_later(self) -> None:
         """Report positions to subscribers before they are saved, if they are few."""
-        if self._marking is None and 0 < len(self._keyed) <= self._config.resume_position_prompt_subscribers:
+        if self._marking is None and len(self._keyed) <= self._config.resume_position_prompt_subscribers:
             self._marking = self._clock.callLater(self._config.resume_position_send_delay, self._mark)
 
     def _mark(self) -> None:
@@ -484,15 +484,18 @@ class Hub:
             self.broadcast()
 
     def _broadcast(self) -> None:
-        with log.failuresHandled("publishing accepted messages before a broadcast failed", event="flush_failed"):
+        try:
             self.publisher.flush_due()  # first: the broker works meanwhile
+        except Exception:  # noqa: BLE001 - what has arrived is broadcast all the same
+            log.failure("publishing accepted messages before a broadcast failed", event="flush_failed")
         rooms, self._pending_rooms, self._pending_bytes = self._pending_rooms, [], 0
         for room in rooms:  # one may be forgotten meanwhile, or be listed twice
-            with log.failuresHandled(
-                "continuing recoveries in room {room} failed", room=room.name, event="recovery_continue_failed"
-            ):
+            try:
                 room.deliver()
-        self._mark_later()
+            except Exception:  # noqa: BLE001 - the other rooms go on
+                log.failure("continuing recoveries in room {room} failed", room=room.name, event="recovery_continue_failed")
+        if self._keyed:
+            self._mark_later()
         if self._received_at:
             received_at, self._received_at, now = self._received_at, [], self._now()
             for milliseconds in received_at:

@@ -7,8 +7,8 @@ history is read. Other rooms do not wait.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -199,9 +199,10 @@ class Ordering:
         """Handle a batch from the bus."""
         cursor = self._cursor
         if self._reading is None and cursor.epoch:
-            if cursor.has(batch):
+            follows = cursor.follows(batch)
+            if not follows and cursor.has(batch):
                 return  # published twice
-            if cursor.follows(batch) or (batch.epoch == cursor.epoch and not self._config.keeps_history):
+            if follows or (batch.epoch == cursor.epoch and not self._config.keeps_history):
                 self._emit(batch)
                 if self._presence:
                     self._release_presence()

@@ -13,6 +13,7 @@ It promises:
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -171,7 +172,7 @@ class Publisher:
         self._now = now
         self._pending: list[_Submission] = []
         self._pending_weight = 0
-        self._flushes = Pacer(clock, config.flush_interval, self._flush)
+        self._flushes = Pacer(clock, config.flush_interval, partial(self._try, self._log_outcomes, self._log_pending))
         self._retry: Any = None  # the timer that tries again, while another process holds the chat log's lock
         self._outcomes: deque[tuple[Sequence[LogEntry], str, int]] = (
             deque()
@@ -281,14 +282,12 @@ class Publisher:
                 ):
                     sender.bus_away()
 
-    def _flush(self) -> None:
-        self._try(self._log_all)
-
-    def _try(self, write: Callable[[], None]) -> None:
+    def _try(self, *writes: Callable[[], None]) -> None:
         """Write to the chat log, or later if another process holds its lock."""
         if self._retry is None:
             try:
-                write()
+                for write in writes:
+                    write()
             except LogBusy:
                 self._retry = self._clock.callLater(self._config.chat_log_lock_retry_delay, self._try_again)
 
@@ -297,10 +296,6 @@ class Publisher:
         self.flush()
         if self._retry is None:
             self._logged.fire()
-
-    def _log_all(self) -> None:
-        self._log_outcomes()
-        self._log_pending()
 
     def _log_pending(self) -> None:
         """Log what is pending, and publish or refuse it. Raise LogBusy if it is kept."""
@@ -320,7 +315,9 @@ class Publisher:
         if self._waiting and self._change is None:  # there may be room now
             self._change = self._clock.callLater(0, self._carry_on)
         if submissions:
-            self._count(weight)
+            count, self._counted = self.accepted - self._counted, self.accepted
+            RECEIVED_MESSAGES.value += count
+            RECEIVED_BYTES.value += weight - count * self._config.message_overhead_bytes
             if refused is not None:
                 REFUSED_MESSAGES["chat_log" if refused is LOG_AWAY else "refused"].value += _count(submissions)
                 self._report_refused(submissions, refused)
@@ -348,15 +345,9 @@ class Publisher:
                     )
                 )
 
-    def _count(self, weight: int) -> None:
-        """Count the messages accepted since the last call, and their weight."""
-        count, self._counted = self.accepted - self._counted, self.accepted
-        RECEIVED_MESSAGES.value += count
-        RECEIVED_BYTES.value += weight - count * self._config.message_overhead_bytes
-
     def _published(self, published: PublishResult, submissions: Sequence[_Submission]) -> None:
         """Report positions to the receipts."""
-        if not any(submission.receipt for submission in submissions):  # nearly always
+        if not [submission for submission in submissions if submission.receipt]:  # nearly always
             return
         number, offset = 0, published.first.offset
         for submission in submissions:

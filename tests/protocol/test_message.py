@@ -1,9 +1,8 @@
-from dataclasses import replace
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from chatd.protocol.message import LATEST, Batch, Message, StreamPosition, again, decode, encode, rfc3339_ms
 from tests.rows import rows

@@ -1,8 +1,7 @@
 """A room's order on one worker: what follows, what was missed, what is told as lost."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from chatd.config.settings import Config

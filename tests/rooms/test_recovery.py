@@ -1,9 +1,9 @@
 """A member that is behind: what it gets from history and from the room's tail, what it is told, when it is live."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 
 from chatd.config.settings import Config
