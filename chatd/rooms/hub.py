@@ -493,7 +493,9 @@ class Hub:
             try:
                 room.deliver()
             except Exception:  # noqa: BLE001 - the other rooms go on
-                log.failure("continuing recoveries in room {room} failed", room=room.name, event="recovery_continue_failed")
+                log.failure(
+                    "continuing recoveries in room {room} failed", room=room.name, event="recovery_continue_failed"
+                )
         if self._keyed:
             self._mark_later()
         if self._received_at:
