@@ -270,7 +270,7 @@ class Publisher:
                     break
                 if self._waiting.pop(sender.id, None) is not None:
                     with log.failuresHandled(
-                        "resuming client {client} failed", client=sender.id, event="author_resume_failed"
+                        "resuming client {client} failed", client=sender.id, event="sender_resume_failed"
                     ):
                         sender.resume_publishing()
         elif self.away:
