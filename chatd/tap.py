@@ -356,7 +356,7 @@ def _warn(options: Options) -> None:
     """Warn of old names, and of a password that every user of the host can read in the list of processes."""
     for source in options.sources():
         for warning in source.warnings:
-            log.warn("{warning}", warning=warning, event="option_deprecated")
+            log.warn("{warning}", warning=warning, always=True, event="option_deprecated")
     if any(broker_address(url).password for url in options.given.values.get("redis", ())):
         log.warn(
             "--redis on the command line has a password, which every user of this host can see; use "

@@ -191,13 +191,14 @@ class Hosts:
         self._machine = machine.lower()
         self._proxied = proxied
 
-    def check(self, host: str | None, *, loopback: bool = False) -> None:
+    def check(self, host: str | None, *, loopback: bool = False, metrics: bool = False) -> None:
         """Raise Refused (403) for a ``Host`` header with a foreign name, whatever port it has.
 
-        Loopback: the request came to a TCP port on a loopback address. No browser omits the header.
+        Loopback: the request came to a TCP port on a loopback address. No browser omits the header. Metrics: it came to
+        a listener of ``--metrics-listen``, where a scraper may use any name or address of the server.
         """
         name = _name_in(host or "")
-        if self._names:
+        if self._names and not metrics:
             if name not in self._names:
                 raise _misdirected(name, "this server has other names", "")
         elif loopback and not self._proxied and host is not None and not self._is_local(name):

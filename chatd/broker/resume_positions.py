@@ -46,7 +46,7 @@ class KeyContested(Exception):
 
     def __init__(self, seconds: int) -> None:
         """Store the number of seconds to wait before the next claim."""
-        super().__init__(f"clients take the place from each other; it may be taken again in {seconds} s")
+        super().__init__(f"clients take the resume position from each other; it may be taken again in {seconds} s")
         self.seconds = seconds
 
 

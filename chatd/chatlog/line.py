@@ -4,16 +4,16 @@ One message is one line::
 
     2026-11-22T20:33:45.123Z ops -@127.0.0.1 6f2a91c07e.7.1 the text
 
-time (RFC 3339, UTC), room, who (the nick, or ``-`` for an author without one, ``@`` and the address), message id, text,
-with one space between them. Where the author's token has a subject, who is ``nick:SUBJECT@ADDRESS``: no nick has a
+time (RFC 3339, UTC), room, who (the nick, or ``-`` for a sender without one, ``@`` and the address), message id, text,
+with one space between them. If the sender's token has a subject, who is ``nick:SUBJECT@ADDRESS``: no nick has a
 colon, no address an ``@``; a space of the subject is ``\x20``. Text that would end the line or move the terminal it is
 read on comes out as escapes (``escape``, ``unescape``). A message that was logged and then could not be published has a
 second line with its id, whose who is ``!`` and whose text is ``refused``, or ``unknown`` where the broker may have had
 it.
 
 For programs the same can be JSON, an object a line: ``time``, ``room``, ``nick`` (null for nobody), ``address``,
-``id`` and ``text``, ``action`` (true) where the author does what the text says, and ``subject`` where its token has
-one; a second line has ``outcome`` in place of author and text. A log may have lines of both kinds.
+``id`` and ``text``, ``action`` (true) if the sender does what the text says, and ``subject`` if its token has
+one; a second line has ``outcome`` in place of sender and text. A log may have lines of both kinds.
 """
 
 import json
@@ -78,7 +78,7 @@ def message_lines(entry: LogEntry) -> str:
 
 
 def _who(message: Message) -> str:
-    """Name the author: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows, ``ann:u-17`` has a subject."""
+    """Return the sender: ``-`` has no nick, ``ann`` has one, ``*ann`` does what follows, ``ann:u-17`` has a subject."""
     who = "-"
     if message.nick:
         nick = escape(message.nick) if message.nick != "-" else r"\x2d"

@@ -286,6 +286,7 @@ def _log_refused_page(page: str, option: str) -> None:
         "refused {page}; to allow it, use --allowed-origin {option}",
         page=page,
         option=option,
+        always=True,  # each origin is logged once
         event="page_refused",
     )
 

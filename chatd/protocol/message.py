@@ -29,7 +29,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One message, as all subscribers get it."""
 
     id: str
-    """Unique: the author's connection and a number."""
+    """Unique: the sender's connection and a number."""
     time: Annotated[int, msgspec.Meta(le=LATEST)]
     """When the server accepted it: milliseconds since 1970, UTC."""
     session: str
@@ -40,7 +40,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
     action: bool = False
     """Whether the text describes an action of the sender: ``/me``."""
     dedup_id: str = ""
-    """The id that its author gave it; empty: none."""
+    """The id that its sender gave it; empty: none."""
     subject: str = ""
     """The subject of the sender's token (``sub``); empty: none."""
 
@@ -100,7 +100,7 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
         return replace(self, first=self.first + count, messages=self.messages[count:], before=before)
 
     def without(self, session: str) -> "Iterator[Batch]":
-        """Return it without one author's messages: what remains, in pieces that have their offsets."""
+        """Return it without one sender's messages: what remains, in pieces that have their offsets."""
         start = 0
         for place, message in enumerate(self.messages):
             if message.session == session:

@@ -114,7 +114,7 @@ def text_format(
 
 
 def bare(message: Message) -> str:
-    """Show a message to a bare client: its text, after the name of its author where that has one."""
+    """Show a message to a bare client: its text, after the nick of its sender, if there is one."""
     if not message.nick:
         return message.text
     return f"* {message.nick} {message.text}" if message.action else f"{message.nick}: {message.text}"
@@ -245,7 +245,7 @@ NAMED = text_format(named, change, deflated=text_format(named, change, deflated_
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Send a text to the room; an action where it is what the author does: ``* ann waves``."""
+    """Send a text to the room; an action if it says what the sender does: ``* ann waves``."""
 
     text: str
     action: bool = False

@@ -123,9 +123,9 @@ class Hub:
         entering = Deferred.fromCoroutine(self._enter(room, subscriber))
         room.joining[subscriber.id] = (subscriber, entering)
 
-        def admit(place: ResumePosition | None) -> None:
+        def admit(resume_position: ResumePosition | None) -> None:
             if room.joining.pop(subscriber.id, None) is not None:
-                self._admit(room, subscriber, place)
+                self._admit(room, subscriber, resume_position)
                 joined.callback(None)
 
         def fail(failure: Failure) -> None:
@@ -309,23 +309,23 @@ class Hub:
         if not room.begun:
             await room.waiters.wait()
         await self.bus.subscribe(room.name)  # again if the connection has broken since
-        place = (
+        resume_position = (
             await self.bus.resume_positions.claim(room.name, subscriber.key, subscriber.id) if subscriber.key else None
         )
-        if place is not None:
-            subscriber.sender_id = place.sender_id
+        if resume_position is not None:
+            subscriber.sender_id = resume_position.sender_id
         if subscriber.receives_presence or subscriber.nick:
             entered = self.bus.presence.enter(room.name, subscriber.sender_id, subscriber.identity)
             if subscriber.nick or not self.bus.refusing:
                 subscriber.nick = await entered
             else:  # it needs no answer; the join event follows when the broker accepts writes
                 entered.addErrback(lambda _: None)
-        return place
+        return resume_position
 
-    def _admit(self, room: Room, subscriber: Subscriber, place: ResumePosition | None) -> None:
+    def _admit(self, room: Room, subscriber: Subscriber, resume_position: ResumePosition | None) -> None:
         """Add a subscriber, live or in recovery."""
         JOINS.value += 1
-        if place is not None:
+        if resume_position is not None:
             if (other := room.subscriber(subscriber.sender_id)) is not None:
                 self._take_over(room, other)
             self._keyed[subscriber.id] = (room, subscriber)
@@ -333,8 +333,8 @@ class Hub:
             self._listen(room, subscriber)
         elif not subscriber.nick:  # nothing that it receives depends on it
             self.bus.presence.enter(room.name, subscriber.sender_id, subscriber.identity).addErrback(lambda _: None)
-        self._continue_later(room.admit(subscriber, (place and place.position) or subscriber.since))
-        if place is not None:
+        self._continue_later(room.admit(subscriber, (resume_position and resume_position.position) or subscriber.since))
+        if resume_position is not None:
             self._save_position(room, subscriber)
 
     def _continue_later(self, step: Callable[[], None] | None) -> None:
@@ -410,12 +410,12 @@ class Hub:
                 subscriber.record_early(room.position(subscriber))
 
     def _take_over(self, room: Room, subscriber: Subscriber) -> ResumePosition:
-        place = self._resume_position(room, subscriber)
+        resume_position = self._resume_position(room, subscriber)
         self._remove(room, subscriber)
         self._superseded.add(subscriber.id)
         with log.failuresHandled("closing client {client} failed", client=subscriber.id, event="client_close_failed"):
             subscriber.disconnect(TAKEN_OVER)
-        return place
+        return resume_position
 
     # Called by the bus
 
@@ -438,16 +438,16 @@ class Hub:
         room = self._rooms.get(name)
         if room is None:
             return None
-        place = None
+        resume_position = None
         if (entering := room.joining.pop(id, None)) is not None:
             entering[1].cancel()
             entering[0].disconnect(TAKEN_OVER)
         elif id in self._keyed:
             room, subscriber = self._keyed[id]
-            place = self._take_over(room, subscriber)
+            resume_position = self._take_over(room, subscriber)
             self.bus.presence.leave(name, subscriber.sender_id, linger=True)  # it continues on another connection
         self._forget_if_empty(room)
-        return place
+        return resume_position
 
     def logged(self) -> "Deferred[None] | None":
         """Return a Deferred that fires when all messages are published or refused, or None if they are."""

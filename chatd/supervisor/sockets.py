@@ -160,6 +160,21 @@ class _Passed(_Binder):
         return self
 
 
+def _check_apart(endpoint: str, metrics: Sequence[BoundEndpoint], chat: Sequence[BoundEndpoint]) -> None:
+    """Raise BadValue if a listener for metrics has the address of one for clients.
+
+    At a start the second bind fails. At a reload the port is held, and both would accept connections.
+    """
+    for found in metrics:
+        for other in chat:
+            if found.place[0] != "tcp" or other.place[0] != "tcp" or found.family != other.family:
+                continue
+            (host, port), (other_host, other_port) = (bound.sockets[0].getsockname()[:2] for bound in (found, other))
+            anywhere = ip_address(host).is_unspecified or ip_address(other_host).is_unspecified
+            if port == other_port and (anywhere or host == other_host):
+                raise BadValue(f"--metrics-listen {endpoint}: --listen has port {port} already; use another one")
+
+
 class HeldSockets:
     """The endpoints that are bound before a reload, each to be used once."""
 
@@ -316,6 +331,7 @@ class ListeningSockets:
                         raise
             for endpoint in self._metrics:
                 found = bind(endpoint, 1, self._backlog, held)
+                _check_apart(endpoint, found, self.bound)
                 self.bound += [replace(bound, metrics=True) for bound in found]
         except BadValue:
             self.close(before)

@@ -201,15 +201,15 @@ class StatusReporter:
     def _starting_line(self) -> str:
         workers, away = self._workers(), self._away()
         ready = sum(worker.ready for worker in workers)
-        return f"starting: {ready} of {len(workers)} workers are ready{f'; message bus: {away}' if away else ''}"
+        return f"starting: {ready} of {len(workers)} workers are ready{f'; broker: {away}' if away else ''}"
 
     def _serving_line(self) -> str:
         heartbeats, away = self._heartbeats(), self._away()
         clients = sum(heartbeat.clients for heartbeat in heartbeats)
         rooms = max((heartbeat.rooms for heartbeat in heartbeats), default=0)
-        bus = f"away: {away}" if away else "ok"
+        broker = f"away: {away}" if away else "ok"
         note = f" ({self._note})" if self._note else ""
-        return f"clients: {clients}, rooms: {rooms}, messages/s: {self._rate:.0f}, bus: {bus}{note}"
+        return f"clients: {clients}, rooms: {rooms}, messages/s: {self._rate:.0f}, broker: {broker}{note}"
 
     def _count(self) -> None:
         """Measure the rate of messages since the last call."""

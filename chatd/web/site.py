@@ -127,8 +127,8 @@ class Answers(Resource):
         if path == METRICS and channel.site.config.metrics_listen and not channel.metrics:
             raise Refused(404, "not_found", "the metrics are on an address of their own")
         if path not in PROBES:
-            if not channel.metrics:  # there the scraper may use any name or address of the server
-                connections.hosts.check(header(request, "host"), loopback=channel.loopback)
+            host = header(request, "host")
+            connections.hosts.check(host, loopback=channel.loopback, metrics=channel.metrics)
             connections.bans.check(client_address(request))
         methods = self._methods(path)
         method = methods.get(request.method.decode("ascii", "replace"))

@@ -458,6 +458,17 @@ def test_all_endpoints_are_bound_in_their_order(tmp_path: Path) -> None:
     these.close()
 
 
+def test_at_a_reload_metrics_do_not_get_the_port_of_a_listener_for_clients() -> None:
+    before = ListeningSockets([LOOPBACK], 2, 16)
+    before.bind()
+    port = port_of(before.bound[0].sockets[0])
+    for endpoint in (f"tcp:{port}", f"tcp:{port}:interface=127.0.0.1"):
+        after = ListeningSockets([LOOPBACK], 2, 16, [endpoint])
+        with pytest.raises(BadValue, match=f"--listen has port {port} already; use another one"):
+            after.bind(before)
+    before.close()
+
+
 def test_an_endpoint_for_metrics_has_one_socket_that_a_reload_keeps() -> None:
     before = ListeningSockets([LOOPBACK], 2, 16, ["tcp:0"])
     before.bind()

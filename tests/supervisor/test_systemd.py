@@ -258,7 +258,7 @@ def test_during_a_start_the_line_has_the_number_of_ready_workers(of: Fixture) ->
     of.worker_pools.workers[1].ready = False
     assert of.tick() == ["feed_watchdog", "extend_timeout: 30.0", "status: starting: 1 of 2 workers are ready"]
     of.worker_pools.workers[1].say(0, 0, 0, "Connection refused")
-    line = "status: starting: 1 of 2 workers are ready; message bus: Connection refused"
+    line = "status: starting: 1 of 2 workers are ready; broker: Connection refused"
     assert of.tick() == ["feed_watchdog", "extend_timeout: 30.0", line]
     of.worker_pools.responsive = False
     assert of.tick() == []
@@ -270,12 +270,12 @@ def test_the_line_has_clients_rooms_messages_and_the_bus(of: Fixture) -> None:
     other.say(2, 1, 5)
     of.tick()
     of.reporter.ready()
-    assert of.told.since() == ["ready: clients: 5, rooms: 2, messages/s: 15, bus: ok"]
+    assert of.told.since() == ["ready: clients: 5, rooms: 2, messages/s: 15, broker: ok"]
     one.say(3, 2, 110)
     other.say(2, 1, 105, "Connection refused")
     assert of.tick() == [
         "feed_watchdog",
-        "status: clients: 5, rooms: 2, messages/s: 200, bus: away: Connection refused",
+        "status: clients: 5, rooms: 2, messages/s: 200, broker: away: Connection refused",
     ]
 
 
@@ -293,7 +293,7 @@ def test_a_worker_that_ended_takes_nothing_off_the_rate(of: Fixture) -> None:
     of.tick()
     del of.worker_pools.workers[0]
     of.worker_pools.workers[0].say(1, 1, 1007)
-    assert of.tick()[-1] == "status: clients: 1, rooms: 1, messages/s: 7, bus: ok"
+    assert of.tick()[-1] == "status: clients: 1, rooms: 1, messages/s: 7, broker: ok"
 
 
 def test_an_unchanged_line_is_not_sent_again(of: Fixture) -> None:
@@ -313,7 +313,7 @@ def test_a_reload_that_failed_stands_in_the_line_until_the_next(of: Fixture) -> 
     of.reporter.ready()
     of.reporter.reloading()
     of.reporter.not_reloaded("no such option")
-    line = "clients: 0, rooms: 0, messages/s: 0, bus: ok"
+    line = "clients: 0, rooms: 0, messages/s: 0, broker: ok"
     assert of.told.since() == [
         f"ready: {line}",
         "reloading: reloading",

@@ -118,20 +118,20 @@ def test_a_service_says_when_it_is_ready_how_it_is_and_when_it_stops(tmp_path: P
         assert [daemon.log().count(f"{name}_ready: ") for name in ("worker", "server")] == [2, 1]
         with daemon.connect("ops") as one, daemon.connect("dev") as other:
             # The rooms of one worker are said: both clients may be on it, or one on each.
-            manager.wait_for("STATUS=clients: 2, rooms: [12], messages/s: 0, bus: ok")
+            manager.wait_for("STATUS=clients: 2, rooms: [12], messages/s: 0, broker: ok")
             for number in range(100):
                 one.send(str(number))
             other.send("hello")
             # One line has all of them, or two lines.
-            manager.wait_for(r"STATUS=clients: 2, rooms: [12], messages/s: [1-9]\d*, bus: ok")
+            manager.wait_for(r"STATUS=clients: 2, rooms: [12], messages/s: [1-9]\d*, broker: ok")
             manager.wait_for("WATCHDOG=1")
         os.kill(daemon.broker_pid(), signal.SIGSTOP)
         try:
-            manager.wait_for(r"STATUS=clients: 0, .* bus: away: .+")
+            manager.wait_for(r"STATUS=clients: 0, .* broker: away: .+")
             manager.wait_for("WATCHDOG=1")  # it is not our fault
         finally:
             os.kill(daemon.broker_pid(), signal.SIGCONT)
-        manager.wait_for(r"STATUS=.* bus: ok")
+        manager.wait_for(r"STATUS=.* broker: ok")
         daemon.process.terminate()
         manager.wait_for("STOPPING=1")
 
@@ -141,7 +141,7 @@ def test_a_start_that_waits_for_its_broker_says_so_and_asks_for_more_time(tmp_pa
     (tmp_path / "chatd.toml").touch()
     with Daemon(tmp_path, *redis, wait=False, env=environment(manager)) as daemon:
         manager.wait_for(r"EXTEND_TIMEOUT_USEC=\d+")
-        manager.wait_for(r"STATUS=starting: 0 of 2 workers are ready; message bus: .+")
+        manager.wait_for(r"STATUS=starting: 0 of 2 workers are ready; broker: .+")
         (tmp_path / "chatd.toml").write_text("wrokers = 3\n")
         daemon.process.send_signal(signal.SIGHUP)  # what becomes of that is not the end of the start
         daemon.wait_for("reload_refused: ")
