@@ -22,9 +22,9 @@ from chatd.access.tokens import mint
 from chatd.broker.credentials import check_credentials
 from chatd.chatlog.verify import Ledger, LogFiles, Unreadable, read_histories
 from chatd.config.broker_url import BrokerAddress, broker_address
-from chatd.config.loading import did_you_mean
+from chatd.config.loading import did_you_mean, field_option
 from chatd.config.renamed import current_words
-from chatd.config.settings import Config, options
+from chatd.config.settings import Config
 from chatd.config.values import BadValue, expanded, file_path, quoted, seconds_of
 from chatd.protocol.http_head import LOBBY, Refused, read_room
 from chatd.supervisor.data_dir import BROKER, DataDir
@@ -318,7 +318,7 @@ def _room(text: str) -> tuple[str, str]:
 
 def _checked(name: str, text: str) -> str:
     """Check a value as ``twistd chatd`` does. Raise BadValue."""
-    option = next(option for option in options() if option.name == name)
+    option = field_option(name)
     try:
         return str(option.parse(text))
     except BadValue as error:

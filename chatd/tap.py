@@ -55,7 +55,7 @@ _MEANT = {
     **dict.fromkeys(("secret", "jwt", "jwt-secret"), "auth-key FILE"),
     **dict.fromkeys(("v", "V"), "version"),
 }
-"""What other servers call an option, and what is typed here for it: without the dashes in front."""
+"""Names of options of other servers, and the words to type here instead, without the dashes in front."""
 
 WIDTH = 100
 """Columns of the help."""

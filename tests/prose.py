@@ -3,6 +3,7 @@
 * Lines of documentation have at most 100 columns, except in tables and blocks of code.
 * No sentence of documentation opens with Who, What or Where as its subject.
 * A docstring opens with a standard verb: not Give, Say, Tell, Learn, Take, Let or Hear.
+* No sentence of a docstring in chatd/ opens with Who, What or Where as its subject, nor does the text of an attribute.
 * The subject of a commit has at most 72 characters.
 
 ``tests/prose-todo.txt`` lists the files that do not follow the rules yet. The list can only shrink: a file without
@@ -60,10 +61,19 @@ def in_docstrings(source: str) -> Iterator[str]:
                 yield f"{node.lineno}: the docstring of {node.name} opens with {docstring.split()[0]!r}"
 
 
+def in_texts(source: str) -> Iterator[str]:
+    """Find the sentences in docstrings of a module, and in texts of attributes, that open with the wrong subject."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from in_sentences(" ".join(node.value.value.split()), node.lineno)
+
+
 def faults(path: Path) -> list[str]:
     """Return the faults of a file."""
-    check = in_documentation if path.suffix == ".md" else in_docstrings
-    return list(check(path.read_text()))
+    text = path.read_text()
+    if path.suffix == ".md":
+        return list(in_documentation(text))
+    return [*in_docstrings(text), *(in_texts(text) if ROOT / "chatd" in path.parents else ())]
 
 
 def files() -> list[Path]:

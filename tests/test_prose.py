@@ -1,6 +1,6 @@
 """The prose check finds what breaks a rule, and nothing else."""
 
-from tests.prose import in_docstrings, in_documentation
+from tests.prose import in_docstrings, in_documentation, in_texts
 
 PAGE = f"""# What this is
 
@@ -35,4 +35,12 @@ def test_a_docstring_opens_with_a_standard_verb() -> None:
     assert list(in_docstrings(source)) == [
         "1: the docstring of a opens with 'Give'",
         "6: the docstring of c opens with 'Tells'",
+    ]
+
+
+def test_a_sentence_about_code_does_not_open_with_a_question_word() -> None:
+    source = '"""A module.\n\nWhere it is does not matter."""\nPORT = 1\n"""What it\nis."""\n'
+    assert list(in_texts(source)) == [
+        "1: a sentence opens with 'Where it is does not matter.'",
+        "5: a sentence opens with 'What it is.'",
     ]

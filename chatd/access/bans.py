@@ -24,7 +24,7 @@ class BanList:
     def read(self) -> None:
         """Read the file. Raise BadValue, one line that names it; the list is then the one that was read last.
 
-        Where none was yet, it is what can be read of this one.
+        If no list was read before, it is the valid part of this one.
         """
         lines = read_list("--ban-list", self._path).splitlines()
         found: dict[tuple[int, int], set[int]] = {}

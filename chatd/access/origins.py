@@ -61,8 +61,8 @@ class Origins:
         They are ``https://chat.example.org`` with or without a port, ``https://*.example.org`` for all below a domain,
         ``*`` for all.
 
-        Report is called for each refused origin, once and for so many at most, with the page and the value of
-        --allowed-origin that would allow it. A browser shows its page no reason, so the operator needs it.
+        Report is called once for each refused origin, with the page and the value of --allowed-origin that would allow
+        it, and for ``most`` origins at most. The operator needs it, because a browser tells a page no reason.
         """
         self._report = report
         self._most_reported = most

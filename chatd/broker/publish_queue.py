@@ -4,7 +4,7 @@ It promises:
 
 * Messages are published once, in the order of the ``publish`` calls, or the Deferred fails with NotPublished.
 * At most ``unconfirmed_publish_bytes`` are in flight: do not call ``publish`` while ``open`` is False.
-* Each room has one batch on the wire at a time. What comes meanwhile makes the next one: load makes batches bigger, and
+* Each room has one batch on the wire at a time. Later messages form the next batch: load makes batches bigger, and
   no batch overtakes another.
 * A batch whose answer was lost is sent again with its sequence number, by which the script and every receiver know it.
   So are the batches that a broker answered shortly before it died: subscribers may not have received them.

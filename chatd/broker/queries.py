@@ -1,8 +1,8 @@
 """The scripts in the broker, ``scripts/*.lua``, and queries: scripts that may be sent twice.
 
 A query waits for the connection and is sent again if the connection breaks. So an answer comes late rather than never.
-What the broker refuses fails after ``redis_query_timeout``. At most ``redis_concurrent_queries`` are
-on the wire; the others wait in turn.
+A query that the broker refuses fails after ``redis_query_timeout``. At most ``redis_concurrent_queries`` are on the
+wire; the others wait in turn.
 """
 
 from collections import OrderedDict

@@ -44,8 +44,8 @@ def is_regular(descriptor: int) -> bool:
 def check_log(path: str, *, make: bool = True) -> None:
     """Check that messages can be logged. Raise BadValue with one line that says what to do.
 
-    What is not there is made, unless make is false: then the folder in which it would be made is tried. A full disk is
-    no mistake: it may have room by and by, and messages are refused until then.
+    Missing folders and files are created, unless make is false; then it is checked that they can be. A full disk is no
+    mistake: it may have room later, and messages are refused until then.
     """
     if _is_of_a_process(path):
         raise BadValue(f"--chat-log {path} cannot be used: {_NO_FILE}; {ADVICE}")

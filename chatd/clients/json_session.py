@@ -1,7 +1,6 @@
 """The session of a ``chatd.v1`` client: JSON both ways, several rooms on one connection, an answer to each request."""
 
 from collections.abc import Callable, Sequence
-from math import ceil
 from random import uniform
 from typing import Any
 
@@ -170,7 +169,7 @@ class JsonSession(JsonClient):
                 subscription.close()
 
     def closed(self) -> None:
-        """Leave all rooms. What was not acknowledged is not published."""
+        """Leave all rooms. Held requests are not published."""
         self._closed = True
         self.token_lifetime.stop()
         self._stop_waiting()
@@ -218,11 +217,10 @@ class JsonSession(JsonClient):
         return subscription
 
     def _publish(self, request: json_v1.Publish) -> None:
-        subscription, text = self._rooms.get(request.room), read_line(request.text)
-        publisher = self._hub_of(request.room).publisher
-        if subscription is None or not subscription.joined:
-            self.refuse(request.ref, "not_joined", "join the room first")
-        elif not self.token_lifetime.permissions.may_write(request.room):
+        if (subscription := self._joined(request.room, request.ref)) is None:
+            return
+        text, publisher = read_line(request.text), subscription.hub.publisher
+        if not self.token_lifetime.permissions.may_write(request.room):
             REFUSED_MESSAGES["forbidden"].value += 1
             self.refuse(request.ref, "forbidden", READ_ONLY.reason)
         elif not text:
@@ -243,7 +241,7 @@ class JsonSession(JsonClient):
             )
         elif publisher.away:
             REFUSED_MESSAGES["bus_away"].value += 1
-            self.refuse(request.ref, "unavailable", self._hub_of(request.room).why_not_published(), again=True)
+            self.refuse(request.ref, "unavailable", subscription.hub.why_not_published(), again=True)
         else:
             self._hold(request, subscription)
 
@@ -274,16 +272,14 @@ class JsonSession(JsonClient):
             self.refuse(request.ref, "bad_room", refused.message)
             return
         subscription = self._rooms.get(room)
+        again = subscription is not None
         if not self.token_lifetime.permissions.may_read(room):
             self.refuse(request.ref, "forbidden", NOT_FOR_YOU)
         elif subscription is not None and subscription.joining:
             self.refuse(request.ref, "bad_request", BEING_JOINED)
         elif subscription is None and len(self._rooms) >= self.config.rooms_per_client:
             self.refuse(request.ref, "forbidden", f"no more than {self.config.rooms_per_client} rooms at once")
-        elif self._may_go(request, again=subscription is not None) and (
-            subscription or self._may_enter(room, request.ref)
-        ):
-            again = subscription is not None
+        elif self._may_go(request, again=again) and (again or self._may_enter(room, request.ref)):
             subscription = subscription or Subscription(self, self._hub_of(room), room)
             subscription.joining = subscription.pays = True
             subscription.ref, subscription.since, subscription.last = request.ref, request.position, request.last
@@ -308,7 +304,7 @@ class JsonSession(JsonClient):
             self.refuse(ref, "rate_limited", refused.message, again=True)
             return False
         if self._rate is not None and (wait := self._rate.join()):
-            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+            self.refuse_for(ref, wait)
             return False
         return True
 
@@ -389,19 +385,18 @@ class JsonSession(JsonClient):
         return has or next(identity.choices())
 
     def _send_history(self, request: json_v1.History) -> None:
-        if not (self._joined(request.room, request.ref) and self._may_read(request.ref)):
+        subscription = self._joined(request.room, request.ref)
+        if subscription is None or not self._may_read(request.ref):
             return
-        before = None if request.before is UNSET else request.before
-        epoch = self._hub_of(request.room).position(request.room).epoch
+        before, hub = None if request.before is UNSET else request.before, subscription.hub
+        epoch = hub.position(request.room).epoch
 
         def send_answer(stretch: HistoryPage) -> None:
             self.was_read(stretch.size)
             events = [event for batch in stretch.batches for event in json_v1.message_events(batch)]
             self.send_event(json_v1.HistoryAnswer(request.room, epoch, events, stretch.more or UNSET, ref=request.ref))
 
-        self._ask(
-            request.ref, lambda: self._hub_of(request.room).read_last(request.room, request.limit, before), send_answer
-        )
+        self._ask(request.ref, lambda: hub.read_last(request.room, request.limit, before), send_answer)
 
 
 def _read(text: str) -> Request | BadRequest:

@@ -183,8 +183,8 @@ class SendBuffer(CountedBacklog):
     def hang_up(self, timers: TimerWheel, seconds: float) -> Timer:
         """Close our half of the connection once all is written, or all of it where it has no halves; drop it in time.
 
-        What the client still sends is to be read until then. Left unread it would make TCP reset the connection, and a
-        reset may overtake what was written last.
+        The caller reads what the client sends until then. Unread data would make TCP reset the connection, and a reset
+        may overtake what was written last.
         """
         if self.plain:
             self.transport.loseWriteConnection()

@@ -196,7 +196,11 @@ class JsonClient:
         if rate.refused > self.config.refused_messages_before_close:
             self.connection.close(FLOODING)
         else:
-            self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
+            self.refuse_for(ref, wait)
+
+    def refuse_for(self, ref: Ref, wait: float) -> None:
+        """Send the error for exceeding a rate that allows it again after so many seconds."""
+        self.refuse(ref, "rate_limited", "too fast", after=ceil(wait * 10) / 10)
 
 
 class PublishReceipt:

@@ -7,36 +7,36 @@ from urllib.parse import unquote, urlsplit
 from chatd.config.values import BadValue
 
 SENTINEL_PORT = 26379
-"""Where a Sentinel listens unless it is said."""
+"""The default port of a Sentinel."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a Redis or Valkey server is and how to log in: what a ``--redis`` URL says."""
+    """The address of a Redis or Valkey server and the login, as a ``--redis`` URL has them."""
 
     host: str = ""
     port: int = 6379
     path: str = ""
-    """A unix socket; where it is given, host and port mean nothing."""
+    """The path of a unix socket; host and port are not used with one."""
     user: str | None = None
     password: str | None = None
     database: int | None = None
     tls: bool = False
     sentinels: tuple[tuple[str, int], ...] = ()
-    """Hosts and ports of Sentinels, which know where the server is; where there are any, host and port mean nothing."""
+    """Hosts and ports of the Sentinels, which name the current server; host and port are not used with them."""
     service: str = ""
-    """What the Sentinels call it."""
+    """The name of the server at its Sentinels."""
 
     @property
     def identity(self) -> str:
-        """Name the server as all hosts do, whether they reach it with TLS, and whichever Sentinels they know.
+        """Return a name that is the same on all hosts, with or without TLS, and for any list of its Sentinels.
 
-        Without its database: channels are the same in all of them (Redis, "Pub/Sub"), so two are no two brokers.
+        It has no database, because all databases of a server share their channels (Redis, "Pub/Sub").
         """
         return f"sentinel/{self.service}" if self.sentinels else self.path or _host_and_port(self.host, self.port)
 
     def __str__(self) -> str:
-        """Name it without user and password, for logs."""
+        """Return the URL without user and password, for logs."""
         if self.path:
             return f"unix://{self.path}"
         scheme = "rediss" if self.tls else "redis"

@@ -43,7 +43,7 @@ _NUMBERS = {"port": (10, 65_535), "backlog": (10, 2**31 - 1), "index": (10, 2**3
 """Parts that are numbers: their base, and the most that they may be."""
 
 _DOMAINS = ("", "INET", "INET6", "UNIX")
-"""What ``domain=`` may be. It changes nothing: a socket that systemd passed knows its own family."""
+"""The accepted values of ``domain=``. They change nothing: a socket that systemd passed knows its own family."""
 
 _MEANT = {
     "host": "interface",

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from chatd.config.listen import endpoints_of
-from chatd.config.renamed import MOVED, RENAMED, current_value
+from chatd.config.renamed import MOVED, RENAMED, current_value, deprecation
 from chatd.config.settings import LOOPBACK_LISTEN, SECTIONS, Config, Option, bounds, options, split_bound
 from chatd.config.values import BadValue, quoted
 
@@ -60,7 +60,7 @@ class Source:
 
     def warn(self, old: str, new: str) -> None:
         """Store the warning about an old name, once."""
-        warning = f"{old} is deprecated; use {new}"
+        warning = deprecation(old, new)
         if warning not in self.warnings:
             self.warnings.append(warning)
 

@@ -60,6 +60,11 @@ def current_value(old: str, text: str) -> str:
     return f"{text}ms" if old in MILLISECONDS else text
 
 
+def deprecation(old: str, new: str) -> str:
+    """Return the warning about an old name."""
+    return f"{old} is deprecated; use {new}"
+
+
 def current_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return a command line with the new names of options, and a warning for each old one."""
     current, warnings = [], []
@@ -68,5 +73,5 @@ def current_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
         new = f"--{RENAMED[old[2:]].replace('_', '-')}" if old[2:] in RENAMED and old.startswith("--") else old
         current.append(f"{new}{equals}{value}")
         if new != old:
-            warnings.append(f"{old} is deprecated; use {new}")
+            warnings.append(deprecation(old, new))
     return current, warnings

@@ -26,12 +26,12 @@ from chatd.config.values import (
 )
 
 LOOPBACK_LISTEN = ("tcp:3000:interface=127.0.0.1", r"tcp:3000:interface=\:\:1")
-"""Where chatd listens without ``--listen``; the second is left out on hosts without IPv6."""
+"""The listeners without ``--listen``; the second is left out on hosts without IPv6."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its name, where it stands in a configuration file, and how its value is parsed."""
+    """One option: its name, its place in a configuration file, and the parser of its value."""
 
     name: str
     """Its field of Config."""
@@ -46,7 +46,7 @@ class Option:
     """The kind of its value, as the help shows it: DURATION, FILE. Empty for a switch."""
     help: str = ""
     default_help: str = ""
-    """What the default is, in words; empty to show the value."""
+    """The default in words; empty to show the value."""
 
     @property
     def flag(self) -> str:

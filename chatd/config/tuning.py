@@ -191,9 +191,9 @@ class Tuning:
     history_read_bytes: Bytes = 262_144
     """About how much of a room's history one read returns. More is read in several steps."""
     gap_buffer_bytes_per_room: Bytes = 1_048_576
-    """Maximum text that a room holds back while it reads a gap. What exceeds it is read from history as well."""
+    """Maximum text that a room holds back while it reads a gap. The rest is read from history as well."""
     gap_buffer_bytes: Bytes = 67_108_864
-    """Maximum text that all rooms of a worker hold back together. What exceeds it is read from history as well."""
+    """Maximum text that all rooms of a worker hold back together. The rest is read from history as well."""
     publishers_per_room: Count = 1024
     """Maximum publishers per room whose newest batch a worker remembers. Beyond it, the oldest is forgotten."""
     held_presence_events: Count = 1000

@@ -28,7 +28,7 @@ log = Logger()
 
 PREFIX = "chatd-metrics-"
 PLACES = ("/dev/shm", os.path.abspath(tempfile.gettempdir()))  # noqa: S108 - the directory is 0700
-"""Where the directory is created: in memory, because writing must not wait for a disk."""
+"""Folders in which the directory is created: in memory first, because writing must not wait for a disk."""
 _FILES = {"counter": "counter", "gauge": "gauge_livesum", "histogram": "histogram"}
 _FILE_BYTES = 65_536  # as prometheus-client creates them
 _STALE_SECONDS = 60.0  # by then a supervisor that lives has locked the directory that it created

@@ -70,7 +70,7 @@ def _reserved_like(character: str) -> str:
 def looks(text: str) -> Iterator[str]:
     """Yield how the characters of a text look: like a space, like one that no nick may hold, or as they are.
 
-    What does not show is left out.
+    Invisible characters are left out.
     """
     for character in text:
         if character.isspace() or character in _EMPTY:

@@ -30,7 +30,7 @@ Read = Callable[[StreamPosition | None, int], "Deferred[HistoryRange]"]
 
 
 Item = Batch | OffsetGap | PresenceEvent
-"""What is next in a room."""
+"""The next item in the order of a room."""
 
 
 class Cursor:

@@ -33,7 +33,7 @@ class ListeningSocket(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a worker needs to start."""
+    """The data that a worker needs to start."""
 
     config: Config
     brokers: tuple[str, ...]

@@ -25,7 +25,7 @@ class Waiters:
         return waiter
 
     def fire(self, failure: Failure | None = None) -> None:
-        """Fire all Deferreds, or let them fail. What a callback waits for is the next event."""
+        """Fire all Deferreds, or let them fail. A callback that waits again waits for the next event."""
         waiting, self._waiting = self._waiting, OrderedDict()
         while waiting:
             waiter, _ = waiting.popitem(last=False)

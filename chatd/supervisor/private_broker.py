@@ -40,7 +40,7 @@ UNIX_PATH_BYTES = 107
 """The longest path of a unix socket on Linux (unix(7))."""
 SOCKET = "broker.sock"
 SHORT_PLACE = "/tmp"  # noqa: S108 - the directory is 0700 there as well
-"""Where the socket's directory is created if the path of the one for temporary files is too long."""
+"""The folder for the socket's directory if the path of the folder for temporary files is too long."""
 _STALE_SECONDS = 60.0
 """By then a chatd that lives has locked the directory that it created."""
 LOCK_DESCRIPTOR = 3  # after standard input, output and error

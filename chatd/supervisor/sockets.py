@@ -59,7 +59,7 @@ class BoundEndpoint:
     path: str = ""
     """The file of a unix socket, which is removed at the end."""
     place: "Place" = ()
-    """Where it is bound; a reload does not bind the same place again."""
+    """The place to which it is bound; a reload does not bind the same place again."""
 
     def sockets_for(self, worker: int, workers: int) -> list[socket.socket]:
         """Return the sockets of a worker (0, 1, 2 …): its own, and those that are left over."""

@@ -1,4 +1,4 @@
-"""What chatd sends to systemd: ready, reloading, stopping, watchdog, and a line for ``systemctl status``.
+"""Notifications to systemd: ready, reloading, stopping, watchdog, and a line for ``systemctl status``.
 
 The protocol is that of sd_notify(3): a datagram of ``NAME=value`` lines to the socket that ``$NOTIFY_SOCKET`` names.
 The notifier never waits for systemd. While systemd's queue is full, changes of state are kept in their order, and a

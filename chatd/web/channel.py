@@ -98,7 +98,7 @@ class Request(WebRequest):
             self.channel.refuse(refused)
 
     def process(self) -> None:
-        """Answer. What concerns the whole server, Twisted answers: OPTIONS alone."""
+        """Answer. Twisted answers a request that concerns the whole server, which is OPTIONS only."""
         self._stop_clock()
         if self.path == b"*" and self.method != b"OPTIONS":
             self._refuse(Refused(405, "bad_request", "only OPTIONS", (("Allow", "OPTIONS"),)))

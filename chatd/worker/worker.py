@@ -72,7 +72,7 @@ log = Logger()
 
 @implementer(ILogObserver, IPushProducer)
 class SupervisorPipe(LineOnlyReceiver):
-    """The pipe to the parent. What it does not read is dropped beyond a bound, and counted."""
+    """The pipe to the supervisor. Data that it does not read is dropped beyond a bound, and counted."""
 
     delimiter = b"\n"
     transport: Any

@@ -16,8 +16,8 @@ def test_every_default_is_accepted_by_its_own_parser() -> None:
 
 
 def test_every_option_has_a_place_of_its_own() -> None:
-    resume_positions_per_write = [option.place for option in (*options(), *bounds())]
-    assert len(resume_positions_per_write) == len(set(resume_positions_per_write))
+    places = [option.place for option in (*options(), *bounds())]
+    assert len(places) == len(set(places))
     assert {option.section for option in options()} <= SECTIONS.keys()
     assert len({option.flag for option in options()} | RENAMED.keys()) == len(options()) + len(RENAMED)
 
