@@ -1,6 +1,7 @@
 """The session of a ``chatd.v1`` client: JSON both ways, several rooms on one connection, an answer to each request."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from random import uniform
 from typing import Any
 
@@ -148,25 +149,24 @@ class JsonSession(JsonClient):
         """Record, before the connection closes, up to where everything was delivered."""
         for room, subscription in self._rooms.items():
             if subscription.key:
-                with log.failuresHandled(
-                    "determining the stream position of client {client} in room {room} failed",
-                    client=self.id,
-                    room=room,
-                    event="room_position_failed",
-                ):
+                with self._recording(room):
                     subscription.hub.record_position(room, subscription)
                 subscription.seal()
 
     def record_arrival(self) -> None:
         """Record, while the socket still exists, what has arrived."""
         for room, subscription in self._rooms.items():
-            with log.failuresHandled(
-                "determining the stream position of client {client} in room {room} failed",
-                client=self.id,
-                room=room,
-                event="room_position_failed",
-            ):
+            with self._recording(room):
                 subscription.close()
+
+    def _recording(self, room: str) -> AbstractContextManager[Any]:
+        """Return a context that logs a failure for one room, so that the others are recorded all the same."""
+        return log.failuresHandled(
+            "determining the stream position of client {client} in room {room} failed",
+            client=self.id,
+            room=room,
+            event="room_position_failed",
+        )
 
     def closed(self) -> None:
         """Leave all rooms. Held requests are not published."""

@@ -13,20 +13,10 @@ from chatd.monitoring.metrics import HELD_BYTES
 from chatd.protocol.close_codes import BUS_AWAY, WRITES_REFUSED
 from chatd.protocol.message import Batch, HistoryPage, HistoryRange, Message, StreamPosition
 from tests.fakes import Comparing, Events, FakeBus, FakeMember
-from tests.rooms.server import INTERVAL, PACED, TURNS, ChatServer, frames, make_server
+from tests.rooms.server import INTERVAL, TURNS, ChatServer, frames, make_server
 from tests.rows import rows
 
 SHORT = INTERVAL / 16
-
-
-@pytest.fixture
-def server() -> ChatServer:
-    return make_server(TURNS, FakeBus())
-
-
-@pytest.fixture
-def paced() -> ChatServer:
-    return make_server(PACED, FakeBus())
 
 
 def test_a_message_reaches_all_others_in_the_room(server: ChatServer) -> None:

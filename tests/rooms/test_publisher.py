@@ -13,20 +13,10 @@ from chatd.config.settings import Config
 from chatd.protocol.close_codes import LOG_AWAY, OUR_FAULT
 from chatd.protocol.message import Message
 from tests.fakes import Events, FakeBus, FakeMember
-from tests.rooms.server import INTERVAL, PACED, TURNS, ChatServer, frames, make_server
+from tests.rooms.server import INTERVAL, TURNS, ChatServer, frames, make_server
 
 SHORT = INTERVAL / 16
 RETRY = Config.chat_log_lock_retry_delay
-
-
-@pytest.fixture
-def server() -> ChatServer:
-    return make_server(TURNS, FakeBus())
-
-
-@pytest.fixture
-def paced() -> ChatServer:
-    return make_server(PACED, FakeBus())
 
 
 def test_messages_of_one_sender_at_a_time_are_one_entry_with_ids_in_order(server: ChatServer) -> None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from twisted.internet.defer import fail
 
 from chatd.broker.resume_positions import TakenOver
@@ -12,11 +11,6 @@ from chatd.protocol.message import OffsetGap, StreamPosition
 from tests.fakes import Events, FakeBus, FakeMember
 from tests.rooms.server import TURNS, ChatServer, frames, make_server
 from tests.rows import rows
-
-
-@pytest.fixture
-def server() -> ChatServer:
-    return make_server(TURNS, FakeBus())
 
 
 def joined(server: ChatServer, subscriber: FakeMember) -> FakeMember:

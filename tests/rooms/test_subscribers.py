@@ -3,19 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pytest
-
 from chatd.monitoring.metrics import SENT_BYTES, SENT_MESSAGES
 from chatd.protocol.close_codes import OUR_FAULT, CloseCode
 from chatd.protocol.message import Batch, PresenceEvent
 from chatd.protocol.text import Format
-from tests.fakes import Events, FakeBus, FakeMember
-from tests.rooms.server import TURNS, ChatServer, Failing, frames, make_server
-
-
-@pytest.fixture
-def server() -> ChatServer:
-    return make_server(TURNS, FakeBus())
+from tests.fakes import Events, FakeMember
+from tests.rooms.server import ChatServer, Failing, frames
 
 
 def test_all_get_the_same_blob_object(server: ChatServer) -> None:
