@@ -29,7 +29,7 @@ from statistics import median
 
 from tests.growth import growth
 from tests.system.crowd import Crowd, Member
-from tests.system.daemon import Daemon, free_port
+from tests.system.daemon import CHATD, Daemon, free_port
 from tests.system.mischief import FLOOD_SECONDS, Mischief, Stage
 from tests.system.mixed_clients import ROOM, MixedClients
 from tests.system.vitals import LAG, PSS, VITALS, Vitals
@@ -269,7 +269,7 @@ class Soak:
         print(flush=True)
         self.wrong += found.wrong
         self.judge()
-        verify = [str(Path(sys.executable).parent / "chatd"), "verify", "--data-dir", "state", "logs"]
+        verify = [CHATD, "verify", "--data-dir", "state", "logs"]
         if subprocess.run(verify, cwd=self._daemon.folder, check=False).returncode:
             self.wrong.append("chatd verify found something")
         print(*(f"WRONG: {each}" for each in self.wrong), sep="\n", flush=True)

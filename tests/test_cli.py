@@ -17,8 +17,8 @@ from chatd.supervisor.data_dir import DataDir
 from tests.access.issuer import private_pem, public_pem
 from tests.broker.server import Client, Server
 from tests.chatlog.streams import batch, keep, lines, message, outcome
+from tests.system.daemon import CHATD
 
-CHATD = str(Path(sys.executable).parent / "chatd")
 ONE, TWO = message("w.1.1"), message("w.1.2", "two\nlines")
 
 

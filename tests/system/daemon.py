@@ -19,6 +19,7 @@ from websockets.typing import Subprotocol
 from tests.waiting import until
 
 TWISTD = str(Path(sys.executable).parent / "twistd")
+CHATD = str(Path(sys.executable).parent / "chatd")
 
 
 class Daemon:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chatd.chatlog.line import read_line
 from tests.system.crowd import Crowd
-from tests.system.daemon import TWISTD, Daemon
+from tests.system.daemon import CHATD, Daemon
 from tests.waiting import until
 
 LOGROTATE = Path(__file__).parents[2] / "deploy" / "logrotate"
@@ -34,7 +34,7 @@ class Rotated(Daemon):
         return len(list((self.folder / "logs").glob("chat.log*")))
 
     def verify(self) -> str:
-        command = [str(Path(TWISTD).with_name("chatd")), "verify", "--data-dir", "state", "logs"]
+        command = [CHATD, "verify", "--data-dir", "state", "logs"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -11,12 +11,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.system.daemon import CHATD as CHATD_TOOL
 from tests.system.daemon import TWISTD, Daemon
 from tests.waiting import until
 
 LISTEN = ("--listen", "tcp:0:interface=127.0.0.1")
 TWICE = ("--tuning", "start_attempts=2")
-CHATD_TOOL = str(Path(TWISTD).with_name("chatd"))
 CHATD = (TWISTD, "--nodaemon", "--pidfile=", "chatd", "--workers", "2", *LISTEN)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,10 +17,9 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from tests.access.issuer import private_pem, public_pem, token
-from tests.system.daemon import Daemon, Websocat, hear
+from tests.system.daemon import CHATD, Daemon, Websocat, hear
 from tests.waiting import until
 
-CHATD = str(Path(sys.executable).parent / "chatd")
 KEY = "auth.pem"
 
 

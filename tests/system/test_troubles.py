@@ -20,10 +20,9 @@ from websockets.sync.client import ClientConnection
 
 from tests.broker.server import Client, Server
 from tests.frames import handshake
-from tests.system.daemon import Daemon, hear, stopped
+from tests.system.daemon import CHATD, Daemon, hear, stopped
 from tests.waiting import until
 
-CHATD = str(Path(sys.executable).parent / "chatd")
 OWN_MOUNTS = ["unshare", "--mount", "--propagation=private", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 
 

@@ -2,14 +2,11 @@
 
 import gzip
 import subprocess
-import sys
 from pathlib import Path
 
 from chatd.supervisor.running import find_running
-from tests.system.daemon import Daemon
+from tests.system.daemon import CHATD, Daemon
 from tests.waiting import until
-
-CHATD = str(Path(sys.executable).parent / "chatd")
 
 
 def verify(daemon: Daemon) -> tuple[int, str]:
